@@ -1,0 +1,65 @@
+"""The few errors a caller can act on. Each message says what happened, where, and what to do.
+
+Bugs are not here: they crash. Refused trades are not here: they are events.
+"""
+
+from __future__ import annotations
+
+
+class QuantagentError(Exception):
+    """Base of every error whose message is meant for a person."""
+
+
+class BadInput(QuantagentError):
+    """What the user gave (a file, a name, a range, a setting) cannot be used; the message names the remedy."""
+
+
+class NotFound(BadInput):
+    """A run, order, profile, symbol or bar that does not exist."""
+
+
+class BookMoved(QuantagentError):
+    """Another writer appended other facts to the stream first: nothing was written."""
+
+    def __init__(self, stream: str, expected: int, actual: int) -> None:
+        super().__init__(
+            f"{stream} is at version {actual}, not {expected}: another process wrote other facts to it first. "
+            "Nothing was written; read it again and retry."
+        )
+        self.stream, self.expected, self.actual = stream, expected, actual
+
+
+class AnalysisMissing(QuantagentError):
+    """A replay met a bar for which no analysis is stored."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"no stored analysis {key}; a replay never makes one. Run `quantagent backtest` over that range first."
+        )
+        self.key = key
+
+
+class ReplayDiverged(QuantagentError):
+    """The same inputs gave other facts than the stored ones."""
+
+    def __init__(self, stream: str, at: int, stored: str, made: str) -> None:
+        super().__init__(
+            f"{stream} diverges at version {at}: stored {stored}, regenerated {made}. "
+            "The bars, the configuration or the engine version are not the ones of the stored run."
+        )
+        self.stream, self.at, self.stored, self.made = stream, at, stored, made
+
+
+class UnknownEvent(QuantagentError):
+    """A stored name or version that this engine does not know."""
+
+    def __init__(self, name: str, position: int) -> None:
+        super().__init__(
+            f"event {name!r} at position {position} is unknown to this engine version; "
+            "read the log with the version that wrote it, or a newer one."
+        )
+        self.name, self.position = name, position
+
+
+class StoreUnavailable(QuantagentError):
+    """The database cannot be reached or was not set up."""

@@ -1,0 +1,353 @@
+"""Every fact the log can hold. Complete, in the past tense, immutable.
+
+These shapes are stored for ever: a changed shape is a new version beside the old one, never an edit. Nothing here
+carries a run id or reads a clock, so that the same decisions have the same bytes in a backtest, a paper run and a
+replay. Amounts are exact Decimals in the account's currency, prices in the symbol's quote currency, `*_at` and `at`
+are UTC instants of the market. Numbers of analyses are decimal strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from engine.config import RunConfig
+from engine.market import Direction, Instrument, Side, Symbol
+from engine.money import is_exact
+
+
+class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Base of all events: refuses instants without UTC and amounts that are not exact."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, Decimal):
+                if not is_exact(value):
+                    raise ValueError(f"{type(self).__name__}.{name} is not an exact amount: {value}")
+            elif isinstance(value, datetime) and value.utcoffset() != _NO_OFFSET:
+                raise ValueError(f"{type(self).__name__}.{name} is not in UTC: {value}")
+
+
+_NO_OFFSET = timedelta(0)
+
+
+# --- A run: run:<run_id> ------------------------------------------------------------------------------------------
+
+
+class Environment(StrEnum):
+    BACKTEST = "backtest"
+    PAPER = "paper"
+    REPLAY = "replay"
+
+
+class RunRequested(Fact):
+    """The question. `start` and `end` bound the bars by open and close; `of_run` is the run a replay regenerates."""
+
+    run_id: str
+    environment: Environment
+    profile: str
+    config: RunConfig
+    config_digest: str
+    dataset_digest: str
+    variant: str
+    start: datetime
+    end: datetime
+    label: str = ""
+    of_run: str = ""
+
+
+class RunStarted(Fact):
+    run_id: str
+    environment: Environment
+    book_stream: str
+    engine_version: str
+    started_from: datetime
+
+
+class RunEnded(Fact):
+    """`book_digest` covers the book's payloads, `analyses_digest` the analyses consulted, both SHA-256."""
+
+    run_id: str
+    bars: int
+    signals: int
+    orders: int
+    fills: int
+    book_events: int
+    book_digest: str
+    analyses_digest: str
+    analyses_made: int
+    ended_at: datetime
+
+
+class RunFailed(Fact):
+    run_id: str
+    reason: str
+
+
+# --- Opinions: analysis:<key>, signals:<digest> -------------------------------------------------------------------
+
+
+class AnalysisMade(Fact):
+    """One opinion on exactly the bars of one window. `reports` is the canonical JSON of the analysts' reports."""
+
+    analysis_id: str
+    symbol: Symbol
+    timeframe: str
+    as_of: datetime
+    variant: str
+    decision: Direction
+    confidence: Decimal
+    horizon_bars: int
+    risk_reward: Decimal | None
+    reports: str
+    window_digest: str
+    window_bars: int
+    agent_version: str
+    graph_version: str = ""
+    model_provider: str = ""
+    model_name: str = ""
+    temperature: Decimal | None = None
+    thread_id: str = ""
+    checkpoint_id: str = ""
+    state_snapshot: str = ""
+
+
+class AnalysisFailed(Fact):
+    analysis_id: str
+    symbol: Symbol
+    timeframe: str
+    as_of: datetime
+    variant: str
+    reason: str
+
+
+class SignalsImported(Fact):
+    """A file of somebody else's signals; its rows lie in a table addressed by `digest`."""
+
+    variant: str
+    name: str
+    digest: str
+    rows: int
+    symbols: tuple[Symbol, ...]
+    first_at: datetime
+    last_at: datetime
+
+
+# --- The book: book:<run_id> --------------------------------------------------------------------------------------
+
+
+class BookOpened(Fact):
+    at: datetime
+    cash: Decimal
+    currency: str
+    instruments: tuple[Instrument, ...]
+    config_digest: str
+
+
+class AnalysesConsulted(Fact):
+    """The (analysis id, version) pairs the session read since the previous roll, in the order it read them."""
+
+    at: datetime
+    analyses: tuple[tuple[str, int], ...]
+
+
+class SignalRaised(Fact):
+    """A wish that differs from what is held. `source` says whose: an analysis, or a rule of the book's own exits."""
+
+    signal_id: str
+    symbol: Symbol
+    at: datetime
+    direction: Direction
+    confidence: Decimal
+    reference_price: Decimal
+    source: Literal["analysis", "holding_time"]
+    analysis_id: str = ""
+    analysis_version: int = 0
+    horizon_bars: int | None = None
+
+
+class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """One rule's verdict: what it allows at most and what it saw, as text, with the unit in the rule's name."""
+
+    rule: str
+    passed: bool
+    limit: str
+    observed: str
+
+
+class Verdict(StrEnum):
+    APPROVED = "APPROVED"
+    REDUCED = "REDUCED"
+    DENIED = "DENIED"
+
+
+class RiskDecided(Fact):
+    """Our verdict on a signal, with every check. `quantity` is what may be ordered: 0 when denied."""
+
+    signal_id: str
+    symbol: Symbol
+    at: datetime
+    verdict: Verdict
+    side: Side
+    requested: Decimal
+    quantity: Decimal
+    reason: str
+    checks: tuple[Check, ...]
+
+
+class OrderPlaced(Fact):
+    """`reserved` is the free cash set aside until the order is filled or ends."""
+
+    order_id: str
+    signal_id: str
+    analysis_id: str
+    symbol: Symbol
+    at: datetime
+    side: Side
+    order_type: Literal["MARKET"]
+    quantity: Decimal
+    reference_price: Decimal
+    reserved: Decimal
+    holding_bars: int | None = None
+
+
+class OrderFilled(Fact):
+    """`reference_price` is the market's, `price` what was paid; `slippage` and `commission` are money, `notional` is
+    price x quantity x multiplier. Decided at `decided_at`, filled at `at`."""
+
+    order_id: str
+    symbol: Symbol
+    decided_at: datetime
+    at: datetime
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    reference_price: Decimal
+    notional: Decimal
+    slippage: Decimal
+    commission: Decimal
+
+
+class OrderRejected(Fact):
+    """The broker's refusal: the fill would have cost more free cash than there was."""
+
+    order_id: str
+    symbol: Symbol
+    at: datetime
+    reason: str
+    required: Decimal
+    available: Decimal
+
+
+class PositionsMarked(Fact):
+    """Equity at a session roll, at the end of a run, or when it decides a halt, with the prices used."""
+
+    at: datetime
+    occasion: Literal["roll", "halt", "end"]
+    equity: Decimal
+    cash: Decimal
+    marks: tuple[tuple[Symbol, Decimal], ...]
+
+
+class TradingHalted(Fact):
+    """Entries stop; exits stay allowed. `actor` is a rule's name or a person."""
+
+    at: datetime
+    scope: str
+    reason: str
+    actor: str
+
+
+class TradingResumed(Fact):
+    at: datetime
+    scope: str
+    reason: str
+    actor: str
+
+
+# --- The scheduler: slot:<account>:<timeframe>:<due_at> -----------------------------------------------------------
+
+
+class SlotClaimed(Fact):
+    account: str
+    timeframe: str
+    due_at: datetime
+    symbols: tuple[Symbol, ...]
+    run_id: str
+
+
+class SlotCompleted(Fact):
+    """`outcomes` pairs each symbol with what came of it."""
+
+    account: str
+    due_at: datetime
+    outcomes: tuple[tuple[Symbol, str], ...]
+
+
+class SlotFailed(Fact):
+    account: str
+    due_at: datetime
+    reason: str
+
+
+# --- Configuration: profile:<name> --------------------------------------------------------------------------------
+
+
+class ProfileSaved(Fact):
+    """`document` is the profile's canonical JSON, `digest` its SHA-256."""
+
+    name: str
+    document: str
+    digest: str
+
+
+BookEvent = (
+    BookOpened
+    | AnalysesConsulted
+    | SignalRaised
+    | RiskDecided
+    | OrderPlaced
+    | OrderFilled
+    | OrderRejected
+    | PositionsMarked
+    | TradingHalted
+    | TradingResumed
+)
+
+EVENT_TYPES: tuple[type[Fact], ...] = (
+    RunRequested,
+    RunStarted,
+    RunEnded,
+    RunFailed,
+    AnalysisMade,
+    AnalysisFailed,
+    SignalsImported,
+    BookOpened,
+    AnalysesConsulted,
+    SignalRaised,
+    RiskDecided,
+    OrderPlaced,
+    OrderFilled,
+    OrderRejected,
+    PositionsMarked,
+    TradingHalted,
+    TradingResumed,
+    SlotClaimed,
+    SlotCompleted,
+    SlotFailed,
+    ProfileSaved,
+)
+
+NAMES: dict[type[Fact], str] = {kind: f"{kind.__name__}.v1" for kind in EVENT_TYPES}
+TYPES: dict[str, type[Fact]] = {name: kind for kind, name in NAMES.items()}
+
+
+def names(kinds: Iterable[type[Fact]]) -> tuple[str, ...]:
+    """The stored names of event types."""
+    return tuple(NAMES[kind] for kind in kinds)

@@ -1,0 +1,147 @@
+"""Values of the market: what is traded, in which units, and what a bar says. No I/O, no clock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from engine.errors import BadInput
+from engine.money import exact
+
+Symbol = str
+SYMBOL_PATTERN = re.compile(r"[A-Z0-9][A-Z0-9.^=_-]{0,23}")
+
+
+def check_symbol(text: str) -> Symbol:
+    """The symbol, if it is one: capitals, digits and `. ^ = _ -`, at most 24 characters."""
+    if not SYMBOL_PATTERN.fullmatch(text):
+        raise BadInput(
+            f"symbol {text!r} is not usable: write capitals, digits and . ^ = _ - only, at most 24 characters, "
+            "like BTC-USD."
+        )
+    return text
+
+
+class Side(StrEnum):
+    BUY = "BUY"
+    SELL = "SELL"
+
+    @property
+    def sign(self) -> int:
+        return 1 if self is Side.BUY else -1
+
+
+class Direction(StrEnum):
+    """Where a wish wants the position to be; HOLD is no opinion."""
+
+    LONG = "LONG"
+    SHORT = "SHORT"
+    FLAT = "FLAT"
+    HOLD = "HOLD"
+
+
+class Timeframe(StrEnum):
+    """The length of a bar."""
+
+    M1 = "1m"
+    M5 = "5m"
+    M15 = "15m"
+    M30 = "30m"
+    H1 = "1h"
+    H4 = "4h"
+    D1 = "1d"
+
+    @property
+    def duration(self) -> timedelta:
+        return _DURATIONS[self]
+
+    @staticmethod
+    def parse(text: str) -> Timeframe:
+        try:
+            return Timeframe(text)
+        except ValueError:
+            raise BadInput(
+                f"timeframe {text!r} is unknown: use one of {', '.join(Timeframe)}."
+            ) from None
+
+
+_DURATIONS = {
+    Timeframe.M1: timedelta(minutes=1),
+    Timeframe.M5: timedelta(minutes=5),
+    Timeframe.M15: timedelta(minutes=15),
+    Timeframe.M30: timedelta(minutes=30),
+    Timeframe.H1: timedelta(hours=1),
+    Timeframe.H4: timedelta(hours=4),
+    Timeframe.D1: timedelta(days=1),
+}
+
+
+class Bar(msgspec.Struct, frozen=True, gc=False):
+    """Prices of one symbol from `opened_at` up to, not including, `closed_at` (both UTC).
+
+    Knowable only at `closed_at`; its open alone is knowable at `opened_at`.
+    """
+
+    symbol: Symbol
+    opened_at: datetime
+    closed_at: datetime
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+
+
+Calendar = Literal["24/7", "FX", "XNYS", "CME"]
+
+
+class Instrument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one unit of a symbol is.
+
+    quote: currency of its prices; price_decimals: decimals of its quotes, for display; quantity_step: smallest
+    tradable difference in quantity; multiplier: money per unit of price and quantity; calendar: when it trades.
+    """
+
+    symbol: Symbol
+    quote: str = "USD"
+    price_decimals: int = 2
+    quantity_step: Decimal = Decimal("0.00000001")
+    multiplier: Decimal = Decimal(1)
+    calendar: Calendar = "24/7"
+
+    def __post_init__(self) -> None:
+        check_symbol(self.symbol)
+        if exact(self.quantity_step) <= 0 or exact(self.multiplier) <= 0:
+            raise ValueError(f"{self.symbol}: quantity_step and multiplier must be above 0")
+
+
+BUILT_IN_INSTRUMENTS = {
+    "BTC-USD": Instrument("BTC-USD", "USD", 2, Decimal("0.00000001"), Decimal(1), "24/7"),
+    "EUR-USD": Instrument("EUR-USD", "USD", 5, Decimal(1), Decimal(1), "FX"),
+}
+
+
+def instrument_for(symbol: Symbol) -> Instrument:
+    """The built-in instrument of a symbol; else one that trades at any hour, quoted in what follows the dash (BTC-EUR)
+    or in USD."""
+    known = BUILT_IN_INSTRUMENTS.get(symbol)
+    if known is not None:
+        return known
+    _, _, quote = symbol.rpartition("-")
+    return Instrument(symbol, quote if re.fullmatch(r"[A-Z]{3}", quote) and quote != symbol else "USD", 5)
+
+
+def periods_per_year(instruments: Iterable[Instrument]) -> int:
+    """Days a year that returns are annualised with: 365 if any symbol trades around the clock, else 252."""
+    return 365 if any(i.calendar == "24/7" for i in instruments) else 252
+
+
+def instant_text(at: datetime) -> str:
+    """An instant in ids and messages: 20170703T010000Z."""
+    return at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")

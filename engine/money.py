@@ -1,0 +1,116 @@
+"""The only place where Decimals are made, multiplied, divided and rounded.
+
+Every amount, price and quantity is exact up to `PLACES` decimals and has one spelling: no exponent, no
+trailing zeros, no negative zero. So equal amounts have equal bytes, and digests can compare them.
+Floats never come in. The arithmetic runs under a context of its own: what a caller does to the
+thread's decimal context changes nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import (
+    ROUND_DOWN,
+    ROUND_HALF_EVEN,
+    Context,
+    Decimal,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+)
+from functools import reduce
+
+PLACES = 12
+MAGNITUDE_MAX = 29
+ZERO = Decimal(0)
+ONE = Decimal(1)
+
+_CONTEXT = Context(
+    prec=60,
+    rounding=ROUND_HALF_EVEN,
+    Emin=-999_999,
+    Emax=999_999,
+    capitals=1,
+    clamp=0,
+    flags=[],
+    traps=[InvalidOperation, DivisionByZero, Overflow],
+)
+_QUANTUM = Decimal(1).scaleb(-PLACES)
+_BPS = Decimal(10_000)
+_PERCENT = Decimal(100)
+
+
+def exact(value: Decimal | int | str) -> Decimal:
+    """The canonical Decimal of a value, rounded half-even to 12 decimals.
+
+    Raises `ValueError` for text that is no number, and for NaN and infinities.
+    """
+    if not isinstance(value, Decimal):
+        try:
+            value = _CONTEXT.create_decimal(value)
+        except InvalidOperation:
+            raise ValueError(f"{value!r} is not a decimal number") from None
+    if not value.is_finite():
+        raise ValueError(f"{value} is not a finite number")
+    if value.adjusted() > MAGNITUDE_MAX:
+        raise ValueError(f"{value} is too large: amounts have at most {MAGNITUDE_MAX + 1} digits before the point")
+    if value == 0:
+        return ZERO
+    _, digits, exponent = value.as_tuple()
+    if isinstance(exponent, int) and -PLACES <= exponent <= 0 and (digits[-1] or exponent == 0):
+        return value
+    rounded = _CONTEXT.quantize(value, _QUANTUM).normalize(_CONTEXT)
+    if rounded == 0:
+        return ZERO
+    exponent = rounded.as_tuple().exponent
+    return _CONTEXT.quantize(rounded, ONE) if isinstance(exponent, int) and exponent > 0 else rounded
+
+
+def is_exact(value: Decimal) -> bool:
+    """Whether a Decimal already has its canonical spelling."""
+    return value.is_finite() and str(exact(value)) == str(value)
+
+
+def add(a: Decimal, b: Decimal) -> Decimal:
+    return exact(_CONTEXT.add(a, b))
+
+
+def sub(a: Decimal, b: Decimal) -> Decimal:
+    return exact(_CONTEXT.subtract(a, b))
+
+
+def mul(a: Decimal, b: Decimal) -> Decimal:
+    return exact(_CONTEXT.multiply(a, b))
+
+
+def div(a: Decimal, b: Decimal) -> Decimal:
+    return exact(_CONTEXT.divide(a, b))
+
+
+def neg(a: Decimal) -> Decimal:
+    return exact(_CONTEXT.minus(a))
+
+
+def total(amounts: Iterable[Decimal]) -> Decimal:
+    return reduce(add, amounts, ZERO)
+
+
+def percent_of(amount: Decimal, pct: Decimal) -> Decimal:
+    """`pct` per cent of an amount."""
+    return div(_CONTEXT.multiply(amount, pct), _PERCENT)
+
+
+def bps_of(amount: Decimal, bps: Decimal) -> Decimal:
+    """`bps` basis points (hundredths of a per cent) of an amount."""
+    return div(_CONTEXT.multiply(amount, bps), _BPS)
+
+
+def part_of(amount: Decimal, share: Decimal, whole: Decimal) -> Decimal:
+    """`amount * share / whole`, rounded once."""
+    return div(_CONTEXT.multiply(amount, share), whole)
+
+
+def floor_to_step(quantity: Decimal, step: Decimal) -> Decimal:
+    """The largest multiple of `step` not above `quantity`; both are positive or zero."""
+    steps = _CONTEXT.divide(quantity, step).to_integral_value(ROUND_DOWN, _CONTEXT)
+    return exact(_CONTEXT.multiply(steps, step))

@@ -1,0 +1,89 @@
+"""The log: append facts to streams, read them back by stream or by position. The protocol and its few values.
+
+A stream is a name (`book:<run_id>`); its versions count from 1 without gaps. A position orders all events of the log,
+strictly rising, gaps allowed. Appending the same facts at the same versions again is success: that one rule makes
+retries, restarts and claims safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from engine.events import Fact
+
+ENGINE_VERSION = "0.1.0"
+PAGE = 5_000
+
+
+class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """What explains an event but is no part of it: outside digests and comparisons."""
+
+    stream: str
+    recorded_at: datetime
+    actor: str
+    correlation: str
+    causation: str
+    engine: str
+
+
+class Cause(NamedTuple):
+    """On whose behalf facts are appended: person or process, the run or slot they belong to, what led to them."""
+
+    actor: str
+    correlation: str = ""
+    causation: str = ""
+
+
+class Batch(NamedTuple):
+    """Facts to append to one stream after its version `after`."""
+
+    stream: str
+    after: int
+    events: Sequence[Fact]
+
+
+class Recorded(NamedTuple):
+    """One fact at its place in the log."""
+
+    position: int
+    stream: str
+    version: int
+    name: str
+    event: Fact
+    meta: Meta
+    payload: bytes
+
+
+class Store(Protocol):
+    """What the engine needs of a log. `engine.store.memory` and `engine.store.postgres` keep the same contract."""
+
+    def append(self, batches: Sequence[Batch], cause: Cause) -> None:
+        """Appends all batches or none. Raises `BookMoved` when a stream already has other facts at those versions."""
+        ...
+
+    def read(self, stream: str, after: int = 0) -> Iterator[Recorded]:
+        """The facts of a stream in order, from version `after + 1`."""
+        ...
+
+    def read_many(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
+        """The facts of several short streams at once; streams without facts are absent."""
+        ...
+
+    def read_all(self, after: int = 0, limit: int = PAGE, names: Sequence[str] = ()) -> list[Recorded]:
+        """Up to `limit` facts with a position above `after`, in order, of the given stored names or of all."""
+        ...
+
+    def head(self) -> int:
+        """The highest position; 0 when the log is empty."""
+        ...
+
+
+def read_from(store: Store, names: Sequence[str] = (), after: int = 0) -> Iterator[Recorded]:
+    """All facts of the given names, page by page."""
+    while page := store.read_all(after, PAGE, names):
+        yield from page
+        after = page[-1].position

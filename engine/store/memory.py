@@ -1,0 +1,60 @@
+"""A log in memory: the Postgres store's twin for tests and for what-if runs that leave no trace. Not for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from engine import clock
+from engine.errors import BookMoved
+from engine.store import ENGINE_VERSION, PAGE, Batch, Cause, Meta, Recorded
+from engine.store.codec import name_of, payload_of, recorded, state_of
+
+
+class MemoryStore:
+    """Keeps rows as bytes, so that every read goes through the codec as it does in Postgres."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[int, str, bytes]] = []
+        self._streams: dict[str, list[int]] = {}
+
+    def append(self, batches: Sequence[Batch], cause: Cause) -> None:
+        fresh = [batch for batch in batches if not self._already_there(batch)]
+        at = clock.now()
+        for stream, after, events in fresh:
+            meta = Meta(stream, at, cause.actor, cause.correlation, cause.causation, ENGINE_VERSION)
+            places = self._streams.setdefault(stream, [])
+            for offset, event in enumerate(events, 1):
+                places.append(len(self._rows))
+                self._rows.append((after + offset, name_of(event), state_of(payload_of(event), meta)))
+
+    def _already_there(self, batch: Batch) -> bool:
+        places = self._streams.get(batch.stream, [])
+        if len(places) == batch.after:
+            return False
+        here = [self._at(place) for place in places[batch.after : batch.after + len(batch.events)]]
+        wanted = [(name_of(event), payload_of(event)) for event in batch.events]
+        if [(row.name, row.payload) for row in here] != wanted:
+            raise BookMoved(batch.stream, batch.after, len(places))
+        return True
+
+    def _at(self, place: int) -> Recorded:
+        return recorded(place + 1, *self._rows[place])
+
+    def read(self, stream: str, after: int = 0) -> Iterator[Recorded]:
+        for place in self._streams.get(stream, [])[after:]:
+            yield self._at(place)
+
+    def read_many(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
+        return {stream: list(self.read(stream)) for stream in streams if stream in self._streams}
+
+    def read_all(self, after: int = 0, limit: int = PAGE, names: Sequence[str] = ()) -> list[Recorded]:
+        found: list[Recorded] = []
+        for place in range(after, len(self._rows)):
+            if not names or self._rows[place][1] in names:
+                found.append(self._at(place))
+                if len(found) == limit:
+                    break
+        return found
+
+    def head(self) -> int:
+        return len(self._rows)

@@ -1,0 +1,88 @@
+"""One contract, both stores."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from engine.errors import BookMoved
+from engine.events import RunFailed, TradingHalted
+from engine.store import Batch, Cause, Store, read_from
+
+AT = datetime(2024, 1, 1, tzinfo=UTC)
+ME = Cause("test", correlation="run-1", causation="order-1")
+
+
+def halted(reason: str) -> TradingHalted:
+    return TradingHalted(AT, "account", reason, "tester")
+
+
+def test_what_was_appended_is_read_back_in_order_with_its_cause(store: Store) -> None:
+    store.append([Batch("control:a", 0, [halted("one"), halted("two")])], ME)
+    store.append([Batch("control:a", 2, [halted("three")])], ME)
+    rows = list(store.read("control:a"))
+    assert [row.version for row in rows] == [1, 2, 3]
+    assert [row.event for row in rows] == [halted("one"), halted("two"), halted("three")]
+    assert {(row.stream, row.name) for row in rows} == {("control:a", "TradingHalted.v1")}
+    assert (rows[0].meta.actor, rows[0].meta.correlation, rows[0].meta.causation) == ("test", "run-1", "order-1")
+    assert [row.version for row in store.read("control:a", after=2)] == [3]
+
+
+def test_positions_rise_strictly_over_all_streams(store: Store) -> None:
+    store.append([Batch("control:a", 0, [halted("one")]), Batch("run:r", 0, [RunFailed("r", "why")])], ME)
+    store.append([Batch("control:a", 1, [halted("two")])], ME)
+    positions = [row.position for row in store.read_all()]
+    assert positions == sorted(set(positions))
+    assert store.head() == positions[-1]
+    assert [row.stream for row in store.read_all(after=positions[0])] == ["run:r", "control:a"]
+    assert [row.name for row in store.read_all(names=["RunFailed.v1"])] == ["RunFailed.v1"]
+    assert len(store.read_all(limit=2)) == 2
+
+
+def test_appending_the_same_facts_again_changes_nothing(store: Store) -> None:
+    batch = Batch("control:a", 0, [halted("one"), halted("two")])
+    store.append([batch], ME)
+    store.append([batch], Cause("somebody else"))
+    assert len(list(store.read("control:a"))) == 2
+    assert len(store.read_all()) == 2
+
+
+def test_appending_other_facts_at_the_same_version_is_refused_whole(store: Store) -> None:
+    store.append([Batch("control:a", 0, [halted("one")])], ME)
+    with pytest.raises(BookMoved, match="control:a is at version 1, not 0"):
+        store.append([Batch("run:r", 0, [RunFailed("r", "why")]), Batch("control:a", 0, [halted("two")])], ME)
+    assert [row.stream for row in store.read_all()] == ["control:a"]
+
+
+def test_a_repeated_append_with_new_streams_stores_only_the_new_ones(store: Store) -> None:
+    store.append([Batch("control:a", 0, [halted("one")])], ME)
+    store.append([Batch("control:a", 0, [halted("one")]), Batch("control:b", 0, [halted("two")])], ME)
+    assert [(row.stream, row.event) for row in store.read_all()] == [
+        ("control:a", halted("one")),
+        ("control:b", halted("two")),
+    ]
+
+
+def test_several_streams_are_read_at_once_and_absent_ones_are_absent(store: Store) -> None:
+    store.append([Batch(f"control:{n}", 0, [halted(n)]) for n in "abc"], ME)
+    found = store.read_many(["control:a", "control:c", "control:z"])
+    assert {stream: [row.event for row in rows] for stream, rows in found.items()} == {
+        "control:a": [halted("a")],
+        "control:c": [halted("c")],
+    }
+
+
+def test_three_thousand_facts_are_appended_and_paged(store: Store) -> None:
+    events = [halted(f"{n}" + "x" * 2_000) for n in range(3_000)]
+    store.append([Batch("control:a", 0, events)], ME)
+    assert [row.event for row in read_from(store)] == events
+
+
+def test_amounts_come_back_exactly(store: Store) -> None:
+    from engine.events import OrderRejected
+
+    rejected = OrderRejected("o", "A", AT, "why", Decimal("123456789.123456789012"), Decimal("-0.000000000001"))
+    store.append([Batch("book:r", 0, [rejected])], ME)
+    assert next(store.read("book:r")).event == rejected
