@@ -86,6 +86,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: RiskLimits
     exits: Exits
     periods_per_year: int
+    session_roll_hour: int = 0
     pyramid: bool = False
 
     def __post_init__(self) -> None:
@@ -94,6 +95,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise BadInput("a run needs at least one symbol: name them with --symbols A,B.")
         if self.periods_per_year < 1:
             raise ValueError("periods_per_year must be at least 1")
+        if not 0 <= self.session_roll_hour <= 23:
+            raise ValueError("session_roll_hour must be an hour of the day in UTC, 0 to 23")
         for instrument in self.instruments:
             if instrument.quote != self.currency:
                 raise BadInput(

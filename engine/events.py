@@ -21,7 +21,7 @@ from engine.market import Direction, Instrument, Side, Symbol
 from engine.money import is_exact
 
 
-class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all events: refuses instants without UTC and amounts that are not exact."""
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class Environment(StrEnum):
     REPLAY = "replay"
 
 
-class RunRequested(Fact):
+class RunRequested(Fact, frozen=True):
     """The question. `start` and `end` bound the bars by open and close; `of_run` is the run a replay regenerates."""
 
     run_id: str
@@ -62,7 +62,7 @@ class RunRequested(Fact):
     of_run: str = ""
 
 
-class RunStarted(Fact):
+class RunStarted(Fact, frozen=True):
     run_id: str
     environment: Environment
     book_stream: str
@@ -70,7 +70,7 @@ class RunStarted(Fact):
     started_from: datetime
 
 
-class RunEnded(Fact):
+class RunEnded(Fact, frozen=True):
     """`book_digest` covers the book's payloads, `analyses_digest` the analyses consulted, both SHA-256."""
 
     run_id: str
@@ -81,11 +81,10 @@ class RunEnded(Fact):
     book_events: int
     book_digest: str
     analyses_digest: str
-    analyses_made: int
     ended_at: datetime
 
 
-class RunFailed(Fact):
+class RunFailed(Fact, frozen=True):
     run_id: str
     reason: str
 
@@ -93,7 +92,7 @@ class RunFailed(Fact):
 # --- Opinions: analysis:<key>, signals:<digest> -------------------------------------------------------------------
 
 
-class AnalysisMade(Fact):
+class AnalysisMade(Fact, frozen=True):
     """One opinion on exactly the bars of one window. `reports` is the canonical JSON of the analysts' reports."""
 
     analysis_id: str
@@ -118,7 +117,7 @@ class AnalysisMade(Fact):
     state_snapshot: str = ""
 
 
-class AnalysisFailed(Fact):
+class AnalysisFailed(Fact, frozen=True):
     analysis_id: str
     symbol: Symbol
     timeframe: str
@@ -127,7 +126,7 @@ class AnalysisFailed(Fact):
     reason: str
 
 
-class SignalsImported(Fact):
+class SignalsImported(Fact, frozen=True):
     """A file of somebody else's signals; its rows lie in a table addressed by `digest`."""
 
     variant: str
@@ -142,7 +141,7 @@ class SignalsImported(Fact):
 # --- The book: book:<run_id> --------------------------------------------------------------------------------------
 
 
-class BookOpened(Fact):
+class BookOpened(Fact, frozen=True):
     at: datetime
     cash: Decimal
     currency: str
@@ -150,14 +149,14 @@ class BookOpened(Fact):
     config_digest: str
 
 
-class AnalysesConsulted(Fact):
+class AnalysesConsulted(Fact, frozen=True):
     """The (analysis id, version) pairs the session read since the previous roll, in the order it read them."""
 
     at: datetime
     analyses: tuple[tuple[str, int], ...]
 
 
-class SignalRaised(Fact):
+class SignalRaised(Fact, frozen=True):
     """A wish that differs from what is held. `source` says whose: an analysis, or a rule of the book's own exits."""
 
     signal_id: str
@@ -187,7 +186,7 @@ class Verdict(StrEnum):
     DENIED = "DENIED"
 
 
-class RiskDecided(Fact):
+class RiskDecided(Fact, frozen=True):
     """Our verdict on a signal, with every check. `quantity` is what may be ordered: 0 when denied."""
 
     signal_id: str
@@ -201,7 +200,7 @@ class RiskDecided(Fact):
     checks: tuple[Check, ...]
 
 
-class OrderPlaced(Fact):
+class OrderPlaced(Fact, frozen=True):
     """`reserved` is the free cash set aside until the order is filled or ends."""
 
     order_id: str
@@ -217,7 +216,7 @@ class OrderPlaced(Fact):
     holding_bars: int | None = None
 
 
-class OrderFilled(Fact):
+class OrderFilled(Fact, frozen=True):
     """`reference_price` is the market's, `price` what was paid; `slippage` and `commission` are money, `notional` is
     price x quantity x multiplier. Decided at `decided_at`, filled at `at`."""
 
@@ -234,7 +233,7 @@ class OrderFilled(Fact):
     commission: Decimal
 
 
-class OrderRejected(Fact):
+class OrderRejected(Fact, frozen=True):
     """The broker's refusal: the fill would have cost more free cash than there was."""
 
     order_id: str
@@ -245,7 +244,7 @@ class OrderRejected(Fact):
     available: Decimal
 
 
-class PositionsMarked(Fact):
+class PositionsMarked(Fact, frozen=True):
     """Equity at a session roll, at the end of a run, or when it decides a halt, with the prices used."""
 
     at: datetime
@@ -255,7 +254,7 @@ class PositionsMarked(Fact):
     marks: tuple[tuple[Symbol, Decimal], ...]
 
 
-class TradingHalted(Fact):
+class TradingHalted(Fact, frozen=True):
     """Entries stop; exits stay allowed. `actor` is a rule's name or a person."""
 
     at: datetime
@@ -264,7 +263,7 @@ class TradingHalted(Fact):
     actor: str
 
 
-class TradingResumed(Fact):
+class TradingResumed(Fact, frozen=True):
     at: datetime
     scope: str
     reason: str
@@ -274,7 +273,7 @@ class TradingResumed(Fact):
 # --- The scheduler: slot:<account>:<timeframe>:<due_at> -----------------------------------------------------------
 
 
-class SlotClaimed(Fact):
+class SlotClaimed(Fact, frozen=True):
     account: str
     timeframe: str
     due_at: datetime
@@ -282,7 +281,7 @@ class SlotClaimed(Fact):
     run_id: str
 
 
-class SlotCompleted(Fact):
+class SlotCompleted(Fact, frozen=True):
     """`outcomes` pairs each symbol with what came of it."""
 
     account: str
@@ -290,7 +289,7 @@ class SlotCompleted(Fact):
     outcomes: tuple[tuple[Symbol, str], ...]
 
 
-class SlotFailed(Fact):
+class SlotFailed(Fact, frozen=True):
     account: str
     due_at: datetime
     reason: str
@@ -299,7 +298,7 @@ class SlotFailed(Fact):
 # --- Configuration: profile:<name> --------------------------------------------------------------------------------
 
 
-class ProfileSaved(Fact):
+class ProfileSaved(Fact, frozen=True):
     """`document` is the profile's canonical JSON, `digest` its SHA-256."""
 
     name: str

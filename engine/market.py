@@ -66,9 +66,7 @@ class Timeframe(StrEnum):
         try:
             return Timeframe(text)
         except ValueError:
-            raise BadInput(
-                f"timeframe {text!r} is unknown: use one of {', '.join(Timeframe)}."
-            ) from None
+            raise BadInput(f"timeframe {text!r} is unknown: use one of {', '.join(Timeframe)}.") from None
 
 
 _DURATIONS = {

@@ -91,6 +91,11 @@ def neg(a: Decimal) -> Decimal:
     return exact(_CONTEXT.minus(a))
 
 
+def size(a: Decimal) -> Decimal:
+    """The amount without its sign."""
+    return a.copy_abs()
+
+
 def total(amounts: Iterable[Decimal]) -> Decimal:
     return reduce(add, amounts, ZERO)
 

@@ -80,6 +80,13 @@ def test_three_thousand_facts_are_appended_and_paged(store: Store) -> None:
     assert [row.event for row in read_from(store)] == events
 
 
+def test_an_append_that_was_cut_short_is_completed_by_repeating_it(store: Store) -> None:
+    events = [halted(str(n)) for n in range(5)]
+    store.append([Batch("control:a", 0, events[:2])], ME)
+    store.append([Batch("control:a", 0, events)], ME)
+    assert [row.event for row in store.read("control:a")] == events
+
+
 def test_amounts_come_back_exactly(store: Store) -> None:
     from engine.events import OrderRejected
 

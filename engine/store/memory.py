@@ -18,24 +18,26 @@ class MemoryStore:
         self._streams: dict[str, list[int]] = {}
 
     def append(self, batches: Sequence[Batch], cause: Cause) -> None:
-        fresh = [batch for batch in batches if not self._already_there(batch)]
+        missing = [self._missing(batch) for batch in batches]
         at = clock.now()
-        for stream, after, events in fresh:
+        for stream, after, events in missing:
+            if not events:
+                continue
             meta = Meta(stream, at, cause.actor, cause.correlation, cause.causation, ENGINE_VERSION)
             places = self._streams.setdefault(stream, [])
-            for offset, event in enumerate(events, 1):
+            for version, event in enumerate(events, after + 1):
                 places.append(len(self._rows))
-                self._rows.append((after + offset, name_of(event), state_of(payload_of(event), meta)))
+                self._rows.append((version, name_of(event), state_of(payload_of(event), meta)))
 
-    def _already_there(self, batch: Batch) -> bool:
+    def _missing(self, batch: Batch) -> Batch:
+        """What is left of a batch after the facts that its stream already has at those versions."""
         places = self._streams.get(batch.stream, [])
-        if len(places) == batch.after:
-            return False
-        here = [self._at(place) for place in places[batch.after : batch.after + len(batch.events)]]
+        here = [(row.name, row.payload) for row in map(self._at, places[batch.after :])]
+        there = len(here)
         wanted = [(name_of(event), payload_of(event)) for event in batch.events]
-        if [(row.name, row.payload) for row in here] != wanted:
+        if len(places) < batch.after or here[: len(wanted)] != wanted[:there]:
             raise BookMoved(batch.stream, batch.after, len(places))
-        return True
+        return Batch(batch.stream, batch.after + there, batch.events[there:])
 
     def _at(self, place: int) -> Recorded:
         return recorded(place + 1, *self._rows[place])

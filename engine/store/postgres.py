@@ -24,6 +24,9 @@ from engine.store.codec import name_of, payload_of, recorded, state_of, stream_i
 SCHEMA = "quantagent"
 TABLE = "events"
 
+# The library sends an append through a pipeline, which stops for ever once both socket buffers are full (seen with
+# 30,000 events of 1 kB in one call, and with 3,000 in its own array format). So larger appends go in several calls.
+CHUNK = 1_000
 
 
 class Recorder(PostgresApplicationRecorder):
@@ -36,9 +39,7 @@ class Recorder(PostgresApplicationRecorder):
             "SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::text[], %b::bytea[]) RETURNING notification_id"
         ).format(Identifier(SCHEMA), Identifier(TABLE))
 
-    def _insert_stored_events(
-        self, curs: psycopg.Cursor[Any], stored_events: Sequence[StoredEvent], **_: Any
-    ) -> None:
+    def _insert_stored_events(self, curs: psycopg.Cursor[Any], stored_events: Sequence[StoredEvent], **_: Any) -> None:
         # The lock makes commit order equal position order: without it a reader that follows the log could pass over
         # an event that commits late with a lower position, and miss it for ever.
         self._lock_table(curs)
@@ -70,28 +71,32 @@ class PostgresStore:
     def append(self, batches: Sequence[Batch], cause: Cause) -> None:
         rows = [row for batch in batches for row in _rows(batch, cause)]
         try:
-            self._recorder.insert_events(rows)
+            for start in range(0, len(rows), CHUNK):
+                self._recorder.insert_events(rows[start : start + CHUNK])
         except IntegrityError:
             # Somebody was first: perhaps we ourselves, on a connection that died before the reply came.
             self._append_what_is_missing(batches, cause)
         except PersistenceError as error:
-            raise StoreUnavailable(f"the log could not be written: {error}. Nothing of this step was stored.") from error
+            raise StoreUnavailable(
+                f"the log could not be written: {error}. Nothing of this step was stored."
+            ) from error
 
     def _append_what_is_missing(self, batches: Sequence[Batch], cause: Cause) -> None:
-        missing = [batch for batch in batches if not self._already_there(batch)]
-        if len(missing) == len(batches):
+        missing = [self._missing(batch) for batch in batches]
+        if missing == list(batches):
             raise BookMoved(batches[0].stream, batches[0].after, -1)
+        missing = [batch for batch in missing if batch.events]
         if missing:
             self.append(missing, cause)
 
-    def _already_there(self, batch: Batch) -> bool:
-        here = list(self.read(batch.stream, batch.after))
-        if not here:
-            return False
+    def _missing(self, batch: Batch) -> Batch:
+        """What is left of a batch after the facts that its stream already has at those versions."""
+        here = [(row.name, row.payload) for row in self.read(batch.stream, batch.after)]
+        there = len(here)
         wanted = [(name_of(event), payload_of(event)) for event in batch.events]
-        if [(row.name, row.payload) for row in here[: len(wanted)]] != wanted:
-            raise BookMoved(batch.stream, batch.after, here[-1].version)
-        return True
+        if here[: len(wanted)] != wanted[:there]:
+            raise BookMoved(batch.stream, batch.after, batch.after + there)
+        return Batch(batch.stream, batch.after + there, batch.events[there:])
 
     def read(self, stream: str, after: int = 0) -> Iterator[Recorded]:
         key = stream_id(stream)
@@ -112,9 +117,7 @@ class PostgresStore:
     def read_all(self, after: int = 0, limit: int = PAGE, names: Sequence[str] = ()) -> list[Recorded]:
         if not names:
             return self._select("notification_id > %s ORDER BY 1 LIMIT %s", after, limit)
-        return self._select(
-            "notification_id > %s AND topic = ANY(%s) ORDER BY 1 LIMIT %s", after, list(names), limit
-        )
+        return self._select("notification_id > %s AND topic = ANY(%s) ORDER BY 1 LIMIT %s", after, list(names), limit)
 
     def head(self) -> int:
         return self._recorder.max_notification_id() or 0
@@ -130,7 +133,9 @@ class PostgresStore:
             ):
                 return [recorded(*row) for row in curs.execute(query, values, prepare=True)]
         except PersistenceError as error:
-            raise StoreUnavailable(f"the log could not be read: {error}. Check that the database server runs.") from error
+            raise StoreUnavailable(
+                f"the log could not be read: {error}. Check that the database server runs."
+            ) from error
 
 
 def _rows(batch: Batch, cause: Cause) -> list[StoredEvent]:

@@ -41,7 +41,7 @@ def _apply_missing(conn: psycopg.Connection) -> list[str]:
         missing = [name for name in _all() if name not in done]
         for name in missing:
             with conn.transaction():
-                conn.execute(files(__package__).joinpath(name).read_bytes())
+                conn.execute(files(__name__).joinpath(name).read_bytes())
                 conn.execute("INSERT INTO quantagent.migrations (name) VALUES (%s)", (name,))
         return missing
     finally:
@@ -49,7 +49,7 @@ def _apply_missing(conn: psycopg.Connection) -> list[str]:
 
 
 def _all() -> list[str]:
-    return sorted(entry.name for entry in files(__package__).iterdir() if entry.name.endswith(".sql"))
+    return sorted(entry.name for entry in files(__name__).iterdir() if entry.name.endswith(".sql"))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,32 @@
+"""What is wished and ordered: the wish of an analysis, and the names of signals and orders.
+
+Names come from content: symbol, market instant and a count. The same decision has the same name in every run.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+
+from engine.market import Direction, Symbol, instant_text
+
+
+class Wish(msgspec.Struct, frozen=True, gc=False):
+    """Where an analysis wants the position of a symbol to be. confidence: 0 to 1; HOLD is no opinion."""
+
+    symbol: Symbol
+    direction: Direction
+    confidence: Decimal
+    analysis_id: str
+    analysis_version: int = 1
+    horizon_bars: int | None = None
+
+
+def signal_id(symbol: Symbol, at: datetime, n: int = 1) -> str:
+    return f"signal-{symbol}-{instant_text(at)}-{n}"
+
+
+def order_id(symbol: Symbol, at: datetime, n: int = 1) -> str:
+    return f"order-{symbol}-{instant_text(at)}-{n}"

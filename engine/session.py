@@ -1,0 +1,176 @@
+"""The one loop. Backtest, paper trading and replay differ only in the feed, the analyst and the clock around it.
+
+A session begins at its first bar every time it is driven. What its book already holds is compared, event by event,
+and appended from there on: a restart continues by doing the same work again, and proves itself on the way.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from hashlib import sha256
+from typing import Protocol
+
+from engine.book import Book, evolve
+from engine.config import RunConfig
+from engine.decide import Step, close_book, decide, open_book, roll_due
+from engine.errors import ReplayDiverged
+from engine.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised, TradingHalted
+from engine.feed.recorded import Moment
+from engine.market import Bar, Symbol
+from engine.orders import Wish
+from engine.store import Batch, Cause, Store
+from engine.store.codec import name_of, payload_of
+
+# Appends of a backtest gather this many events; a paper session flushes after every step instead.
+BATCH = 500
+
+
+class Analyst(Protocol):
+    """Who has an opinion on a bar that has just closed."""
+
+    def wish(self, bar: Bar) -> Wish | None:
+        """The opinion on the window that ends with this bar; None where the analyst has nothing to say on it."""
+        ...
+
+
+class Journal:
+    """Writes one book's events: the stored ones are compared, the new ones appended. Keeps the book's digest.
+
+    The digest is SHA-256 over every event's name and canonical payload, in order.
+    """
+
+    def __init__(self, store: Store, stream: str, cause: Cause) -> None:
+        self._store, self._stream, self._cause = store, stream, cause
+        self._stored = iter(store.read(stream))
+        self._catching_up = True
+        self._pending: list[BookEvent] = []
+        self._hash = sha256()
+        self.version = 0
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def write(self, events: Iterable[BookEvent]) -> None:
+        """Raises `ReplayDiverged` at the first event that differs from the stored one."""
+        for event in events:
+            name, payload = name_of(event), payload_of(event)
+            self._hash.update(b"%s\n%s\n" % (name.encode(), payload))
+            self.version += 1
+            if not self._is_stored(name, payload):
+                self._pending.append(event)
+        if len(self._pending) >= BATCH:
+            self.flush()
+
+    def _is_stored(self, name: str, payload: bytes) -> bool:
+        if not self._catching_up:
+            return False
+        row = next(self._stored, None)
+        if row is None:
+            self._catching_up = False
+            return False
+        if (row.name, row.payload) != (name, payload):
+            ours = f"{name} {payload.decode()}"
+            raise ReplayDiverged(self._stream, self.version, f"{row.name} {row.payload.decode()}", ours)
+        return True
+
+    def flush(self) -> None:
+        """Appends what is pending in one transaction: whole steps, so that nothing half-decided is ever stored."""
+        if self._pending:
+            after = self.version - len(self._pending)
+            self._store.append([Batch(self._stream, after, self._pending)], self._cause)
+            self._pending = []
+
+
+class Session:
+    """One account's way through market time."""
+
+    def __init__(self, config: RunConfig, config_digest: str, analyst: Analyst, journal: Journal) -> None:
+        self.config, self._config_digest = config, config_digest
+        self._analyst, self._journal = analyst, journal
+        self.book = Book()
+        self.bars = self.signals = self.orders = self.fills = 0
+        self._at: datetime | None = None
+        self._marks: dict[Symbol, Decimal] = {}
+        self._opens: dict[Symbol, list[datetime]] = {symbol: [] for symbol in config.symbols}
+        self._consulted: list[tuple[str, int]] = []
+        self._all_consulted = sha256()
+
+    @property
+    def analyses_digest(self) -> str:
+        """SHA-256 over the (analysis id, version) pairs consulted so far, in order."""
+        return self._all_consulted.hexdigest()
+
+    def advance(self, moment: Moment, halts: Sequence[TradingHalted] = ()) -> tuple[BookEvent, ...]:
+        """Takes the next instant of the market: what follows from it is written to the journal and returned."""
+        if self._at is None:
+            self._write([open_book(self.config, self._config_digest, moment.at)])
+        marks_before = self._marks
+        if moment.closed:
+            self._marks = {**marks_before, **{bar.symbol: bar.close for bar in moment.closed}}
+        for bar in moment.closed:
+            self._opens[bar.symbol].append(bar.opened_at)
+            self.bars += 1
+        step = Step(
+            at=moment.at,
+            previous_at=self._at,
+            closed=moment.closed,
+            opened=moment.opened,
+            marks=self._marks,
+            marks_before=marks_before,
+            bars_held=self._bars_held(),
+        )
+        self._note_consulted(roll_due(step, self.config.session_roll_hour))
+        events = decide(self.book, step, self._wishes(moment.closed), self.config, halts)
+        self._write(events)
+        self._at = moment.at
+        return events
+
+    def end(self) -> None:
+        """Marks what is held and writes everything that is pending."""
+        if self._at is not None:
+            self._note_consulted(self._at)
+            self._write([close_book(self.book, self._at, self._marks)])
+        self._journal.flush()
+
+    def _bars_held(self) -> dict[Symbol, int]:
+        held: dict[Symbol, int] = {}
+        for symbol, position in self.book.positions.items():
+            opens = self._opens[symbol]
+            held[symbol] = len(opens) - bisect_left(opens, position.opened_at)
+        return held
+
+    def _wishes(self, closed: Iterable[Bar]) -> list[Wish]:
+        wishes: list[Wish] = []
+        for bar in closed:
+            wish = self._analyst.wish(bar)
+            if wish is not None:
+                self._consulted.append((wish.analysis_id, wish.analysis_version))
+                wishes.append(wish)
+        return wishes
+
+    def _note_consulted(self, at: datetime | None) -> None:
+        """One event per session day keeps the trace of every opinion read, HOLD included."""
+        if at is None or not self._consulted:
+            return
+        self._write([AnalysesConsulted(at, tuple(self._consulted))])
+        for analysis_id, version in self._consulted:
+            self._all_consulted.update(f"{analysis_id} {version}\n".encode())
+        self._consulted = []
+
+    def _write(self, events: Sequence[BookEvent]) -> None:
+        for event in events:
+            self.book = evolve(self.book, event)
+            match event:
+                case SignalRaised():
+                    self.signals += 1
+                case OrderPlaced():
+                    self.orders += 1
+                case OrderFilled():
+                    self.fills += 1
+                case _:
+                    pass
+        self._journal.write(events)

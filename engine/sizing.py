@@ -1,0 +1,34 @@
+"""How much a wish is worth: the quantity of the position it asks for."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from engine.config import RunConfig
+from engine.market import Instrument
+from engine.money import ZERO, div, floor_to_step, mul, percent_of
+
+
+def target_quantity(
+    equity: Decimal, price: Decimal, confidence: Decimal, instrument: Instrument, config: RunConfig
+) -> Decimal:
+    """Units to hold, at least 0, a multiple of the instrument's step.
+
+    `confidence` mode: equity x base fraction x confidence, at most the position cap, at the price expected to be paid.
+    """
+    sizing = config.sizing
+    if sizing.mode == "fixed_quantity":
+        return sizing.quantity or ZERO
+    worth = mul(percent_of(equity, sizing.base_pct), confidence)
+    cap = position_cap(equity, config)
+    if cap is not None:
+        worth = min(worth, cap)
+    if worth <= 0:
+        return ZERO
+    return floor_to_step(div(worth, mul(price, instrument.multiplier)), instrument.quantity_step)
+
+
+def position_cap(equity: Decimal, config: RunConfig) -> Decimal | None:
+    """The most a single position may be worth, in money; None without a cap."""
+    pct = config.limits.position_pct
+    return None if pct is None else percent_of(equity, pct)
