@@ -102,7 +102,7 @@ class AnalysisMade(Fact, frozen=True):
     variant: str
     decision: Direction
     confidence: Decimal
-    horizon_bars: int
+    horizon_bars: int | None
     risk_reward: Decimal | None
     reports: str
     window_digest: str

@@ -1,6 +1,6 @@
 """The only place where Decimals are made, multiplied, divided and rounded.
 
-Every amount, price and quantity is exact up to `PLACES` decimals and has one spelling: no exponent, no
+Every amount, price and quantity is exact up to `PLACES` decimals and has one spelling: no positive exponent, no
 trailing zeros, no negative zero. So equal amounts have equal bytes, and digests can compare them.
 Floats never come in. The arithmetic runs under a context of its own: what a caller does to the
 thread's decimal context changes nothing here.

@@ -23,7 +23,8 @@ from engine.events import (
     RunStarted,
 )
 from engine.feed.recorded import moments
-from engine.market import Bar, Direction, Symbol, Timeframe, instant_text
+from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
+from engine.market import Bar, Symbol, instant_text
 from engine.orders import Wish
 from engine.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Batch, Cause, Store, read_from
@@ -141,6 +142,14 @@ def find(store: Store, prefix: str) -> RunRequested:
     raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names the {len(known)} that exist.")
 
 
+def latest(store: Store) -> RunRequested:
+    """The run requested last."""
+    known = [row.event for row in read_from(store, ["RunRequested.v1"]) if isinstance(row.event, RunRequested)]
+    if not known:
+        raise NotFound("there is no run yet: `quantagent backtest` makes one.")
+    return known[-1]
+
+
 def result_of(store: Store, run_id: str) -> Result | None:
     """Request and end of a run; None while it has not ended."""
     facts: dict[type[Fact], Fact] = {type(row.event): row.event for row in store.read(run_stream(run_id))}
@@ -154,14 +163,17 @@ def result_of(store: Store, run_id: str) -> Result | None:
 
 
 class StoredOpinions:
-    """The analyses a run consulted, read back from the log. It cannot make one: a missing analysis stops it."""
+    """The opinions a run consulted, read back from the log. It cannot make one: a missing analysis stops it."""
 
-    def __init__(self, wishes: dict[tuple[Symbol, datetime], Wish], timeframe: Timeframe, variant: str) -> None:
-        self._wishes, self._timeframe, self._variant = wishes, timeframe, variant
+    def __init__(self, wishes: dict[tuple[Symbol, datetime], Wish], source: RunRequested) -> None:
+        self._wishes = wishes
+        self._variant, self._timeframe = source.variant, source.config.timeframe
+        # Imported signals may pass over bars; an analyst's variant has an opinion on every one.
+        self._complete = not source.variant.startswith(VARIANT_PREFIX)
 
-    def wish(self, bar: Bar) -> Wish:
+    def wish(self, bar: Bar) -> Wish | None:
         wish = self._wishes.get((bar.symbol, bar.closed_at))
-        if wish is None:
+        if wish is None and self._complete:
             raise AnalysisMissing(f"{bar.symbol}.{self._timeframe}@{instant_text(bar.closed_at)}.{self._variant}")
         return wish
 
@@ -186,29 +198,45 @@ def wish_of(made: AnalysisMade, version: int) -> Wish:
         confidence=made.confidence,
         analysis_id=made.analysis_id,
         analysis_version=version,
-        horizon_bars=made.horizon_bars if made.decision is not Direction.HOLD else None,
+        horizon_bars=made.horizon_bars,
     )
 
 
-def stored_opinions(
-    store: Store, source: RunRequested, progress: Callable[[int], None] = lambda done: None
-) -> StoredOpinions:
-    """Reads the opinions a run consulted. Raises `AnalysisMissing` with the key of the first that is not stored."""
+def consulted_opinions(
+    store: Store, source: RunRequested, load_file: Callable[[str], SignalFile]
+) -> Iterator[tuple[datetime, Wish]]:
+    """(instant, wish) of every opinion a run consulted, in order. `load_file` finds an imported file by its variant.
+
+    Raises `AnalysisMissing` with the key of the first that is not stored.
+    """
     ids = list(consulted(store, source.run_id))
-    wishes: dict[tuple[Symbol, datetime], Wish] = {}
+    if source.variant.startswith(VARIANT_PREFIX):
+        imported = ImportedAnalyst(load_file(source.variant)).by_id()
+        yield from (imported[analysis_id] for analysis_id in ids)
+        return
     for start in range(0, len(ids), 500):
         chunk = ids[start : start + 500]
         found = store.read_many([analysis_stream(analysis_id) for analysis_id in chunk])
         for analysis_id in chunk:
-            made = next(
-                (row for row in found.get(analysis_stream(analysis_id), []) if isinstance(row.event, AnalysisMade)),
-                None,
-            )
-            if made is None or not isinstance(made.event, AnalysisMade):
+            rows = found.get(analysis_stream(analysis_id), [])
+            opinion = next(((row.event, row.version) for row in rows if isinstance(row.event, AnalysisMade)), None)
+            if opinion is None:
                 raise AnalysisMissing(analysis_id)
-            wishes[made.event.symbol, made.event.as_of] = wish_of(made.event, made.version)
-        progress(start + len(chunk))
-    return StoredOpinions(wishes, source.config.timeframe, source.variant)
+            yield opinion[0].as_of, wish_of(*opinion)
+
+
+def stored_opinions(
+    store: Store,
+    source: RunRequested,
+    load_file: Callable[[str], SignalFile],
+    progress: Callable[[int], None] = lambda done: None,
+) -> StoredOpinions:
+    """The analyst of a replay: everything its source consulted, and nothing else."""
+    wishes: dict[tuple[Symbol, datetime], Wish] = {}
+    for at, wish in consulted_opinions(store, source, load_file):
+        wishes[wish.symbol, at] = wish
+        progress(len(wishes))
+    return StoredOpinions(wishes, source)
 
 
 def check_same_bars(source: RunRequested, dataset_digest: str) -> None:

@@ -25,6 +25,7 @@ from engine.money import ONE, ZERO, exact
 from engine.orders import Wish
 from engine.store import Batch, Cause, Store
 
+VARIANT_PREFIX = "imported:"
 COLUMNS = ("symbol", "at", "decision", "confidence")
 
 
@@ -44,7 +45,7 @@ class SignalFile(NamedTuple):
 
     @property
     def variant(self) -> str:
-        return f"imported:{self.name}@{self.digest[:12]}"
+        return f"{VARIANT_PREFIX}{self.name}@{self.digest[:12]}"
 
     @property
     def fact(self) -> SignalsImported:
@@ -68,7 +69,8 @@ def read_signals(path: Path) -> SignalFile:
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not a text file: signals are CSV with the columns {','.join(COLUMNS)}.") from None
     lines = csv.reader(io.StringIO(text))
-    header = [name.strip().lower() for name in next(lines, [])]
+    first: list[str] = next(lines, [])
+    header = [name.strip().lower() for name in first]
     if not {"symbol", "at", "decision"} <= set(header) <= set(COLUMNS) or len(set(header)) != len(header):
         raise BadInput(
             f"{path} line 1 has the columns {','.join(header) or '(none)'}: write symbol,at,decision and, if you have "
@@ -171,6 +173,10 @@ class ImportedAnalyst:
 
     def wish(self, bar: Bar) -> Wish | None:
         return self._wishes.get((bar.symbol, bar.closed_at))
+
+    def by_id(self) -> dict[str, tuple[datetime, Wish]]:
+        """Every row's instant and wish, under the id that books know it by."""
+        return {wish.analysis_id: (at, wish) for (_, at), wish in self._wishes.items()}
 
 
 def check_signals_fit(file: SignalFile, bars_by_symbol: Sequence[Sequence[Bar]]) -> None:

@@ -1,0 +1,125 @@
+"""What makes a bar usable, its canonical text, and the words for every refusal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from engine.errors import BadInput, NotFound
+from engine.feed import Held, Refused
+from engine.market import Bar, Symbol, Timeframe, check_symbol
+from engine.money import is_exact
+
+
+def bar_line(bar: Bar, timeframe: Timeframe) -> str:
+    """The canonical text of a bar; equal bars have equal lines. Digests and the catalogue's own imports use it."""
+    numbers = (bar.open, bar.high, bar.low, bar.close, bar.volume)
+    return ",".join((bar.symbol, timeframe, time_text(bar.opened_at), *(format(n, "f") for n in numbers))) + "\n"
+
+
+def import_digest(lines: str, refused: Sequence[Refused]) -> str:
+    """The name of an import: its accepted bars' lines and its refused rows."""
+    sha = sha256(lines.encode())
+    for row in refused:
+        sha.update(f"refused {row.row} {row.line}\n".encode())
+    return sha.hexdigest()
+
+
+def time_text(at: datetime) -> str:
+    """An instant in bar lines and messages: 2017-07-02T21:00:00Z."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def values_text(bar: Bar) -> str:
+    """The numbers of a bar in messages."""
+    names = ("open", "high", "low", "close", "volume")
+    return " ".join(f"{name} {getattr(bar, name):f}" for name in names)
+
+
+def fault_in(bar: Bar, timeframe: Timeframe) -> str | None:
+    """Why a bar is impossible, as the end of a sentence; None if it is possible."""
+    for name, value in (("open", bar.open), ("high", bar.high), ("low", bar.low), ("close", bar.close)):
+        if not is_exact(value) or value <= 0:
+            return f"{name} {value} is not a price above 0 with at most 12 decimals"
+    if not is_exact(bar.volume) or bar.volume < 0:
+        return f"volume {bar.volume} is not a quantity of at least 0 with at most 12 decimals"
+    if bar.high < max(bar.open, bar.close, bar.low):
+        return f"high {bar.high:f} is below another price of the bar ({values_text(bar)})"
+    if bar.low > min(bar.open, bar.close):
+        return f"low {bar.low:f} is above another price of the bar ({values_text(bar)})"
+    if bar.opened_at.microsecond or bar.closed_at != bar.opened_at + timeframe.duration:
+        return f"the bar does not last exactly {timeframe} from a whole second"
+    return None
+
+
+def fault_after(last: Bar, bar: Bar) -> str | None:
+    """Why a bar cannot follow another one, as the end of a sentence; None if it can."""
+    if bar.opened_at == last.opened_at:
+        return f"a bar that opens at {time_text(bar.opened_at)} was given before"
+    if bar.opened_at < last.opened_at:
+        return f"the bar opens before the one given before it, at {time_text(last.opened_at)}; sort them by time"
+    if bar.opened_at < last.closed_at:
+        return f"the bar overlaps the one given before it, which closes at {time_text(last.closed_at)}"
+    return None
+
+
+def check_series(symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], learned_at: datetime) -> None:
+    """Raises `BadInput` unless these are closed, possible bars of one symbol, in order, without overlap."""
+    check_symbol(symbol)
+    last: Bar | None = None
+    for bar in bars:
+        fault = fault_in(bar, timeframe) or (fault_after(last, bar) if last else None)
+        if bar.symbol != symbol:
+            fault = f"it is a bar of {bar.symbol}"
+        elif bar.closed_at > learned_at:
+            fault = f"it closes only at {time_text(bar.closed_at)}; a bar is known once it has closed, leave it out"
+        if fault:
+            raise BadInput(f"{symbol} {timeframe} at {time_text(bar.opened_at)} cannot be stored: {fault}.")
+        last = bar
+
+
+def check_range(start: datetime | None, end: datetime | None) -> None:
+    """Raises `BadInput` for a range that ends before it begins."""
+    if start is not None and end is not None and start >= end:
+        raise BadInput(
+            f"the range from {time_text(start)} to {time_text(end)} is empty: give a start that is before the end."
+        )
+
+
+def other_values(stored: Bar, given: Bar, timeframe: Timeframe) -> BadInput:
+    """The refusal to overwrite a bar."""
+    return BadInput(
+        f"{given.symbol} {timeframe} at {time_text(given.opened_at)} is stored as {values_text(stored)}, and was given "
+        f"as {values_text(given)}: stored bars are never overwritten. Leave that bar out, or import the other source "
+        "under a symbol of its own."
+    )
+
+
+def overlap(symbol: Symbol, timeframe: Timeframe, first: datetime, second: datetime) -> BadInput:
+    """The refusal of a bar that would lie partly over a stored one."""
+    return BadInput(
+        f"{symbol} {timeframe} bars would overlap: one opens at {time_text(first)}, the other at {time_text(second)}. "
+        "Leave one of them out, or import the other source under a symbol of its own."
+    )
+
+
+def nothing_found(
+    symbol: Symbol, timeframe: Timeframe, start: datetime | None, end: datetime | None, listing: Iterable[Held]
+) -> BadInput:
+    """The answer to a question about bars that are not there: what is there, and how to get more."""
+    listing = list(listing)
+    ours = [held for held in listing if held.symbol == symbol]
+    if not ours:
+        known = ", ".join(dict.fromkeys(held.symbol for held in listing)) or "no bars yet"
+        return NotFound(
+            f"there are no bars of {symbol}; the catalogue holds {known}. Import some with `quantagent data import "
+            f"FILE --symbol {symbol} --timeframe {timeframe}`, or the bundled sample with `quantagent data sample`."
+        )
+    holds = ", ".join(f"{held.timeframe} from {time_text(held.first)} to {time_text(held.last)}" for held in ours)
+    since = f" from {time_text(start)}" if start else ""
+    until = f" to {time_text(end)}" if end else ""
+    return BadInput(
+        f"there are no {timeframe} bars of {symbol}{since}{until}; the catalogue holds {holds}. Ask for a range inside "
+        f"it, or import more with `quantagent data import FILE --symbol {symbol} --timeframe {timeframe}`."
+    )

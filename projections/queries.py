@@ -1,0 +1,130 @@
+"""Questions to the read tables, for commands and pages. Rows come back as dictionaries in a stable order."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.sql import SQL, Composed, Identifier
+
+from engine.errors import NotFound
+from engine.market import Symbol
+from projections.tables import SCHEMA
+
+Rows = list[dict[str, Any]]
+STATEMENT_TIMEOUT = "5s"
+
+
+class Queries:
+    """A read-only view of the read tables through one connection. Close it when done."""
+
+    def __init__(self, dsn: str) -> None:
+        self._conn: psycopg.Connection[dict[str, Any]] = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+        self._conn.execute("SET default_transaction_read_only = on")
+        self._conn.execute(SQL("SET statement_timeout = {}").format(STATEMENT_TIMEOUT))
+        self._conn.execute("SET TIME ZONE 'UTC'")
+
+    def close(self) -> None:
+        self._conn.close()
+
+    def __enter__(self) -> Queries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def runs(self, environment: str | None = None) -> Rows:
+        """All runs with their main figures, newest first."""
+        return self._rows(
+            SQL(
+                "SELECT r.*, m.total_trades, m.win_rate, m.profit_factor, m.sharpe_ratio, m.max_drawdown, m.total_pnl, "
+                "m.total_return, m.final_equity, m.fees FROM {} r LEFT JOIN {} m USING (environment, run_id) "
+                "WHERE %s::text IS NULL OR r.environment = %s ORDER BY r.requested_at DESC, r.run_id"
+            ).format(_table("runs"), _table("metrics")),
+            environment,
+            environment,
+        )
+
+    def run(self, prefix: str) -> dict[str, Any]:
+        """The run whose id begins with `prefix`; `latest` is the newest."""
+        runs = self.runs()
+        found = runs[:1] if prefix == "latest" else [row for row in runs if prefix and row["run_id"].startswith(prefix)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise NotFound(f"run {prefix!r} fits {len(found)} runs: give more of its id.")
+        raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names the {len(runs)} that exist.")
+
+    def orders(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
+        return self._of_run("orders", "placed_at", run_id, symbol, on)
+
+    def trades(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
+        return self._of_run("trades", "entry_at", run_id, symbol, on)
+
+    def fills(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
+        return self._of_run("fills", "at", run_id, symbol, on)
+
+    def positions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
+        """Open positions only."""
+        rows = self._of_run("positions", "updated_at", run_id, symbol, on)
+        return [row for row in rows if row["quantity"] != 0]
+
+    def signals(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
+        return self._of_run("signals", "at", run_id, symbol, on)
+
+    def risk_decisions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
+        return self._of_run("risk_decisions", "at", run_id, symbol, on)
+
+    def decisions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
+        return self._of_run("decisions", "at", run_id, symbol, on)
+
+    def equity(self, run_id: str) -> Rows:
+        return self._of_run("equity", "at", run_id, None, None)
+
+    def portfolio(self, run_id: str) -> dict[str, Any] | None:
+        return next(iter(self._of_run("portfolio", "run_id", run_id, None, None)), None)
+
+    def metrics(self, run_id: str) -> dict[str, Any] | None:
+        """None while the run has no curve yet."""
+        return next(iter(self._of_run("metrics", "run_id", run_id, None, None)), None)
+
+    def bars(self, symbol: Symbol, timeframe: str, start: datetime, end: datetime, limit: int = 5_000) -> Rows:
+        """Bars to draw, at most `limit`, the latest ones of the range, in order."""
+        rows = self._rows(
+            SQL(
+                "SELECT opened_at, closed_at, open, high, low, close, volume FROM quantagent.bars "
+                "WHERE symbol = %s AND timeframe = %s AND opened_at >= %s AND closed_at <= %s "
+                "ORDER BY opened_at DESC LIMIT %s"
+            ),
+            symbol,
+            timeframe,
+            start,
+            end,
+            limit,
+        )
+        return rows[::-1]
+
+    def _of_run(
+        self, table: LiteralString, time: LiteralString, run_id: str, symbol: Symbol | None, on: date | None
+    ) -> Rows:
+        conditions: list[SQL | Composed] = [SQL("run_id = %s")]
+        values: list[object] = [run_id]
+        if symbol is not None:
+            conditions.append(SQL("symbol = %s"))
+            values.append(symbol)
+        if on is not None:
+            conditions.append(SQL("{0} >= %s AND {0} < %s").format(Identifier(time)))
+            values += [on, on + timedelta(days=1)]
+        query = SQL("SELECT * FROM {} WHERE {} ORDER BY {}, 1, 2, 3").format(
+            _table(table), SQL(" AND ").join(conditions), Identifier(time)
+        )
+        return self._rows(query, *values)
+
+    def _rows(self, query: SQL | Composed, *values: object) -> Rows:
+        return self._conn.execute(query, values).fetchall()
+
+
+def _table(name: str) -> Identifier:
+    return Identifier(SCHEMA, name)

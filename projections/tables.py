@@ -1,0 +1,334 @@
+"""The read models' tables, declared once: columns with type, unit and source. DDL and documentation come from here.
+
+Every row carries its run and environment, so that nothing from a backtest ever shows as paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+SCHEMA = "read_models"
+VERSION = 1
+
+
+class Column(NamedTuple):
+    """`kind` is the SQL type; `unit` and `source` are for people: what it is measured in, where it comes from."""
+
+    name: str
+    kind: str
+    unit: str
+    source: str
+
+
+class Table(NamedTuple):
+    name: str
+    about: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+Row = Mapping[str, object]
+
+_RUN = (
+    Column("environment", "text", "backtest, paper or replay", "RunRequested.environment"),
+    Column("run_id", "text", "uuid", "RunRequested.run_id"),
+)
+
+
+def _table(name: str, about: str, key: str, *columns: tuple[str, str, str, str]) -> Table:
+    return Table(name, about, ("run_id", *key.split()), (*_RUN, *(Column(*column) for column in columns)))
+
+
+RUNS = _table(
+    "runs",
+    "One row per run: its question, how far it is, its digests.",
+    "",
+    ("profile", "text", "name", "RunRequested.profile"),
+    ("variant", "text", "name", "RunRequested.variant"),
+    ("symbols", "text", "comma separated", "RunRequested.config"),
+    ("timeframe", "text", "bar length", "RunRequested.config"),
+    ("start_at", "timestamptz", "UTC", "RunRequested.start"),
+    ("end_at", "timestamptz", "UTC", "RunRequested.end"),
+    ("label", "text", "", "RunRequested.label"),
+    ("of_run", "text", "uuid of the run it replays", "RunRequested.of_run"),
+    ("currency", "text", "ISO 4217", "RunRequested.config"),
+    ("starting_cash", "numeric", "account currency", "RunRequested.config"),
+    ("status", "text", "requested, running, ended or failed", "RunStarted, RunEnded, RunFailed"),
+    ("reason", "text", "why it failed", "RunFailed.reason"),
+    ("bars", "bigint", "count", "RunEnded.bars"),
+    ("signals", "bigint", "count", "RunEnded.signals"),
+    ("orders", "bigint", "count", "RunEnded.orders"),
+    ("fills", "bigint", "count", "RunEnded.fills"),
+    ("book_events", "bigint", "count", "RunEnded.book_events"),
+    ("book_digest", "text", "SHA-256", "RunEnded.book_digest"),
+    ("analyses_digest", "text", "SHA-256", "RunEnded.analyses_digest"),
+    ("config_digest", "text", "SHA-256", "RunRequested.config_digest"),
+    ("dataset_digest", "text", "SHA-256", "RunRequested.dataset_digest"),
+    ("engine_version", "text", "version", "RunStarted.engine_version"),
+    ("requested_at", "timestamptz", "UTC, wall clock", "metadata of RunRequested"),
+)
+
+SIGNALS = _table(
+    "signals",
+    "One row per signal, whatever came of it.",
+    "signal_id",
+    ("signal_id", "text", "id", "SignalRaised.signal_id"),
+    ("order_id", "text", "id, null when no order followed", "OrderPlaced.order_id"),
+    ("symbol", "text", "", "SignalRaised.symbol"),
+    ("at", "timestamptz", "UTC, close of the bar", "SignalRaised.at"),
+    ("direction", "text", "LONG, SHORT or FLAT", "SignalRaised.direction"),
+    ("confidence", "numeric", "0 to 1", "SignalRaised.confidence"),
+    ("reference_price", "numeric", "quote currency", "SignalRaised.reference_price"),
+    ("source", "text", "analysis or holding_time", "SignalRaised.source"),
+    ("analysis_id", "text", "id", "SignalRaised.analysis_id"),
+    ("horizon_bars", "integer", "bars", "SignalRaised.horizon_bars"),
+    ("position", "bigint", "place in the log", "position of SignalRaised"),
+)
+
+RISK_DECISIONS = _table(
+    "risk_decisions",
+    "One row per verdict of the gate, with all its checks.",
+    "signal_id",
+    ("signal_id", "text", "id", "RiskDecided.signal_id"),
+    ("symbol", "text", "", "RiskDecided.symbol"),
+    ("at", "timestamptz", "UTC", "RiskDecided.at"),
+    ("verdict", "text", "APPROVED, REDUCED or DENIED", "RiskDecided.verdict"),
+    ("side", "text", "BUY or SELL", "RiskDecided.side"),
+    ("requested", "numeric", "units", "RiskDecided.requested"),
+    ("quantity", "numeric", "units allowed", "RiskDecided.quantity"),
+    ("reason", "text", "", "RiskDecided.reason"),
+    ("checks", "text", "JSON list of rule, passed, limit, observed", "RiskDecided.checks"),
+    ("position", "bigint", "place in the log", "position of RiskDecided"),
+)
+
+ORDERS = _table(
+    "orders",
+    "One row per order with its latest state.",
+    "order_id",
+    ("order_id", "text", "id", "OrderPlaced.order_id"),
+    ("trigger_signal_id", "text", "id", "OrderPlaced.signal_id"),
+    ("analysis_id", "text", "id", "OrderPlaced.analysis_id"),
+    ("symbol", "text", "", "OrderPlaced.symbol"),
+    ("placed_at", "timestamptz", "UTC", "OrderPlaced.at"),
+    ("side", "text", "BUY or SELL", "OrderPlaced.side"),
+    ("order_type", "text", "MARKET", "OrderPlaced.order_type"),
+    ("quantity", "numeric", "units", "OrderPlaced.quantity"),
+    ("reference_price", "numeric", "quote currency", "OrderPlaced.reference_price"),
+    ("status", "text", "working, filled, partly filled or rejected", "OrderFilled, OrderRejected"),
+    ("filled_quantity", "numeric", "units", "OrderFilled.quantity"),
+    ("filled_at", "timestamptz", "UTC", "OrderFilled.at"),
+    ("reason", "text", "why it was rejected", "OrderRejected.reason"),
+    ("position", "bigint", "place in the log", "position of OrderPlaced"),
+)
+
+FILLS = _table(
+    "fills",
+    "One row per fill.",
+    "order_id",
+    ("order_id", "text", "id", "OrderFilled.order_id"),
+    ("symbol", "text", "", "OrderFilled.symbol"),
+    ("decided_at", "timestamptz", "UTC, close of the bar decided on", "OrderFilled.decided_at"),
+    ("at", "timestamptz", "UTC, open of the bar filled in", "OrderFilled.at"),
+    ("side", "text", "BUY or SELL", "OrderFilled.side"),
+    ("quantity", "numeric", "units", "OrderFilled.quantity"),
+    ("price", "numeric", "quote currency", "OrderFilled.price"),
+    ("reference_price", "numeric", "quote currency, before slippage", "OrderFilled.reference_price"),
+    ("notional", "numeric", "account currency", "OrderFilled.notional"),
+    ("slippage", "numeric", "account currency", "OrderFilled.slippage"),
+    ("commission", "numeric", "account currency", "OrderFilled.commission"),
+    ("cash_after", "numeric", "account currency", "folded from the book"),
+    ("position", "bigint", "place in the log", "position of OrderFilled"),
+)
+
+TRADES = _table(
+    "trades",
+    "One row per round trip, from flat to flat or to the other side. Net P&L is after the commissions of both sides.",
+    "trade_id",
+    ("trade_id", "text", "id of the entry order", "OrderFilled"),
+    ("symbol", "text", "", "OrderFilled.symbol"),
+    ("direction", "text", "LONG or SHORT", "OrderFilled.side"),
+    ("status", "text", "open or closed", "OrderFilled"),
+    ("entry_at", "timestamptz", "UTC", "OrderFilled.at"),
+    ("exit_at", "timestamptz", "UTC, null while open", "OrderFilled.at"),
+    ("quantity", "numeric", "units, the most held", "OrderFilled.quantity"),
+    ("entry_price", "numeric", "quote currency, average", "OrderFilled.notional"),
+    ("exit_price", "numeric", "quote currency, average, null while open", "OrderFilled.notional"),
+    ("gross_pnl", "numeric", "account currency, realised", "OrderFilled.notional"),
+    ("fees", "numeric", "account currency, commissions", "OrderFilled.commission"),
+    ("net_pnl", "numeric", "account currency", "gross_pnl - fees"),
+    ("entry_order_id", "text", "id", "OrderFilled.order_id"),
+    ("exit_order_id", "text", "id", "OrderFilled.order_id"),
+    ("exit_reason", "text", "analysis or holding_time", "SignalRaised.source"),
+)
+
+POSITIONS = _table(
+    "positions",
+    "The latest position of each symbol a run has traded; quantity 0 once it is flat.",
+    "symbol",
+    ("symbol", "text", "", "OrderFilled.symbol"),
+    ("quantity", "numeric", "units, negative when short", "folded from the book"),
+    ("cost", "numeric", "account currency, signed", "folded from the book"),
+    ("average_price", "numeric", "quote currency, null when flat", "folded from the book"),
+    ("opened_at", "timestamptz", "UTC, null when flat", "folded from the book"),
+    ("updated_at", "timestamptz", "UTC", "OrderFilled.at"),
+)
+
+PORTFOLIO = _table(
+    "portfolio",
+    "One row per run: the account as the latest event leaves it.",
+    "",
+    ("cash", "numeric", "account currency", "folded from the book"),
+    ("free_cash", "numeric", "account currency", "folded from the book"),
+    ("equity", "numeric", "account currency, at the latest mark", "PositionsMarked.equity"),
+    ("realised_pnl", "numeric", "account currency, before fees", "folded from the book"),
+    ("unrealised_pnl", "numeric", "account currency, at the latest mark", "PositionsMarked"),
+    ("fees", "numeric", "account currency", "folded from the book"),
+    ("day_equity", "numeric", "account currency, at the session roll", "PositionsMarked"),
+    ("halted", "text", "reason, null while trading", "TradingHalted, TradingResumed"),
+    ("marked_at", "timestamptz", "UTC", "PositionsMarked.at"),
+)
+
+ANALYSES = Table(
+    "analyses",
+    "One row per stored analysis, shared by all runs that consult it.",
+    ("analysis_id",),
+    tuple(
+        Column(*column)
+        for column in (
+            ("analysis_id", "text", "id", "AnalysisMade.analysis_id"),
+            ("symbol", "text", "", "AnalysisMade.symbol"),
+            ("timeframe", "text", "bar length", "AnalysisMade.timeframe"),
+            ("at", "timestamptz", "UTC, close of the bar", "AnalysisMade.as_of"),
+            ("variant", "text", "name", "AnalysisMade.variant"),
+            ("decision", "text", "LONG, SHORT or HOLD", "AnalysisMade.decision"),
+            ("confidence", "numeric", "0 to 1", "AnalysisMade.confidence"),
+            ("horizon_bars", "integer", "bars", "AnalysisMade.horizon_bars"),
+            ("risk_reward", "numeric", "ratio", "AnalysisMade.risk_reward"),
+            ("model_provider", "text", "name", "AnalysisMade.model_provider"),
+            ("model_name", "text", "name", "AnalysisMade.model_name"),
+            ("temperature", "numeric", "", "AnalysisMade.temperature"),
+            ("agent_version", "text", "version", "AnalysisMade.agent_version"),
+            ("graph_version", "text", "version", "AnalysisMade.graph_version"),
+            ("thread_id", "text", "id", "AnalysisMade.thread_id"),
+            ("checkpoint_id", "text", "id", "AnalysisMade.checkpoint_id"),
+            ("state_snapshot", "text", "JSON", "AnalysisMade.state_snapshot"),
+            ("window_digest", "text", "SHA-256", "AnalysisMade.window_digest"),
+            ("position", "bigint", "place in the log", "position of AnalysisMade"),
+        )
+    ),
+)
+
+DECISIONS = _table(
+    "decisions",
+    "One row per opinion a run consulted, and whether the price went its way in the four hours after it.",
+    "symbol at",
+    ("symbol", "text", "", "AnalysisMade.symbol"),
+    ("at", "timestamptz", "UTC, close of the bar", "AnalysisMade.as_of"),
+    ("analysis_id", "text", "id", "AnalysesConsulted.analyses"),
+    ("decision", "text", "LONG, SHORT, FLAT or HOLD", "AnalysisMade.decision"),
+    ("confidence", "numeric", "0 to 1", "AnalysisMade.confidence"),
+    ("close", "numeric", "quote currency", "bars"),
+    ("close_4h", "numeric", "quote currency, null without a bar closing then", "bars"),
+    ("price_return", "double precision", "fraction, close_4h / close - 1", "bars"),
+    ("was_right", "boolean", "null for HOLD, FLAT and unknown", "decision and price_return"),
+)
+
+EQUITY = _table(
+    "equity",
+    "One row per instant at which a bar of the run closed.",
+    "at",
+    ("at", "timestamptz", "UTC", "bars"),
+    ("equity", "numeric", "account currency", "fills and bars"),
+    ("cash", "numeric", "account currency", "fills"),
+    ("drawdown", "double precision", "fraction of the highest equity so far, 0 or negative", "equity"),
+)
+
+METRICS = _table(
+    "metrics",
+    "One row per run. The conventions are stated in the metrics module; undefined is null.",
+    "",
+    *(
+        (name, kind, unit, "equity and trades")
+        for name, kind, unit in (
+            ("total_trades", "bigint", "count of closed trades"),
+            ("open_trades", "bigint", "count"),
+            ("win_rate", "double precision", "fraction of closed trades"),
+            ("profit_factor", "double precision", "gross profit / gross loss"),
+            ("expectancy", "double precision", "account currency per closed trade"),
+            ("gross_profit", "double precision", "account currency"),
+            ("gross_loss", "double precision", "account currency"),
+            ("total_pnl", "numeric", "account currency, final equity - start"),
+            ("total_return", "double precision", "fraction"),
+            ("sharpe_ratio", "double precision", "annualised, daily returns"),
+            ("sortino_ratio", "double precision", "annualised, daily returns"),
+            ("volatility", "double precision", "annualised fraction"),
+            ("max_drawdown", "double precision", "fraction, per bar"),
+            ("cagr", "double precision", "fraction per year"),
+            ("calmar_ratio", "double precision", "cagr / |max_drawdown|"),
+            ("days", "bigint", "count of daily returns"),
+            ("annualisation", "bigint", "periods per year"),
+            ("final_equity", "numeric", "account currency"),
+            ("fees", "numeric", "account currency"),
+        )
+    ),
+)
+
+TABLES: tuple[Table, ...] = (
+    RUNS,
+    PORTFOLIO,
+    POSITIONS,
+    SIGNALS,
+    RISK_DECISIONS,
+    ORDERS,
+    FILLS,
+    TRADES,
+    ANALYSES,
+    DECISIONS,
+    EQUITY,
+    METRICS,
+)
+
+
+def ddl(schema: str) -> str:
+    """The statements that create all tables, the log's view and the progress row in an empty schema."""
+    statements = [f"CREATE SCHEMA {schema};"]
+    for table in TABLES:
+        columns = ", ".join(f"{column.name} {column.kind}" for column in table.columns)
+        statements.append(f"CREATE TABLE {schema}.{table.name} ({columns}, PRIMARY KEY ({', '.join(table.key)}));")
+    statements += [
+        f"CREATE INDEX ON {schema}.orders (symbol, placed_at);",
+        f"CREATE INDEX ON {schema}.trades (symbol, entry_at);",
+        f"CREATE INDEX ON {schema}.signals (analysis_id);",
+        f"CREATE INDEX ON {schema}.analyses (symbol, at);",
+        f"CREATE TABLE {schema}.progress (version integer NOT NULL, position bigint NOT NULL, "
+        "updated_at timestamptz NOT NULL);",
+        f"INSERT INTO {schema}.progress VALUES ({VERSION}, 0, now());",
+        f"CREATE VIEW {schema}.event_log AS SELECT l.*, r.environment, r.run_id FROM quantagent.event_log l "
+        f"LEFT JOIN {schema}.runs r ON r.run_id = l.metadata ->> 'correlation';",
+    ]
+    return "\n".join(statements)
+
+
+def document() -> str:
+    """`docs/read-models.md`."""
+    lines = [
+        "# Read models",
+        "",
+        f"The tables of schema `{SCHEMA}` (version {VERSION}). They are projected from the log and the bars, never "
+        "written by hand; `quantagent projections rebuild` makes them anew and compares row for row. All times are "
+        "UTC. This page is generated from `projections/tables.py` by `make docs`.",
+        "",
+        "`event_log` is a view: every event of the log with its payload and metadata as JSON, its run and environment.",
+        "",
+    ]
+    for table in TABLES:
+        lines += [f"## {table.name}", "", f"{table.about} Key: {', '.join(table.key)}.", ""]
+        lines += ["| column | type | unit | source |", "| --- | --- | --- | --- |"]
+        lines += [f"| {c.name} | {c.kind} | {c.unit} | {c.source} |" for c in table.columns]
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""Round trips: from flat to flat, or to the other side. Partial closes and additions belong to their trade."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+
+from engine.book import Book
+from engine.events import BookEvent, OrderFilled, OrderPlaced, SignalRaised
+from engine.money import ZERO, add, div, mul, part_of, size, sub
+from projections import tables
+from projections.tables import Row, Table
+
+
+class Trade(msgspec.Struct):
+    """A round trip so far. Amounts in account currency; gross before, fees of both sides."""
+
+    symbol: str
+    direction: str
+    entry_order_id: str
+    entry_at: datetime
+    quantity: Decimal = ZERO
+    bought_units: Decimal = ZERO
+    entry_notional: Decimal = ZERO
+    exit_units: Decimal = ZERO
+    exit_notional: Decimal = ZERO
+    gross_pnl: Decimal = ZERO
+    fees: Decimal = ZERO
+    exit_at: datetime | None = None
+    exit_order_id: str | None = None
+    exit_reason: str | None = None
+
+    @property
+    def net_pnl(self) -> Decimal:
+        return sub(self.gross_pnl, self.fees)
+
+
+class TradesView:
+    """Folds fills into trades. A reversing fill ends one trade and begins the next, its commission shared by units."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Trade] = {}
+        self._sources: dict[str, str] = {}
+        self.closed: list[Trade] = []
+
+    @property
+    def open(self) -> list[Trade]:
+        return list(self._open.values())
+
+    def note(self, event: BookEvent) -> None:
+        """Remembers which signal's source an order came from: it tells why a trade was ended."""
+        if isinstance(event, SignalRaised):
+            self._sources[event.signal_id] = event.source
+        elif isinstance(event, OrderPlaced):
+            self._sources[event.order_id] = self._sources.pop(event.signal_id)
+
+    def apply(self, fill: OrderFilled, before: Book, after: Book) -> Iterator[tuple[Table, Row]]:
+        multiplier = after.instruments[fill.symbol].multiplier
+        held = before.held(fill.symbol)
+        closing = ZERO if held * fill.side.sign >= 0 else min(fill.quantity, size(held))
+        if closing > 0:
+            trade = self._open[fill.symbol]
+            self._exit(trade, fill, closing, sub(after.realised, before.realised), flat=closing == size(held))
+            yield tables.TRADES, _row(trade, multiplier)
+        opening = sub(fill.quantity, closing)
+        if opening > 0:
+            trade = self._open.get(fill.symbol) or self._begin(fill)
+            _enter(trade, fill, opening, size(after.held(fill.symbol)))
+            yield tables.TRADES, _row(trade, multiplier)
+
+    def _begin(self, fill: OrderFilled) -> Trade:
+        direction = "LONG" if fill.side.sign > 0 else "SHORT"
+        trade = Trade(fill.symbol, direction, fill.order_id, fill.at)
+        self._open[fill.symbol] = trade
+        return trade
+
+    def _exit(self, trade: Trade, fill: OrderFilled, units: Decimal, realised: Decimal, *, flat: bool) -> None:
+        trade.exit_units = add(trade.exit_units, units)
+        trade.exit_notional = add(trade.exit_notional, _share(fill.notional, units, fill.quantity))
+        trade.gross_pnl = add(trade.gross_pnl, realised)
+        trade.fees = add(trade.fees, _share(fill.commission, units, fill.quantity))
+        trade.exit_order_id, trade.exit_reason = fill.order_id, self._sources.get(fill.order_id)
+        if flat:
+            trade.exit_at = fill.at
+            self.closed.append(self._open.pop(fill.symbol))
+
+
+def _enter(trade: Trade, fill: OrderFilled, units: Decimal, held: Decimal) -> None:
+    trade.bought_units = add(trade.bought_units, units)
+    trade.entry_notional = add(trade.entry_notional, _rest(fill.notional, units, fill.quantity))
+    trade.fees = add(trade.fees, _rest(fill.commission, units, fill.quantity))
+    trade.quantity = max(trade.quantity, held)
+
+
+def _share(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
+    """The closing units' share of an amount."""
+    return amount if units == whole else part_of(amount, units, whole)
+
+
+def _rest(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
+    """What the closing units leave to the opening ones: so that both together are the amount, exactly."""
+    return amount if units == whole else sub(amount, part_of(amount, sub(whole, units), whole))
+
+
+def _row(trade: Trade, multiplier: Decimal) -> Row:
+    closed = trade.exit_at is not None
+    return {
+        "trade_id": trade.entry_order_id,
+        "symbol": trade.symbol,
+        "direction": trade.direction,
+        "status": "closed" if closed else "open",
+        "entry_at": trade.entry_at,
+        "exit_at": trade.exit_at,
+        "quantity": trade.quantity,
+        "entry_price": div(trade.entry_notional, mul(trade.bought_units, multiplier)),
+        "exit_price": div(trade.exit_notional, mul(trade.exit_units, multiplier)) if trade.exit_units else None,
+        "gross_pnl": trade.gross_pnl,
+        "fees": trade.fees,
+        "net_pnl": trade.net_pnl,
+        "entry_order_id": trade.entry_order_id,
+        "exit_order_id": trade.exit_order_id,
+        "exit_reason": trade.exit_reason if closed else None,
+    }

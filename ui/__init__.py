@@ -1,0 +1,1 @@
+"""Every way in: commands, dashboard, daemon, and the one place that puts the parts together (`compose`)."""

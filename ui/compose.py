@@ -1,0 +1,230 @@
+"""Puts the parts together: the one module that knows them all.
+
+Everything above it (commands, pages, the daemon, the Python door) asks here for what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from analysis.analyst import check_variant, opinions
+from engine import runs
+from engine.config import RunConfig
+from engine.errors import NotFound
+from engine.events import Environment, RunRequested
+from engine.feed import Bars
+from engine.feed.catalogue import Catalogue
+from engine.feed.signals import ImportedAnalyst, check_signals_fit, load_signals, read_signals, save_signals
+from engine.market import Bar, Symbol, Timeframe
+from engine.session import Analyst
+from engine.store import Store
+from engine.store.migrations import migrate
+from engine.store.postgres import PostgresStore
+from projections.queries import Queries
+from projections.runner import Runner
+from ui import profiles
+from ui.settings import Settings, from_environment
+
+Tell = Callable[[str, int, int], None]
+"""Hears of progress: what is being done, how much is done, of how much."""
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    del what, done, total
+
+
+class App(NamedTuple):
+    """One opened system: the log, the bars, and where they are."""
+
+    settings: Settings
+    dsn: str
+    store: Store
+    catalogue: Bars
+
+    def runner(self) -> Runner:
+        return Runner(self.store, self.catalogue, self.dsn)
+
+    def queries(self) -> Queries:
+        """The read tables, caught up with the log."""
+        self.runner().catch_up()
+        return Queries(self.dsn)
+
+
+@contextmanager
+def open_app(settings: Settings | None = None) -> Generator[App]:
+    """Opens the database (the embedded one is started if need be), sets it up if it is new, and closes it after."""
+    settings = settings or from_environment()
+    with _server(settings) as dsn:
+        migrate(dsn)
+        with PostgresStore(dsn) as store:
+            yield App(settings, dsn, store, Catalogue(dsn))
+
+
+@contextmanager
+def _server(settings: Settings) -> Generator[str]:
+    if settings.dsn:
+        yield settings.dsn
+        return
+    from engine.store.embedded import EmbeddedPostgres, default_home
+
+    with EmbeddedPostgres(settings.home or default_home()) as dsn:
+        yield dsn
+
+
+class Question(NamedTuple):
+    """What a backtest asks. Without symbols: all the catalogue holds in the timeframe; without bounds: all bars."""
+
+    symbols: Sequence[Symbol] = ()
+    timeframe: Timeframe = Timeframe.H1
+    start: datetime | None = None
+    end: datetime | None = None
+    profile: str = profiles.DEFAULT
+    variant: str = "rules"
+    signals: Path | None = None
+    label: str = ""
+
+
+class Answer(NamedTuple):
+    """A finished run, and how many analyses were made for it and how many were found stored."""
+
+    result: runs.Result
+    analyses_made: int
+    analyses_found: int
+
+
+class Setup(NamedTuple):
+    """A question resolved against the catalogue: the very bars, their digest and range, the frozen configuration."""
+
+    config: RunConfig
+    bars: list[list[Bar]]
+    dataset_digest: str
+    start: datetime
+    end: datetime
+
+
+def backtest(app: App, question: Question, tell: Tell = _silent) -> Answer:
+    """Makes the analyses that are missing, runs the session over the bars, and brings the read models up to date."""
+    ready = _set_up(app, question)
+    symbols, timeframe = ready.config.symbols, ready.config.timeframe
+    total = sum(map(len, ready.bars))
+    made = found = 0
+    if question.signals is not None:
+        file = read_signals(question.signals)
+        check_signals_fit(file, ready.bars)
+        save_signals(app.store, app.dsn, file, app.settings.actor)
+        analyst: Analyst = ImportedAnalyst(file)
+        variant = file.variant
+    else:
+        variant = check_variant(question.variant)
+        formed = opinions(
+            app.store,
+            app.catalogue,
+            symbols,
+            timeframe,
+            question.start,
+            question.end,
+            actor=app.settings.actor,
+            progress=lambda done: tell("analyses", done, total),
+        )
+        analyst, made, found = formed, formed.made, formed.found
+    requested = runs.request(
+        Environment.BACKTEST,
+        ready.config,
+        profile=question.profile,
+        dataset_digest=ready.dataset_digest,
+        variant=variant,
+        start=ready.start,
+        end=ready.end,
+        label=question.label,
+    )
+    result = _perform(app, requested, ready.bars, analyst, tell)
+    return Answer(result, made, found)
+
+
+def replay(app: App, run: str, profile: str | None = None, tell: Tell = _silent) -> Answer:
+    """Runs the stored analyses of a run again, under its own configuration or another profile. Makes no analysis."""
+    source = runs.find(app.store, run)
+    config = source.config
+    if profile is not None:
+        config = profiles.resolve(profiles.find(app.store, profile), config.instruments, config.timeframe)
+    bars = [app.catalogue.bars(symbol, config.timeframe, source.start, source.end) for symbol in config.symbols]
+    digest = app.catalogue.digest(config.symbols, config.timeframe, source.start, source.end)
+    runs.check_same_bars(source, digest)
+    total = sum(map(len, bars))
+    analyst = runs.stored_opinions(
+        app.store,
+        source,
+        lambda variant: load_signals(app.store, app.dsn, variant),
+        lambda done: tell("stored analyses", done, total),
+    )
+    requested = runs.request(
+        Environment.REPLAY,
+        config,
+        profile=profile or source.profile,
+        dataset_digest=digest,
+        variant=source.variant,
+        start=source.start,
+        end=source.end,
+        of_run=source.run_id,
+    )
+    return Answer(_perform(app, requested, bars, analyst, tell), 0, total)
+
+
+def find_run(app: App, prefix: str) -> RunRequested:
+    """The run whose id begins with `prefix`; `latest` is the newest."""
+    if prefix == "latest":
+        return runs.latest(app.store)
+    return runs.find(app.store, prefix)
+
+
+def _set_up(app: App, question: Question) -> Setup:
+    symbols = tuple(question.symbols) or _all_symbols(app, question.timeframe)
+    instruments = [app.catalogue.instrument(symbol) for symbol in symbols]
+    profile = profiles.find(app.store, question.profile)
+    config = profiles.resolve(profile, instruments, question.timeframe)
+    bars = [app.catalogue.bars(symbol, question.timeframe, question.start, question.end) for symbol in symbols]
+    return Setup(
+        config=config,
+        bars=bars,
+        dataset_digest=app.catalogue.digest(symbols, question.timeframe, question.start, question.end),
+        start=question.start or min(series[0].opened_at for series in bars),
+        end=question.end or max(series[-1].closed_at for series in bars),
+    )
+
+
+def _all_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
+    symbols = tuple(held.symbol for held in app.catalogue.listing() if held.timeframe is timeframe)
+    if not symbols:
+        raise NotFound(
+            f"the catalogue holds no {timeframe} bars: run `quantagent data sample`, or import a file with "
+            "`quantagent data import FILE --symbol S --timeframe 1h`."
+        )
+    return symbols
+
+
+def _perform(
+    app: App, requested: RunRequested, bars: Sequence[Sequence[Bar]], analyst: Analyst, tell: Tell
+) -> runs.Result:
+    total = sum(map(len, bars))
+    result = runs.perform(
+        app.store,
+        requested,
+        bars,
+        analyst,
+        actor=app.settings.actor,
+        progress=lambda done: tell("bars", done, total),
+    )
+    head = app.store.head()
+    app.runner().catch_up(lambda done: tell("read models", min(done, head), head))
+    return result
+
+
+def load_sample(app: App) -> int:
+    """Imports the bundled sample; returns how many of its bars were new."""
+    from engine.feed.sample import load_sample as load
+
+    return sum(added.new for added in load(app.catalogue, actor=app.settings.actor).values())
