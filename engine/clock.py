@@ -5,8 +5,7 @@ Market time comes from bars and is an argument everywhere; this clock serves met
 
 from __future__ import annotations
 
-import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -16,13 +15,11 @@ def now() -> datetime:
 
 
 class Clock(Protocol):
-    """What a daemon needs of time: the instant, and to wait for one."""
+    """What a daemon needs of time: the market's instant, and when on the wall a market instant comes."""
 
     def now(self) -> datetime: ...
 
-    def wait_until(self, instant: datetime, stop: threading.Event) -> bool:
-        """Waits until `instant` or until `stop` is set; true when the instant came."""
-        ...
+    def wall_time(self, instant: datetime) -> datetime: ...
 
 
 class WallClock:
@@ -31,26 +28,26 @@ class WallClock:
     def now(self) -> datetime:
         return now()
 
-    def wait_until(self, instant: datetime, stop: threading.Event) -> bool:
-        return not stop.wait(max(0.0, (instant - self.now()).total_seconds()))
+    def wall_time(self, instant: datetime) -> datetime:
+        return instant
 
 
 class AcceleratedClock:
-    """Time that starts at `start` and runs `speed` times as fast as the wall's; 0 means without waiting."""
+    """Market time that starts at `start` and runs `speed` times as fast as the wall's.
+
+    Speed 0 waits for nothing: every instant has come as soon as it is asked for.
+    """
 
     def __init__(self, start: datetime, speed: float) -> None:
         self._start, self._speed = start, speed
         self._began = now()
-        self._latest = start
 
     def now(self) -> datetime:
         if self._speed <= 0:
-            return self._latest
+            return datetime.max.replace(tzinfo=UTC)
         return self._start + (now() - self._began) * self._speed
 
-    def wait_until(self, instant: datetime, stop: threading.Event) -> bool:
-        self._latest = max(self._latest, instant)
+    def wall_time(self, instant: datetime) -> datetime:
         if self._speed <= 0:
-            return not stop.is_set()
-        left: timedelta = (instant - self.now()) / self._speed
-        return not stop.wait(max(0.0, left.total_seconds()))
+            return now()
+        return self._began + (instant - self._start) / self._speed

@@ -274,11 +274,14 @@ class TradingResumed(Fact, frozen=True):
 
 
 class SlotClaimed(Fact, frozen=True):
+    """`claimed_by` names the process, so that of two that claim one slot only the first succeeds."""
+
     account: str
     timeframe: str
     due_at: datetime
     symbols: tuple[Symbol, ...]
     run_id: str
+    claimed_by: str
 
 
 class SlotCompleted(Fact, frozen=True):

@@ -30,3 +30,12 @@ def signal_id(symbol: Symbol, at: datetime, n: int = 1) -> str:
 
 def order_id(symbol: Symbol, at: datetime, n: int = 1) -> str:
     return f"order-{symbol}-{instant_text(at)}-{n}"
+
+
+def trade_id(entry_order_id: str) -> str:
+    """A round trip is named after the order that began it."""
+    return "trade-" + entry_order_id.removeprefix("order-")
+
+
+def entry_order_of(trade: str) -> str:
+    return "order-" + trade.removeprefix("trade-")

@@ -21,7 +21,7 @@ class Queries:
     """A read-only view of the read tables through one connection. Close it when done."""
 
     def __init__(self, dsn: str) -> None:
-        self._conn: psycopg.Connection[dict[str, Any]] = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+        self._conn = psycopg.Connection[dict[str, Any]].connect(dsn, autocommit=True, row_factory=dict_row)
         self._conn.execute("SET default_transaction_read_only = on")
         self._conn.execute(SQL("SET statement_timeout = {}").format(STATEMENT_TIMEOUT))
         self._conn.execute("SET TIME ZONE 'UTC'")

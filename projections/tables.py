@@ -149,7 +149,7 @@ TRADES = _table(
     "trades",
     "One row per round trip, from flat to flat or to the other side. Net P&L is after the commissions of both sides.",
     "trade_id",
-    ("trade_id", "text", "id of the entry order", "OrderFilled"),
+    ("trade_id", "text", "id, from its entry order", "OrderFilled"),
     ("symbol", "text", "", "OrderFilled.symbol"),
     ("direction", "text", "LONG or SHORT", "OrderFilled.side"),
     ("status", "text", "open or closed", "OrderFilled"),

@@ -11,6 +11,7 @@ import msgspec
 from engine.book import Book
 from engine.events import BookEvent, OrderFilled, OrderPlaced, SignalRaised
 from engine.money import ZERO, add, div, mul, part_of, size, sub
+from engine.orders import trade_id
 from projections import tables
 from projections.tables import Row, Table
 
@@ -108,7 +109,7 @@ def _rest(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
 def _row(trade: Trade, multiplier: Decimal) -> Row:
     closed = trade.exit_at is not None
     return {
-        "trade_id": trade.entry_order_id,
+        "trade_id": trade_id(trade.entry_order_id),
         "symbol": trade.symbol,
         "direction": trade.direction,
         "status": "closed" if closed else "open",

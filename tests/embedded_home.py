@@ -101,8 +101,14 @@ def stopped(home: Path) -> bool:
 def watchdogs(home: Path) -> list[psutil.Process]:
     """The watchdogs of a home, found by their arguments."""
     folder = str(embedded(home).status().data.parent)
-    listed = psutil.process_iter(["cmdline"])
-    return [p for p in listed if "engine.store.embedded_watch" in (a := p.info["cmdline"] or []) and folder in a]
+    return [p for p in psutil.process_iter() if {"engine.store.embedded_watch", folder} <= set(_arguments(p))]
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _end(home: Path) -> None:

@@ -27,10 +27,10 @@ from engine.store.embedded_socket import PATH_BYTES_MAX
 from engine.store.embedded_upgrade import upgrade_major
 from engine.store.embedded_user import ServiceUser, service_user
 from tests.embedded_home import (
-    begun_process,
-    dsn_of,
     LINGER_S,
     SOURCES,
+    begun_process,
+    dsn_of,
     embedded,
     environment,
     eventually,
@@ -81,8 +81,8 @@ def test_a_new_home_gets_a_private_server_with_a_portable_locale(home: Path) -> 
 
 
 def test_commits_reach_the_disk_unless_the_caller_says_otherwise(home: Path) -> None:
-    embedded(home).start()
-    embedded(home).stop(force=True)
+    with embedded(home):
+        pass
     assert stopped(home)
     with EmbeddedPostgres(home, linger_s=LINGER_S) as dsn:
         assert rows(dsn, "select current_setting('fsync'), current_setting('synchronous_commit')") == [("on", "on")]
@@ -150,7 +150,8 @@ def test_a_killed_watchdog_is_replaced_by_the_next_command(home: Path) -> None:
 
 
 def test_a_kept_server_runs_without_users_until_it_is_stopped(home: Path) -> None:
-    embedded(home, linger_s=float("inf")).start()
+    with embedded(home, linger_s=float("inf")):
+        pass
     with user_process(home):
         pass
     time.sleep(4 * LINGER_S)
@@ -228,8 +229,14 @@ def test_a_long_path_gets_its_socket_elsewhere_and_private() -> None:
 
 
 def test_a_path_may_hold_spaces_quotes_and_percent_signs() -> None:
-    with new_home('a b\'c %41 "d"') as home, embedded(home) as dsn:
+    with new_home("a b'c %41 é") as home, embedded(home) as dsn:
         assert rows(dsn, "select 1") == [(1,)]
+
+
+def test_a_path_that_a_shell_would_read_otherwise_is_refused() -> None:
+    for wrong in ('a"b', "a$HOME", "a`id`", "a\\b"):
+        with pytest.raises(BadInput, match="QUANTAGENT_HOME"):
+            EmbeddedPostgres(Path("/tmp") / wrong)
 
 
 def test_a_data_folder_of_another_major_version_is_refused(home: Path) -> None:
@@ -310,16 +317,20 @@ def test_root_keeps_the_modes_of_folders_above_and_works_around_them() -> None:
 def test_programs_that_the_servers_user_cannot_reach_are_copied_once(home: Path) -> None:
     closed, state = home / "closed", home / "state"
     closed.mkdir(mode=0o700)
-    whole = find_binaries({}).folder.parent
-    shutil.copytree(whole / "bin", closed / "pg" / "bin", symlinks=True)
-    shutil.copytree(whole / "share", closed / "pg" / "share", symlinks=True)
+    original = find_binaries({})
+    package = original.folder.parents[1]
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        if part.exists():
+            shutil.copytree(part, closed / part.name, symlinks=True)
+    hidden = Binaries.at(closed / original.folder.relative_to(package.parent))
     nobody = ServiceUser.named("nobody")
     assert nobody is not None
-    copy = reachable(Binaries.at(closed / "pg" / "bin"), nobody, state)
+    copy = reachable(hidden, nobody, state)
     assert copy.folder.is_relative_to(state)
-    assert nobody.reaches(copy.folder / "postgres")
+    for program in ("postgres", "initdb", "pg_ctl", "psql", "pg_dump"):
+        subprocess.run([copy.folder / program, "--version"], check=True, capture_output=True, **nobody.run_as)
     made = copy.folder.stat().st_ino
-    assert reachable(Binaries.at(closed / "pg" / "bin"), nobody, state).folder.stat().st_ino == made
+    assert reachable(hidden, nobody, state).folder.stat().st_ino == made
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
 
@@ -390,7 +401,9 @@ def test_an_upgrade_carries_every_row_and_role_over_and_keeps_the_old_folder(
     monkeypatch.setenv("QUANTAGENT_PG_BINDIR", str(OLD_BINARIES))
     old = embedded(home)
     fill(old.start())
-    rows(old.start(), "create role reader; grant select on t to reader; select 1")
+    with psycopg.connect(old.start()) as conn:
+        conn.execute("create role reader")
+        conn.execute("grant select on t to reader")
     monkeypatch.delenv("QUANTAGENT_PG_BINDIR")
     with pytest.raises(StoreUnavailable, match="in use"):
         upgrade_major(embedded(home).server(), {"QUANTAGENT_PG_OLD_BINDIR": str(OLD_BINARIES)}, print)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from analysis.analyst import check_variant, opinions
 from engine import runs
@@ -33,7 +33,7 @@ Tell = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much is done, of how much."""
 
 
-def _silent(what: str, done: int, total: int) -> None:
+def silent(what: str, done: int, total: int) -> None:
     del what, done, total
 
 
@@ -106,9 +106,9 @@ class Setup(NamedTuple):
     end: datetime
 
 
-def backtest(app: App, question: Question, tell: Tell = _silent) -> Answer:
+def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
     """Makes the analyses that are missing, runs the session over the bars, and brings the read models up to date."""
-    ready = _set_up(app, question)
+    ready = set_up(app, question)
     symbols, timeframe = ready.config.symbols, ready.config.timeframe
     total = sum(map(len, ready.bars))
     made = found = 0
@@ -145,7 +145,7 @@ def backtest(app: App, question: Question, tell: Tell = _silent) -> Answer:
     return Answer(result, made, found)
 
 
-def replay(app: App, run: str, profile: str | None = None, tell: Tell = _silent) -> Answer:
+def replay(app: App, run: str, profile: str | None = None, tell: Tell = silent) -> Answer:
     """Runs the stored analyses of a run again, under its own configuration or another profile. Makes no analysis."""
     source = runs.find(app.store, run)
     config = source.config
@@ -181,7 +181,7 @@ def find_run(app: App, prefix: str) -> RunRequested:
     return runs.find(app.store, prefix)
 
 
-def _set_up(app: App, question: Question) -> Setup:
+def set_up(app: App, question: Question) -> Setup:
     symbols = tuple(question.symbols) or _all_symbols(app, question.timeframe)
     instruments = [app.catalogue.instrument(symbol) for symbol in symbols]
     profile = profiles.find(app.store, question.profile)
@@ -228,3 +228,19 @@ def load_sample(app: App) -> int:
     from engine.feed.sample import load_sample as load
 
     return sum(added.new for added in load(app.catalogue, actor=app.settings.actor).values())
+
+
+def latest_opinion(app: App, symbol: Symbol, timeframe: Timeframe, end: datetime | None = None) -> dict[str, Any]:
+    """The analysis of the latest bar of a symbol, made now unless it is stored."""
+    bar = app.catalogue.bars(symbol, timeframe, None, end)[-1]
+    formed = opinions(app.store, app.catalogue, [symbol], timeframe, bar.opened_at, end, actor=app.settings.actor)
+    wish = formed.wish(bar)
+    return {
+        "symbol": symbol,
+        "at": bar.closed_at,
+        "decision": wish.direction.value,
+        "confidence": wish.confidence,
+        "horizon_bars": wish.horizon_bars,
+        "analysis_id": wish.analysis_id,
+        "made": formed.made == 1,
+    }

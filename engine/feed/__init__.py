@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import msgspec
-
 from engine.market import Bar, Instrument, Symbol, Timeframe
 
 if TYPE_CHECKING:
@@ -25,14 +23,14 @@ class Added(NamedTuple):
     known: int
 
 
-class Held(msgspec.Struct, frozen=True):
+class Held(NamedTuple):
     """What a catalogue holds of one symbol and timeframe, from the first open to the last close."""
 
     symbol: Symbol
     timeframe: Timeframe
     first: datetime
     last: datetime
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride] - what a person would call it
 
 
 class Refused(NamedTuple):

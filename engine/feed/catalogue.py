@@ -55,12 +55,19 @@ _INCOMING: LiteralString = """
     ) ON COMMIT DROP
 """
 
+# One look into the primary key per bar, whatever the planner knows: fresh tables have no statistics, and the join it
+# then chooses compares every bar with every other.
 _FIRST_CONFLICT: LiteralString = """
-    SELECT opened_at, stored.open, stored.high, stored.low, stored.close, stored.volume
-    FROM incoming JOIN quantagent.current_bars AS stored USING (symbol, timeframe, opened_at)
-    WHERE stored.symbol = %(symbol)s AND stored.timeframe = %(timeframe)s
-      AND (incoming.open, incoming.high, incoming.low, incoming.close, incoming.volume)
-          <> (stored.open, stored.high, stored.low, stored.close, stored.volume)
+    SELECT opened_at, stored.*
+    FROM incoming CROSS JOIN LATERAL (
+        SELECT bars.open, bars.high, bars.low, bars.close, bars.volume
+        FROM quantagent.bars
+        WHERE (bars.symbol, bars.timeframe, bars.opened_at)
+            = (incoming.symbol, incoming.timeframe, incoming.opened_at)
+        ORDER BY revision DESC LIMIT 1
+    ) AS stored
+    WHERE (incoming.open, incoming.high, incoming.low, incoming.close, incoming.volume)
+       <> (stored.open, stored.high, stored.low, stored.close, stored.volume)
     ORDER BY opened_at LIMIT 1
 """
 
@@ -70,11 +77,7 @@ _STORE_NEW: LiteralString = """
     SELECT symbol, timeframe, opened_at, opened_at + %(duration)s, open, high, low, close, volume,
            %(learned_at)s, %(source)s
     FROM incoming
-    WHERE NOT EXISTS (
-        SELECT FROM quantagent.bars AS stored
-        WHERE stored.symbol = incoming.symbol AND stored.timeframe = incoming.timeframe
-          AND stored.opened_at = incoming.opened_at
-    )
+    ON CONFLICT DO NOTHING
 """
 
 _FIRST_OVERLAP: LiteralString = """

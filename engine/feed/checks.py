@@ -64,6 +64,11 @@ def fault_after(last: Bar, bar: Bar) -> str | None:
     return None
 
 
+def still_forming(bar: Bar) -> str:
+    """Why a bar is not known yet, as the end of a sentence."""
+    return f"the bar closes only at {time_text(bar.closed_at)} and is known only then; leave it out"
+
+
 def check_series(symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], learned_at: datetime) -> None:
     """Raises `BadInput` unless these are closed, possible bars of one symbol, in order, without overlap."""
     check_symbol(symbol)
@@ -73,7 +78,7 @@ def check_series(symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], lear
         if bar.symbol != symbol:
             fault = f"it is a bar of {bar.symbol}"
         elif bar.closed_at > learned_at:
-            fault = f"it closes only at {time_text(bar.closed_at)}; a bar is known once it has closed, leave it out"
+            fault = still_forming(bar)
         if fault:
             raise BadInput(f"{symbol} {timeframe} at {time_text(bar.opened_at)} cannot be stored: {fault}.")
         last = bar

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.errors import BadInput
 from engine.feed import Refused
-from engine.feed.checks import fault_after, fault_in
+from engine.feed.checks import fault_after, fault_in, still_forming
 from engine.market import Bar, Symbol, Timeframe, check_symbol
 from engine.money import PLACES, ZERO, exact
 
@@ -39,9 +39,11 @@ class FileBars(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """A file as text: its column names, and its rows with the number a person would look for."""
+    """A file as text: its column names, and its rows with the number a person would look for,
+    counted in `unit`s."""
 
     name: str
+    unit: str
     columns: list[str]
     rows: Iterator[tuple[int, list[str]]]
 
@@ -65,13 +67,14 @@ def read_bars(
     timeframe: Timeframe,
     *,
     zone: str | None = None,
+    learned_at: datetime | None = None,
     accept_valid: bool = False,
 ) -> FileBars:
     """The bars of a CSV or Parquet file, stamped with their open.
 
     Columns: a time (`opened_at`, `ts`, `ts_utc`, `datetime`, `timestamp`, `date` or `time`), open, high, low, close,
     and volume if there is one (else it is 0), in any case and order; others are ignored. `zone` (an IANA name) is
-    where times without an offset were written.
+    where times without an offset were written. Bars that close after `learned_at` were still forming: unusable.
 
     Raises `BadInput` for a file that is no table of bars and for the first unusable row; with `accept_valid`, unusable
     rows are left out and returned.
@@ -88,6 +91,8 @@ def read_bars(
             fault = fault_in(bar, timeframe) or (fault_after(bars[-1], bar) if bars else None)
             if fault:
                 raise _Unusable(fault)
+            if learned_at is not None and bar.closed_at > learned_at:
+                raise _Unusable(still_forming(bar))
             bars.append(bar)
         except _Unusable as why:
             refused.append(Refused(number, ",".join(cells), str(why)))
@@ -95,8 +100,8 @@ def read_bars(
         row, _, reason = refused[0]
         others = f" ({len(refused)} rows are unusable in all)" if len(refused) > 1 else ""
         raise BadInput(
-            f"{table.name}, line {row}: {reason}{others}. Nothing was taken; correct the file, or take the usable rows "
-            "with --accept-valid."
+            f"{table.name}, {table.unit} {row}: {reason}{others}. Nothing was taken; correct the file, "
+            "or take the usable rows with --accept-valid."
         )
     if not bars:
         raise BadInput(f"{table.name} holds no usable bar: it has {len(refused)} rows below its header, none usable.")
@@ -203,7 +208,7 @@ def _csv(name: str, content: bytes) -> _Table:
         raise BadInput(f"{name} is neither CSV text in UTF-8 nor a Parquet file: export the bars as one of them.")
     rows = _csv_rows(name, text)
     for _, columns in rows:
-        return _Table(name, columns, rows)
+        return _Table(name, "line", columns, rows)
     raise AssertionError("unreachable: the content is not blank")
 
 
@@ -232,7 +237,9 @@ def _parquet(name: str, content: bytes) -> _Table:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise BadInput(f"{name} is not a readable Parquet file: {reason}. Write it anew, or as CSV.") from None
     rows = zip(*(column.fill_null("").to_list() for column in texts), strict=True)
-    return _Table(name, [column.name for column in texts], ((at, list(cells)) for at, cells in enumerate(rows, 1)))
+    return _Table(
+        name, "row", [column.name for column in texts], ((at, list(cells)) for at, cells in enumerate(rows, 1))
+    )
 
 
 def _time_texts(column: pl.Series) -> pl.Series:

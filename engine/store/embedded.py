@@ -55,6 +55,7 @@ class Status:
     kept: bool
     pid: int | None
     version: str
+    programs: Path
     data: Path
     socket: Path | None
     users: int | None
@@ -86,7 +87,7 @@ class EmbeddedPostgres:
         fsync: bool = True,
         progress: Callable[[str], None] = print_to_stderr,
     ) -> None:
-        self._home = Path(home).expanduser().absolute()
+        self._home = _usable(Path(home).expanduser().absolute())
         self._linger_s = linger_s if linger_s == KEEP else _linger_s(os.environ, linger_s)
         self._fsync = fsync
         self._say = progress
@@ -130,6 +131,7 @@ class EmbeddedPostgres:
         server = self.server()
         if not server.cluster.exists():
             return StopResult(False, False, f"There is no database in {server.cluster.data}.")
+        make_folder(server.cluster.sup)
         with mutex(server.cluster):
             alone = try_lock(server.cluster.users)
             if alone is None and not force:
@@ -152,6 +154,7 @@ class EmbeddedPostgres:
             kept=running and cluster.keep.exists(),
             pid=file.pid if running else None,
             version=server.binaries.version,
+            programs=server.binaries.folder,
             data=cluster.data,
             socket=Path(file.socket_folder) if running and file.socket_folder else None,
             users=_users(cluster),
@@ -211,6 +214,13 @@ def locate(home: Path, major: int, say: Callable[[str], None]) -> tuple[Cluster,
         (away.root / "home").write_text(f"{home}\n")
         say(f"User {user.name}, who runs PostgreSQL for root, cannot reach {home}: the database is in {away.root}.")
     return away.cluster(major), user
+
+
+def _usable(home: Path) -> Path:
+    """PostgreSQL's `pg_ctl` hands its paths to a shell between double quotes; what has a meaning there is refused."""
+    if wrong := sorted(set('"$`\\\n') & set(str(home))):
+        raise BadInput(f"the home folder {home} has {wrong[0]!r} in its path: set QUANTAGENT_HOME to one without.")
+    return home
 
 
 def exec_psql(program: Path, dsn: str, arguments: list[str]) -> NoReturn:

@@ -96,25 +96,32 @@ def reachable(binaries: Binaries, user: ServiceUser | None, state: Path = SYSTEM
     """The same programs where `user` can run them: themselves, or a copy made once per version and content."""
     if user is None or user.reaches(binaries.folder / "postgres"):
         return binaries
+    installation = binaries.folder.parent
     digest = sha256((binaries.folder / "postgres").read_bytes()).hexdigest()[:12]
     copy = state / "postgres" / f"{binaries.version}-{digest}"
     if not copy.exists():
-        _copy(binaries.folder.parent, copy)
-    if not user.reaches(copy / "bin" / "postgres"):
+        _copy(installation, copy)
+    programs = copy / installation.parent.name / installation.name / "bin"
+    if not user.reaches(programs / "postgres"):
         raise BadInput(
-            f"user {user.name} can reach neither {binaries.folder} nor {copy}: set QUANTAGENT_PG_BINDIR to programs "
-            "that it can run, or QUANTAGENT_DSN to a running server."
+            f"user {user.name} can reach neither {binaries.folder} nor {programs}: set QUANTAGENT_PG_BINDIR to "
+            "programs that it can run, or QUANTAGENT_DSN to a running server."
         )
-    return Binaries(copy / "bin", binaries.version)
+    return Binaries(programs, binaries.version)
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copies an installation, readable for all; several processes may do so at once, the first to finish wins."""
+def _copy(installation: Path, target: Path) -> None:
+    """Copies an installation, readable for all; several processes may do so at once, the first to finish wins.
+
+    Programs find their libraries by relative paths, and a wheel's lie beside its package: names and places stay.
+    """
+    package = installation.parent
+    libraries = (package.with_name(f"{package.name}.libs"), package / ".dylibs")
     make_folder(target.parent)
     half = target.with_name(f"{target.name}.{os.getpid()}")
-    for part in ("bin", "lib", "share"):
-        if (source / part).is_dir():
-            shutil.copytree(source / part, half / part, symlinks=True)
+    for part in (installation / "bin", installation / "lib", installation / "share", *libraries):
+        if part.is_dir():
+            shutil.copytree(part, half / part.relative_to(package.parent), symlinks=True)
     for path in [half, *half.rglob("*")]:
         if not path.is_symlink():
             mode = path.stat().st_mode

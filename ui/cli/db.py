@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from engine.errors import BadInput, QuantagentError
-from engine.store.embedded import EmbeddedPostgres, default_home, exec_psql, resolve_dsn
-from engine.store.embedded_binaries import find_binaries
+from engine.errors import BadInput, StoreUnavailable
+from ui.cli.output import AsJson, err, errors_in_words, print_facts, print_json
+
+if TYPE_CHECKING:
+    from engine.store.embedded import EmbeddedPostgres
 
 app = typer.Typer(name="db", help="Start, stop, inspect and upgrade the embedded PostgreSQL.", no_args_is_help=True)
-console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 @app.command()
 def start(as_json: AsJson = False) -> None:
     """Start the server and keep it running until `db stop`."""
-    with _errors_in_words():
+    with errors_in_words():
         postgres = _embedded(linger_s=math.inf)
-        dsn = postgres.start()
+        dsn, programs = postgres.start(), postgres.status().programs
         if as_json:
-            _print_json(running=True, dsn=dsn)
+            print_json(running=True, dsn=dsn, programs=programs)
         else:
             _say(f"The database runs until `quantagent db stop`: {dsn}")
 
@@ -42,10 +37,10 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stop the server, unless other processes use it."""
-    with _errors_in_words():
+    with errors_in_words():
         result = _embedded().stop(force)
         if as_json:
-            _print_json(stopped=result.stopped, refused=result.refused, message=result.message)
+            print_json(stopped=result.stopped, refused=result.refused, message=result.message)
         else:
             _say(result.message)
         if result.refused:
@@ -55,16 +50,15 @@ def stop(
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Show what runs, where its data lies and how many processes use it."""
-    with _errors_in_words():
-        if dsn := resolve_dsn(os.environ):
-            facts = _server_facts(dsn)
-        else:
-            facts = {"kind": "embedded"} | vars(_embedded().status())
+    from engine.store.embedded import resolve_dsn
+
+    with errors_in_words():
+        dsn = resolve_dsn(os.environ)
+        facts = _server_facts(dsn) if dsn else {"kind": "embedded"} | vars(_embedded().status())
         if as_json:
-            _print_json(**facts)
+            print_json(**facts)
         else:
-            for name, value in facts.items():
-                _say(f"{name:>10}  {'-' if value is None else value}")
+            print_facts("database", facts)
 
 
 @app.command()
@@ -72,7 +66,10 @@ def psql(
     command: Annotated[str | None, typer.Option("-c", "--command", help="Run this SQL and leave.")] = None,
 ) -> None:
     """Open PostgreSQL's own shell on the database."""
-    with _errors_in_words():
+    from engine.store.embedded import exec_psql, resolve_dsn
+    from engine.store.embedded_binaries import find_binaries
+
+    with errors_in_words():
         arguments = ["-c", command] if command else []
         if dsn := resolve_dsn(os.environ):
             # The machine's psql first: the wheel's cannot encrypt, which servers elsewhere may ask for.
@@ -84,11 +81,13 @@ def psql(
 @app.command()
 def upgrade(as_json: AsJson = False) -> None:
     """Bring the database to this version: PostgreSQL's data folder if it is older, then the tables."""
-    with _errors_in_words():
+    from engine.store.embedded import resolve_dsn
+    from engine.store.embedded_upgrade import upgrade_major
+    from engine.store.migrations import migrate
+
+    with errors_in_words():
         dsn, major = resolve_dsn(os.environ), None
         if dsn is None:
-            from engine.store.embedded_upgrade import upgrade_major
-
             postgres = _embedded()
             if major := upgrade_major(postgres.server(), os.environ, _say):
                 _say(
@@ -96,16 +95,16 @@ def upgrade(as_json: AsJson = False) -> None:
                     f"{major.new_major}. The old data is kept in {major.kept}: delete it when you are content."
                 )
             dsn = postgres.start()
-        from engine.store.migrations import migrate
-
         applied = migrate(dsn)
         if as_json:
-            _print_json(major=vars(major) if major else None, migrations=applied)
+            print_json(major=vars(major) if major else None, migrations=applied)
         else:
             _say(f"Applied {', '.join(applied)}." if applied else "The tables are up to date.")
 
 
 def _embedded(linger_s: float = 30.0) -> EmbeddedPostgres:
+    from engine.store.embedded import EmbeddedPostgres, default_home, resolve_dsn
+
     if resolve_dsn(os.environ):
         raise BadInput(
             "QUANTAGENT_DSN names the database, so that there is no embedded one to control: unset it first."
@@ -113,27 +112,25 @@ def _embedded(linger_s: float = 30.0) -> EmbeddedPostgres:
     return EmbeddedPostgres(default_home(), linger_s=linger_s, progress=_say)
 
 
-def _server_facts(dsn: str) -> dict[str, Any]:
-    """What a server of the user's own says about itself; its DSN is shown without the password."""
+def _server_facts(dsn: str) -> dict[str, object]:
+    """What a server of the user's own says about itself; nothing of its DSN but host and port."""
     import psycopg
 
     try:
         with psycopg.connect(dsn, connect_timeout=10) as connection:
             row = connection.execute("select current_database(), pg_database_size(current_database())").fetchone()
-            info = connection.info
-            version = info.parameter_status("server_version")
+            database, size_bytes = row or (None, None)
+            return {
+                "kind": "server",
+                "running": True,
+                "version": connection.info.parameter_status("server_version"),
+                "host": connection.info.host,
+                "port": connection.info.port,
+                "database": database,
+                "size_bytes": size_bytes,
+            }
     except psycopg.Error as error:
-        raise QuantagentError(f"the server of QUANTAGENT_DSN does not answer: {str(error).strip()}") from error
-    name, size = row or (None, None)
-    return {
-        "kind": "server",
-        "running": True,
-        "version": version,
-        "host": info.host,
-        "port": info.port,
-        "database": name,
-        "size_bytes": size,
-    }
+        raise StoreUnavailable(f"the server of QUANTAGENT_DSN does not answer: {str(error).strip()}") from error
 
 
 def _without_password(dsn: str) -> str:
@@ -146,19 +143,5 @@ def _without_password(dsn: str) -> str:
     return make_conninfo("", **parts)
 
 
-@contextmanager
-def _errors_in_words() -> Generator[None]:
-    """Errors meant for a person end the command with code 1 and their sentence; bugs keep their traceback."""
-    try:
-        yield
-    except QuantagentError as error:
-        _say(f"Error: {error}")
-        raise typer.Exit(1) from error
-
-
-def _print_json(**facts: Any) -> None:
-    typer.echo(json.dumps({"schema_version": 1} | facts, default=str))
-
-
 def _say(message: str) -> None:
-    console.print(message, markup=False)
+    err.print(message, markup=False)

@@ -1,0 +1,237 @@
+"""Why was it done, or not done: from any id of a run back to the opinion and forth to the fill, from the log alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from engine.book import Book, evolve
+from engine.errors import BadInput, NotFound
+from engine.events import (
+    AnalysesConsulted,
+    AnalysisMade,
+    BookEvent,
+    OrderFilled,
+    OrderPlaced,
+    OrderRejected,
+    RiskDecided,
+    RunRequested,
+    SignalRaised,
+)
+from engine.market import Direction, Symbol, instant_text
+from engine.orders import entry_order_of
+from engine.runs import analysis_stream, book_stream
+from engine.store import Recorded, Store
+
+
+class Link(NamedTuple):
+    """One fact of a chain: what it is, its id, its market instant, its place in the log, and what it says."""
+
+    kind: str
+    key: str
+    at: datetime
+    position: int
+    says: str
+    event: Recorded | None
+
+
+def why(store: Store, run: RunRequested, key: str) -> list[Link]:
+    """The chain of an order, trade, signal, analysis, or of `SYMBOL@TIME`, in causal order.
+
+    `SYMBOL@TIME` is a bar by its close: the answer says so when nothing was done there. Raises `NotFound` for an id
+    that this run does not know, `BadInput` for a time that cannot be read.
+    """
+    history = _History(store, run)
+    if key in history.signals:
+        return list(history.of_signal(key))
+    if key in history.orders:
+        return list(history.of_order(key))
+    if key.startswith("trade-") and entry_order_of(key) in history.orders:
+        return list(history.of_trade(entry_order_of(key)))
+    if key in history.consulted:
+        return list(history.of_analysis(key))
+    symbol, at_sign, time = key.partition("@")
+    if at_sign and symbol in run.config.symbols:
+        return list(history.of_bar(symbol, _instant(time)))
+    raise NotFound(
+        f"run {run.run_id[:8]} knows no {key!r}: give an id of an order, trade, signal or analysis of this run, or "
+        f"SYMBOL@TIME with one of {', '.join(run.config.symbols)} and the close of a bar, like "
+        f"{run.config.symbols[0]}@2017-08-01T12:00Z."
+    )
+
+
+def _instant(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"{text!r} is not a time: write the close of a bar in UTC, like 2017-08-01T12:00Z.") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+class _History:
+    """One run's book, indexed by the ids its events name."""
+
+    def __init__(self, store: Store, run: RunRequested) -> None:
+        self._store, self._run = store, run
+        self.rows = list(store.read(book_stream(run.run_id)))
+        self.signals: dict[str, Recorded] = {}
+        self.orders: dict[str, Recorded] = {}
+        self.consulted: dict[str, Recorded] = {}
+        self._verdicts: dict[str, Recorded] = {}
+        self._order_of_signal: dict[str, Recorded] = {}
+        self._ends: dict[str, list[Recorded]] = {}
+        for row in self.rows:
+            match row.event:
+                case SignalRaised(signal_id=signal_id):
+                    self.signals[signal_id] = row
+                case RiskDecided(signal_id=signal_id):
+                    self._verdicts[signal_id] = row
+                case OrderPlaced(order_id=order_id, signal_id=signal_id):
+                    self.orders[order_id] = self._order_of_signal[signal_id] = row
+                case OrderFilled(order_id=order_id) | OrderRejected(order_id=order_id):
+                    self._ends.setdefault(order_id, []).append(row)
+                case AnalysesConsulted(analyses=analyses):
+                    self.consulted.update((analysis_id, row) for analysis_id, _ in analyses)
+                case _:
+                    pass
+
+    def of_signal(self, signal_id: str) -> Iterator[Link]:
+        row = self.signals[signal_id]
+        signal = row.event
+        assert isinstance(signal, SignalRaised)
+        if signal.analysis_id:
+            yield self._analysis(signal.analysis_id)
+        yield _link("signal", signal_id, signal.at, row)
+        verdict = self._verdicts[signal_id]
+        yield _link("risk decision", signal_id, signal.at, verdict)
+        order = self._order_of_signal.get(signal_id)
+        if order is not None and isinstance(order.event, OrderPlaced):
+            yield _link("order", order.event.order_id, order.event.at, order)
+            for end in self._ends.get(order.event.order_id, ()):
+                if isinstance(end.event, OrderFilled | OrderRejected):
+                    kind = "fill" if isinstance(end.event, OrderFilled) else "rejection"
+                    yield _link(kind, order.event.order_id, end.event.at, end)
+
+    def of_order(self, order_id: str) -> Iterator[Link]:
+        placed = self.orders[order_id].event
+        assert isinstance(placed, OrderPlaced)
+        yield from self.of_signal(placed.signal_id)
+
+    def of_trade(self, entry_order_id: str) -> Iterator[Link]:
+        """The entry's chain, then the chains of the orders that changed the position until it was flat or turned."""
+        yield from self.of_order(entry_order_id)
+        entry = self.orders[entry_order_id].event
+        assert isinstance(entry, OrderPlaced)
+        book, began = Book(), None
+        for row in self.rows:
+            if not isinstance(row.event, BookEvent):
+                continue
+            book = evolve(book, row.event)
+            if not isinstance(row.event, OrderFilled) or row.event.symbol != entry.symbol:
+                continue
+            if row.event.order_id == entry_order_id:
+                began = book.direction(entry.symbol)
+            elif began is not None:
+                yield from self.of_order(row.event.order_id)
+                if book.direction(entry.symbol) is not began:
+                    return
+
+    def of_analysis(self, analysis_id: str) -> Iterator[Link]:
+        raised = [key for key, row in self.signals.items() if _raised_by(row) == analysis_id]
+        if raised:
+            for signal_id in raised:
+                yield from self.of_signal(signal_id)
+            return
+        analysis = self._analysis(analysis_id)
+        yield analysis
+        yield self._nothing_done(analysis)
+
+    def of_bar(self, symbol: Symbol, at: datetime) -> Iterator[Link]:
+        mark = f"{symbol}.{self._run.config.timeframe}@{instant_text(at)}."
+        ids = [key for key in self.consulted if key.startswith(mark) or key.endswith(f"#{symbol}@{instant_text(at)}")]
+        own = [key for key, row in self.signals.items() if _stands_at(row, symbol, at) and not _raised_by(row)]
+        for signal_id in own:
+            yield from self.of_signal(signal_id)
+        for analysis_id in ids:
+            yield from self.of_analysis(analysis_id)
+        if not ids and not own:
+            raise NotFound(
+                f"run {self._run.run_id[:8]} consulted no analysis of {symbol} at {at.isoformat()}: give the close of "
+                "one of its bars, in UTC."
+            )
+
+    def _analysis(self, analysis_id: str) -> Link:
+        for row in self._store.read(analysis_stream(analysis_id)):
+            if isinstance(row.event, AnalysisMade):
+                return _link("analysis", analysis_id, row.event.as_of, row)
+        read_by = self.consulted.get(analysis_id)
+        at = read_by.event.at if read_by and isinstance(read_by.event, AnalysesConsulted) else self._run.start
+        return Link("imported signal", analysis_id, at, 0, f"row of {self._run.variant}", None)
+
+    def _nothing_done(self, analysis: Link) -> Link:
+        made = analysis.event.event if analysis.event else None
+        if isinstance(made, AnalysisMade) and made.decision is not Direction.HOLD:
+            reason = f"no signal: the book already was {made.decision}"
+        else:
+            reason = "no signal: the opinion was HOLD, or what was held already"
+        read_by = self.consulted[analysis.key]
+        return Link("nothing", analysis.key, analysis.at, read_by.position, reason, None)
+
+
+def _raised_by(row: Recorded) -> str:
+    return row.event.analysis_id if isinstance(row.event, SignalRaised) else ""
+
+
+def _stands_at(row: Recorded, symbol: Symbol, at: datetime) -> bool:
+    return isinstance(row.event, SignalRaised) and (row.event.symbol, row.event.at) == (symbol, at)
+
+
+def _link(kind: str, key: str, at: datetime, row: Recorded) -> Link:
+    return Link(kind, key, at, row.position, _says(row), row)
+
+
+def _says(row: Recorded) -> str:
+    match row.event:
+        case AnalysisMade() as made:
+            return f"{made.variant} says {made.decision}, confidence {made.confidence}, from {made.window_bars} bars"
+        case SignalRaised() as signal:
+            return f"{signal.direction} wanted by {signal.source}, close {signal.reference_price}"
+        case RiskDecided() as verdict:
+            return f"{verdict.verdict} {verdict.side} {verdict.quantity}: {verdict.reason}"
+        case OrderPlaced() as order:
+            return f"{order.order_type} {order.side} {order.quantity} {order.symbol}"
+        case OrderFilled() as fill:
+            return (
+                f"{fill.side} {fill.quantity} at {fill.price} (open {fill.reference_price}), "
+                f"commission {fill.commission}"
+            )
+        case OrderRejected() as rejected:
+            return f"{rejected.reason}: {rejected.required} needed, {rejected.available} free"
+        case _:
+            return row.name
+
+
+def checks_of(links: Iterable[Link]) -> Iterator[tuple[str, bool, str, str]]:
+    """(rule, passed, limit, observed) of every check in a chain."""
+    for link in links:
+        if link.event is not None and isinstance(link.event.event, RiskDecided):
+            for check in link.event.event.checks:
+                yield check.rule, check.passed, check.limit, check.observed
+
+
+def reasons_of(link: Link) -> list[str]:
+    """What the analyst gave as its reasons, where the link is an analysis."""
+    made = link.event.event if link.event is not None else None
+    if not isinstance(made, AnalysisMade):
+        return []
+    decision = msgspec.json.decode(made.reports, type=_Reports).decision
+    return [str(reason) for reason in decision.get("reasons", [])]
+
+
+class _Reports(msgspec.Struct):
+    """The part of the reports that is read here."""
+
+    decision: dict[str, Any]

@@ -1,0 +1,130 @@
+"""The scheduler's facts: slots claimed once, completed once. And who drives an account now."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.rows import dict_row
+
+from engine import clock
+from engine.errors import BadInput
+from engine.events import SlotClaimed, SlotCompleted, SlotFailed
+from engine.market import Symbol, instant_text
+from engine.store import Batch, Cause, Store
+
+
+class Slot(NamedTuple):
+    """One due instant of an account and timeframe: all symbols with a bar that closes then."""
+
+    account: str
+    timeframe: str
+    due_at: datetime
+    symbols: tuple[Symbol, ...]
+
+    @property
+    def stream(self) -> str:
+        return f"slot:{self.account}:{self.timeframe}:{instant_text(self.due_at)}"
+
+
+def claim(store: Store, slot: Slot, run_id: str, instance: str, cause: Cause) -> bool:
+    """Claims a slot; false when it has been completed before. A claim that was never completed is taken over.
+
+    Raises `BookMoved` when another process claims it at the same moment: the log lets only one of them be first.
+    """
+    facts = [row.event for row in store.read(slot.stream)]
+    if facts and isinstance(facts[-1], SlotCompleted):
+        return False
+    mine = SlotClaimed(slot.account, slot.timeframe, slot.due_at, slot.symbols, run_id, instance)
+    if not facts or facts[-1] != mine:
+        store.append([Batch(slot.stream, len(facts), [mine])], cause)
+    return True
+
+
+def complete(store: Store, slot: Slot, outcomes: Sequence[tuple[Symbol, str]], cause: Cause) -> None:
+    """Records what came of each symbol."""
+    done = SlotCompleted(slot.account, slot.due_at, tuple(outcomes))
+    store.append([Batch(slot.stream, _version(store, slot), [done])], cause)
+
+
+def fail(store: Store, slot: Slot, reason: str, cause: Cause) -> None:
+    """Records that a slot was given up; a later claim tries it again."""
+    failed = SlotFailed(slot.account, slot.due_at, reason)
+    store.append([Batch(slot.stream, _version(store, slot), [failed])], cause)
+
+
+def _version(store: Store, slot: Slot) -> int:
+    return sum(1 for _ in store.read(slot.stream))
+
+
+# --- Who drives an account ----------------------------------------------------------------------------------------
+
+
+class Lease:
+    """One daemon per account: a session lock that ends with its connection, and a row that shows it lives.
+
+    The lock only spares work. Safety comes from the log: two daemons that both write meet a version conflict.
+    """
+
+    def __init__(self, conn: psycopg.Connection[dict[str, Any]], account: str) -> None:
+        self._conn, self._account = conn, account
+
+    def beat(self, market_at: datetime | None, state: str = "running") -> bool:
+        """Shows that we live; true when somebody has asked us to stop."""
+        row = self._conn.execute(
+            "UPDATE quantagent.daemons SET heartbeat_at = %s, market_at = coalesce(%s, market_at), state = %s "
+            "WHERE account = %s RETURNING stop_requested",
+            (clock.now(), market_at, state, self._account),
+        ).fetchone()
+        return row is not None and bool(row["stop_requested"])
+
+
+@contextmanager
+def lease(dsn: str, account: str, run_id: str, instance: str) -> Generator[Lease]:
+    """Drives an account alone for a while. Raises `BadInput` when another daemon drives it."""
+    with psycopg.Connection[dict[str, Any]].connect(dsn, autocommit=True, row_factory=dict_row) as conn:
+        lock = conn.execute(
+            "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS mine", (f"daemon {account}",)
+        ).fetchone()
+        if lock is None or not lock["mine"]:
+            raise BadInput(
+                f"account {account} is driven by another daemon: `quantagent paper status` shows it, "
+                "`quantagent paper stop` ends it."
+            )
+        now = clock.now()
+        conn.execute(
+            "INSERT INTO quantagent.daemons VALUES (%s, %s, %s, %s, %s, NULL, 'starting', false) "
+            "ON CONFLICT (account) DO UPDATE SET run_id = EXCLUDED.run_id, instance = EXCLUDED.instance, "
+            "started_at = EXCLUDED.started_at, heartbeat_at = EXCLUDED.heartbeat_at, state = 'starting', "
+            "stop_requested = false",
+            (account, run_id, instance, now, now),
+        )
+        held = Lease(conn, account)
+        try:
+            yield held
+        finally:
+            if not conn.broken:
+                held.beat(None, "stopped")
+
+
+def daemons(dsn: str) -> list[dict[str, Any]]:
+    """Every account that a daemon has driven, and whether one drives it now (`alive`)."""
+    with psycopg.Connection[dict[str, Any]].connect(dsn, autocommit=True, row_factory=dict_row) as conn:
+        return conn.execute(
+            "SELECT d.*, EXISTS (SELECT 1 FROM pg_locks l, "
+            "LATERAL (SELECT hashtextextended('daemon ' || d.account, 0) AS key) k "
+            "WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted "
+            "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND ((l.classid::bigint << 32) | l.objid::bigint) = k.key) AS alive "
+            "FROM quantagent.daemons d ORDER BY d.account"
+        ).fetchall()
+
+
+def request_stop(dsn: str, account: str) -> bool:
+    """Asks the daemon of an account to end after its present slot; false when none was ever started there."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        done = conn.execute("UPDATE quantagent.daemons SET stop_requested = true WHERE account = %s", (account,))
+        return done.rowcount > 0

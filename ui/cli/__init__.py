@@ -1,0 +1,38 @@
+"""`quantagent`: every command. Modules here import typer at the top and everything heavy inside the commands."""
+
+from __future__ import annotations
+
+import typer
+
+from ui.cli import books, data, db, paper, presets, projecting, system, trading
+
+app = typer.Typer(
+    name="quantagent",
+    help="A paper-trading engine whose whole memory is one append-only log. Begin with `quantagent demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+app.command()(system.demo)
+app.command()(system.doctor)
+app.add_typer(data.app)
+app.command()(trading.backtest)
+app.command()(trading.replay)
+app.command()(trading.compare)
+app.add_typer(books.runs_app)
+app.add_typer(books.orders_app)
+app.add_typer(books.trades_app)
+app.add_typer(books.positions_app)
+app.command()(books.why)
+app.add_typer(paper.app)
+app.add_typer(presets.app)
+app.add_typer(projecting.app)
+app.command()(system.dashboard)
+app.add_typer(db.app)
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,167 @@
+"""`runs`, `orders`, `trades`, `positions`, `why`: what happened, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ui.cli.output import (
+    AsCsv,
+    AsJson,
+    On,
+    OneSymbol,
+    Run,
+    day_of,
+    err,
+    errors_in_words,
+    out,
+    print_csv,
+    print_facts,
+    print_json,
+    print_rows,
+)
+
+if TYPE_CHECKING:
+    from engine.audit import Link
+
+runs_app = typer.Typer(name="runs", help="Backtests, replays and paper runs.", no_args_is_help=True)
+orders_app = typer.Typer(name="orders", help="Orders of a run.", no_args_is_help=True)
+trades_app = typer.Typer(name="trades", help="Round trips of a run.", no_args_is_help=True)
+positions_app = typer.Typer(name="positions", help="Open positions of a run.", no_args_is_help=True)
+
+
+@runs_app.command("list")
+def runs_list(as_json: AsJson = False) -> None:
+    """All runs, newest first."""
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened, opened.queries() as queries:
+        rows = queries.runs()
+    if as_json:
+        print_json(runs=rows)
+    elif rows:
+        shown = [{**row, "run": row["run_id"][:8]} for row in rows]
+        columns = (
+            "run environment profile variant symbols status total_trades win_rate sharpe_ratio max_drawdown total_pnl"
+        )
+        print_rows("Runs", shown, columns.split())
+    else:
+        err.print("There is no run yet: `quantagent backtest` makes one.")
+
+
+@runs_app.command("show")
+def runs_show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The beginning of a run's id, or `latest`.")],
+    as_json: AsJson = False,
+) -> None:
+    """One run: its question, digests and metrics."""
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened, opened.queries() as queries:
+        row = queries.run(run)
+        metrics, portfolio = queries.metrics(row["run_id"]), queries.portfolio(row["run_id"])
+        if as_json:
+            print_json(run=row, metrics=metrics, portfolio=portfolio)
+            return
+        print_facts(f"Run {row['run_id']}", row)
+        for title, facts in (("Portfolio", portfolio), ("Metrics", metrics)):
+            if facts:
+                print_facts(title, {k: v for k, v in facts.items() if k not in ("run_id", "environment")})
+
+
+@orders_app.command("list")
+def orders_list(
+    run: Run = "latest", symbol: OneSymbol = None, on: On = None, as_json: AsJson = False, as_csv: AsCsv = False
+) -> None:
+    """Orders with their latest state."""
+    columns = "order_id symbol placed_at side quantity status filled_at reason"
+    _list("orders", run, symbol, on, columns.split(), as_json, as_csv)
+
+
+@trades_app.command("list")
+def trades_list(
+    run: Run = "latest", symbol: OneSymbol = None, on: On = None, as_json: AsJson = False, as_csv: AsCsv = False
+) -> None:
+    """Round trips, open ones included."""
+    columns = "trade_id direction status entry_at exit_at quantity entry_price exit_price net_pnl exit_reason"
+    _list("trades", run, symbol, on, columns.split(), as_json, as_csv)
+
+
+@positions_app.command("list")
+def positions_list(
+    run: Run = "latest", symbol: OneSymbol = None, on: On = None, as_json: AsJson = False, as_csv: AsCsv = False
+) -> None:
+    """Open positions."""
+    _list("positions", run, symbol, on, ["symbol", "quantity", "average_price", "cost", "opened_at"], as_json, as_csv)
+
+
+def _list(
+    what: str, run: str, symbol: str | None, on: str | None, columns: Sequence[str], as_json: bool, as_csv: bool
+) -> None:
+    from ui.compose import open_app
+
+    with errors_in_words():
+        day = day_of(on)
+        with open_app() as opened, opened.queries() as queries:
+            found = queries.run(run)
+            rows: list[dict[str, Any]] = getattr(queries, what)(found["run_id"], symbol, day)
+        if as_json:
+            print_json(run_id=found["run_id"], environment=found["environment"], **{what: rows})
+        elif as_csv:
+            print_csv(rows)
+        elif rows:
+            print_rows(f"{what.capitalize()} of run {found['run_id'][:8]} ({found['environment']}, UTC)", rows, columns)
+        else:
+            err.print(f"Run {found['run_id'][:8]} has no {what} there.")
+
+
+def why(
+    key: Annotated[str, typer.Argument(metavar="ID", help="Order, trade, signal, analysis, or SYMBOL@TIME.")],
+    run: Run = "latest",
+    as_json: AsJson = False,
+) -> None:
+    """Why it was done, or not: the chain from the opinion to the fill, from the log alone."""
+    from engine.audit import why as ask
+    from ui.compose import find_run, open_app
+
+    with errors_in_words(), open_app() as opened:
+        requested = find_run(opened, run)
+        links = ask(opened.store, requested, key)
+    if as_json:
+        print_json(run_id=requested.run_id, chain=[_as_json(link) for link in links])
+    else:
+        show_chain(links)
+
+
+def show_chain(links: Sequence[Link]) -> None:
+    """The chain as a table, then every risk check, then the reports behind it."""
+    from engine.audit import checks_of
+
+    rows = [link._asdict() for link in links]
+    print_rows("Why (UTC)", rows, ["kind", "key", "at", "position", "says"])
+    checks = [{"rule": r, "passed": p, "limit": limit, "observed": o} for r, p, limit, o in checks_of(links)]
+    if checks:
+        print_rows("Risk checks", checks, ["rule", "passed", "limit", "observed"])
+    for reasons in filter(None, (_reasons(link) for link in links)):
+        out.print("Reasons of the analysis: " + "; ".join(reasons))
+
+
+def _reasons(link: Link) -> list[str]:
+    from engine.audit import reasons_of
+
+    return reasons_of(link)
+
+
+def _as_json(link: Link) -> dict[str, Any]:
+    import msgspec
+
+    facts = link._asdict()
+    recorded = facts.pop("event")
+    if recorded is not None:
+        facts["name"] = recorded.name
+        facts["stream"], facts["version"] = recorded.stream, recorded.version
+        facts["payload"] = msgspec.json.decode(recorded.payload)
+        facts["recorded_at"], facts["actor"] = recorded.meta.recorded_at, recorded.meta.actor
+    return facts

@@ -1,0 +1,180 @@
+"""How commands speak: results on stdout (a table or JSON), progress and errors on stderr, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine.errors import BadInput, QuantagentError
+from engine.market import Timeframe, check_symbol
+
+SCHEMA_VERSION = 1
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print the rows as CSV on stdout.")]
+Symbols = Annotated[str, typer.Option("--symbols", metavar="A,B", help="Symbols, comma separated.")]
+OneSymbol = Annotated[str | None, typer.Option("--symbol", metavar="A", help="Only this symbol.")]
+Start = Annotated[str | None, typer.Option("--start", metavar="TIME", help="First bar opens at or after this (UTC).")]
+End = Annotated[str | None, typer.Option("--end", metavar="TIME", help="Last bar closes at or before this (UTC).")]
+On = Annotated[str | None, typer.Option("--on", metavar="DATE", help="Only this UTC day.")]
+Run = Annotated[str, typer.Option("--run", metavar="RUN", help="A run by the beginning of its id, or `latest`.")]
+Frame = Annotated[str, typer.Option("--timeframe", metavar="1h", help=f"One of {', '.join(Timeframe)}.")]
+
+
+def symbols_of(text: str) -> tuple[str, ...]:
+    """The symbols of `A,B`, checked, without repeats."""
+    return tuple(dict.fromkeys(check_symbol(part.strip()) for part in text.split(",") if part.strip()))
+
+
+def instant_of(text: str | None) -> datetime | None:
+    """A UTC instant from a date or a time; a time without offset is UTC, as the option's help says."""
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"{text!r} is not a time: write 2017-08-01 or 2017-08-01T12:00Z.") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def day_of(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"{text!r} is not a date: write 2017-08-01.") from None
+
+
+@contextmanager
+def errors_in_words() -> Generator[None]:
+    """Turns an error meant for people into its one sentence on stderr and an exit code: 2 for bad input, else 1."""
+    import psycopg
+
+    try:
+        yield
+    except BadInput as error:
+        err.print(f"[red]error:[/red] {_plain(error)}")
+        raise typer.Exit(2) from None
+    except QuantagentError as error:
+        err.print(f"[red]error:[/red] {_plain(error)}")
+        raise typer.Exit(1) from None
+    except psycopg.Error as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        err.print(f"[red]error:[/red] the database says: {_plain(first)}. Check `quantagent db status` and try again.")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        err.print("stopped. What was stored stays; the same command continues from there.")
+        raise typer.Exit(130) from None
+
+
+def _plain(error: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+def print_json(**facts: object) -> None:
+    """One JSON document with the schema's version."""
+    document = {"schema_version": SCHEMA_VERSION, **facts}
+    text = msgspec.json.format(msgspec.json.encode(document, enc_hook=str, order="deterministic"), indent=2)
+    sys.stdout.write(text.decode() + "\n")
+
+
+def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(rows[0])
+        writer.writerows([_csv_cell(value) for value in row.values()] for row in rows)
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return "" if value is None else value
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A table of the named columns; what is missing is a dash."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for name in columns:
+        numeric = any(isinstance(row.get(name), int | float | Decimal) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(row.get(name)) for name in columns))
+    out.print(table)
+
+
+def cell(value: object) -> str:
+    """A value as tables show it: times to the minute, numbers with separators, a dash for nothing."""
+    match value:
+        case None | "":
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4f}"
+        case Decimal():
+            return f"{value:,f}" if len(f"{value:f}") <= 14 else f"{value:,.6f}".rstrip("0").rstrip(".")
+        case _:
+            return str(value)
+
+
+def print_facts(title: str, facts: Mapping[str, object]) -> None:
+    """Names and values, one a line."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), cell(value))
+    out.print(table)
+
+
+@contextmanager
+def progress() -> Generator[Callable[[str, int, int], None]]:
+    """Bars on stderr, one for each thing being done; where stderr is no terminal, only their last state."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as shown:
+        tasks: dict[str, TaskID] = {}
+        seen: dict[str, int] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks or done < seen[what]:
+                tasks[what] = shown.add_task(what, total=total)
+            seen[what] = done
+            shown.update(tasks[what], completed=done, total=total)
+
+        yield tell

@@ -1,0 +1,130 @@
+"""`quantagent paper`: the daemon."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from ui.cli.output import (
+    AsJson,
+    End,
+    Frame,
+    Start,
+    Symbols,
+    err,
+    errors_in_words,
+    instant_of,
+    print_facts,
+    print_json,
+    print_rows,
+    progress,
+    symbols_of,
+)
+
+app = typer.Typer(name="paper", help="Paper trading: the daemon that trades as bars close.", no_args_is_help=True)
+
+Account = Annotated[str, typer.Option("--account", help="Name of the paper account.")]
+STOP_WAIT_S = 60
+
+
+@app.command("start")
+def start(
+    symbols: Symbols = "",
+    timeframe: Frame = "1h",
+    profile: Annotated[str, typer.Option(help="A profile's name, or a JSON file.")] = "realistic",
+    feed: Annotated[str, typer.Option(help="Where bars come from: `recorded` plays stored bars.")] = "recorded",
+    start_at: Start = None,
+    end: End = None,
+    speed: Annotated[
+        float, typer.Option(help="Market time per wall time, 3600 plays an hour a second; 0 waits for nothing.", min=0)
+    ] = 0.0,
+    account: Account = "paper",
+    as_json: AsJson = False,
+) -> None:
+    """Trade until the feed ends, `paper stop`, Ctrl-C or SIGTERM. Started again, it goes on where it was."""
+    from engine.errors import BadInput
+    from engine.market import Timeframe
+    from ui.compose import open_app
+    from ui.daemon import PaperDaemon, PaperPlan
+
+    with errors_in_words():
+        if feed != "recorded":
+            raise BadInput(f"feed {feed!r} is unknown: this version plays stored bars, --feed recorded.")
+        plan = PaperPlan(
+            account=account,
+            symbols=symbols_of(symbols),
+            timeframe=Timeframe.parse(timeframe),
+            profile=profile,
+            start=instant_of(start_at),
+            end=instant_of(end),
+            speed=speed,
+        )
+        with open_app() as opened, progress() as tell:
+            daemon = PaperDaemon(opened, plan, tell)
+
+            def end_after_this_slot(number: int, frame: FrameType | None) -> None:
+                del number, frame
+                daemon.request_stop()
+
+            signal.signal(signal.SIGTERM, end_after_this_slot)
+            signal.signal(signal.SIGINT, end_after_this_slot)
+            err.print(f"Account {account}, run {daemon.run_id}; end it with `quantagent paper stop`.")
+            ended = daemon.run()
+        if as_json:
+            print_json(run_id=daemon.run_id, ended=ended is not None, book_digest=ended.book_digest if ended else None)
+        elif ended is None:
+            err.print("Stopped between two slots. The same command goes on from here.")
+        else:
+            print_facts(
+                "The feed has ended", {"run": ended.run_id, "fills": ended.fills, "book digest": ended.book_digest}
+            )
+
+
+@app.command("status")
+def status(as_json: AsJson = False) -> None:
+    """The accounts, who drives them, how far they are."""
+    from engine import control
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened:
+        rows = control.daemons(opened.dsn)
+    if as_json:
+        print_json(daemons=rows)
+    elif rows:
+        print_rows(
+            "Paper accounts (UTC)",
+            rows,
+            ["account", "alive", "state", "market_at", "heartbeat_at", "run_id", "instance"],
+        )
+    else:
+        err.print("No daemon has run yet: `quantagent paper start` begins one.")
+
+
+@app.command("stop")
+def stop(account: Account = "paper", as_json: AsJson = False) -> None:
+    """Ask the daemon to end after its present slot, and wait for it."""
+    from engine import control
+    from engine.errors import NotFound
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened:
+        if not control.request_stop(opened.dsn, account):
+            raise NotFound(
+                f"no daemon has driven account {account!r}: `quantagent paper status` names those that have."
+            )
+        alive = True
+        for _ in range(STOP_WAIT_S * 5):
+            alive = any(row["alive"] for row in control.daemons(opened.dsn) if row["account"] == account)
+            if not alive:
+                break
+            time.sleep(0.2)
+        if as_json:
+            print_json(account=account, stopped=not alive)
+        else:
+            err.print(f"Account {account} stands still." if not alive else f"Account {account} has not ended yet.")
+        if alive:
+            raise typer.Exit(1)

@@ -1,0 +1,142 @@
+"""`demo`, `doctor`, `dashboard`: the whole thing in one go, its health, its page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ui.cli.output import AsJson, err, errors_in_words, out, print_json, print_rows
+
+if TYPE_CHECKING:
+    from ui.compose import App
+
+LOOPBACK = "127.0.0.1"
+DASHBOARD = Path(__file__).parent.parent / "dashboard.py"
+
+
+def demo(as_json: AsJson = False) -> None:
+    """The whole system in small: real bars, analyses, a backtest, its replay, read models, and one trade's why."""
+    from ui.cli.demonstration import run_demo
+    from ui.compose import open_app
+
+    with errors_in_words():
+        began = time.monotonic()
+        err.print("Starting the database ...")
+        with open_app() as opened:
+            facts = run_demo(opened, quiet=as_json)
+        facts["seconds"] = round(time.monotonic() - began, 1)
+        if as_json:
+            print_json(**facts)
+        else:
+            out.print(f"Done in {facts['seconds']} s. Open the page with `make dashboard` (quantagent dashboard).")
+        if not (facts["replay_equal"] and facts["read_models_same"]):
+            raise typer.Exit(3)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check what quantagent needs; exit 3 when something is not as it should be."""
+    from ui.compose import open_app
+
+    with errors_in_words():
+        checks = [_python()]
+        with open_app() as opened:
+            checks += [_check(name, check) for name, check in _checks(opened)]
+        healthy = all(check["ok"] for check in checks)
+        if as_json:
+            print_json(healthy=healthy, checks=checks)
+        else:
+            print_rows("Doctor", checks, ["check", "ok", "says"])
+        if not healthy:
+            raise typer.Exit(3)
+
+
+def _python() -> dict[str, Any]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return {"check": "python", "ok": sys.version_info >= (3, 11), "says": version}
+
+
+def _check(name: str, check: Callable[[], tuple[bool, str]]) -> dict[str, Any]:
+    ok, says = check()
+    return {"check": name, "ok": ok, "says": says}
+
+
+def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
+    import psycopg
+
+    from engine import clock
+
+    def database() -> tuple[bool, str]:
+        with psycopg.connect(opened.dsn) as conn:
+            version = conn.info.server_version // 10_000
+            fsync = conn.execute("SHOW fsync").fetchone()
+            where = "QUANTAGENT_DSN" if opened.settings.dsn else "embedded"
+            return version >= 15 and fsync == ("on",), f"PostgreSQL {version}, {where}, fsync {(fsync or ('?',))[0]}"
+
+    def skew() -> tuple[bool, str]:
+        with psycopg.connect(opened.dsn, autocommit=True) as conn:
+            row = conn.execute("SELECT clock_timestamp()").fetchone()
+        seconds = abs((clock.now() - row[0]).total_seconds()) if row else 0.0
+        return seconds < 1.0, f"{seconds:.3f} s from the database's clock"
+
+    def log() -> tuple[bool, str]:
+        return True, f"{opened.store.head():,} is the latest position"
+
+    def read_models() -> tuple[bool, str]:
+        status = opened.runner().status()
+        says = f"version {status.version}, {status.lag:,} events behind"
+        return True, says
+
+    def bars() -> tuple[bool, str]:
+        held = opened.catalogue.listing()
+        says = ", ".join(f"{h.symbol} {h.timeframe} {h.count:,}" for h in held[:6])
+        return True, says or "none yet: `quantagent data sample`"
+
+    def disk() -> tuple[bool, str]:
+        free = shutil.disk_usage(opened.settings.home if opened.settings.home else Path.home()).free / 2**30
+        return free > 1.0, f"{free:.1f} GiB free"
+
+    return [
+        ("database", database),
+        ("clock", skew),
+        ("log", log),
+        ("read models", read_models),
+        ("bars", bars),
+        ("disk", disk),
+    ]
+
+
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8501,
+    address: Annotated[
+        str, typer.Option(help="Address to listen on; leave it at the loopback unless a proxy guards it.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serve the page on http://127.0.0.1:8501 until Ctrl-C."""
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened:
+        opened.runner().catch_up()
+        err.print(f"The page is on http://{address}:{port}; Ctrl-C ends it.")
+        arguments = [
+            *(sys.executable, "-m", "streamlit", "run", str(DASHBOARD)),
+            *("--server.address", address, "--server.port", str(port), "--server.headless", "true"),
+            *("--browser.gatherUsageStats", "false", "--client.showErrorDetails", "none"),
+            *("--client.toolbarMode", "minimal", "--server.fileWatcherType", "none"),
+        ]
+        import subprocess
+
+        # A child, not exec: this process stays a user of the embedded database for as long as the page is served.
+        environment = {**os.environ, "QUANTAGENT_DSN": opened.dsn}
+        child = subprocess.Popen(arguments, env=environment)
+        try:
+            raise typer.Exit(child.wait())
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait(10)

@@ -1,0 +1,187 @@
+"""`backtest`, `replay`, `compare`: runs over stored bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ui.cli.output import (
+    AsJson,
+    End,
+    Frame,
+    Start,
+    Symbols,
+    err,
+    errors_in_words,
+    instant_of,
+    out,
+    print_facts,
+    print_json,
+    print_rows,
+    progress,
+    symbols_of,
+)
+
+if TYPE_CHECKING:
+    from ui.compose import Answer
+
+METRICS = (
+    "final_equity",
+    "total_pnl",
+    "total_return",
+    "fees",
+    "total_trades",
+    "open_trades",
+    "win_rate",
+    "profit_factor",
+    "expectancy",
+    "sharpe_ratio",
+    "sortino_ratio",
+    "volatility",
+    "max_drawdown",
+    "cagr",
+    "calmar_ratio",
+)
+
+
+def backtest(
+    symbols: Symbols = "",
+    timeframe: Frame = "1h",
+    start: Start = None,
+    end: End = None,
+    profile: Annotated[str, typer.Option(help="A profile's name, or a JSON file.")] = "realistic",
+    variant: Annotated[str, typer.Option(help="Whose analyses to trade.")] = "rules",
+    signals: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Trade these signals: symbol,at,decision[,confidence].")
+    ] = None,
+    label: Annotated[str, typer.Option(help="Ask the same question again under a name.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run the rules over stored bars. The same question is the same run: asking twice stores nothing twice."""
+    from engine.market import Timeframe
+    from ui.compose import Question, open_app
+    from ui.compose import backtest as run
+
+    with errors_in_words():
+        question = Question(
+            symbols=symbols_of(symbols),
+            timeframe=Timeframe.parse(timeframe),
+            start=instant_of(start),
+            end=instant_of(end),
+            profile=profile,
+            variant=variant,
+            signals=signals,
+            label=label,
+        )
+        with open_app() as opened:
+            with progress() as tell:
+                answer = run(opened, question, tell)
+            with opened.queries() as queries:
+                metrics = queries.metrics(answer.result.request.run_id) or {}
+        if as_json:
+            print_json(**facts_of(answer), metrics=_chosen(metrics))
+        else:
+            show(answer, metrics)
+
+
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The beginning of a run's id, or `latest`.")],
+    profile: Annotated[
+        list[str] | None, typer.Option("--profile", help="Another profile to replay under; may be given again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
+    from ui.compose import find_run, open_app
+    from ui.compose import replay as run_again
+
+    with errors_in_words(), open_app() as opened:
+        source = find_run(opened, run)
+        with progress() as tell:
+            names: list[str | None] = [*profile] if profile else [None]
+            answers = [run_again(opened, source.run_id, name, tell) for name in names]
+        with opened.queries() as queries:
+            original = queries.run(source.run_id)
+            rows = [original, *(queries.run(answer.result.request.run_id) for answer in answers)]
+            table = comparison(rows, [queries.metrics(row["run_id"]) or {} for row in rows])
+        same_question = [a for a in answers if a.result.request.config_digest == source.config_digest]
+        equal = all(a.result.ended.book_digest == original["book_digest"] for a in same_question)
+        if as_json:
+            print_json(
+                source=source.run_id,
+                source_digest=original["book_digest"],
+                equal=equal if same_question else None,
+                replays=[facts_of(answer) for answer in answers],
+            )
+        else:
+            for answer in same_question:
+                show_digests(str(original["book_digest"]), answer)
+            print_rows("Side by side", table, list(table[0]))
+            err.print(f"{sum(a.analyses_found for a in answers):,} analyses read, 0 made.")
+        if not equal:
+            raise typer.Exit(3)
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Put the metrics of runs side by side."""
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened, opened.queries() as queries:
+        rows = [queries.run(run) for run in runs]
+        metrics = [queries.metrics(row["run_id"]) or {} for row in rows]
+        if as_json:
+            print_json(runs=[{"run_id": r["run_id"], **_chosen(m)} for r, m in zip(rows, metrics, strict=True)])
+        else:
+            table = comparison(rows, metrics)
+            print_rows("Side by side", table, list(table[0]))
+
+
+def comparison(runs: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per figure, one column per run."""
+    heads = [f"{run['environment']} {run['profile']} {run['run_id'][:8]}" for run in runs]
+    return [
+        {"figure": name.replace("_", " "), **{head: m.get(name) for head, m in zip(heads, metrics, strict=True)}}
+        for name in METRICS
+    ]
+
+
+def facts_of(answer: Answer) -> dict[str, Any]:
+    """What a run says of itself."""
+    request, ended = answer.result
+    return {
+        "run_id": request.run_id,
+        "environment": request.environment.value,
+        "profile": request.profile,
+        "variant": request.variant,
+        "symbols": list(request.config.symbols),
+        "bars": ended.bars,
+        "analyses_made": answer.analyses_made,
+        "analyses_read": answer.analyses_found,
+        "signals": ended.signals,
+        "orders": ended.orders,
+        "fills": ended.fills,
+        "book_events": ended.book_events,
+        "book_digest": ended.book_digest,
+    }
+
+
+def show(answer: Answer, metrics: Mapping[str, Any]) -> None:
+    facts = facts_of(answer)
+    print_facts(f"Run {facts['run_id']}", {**facts, "symbols": ", ".join(facts["symbols"])})
+    print_facts("Metrics", _chosen(metrics))
+
+
+def show_digests(source_digest: str, answer: Answer) -> None:
+    ours = answer.result.ended.book_digest
+    out.print(f"stored digest   {source_digest}")
+    out.print(f"replayed digest {ours}  {'equal' if ours == source_digest else 'DIFFERENT'}")
+
+
+def _chosen(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: metrics.get(name) for name in METRICS}

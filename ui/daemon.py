@@ -1,0 +1,240 @@
+"""Paper trading: the session loop of a backtest, driven by the clock, one slot per closed bar.
+
+APScheduler tells when; the log tells what has been done. A daemon that starts again drives its session from the first
+bar through everything stored (compared, not written) and goes on where the log ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from analysis.analyst import LiveAnalyst
+from engine import clock, control, runs
+from engine.clock import AcceleratedClock, Clock
+from engine.control import Lease, Slot
+from engine.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded
+from engine.feed.recorded import Moment, moments
+from engine.market import Bar, Symbol, Timeframe, instant_text
+from engine.session import Journal, Session
+from engine.store import Cause
+from ui.compose import App, Question, Tell, set_up, silent
+from ui.ticking import Ticker
+
+HEARTBEAT = timedelta(seconds=1)
+PROJECT_EVERY = timedelta(seconds=1)
+
+
+class PaperPlan(NamedTuple):
+    """What a daemon trades. `speed`: market time per wall time of the recorded feed; 0 waits for nothing."""
+
+    account: str = "paper"
+    symbols: Sequence[Symbol] = ()
+    timeframe: Timeframe = Timeframe.H1
+    profile: str = "realistic"
+    variant: str = "rules"
+    start: datetime | None = None
+    end: datetime | None = None
+    speed: float = 0.0
+
+
+class DueSlot(NamedTuple):
+    """A slot, and the market's instants that lead up to it."""
+
+    slot: Slot
+    moments: list[Moment]
+
+
+def due_slots(account: str, timeframe: Timeframe, bars_by_symbol: Sequence[Sequence[Bar]]) -> Iterator[DueSlot]:
+    """One slot for every instant at which bars close."""
+    waiting: list[Moment] = []
+    for moment in moments(bars_by_symbol):
+        waiting.append(moment)
+        if moment.closed:
+            symbols = tuple(bar.symbol for bar in moment.closed)
+            yield DueSlot(Slot(account, timeframe.value, moment.at, symbols), waiting)
+            waiting = []
+
+
+class PaperDaemon:
+    """Drives one account over the recorded feed. `run` blocks until the feed ends or a stop is asked for."""
+
+    def __init__(self, app: App, plan: PaperPlan, tell: Tell = silent) -> None:
+        self._app, self._plan, self._tell = app, plan, tell
+        ready = set_up(app, Question(plan.symbols, plan.timeframe, plan.start, plan.end, plan.profile, plan.variant))
+        self._bars = ready.bars
+        self._requested = runs.request(
+            Environment.PAPER,
+            ready.config,
+            profile=plan.profile,
+            # A paper run is named by its account and first bar: the bars to come are not known yet.
+            dataset_digest=f"{plan.account}@{instant_text(ready.start)}",
+            variant=plan.variant,
+            start=ready.start,
+            end=ready.end,
+        )
+        self._instance = f"{socket.gethostname()}:{os.getpid()}:{instant_text(clock.now())}"
+        self._cause = Cause(f"daemon {self._instance}", self._requested.run_id)
+        self._clock: Clock = AcceleratedClock(ready.start, plan.speed)
+        self._stop = threading.Event()
+        self._done = threading.Event()
+        self._failure: BaseException | None = None
+        self._slots: list[DueSlot] = []
+        self._next = 0
+        self._projected_at = clock.now()
+
+    @property
+    def run_id(self) -> str:
+        return self._requested.run_id
+
+    def request_stop(self) -> None:
+        """Asks for an end after the slot in hand. Safe in a signal handler and from any thread."""
+        self._stop.set()
+
+    def run(self) -> RunEnded | None:
+        """The run's end when the feed has ended; None when it was stopped before. Raises what went wrong."""
+        with control.lease(self._app.dsn, self._plan.account, self.run_id, self._instance) as held:
+            self._open()
+            with Ticker(self._tick, self._next_wall_time, self._on_trouble):
+                self._wait(held)
+            if self._failure is not None:
+                raise self._failure
+            ended = self._conclude() if self._next == len(self._slots) else None
+            self._app.runner().catch_up()
+            return ended
+
+    def _open(self) -> None:
+        requested = runs.begin(self._app.store, self._requested, self._requested.start, self._cause.actor)
+        self._requested = requested
+        self._journal = Journal(self._app.store, runs.book_stream(requested.run_id), self._cause)
+        self._analyst = LiveAnalyst(
+            self._app.store,
+            self._app.catalogue,
+            requested.config.symbols,
+            requested.config.timeframe,
+            requested.start,
+            self._cause.actor,
+        )
+        self._session = Session(requested.config, requested.config_digest, self._analyst, self._journal)
+        self._slots = list(due_slots(self._plan.account, self._plan.timeframe, self._bars))
+
+    def _next_wall_time(self) -> datetime | None:
+        if self._stop.is_set() or self._next >= len(self._slots):
+            return None
+        return self._clock.wall_time(self._slots[self._next].slot.due_at)
+
+    def _tick(self) -> None:
+        """Does every slot that is due."""
+        while self._next < len(self._slots) and not self._stop.is_set():
+            due = self._slots[self._next]
+            if due.slot.due_at > self._clock.now():
+                return
+            self._do(due)
+            self._next += 1
+            self._tell("slots", self._next, len(self._slots))
+            self._project_sometimes()
+        self._done.set()
+
+    def _do(self, due: DueSlot) -> None:
+        mine = control.claim(self._app.store, due.slot, self.run_id, self._instance, self._cause)
+        events: list[BookEvent] = []
+        try:
+            for moment in due.moments:
+                events += self._session.advance(moment)
+            self._journal.flush()
+        except Exception as error:
+            if mine:
+                control.fail(self._app.store, due.slot, str(error), self._cause)
+            raise
+        if mine:
+            control.complete(self._app.store, due.slot, _outcomes(due.slot, events), self._cause)
+
+    def _project_sometimes(self) -> None:
+        if clock.now() - self._projected_at >= PROJECT_EVERY:
+            self._app.runner().catch_up()
+            self._projected_at = clock.now()
+
+    def _on_trouble(self, error: BaseException) -> None:
+        self._failure = error
+        self._done.set()
+
+    def _wait(self, held: Lease) -> None:
+        while not self._done.wait(HEARTBEAT.total_seconds()) and not self._stop.is_set():
+            at = self._slots[self._next - 1].slot.due_at if self._next else None
+            if held.beat(at):
+                self.request_stop()
+
+    def _conclude(self) -> RunEnded:
+        return runs.conclude(
+            self._app.store,
+            self._requested,
+            self._session,
+            self._journal,
+            self._slots[-1].slot.due_at,
+            self._cause.actor,
+        )
+
+
+def _outcomes(slot: Slot, events: Sequence[BookEvent]) -> list[tuple[Symbol, str]]:
+    """What came of each symbol of a slot, in a few words."""
+    said: dict[Symbol, list[str]] = {symbol: [] for symbol in slot.symbols}
+    for event in events:
+        match event:
+            case RiskDecided():
+                said[event.symbol].append(event.verdict.value.lower())
+            case OrderPlaced():
+                said[event.symbol].append(f"{event.side.value.lower()} ordered")
+            case OrderFilled() if event.symbol in said:
+                said[event.symbol].append(f"{event.side.value.lower()} filled")
+            case _:
+                pass
+    return [(symbol, ", ".join(words) or "no change") for symbol, words in said.items()]
+
+
+class TradingScheduler:
+    """The operator's handle in Python: start, analyse one asset now, stop."""
+
+    def __init__(self, app: App, plan: PaperPlan) -> None:
+        self._app, self._plan = app, plan
+        self._daemon: PaperDaemon | None = None
+        self._thread: threading.Thread | None = None
+        self.result: RunEnded | None = None
+        self._error: BaseException | None = None
+
+    def start(self) -> str:
+        """Begins in a thread of its own and returns the run's id. Starting twice is starting once."""
+        if self._daemon is None:
+            self._daemon = PaperDaemon(self._app, self._plan)
+            self._thread = threading.Thread(target=self._run, args=(self._daemon,), name="paper", daemon=True)
+            self._thread.start()
+        return self._daemon.run_id
+
+    def _run(self, daemon: PaperDaemon) -> None:
+        try:
+            self.result = daemon.run()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self, timeout_s: float | None = None) -> RunEnded | None:
+        """Waits for the feed's end; raises what went wrong in the thread."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        if self._error is not None:
+            raise self._error
+        return self.result
+
+    def analyze_asset(self, symbol: Symbol) -> dict[str, Any]:
+        """An analysis of the latest closed bar of a symbol, made or found: its decision, confidence and id."""
+        from ui.compose import latest_opinion
+
+        return latest_opinion(self._app, symbol, self._plan.timeframe, self._plan.end)
+
+    def stop(self) -> None:
+        """Ends after the slot in hand; raises what went wrong before."""
+        if self._daemon is not None:
+            self._daemon.request_stop()
+        self.wait()
