@@ -14,6 +14,7 @@ from engine.events import (
     AnalysesConsulted,
     AnalysisMade,
     BookEvent,
+    OrderCanceled,
     OrderFilled,
     OrderPlaced,
     OrderRejected,
@@ -71,6 +72,9 @@ def _instant(text: str) -> datetime:
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
+_ENDS = {OrderFilled: "fill", OrderRejected: "rejection", OrderCanceled: "cancellation"}
+
+
 class _History:
     """One run's book, indexed by the ids its events name."""
 
@@ -91,7 +95,9 @@ class _History:
                     self._verdicts[signal_id] = row
                 case OrderPlaced(order_id=order_id, signal_id=signal_id):
                     self.orders[order_id] = self._order_of_signal[signal_id] = row
-                case OrderFilled(order_id=order_id) | OrderRejected(order_id=order_id):
+                case (
+                    OrderFilled(order_id=order_id) | OrderRejected(order_id=order_id) | OrderCanceled(order_id=order_id)
+                ):
                     self._ends.setdefault(order_id, []).append(row)
                 case AnalysesConsulted(analyses=analyses):
                     self.consulted.update((analysis_id, row) for analysis_id, _ in analyses)
@@ -111,9 +117,8 @@ class _History:
         if order is not None and isinstance(order.event, OrderPlaced):
             yield _link("order", order.event.order_id, order.event.at, order)
             for end in self._ends.get(order.event.order_id, ()):
-                if isinstance(end.event, OrderFilled | OrderRejected):
-                    kind = "fill" if isinstance(end.event, OrderFilled) else "rejection"
-                    yield _link(kind, order.event.order_id, end.event.at, end)
+                if isinstance(end.event, OrderFilled | OrderRejected | OrderCanceled):
+                    yield _link(_ENDS[type(end.event)], order.event.order_id, end.event.at, end)
 
     def of_order(self, order_id: str) -> Iterator[Link]:
         placed = self.orders[order_id].event
@@ -210,6 +215,8 @@ def _says(row: Recorded) -> str:
             )
         case OrderRejected() as rejected:
             return f"{rejected.reason}: {rejected.required} needed, {rejected.available} free"
+        case OrderCanceled() as canceled:
+            return canceled.reason
         case _:
             return row.name
 

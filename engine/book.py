@@ -17,6 +17,7 @@ from engine.events import (
     AnalysesConsulted,
     BookEvent,
     BookOpened,
+    OrderCanceled,
     OrderFilled,
     OrderPlaced,
     OrderRejected,
@@ -101,7 +102,7 @@ def evolve(book: Book, event: BookEvent) -> Book:
             return _filled(book, event)
         case OrderPlaced():
             return msgspec.structs.replace(book, working={**book.working, event.order_id: event})
-        case OrderRejected():
+        case OrderRejected() | OrderCanceled():
             return msgspec.structs.replace(book, working=_without(book.working, event.order_id))
         case PositionsMarked():
             return msgspec.structs.replace(book, day_equity=event.equity) if event.occasion == "roll" else book

@@ -75,7 +75,7 @@ def decide(
     for wish in wishes:
         book = _record(book, _act(book, step, wish, config, halts), made)
     for symbol, price in step.opened:
-        book = _record(book, _fills(book, symbol, price, step.at, config), made)
+        book = _record(book, fills_at_open(book, symbol, price, step.at, config), made)
     return tuple(made)
 
 
@@ -240,7 +240,8 @@ def _sized(book: Book, signal: SignalRaised, step: Step, config: RunConfig) -> t
 # --- Fills --------------------------------------------------------------------------------------------------------
 
 
-def _fills(book: Book, symbol: Symbol, price: Decimal, at: datetime, config: RunConfig) -> Iterator[BookEvent]:
+def fills_at_open(book: Book, symbol: Symbol, price: Decimal, at: datetime, config: RunConfig) -> Iterator[BookEvent]:
+    """The symbol's working order meets the open of a bar: filled, filled in part, or refused for want of cash."""
     order = book.working_for(symbol)
     if order is None:
         return

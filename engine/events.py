@@ -244,6 +244,15 @@ class OrderRejected(Fact, frozen=True):
     available: Decimal
 
 
+class OrderCanceled(Fact, frozen=True):
+    """The order ended unfilled because we asked."""
+
+    order_id: str
+    symbol: Symbol
+    at: datetime
+    reason: str
+
+
 class PositionsMarked(Fact, frozen=True):
     """Equity at a session roll, at the end of a run, or when it decides a halt, with the prices used."""
 
@@ -317,6 +326,7 @@ BookEvent = (
     | OrderPlaced
     | OrderFilled
     | OrderRejected
+    | OrderCanceled
     | PositionsMarked
     | TradingHalted
     | TradingResumed
@@ -337,6 +347,7 @@ EVENT_TYPES: tuple[type[Fact], ...] = (
     OrderPlaced,
     OrderFilled,
     OrderRejected,
+    OrderCanceled,
     PositionsMarked,
     TradingHalted,
     TradingResumed,

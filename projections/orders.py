@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from engine.book import Book
-from engine.events import OrderFilled, OrderPlaced, OrderRejected, RiskDecided, SignalRaised
+from engine.events import OrderCanceled, OrderFilled, OrderPlaced, OrderRejected, RiskDecided, SignalRaised
 from engine.money import ZERO, add
 from engine.store import Recorded
 from projections import tables
@@ -37,8 +37,9 @@ class OrdersView:
             case OrderFilled():
                 yield tables.FILLS, _fill(event, book, recorded.position)
                 yield tables.ORDERS, self._filled(event, book)
-            case OrderRejected():
-                status = "partly filled" if self._orders[event.order_id]["filled_quantity"] else "rejected"
+            case OrderRejected() | OrderCanceled():
+                ended = "rejected" if isinstance(event, OrderRejected) else "canceled"
+                status = "partly filled" if self._orders[event.order_id]["filled_quantity"] else ended
                 yield tables.ORDERS, self._changed(event.order_id, {"status": status, "reason": event.reason})
             case _:
                 return

@@ -15,6 +15,7 @@ from projections.tables import SCHEMA
 
 Rows = list[dict[str, Any]]
 STATEMENT_TIMEOUT = "5s"
+PAGE = 500
 
 
 class Queries:
@@ -28,6 +29,14 @@ class Queries:
 
     def close(self) -> None:
         self._conn.close()
+
+    def alive(self) -> bool:
+        """Whether the connection still answers; a page that keeps one open asks before each use."""
+        try:
+            self._conn.execute("SELECT 1")
+        except psycopg.Error:
+            return False
+        return True
 
     def __enter__(self) -> Queries:
         return self
@@ -80,6 +89,36 @@ class Queries:
     def decisions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         return self._of_run("decisions", "at", run_id, symbol, on)
 
+    def latest_trades(self, run_id: str, limit: int = PAGE) -> Rows:
+        """The newest trades first, each with its `number` in the run, counted from 1 in order of entry."""
+        query = SQL(
+            "SELECT row_number() OVER (ORDER BY entry_at, trade_id) AS number, t.* FROM {} t WHERE run_id = %s "
+            "ORDER BY number DESC LIMIT %s"
+        )
+        return self._rows(query.format(_table("trades")), run_id, limit)
+
+    def trades_between(self, run_id: str, symbol: Symbol, start: datetime, end: datetime) -> Rows:
+        """The trades of a symbol that were open at some time of a range, in order of entry."""
+        query = SQL(
+            "SELECT * FROM {} WHERE run_id = %s AND symbol = %s AND entry_at <= %s AND coalesce(exit_at, %s) >= %s "
+            "ORDER BY entry_at, trade_id"
+        )
+        return self._rows(query.format(_table("trades")), run_id, symbol, end, end, start)
+
+    def latest_signals(self, run_id: str, verdict: str | None = None, limit: int = PAGE) -> Rows:
+        """The newest signals first, each with the gate's verdict on it and its `number` in the run, counted from 1."""
+        query = SQL(
+            "SELECT * FROM (SELECT row_number() OVER (ORDER BY s.position) AS number, s.*, r.verdict, r.side, "
+            "r.requested, r.quantity, r.reason FROM {} s JOIN {} r USING (run_id, signal_id) WHERE run_id = %s) n "
+            "WHERE %s::text IS NULL OR verdict = %s ORDER BY number DESC LIMIT %s"
+        )
+        return self._rows(query.format(_table("signals"), _table("risk_decisions")), run_id, verdict, verdict, limit)
+
+    def verdicts(self, run_id: str) -> dict[str, int]:
+        """How many signals of a run got which verdict."""
+        query = SQL("SELECT verdict, count(*) AS n FROM {} WHERE run_id = %s GROUP BY verdict ORDER BY verdict")
+        return {row["verdict"]: row["n"] for row in self._rows(query.format(_table("risk_decisions")), run_id)}
+
     def equity(self, run_id: str) -> Rows:
         return self._of_run("equity", "at", run_id, None, None)
 
@@ -94,7 +133,7 @@ class Queries:
         """Bars to draw, at most `limit`, the latest ones of the range, in order."""
         rows = self._rows(
             SQL(
-                "SELECT opened_at, closed_at, open, high, low, close, volume FROM quantagent.bars "
+                "SELECT opened_at, closed_at, open, high, low, close, volume FROM quantagent.current_bars "
                 "WHERE symbol = %s AND timeframe = %s AND opened_at >= %s AND closed_at <= %s "
                 "ORDER BY opened_at DESC LIMIT %s"
             ),

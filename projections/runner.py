@@ -28,7 +28,12 @@ from projections.tables import SCHEMA, TABLES, VERSION, Row, Table, ddl
 
 PAGE = 5_000
 
+Progress = Callable[[int, int], None]
 Changes = dict[str, dict[tuple[object, ...], Row]]
+
+
+def _unheard(done: int, total: int) -> None:
+    del done, total
 
 
 class Status(NamedTuple):
@@ -52,14 +57,19 @@ class Runner:
         self._views: dict[str, RunView] = {}
         self._position: int | None = None
 
-    def catch_up(self, progress: Callable[[int], None] = lambda done: None) -> int:
-        """Projects everything that is in the log; returns how many events that were."""
+    def catch_up(self, progress: Progress = _unheard) -> int:
+        """Projects everything that is in the log; returns how many events that were.
+
+        `progress` hears how many positions are done, and of how many.
+        """
         done = 0
         with psycopg.connect(self._dsn, autocommit=True) as conn:
             self._prepare(conn)
+            start, head = _progress(conn, self.schema), self._store.head()
             while count := self._page(conn):
                 done += count
-                progress(done)
+                reached = min(self._position or start, head)
+                progress(reached - start, head - start)
         return done
 
     def status(self) -> Status:
@@ -221,7 +231,7 @@ class Rebuilt(NamedTuple):
         return not any(self.differing.values())
 
 
-def rebuild(store: Store, catalogue: Bars, dsn: str, progress: Callable[[int], None] = lambda done: None) -> Rebuilt:
+def rebuild(store: Store, catalogue: Bars, dsn: str, progress: Progress = _unheard) -> Rebuilt:
     """Makes the read tables anew beside the present ones, compares them row for row, and switches to the new ones."""
     Runner(store, catalogue, dsn).catch_up()
     beside = f"{SCHEMA}_next"

@@ -119,10 +119,15 @@ ORDERS = _table(
     ("order_type", "text", "MARKET", "OrderPlaced.order_type"),
     ("quantity", "numeric", "units", "OrderPlaced.quantity"),
     ("reference_price", "numeric", "quote currency", "OrderPlaced.reference_price"),
-    ("status", "text", "working, filled, partly filled or rejected", "OrderFilled, OrderRejected"),
+    (
+        "status",
+        "text",
+        "working, filled, partly filled, rejected or canceled",
+        "OrderFilled, OrderRejected, OrderCanceled",
+    ),
     ("filled_quantity", "numeric", "units", "OrderFilled.quantity"),
     ("filled_at", "timestamptz", "UTC", "OrderFilled.at"),
-    ("reason", "text", "why it was rejected", "OrderRejected.reason"),
+    ("reason", "text", "why it ended unfilled", "OrderRejected.reason, OrderCanceled.reason"),
     ("position", "bigint", "place in the log", "position of OrderPlaced"),
 )
 

@@ -218,8 +218,7 @@ def _perform(
         actor=app.settings.actor,
         progress=lambda done: tell("bars", done, total),
     )
-    head = app.store.head()
-    app.runner().catch_up(lambda done: tell("read models", min(done, head), head))
+    app.runner().catch_up(lambda done, total: tell("read models", done, total))
     return result
 
 

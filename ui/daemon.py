@@ -103,6 +103,8 @@ class PaperDaemon:
                 self._wait(held)
             if self._failure is not None:
                 raise self._failure
+            if self._next:
+                held.beat(self._slots[self._next - 1].slot.due_at)
             ended = self._conclude() if self._next == len(self._slots) else None
             self._app.runner().catch_up()
             return ended

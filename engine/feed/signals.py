@@ -69,7 +69,7 @@ def read_signals(path: Path) -> SignalFile:
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not a text file: signals are CSV with the columns {','.join(COLUMNS)}.") from None
     lines = csv.reader(io.StringIO(text))
-    first: list[str] = next(lines, [])
+    first: list[str] = next(lines, list[str]())
     header = [name.strip().lower() for name in first]
     if not {"symbol", "at", "decision"} <= set(header) <= set(COLUMNS) or len(set(header)) != len(header):
         raise BadInput(

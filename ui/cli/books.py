@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from ui.cli.output import (
     AsCsv,
@@ -13,6 +14,7 @@ from ui.cli.output import (
     On,
     OneSymbol,
     Run,
+    cell,
     day_of,
     err,
     errors_in_words,
@@ -136,12 +138,14 @@ def why(
 
 
 def show_chain(links: Sequence[Link]) -> None:
-    """The chain as a table, then every risk check, then the reports behind it."""
+    """The chain, then what every risk check of an entry saw, then the reasons of the analysis."""
     from engine.audit import checks_of
 
-    rows = [link._asdict() for link in links]
-    print_rows("Why (UTC)", rows, ["kind", "key", "at", "position", "says"])
-    checks = [{"rule": r, "passed": p, "limit": limit, "observed": o} for r, p, limit, o in checks_of(links)]
+    for link in links:
+        out.print(f"[bold]{cell(link.at)}  {link.kind}[/bold]  {escape(link.says)}")
+        place = f"event {link.position:,}" if link.position else "no event of its own"
+        out.print(f"                  [dim]{escape(link.key)}, {place}[/dim]")
+    checks = [{"rule": r, "passed": p, "limit": limit, "observed": o} for r, p, limit, o in checks_of(links) if o]
     if checks:
         print_rows("Risk checks", checks, ["rule", "passed", "limit", "observed"])
     for reasons in filter(None, (_reasons(link) for link in links)):

@@ -53,8 +53,8 @@ def import_file(
 
     with errors_in_words():
         check_symbol(symbol)
-        frame = Timeframe.parse(timeframe)
-        read = read_bars(file, symbol, frame, zone=zone, accept_valid=accept_valid)
+        frame, learned_at = Timeframe.parse(timeframe), clock.now()
+        read = read_bars(file, symbol, frame, zone=zone, learned_at=learned_at, accept_valid=accept_valid)
         with open_app() as opened, progress() as tell:
             tell("bars", 0, len(read.bars))
             added = opened.catalogue.add(
@@ -62,7 +62,7 @@ def import_file(
                 frame,
                 read.bars,
                 source=file.name,
-                learned_at=clock.now(),
+                learned_at=learned_at,
                 actor=opened.settings.actor,
                 refused=read.refused,
             )

@@ -33,8 +33,7 @@ def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
         again = replay(app, answer.result.request.run_id, None, tell)
         classic = replay(app, answer.result.request.run_id, "classic", tell)
         say("4  Read models made anew")
-        head = app.store.head()
-        rebuilt = rebuild(app.store, app.catalogue, app.dsn, lambda n: tell("read models anew", min(n, head), head))
+        rebuilt = rebuild(app.store, app.catalogue, app.dsn, lambda done, total: tell("read models anew", done, total))
     with app.queries() as queries:
         rows = [queries.run(each.result.request.run_id) for each in (answer, classic)]
         table = comparison(rows, [queries.metrics(row["run_id"]) or {} for row in rows])

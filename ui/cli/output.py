@@ -20,7 +20,10 @@ from engine.market import Timeframe, check_symbol
 
 SCHEMA_VERSION = 1
 
-out = Console(highlight=False, soft_wrap=False)
+# A table written to a file or a pipe should not be folded to an imagined terminal.
+PIPE_WIDTH = 160
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

@@ -30,8 +30,7 @@ def rebuild(as_json: AsJson = False) -> None:
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened, progress() as tell:
-        head = opened.store.head()
-        done = run(opened.store, opened.catalogue, opened.dsn, lambda n: tell("events", min(n, head), head))
+        done = run(opened.store, opened.catalogue, opened.dsn, lambda done, total: tell("events", done, total))
     if as_json:
         print_json(events=done.events, rows=done.rows, differing=done.differing, same=done.same)
     else:

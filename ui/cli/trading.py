@@ -180,7 +180,8 @@ def show(answer: Answer, metrics: Mapping[str, Any]) -> None:
 def show_digests(source_digest: str, answer: Answer) -> None:
     ours = answer.result.ended.book_digest
     out.print(f"stored digest   {source_digest}")
-    out.print(f"replayed digest {ours}  {'equal' if ours == source_digest else 'DIFFERENT'}")
+    out.print(f"replayed digest {ours}")
+    out.print("equal" if ours == source_digest else "DIFFERENT")
 
 
 def _chosen(metrics: Mapping[str, Any]) -> dict[str, Any]:
