@@ -1,6 +1,6 @@
 """Start here: one bar from the feed to the screen, in five steps, through the real parts."""
 
-from __future__ import annotations
+from pathlib import Path
 
 from engine import runs
 from engine.clock import now
@@ -8,29 +8,30 @@ from engine.config import digest_of
 from engine.events import Environment, OrderFilled
 from engine.feed.catalogue import Catalogue
 from engine.feed.recorded import moments
+from engine.feed.signals import ImportedAnalyst, read_signals, save_signals
 from engine.market import Timeframe
 from engine.session import Journal, Session
 from engine.store import Cause
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
 from projections.runner import Runner
-from tests.workloads import golden_config, moving_average_state, scripted, walk
+from tests.workloads import golden_config, walk, write_signals
 
 ME = Cause("a reader")
 
 
-def test_one_bar_becomes_a_fill_on_the_screen(dsn: str) -> None:
+def test_one_bar_becomes_a_fill_on_the_screen(dsn: str, tmp_path: Path) -> None:
     # 1. A bar enters the catalogue. It is labelled by its open and its close, and known at its close.
     bars = walk("AAA", seed=100, count=60, start=100.0, sigma=0.005)
     Catalogue(dsn).add("AAA", Timeframe.H1, bars, source="test", learned_at=now())
     # 2. An analyst looks at bars that have closed, and wishes: LONG, SHORT, FLAT or HOLD.
-    analyst, (bar, wanted) = scripted([bars]), moving_average_state(bars)[0]
-    assert (wish := analyst.wish(bar)) and wish.direction is wanted
+    analyst = ImportedAnalyst(file := read_signals(write_signals(tmp_path / "crossing.csv", [bars])))
     # 3. The session takes the market's instants in order; rules decide; facts go to the log.
     config = golden_config(["AAA"], cash=100_000, quantity=10, decimals=4, periods=365)
     with PostgresStore(dsn) as store:
+        save_signals(store, dsn, file, ME.actor)
         asked = runs.request(
-            Environment.BACKTEST, config, profile="golden", dataset_digest="", variant="scripted",
+            Environment.BACKTEST, config, profile="golden", dataset_digest="", variant=file.variant,
             start=bars[0].opened_at, end=bars[-1].closed_at,
         )  # fmt: skip
         asked = runs.begin(store, asked, bars[0].opened_at, ME.actor)

@@ -99,6 +99,7 @@ class PaperDaemon:
         """The run's end when the feed has ended; None when it was stopped before. Raises what went wrong."""
         with control.lease(self._app.dsn, self._plan.account, self.run_id, self._instance) as held:
             self._open()
+            held.beat(None)
             with Ticker(self._tick, self._next_wall_time, self._on_trouble):
                 self._wait(held)
             if self._failure is not None:

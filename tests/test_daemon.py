@@ -1,0 +1,179 @@
+"""The daemon as an operator runs it: real processes over a recorded feed, ended and killed, and the log after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import quantagent
+from engine import control
+from engine.errors import BadInput, BookMoved
+from engine.events import SlotClaimed, SlotCompleted
+from engine.store import Batch, Cause, Store, read_from
+from engine.store.postgres import PostgresStore
+from projections.queries import Queries
+from tests.test_commands import QUANTAGENT, answer, run
+from ui.compose import App, Question, backtest, load_sample, open_app
+from ui.daemon import PaperDaemon, PaperPlan
+from ui.settings import Settings
+
+# Long enough for some trades, after the analyst's warm-up, short enough for a test: 5 days of two symbols.
+RANGE = ("--start", "2017-08-15", "--end", "2017-08-20")
+START, END = datetime(2017, 8, 15, tzinfo=UTC), datetime(2017, 8, 20, tzinfo=UTC)
+SLOTS = 120
+
+
+@pytest.fixture
+def app(dsn: str) -> Iterator[App]:
+    with open_app(Settings(None, dsn, "tester")) as opened:
+        load_sample(opened)
+        yield opened
+
+
+@pytest.fixture
+def env(app: App, tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "QUANTAGENT_DSN": app.dsn, "QUANTAGENT_HOME": str(tmp_path), "QUANTAGENT_ACTOR": "tester"}
+
+
+def digest_of_backtest(app: App) -> str:
+    return backtest(app, Question(start=START, end=END)).result.ended.book_digest
+
+
+def begin(env: dict[str, str], *more: str) -> subprocess.Popen[str]:
+    command = [str(QUANTAGENT), "paper", "start", *RANGE, "--json", *more]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def slots_done(dsn: str) -> int:
+    with PostgresStore(dsn) as store:
+        return sum(1 for _ in read_from(store, ["SlotCompleted.v1"]))
+
+
+def wait_for_slots(dsn: str, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while slots_done(dsn) < count:
+        assert time.monotonic() < deadline, "the daemon does not go on"
+        time.sleep(0.05)
+
+
+def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
+    said, complaints = process.communicate(timeout=90)
+    assert process.returncode == 0, complaints
+    return json.loads(said)
+
+
+def test_a_daemon_over_stored_bars_ends_with_the_backtests_digest(app: App, env: dict[str, str]) -> None:
+    ended = answer(env, "paper", "start", *RANGE)
+    assert ended["book_digest"] == digest_of_backtest(app)
+    with Queries(app.dsn) as queries:
+        shown = queries.run(ended["run_id"])
+        assert (shown["environment"], shown["status"]) == ("paper", "ended")
+        assert shown["book_digest"] == ended["book_digest"]
+    assert slots_done(app.dsn) == SLOTS
+
+
+def test_sigterm_ends_between_slots_and_a_restart_goes_on_without_a_duplicate(app: App, env: dict[str, str]) -> None:
+    daemon = begin(env, "--speed", "40000")
+    wait_for_slots(app.dsn, 20)
+    daemon.send_signal(signal.SIGTERM)
+    assert finished(daemon)["ended"] is False
+    done = slots_done(app.dsn)
+    assert 20 <= done < SLOTS
+    ended = answer(env, "paper", "start", *RANGE)
+    assert ended["book_digest"] == digest_of_backtest(app)
+    assert slots_done(app.dsn) == SLOTS
+
+
+def test_killed_at_any_moment_it_goes_on_where_the_log_ends(app: App, env: dict[str, str]) -> None:
+    for count in (3, 31, 64):
+        daemon = begin(env, "--speed", "100000")
+        wait_for_slots(app.dsn, count)
+        daemon.kill()
+        daemon.communicate(timeout=30)
+    ended = answer(env, "paper", "start", *RANGE)
+    assert ended["book_digest"] == digest_of_backtest(app)
+    completed: dict[str, int] = {}
+    for row in read_from(app.store, ["SlotCompleted.v1"]):
+        completed[row.stream] = completed.get(row.stream, 0) + 1
+    assert len(completed) == SLOTS
+    assert set(completed.values()) == {1}
+
+
+def test_stop_ends_a_running_daemon_and_status_shows_it(app: App, env: dict[str, str]) -> None:
+    daemon = begin(env, "--speed", "40000")
+    wait_for_slots(app.dsn, 1)
+    (shown,) = answer(env, "paper", "status")["daemons"]
+    assert (shown["account"], shown["alive"], shown["state"]) == ("paper", True, "running")
+    refused = run(env, "paper", "start", *RANGE, code=2)
+    assert "another daemon" in refused.stderr
+    assert answer(env, "paper", "stop")["stopped"] is True
+    assert finished(daemon)["ended"] is False
+    (shown,) = answer(env, "paper", "status")["daemons"]
+    assert (shown["alive"], shown["state"]) == (False, "stopped")
+
+
+def test_an_accelerated_clock_keeps_its_pace(app: App) -> None:
+    # 5 days at 60,000 times the wall's speed last 7.2 s; no slot may come before its time.
+    began = time.monotonic()
+    daemon = PaperDaemon(app, PaperPlan(start=START, end=END, speed=60_000))
+    assert daemon.run() is not None
+    assert time.monotonic() - began >= 7.1
+
+
+def test_of_two_that_claim_one_slot_only_the_first_succeeds(store: Store) -> None:
+    slot = control.Slot("paper", "1h", START, ("BTC-USD",))
+    me, other = Cause("me"), Cause("other")
+    assert control.claim(store, slot, "run", "daemon-1", me) is True
+    racing = SlotClaimed("paper", "1h", START, ("BTC-USD",), "run", "daemon-2")
+    with pytest.raises(BookMoved):
+        store.append([Batch(slot.stream, 0, [racing])], other)
+    assert control.claim(store, slot, "run", "daemon-1", me) is True
+    control.complete(store, slot, [("BTC-USD", "no change")], me)
+    assert control.claim(store, slot, "run", "daemon-2", other) is False
+    assert [type(row.event) for row in store.read(slot.stream)] == [SlotClaimed, SlotCompleted]
+
+
+def test_a_failed_slot_is_recorded_and_tried_again(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = PaperPlan(start=START, end=END)
+    daemon = PaperDaemon(app, plan)
+    monkeypatch.setattr("ui.daemon.LiveAnalyst", _Failing)
+    with pytest.raises(BadInput, match="no opinion today"):
+        daemon.run()
+    (failed,) = read_from(app.store, ["SlotFailed.v1"])
+    assert failed.event.reason == "no opinion today"  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    ended = PaperDaemon(app, plan).run()
+    assert ended is not None
+    assert ended.book_digest == digest_of_backtest(app)
+
+
+class _Failing:
+    """An analyst that cannot form an opinion."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def wish(self, bar: object) -> None:
+        raise BadInput("no opinion today")
+
+
+def test_the_scheduler_of_the_python_door_starts_once_analyses_and_stops(app: App) -> None:
+    scheduler = quantagent.TradingScheduler(app, quantagent.PaperPlan(start=START, end=END, speed=40_000))
+    run_id = scheduler.start()
+    assert scheduler.start() == run_id
+    opinion = scheduler.analyze_asset("BTC-USD")
+    assert opinion["at"] == END
+    assert opinion["decision"] in ("LONG", "SHORT", "HOLD")
+    assert scheduler.analyze_asset("BTC-USD") == {**opinion, "made": False}
+    scheduler.stop()
+    assert scheduler.result is None
+    assert not [thread for thread in threading.enumerate() if thread.name == "paper"]

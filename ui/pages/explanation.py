@@ -1,0 +1,71 @@
+"""The answer to "why": the chain of one trade or signal, step by step, and the stored events behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from engine.audit import Link
+from ui.chains import Check, Report, Step, chains, raw_events
+from ui.views import DASH, plain, time_text
+
+
+def show_chain(key: str, run_id: str, links: Sequence[Link]) -> None:
+    """The chains of a trade side by side (entry, exit), or the one of a signal."""
+    told = chains(links)
+    st.markdown(f"##### Why {plain(key)}")
+    names = ["Entry", *(["Change"] * (len(told) - 2)), "Exit"] if len(told) > 1 else [""]
+    for column, name, steps in zip(st.columns(max(len(told), 2)), names, told, strict=False):
+        with column:
+            if name:
+                st.markdown(f"**{name}**")
+            for step in steps:
+                _show_step(step)
+    with st.expander("Raw events"):
+        st.caption("The same answer in a terminal")
+        st.code(f"quantagent why {key} --run {run_id[:8]}", language=None)
+        for event in raw_events(links):
+            st.markdown(f"**{plain(event.title)}**  \n:gray[{plain(event.recorded)}]")
+            st.code(event.payload, language="json", wrap_lines=True)
+
+
+def _show_step(step: Step) -> None:
+    with st.container(border=True, gap="xsmall"):
+        if not step.reached:
+            st.markdown(f":gray[**{step.name}** {plain(step.says)}]")
+            return
+        place = f"#{step.position}, " if step.position else ""
+        with st.container(horizontal=True, horizontal_alignment="distribute"):
+            st.markdown(f"**{step.name}** {plain(step.says)}", width="content")
+            st.markdown(f":gray[{plain(place + time_text(step.at))} UTC]", width="content")
+        if step.facts:
+            st.markdown(" · ".join(f":gray[{plain(name)}] {plain(value)}" for name, value in step.facts))
+        if step.reasons:
+            st.markdown("\n".join(f"- {plain(reason)}" for reason in step.reasons))
+        if step.checks:
+            _show_checks(step.checks)
+        if step.reports:
+            _show_reports(step.reports)
+
+
+def _show_checks(checks: Sequence[Check]) -> None:
+    st.table(
+        {
+            "Check": [plain(check.rule) for check in checks],
+            "Limit": [plain(check.limit) for check in checks],
+            "Observed": [plain(check.observed) for check in checks],
+            "": ["passed" if check.passed else ":orange-badge[failed]" for check in checks],
+        },
+        border="horizontal",
+        hide_index=True,
+    )
+
+
+def _show_reports(reports: Sequence[Report]) -> None:
+    with st.expander("Reports"):
+        for report in reports:
+            found = " · ".join(
+                f":gray[{plain(name)}] {plain(value)}" for name, value in report.findings if value != DASH
+            )
+            st.markdown(f"**{plain(report.name.capitalize())}**  \n{found}")

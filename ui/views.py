@@ -1,0 +1,263 @@
+"""What the page says: rows of the read models as words, cards and tables. Pure; nothing here draws or asks.
+
+Minus is the ASCII sign (the cards read it as "down"), a missing value is a dash, times are UTC to the minute.
+Green and red mean money won and lost, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import pandas
+
+from engine.config import RiskLimits
+
+DASH = "-"
+GAIN, LOSS = "#2fae76", "#e5534b"
+SIGNS = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥"}
+PLACES_MAX = 8
+CURVE_POINTS = 2_000
+SPARK_POINTS = 60
+
+Row = Mapping[str, Any]
+Tone = Literal["gain", "loss", ""]
+
+
+# --- Words --------------------------------------------------------------------------------------------------------
+
+
+def money(amount: Decimal | None, currency: str, *, signed: bool = False) -> str:
+    """-$1,234.50, or -CHF 1,234.50 for a currency without a sign of its own; `signed` writes a plus too."""
+    if amount is None:
+        return DASH
+    rounded = amount.quantize(Decimal("0.01"), ROUND_HALF_EVEN)
+    sign = "-" if rounded < 0 else "+" if signed and rounded > 0 else ""
+    return f"{sign}{SIGNS.get(currency, currency + ' ')}{abs(rounded):,.2f}"
+
+
+def percent(share: float | None) -> str:
+    """A fraction as per cent: 0.0125 is 1.25%."""
+    return DASH if share is None else f"{_no_negative_zero(share * 100):,.2f}%"
+
+
+def ratio(value: float | None) -> str:
+    return DASH if value is None else f"{_no_negative_zero(value):,.2f}"
+
+
+def _no_negative_zero(value: float) -> float:
+    return round(value, 2) + 0.0
+
+
+def number(value: Decimal | None, places: int | None = None) -> str:
+    """With thousands separators and `places` decimals; else with its own, at most 8, without trailing zeros."""
+    if value is None:
+        return DASH
+    text = f"{value:,.{PLACES_MAX if places is None else places}f}"
+    if places is None:
+        text = text.rstrip("0").rstrip(".")
+    return text.removeprefix("-") if not any(digit in text for digit in "123456789") else text
+
+
+def tidy(text: str) -> str:
+    """Text of a risk check with its numbers readable: cents from 100 on, else at most 8 decimals."""
+    return re.sub(r"(?<![\w.])-?\d+(\.\d+)?(?![\w.])", lambda match: _short(Decimal(match[0])), text)
+
+
+def _short(value: Decimal) -> str:
+    return number(value, 2) if abs(value) >= 100 and value != value.to_integral_value() else number(value)
+
+
+def time_text(at: datetime | None) -> str:
+    return DASH if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def plain(text: str) -> str:
+    """Text that shows as itself where Markdown is read: two dollar signs would make a formula of what is between."""
+    return re.sub(r"([\\`*_\[\]$~:<>|#])", r"\\\1", text)
+
+
+# --- Cards --------------------------------------------------------------------------------------------------------
+
+
+class Card(NamedTuple):
+    """One figure, and below it what it is measured against. `tone` colours money; `spark` is a small curve."""
+
+    label: str
+    value: str
+    note: str
+    tone: Tone = ""
+    spark: tuple[float, ...] = ()
+
+
+def cards(run: Row, metrics: Row | None, limits: RiskLimits | None, equity: Sequence[Row]) -> list[Card]:
+    """The six figures of a run. Without metrics yet (no bar has closed) they are dashes."""
+    found = metrics or {}
+    currency = str(run["currency"])
+    pnl: Decimal | None = found.get("total_pnl")
+    tone = tone_of(pnl)
+    closed, still_open, days = (int(found.get(name) or 0) for name in ("total_trades", "open_trades", "days"))
+    curve = [float(row["equity"]) for row in equity]
+    return [
+        Card(
+            "Final equity" if run["status"] == "ended" else "Equity",
+            money(found.get("final_equity"), currency),
+            f"start {money(run['starting_cash'], currency)}",
+            spark=tuple(curve[index] for index in spread(len(curve), SPARK_POINTS)),
+        ),
+        Card("Net P&L", money(pnl, currency, signed=True), f"fees {money(found.get('fees'), currency)}", tone),
+        Card(
+            "Return",
+            percent(found.get("total_return")),
+            f"{count(days, 'day')}, CAGR {percent(found.get('cagr'))}",
+            tone,
+        ),
+        Card("Max drawdown", percent(found.get("max_drawdown")), _loss_limit(limits)),
+        Card("Win rate", percent(found.get("win_rate")), f"n = {closed:,} closed, {still_open:,} open"),
+        Card(
+            "Profit factor",
+            ratio(found.get("profit_factor")),
+            f"Sharpe {ratio(found.get('sharpe_ratio'))}, n = {count(days, 'day')}",
+        ),
+    ]
+
+
+def tone_of(amount: Decimal | None) -> Tone:
+    if not amount:
+        return ""
+    return "gain" if amount > 0 else "loss"
+
+
+def count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _loss_limit(limits: RiskLimits | None) -> str:
+    if limits is None or limits.daily_loss_pct is None:
+        return "no daily loss limit"
+    return f"daily loss limit {number(limits.daily_loss_pct)}%"
+
+
+def spread(length: int, most: int) -> list[int]:
+    """At most `most` indices spread evenly over a sequence, its first and last among them."""
+    if length <= most:
+        return list(range(length))
+    return [round(n * (length - 1) / (most - 1)) for n in range(most)]
+
+
+def thinned(curve: Sequence[Row], most: int = CURVE_POINTS) -> list[Row]:
+    """A curve of at most `most` points that still touches every high and low: of each stretch, where equity and
+    where drawdown was lowest and where equity was highest; and the very first and last point."""
+    if len(curve) <= most:
+        return list(curve)
+    stretches = max((most - 2) // 3, 1)
+    bounds = [len(curve) * n // stretches for n in range(stretches + 1)]
+    kept = {0, len(curve) - 1}
+    for first, end in pairwise(bounds):
+        stretch = range(first, end)
+        kept.add(min(stretch, key=lambda n: curve[n]["equity"]))
+        kept.add(max(stretch, key=lambda n: curve[n]["equity"]))
+        kept.add(min(stretch, key=lambda n: curve[n]["drawdown"]))
+    return [curve[n] for n in sorted(kept)]
+
+
+# --- Runs ---------------------------------------------------------------------------------------------------------
+
+
+def run_name(run: Row) -> str:
+    """How a run is called in a list: 17b6b789 realistic BTC-USD,EUR-USD 1h, label."""
+    name = f"{run['run_id'][:8]}  {run['profile']}  {run['symbols']}  {run['timeframe']}"
+    return f"{name}, {run['label']}" if run["label"] else name
+
+
+def is_running(run: Row) -> bool:
+    return run["status"] in ("requested", "running")
+
+
+NO_RUN = {
+    "backtest": "There is no backtest yet. Make one: `quantagent data sample`, then `quantagent backtest`.",
+    "paper": "There is no paper run yet. Start one: `quantagent paper start`.",
+    "replay": "There is no replay yet. Replay the newest run: `quantagent replay latest`.",
+}
+
+
+# --- Tables -------------------------------------------------------------------------------------------------------
+
+
+def trades_table(rows: Sequence[Row], decimals: Mapping[str, int], currency: str) -> Any:
+    """A pandas Styler, one row per trade: numbers stay numbers, so that a click on a header sorts them.
+
+    decimals: price decimals of each symbol.
+    """
+    pnl = f"Net P&L ({currency})"
+    style = _styled(
+        {
+            "#": [row["number"] for row in rows],
+            "Symbol": [row["symbol"] for row in rows],
+            "Side": [row["direction"] for row in rows],
+            "Entry (UTC)": [time_text(row["entry_at"]) for row in rows],
+            "Exit (UTC)": [time_text(row["exit_at"]) for row in rows],
+            "Quantity": _floats(row["quantity"] for row in rows),
+            "Entry price": _floats(row["entry_price"] for row in rows),
+            "Exit price": _floats(row["exit_price"] for row in rows),
+            pnl: _floats(row["net_pnl"] for row in rows),
+            "Exit by": [_words(row["exit_reason"]) for row in rows],
+        }
+    )
+    style = style.format({"Quantity": _up_to_8, pnl: "{:,.2f}"}, na_rep=DASH)
+    style = _with_price_decimals(style, rows, decimals, ["Entry price", "Exit price"])
+    return style.map(_money_colour, subset=[pnl])
+
+
+def signals_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
+    """A pandas Styler, one row per signal with the gate's verdict."""
+    style = _styled(
+        {
+            "#": [row["number"] for row in rows],
+            "Symbol": [row["symbol"] for row in rows],
+            "Time (UTC)": [time_text(row["at"]) for row in rows],
+            "Wants": [row["direction"] for row in rows],
+            "Confidence": _floats(row["confidence"] for row in rows),
+            "Close": _floats(row["reference_price"] for row in rows),
+            "From": [_words(row["source"]) for row in rows],
+            "Verdict": [row["verdict"] for row in rows],
+            "Requested": _floats(row["requested"] for row in rows),
+            "Allowed": _floats(row["quantity"] for row in rows),
+            "Reason": [tidy(row["reason"]) for row in rows],
+        }
+    )
+    formats = {"Confidence": "{:.2f}", "Requested": _up_to_8, "Allowed": _up_to_8}
+    style = style.format(formats, na_rep=DASH)
+    return _with_price_decimals(style, rows, decimals, ["Close"])
+
+
+def _styled(columns: dict[str, list[Any]]) -> Any:
+    frame: Any = pandas.DataFrame(columns)
+    return frame.style
+
+
+def _with_price_decimals(style: Any, rows: Sequence[Row], decimals: Mapping[str, int], columns: list[str]) -> Any:
+    for symbol in dict.fromkeys(row["symbol"] for row in rows):
+        of_symbol = [n for n, row in enumerate(rows) if row["symbol"] == symbol]
+        style = style.format(f"{{:,.{decimals.get(symbol, 5)}f}}", subset=(of_symbol, columns), na_rep=DASH)
+    return style
+
+
+def _floats(values: Iterable[Decimal | None]) -> list[float]:
+    return [float("nan") if value is None else float(value) for value in values]
+
+
+def _up_to_8(value: float) -> str:
+    return f"{value:,.{PLACES_MAX}f}".rstrip("0").rstrip(".")
+
+
+def _words(value: str | None) -> str:
+    return value.replace("_", " ") if value else DASH
+
+
+def _money_colour(value: float) -> str:
+    return f"color: {GAIN}" if value > 0 else f"color: {LOSS}" if value < 0 else ""
