@@ -122,6 +122,11 @@ class Queries:
     def equity(self, run_id: str) -> Rows:
         return self._of_run("equity", "at", run_id, None, None)
 
+    def lived_until(self, run_id: str) -> datetime | None:
+        """The close of the latest bar a run has lived through; None before the first."""
+        query = SQL("SELECT max(at) AS at FROM {} WHERE run_id = %s").format(_table("equity"))
+        return self._rows(query, run_id)[0]["at"]
+
     def portfolio(self, run_id: str) -> dict[str, Any] | None:
         return next(iter(self._of_run("portfolio", "run_id", run_id, None, None)), None)
 

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from engine.errors import BadInput
-from engine.events import AnalysisMade, RunRequested
+from engine.events import AnalysisMade, RunEnded, RunFailed, RunRequested
 from engine.feed import Bars
 from engine.feed.signals import load_signals
 from engine.money import total
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 Changes = dict[str, dict[tuple[object, ...], Row]]
 
 
-def _unheard(done: int, total: int) -> None:
+def unheard(done: int, total: int) -> None:
     del done, total
 
 
@@ -50,14 +50,14 @@ class Status(NamedTuple):
 
 
 class Runner:
-    """One writer of the read tables. Two at once are safe: the progress row is locked for each page."""
+    """One writer of the read tables. Two at once are safe: they take turns, page by page."""
 
     def __init__(self, store: Store, catalogue: Bars, dsn: str, schema: str = SCHEMA) -> None:
         self._store, self._catalogue, self._dsn, self.schema = store, catalogue, dsn, schema
         self._views: dict[str, RunView] = {}
         self._position: int | None = None
 
-    def catch_up(self, progress: Progress = _unheard) -> int:
+    def catch_up(self, progress: Progress = unheard) -> int:
         """Projects everything that is in the log; returns how many events that were.
 
         `progress` hears how many positions are done, and of how many.
@@ -65,7 +65,7 @@ class Runner:
         done = 0
         with psycopg.connect(self._dsn, autocommit=True) as conn:
             self._prepare(conn)
-            start, head = _progress(conn, self.schema), self._store.head()
+            start, head = progress_of(conn, self.schema), self._store.head()
             while count := self._page(conn):
                 done += count
                 reached = min(self._position or start, head)
@@ -75,13 +75,13 @@ class Runner:
     def status(self) -> Status:
         with psycopg.connect(self._dsn, autocommit=True) as conn:
             self._prepare(conn)
-            position = _progress(conn, self.schema)
+            position = progress_of(conn, self.schema)
         return Status(self.schema, VERSION, position, self._store.head())
 
     def _prepare(self, conn: psycopg.Connection[Any]) -> None:
         """Creates the tables when they are missing, and anew when they are of another version."""
         with conn.transaction():
-            conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"projections {self.schema}",))
+            take_turns(conn)
             there = conn.execute("SELECT to_regclass(%s)", (f"{self.schema}.progress",)).fetchone() != (None,)
             if there:
                 found = conn.execute(SQL("SELECT version FROM {}.progress").format(Identifier(self.schema))).fetchone()
@@ -92,7 +92,8 @@ class Runner:
 
     def _page(self, conn: psycopg.Connection[Any]) -> int:
         with conn.transaction():
-            position = _progress(conn, self.schema, lock=True)
+            take_turns(conn)
+            position = progress_of(conn, self.schema)
             if position != self._position:
                 self._remember(position)
             page = self._store.read_all(position, PAGE)
@@ -112,13 +113,14 @@ class Runner:
             if row.position > position or not isinstance(row.event, RunRequested):
                 continue
             run_id = row.event.run_id
-            rows = [*self._store.read(run_stream(run_id)), *self._store.read(book_stream(run_id))]
-            view = RunView(row)
-            for fact in sorted((fact for fact in rows if fact.position <= position), key=lambda fact: fact.position):
-                for _ in view.apply(fact):
+            facts = [fact for fact in self._store.read(run_stream(run_id)) if fact.position <= position]
+            if any(isinstance(fact.event, RunEnded | RunFailed) for fact in facts):
+                continue
+            facts += [fact for fact in self._store.read(book_stream(run_id)) if fact.position <= position]
+            self._views[run_id] = RunView(row)
+            for fact in sorted(facts, key=lambda fact: fact.position):
+                for _ in self._views[run_id].apply(fact):
                     pass
-            if not view.ended:
-                self._views[run_id] = view
 
     def _changes(self, page: Iterable[Recorded]) -> Changes:
         changes: Changes = {table.name: {} for table in TABLES}
@@ -210,51 +212,12 @@ def _write(conn: psycopg.Connection[Any], schema: str, changes: Changes) -> None
         )
 
 
-def _progress(conn: psycopg.Connection[Any], schema: str, *, lock: bool = False) -> int:
-    query = SQL("SELECT position FROM {}.progress" + (" FOR UPDATE" if lock else "")).format(Identifier(schema))
-    row = conn.execute(query).fetchone()
+def progress_of(conn: psycopg.Connection[Any], schema: str) -> int:
+    """The position that the tables of a schema have reached."""
+    row = conn.execute(SQL("SELECT position FROM {}.progress").format(Identifier(schema))).fetchone()
     return 0 if row is None else int(row[0])
 
 
-# --- Rebuild ------------------------------------------------------------------------------------------------------
-
-
-class Rebuilt(NamedTuple):
-    """rows: by table; differing: by table, how many rows were in one of the two schemas only."""
-
-    events: int
-    rows: dict[str, int]
-    differing: dict[str, int]
-
-    @property
-    def same(self) -> bool:
-        return not any(self.differing.values())
-
-
-def rebuild(store: Store, catalogue: Bars, dsn: str, progress: Progress = _unheard) -> Rebuilt:
-    """Makes the read tables anew beside the present ones, compares them row for row, and switches to the new ones."""
-    Runner(store, catalogue, dsn).catch_up()
-    beside = f"{SCHEMA}_next"
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(beside)))
-    events = Runner(store, catalogue, dsn, beside).catch_up(progress)
-    with psycopg.connect(dsn) as conn:
-        rows, differing = _compare(conn, SCHEMA, beside)
-        conn.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(SCHEMA)))
-        conn.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(beside), Identifier(SCHEMA)))
-    return Rebuilt(events, rows, differing)
-
-
-def _compare(conn: psycopg.Connection[Any], ours: str, theirs: str) -> tuple[dict[str, int], dict[str, int]]:
-    rows: dict[str, int] = {}
-    differing: dict[str, int] = {}
-    for table in TABLES:
-        a, b = Identifier(ours, table.name), Identifier(theirs, table.name)
-        found = conn.execute(
-            SQL(
-                "SELECT (SELECT count(*) FROM {b}), "
-                "(SELECT count(*) FROM ((TABLE {a} EXCEPT ALL TABLE {b}) UNION ALL (TABLE {b} EXCEPT ALL TABLE {a})) d)"
-            ).format(a=a, b=b)
-        ).fetchone()
-        rows[table.name], differing[table.name] = found or (0, 0)
-    return rows, differing
+def take_turns(conn: psycopg.Connection[Any]) -> None:
+    """One writer of read tables at a time, until its transaction ends: pages and the switch of a rebuild alike."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('quantagent projections', 0))")

@@ -57,7 +57,7 @@ class PostgresStore:
     """A store over one database that `engine.store.migrations.migrate` has set up. Close it when done."""
 
     def __init__(self, dsn: str) -> None:
-        self._recorder = Recorder(_datastore(dsn))
+        self._recorder = Recorder(datastore(dsn))
 
     def close(self) -> None:
         self._recorder.datastore.close()
@@ -147,7 +147,8 @@ def _rows(batch: Batch, cause: Cause) -> list[StoredEvent]:
     ]
 
 
-def _datastore(dsn: str) -> PostgresDatastore:
+def datastore(dsn: str) -> PostgresDatastore:
+    """The library's pool of connections to a database."""
     given = conninfo_to_dict(dsn)
     datastore = PostgresDatastore(
         dbname=str(given.get("dbname") or ""),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
     """Runs all steps; prints what they show unless `quiet`; returns the figures."""
     from engine.audit import why
-    from projections.runner import rebuild
+    from projections.rebuild import rebuild
     from ui.compose import Question, backtest, load_sample, replay
 
     with progress() as tell:
@@ -69,6 +69,5 @@ def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
         "replay_analyses_made": again.analyses_made + classic.analyses_made,
         "read_models_same": rebuilt.same,
         "read_model_rows": rebuilt.rows,
-        "events": app.store.head(),
         "trade": chosen["trade_id"] if chosen else None,
     }

@@ -26,7 +26,7 @@ def status(as_json: AsJson = False) -> None:
 @app.command("rebuild")
 def rebuild(as_json: AsJson = False) -> None:
     """Make the read models anew beside the present ones, compare them row for row, and switch."""
-    from projections.runner import rebuild as run
+    from projections.rebuild import rebuild as run
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened, progress() as tell:

@@ -1,0 +1,103 @@
+"""The demo: complete, repeatable, and not to be spoilt by ending it at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.embedded_home import new_home
+from tests.test_commands import QUANTAGENT
+
+BARS, WAIT_S = 7426, 60
+
+
+@pytest.fixture
+def env(dsn: str, tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(tmp_path)}
+
+
+def demo(env: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run([str(QUANTAGENT), "demo", "--json"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def counts(dsn: str) -> tuple[int, int]:
+    with psycopg.connect(dsn) as conn:
+        row = conn.execute("SELECT (SELECT count(*) FROM quantagent.events), (SELECT count(*) FROM quantagent.bars)")
+        events, bars = row.fetchone() or (0, 0)
+    return events, bars
+
+
+def kill_when(env: dict[str, str], events: int, number: signal.Signals) -> None:
+    """Begins a demo and ends it once the log holds so many events."""
+    process = subprocess.Popen([str(QUANTAGENT), "demo"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + WAIT_S
+    while counts_or_nothing(env["QUANTAGENT_DSN"]) < events and process.poll() is None:
+        assert time.monotonic() < deadline, "the demo does not go on"
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.wait(30)
+
+
+def counts_or_nothing(dsn: str) -> int:
+    try:
+        return counts(dsn)[0]
+    except psycopg.errors.UndefinedTable:
+        return 0
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_shows_equal_digests_and_running_it_twice_duplicates_nothing(env: dict[str, str]) -> None:
+    first = demo(env)
+    stored = counts(env["QUANTAGENT_DSN"])
+    assert (first["bars_new"], first["analyses_made"], first["replay_analyses_made"]) == (BARS, BARS, 0)
+    assert first["replay_equal"] is True
+    assert first["classic_digest"] != first["book_digest"]
+    assert first["read_models_same"] is True
+    second = demo(env)
+    assert (second["bars_new"], second["analyses_made"]) == (0, 0)
+    same = ("run_id", "book_digest", "replay_digest", "classic_digest", "trade", "read_model_rows")
+    assert {name: second[name] for name in same} == {name: first[name] for name in same}
+    assert counts(env["QUANTAGENT_DSN"]) == stored
+
+
+@pytest.mark.timeout(400)
+def test_ended_at_any_moment_the_next_demo_completes_with_the_same_digests(env: dict[str, str]) -> None:
+    # Events stored so far: while bars load, while analyses are made, in the backtest's book, in the replays.
+    moments = ((0, signal.SIGKILL), (700, signal.SIGINT), (4_100, signal.SIGKILL), (7_600, signal.SIGKILL))
+    for events, number in (*moments, (9_700, signal.SIGTERM), (12_000, signal.SIGKILL)):
+        kill_when(env, events, number)
+    spoilt, stored = demo(env), counts(env["QUANTAGENT_DSN"])
+    with psycopg.connect(env["QUANTAGENT_DSN"], autocommit=True) as conn:
+        conn.execute("DROP SCHEMA quantagent CASCADE")
+        conn.execute("DROP SCHEMA read_models CASCADE")
+    undisturbed = demo(env)
+    assert counts(env["QUANTAGENT_DSN"]) == stored
+    same = ("run_id", "book_digest", "replay_digest", "classic_digest", "read_model_rows")
+    assert {name: spoilt[name] for name in same} == {name: undisturbed[name] for name in same}
+
+
+@pytest.mark.timeout(300)
+def test_two_demos_at_once_on_a_new_home_both_complete() -> None:
+    with new_home() as home:
+        complete_twice_at_once(home)
+
+
+def complete_twice_at_once(home: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "QUANTAGENT_DSN"}
+    env |= {"QUANTAGENT_HOME": str(home), "QUANTAGENT_PG_LINGER_S": "0.2"}
+    command = [str(QUANTAGENT), "demo", "--json"]
+    both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
+    said = [process.communicate(timeout=110) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    digests = {json.loads(out)["book_digest"] for out, _ in said}
+    assert len(digests) == 1
