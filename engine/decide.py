@@ -136,7 +136,7 @@ def _marked(
 
 def _exits(book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig) -> Iterator[BookEvent]:
     # Where the symbol's own wish leaves the position at this very close, one order does both.
-    leaving = {wish.symbol for wish in wishes if _leaves(book, wish)}
+    leaving = {wish.symbol for wish in wishes if _leaves(book, wish, config)}
     for bar in step.closed:
         held = step.bars_held.get(bar.symbol, 0)
         if bar.symbol in leaving or book.working_for(bar.symbol) or not exits.overdue(book, bar.symbol, held):
@@ -155,9 +155,12 @@ def _exits(book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig) ->
             yield event
 
 
-def _leaves(book: Book, wish: Wish) -> bool:
+def _leaves(book: Book, wish: Wish, config: RunConfig) -> bool:
+    """Whether a wish ends the position. One for the other side does not where reversals are denied: the exit must."""
     held = book.direction(wish.symbol)
-    return held is not Direction.FLAT and wish.direction not in (Direction.HOLD, held)
+    if held is Direction.FLAT or wish.direction in (Direction.HOLD, held):
+        return False
+    return wish.direction is Direction.FLAT or config.limits.reversal
 
 
 def _act(book: Book, step: Step, wish: Wish, config: RunConfig, halts: Sequence[TradingHalted]) -> Iterator[BookEvent]:

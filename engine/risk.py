@@ -48,7 +48,9 @@ class Proposal(NamedTuple):
 
     @property
     def reduces_only(self) -> bool:
-        return self.quantity > 0 and self.closing == self.quantity
+        """Whether this is an exit. A second one beside a working order is none: it would sell what is sold already."""
+        alone = self.book.working_for(self.symbol) is None
+        return alone and self.quantity > 0 and self.closing == self.quantity
 
 
 class Ruling(NamedTuple):

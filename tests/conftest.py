@@ -7,8 +7,11 @@ the embedded server runs in a temporary folder.
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,9 +19,10 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL, Identifier, Literal
 
-from engine.store import Store
+from engine.store import Store, embedded_server
+from engine.store.embedded import EmbeddedPostgres
 from engine.store.memory import MemoryStore
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
@@ -31,18 +35,47 @@ settings.load_profile("default")
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """A DSN of a running server, as a user who may create databases."""
+    """A DSN of a running server, as a user who may create databases and roles."""
     given = os.environ.get("QUANTAGENT_TEST_DSN")
     if given:
         yield given
         return
-    from engine.store.embedded import EmbeddedPostgres
-
     # A short path of its own: a unix socket's path has some 100 characters at the most.
     with tempfile.TemporaryDirectory(prefix="qa", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        with EmbeddedPostgres(Path(folder), linger_s=0.2, fsync=False) as dsn:
-            yield dsn
+        postgres = EmbeddedPostgres(Path(folder), linger_s=0.2, fsync=False)
+        with pytest.MonkeyPatch.context() as patch:
+            # Ours listens on no port; the suite's does, so that the store is tested as it is used with QUANTAGENT_DSN.
+            patch.setitem(embedded_server.SETTINGS, "listen_addresses", "127.0.0.1")
+            patch.setitem(embedded_server.SETTINGS, "port", str(free_port()))
+            dsn = postgres.start()
+        yield dsn
+        postgres.stop(force=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def tcp_server(server: str) -> str:
+    """The same server over TCP with a password, as a user who is no superuser but may create databases."""
+    if "QUANTAGENT_TEST_DSN" in os.environ:
+        pytest.skip("QUANTAGENT_TEST_DSN names a server that is used as it is")
+    name, password = f"suite_{uuid4().hex[:8]}", secrets.token_urlsafe(16)
+    with psycopg.connect(server, autocommit=True) as conn:
+        create = SQL("CREATE ROLE {} LOGIN CREATEDB NOSUPERUSER PASSWORD {}").format(
+            Identifier(name), Literal(password)
+        )
+        conn.execute(create)
+        port = conn.info.port
+        (hba_file,) = conn.execute("SHOW hba_file").fetchone() or ("",)
+        rules = Path(hba_file)
+        rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        conn.execute("SELECT pg_reload_conf()")
+    return make_conninfo(host="127.0.0.1", port=port, user=name, password=password, dbname="postgres")
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +93,12 @@ def template(server: str) -> Iterator[str]:
 @pytest.fixture
 def dsn(server: str, template: str) -> Iterator[str]:
     """A fresh, migrated database."""
+    with database(server, template) as made:
+        yield made
+
+
+@contextmanager
+def database(server: str, template: str) -> Generator[str]:
     name = f"test_{uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as conn:
         conn.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
@@ -68,11 +107,16 @@ def dsn(server: str, template: str) -> Iterator[str]:
         conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture(params=["memory", "postgres", "postgres over TCP"])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """Each kind of store in turn, empty."""
+    """Each kind of store in turn, empty; over TCP with a password and without a superuser's rights."""
     if request.param == "memory":
         yield MemoryStore()
-        return
-    with PostgresStore(request.getfixturevalue("dsn")) as opened:
-        yield opened
+    elif request.param == "postgres":
+        with PostgresStore(request.getfixturevalue("dsn")) as opened:
+            yield opened
+    else:
+        with database(request.getfixturevalue("tcp_server"), "template0") as made:
+            migrate(made)
+            with PostgresStore(made) as opened:
+                yield opened

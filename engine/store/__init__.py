@@ -62,9 +62,9 @@ class Store(Protocol):
     """What the engine needs of a log. `engine.store.memory` and `engine.store.postgres` keep the same contract."""
 
     def append(self, batches: Sequence[Batch], cause: Cause) -> None:
-        """Appends all batches or none. Raises `BookMoved` when a stream already has other facts at those versions.
+        """Appends all batches or none; what is stored already is skipped.
 
-        Above 1,000 events a store may write in several steps, in order; repeating the call completes what is missing.
+        Raises `BookMoved` when a stream already has other facts at those versions.
         """
         ...
 
