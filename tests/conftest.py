@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +76,17 @@ def tcp_server(server: str) -> str:
         rules = Path(hba_file)
         rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
         conn.execute("SELECT pg_reload_conf()")
-    return make_conninfo(host="127.0.0.1", port=port, user=name, password=password, dbname="postgres")
+    dsn = make_conninfo(host="127.0.0.1", port=port, user=name, password=password, dbname="postgres")
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            psycopg.connect(dsn).close()
+        except psycopg.OperationalError:
+            # The server reads its rules again in its own time.
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return dsn
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from engine.store import ENGINE_VERSION
 from ui.cli import books, data, db, paper, presets, projecting, system, trading
 
 app = typer.Typer(
@@ -14,6 +17,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quantagent {ENGINE_VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def begin(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    del version
+
 
 app.command()(system.demo)
 app.command()(system.doctor)
