@@ -178,10 +178,12 @@ class _History:
 
     def _nothing_done(self, analysis: Link) -> Link:
         made = analysis.event.event if analysis.event else None
-        if isinstance(made, AnalysisMade) and made.decision is not Direction.HOLD:
-            reason = f"no signal: the book already was {made.decision}"
-        else:
+        if not isinstance(made, AnalysisMade):
             reason = "no signal: the opinion was HOLD, or what was held already"
+        elif made.decision is Direction.HOLD:
+            reason = "no signal: the opinion was HOLD"
+        else:
+            reason = f"no signal: the book already was {made.decision}"
         read_by = self.consulted[analysis.key]
         return Link("nothing", analysis.key, analysis.at, read_by.position, reason, None)
 

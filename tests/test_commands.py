@@ -232,6 +232,15 @@ def test_a_broken_profile_names_the_field(env: dict[str, str], tmp_path: Path, d
     assert named in refusal(env, "backtest", "--symbols", "AAA", "--profile", tmp_path / "broken.json")
 
 
+def test_a_home_that_cannot_be_made_is_one_sentence(env: dict[str, str]) -> None:
+    homeless = {name: value for name, value in env.items() if name != "QUANTAGENT_DSN"}
+    assert "/dev/null" in refusal({**homeless, "QUANTAGENT_HOME": "/dev/null/home"}, "runs", "list", code=1)
+
+
+def test_a_connection_string_that_is_none_is_one_sentence(env: dict[str, str]) -> None:
+    assert "postgresql://" in refusal({**env, "QUANTAGENT_DSN": "garbage"}, "runs", "list")
+
+
 def test_a_server_that_cannot_be_reached_is_one_sentence(env: dict[str, str]) -> None:
     unreachable = {**env, "QUANTAGENT_DSN": "postgresql://nobody@127.0.0.1:1/none?connect_timeout=2"}
     assert "QUANTAGENT_DSN" in refusal(unreachable, "runs", "list", code=1)

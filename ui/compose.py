@@ -11,10 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
 from analysis.analyst import check_variant, opinions
 from engine import runs
 from engine.config import RunConfig
-from engine.errors import NotFound
+from engine.errors import BadInput, NotFound
 from engine.events import Environment, RunRequested
 from engine.feed import Bars
 from engine.feed.catalogue import Catalogue
@@ -67,6 +70,13 @@ def open_app(settings: Settings | None = None) -> Generator[App]:
 @contextmanager
 def _server(settings: Settings) -> Generator[str]:
     if settings.dsn:
+        try:
+            conninfo_to_dict(settings.dsn)
+        except psycopg.ProgrammingError as error:
+            reason = str(error).strip()
+            raise BadInput(
+                f"QUANTAGENT_DSN is no connection string ({reason}): write postgresql://USER@HOST:PORT/DATABASE."
+            ) from None
         yield settings.dsn
         return
     from engine.store.embedded import EmbeddedPostgres, default_home

@@ -79,6 +79,10 @@ def errors_in_words() -> Generator[None]:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         err.print(f"[red]error:[/red] the database says: {_plain(first)}. Check `quantagent db status` and try again.")
         raise typer.Exit(1) from None
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        err.print(f"[red]error:[/red] {_plain(error.strerror or error)}{_plain(where)}: check that path and try again.")
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         err.print("stopped. What was stored stays; the same command continues from there.")
         raise typer.Exit(130) from None
