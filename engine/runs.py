@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
@@ -27,7 +28,7 @@ from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
 from engine.market import Bar, Symbol, instant_text
 from engine.orders import Wish
 from engine.session import Analyst, Journal, Session
-from engine.store import ENGINE_VERSION, Batch, Cause, Store, read_from
+from engine.store import ENGINE_VERSION, Batch, Cause, Recorded, Store, read_from
 
 RUNS = UUID("0d7f5a0e-8f1b-5d53-b3c5-0b6a8f6e1c27")
 
@@ -237,6 +238,27 @@ def stored_opinions(
         wishes[wish.symbol, at] = wish
         progress(len(wishes))
     return StoredOpinions(wishes, source)
+
+
+def first_difference(store: Store, ours: RunRequested, theirs: RunRequested) -> str | None:
+    """Where two books part, in words; another engine version is named before anything else. None when they are equal."""
+    versions = {run.run_id: _engine_version(store, run) for run in (ours, theirs)}
+    if len(set(versions.values())) > 1:
+        return f"engine versions differ: {versions[ours.run_id]} against {versions[theirs.run_id]}"
+    pairs = zip_longest(*(store.read(book_stream(run.run_id)) for run in (ours, theirs)))
+    for version, (a, b) in enumerate(pairs, 1):
+        if a is None or b is None or (a.name, a.payload) != (b.name, b.payload):
+            return f"books part at version {version}: {_shown(a)} against {_shown(b)}"
+    return None
+
+
+def _engine_version(store: Store, run: RunRequested) -> str:
+    started = (row.event for row in store.read(run_stream(run.run_id)))
+    return next((event.engine_version for event in started if isinstance(event, RunStarted)), "unknown")
+
+
+def _shown(row: Recorded | None) -> str:
+    return "nothing" if row is None else f"{row.name} {row.payload.decode()}"
 
 
 def check_same_bars(source: RunRequested, dataset_digest: str) -> None:

@@ -95,6 +95,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
+    from engine.runs import first_difference
     from ui.compose import find_run, open_app
     from ui.compose import replay as run_again
 
@@ -119,6 +120,8 @@ def replay(
         else:
             for answer in same_question:
                 show_digests(str(original["book_digest"]), answer)
+                if difference := first_difference(opened.store, source, answer.result.request):
+                    out.print(difference)
             print_rows("Side by side", table, list(table[0]))
             err.print(f"{sum(a.analyses_found for a in answers):,} analyses read, 0 made.")
         if not equal:

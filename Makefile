@@ -1,0 +1,60 @@
+# Everything one does in a checkout. Needs make, and Python 3.11 or newer with venv; the rest comes into .venv from
+# the package index, pinned by hash. Another interpreter: PYTHON=python3.12 make demo
+# Written for GNU make 3.81 (macOS) and any POSIX sh.
+
+INTERPRETER := $(or $(PYTHON),python3)
+BIN := .venv/bin
+PIN = $(1)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dashboard test test-long lint bench docs lock clean runtime tools
+
+help: ## Shows this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+demo: runtime ## Backtests the bundled sample, replays it to the same digest, and explains an order
+	@$(BIN)/quantagent demo
+
+dashboard: runtime ## Opens the dashboard on 127.0.0.1
+	@$(BIN)/quantagent dashboard
+
+test: tools ## Runs the tests that take seconds, with coverage (at least 85 %)
+	@$(BIN)/pytest -n 2 -m "not long" --cov --cov-report=term
+
+test-long: tools ## Runs the tests that take minutes
+	@$(BIN)/pytest -m long
+
+lint: tools ## Checks style, types, architecture and the Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --warnings
+	$(BIN)/lint-imports --no-logo
+	@# There is no hadolint wheel for macOS.
+	if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint docker/Dockerfile; fi
+
+bench: tools ## Measures the engine and writes the table of docs/benchmarks.md
+	@$(BIN)/python -m tests.bench
+
+docs: tools ## Writes the generated pages in docs/ anew
+	@$(BIN)/python -m tests.documents
+
+lock: ## Pins the dependencies of pyproject.toml anew in both lock files
+	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && trap 'exit 130' INT TERM && \
+	$(INTERPRETER) -m venv "$$new" && "$$new/bin/pip" install --quiet --disable-pip-version-check uv && \
+	$(call PIN,"$$new") pyproject.toml -o requirements.lock && \
+	$(call PIN,"$$new") --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## Removes .venv and everything else that can be made again
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache .import_linter_cache .coverage .coverage.* htmlcov dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+runtime:
+	@$(call ENVIRONMENT,requirements.lock)
+
+tools:
+	@$(call ENVIRONMENT,requirements-dev.lock)
+
+ENVIRONMENT = command -v $(INTERPRETER) >/dev/null || \
+	{ echo "$(INTERPRETER) is not there: install Python 3.11 or newer (apt install python3 python3-venv)." >&2; exit 2; }; \
+	$(INTERPRETER) .ci/environment.py $(1)

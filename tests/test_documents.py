@@ -1,0 +1,134 @@
+"""The pages tell the truth: what they tell a reader to type is typed here.
+
+- In a ```console block, lines that begin with `$ ` are commands, run in the order of the page, against one fresh
+  database and in one empty folder per page; the other lines show what one may see and are not compared.
+- Commands that begin with one of `SHOWN_ONLY` are not run; the make targets and files they name must exist.
+- A command with a placeholder (`PLACEHOLDERS`, a whole word) is not run; the command's `--help` is.
+- A ```python block after a line `<!-- run -->` is executed; the blocks of a page share their names.
+- Generated pages equal what their generator prints; relative links lead to files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.documents import GENERATED, ROOT, blocks, commands, links, pages
+
+SHOWN_ONLY = ("make", "docker", "git", "cd", "sudo", "apt", "apt-get", "brew", "export", "quantagent dashboard")
+PLACEHOLDERS = {"DSN", "FILE", "ID", "NAME", "ORDER", "PROFILE", "RUN", "SIGNAL", "SYMBOL", "TRADE"}
+
+# The server that the tests use does not flush to disk, and the doctor rightly says so.
+MAY_SAY_NO = ("quantagent doctor",)
+
+
+@pytest.fixture
+def reader(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The empty folder of somebody who reads a page: a home of their own, the project's commands on the path."""
+    for name in [name for name in os.environ if name.startswith("QUANTAGENT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("QUANTAGENT_DSN", dsn)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def is_about(command: str, beginnings: tuple[str, ...]) -> bool:
+    words = [word for word in command.split() if not re.match(r"[A-Z_]+=", word)]
+    return any(words[: len(beginning.split())] == beginning.split() for beginning in beginnings)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", pages())
+def test_what_a_page_tells_to_type_works(page: str, reader: Path) -> None:
+    names: dict[str, Any] = {"__name__": page}
+    for block in blocks((ROOT / page).read_text()):
+        for command in commands(block):
+            if not is_about(command, SHOWN_ONLY):
+                run(command, f"{page}:{block.line}", reader)
+        if block.language == "python" and block.before == "<!-- run -->":
+            # Blank lines in front, so that an error names the line of the page.
+            exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), names)
+
+
+def run(command: str, where: str, folder: Path) -> None:
+    if PLACEHOLDERS & set(shlex.split(command)):
+        command = shlex.join([*verbs(command), "--help"])
+    ended = subprocess.run(
+        ["sh", "-c", command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    accepted = (0, 3) if is_about(command, MAY_SAY_NO) else (0,)
+    assert ended.returncode in accepted, f"{where}: $ {command}\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}"
+
+
+def verbs(command: str) -> list[str]:
+    """`quantagent data import` of `quantagent data import FILE --symbol S`."""
+    words = shlex.split(command)
+    first_argument = next(i for i, word in enumerate(words) if word in PLACEHOLDERS or word.startswith("-"))
+    return words[:first_argument]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_what_a_page_only_shows_exists(page: str) -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = (ROOT / page).read_text()
+    for command in (command for block in blocks(text) for command in commands(block)):
+        words = shlex.split(command)
+        if is_about(command, ("make",)):
+            named = [word for word in words[words.index("make") + 1 :] if "=" not in word and word[0] != "-"]
+            assert set(named) <= targets, f"{page}: {command}"
+        if is_about(command, ("docker",)) and "-f" in words:
+            assert (ROOT / words[words.index("-f") + 1]).is_file(), f"{page}: {command}"
+    mentioned = set(re.findall(r"`make ([a-z-]+)`", text))
+    assert mentioned <= targets
+
+
+@pytest.mark.parametrize("page", [*pages(), "docker/README.md"])
+def test_every_relative_link_leads_to_a_file(page: str) -> None:
+    folder = (ROOT / page).parent
+    assert [link for link in links((ROOT / page).read_text()) if not (folder / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", list(GENERATED))
+def test_a_generated_page_is_what_its_generator_prints(page: str) -> None:
+    assert (ROOT / page).read_text(encoding="utf-8") == GENERATED[page](), "run `make docs`"
+
+
+def test_blocks_commands_and_links_are_found_as_written() -> None:
+    page = (
+        "See [data](data.md#times), [site](https://example.org) and `[no](link)`.\n\n"
+        "```console\n$ one --a \\\n    --b\noutput\n$ two\n```\n\n<!-- run -->\n```python\nx = 1\n```\n"
+    )
+    console, python = blocks(page)
+    assert [" ".join(command.split()) for command in commands(console)] == ["one --a --b", "two"]
+    assert (python.language, python.line, python.text, python.before) == ("python", 12, "x = 1\n", "<!-- run -->")
+    assert list(commands(python)) == []
+    assert list(links(page)) == ["data.md"]
+
+
+def test_the_code_map_lists_every_module_and_only_those() -> None:
+    (code_map,) = (block for block in blocks((ROOT / "docs/architecture.md").read_text()) if "engine/  " in block.text)
+    listed: set[str] = set()
+    folder = ""
+    for line in code_map.text.splitlines():
+        name = line.split()[0]
+        if line.startswith("  "):
+            listed.add(folder + name.rstrip("/"))
+        elif name.endswith("/"):
+            folder = name
+    mapped = ["engine", "analysis", "projections", "ui", "engine/feed", "engine/store"]
+    modules = {
+        f"{package}/{path.stem}"
+        for package in mapped
+        for path in (ROOT / package).iterdir()
+        if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").exists()
+    }
+    assert listed == modules
