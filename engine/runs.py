@@ -241,7 +241,7 @@ def stored_opinions(
 
 
 def first_difference(store: Store, ours: RunRequested, theirs: RunRequested) -> str | None:
-    """Where two books part, in words; another engine version is named before anything else. None when they are equal."""
+    """Where two books part, in words; another engine version is named first. None when they are equal."""
     versions = {run.run_id: _engine_version(store, run) for run in (ours, theirs)}
     if len(set(versions.values())) > 1:
         return f"engine versions differ: {versions[ours.run_id]} against {versions[theirs.run_id]}"

@@ -145,7 +145,9 @@ def measure(dsn: str) -> Iterator[Figure]:
     with PostgresStore(dsn) as store:
         ours = rate(events_appended(store))
     stock = rate(events_appended_by_the_library(dsn))
-    yield Figure("append, 10,000 events of 0.5 kB, fsync on", ours, "events/s", f"{ours / stock:.1f} x the stock recorder")
+    yield Figure(
+        "append, 10,000 events of 0.5 kB, fsync on", ours, "events/s", f"{ours / stock:.1f} x the stock recorder"
+    )
     with open_app(Settings(None, dsn, "bench")) as app:
         load_sample(app)
         backtest(app, Question())
@@ -156,7 +158,9 @@ def measure(dsn: str) -> Iterator[Figure]:
             return Runner(app.store, app.catalogue, dsn, "bench").catch_up()
 
         found = rate(rebuild)
-        yield Figure("projection of the whole log", found, "events/s", f"one costs {additions / found:,.0f} decimal additions")
+        yield Figure(
+            "projection of the whole log", found, "events/s", f"one costs {additions / found:,.0f} decimal additions"
+        )
 
 
 @contextmanager
@@ -195,9 +199,7 @@ def main() -> None:
     with database() as dsn:
         figures: list[Figure] = []
         for figure in measure(dsn):
-            print(
-                f"{figure.what}: {figure.rate:,.0f} {figure.unit} ({figure.ratio})", flush=True
-            )
+            print(f"{figure.what}: {figure.rate:,.0f} {figure.unit} ({figure.ratio})", flush=True)
             figures.append(figure)
     before, _, rest = PAGE.read_text().partition(MARK)
     _, _, after = rest.partition(MARK)

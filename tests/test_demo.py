@@ -24,6 +24,11 @@ def env(dsn: str, tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(tmp_path)}
 
 
+def unmeasured(env: dict[str, str]) -> dict[str, str]:
+    """Without the coverage tool in the child, which would only make it slow: one demo of the file is measured."""
+    return {name: value for name, value in env.items() if not name.startswith("COVERAGE")}
+
+
 def demo(env: dict[str, str]) -> dict[str, Any]:
     done = subprocess.run([str(QUANTAGENT), "demo", "--json"], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -63,7 +68,7 @@ def test_the_demo_shows_equal_digests_and_running_it_twice_duplicates_nothing(en
     assert first["replay_equal"] is True
     assert first["classic_digest"] != first["book_digest"]
     assert first["read_models_same"] is True
-    second = demo(env)
+    second = demo(unmeasured(env))
     assert (second["bars_new"], second["analyses_made"]) == (0, 0)
     same = ("run_id", "book_digest", "replay_digest", "classic_digest", "trade", "read_model_rows")
     assert {name: second[name] for name in same} == {name: first[name] for name in same}
@@ -72,6 +77,7 @@ def test_the_demo_shows_equal_digests_and_running_it_twice_duplicates_nothing(en
 
 @pytest.mark.timeout(400)
 def test_ended_at_any_moment_the_next_demo_completes_with_the_same_digests(env: dict[str, str]) -> None:
+    env = unmeasured(env)
     # Events stored so far: while bars load, while analyses are made, in the backtest's book, in the replays.
     moments = ((0, signal.SIGKILL), (700, signal.SIGINT), (4_100, signal.SIGKILL), (7_600, signal.SIGKILL))
     for events, number in (*moments, (9_700, signal.SIGTERM), (12_000, signal.SIGKILL)):
@@ -93,7 +99,7 @@ def test_two_demos_at_once_on_a_new_home_both_complete() -> None:
 
 
 def complete_twice_at_once(home: Path) -> None:
-    env = {name: value for name, value in os.environ.items() if name != "QUANTAGENT_DSN"}
+    env = unmeasured({name: value for name, value in os.environ.items() if name != "QUANTAGENT_DSN"})
     env |= {"QUANTAGENT_HOME": str(home), "QUANTAGENT_PG_LINGER_S": "0.2"}
     command = [str(QUANTAGENT), "demo", "--json"]
     both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]

@@ -1,4 +1,4 @@
-"""Bars and signals that tests share: the seeded synthetic walk, and the moving-average state of the golden workloads."""
+"""Bars and signals that tests share: the seeded synthetic walk, and the golden workloads' moving-average state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def walk(symbol: str, seed: int, count: int, start: float, sigma: float, decimal
     high, low = np.maximum(open_, close) * np.exp(wick[0]), np.minimum(open_, close) * np.exp(-wick[1])
     volume = random.integers(1_000_000, 2_000_000, count)
     first = datetime(2024, 1, 1, tzinfo=UTC)
-    rows = zip(*(np.round(prices, decimals).tolist() for prices in (open_, high, low, close)), volume.tolist(), strict=True)
+    rows = zip(
+        *(np.round(prices, decimals).tolist() for prices in (open_, high, low, close)), volume.tolist(), strict=True
+    )
     return [
         Bar(symbol, first + n * HOUR, first + (n + 1) * HOUR, *(exact(str(price)) for price in row))
         for n, row in enumerate(rows)
