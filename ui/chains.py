@@ -26,6 +26,7 @@ from engine.store import Recorded
 from ui.views import number, tidy, time_text
 
 OPINIONS = ("analysis", "imported signal")
+WISHES = ("Analysis", "Imported signal", "Signal")
 ENDS = ("fill", "rejection", "cancellation")
 
 
@@ -62,6 +63,16 @@ class Step(NamedTuple):
 def chains(links: Sequence[Link]) -> list[list[Step]]:
     """One list of steps per signal: the chain of a trade's entry, then those of the orders that changed or ended it."""
     return [[*map(_step, part), *_not_reached(part)] for part in _by_signal(links)]
+
+
+def in_parts(told: Sequence[list[Step]]) -> list[tuple[str, list[Step]]]:
+    """Named columns: of several chains each its own; of a single one what was wished, and what came of it."""
+    if len(told) > 1:
+        names = ["Entry", *(f"Change {n}" for n in range(1, len(told) - 1)), "Exit"]
+        return list(zip(names, told, strict=True))
+    steps = [step for chain in told for step in chain]
+    wished = 1 + max((n for n, step in enumerate(steps) if step.name in WISHES), default=-1)
+    return [("Wish", steps[:wished]), ("What came of it", steps[wished:])]
 
 
 def _by_signal(links: Sequence[Link]) -> Iterator[list[Link]]:
@@ -167,6 +178,7 @@ class RawEvent(NamedTuple):
     """An event as it is stored: its place, who wrote it when, and its payload as indented JSON."""
 
     title: str
+    stream: str
     recorded: str
     payload: str
 
@@ -184,6 +196,7 @@ def _raw(row: Recorded) -> RawEvent:
     )
     return RawEvent(
         f"#{row.position} {row.name}",
-        f"{row.stream}, version {row.version}; recorded {time_text(meta.recorded_at)} UTC by {meta.actor}{led}",
+        row.stream,
+        f"version {row.version}, recorded {time_text(meta.recorded_at)} UTC by {meta.actor}{led}",
         msgspec.json.format(row.payload, indent=2).decode(),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import psycopg
 import streamlit as st
 
@@ -14,8 +16,8 @@ from ui.views import Row, plain
 WITHOUT_TABLES = "The read models are not there yet: run `quantagent projections status`, which makes them, and reload."
 
 
-def choose_run() -> Row | None:
-    """The sidebar's two choices, kept in the address of the page; None, with a word on what to do, when there is no run."""
+def choose() -> tuple[str, Row | None]:
+    """The sidebar's choices, kept in the page's address: the environment, and one of its runs if it has any."""
     with st.sidebar:
         st.markdown("**quantagent**")
         environment = st.segmented_control(
@@ -29,29 +31,44 @@ def choose_run() -> Row | None:
         environment = environment or "backtest"
         st.markdown(f":primary-badge[{environment.upper()}] :gray-badge[UTC]")
         runs = {row["run_id"]: row for row in reading.queries().runs(environment)}
-        if not runs:
-            st.info(views.NO_RUN[environment])
-            return None
-        chosen = st.selectbox(
-            "Run",
-            list(runs),
-            format_func=lambda run_id: views.run_name(runs[run_id]),
-            key="run",
-            required=True,
-            bind="query-params",
-        )
+        if runs:
+            chosen = runs[_select(runs)]
+        else:
+            chosen = None
+            st.query_params.pop("run", None)
         st.caption("All times are UTC. No real money: every fill is simulated.")
-    return runs[chosen]
+    return environment, chosen
+
+
+def _select(runs: Mapping[str, Row]) -> str:
+    """The chosen run's id, always in the address, so that a shared link means the same run when newer ones exist.
+
+    Not by a bound widget: it would write the option's label into the address, and leave the default out of it.
+    """
+    key = "run-selected"
+    asked = st.query_params.get("run", "")
+    if st.session_state.get(key) not in runs:
+        st.session_state[key] = asked if asked in runs else next(iter(runs))
+    chosen = st.selectbox("Run", list(runs), format_func=lambda run_id: views.run_name(runs[run_id]), key=key)
+    st.query_params["run"] = chosen
+    return chosen
+
+
+def show_run(environment: str, chosen: Row | None) -> None:
+    if chosen is None:
+        st.info(views.NO_RUN[environment])
+    else:
+        run.show(chosen)
 
 
 def main() -> None:
+    """Every page under the same sidebar, or one sentence on what keeps them from showing."""
     st.set_page_config("quantagent", layout="wide")
+    # Declared before anything can fail: Streamlit drops what is written under another page than the one it knows.
+    page = st.navigation([st.Page(lambda: show_run(*choice), title="Run", default=True)])
     try:
-        chosen = choose_run()
-        if chosen is None:
-            return
-        pages = st.navigation([st.Page(lambda: run.show(chosen), title="Run", url_path="run", default=True)])
-        pages.run()
+        choice = choose()
+        page.run()
     except QuantagentError as error:
         st.error(plain(str(error)))
     except psycopg.errors.UndefinedTable:

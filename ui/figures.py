@@ -182,8 +182,9 @@ def _time_axis() -> dict[str, Any]:
         "gridcolor": GRID,
         "showspikes": True,
         "spikemode": "across",
-        "spikethickness": 1,
-        "spikedash": "dot",
+        # Negative: without the halo that Plotly draws around it.
+        "spikethickness": -1,
+        "spikedash": "solid",
         "spikecolor": GREY,
     }
 

@@ -40,17 +40,18 @@ def money(amount: Decimal | None, currency: str, *, signed: bool = False) -> str
     return f"{sign}{SIGNS.get(currency, currency + ' ')}{abs(rounded):,.2f}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, places: int = 2) -> str:
     """A fraction as per cent: 0.0125 is 1.25%."""
-    return DASH if share is None else f"{_no_negative_zero(share * 100):,.2f}%"
+    return DASH if share is None else f"{_rounded(share * 100, places):,.{places}f}%"
 
 
 def ratio(value: float | None) -> str:
-    return DASH if value is None else f"{_no_negative_zero(value):,.2f}"
+    return DASH if value is None else f"{_rounded(value, 2):,.2f}"
 
 
-def _no_negative_zero(value: float) -> float:
-    return round(value, 2) + 0.0
+def _rounded(value: float, places: int) -> float:
+    # Adding 0 makes a zero of a negative zero.
+    return round(value, places) + 0.0
 
 
 def number(value: Decimal | None, places: int | None = None) -> str:
@@ -101,13 +102,12 @@ def cards(run: Row, metrics: Row | None, limits: RiskLimits | None, equity: Sequ
     pnl: Decimal | None = found.get("total_pnl")
     tone = tone_of(pnl)
     closed, still_open, days = (int(found.get(name) or 0) for name in ("total_trades", "open_trades", "days"))
-    curve = [float(row["equity"]) for row in equity]
     return [
         Card(
             "Final equity" if run["status"] == "ended" else "Equity",
             money(found.get("final_equity"), currency),
             f"start {money(run['starting_cash'], currency)}",
-            spark=tuple(curve[index] for index in spread(len(curve), SPARK_POINTS)),
+            spark=tuple(float(equity[n]["equity"]) for n in spread(len(equity), SPARK_POINTS)),
         ),
         Card("Net P&L", money(pnl, currency, signed=True), f"fees {money(found.get('fees'), currency)}", tone),
         Card(
@@ -117,7 +117,7 @@ def cards(run: Row, metrics: Row | None, limits: RiskLimits | None, equity: Sequ
             tone,
         ),
         Card("Max drawdown", percent(found.get("max_drawdown")), _loss_limit(limits)),
-        Card("Win rate", percent(found.get("win_rate")), f"n = {closed:,} closed, {still_open:,} open"),
+        Card("Win rate", percent(found.get("win_rate"), 1), f"n = {closed:,} closed, {still_open:,} open"),
         Card(
             "Profit factor",
             ratio(found.get("profit_factor")),

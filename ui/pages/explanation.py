@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
 from engine.audit import Link
-from ui.chains import Check, Report, Step, chains, raw_events
+from ui.chains import Check, Report, Step, chains, in_parts, raw_events
 from ui.views import DASH, plain, time_text
+
+# The signatures of tables name packages that are not installed: the type checker cannot know them.
+drawing: Any = st
 
 
 def show_chain(key: str, run_id: str, links: Sequence[Link]) -> None:
-    """The chains of a trade side by side (entry, exit), or the one of a signal."""
-    told = chains(links)
+    """The chains of a trade side by side; a single one in two parts, what was wished and what came of it."""
     st.markdown(f"##### Why {plain(key)}")
-    names = ["Entry", *(["Change"] * (len(told) - 2)), "Exit"] if len(told) > 1 else [""]
-    for column, name, steps in zip(st.columns(max(len(told), 2)), names, told, strict=False):
-        with column:
-            if name:
-                st.markdown(f"**{name}**")
+    parts = in_parts(chains(links))
+    for place, (name, steps) in zip(st.columns(len(parts)), parts, strict=True):
+        with place:
+            st.markdown(f"**{name}**")
             for step in steps:
                 _show_step(step)
     with st.expander("Raw events"):
         st.caption("The same answer in a terminal")
         st.code(f"quantagent why {key} --run {run_id[:8]}", language=None)
         for event in raw_events(links):
-            st.markdown(f"**{plain(event.title)}**  \n:gray[{plain(event.recorded)}]")
+            # As code, the stream keeps its @: Markdown would make a mail address of it.
+            st.markdown(f"**{plain(event.title)}** in `{event.stream}`  \n:gray[{plain(event.recorded)}]")
             st.code(event.payload, language="json", wrap_lines=True)
 
 
@@ -50,7 +53,7 @@ def _show_step(step: Step) -> None:
 
 
 def _show_checks(checks: Sequence[Check]) -> None:
-    st.table(
+    drawing.table(
         {
             "Check": [plain(check.rule) for check in checks],
             "Limit": [plain(check.limit) for check in checks],

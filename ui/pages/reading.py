@@ -49,6 +49,12 @@ def chain(request: RunRequested, key: str) -> list[Link]:
     return why(_log(dsn()), request, key)
 
 
+def open_log(where: str) -> PostgresStore:
+    """The log of a database, on connections that the server itself keeps from writing."""
+    options = str(conninfo_to_dict(where).get("options") or "")
+    return PostgresStore(make_conninfo(where, options=f"{options} {READ_ONLY}".strip()))
+
+
 def _alive(opened: Queries) -> bool:
     return opened.alive()
 
@@ -62,5 +68,4 @@ def _queries(where: str) -> Queries:
 # Of the process: the log's own pool serves all visitors, and checks its connections before use.
 @st.cache_resource(show_spinner=False, on_release=PostgresStore.close)
 def _log(where: str) -> PostgresStore:
-    options = str(conninfo_to_dict(where).get("options") or "")
-    return PostgresStore(make_conninfo(where, options=f"{options} {READ_ONLY}".strip()))
+    return open_log(where)

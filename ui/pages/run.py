@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import streamlit as st
@@ -19,17 +19,23 @@ from ui.views import Row, plain
 REFRESH_S = 5
 AROUND_BARS = 60
 AROUND = "Around the row"
-RANGES = {AROUND: 2_000, "Latest 500": 500, "Latest 2,000": 2_000, "Latest 5,000": 5_000}
-CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+# How many bars each choice draws at most; above 5,000 a browser takes long over them.
+RANGES = {AROUND: 2_000, "Latest 500": 500, "2,000": 2_000, "5,000": 5_000}
+# Signatures of charts and tables name packages that are not installed: the type checker cannot know them.
+drawing: Any = st
+CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
 class Chosen(NamedTuple):
-    """The row that was clicked: what to explain, and which stretch of which symbol it concerns."""
+    """The row that was clicked: what to explain, and which stretch of which symbol it concerns.
+
+    Without an end while it lasts.
+    """
 
     key: str
     symbol: str
     start: datetime
-    end: datetime
+    end: datetime | None
 
 
 def show(run: Row) -> None:
@@ -43,7 +49,7 @@ def show(run: Row) -> None:
         st.markdown("**Equity and drawdown**")
         if curve:
             figure = figures.equity_figure(curve, float(run["starting_cash"]), run["currency"])
-            st.plotly_chart(figure, key="equity", config=CHART)
+            drawing.plotly_chart(figure, key="equity", config=CHART)
         else:
             st.caption("No bar of this run has closed yet.")
     st.fragment(_activity)(run, request)
@@ -109,7 +115,7 @@ def _trades(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
     _count("trade", rows)
     style = views.trades_table(rows, _decimals(request), run["currency"])
     row = _clicked(style, rows, f"trades-{run['run_id']}")
-    return Chosen(trade_id(row["entry_order_id"]), row["symbol"], row["entry_at"], row["exit_at"] or row["entry_at"])
+    return Chosen(trade_id(row["entry_order_id"]), row["symbol"], row["entry_at"], row["exit_at"])
 
 
 def _signals(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
@@ -140,10 +146,11 @@ def _count(what: str, rows: Sequence[Row]) -> None:
 
 def _clicked(style: Any, rows: Sequence[Row], key: str) -> Row:
     """Shows a table and returns the row that is selected in it; the first one until another is clicked."""
-    state: Any = st.dataframe(
+    state = drawing.dataframe(
         style,
         key=key,
         hide_index=True,
+        placeholder=views.DASH,
         height=38 + 35 * min(len(rows), 8),
         on_select="rerun",
         selection_mode="single-row-required",
@@ -171,10 +178,11 @@ def _prices(queries: Queries, run: Row, request: RunRequested, chosen: Chosen | 
         label_visibility="collapsed",
     )
     shown = range_place.segmented_control(
-        "Range", list(RANGES), default=AROUND, required=True, key="range", label_visibility="collapsed"
+        "Range", list(RANGES), default=AROUND, required=True, key="range", label_visibility="collapsed", wrap=True
     )
     symbol, shown = symbol or symbols[0], shown or AROUND
-    start, end = _stretch(run, request, chosen if shown == AROUND else None)
+    lived = queries.lived_until(run["run_id"]) or run["start_at"]
+    start, end = _stretch(run["start_at"], lived, request, chosen if shown == AROUND else None)
     bars = queries.bars(symbol, run["timeframe"], start, end, RANGES[shown] if chosen else 500)
     if not bars:
         st.caption(f"There are no bars of {symbol} in this stretch.")
@@ -186,15 +194,19 @@ def _prices(queries: Queries, run: Row, request: RunRequested, chosen: Chosen | 
         trades,
         instrument.price_decimals,
         closes=instrument.calendar != "24/7",
-        marked=(chosen.start, chosen.end) if chosen and chosen.symbol == symbol else None,
+        marked=(chosen.start, chosen.end or lived) if chosen and chosen.symbol == symbol else None,
     )
-    st.plotly_chart(figure, key=f"prices-{symbol}-{shown}", config=CHART)
+    drawing.plotly_chart(figure, key=f"prices-{symbol}-{shown}", config=CHART)
 
 
-def _stretch(run: Row, request: RunRequested, around: Chosen | None) -> tuple[datetime, datetime]:
-    """The range of bars to draw: about the chosen row, else all the account has lived through."""
-    lived = run["end_at"]
+def _stretch(
+    start: datetime, lived: datetime, request: RunRequested, around: Chosen | None
+) -> tuple[datetime, datetime]:
+    """The range of bars to draw: about the chosen row, else all the account has lived through.
+
+    Never beyond: a recorded feed's later bars lie in the catalogue already.
+    """
     if around is None:
-        return run["start_at"], lived
+        return start, lived
     margin: timedelta = request.config.timeframe.duration * AROUND_BARS
-    return max(around.start - margin, datetime.min.replace(tzinfo=UTC)), min(around.end + margin, lived)
+    return around.start - margin, min((around.end or lived) + margin, lived)
