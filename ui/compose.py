@@ -144,7 +144,7 @@ def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
     requested = runs.request(
         Environment.BACKTEST,
         ready.config,
-        profile=question.profile,
+        profile=profiles.name_of(question.profile),
         dataset_digest=ready.dataset_digest,
         variant=variant,
         start=ready.start,
@@ -174,7 +174,7 @@ def replay(app: App, run: str, profile: str | None = None, tell: Tell = silent) 
     requested = runs.request(
         Environment.REPLAY,
         config,
-        profile=profile or source.profile,
+        profile=profiles.name_of(profile) if profile else source.profile,
         dataset_digest=digest,
         variant=source.variant,
         start=source.start,

@@ -22,6 +22,7 @@ from engine.feed.recorded import Moment, moments
 from engine.market import Bar, Symbol, Timeframe, instant_text
 from engine.session import Journal, Session
 from engine.store import Cause
+from ui import profiles
 from ui.compose import App, Question, Tell, set_up, silent
 from ui.ticking import Ticker
 
@@ -70,7 +71,7 @@ class PaperDaemon:
         self._requested = runs.request(
             Environment.PAPER,
             ready.config,
-            profile=plan.profile,
+            profile=profiles.name_of(plan.profile),
             # A paper run is named by its account and first bar: the bars to come are not known yet.
             dataset_digest=f"{plan.account}@{instant_text(ready.start)}",
             variant=plan.variant,

@@ -138,6 +138,11 @@ def find(store: Store, name: str) -> Profile:
     raise NotFound(f"there is no profile {name!r}: choose one of {known}, or give a file that ends in .json.")
 
 
+def name_of(given: str) -> str:
+    """How a run calls its profile: a saved or built-in one by its name, a file without its folders."""
+    return Path(given).name if given.endswith(".json") else given
+
+
 def listing(store: Store) -> dict[str, Profile]:
     """Every profile under its name."""
     return {**BUILT_IN, **{name: _parse(saved.document, name) for name, saved in _saved(store).items()}}

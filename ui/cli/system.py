@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -135,8 +137,11 @@ def dashboard(
         # A child, not exec: this process stays a user of the embedded database for as long as the page is served.
         environment = {**os.environ, "QUANTAGENT_DSN": opened.dsn}
         child = subprocess.Popen(arguments, env=environment)
-        try:
-            raise typer.Exit(child.wait())
-        except KeyboardInterrupt:
+
+        def end_the_page(number: int, frame: FrameType | None) -> None:
+            del number, frame
             child.terminate()
-            child.wait(10)
+
+        signal.signal(signal.SIGTERM, end_the_page)
+        signal.signal(signal.SIGINT, end_the_page)
+        child.wait()
