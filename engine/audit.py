@@ -50,7 +50,7 @@ def why(store: Store, run: RunRequested, key: str) -> list[Link]:
         return list(history.of_signal(key))
     if key in history.orders:
         return list(history.of_order(key))
-    if key.startswith("trade-") and entry_order_of(key) in history.orders:
+    if key.startswith("trade-") and history.began_trade(entry_order_of(key)):
         return list(history.of_trade(entry_order_of(key)))
     if key in history.consulted:
         return list(history.of_analysis(key))
@@ -128,21 +128,31 @@ class _History:
     def of_trade(self, entry_order_id: str) -> Iterator[Link]:
         """The entry's chain, then the chains of the orders that changed the position until it was flat or turned."""
         yield from self.of_order(entry_order_id)
-        entry = self.orders[entry_order_id].event
-        assert isinstance(entry, OrderPlaced)
-        book, began = Book(), None
+        symbol, began = "", None
+        for fill, _, after in self._fills():
+            if fill.order_id == entry_order_id:
+                symbol, began = fill.symbol, after
+            elif began is not None and fill.symbol == symbol:
+                yield from self.of_order(fill.order_id)
+                if after is not began:
+                    return
+
+    def began_trade(self, order_id: str) -> bool:
+        """Whether an order led into a position: from flat, or from the other side."""
+        return any(
+            fill.order_id == order_id and after not in (before, Direction.FLAT) for fill, before, after in self._fills()
+        )
+
+    def _fills(self) -> Iterator[tuple[OrderFilled, Direction, Direction]]:
+        """Every fill, with the direction of its symbol's position before and after it."""
+        book = Book()
         for row in self.rows:
             if not isinstance(row.event, BookEvent):
                 continue
-            book = evolve(book, row.event)
-            if not isinstance(row.event, OrderFilled) or row.event.symbol != entry.symbol:
-                continue
-            if row.event.order_id == entry_order_id:
-                began = book.direction(entry.symbol)
-            elif began is not None:
-                yield from self.of_order(row.event.order_id)
-                if book.direction(entry.symbol) is not began:
-                    return
+            before, book = book, evolve(book, row.event)
+            if isinstance(row.event, OrderFilled):
+                symbol = row.event.symbol
+                yield row.event, before.direction(symbol), book.direction(symbol)
 
     def of_analysis(self, analysis_id: str) -> Iterator[Link]:
         raised = [key for key, row in self.signals.items() if _raised_by(row) == analysis_id]

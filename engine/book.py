@@ -148,7 +148,7 @@ def _traded(held: Position | None, fill: OrderFilled, holding_bars: int | None) 
     paid = fill.notional if fill.side.sign > 0 else neg(fill.notional)
     if held is None:
         return Position(fill.symbol, signed, paid, fill.at, holding_bars), ZERO
-    if held.quantity * signed > 0:
+    if (held.quantity > 0) is (signed > 0):
         larger = Position(
             held.symbol, add(held.quantity, signed), add(held.cost, paid), held.opened_at, held.holding_bars
         )

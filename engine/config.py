@@ -93,6 +93,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _check(self, cash=self.cash)
         if not self.instruments:
             raise BadInput("a run needs at least one symbol: name them with --symbols A,B.")
+        if len(set(self.symbols)) < len(self.symbols):
+            raise BadInput(f"the symbols {','.join(self.symbols)} name one of them twice: name each once.")
         if self.periods_per_year < 1:
             raise ValueError("periods_per_year must be at least 1")
         if not 0 <= self.session_roll_hour <= 23:

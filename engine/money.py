@@ -48,7 +48,7 @@ def exact(value: Decimal | int | str) -> Decimal:
     if not isinstance(value, Decimal):
         try:
             value = _CONTEXT.create_decimal(value)
-        except InvalidOperation:
+        except (InvalidOperation, Overflow):
             raise ValueError(f"{value!r} is not a decimal number") from None
     if not value.is_finite():
         raise ValueError(f"{value} is not a finite number")
@@ -118,4 +118,10 @@ def part_of(amount: Decimal, share: Decimal, whole: Decimal) -> Decimal:
 def floor_to_step(quantity: Decimal, step: Decimal) -> Decimal:
     """The largest multiple of `step` not above `quantity`; both are positive or zero."""
     steps = _CONTEXT.divide(quantity, step).to_integral_value(ROUND_DOWN, _CONTEXT)
+    return exact(_CONTEXT.multiply(steps, step))
+
+
+def affordable(amount: Decimal, price: Decimal, step: Decimal) -> Decimal:
+    """The largest multiple of `step` whose cost at `price` is not above an amount; nothing is rounded before that."""
+    steps = _CONTEXT.divide(amount, _CONTEXT.multiply(price, step)).to_integral_value(ROUND_DOWN, _CONTEXT)
     return exact(_CONTEXT.multiply(steps, step))

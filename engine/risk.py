@@ -105,8 +105,8 @@ def _cash(proposal: Proposal) -> Verdicts:
 
 def _position_cap(proposal: Proposal) -> Verdicts:
     cap = position_cap(proposal.equity, proposal.config)
-    per_unit = part_of(proposal.cost.notional, Decimal(1), proposal.quantity) if proposal.quantity else ZERO
-    worth = mul(size(proposal.resulting), per_unit)
+    multiplier = proposal.book.instruments[proposal.symbol].multiplier
+    worth = mul(mul(proposal.cost.price, size(proposal.resulting)), multiplier)
     return cap is None or worth <= cap, "none" if cap is None else str(cap), str(worth)
 
 

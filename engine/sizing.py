@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from engine.config import RunConfig
 from engine.market import Instrument
-from engine.money import ZERO, div, floor_to_step, mul, percent_of
+from engine.money import ZERO, affordable, mul, percent_of
 
 
 def target_quantity(
@@ -25,7 +25,7 @@ def target_quantity(
         worth = min(worth, cap)
     if worth <= 0:
         return ZERO
-    return floor_to_step(div(worth, mul(price, instrument.multiplier)), instrument.quantity_step)
+    return affordable(worth, mul(price, instrument.multiplier), instrument.quantity_step)
 
 
 def position_cap(equity: Decimal, config: RunConfig) -> Decimal | None:

@@ -23,7 +23,7 @@ def decision_rows(opinions: Iterable[tuple[datetime, Wish]], bars_by_symbol: Seq
 def _row(at: datetime, wish: Wish, closes: Mapping[Symbol, Mapping[datetime, Decimal]]) -> Row:
     now = closes.get(wish.symbol, {}).get(at)
     later = closes.get(wish.symbol, {}).get(at + AFTER)
-    change = float(later / now) - 1.0 if now and later else None
+    change = float(later) / float(now) - 1.0 if now and later else None
     return {
         "symbol": wish.symbol,
         "at": at,

@@ -46,7 +46,7 @@ def equity_curve(
         for symbol, quantity in held.items():
             equity = add(equity, mul(mul(quantity, marks[symbol]), multipliers[symbol]))
         highest = max(highest, equity)
-        curve.append(EquityPoint(moment.at, equity, cash, float(equity / highest) - 1.0 if highest else 0.0))
+        curve.append(EquityPoint(moment.at, equity, cash, float(equity) / float(highest) - 1.0 if highest else 0.0))
     return curve
 
 

@@ -98,6 +98,8 @@ class Runner:
                 self._remember(position)
             page = self._store.read_all(position, PAGE)
             if page:
+                # Folding changes what is remembered: should this page fail, the next attempt must remember anew.
+                self._position = None
                 _write(conn, self.schema, self._changes(page))
                 self._position = page[-1].position
                 conn.execute(

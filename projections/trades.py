@@ -10,6 +10,7 @@ import msgspec
 
 from engine.book import Book
 from engine.events import BookEvent, OrderFilled, OrderPlaced, SignalRaised
+from engine.market import Side
 from engine.money import ZERO, add, div, mul, part_of, size, sub
 from engine.orders import trade_id
 from projections import tables
@@ -61,7 +62,8 @@ class TradesView:
     def apply(self, fill: OrderFilled, before: Book, after: Book) -> Iterator[tuple[Table, Row]]:
         multiplier = after.instruments[fill.symbol].multiplier
         held = before.held(fill.symbol)
-        closing = ZERO if held * fill.side.sign >= 0 else min(fill.quantity, size(held))
+        opposite = held > 0 if fill.side is Side.SELL else held < 0
+        closing = min(fill.quantity, size(held)) if opposite else ZERO
         if closing > 0:
             trade = self._open[fill.symbol]
             self._exit(trade, fill, closing, sub(after.realised, before.realised), flat=closing == size(held))

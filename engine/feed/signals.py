@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
@@ -68,8 +68,8 @@ def read_signals(path: Path) -> SignalFile:
         raise BadInput(f"{path} cannot be read ({error.strerror}): give the path of a CSV file of signals.") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not a text file: signals are CSV with the columns {','.join(COLUMNS)}.") from None
-    lines = csv.reader(io.StringIO(text))
-    first: list[str] = next(lines, list[str]())
+    lines = _cells(text, path)
+    _, first = next(lines, (1, list[str]()))
     header = [name.strip().lower() for name in first]
     if not {"symbol", "at", "decision"} <= set(header) <= set(COLUMNS) or len(set(header)) != len(header):
         raise BadInput(
@@ -77,10 +77,10 @@ def read_signals(path: Path) -> SignalFile:
             "it, confidence."
         )
     rows: dict[tuple[Symbol, datetime], ImportedSignal] = {}
-    for cells in lines:
+    for number, cells in lines:
         if not cells:
             continue
-        where = f"{path} line {lines.line_num}"
+        where = f"{path} line {number}"
         row = _signal(dict(zip(header, cells, strict=False)), len(cells) == len(header), where)
         if (row.symbol, row.at) in rows:
             raise BadInput(f"{where}: a second signal for {row.symbol} at {row.at.isoformat()}; keep one of the two.")
@@ -92,6 +92,16 @@ def read_signals(path: Path) -> SignalFile:
     return SignalFile(name, digest_of_rows(ordered), ordered)
 
 
+def _cells(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The values of each row, with the number of the line it ends on."""
+    reader = csv.reader(io.StringIO(text))
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise BadInput(f"{path} line {reader.line_num} is not CSV ({error}); check its quotes.") from None
+
+
 def _signal(cells: dict[str, str], complete: bool, where: str) -> ImportedSignal:
     if not complete:
         raise BadInput(f"{where}: not as many values as the header has columns; check its commas.")
@@ -101,9 +111,10 @@ def _signal(cells: dict[str, str], complete: bool, where: str) -> ImportedSignal
         raise BadInput(f"{where}: {error}") from None
     try:
         at = datetime.fromisoformat(cells["at"].strip())
-    except ValueError:
+        in_utc = at.astimezone(UTC) if at.tzinfo else None
+    except (ValueError, OverflowError):
         raise BadInput(f"{where}: {cells['at']!r} is not an instant; write 2024-01-31T10:00:00Z.") from None
-    if at.tzinfo is None:
+    if in_utc is None:
         raise BadInput(f"{where}: {cells['at']!r} has no time zone; end it with Z for UTC.")
     try:
         decision = Direction(cells["decision"].strip().upper())
@@ -118,7 +129,7 @@ def _signal(cells: dict[str, str], complete: bool, where: str) -> ImportedSignal
         raise BadInput(f"{where}: confidence {text!r} is not a number from 0 to 1.") from None
     if not ZERO <= confidence <= ONE:
         raise BadInput(f"{where}: confidence {text} is outside 0 to 1.")
-    return ImportedSignal(symbol, at.astimezone(UTC), decision, confidence)
+    return ImportedSignal(symbol, in_utc, decision, confidence)
 
 
 def digest_of_rows(rows: Iterable[ImportedSignal]) -> str:

@@ -1,0 +1,303 @@
+"""Read models are a function of the log and the bars: rebuilt, paged, restarted or raced, the rows are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal, localcontext
+from threading import Thread
+from typing import Any, NamedTuple
+
+import msgspec
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from engine import runs
+from engine.book import Book, fold
+from engine.config import RunConfig
+from engine.errors import NotFound
+from engine.events import BookEvent, Environment, OrderRejected, PositionsMarked, RunRequested, TradingHalted
+from engine.feed.memory import MemoryCatalogue
+from engine.feed.signals import ImportedAnalyst, ImportedSignal, SignalFile, digest_of_rows, save_signals
+from engine.market import Direction, Timeframe
+from engine.money import exact
+from engine.store import Store
+from engine.store.memory import MemoryStore
+from engine.store.postgres import PostgresStore
+from projections import runner
+from projections.metrics import metrics
+from projections.queries import Queries
+from projections.rebuild import rebuild
+from projections.runner import Runner
+from projections.tables import TABLES
+from tests.strategies import HOUR, config_of
+from tests.test_money import HOSTILE
+from tests.test_runs import PulledPlug
+from tests.workloads import walk
+
+SYMBOLS = ("AAA", "BBB")
+BARS = [walk("AAA", 31, 150, 100.0, 0.03), walk("BBB", 5, 150, 50.0, 0.02)]
+LATER = datetime(2030, 1, 1, tzinfo=UTC)
+# Turns, adds, leaves and stays silent, out of step for the two symbols.
+PATTERN = [
+    Direction.LONG,
+    Direction.HOLD,
+    Direction.SHORT,
+    Direction.LONG,
+    Direction.LONG,
+    Direction.FLAT,
+    Direction.SHORT,
+]
+BOLD = config_of(
+    SYMBOLS, slippage_bps="5", commission_bps="10", base_pct="49.8", daily_loss_pct="4", holding_bars=5, pyramid=True
+)
+CAREFUL = msgspec.structs.replace(BOLD, limits=config_of(position_pct="10", reversal=False).limits)
+
+
+def signal_file() -> SignalFile:
+    rows = tuple(
+        sorted(
+            ImportedSignal(bar.symbol, bar.closed_at, PATTERN[(n + 3 * k) % 7], exact("0.9") if n % 2 else Decimal(1))
+            for k, bars in enumerate(BARS)
+            for n, bar in enumerate(bars)
+            if n % 11
+        )
+    )
+    return SignalFile("pattern", digest_of_rows(rows), rows)
+
+
+FILE = signal_file()
+
+
+def question(config: RunConfig, label: str = "", environment: Environment = Environment.BACKTEST) -> RunRequested:
+    return runs.request(
+        environment, config, profile="test", dataset_digest="digest", variant=FILE.variant, label=label,
+        start=BARS[0][0].opened_at, end=BARS[0][-1].closed_at,
+    )  # fmt: skip
+
+
+class World(NamedTuple):
+    """A database with bars and signals, and what is needed to run and project on it."""
+
+    dsn: str
+    store: Store
+    catalogue: MemoryCatalogue
+
+    def run(self, asked: RunRequested, until: int | None = None) -> str:
+        """Performs a run, or only its first bars."""
+
+        def progress(bars: int) -> None:
+            if until is not None and bars >= until:
+                raise PulledPlug
+
+        try:
+            runs.perform(self.store, asked, BARS, ImportedAnalyst(FILE), actor="test", progress=progress)
+        except PulledPlug:
+            assert until is not None
+        return asked.run_id
+
+    def runner(self, schema: str = "read_models") -> Runner:
+        return Runner(self.store, self.catalogue, self.dsn, schema)
+
+    def rows(self, schema: str = "read_models") -> dict[str, list[tuple[Any, ...]]]:
+        """Every row of every table."""
+        with psycopg.connect(self.dsn) as conn:
+            return {
+                table.name: sorted(conn.execute(SQL("TABLE {}").format(Identifier(schema, table.name))), key=repr)
+                for table in TABLES
+            }
+
+    def book(self, run_id: str) -> tuple[Book, list[BookEvent]]:
+        rows = self.store.read(runs.book_stream(run_id))
+        events = [row.event for row in rows if isinstance(row.event, BookEvent)]
+        return fold(events), events
+
+
+@pytest.fixture
+def world(dsn: str) -> Iterator[World]:
+    catalogue = MemoryCatalogue()
+    for bars in BARS:
+        catalogue.add(bars[0].symbol, Timeframe.H1, bars, source="test", learned_at=LATER)
+    with PostgresStore(dsn) as store:
+        save_signals(store, dsn, FILE, "test")
+        yield World(dsn, store, catalogue)
+
+
+def test_the_runs_used_here_have_seen_something(world: World) -> None:
+    book, events = world.book(world.run(question(BOLD)))
+    kinds = {type(event) for event in events}
+    assert {TradingHalted, OrderRejected} <= kinds
+    assert book.realised != 0
+
+
+def test_a_rebuild_gives_what_was_projected_live_row_for_row(world: World) -> None:
+    for config in (BOLD, CAREFUL):
+        world.run(question(config))
+        assert world.runner().catch_up() > 0
+    world.run(question(BOLD, "unfinished"), until=100)
+    world.runner().catch_up()
+    live = world.rows()
+    rebuilt = rebuild(world.store, world.catalogue, world.dsn)
+    assert rebuilt.same
+    assert rebuilt.events == len(world.store.read_all(limit=100_000))
+    assert rebuilt.rows == {name: len(rows) for name, rows in live.items()}
+    assert {name for name, rows in live.items() if not rows} == {"analyses"}
+    assert world.rows() == live
+
+
+def test_the_size_of_the_pages_changes_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.run(question(BOLD))
+    world.run(question(CAREFUL))
+    found: list[dict[str, list[tuple[Any, ...]]]] = []
+    for page in (7, 100, 5_000):
+        monkeypatch.setattr(runner, "PAGE", page)
+        world.runner(f"by_{page}").catch_up()
+        found.append(world.rows(f"by_{page}"))
+    assert found[0] == found[1] == found[2]
+
+
+def test_two_runners_at_once_write_what_one_writes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "PAGE", 9)
+    world.run(question(BOLD))
+    done: list[int] = []
+    threads = [Thread(target=lambda: done.append(world.runner().catch_up())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(done) == len(world.store.read_all(limit=100_000))
+    world.runner("alone").catch_up()
+    assert world.rows() == world.rows("alone")
+
+
+@pytest.mark.parametrize("bars", [1, 60, 200, 299])
+def test_a_runner_that_starts_in_the_middle_of_a_run_goes_on_as_the_one_before(
+    world: World, bars: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.session.BATCH", 1)
+    world.run(question(BOLD), until=bars)
+    world.runner().catch_up()
+    world.run(question(BOLD))
+    world.runner().catch_up()
+    assert rebuild(world.store, world.catalogue, world.dsn).same
+
+
+def test_a_page_that_failed_is_projected_whole_by_the_next_attempt(world: World) -> None:
+    late = MemoryCatalogue()
+    one = Runner(world.store, late, world.dsn)
+    world.run(question(BOLD), until=150)
+    one.catch_up()
+    world.run(question(BOLD))
+    for _ in range(2):
+        with pytest.raises(NotFound, match="there are no bars of AAA"):
+            one.catch_up()
+    for bars in BARS:
+        late.add(bars[0].symbol, Timeframe.H1, bars, source="test", learned_at=LATER)
+    one.catch_up()
+    assert rebuild(world.store, world.catalogue, world.dsn).same
+
+
+def test_the_thread_s_decimal_context_changes_no_row(world: World) -> None:
+    world.run(question(BOLD))
+    world.runner().catch_up()
+    with localcontext(HOSTILE):
+        world.runner("hostile").catch_up()
+    assert world.rows("hostile") == world.rows()
+
+
+def test_every_row_names_its_run_and_environment_and_runs_do_not_mix(world: World) -> None:
+    asked = [question(BOLD), question(CAREFUL), question(BOLD, environment=Environment.PAPER)]
+    for each in asked:
+        world.run(each, until=120)
+    for each in asked:
+        world.run(each)
+    world.runner().catch_up()
+    rows = world.rows()
+    of_the_log = {"position", "requested_at"}
+
+    def without_place(name: str, found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        names = next(table.names for table in TABLES if table.name == name)
+        kept = [n for n, column in enumerate(names) if column not in of_the_log]
+        return sorted((tuple(row[n] for n in kept) for row in found), key=repr)
+
+    environments = {each.run_id: each.environment.value for each in asked}
+    for n, each in enumerate(asked):
+        alone = World(world.dsn, MemoryStore(), world.catalogue)
+        save_signals(alone.store, world.dsn, FILE, "test")
+        alone.run(each)
+        alone.runner(f"alone_{n}").catch_up()
+        for name, found in alone.rows(f"alone_{n}").items():
+            ours = [row for row in rows[name] if row[1] == each.run_id]
+            assert without_place(name, ours) == without_place(name, found)
+    for found in rows.values():
+        assert {(row[1], row[0]) for row in found} <= set(environments.items())
+
+
+# --- What the rows say --------------------------------------------------------------------------------------------
+
+
+def summed(rows: list[dict[str, Any]], name: str) -> Decimal:
+    return exact(sum((row[name] for row in rows), Decimal(0)))
+
+
+@pytest.mark.parametrize("config", [BOLD, CAREFUL], ids=["bold", "careful"])
+def test_the_rows_of_a_run_agree_with_its_book(world: World, config: RunConfig) -> None:
+    run_id = world.run(question(config))
+    book, events = world.book(run_id)
+    end = events[-1]
+    assert isinstance(end, PositionsMarked)
+    world.runner().catch_up()
+    with Queries(world.dsn) as queries:
+        trades, fills, orders = queries.trades(run_id), queries.fills(run_id), queries.orders(run_id)
+        equity, portfolio, figures = queries.equity(run_id), queries.portfolio(run_id), queries.metrics(run_id)
+        positions = queries.positions(run_id)
+        (shown,) = queries.runs()
+    assert portfolio is not None
+    assert figures is not None
+    assert summed(trades, "gross_pnl") == book.realised
+    assert summed(trades, "fees") == summed(fills, "commission") == book.fees == figures["fees"]
+    assert summed(trades, "net_pnl") == book.realised - book.fees
+    assert [trade["status"] for trade in trades].count("open") == len(book.positions) == figures["open_trades"]
+    assert {row["symbol"]: row["quantity"] for row in positions} == {
+        symbol: position.quantity for symbol, position in book.positions.items()
+    }
+    assert equity[-1]["equity"] == end.equity == portfolio["equity"] == figures["final_equity"]
+    assert equity[-1]["cash"] == end.cash == portfolio["cash"] == fills[-1]["cash_after"]
+    assert len(equity) == 150
+    assert portfolio["realised_pnl"] + portfolio["unrealised_pnl"] - portfolio["fees"] == end.equity - config.cash
+    assert (shown["status"], shown["fills"], shown["orders"]) == ("ended", len(fills), len(orders))
+    partly = [order for order in orders if order["status"] == "partly filled"]
+    assert all(0 < order["filled_quantity"] < order["quantity"] for order in partly)
+    for order in orders:
+        assert (order["status"] == "filled") is (order["filled_quantity"] == order["quantity"])
+
+
+def test_the_metrics_row_is_what_the_curve_and_the_trades_say(world: World) -> None:
+    run_id = world.run(question(BOLD))
+    world.runner().catch_up()
+    with Queries(world.dsn) as queries:
+        curve = [(row["at"], row["equity"]) for row in queries.equity(run_id)]
+        drawdowns = [row["drawdown"] for row in queries.equity(run_id)]
+        trades, row = queries.trades(run_id), queries.metrics(run_id)
+    assert row is not None
+    closed = [trade["net_pnl"] for trade in trades if trade["status"] == "closed"]
+    found = msgspec.structs.asdict(metrics(BOLD.cash, curve, closed, len(trades) - len(closed), 365, HOUR))
+    assert {name: row[name] for name in row if name in found} == {
+        name: float(value) if isinstance(value, Decimal) and name != "total_pnl" else value
+        for name, value in found.items()
+        if name in row
+    }
+    assert min(drawdowns) == row["max_drawdown"]
+
+
+def test_a_run_without_a_trade_has_a_flat_curve_and_no_ratios(world: World) -> None:
+    run_id = world.run(
+        question(msgspec.structs.replace(BOLD, cash=exact("0.000001"), sizing=config_of(quantity="1").sizing))
+    )
+    world.runner().catch_up()
+    with Queries(world.dsn) as queries:
+        row, equity = queries.metrics(run_id), queries.equity(run_id)
+    assert row is not None
+    assert (row["total_trades"], row["win_rate"], row["profit_factor"], row["sharpe_ratio"]) == (0, None, None, None)
+    assert {(point["equity"], point["drawdown"]) for point in equity} == {(exact("0.000001"), 0.0)}
