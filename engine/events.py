@@ -262,6 +262,12 @@ class PositionsMarked(Fact, frozen=True):
     cash: Decimal
     marks: tuple[tuple[Symbol, Decimal], ...]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for symbol, price in self.marks:
+            if not is_exact(price):
+                raise ValueError(f"PositionsMarked: the mark of {symbol} is not an exact amount: {price}")
+
 
 class TradingHalted(Fact, frozen=True):
     """Entries stop; exits stay allowed. `actor` is a rule's name or a person."""

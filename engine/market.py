@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from engine.errors import BadInput
-from engine.money import exact
+from engine.money import is_exact
 
 Symbol = str
 SYMBOL_PATTERN = re.compile(r"[A-Z0-9][A-Z0-9.^=_-]{0,23}")
@@ -115,8 +115,10 @@ class Instrument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_symbol(self.symbol)
-        if exact(self.quantity_step) <= 0 or exact(self.multiplier) <= 0:
-            raise ValueError(f"{self.symbol}: quantity_step and multiplier must be above 0")
+        for name in ("quantity_step", "multiplier"):
+            amount: Decimal = getattr(self, name)
+            if not is_exact(amount) or amount <= 0:
+                raise ValueError(f"{self.symbol}: {name} must be an exact amount above 0, not {amount}")
 
 
 BUILT_IN_INSTRUMENTS = {

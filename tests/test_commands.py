@@ -209,6 +209,12 @@ def test_symbols_of_two_currencies_are_refused_in_words(env: dict[str, str], tmp
     assert "AAA-EUR is quoted in EUR" in refusal(env, "backtest", "--symbols", "AAA-USD,AAA-EUR")
 
 
+def test_signals_for_other_symbols_than_the_runs_are_refused(env: dict[str, str], tmp_path: Path) -> None:
+    run(env, "data", "import", write_bars(tmp_path / "a.csv"), "--symbol", "AAA")
+    signals = write_signals(tmp_path / "signals.csv", [walk("BBB", 100, 40, 100.0, 0.005)])
+    assert "BBB" in refusal(env, "backtest", "--symbols", "AAA", "--signals", signals)
+
+
 def test_an_empty_range_says_what_there_is(env: dict[str, str], tmp_path: Path) -> None:
     run(env, "data", "import", write_bars(tmp_path / "a.csv"), "--symbol", "AAA")
     assert "2024-01-01" in refusal(env, "backtest", "--symbols", "AAA", "--start", "2030-01-01", "--end", "2030-02-01")

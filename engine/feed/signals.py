@@ -194,6 +194,12 @@ def check_signals_fit(file: SignalFile, bars_by_symbol: Sequence[Sequence[Bar]])
     """Every signal must stand at the close of a bar of the run, or it would be dropped in silence."""
     closes = {(bar.symbol, bar.closed_at) for bars in bars_by_symbol for bar in bars}
     symbols = {bars[0].symbol for bars in bars_by_symbol if bars}
+    theirs = {row.symbol for row in file.rows}
+    if not theirs & symbols:
+        raise BadInput(
+            f"the signals {file.name} are for {', '.join(sorted(theirs))}, and the run trades "
+            f"{', '.join(sorted(symbols))}: name the symbols of the file with --symbols."
+        )
     for row in file.rows:
         if row.symbol in symbols and (row.symbol, row.at) not in closes:
             raise BadInput(
