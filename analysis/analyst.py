@@ -20,8 +20,7 @@ from engine.events import AnalysisMade
 from engine.feed import Bars
 from engine.feed.checks import bar_line
 from engine.market import Bar, Direction, Symbol, Timeframe, instant_text
-from engine.orders import Wish
-from engine.runs import analysis_stream, wish_of
+from engine.orders import Wish, analysis_stream, wish_of
 from engine.store import Batch, Cause, Store
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from engine.events import (
     SignalRaised,
 )
 from engine.market import Direction, Symbol, instant_text
-from engine.orders import entry_order_of
-from engine.runs import analysis_stream, book_stream
+from engine.orders import analysis_stream, entry_order_of
+from engine.runs import book_stream
 from engine.store import Recorded, Store
 
 

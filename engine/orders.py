@@ -1,4 +1,4 @@
-"""What is wished and ordered: the wish of an analysis, and the names of signals and orders.
+"""What is wished and ordered: the wish of an analysis, and the names of signals, orders and trades.
 
 Names come from content: symbol, market instant and a count. The same decision has the same name in every run.
 """
@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import msgspec
 
+from engine.events import AnalysisMade
 from engine.market import Direction, Symbol, instant_text
 
 
@@ -39,3 +40,20 @@ def trade_id(entry_order_id: str) -> str:
 
 def entry_order_of(trade: str) -> str:
     return "order-" + trade.removeprefix("trade-")
+
+
+def analysis_stream(analysis_id: str) -> str:
+    """The stream of one analysis."""
+    return f"analysis:{analysis_id}"
+
+
+def wish_of(made: AnalysisMade, version: int) -> Wish:
+    """What an analysis asks for."""
+    return Wish(
+        symbol=made.symbol,
+        direction=made.decision,
+        confidence=made.confidence,
+        analysis_id=made.analysis_id,
+        analysis_version=version,
+        horizon_bars=made.horizon_bars,
+    )

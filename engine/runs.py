@@ -6,17 +6,14 @@ same digest; after a crash it continues where the log ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import zip_longest
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from engine.config import RunConfig, digest_of
-from engine.errors import AnalysisMissing, BadInput, NotFound
+from engine.errors import NotFound
 from engine.events import (
-    AnalysesConsulted,
-    AnalysisMade,
     Environment,
     Fact,
     RunEnded,
@@ -24,11 +21,9 @@ from engine.events import (
     RunStarted,
 )
 from engine.feed.recorded import moments
-from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
-from engine.market import Bar, Symbol, instant_text
-from engine.orders import Wish
+from engine.market import Bar
 from engine.session import Analyst, Journal, Session
-from engine.store import ENGINE_VERSION, Batch, Cause, Recorded, Store, read_from
+from engine.store import ENGINE_VERSION, Batch, Cause, Store, read_from
 
 RUNS = UUID("0d7f5a0e-8f1b-5d53-b3c5-0b6a8f6e1c27")
 
@@ -158,113 +153,3 @@ def result_of(store: Store, run_id: str) -> Result | None:
     if isinstance(requested, RunRequested) and isinstance(ended, RunEnded):
         return Result(requested, ended)
     return None
-
-
-# --- Replay -------------------------------------------------------------------------------------------------------
-
-
-class StoredOpinions:
-    """The opinions a run consulted, read back from the log. It cannot make one: a missing analysis stops it."""
-
-    def __init__(self, wishes: dict[tuple[Symbol, datetime], Wish], source: RunRequested) -> None:
-        self._wishes = wishes
-        self._variant, self._timeframe = source.variant, source.config.timeframe
-        # Imported signals may pass over bars; an analyst's variant has an opinion on every one.
-        self._complete = not source.variant.startswith(VARIANT_PREFIX)
-
-    def wish(self, bar: Bar) -> Wish | None:
-        wish = self._wishes.get((bar.symbol, bar.closed_at))
-        if wish is None and self._complete:
-            raise AnalysisMissing(f"{bar.symbol}.{self._timeframe}@{instant_text(bar.closed_at)}.{self._variant}")
-        return wish
-
-
-def consulted(store: Store, run_id: str) -> Iterator[str]:
-    """The ids of the analyses a run read, in order."""
-    for row in store.read(book_stream(run_id)):
-        if isinstance(row.event, AnalysesConsulted):
-            for analysis_id, _ in row.event.analyses:
-                yield analysis_id
-
-
-def analysis_stream(analysis_id: str) -> str:
-    return f"analysis:{analysis_id}"
-
-
-def wish_of(made: AnalysisMade, version: int) -> Wish:
-    """What an analysis asks for."""
-    return Wish(
-        symbol=made.symbol,
-        direction=made.decision,
-        confidence=made.confidence,
-        analysis_id=made.analysis_id,
-        analysis_version=version,
-        horizon_bars=made.horizon_bars,
-    )
-
-
-def consulted_opinions(
-    store: Store, source: RunRequested, load_file: Callable[[str], SignalFile]
-) -> Iterator[tuple[datetime, Wish]]:
-    """(instant, wish) of every opinion a run consulted, in order. `load_file` finds an imported file by its variant.
-
-    Raises `AnalysisMissing` with the key of the first that is not stored.
-    """
-    ids = list(consulted(store, source.run_id))
-    if source.variant.startswith(VARIANT_PREFIX):
-        imported = ImportedAnalyst(load_file(source.variant)).by_id()
-        yield from (imported[analysis_id] for analysis_id in ids)
-        return
-    for start in range(0, len(ids), 500):
-        chunk = ids[start : start + 500]
-        found = store.read_many([analysis_stream(analysis_id) for analysis_id in chunk])
-        for analysis_id in chunk:
-            rows = found.get(analysis_stream(analysis_id), [])
-            opinion = next(((row.event, row.version) for row in rows if isinstance(row.event, AnalysisMade)), None)
-            if opinion is None:
-                raise AnalysisMissing(analysis_id)
-            yield opinion[0].as_of, wish_of(*opinion)
-
-
-def stored_opinions(
-    store: Store,
-    source: RunRequested,
-    load_file: Callable[[str], SignalFile],
-    progress: Callable[[int], None] = lambda done: None,
-) -> StoredOpinions:
-    """The analyst of a replay: everything its source consulted, and nothing else."""
-    wishes: dict[tuple[Symbol, datetime], Wish] = {}
-    for at, wish in consulted_opinions(store, source, load_file):
-        wishes[wish.symbol, at] = wish
-        progress(len(wishes))
-    return StoredOpinions(wishes, source)
-
-
-def first_difference(store: Store, ours: RunRequested, theirs: RunRequested) -> str | None:
-    """Where two books part, in words; another engine version is named first. None when they are equal."""
-    versions = {run.run_id: _engine_version(store, run) for run in (ours, theirs)}
-    if len(set(versions.values())) > 1:
-        return f"engine versions differ: {versions[ours.run_id]} against {versions[theirs.run_id]}"
-    pairs = zip_longest(*(store.read(book_stream(run.run_id)) for run in (ours, theirs)))
-    for version, (a, b) in enumerate(pairs, 1):
-        if a is None or b is None or (a.name, a.payload) != (b.name, b.payload):
-            return f"books part at version {version}: {_shown(a)} against {_shown(b)}"
-    return None
-
-
-def _engine_version(store: Store, run: RunRequested) -> str:
-    started = (row.event for row in store.read(run_stream(run.run_id)))
-    return next((event.engine_version for event in started if isinstance(event, RunStarted)), "unknown")
-
-
-def _shown(row: Recorded | None) -> str:
-    return "nothing" if row is None else f"{row.name} {row.payload.decode()}"
-
-
-def check_same_bars(source: RunRequested, dataset_digest: str) -> None:
-    """A replay needs the very bars of its source."""
-    if source.dataset_digest != dataset_digest:
-        raise BadInput(
-            f"the bars of run {source.run_id[:8]} are not what they were (dataset {source.dataset_digest[:12]}, "
-            f"now {dataset_digest[:12]}): import the same files again before replaying it."
-        )

@@ -17,7 +17,8 @@ from engine.events import AnalysisMade, RunEnded, RunFailed, RunRequested
 from engine.feed import Bars
 from engine.feed.signals import load_signals
 from engine.money import total
-from engine.runs import book_stream, consulted_opinions, run_stream
+from engine.replay import consulted_opinions
+from engine.runs import book_stream, run_stream
 from engine.store import Recorded, Store
 from projections import tables
 from projections.decisions import decision_rows

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from engine import runs
+from engine import orders, runs
 from engine.audit import Link, checks_of, reasons_of, why
 from engine.errors import BadInput, NotFound
 from engine.events import AnalysisMade, BookEvent, Environment, OrderFilled, RunRequested
@@ -41,8 +41,8 @@ class Analysts:
                 reports=f'{{"decision":{{"reasons":["because of {direction}"]}}}}', window_digest="0123", window_bars=7,
                 agent_version="1",
             )  # fmt: skip
-            store.append([Batch(runs.analysis_stream(made.analysis_id), 0, [made])], Cause("test"))
-            self._wishes[at] = runs.wish_of(made, 1)
+            store.append([Batch(orders.analysis_stream(made.analysis_id), 0, [made])], Cause("test"))
+            self._wishes[at] = orders.wish_of(made, 1)
 
     def wish(self, bar: Bar) -> Wish:
         return self._wishes[bar.closed_at]

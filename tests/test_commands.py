@@ -111,6 +111,7 @@ def test_a_saved_profile_is_found_by_name(env: dict[str, str], tmp_path: Path) -
     (tmp_path / "mine.json").write_text(json.dumps(document))
     saved = answer(env, "profile", "save", "patient", "--file", tmp_path / "mine.json")
     assert answer(env, "profile", "save", "patient", "--file", tmp_path / "mine.json")["digest"] == saved["digest"]
+    assert answer(env, "profile", "show", "patient")["profile"]["exits"]["holding_bars"] is None
     assert answer(env, "profile", "list")["profiles"]["patient"]["exits"]["holding_bars"] is None
     assert rows_in(env["QUANTAGENT_DSN"], "quantagent.events") == 1
 

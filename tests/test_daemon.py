@@ -80,6 +80,8 @@ def test_a_daemon_over_stored_bars_ends_with_the_backtests_digest(app: App, env:
         assert (shown["environment"], shown["status"]) == ("paper", "ended")
         assert shown["book_digest"] == ended["book_digest"]
     assert slots_done(app.dsn) == SLOTS
+    replayed = answer(env, "replay", ended["run_id"])
+    assert replayed["equal"] is True
 
 
 def test_sigterm_ends_between_slots_and_a_restart_goes_on_without_a_duplicate(app: App, env: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import runs
+from engine import orders, replay, runs
 from engine.errors import AnalysisMissing, BadInput, BookMoved, NotFound
 from engine.events import AnalysisFailed, AnalysisMade, Environment, RunRequested
 from engine.feed.signals import ImportedAnalyst, SignalFile, read_signals
@@ -22,7 +22,7 @@ from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from tests.strategies import config_of
 from tests.test_determinism import payloads
-from tests.workloads import scripted, walk, write_signals
+from tests.workloads import ScriptedAnalyst, scripted, walk, write_signals
 
 ME = Cause("test")
 BARS = [walk("AAA", 31, 120, 100.0, 0.01), walk("BBB", 5, 120, 50.0, 0.01)]
@@ -70,8 +70,8 @@ class Stored:
             )
             failed = AnalysisFailed(made.analysis_id, bar.symbol, "1h", bar.closed_at, "rules", "the line was cut")
             # An analysis may have failed before it was made: its version says which of the facts is the opinion.
-            store.append([Batch(runs.analysis_stream(made.analysis_id), 0, [failed, made])], ME)
-            self._wishes[bar.symbol, bar.closed_at] = runs.wish_of(made, 2)
+            store.append([Batch(orders.analysis_stream(made.analysis_id), 0, [failed, made])], ME)
+            self._wishes[bar.symbol, bar.closed_at] = orders.wish_of(made, 2)
 
     def wish(self, bar: Bar) -> Wish:
         return self._wishes[bar.symbol, bar.closed_at]
@@ -197,7 +197,7 @@ def test_a_replay_reads_the_same_opinions_into_the_same_bytes_and_makes_none(sto
     source = performed(store, question("rules"), Stored(store))
     analyses = store.read_all(limit=100_000, names=["AnalysisMade.v1"])
     heard: list[int] = []
-    analyst = runs.stored_opinions(store, source.request, no_file, heard.append)
+    analyst = replay.stored_opinions(store, source.request, no_file, heard.append)
     again = performed(store, question("rules", of_run=source.request.run_id), analyst)
     assert again.request.run_id != source.request.run_id
     assert (again.ended.book_digest, again.ended.analyses_digest) == (
@@ -206,22 +206,22 @@ def test_a_replay_reads_the_same_opinions_into_the_same_bytes_and_makes_none(sto
     )
     assert store.read_all(limit=100_000, names=["AnalysisMade.v1"]) == analyses
     assert heard == list(range(1, 241))
-    assert list(runs.consulted(store, again.request.run_id)) == list(runs.consulted(store, source.request.run_id))
+    assert list(replay.consulted(store, again.request.run_id)) == list(replay.consulted(store, source.request.run_id))
 
 
 def test_a_replay_of_an_opinion_that_is_not_stored_names_it() -> None:
     store = MemoryStore()
     source = performed(store, question("rules"))
-    missing = next(runs.consulted(store, source.request.run_id))
+    missing = next(replay.consulted(store, source.request.run_id))
     with pytest.raises(AnalysisMissing, match="a replay never makes one") as refused:
-        runs.stored_opinions(store, source.request, no_file)
+        replay.stored_opinions(store, source.request, no_file)
     assert refused.value.key == missing
 
 
 def test_a_replay_beyond_the_bars_of_its_source_names_the_bar() -> None:
     store = MemoryStore()
     source = performed(store, question("rules"), Stored(store))
-    analyst = runs.stored_opinions(store, source.request, no_file)
+    analyst = replay.stored_opinions(store, source.request, no_file)
     later = walk("AAA", 31, 121, 100.0, 0.01)[-1]
     with pytest.raises(AnalysisMissing) as refused:
         analyst.wish(later)
@@ -232,13 +232,33 @@ def test_imported_signals_are_replayed_from_their_file_and_may_pass_over_bars(tm
     store = MemoryStore()
     file = read_signals(write_signals(tmp_path / "crossing.csv", BARS))
     source = performed(store, question(file.variant), ImportedAnalyst(file))
-    analyst = runs.stored_opinions(store, source.request, {file.variant: file}.__getitem__)
+    analyst = replay.stored_opinions(store, source.request, {file.variant: file}.__getitem__)
     again = performed(store, question(file.variant, of_run=source.request.run_id), analyst)
     assert again.ended.book_digest == source.ended.book_digest
     assert analyst.wish(BARS[0][0]) is None
 
 
 def test_bars_that_are_not_what_they_were_are_refused() -> None:
-    runs.check_same_bars(question(), "digest")
+    store = MemoryStore()
+    source = performed(store, question(), scripted(BARS)).request
+    replay.check_replayable(store, source, "digest")
     with pytest.raises(BadInput, match=r"are not what they were \(dataset digest, now other\)"):
-        runs.check_same_bars(question(), "other")
+        replay.check_replayable(store, source, "other")
+
+
+def test_a_run_that_has_not_ended_is_not_replayed() -> None:
+    store, begun = MemoryStore(), question()
+    runs.begin(store, begun, BARS[0][0].opened_at, "tester")
+    with pytest.raises(BadInput, match="has not ended"):
+        replay.check_replayable(store, begun, "digest")
+
+
+def test_two_books_are_compared_event_by_event() -> None:
+    store = MemoryStore()
+    source = performed(store, question(), scripted(BARS)).request
+    again = performed(store, question(of_run=source.run_id), scripted(BARS)).request
+    assert replay.first_difference(store, source, again) is None
+    idle = performed(store, question(of_run="another"), ScriptedAnalyst({})).request
+    difference = replay.first_difference(store, source, idle)
+    assert difference is not None
+    assert "books part at version" in difference

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import psycopg
 import pytest
 
 from engine.errors import BookMoved
 from engine.events import RunFailed, TradingHalted
 from engine.store import Batch, Cause, Store, read_from
+from engine.store.postgres import PostgresStore
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 ME = Cause("test", correlation="run-1", causation="order-1")
@@ -85,6 +87,16 @@ def test_an_append_that_was_cut_short_is_completed_by_repeating_it(store: Store)
     store.append([Batch("control:a", 0, events[:2])], ME)
     store.append([Batch("control:a", 0, events)], ME)
     assert [row.event for row in store.read("control:a")] == events
+
+
+def test_the_librarys_database_functions_stay_off(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With them on, ids commit out of order and a reader that follows the log misses events for ever.
+    monkeypatch.setenv("POSTGRES_ENABLE_DB_FUNCTIONS", "y")
+    with PostgresStore(dsn) as store:
+        store.append([Batch("control:a", 0, [halted("one")])], ME)
+    with psycopg.connect(dsn) as conn:
+        found = conn.execute("SELECT count(*) FROM pg_proc WHERE proname LIKE 'es_insert%'").fetchone()
+    assert found == (0,)
 
 
 def test_amounts_come_back_exactly(store: Store) -> None:

@@ -23,6 +23,7 @@ from engine.feed import Bars
 from engine.feed.catalogue import Catalogue
 from engine.feed.signals import ImportedAnalyst, check_signals_fit, load_signals, read_signals, save_signals
 from engine.market import Bar, Symbol, Timeframe
+from engine.replay import check_replayable, stored_opinions
 from engine.session import Analyst
 from engine.store import Store
 from engine.store.migrations import migrate
@@ -163,9 +164,9 @@ def replay(app: App, run: str, profile: str | None = None, tell: Tell = silent) 
         config = profiles.resolve(profiles.find(app.store, profile), config.instruments, config.timeframe)
     bars = [app.catalogue.bars(symbol, config.timeframe, source.start, source.end) for symbol in config.symbols]
     digest = app.catalogue.digest(config.symbols, config.timeframe, source.start, source.end)
-    runs.check_same_bars(source, digest)
+    check_replayable(app.store, source, digest)
     total = sum(map(len, bars))
-    analyst = runs.stored_opinions(
+    analyst = stored_opinions(
         app.store,
         source,
         lambda variant: load_signals(app.store, app.dsn, variant),

@@ -41,13 +41,17 @@ def listing(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show(name: str) -> None:
-    """A profile as the JSON document that `save` takes."""
+def show(name: str, as_json: AsJson = False) -> None:
+    """A profile as the JSON document that `save` takes; with --json inside the usual envelope."""
     from ui import profiles
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
-        out.print_json(profiles.find(opened.store, name).model_dump_json())
+        profile = profiles.find(opened.store, name)
+    if as_json:
+        print_json(name=name, profile=profile.model_dump(mode="json"))
+    else:
+        out.print_json(profile.model_dump_json())
 
 
 @app.command("save")

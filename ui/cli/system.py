@@ -119,13 +119,17 @@ def dashboard(
     address: Annotated[
         str, typer.Option(help="Address to listen on; leave it at the loopback unless a proxy guards it.")
     ] = "127.0.0.1",
+    as_json: AsJson = False,
 ) -> None:
     """Serve the page on http://127.0.0.1:8501 until Ctrl-C."""
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
         opened.runner().catch_up()
-        err.print(f"The page is on http://{address}:{port}; Ctrl-C ends it.")
+        if as_json:
+            print_json(url=f"http://{address}:{port}")
+        else:
+            err.print(f"The page is on http://{address}:{port}; Ctrl-C ends it.")
         arguments = [
             *(sys.executable, "-m", "streamlit", "run", str(DASHBOARD)),
             *("--server.address", address, "--server.port", str(port), "--server.headless", "true"),
@@ -136,7 +140,7 @@ def dashboard(
 
         # A child, not exec: this process stays a user of the embedded database for as long as the page is served.
         environment = {**os.environ, "QUANTAGENT_DSN": opened.dsn}
-        child = subprocess.Popen(arguments, env=environment)
+        child = subprocess.Popen(arguments, env=environment, stdout=sys.stderr)
 
         def end_the_page(number: int, frame: FrameType | None) -> None:
             del number, frame

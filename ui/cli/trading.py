@@ -95,7 +95,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
-    from engine.runs import first_difference
+    from engine.replay import first_difference
     from ui.compose import find_run, open_app
     from ui.compose import replay as run_again
 
