@@ -133,7 +133,8 @@ def click_row(page: sync_api.Page, row: int) -> None:
 
 
 def screenshot(page: sync_api.Page, name: str) -> None:
-    folder = Path(tempfile.gettempdir()) / "quantagent-screenshots"
+    # One folder per person: the first who made a common one would shut the others out.
+    folder = Path(tempfile.gettempdir()) / f"quantagent-screenshots-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     page.screenshot(path=folder / f"{name}.png")
     print(f"screenshot: {folder / name}.png")
