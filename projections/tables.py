@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 SCHEMA = "read_models"
+
+# Raise it with any change in what a projection writes: tables of another version are made anew when they are met.
 VERSION = 1
 
 
