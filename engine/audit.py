@@ -234,11 +234,12 @@ def _says(row: Recorded) -> str:
 
 
 def checks_of(links: Iterable[Link]) -> Iterator[tuple[str, bool, str, str]]:
-    """(rule, passed, limit, observed) of every check in a chain."""
+    """(rule, passed, limit, observed) of every check in a chain that saw something; those of an exit did not."""
     for link in links:
         if link.event is not None and isinstance(link.event.event, RiskDecided):
             for check in link.event.event.checks:
-                yield check.rule, check.passed, check.limit, check.observed
+                if check.observed:
+                    yield check.rule, check.passed, check.limit, check.observed
 
 
 def reasons_of(link: Link) -> list[str]:

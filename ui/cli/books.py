@@ -145,7 +145,7 @@ def show_chain(links: Sequence[Link]) -> None:
         out.print(f"[bold]{cell(link.at)}  {link.kind}[/bold]  {escape(link.says)}")
         place = f"event {link.position:,}" if link.position else "no event of its own"
         out.print(f"                  [dim]{escape(link.key)}, {place}[/dim]")
-    checks = [{"rule": r, "passed": p, "limit": limit, "observed": o} for r, p, limit, o in checks_of(links) if o]
+    checks = [{"rule": r, "passed": p, "limit": limit, "observed": o} for r, p, limit, o in checks_of(links)]
     if checks:
         print_rows("Risk checks", checks, ["rule", "passed", "limit", "observed"])
     for reasons in filter(None, (_reasons(link) for link in links)):
