@@ -22,7 +22,7 @@ from engine.events import (
     RunRequested,
     SignalRaised,
 )
-from engine.market import Direction, Symbol, instant_text
+from engine.market import Direction, Symbol, instant_from, instant_text
 from engine.orders import analysis_stream, entry_order_of
 from engine.runs import book_stream
 from engine.store import Recorded, Store
@@ -182,8 +182,7 @@ class _History:
         for row in self._store.read(analysis_stream(analysis_id)):
             if isinstance(row.event, AnalysisMade):
                 return _link("analysis", analysis_id, row.event.as_of, row)
-        read_by = self.consulted.get(analysis_id)
-        at = read_by.event.at if read_by and isinstance(read_by.event, AnalysesConsulted) else self._run.start
+        at = instant_from(analysis_id.rpartition("@")[2])
         return Link("imported signal", analysis_id, at, 0, f"row of {self._run.variant}", None)
 
     def _nothing_done(self, analysis: Link) -> Link:

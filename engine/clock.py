@@ -6,30 +6,11 @@ Market time comes from bars and is an argument everywhere; this clock serves met
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Protocol
 
 
 def now() -> datetime:
     """The present instant in UTC."""
     return datetime.now(UTC)
-
-
-class Clock(Protocol):
-    """What a daemon needs of time: the market's instant, and when on the wall a market instant comes."""
-
-    def now(self) -> datetime: ...
-
-    def wall_time(self, instant: datetime) -> datetime: ...
-
-
-class WallClock:
-    """Real time."""
-
-    def now(self) -> datetime:
-        return now()
-
-    def wall_time(self, instant: datetime) -> datetime:
-        return instant
 
 
 class AcceleratedClock:

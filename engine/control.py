@@ -45,19 +45,17 @@ def claim(store: Store, slot: Slot, run_id: str, instance: str, cause: Cause) ->
 
 
 def complete(store: Store, slot: Slot, outcomes: Sequence[tuple[Symbol, str]], cause: Cause) -> None:
-    """Records what came of each symbol."""
-    done = SlotCompleted(slot.account, slot.due_at, tuple(outcomes))
-    store.append([Batch(slot.stream, _version(store, slot), [done])], cause)
+    """Records what came of each symbol, once: whoever had claimed the slot too finds it completed."""
+    facts = [row.event for row in store.read(slot.stream)]
+    if not any(isinstance(fact, SlotCompleted) for fact in facts):
+        done = SlotCompleted(slot.account, slot.due_at, tuple(outcomes))
+        store.append([Batch(slot.stream, len(facts), [done])], cause)
 
 
 def fail(store: Store, slot: Slot, reason: str, cause: Cause) -> None:
     """Records that a slot was given up; a later claim tries it again."""
     failed = SlotFailed(slot.account, slot.due_at, reason)
-    store.append([Batch(slot.stream, _version(store, slot), [failed])], cause)
-
-
-def _version(store: Store, slot: Slot) -> int:
-    return sum(1 for _ in store.read(slot.stream))
+    store.append([Batch(slot.stream, sum(1 for _ in store.read(slot.stream)), [failed])], cause)
 
 
 # --- Who drives an account ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from engine.errors import BadInput
 from engine.money import is_exact
 
 Symbol = str
+INSTANT_FORMAT = "%Y%m%dT%H%M%SZ"
 SYMBOL_PATTERN = re.compile(r"[A-Z0-9][A-Z0-9.^=_-]{0,23}")
 
 
@@ -144,4 +145,9 @@ def periods_per_year(instruments: Iterable[Instrument]) -> int:
 
 def instant_text(at: datetime) -> str:
     """An instant in ids and messages: 20170703T010000Z."""
-    return at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return at.astimezone(UTC).strftime(INSTANT_FORMAT)
+
+
+def instant_from(text: str) -> datetime:
+    """The instant that `instant_text` wrote."""
+    return datetime.strptime(text, INSTANT_FORMAT).replace(tzinfo=UTC)

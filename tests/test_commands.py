@@ -91,6 +91,7 @@ def test_a_file_goes_from_import_to_trades_and_their_reasons(env: dict[str, str]
     kinds = [link["kind"] for link in chain]
     assert kinds[:5] == ["imported signal", "signal", "risk decision", "order", "fill"]
     assert kinds.count("fill") == 2
+    assert chain[0]["at"] == chain[1]["at"]
     shown = run(env, "runs", "show", made["run_id"][:8]).stdout
     assert made["book_digest"] in shown
     assert "sharpe ratio" in run(env, "compare", made["run_id"][:8], replayed["replays"][1]["run_id"][:8]).stdout

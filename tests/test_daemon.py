@@ -141,6 +141,7 @@ def test_of_two_that_claim_one_slot_only_the_first_succeeds(store: Store) -> Non
         store.append([Batch(slot.stream, 0, [racing])], other)
     assert control.claim(store, slot, "run", "daemon-1", me) is True
     control.complete(store, slot, [("BTC-USD", "no change")], me)
+    control.complete(store, slot, [("BTC-USD", "no change")], other)
     assert control.claim(store, slot, "run", "daemon-2", other) is False
     assert [type(row.event) for row in store.read(slot.stream)] == [SlotClaimed, SlotCompleted]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import Costs, Exits, RiskLimits, RunConfig, Sizing
-from engine.market import Bar, Direction, Instrument, Timeframe
+from engine.market import Bar, Direction, Instrument, Timeframe, instant_text
 from engine.money import ONE, exact
 from engine.orders import Wish
 
@@ -97,7 +97,7 @@ class ScriptedAnalyst:
         if found is None:
             return None
         direction, confidence = found
-        return Wish(bar.symbol, direction, confidence, f"scripted#{bar.symbol}@{bar.closed_at.isoformat()}")
+        return Wish(bar.symbol, direction, confidence, f"scripted#{bar.symbol}@{instant_text(bar.closed_at)}")
 
 
 def scripted(bars_by_symbol: Sequence[Sequence[Bar]]) -> ScriptedAnalyst:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from analysis.analyst import LiveAnalyst
 from engine import clock, control, runs
-from engine.clock import AcceleratedClock, Clock
+from engine.clock import AcceleratedClock
 from engine.control import Lease, Slot
 from engine.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded
 from engine.feed.recorded import Moment, moments
@@ -80,7 +80,7 @@ class PaperDaemon:
         )
         self._instance = f"{socket.gethostname()}:{os.getpid()}:{instant_text(clock.now())}"
         self._cause = Cause(f"daemon {self._instance}", self._requested.run_id)
-        self._clock: Clock = AcceleratedClock(ready.start, plan.speed)
+        self._clock = AcceleratedClock(ready.start, plan.speed)
         self._stop = threading.Event()
         self._done = threading.Event()
         self._failure: BaseException | None = None
