@@ -50,15 +50,36 @@ class ReplayDiverged(QuantagentError):
         self.stream, self.at, self.stored, self.made = stream, at, stored, made
 
 
-class UnknownEvent(QuantagentError):
+class UnreadableEvent(QuantagentError):
+    """A stored event that this engine cannot load; `position` is its place in the log."""
+
+    def __init__(self, message: str, name: str, position: int) -> None:
+        super().__init__(message)
+        self.name, self.position = name, position
+
+
+class UnknownEvent(UnreadableEvent):
     """A stored name or version that this engine does not know."""
 
     def __init__(self, name: str, position: int) -> None:
         super().__init__(
             f"event {name!r} at position {position} is unknown to this engine version; "
-            "read the log with the version that wrote it, or a newer one."
+            "read the log with the version that wrote it, or a newer one.",
+            name,
+            position,
         )
-        self.name, self.position = name, position
+
+
+class DamagedEvent(UnreadableEvent):
+    """A stored event whose bytes are not those of its name."""
+
+    def __init__(self, name: str, position: int, reason: str) -> None:
+        super().__init__(
+            f"event {name!r} at position {position} cannot be read: {reason}. "
+            "Run `quantagent audit verify` to see whether it was changed.",
+            name,
+            position,
+        )
 
 
 class StoreUnavailable(QuantagentError):

@@ -124,7 +124,7 @@ def test_the_code_map_lists_every_module_and_only_those() -> None:
             listed.add(folder + name.rstrip("/"))
         elif name.endswith("/"):
             folder = name
-    mapped = ["engine", "analysis", "projections", "ui", "engine/feed", "engine/store"]
+    mapped = ["engine", "analysis", "projections", "ui", "engine/audit", "engine/feed", "engine/store"]
     modules = {
         f"{package}/{path.stem}"
         for package in mapped

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.audit import Link, why
+from engine.audit.why import Link, why
 from engine.config import RiskLimits
 from engine.events import Environment, OrderFilled, OrderPlaced
 from engine.market import Direction

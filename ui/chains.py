@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from engine.audit import Link, checks_of, reasons_of
+from engine.audit.why import Link, checks_of, reasons_of
 from engine.events import (
     AnalysisMade,
     OrderCanceled,

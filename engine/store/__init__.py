@@ -76,8 +76,13 @@ class Store(Protocol):
         """The facts of several short streams at once; streams without facts are absent."""
         ...
 
-    def read_all(self, after: int = 0, limit: int = PAGE, names: Sequence[str] = ()) -> list[Recorded]:
-        """Up to `limit` facts with a position above `after`, in order, of the given stored names or of all."""
+    def read_all(
+        self, after: int = 0, limit: int = PAGE, names: Sequence[str] = (), before: int | None = None
+    ) -> list[Recorded]:
+        """Up to `limit` facts with a position above `after` (and below `before`), in order, of some names or of all.
+
+        Raises `UnreadableEvent`, with its position, at the first stored event that cannot be loaded.
+        """
         ...
 
     def head(self) -> int:

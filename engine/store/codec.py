@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from engine.errors import UnknownEvent
+from engine.errors import DamagedEvent, UnknownEvent
 from engine.events import NAMES, TYPES, Fact
 from engine.store import Meta, Recorded
 
@@ -48,10 +48,13 @@ def _decoder(name: str) -> msgspec.json.Decoder[Any] | None:
 
 
 def recorded(position: int, version: int, name: str, state: bytes) -> Recorded:
-    """The fact in a stored row. Raises `UnknownEvent` with the position for a name nobody declared."""
+    """The fact in a stored row. Raises `UnknownEvent` for a name nobody declared, `DamagedEvent` for other bytes."""
     decoder = _decoder(name)
     if decoder is None:
         raise UnknownEvent(name, position)
-    payload, meta_bytes = _split(state)
-    meta = _decode_meta(meta_bytes)
-    return Recorded(position, meta.stream, version, name, decoder.decode(payload), meta, bytes(payload))
+    try:
+        payload, meta_bytes = _split(state)
+        meta = _decode_meta(meta_bytes)
+        return Recorded(position, meta.stream, version, name, decoder.decode(payload), meta, bytes(payload))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamagedEvent(name, position, str(error)) from None

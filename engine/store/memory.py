@@ -49,9 +49,12 @@ class MemoryStore:
     def read_many(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
         return {stream: list(self.read(stream)) for stream in streams if stream in self._streams}
 
-    def read_all(self, after: int = 0, limit: int = PAGE, names: Sequence[str] = ()) -> list[Recorded]:
+    def read_all(
+        self, after: int = 0, limit: int = PAGE, names: Sequence[str] = (), before: int | None = None
+    ) -> list[Recorded]:
         found: list[Recorded] = []
-        for place in range(after, len(self._rows)):
+        end = len(self._rows) if before is None else min(before - 1, len(self._rows))
+        for place in range(after, end):
             if not names or self._rows[place][1] in names:
                 found.append(self._at(place))
                 if len(found) == limit:

@@ -25,6 +25,8 @@ from engine.store.codec import name_of, payload_of, recorded, state_of, stream_i
 SCHEMA = "quantagent"
 TABLE = "events"
 
+_NO_END = 2**63 - 1
+
 
 class Recorder(PostgresApplicationRecorder):
     """The library's recorder, its table and its lock, with another way of sending.
@@ -121,10 +123,14 @@ class PostgresStore:
             found.setdefault(row.stream, []).append(row)
         return found
 
-    def read_all(self, after: int = 0, limit: int = PAGE, names: Sequence[str] = ()) -> list[Recorded]:
+    def read_all(
+        self, after: int = 0, limit: int = PAGE, names: Sequence[str] = (), before: int | None = None
+    ) -> list[Recorded]:
+        last = _NO_END if before is None else before
+        between = "notification_id > %s AND notification_id < %s "
         if not names:
-            return self._select("notification_id > %s ORDER BY 1 LIMIT %s", after, limit)
-        return self._select("notification_id > %s AND topic = ANY(%s) ORDER BY 1 LIMIT %s", after, list(names), limit)
+            return self._select(between + "ORDER BY 1 LIMIT %s", after, last, limit)
+        return self._select(between + "AND topic = ANY(%s) ORDER BY 1 LIMIT %s", after, last, list(names), limit)
 
     def head(self) -> int:
         return self._recorder.max_notification_id() or 0

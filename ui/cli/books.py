@@ -26,7 +26,7 @@ from ui.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.audit import Link
+    from engine.audit.why import Link
 
 runs_app = typer.Typer(name="runs", help="Backtests, replays and paper runs.", no_args_is_help=True)
 orders_app = typer.Typer(name="orders", help="Orders of a run.", no_args_is_help=True)
@@ -125,7 +125,7 @@ def why(
     as_json: AsJson = False,
 ) -> None:
     """Why it was done, or not: the chain from the opinion to the fill, from the log alone."""
-    from engine.audit import why as ask
+    from engine.audit.why import why as ask
     from ui.compose import find_run, open_app
 
     with errors_in_words(), open_app() as opened:
@@ -139,7 +139,7 @@ def why(
 
 def show_chain(links: Sequence[Link]) -> None:
     """The chain, then what every risk check of an entry saw, then the reasons of the analysis."""
-    from engine.audit import checks_of
+    from engine.audit.why import checks_of
 
     for link in links:
         out.print(f"[bold]{cell(link.at)}  {link.kind}[/bold]  {escape(link.says)}")
@@ -153,7 +153,7 @@ def show_chain(links: Sequence[Link]) -> None:
 
 
 def _reasons(link: Link) -> list[str]:
-    from engine.audit import reasons_of
+    from engine.audit.why import reasons_of
 
     return reasons_of(link)
 

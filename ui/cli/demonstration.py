@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
     """Runs all steps; prints what they show unless `quiet`; returns the figures."""
-    from engine.audit import why
+    from engine.audit.why import why
     from projections.rebuild import rebuild
     from ui.compose import Question, backtest, load_sample, replay
 

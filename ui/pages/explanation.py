@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine.audit import Link
+from engine.audit.why import Link
 from ui.chains import Check, Report, Step, chains, in_parts, raw_events
 from ui.views import DASH, plain, time_text
 

@@ -11,7 +11,7 @@ import os
 import streamlit as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from engine.audit import Link, why
+from engine.audit.why import Link, why
 from engine.errors import NotFound, StoreUnavailable
 from engine.events import RunRequested
 from engine.runs import run_stream

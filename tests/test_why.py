@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from engine import orders, runs
-from engine.audit import Link, checks_of, reasons_of, why
+from engine.audit.why import Link, checks_of, reasons_of, why
 from engine.errors import BadInput, NotFound
 from engine.events import AnalysisMade, BookEvent, Environment, OrderFilled, RunRequested
 from engine.market import Bar, Direction, instant_text

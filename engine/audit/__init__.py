@@ -1,0 +1,1 @@
+"""What the log can prove and tell: why something was done, what the book was, and that nothing was changed."""
