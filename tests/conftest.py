@@ -34,6 +34,15 @@ settings.register_profile(
 settings.load_profile("default")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of the suite's own: keys and anchors of its databases belong to nobody's real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("home")
+        patch.setenv("QUANTAGENT_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """A DSN of a running server, as a user who may create databases and roles."""

@@ -35,6 +35,7 @@ def reader(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in os.environ if name.startswith("QUANTAGENT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("QUANTAGENT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("QUANTAGENT_DSN", dsn)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ Everything above it (commands, pages, the daemon, the Python door) asks here for
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,7 +16,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from analysis.analyst import check_variant, opinions
-from engine import runs
+from engine import clock, runs
+from engine.audit.anchors import Anchor, anchor
 from engine.config import RunConfig
 from engine.errors import BadInput, NotFound
 from engine.events import Environment, RunRequested
@@ -25,9 +27,11 @@ from engine.feed.signals import ImportedAnalyst, check_signals_fit, load_signals
 from engine.market import Bar, Symbol, Timeframe
 from engine.replay import check_replayable, stored_opinions
 from engine.session import Analyst
-from engine.store import Store
+from engine.store import Store, roles
+from engine.store.embedded_files import default_home
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
+from engine.store.roles import Access
 from projections.queries import Queries
 from projections.runner import Runner
 from ui import profiles
@@ -41,13 +45,27 @@ def silent(what: str, done: int, total: int) -> None:
     del what, done, total
 
 
+def print_to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
 class App(NamedTuple):
-    """One opened system: the log, the bars, and where they are."""
+    """One opened system: the log, the bars, and how to reach the database for each kind of work."""
 
     settings: Settings
-    dsn: str
+    access: Access
     store: Store
     catalogue: Bars
+
+    @property
+    def dsn(self) -> str:
+        """The database, as who writes."""
+        return self.access.writer
+
+    @property
+    def home(self) -> Path:
+        """Where keys and anchors are kept, outside the database."""
+        return self.settings.home or default_home()
 
     def runner(self) -> Runner:
         return Runner(self.store, self.catalogue, self.dsn)
@@ -55,17 +73,52 @@ class App(NamedTuple):
     def queries(self) -> Queries:
         """The read tables, caught up with the log."""
         self.runner().catch_up()
-        return Queries(self.dsn)
+        return Queries(self.access.reader)
+
+    def anchor(self) -> Anchor | None:
+        """Signs the head of the log outside the database; None while there is none."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            return anchor(conn, self.home, clock.now())
 
 
 @contextmanager
-def open_app(settings: Settings | None = None) -> Generator[App]:
-    """Opens the database (the embedded one is started if need be), sets it up if it is new, and closes it after."""
+def open_app(settings: Settings | None = None, warn: Callable[[str], None] = print_to_stderr) -> Generator[App]:
+    """Opens the database (the embedded one is started if need be), sets it up if it is new, and closes it after.
+
+    What was appended meanwhile is anchored at the end; `warn` hears when it could not be.
+    """
     settings = settings or from_environment()
+    with _access(settings) as access, PostgresStore(access.writer) as store:
+        app = App(settings, access, store, Catalogue(access.writer))
+        try:
+            yield app
+        finally:
+            if store.appended:
+                _anchor_if_possible(app, warn)
+
+
+@contextmanager
+def open_audit(settings: Settings | None = None) -> Generator[App]:
+    """The same system as an auditor has it: everything can be read, and nothing written."""
+    settings = settings or from_environment()
+    with _access(settings) as access, PostgresStore(access.auditor) as store:
+        yield App(settings, Access(*[access.auditor] * 4), store, Catalogue(access.auditor))
+
+
+def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:
+    """The work is done and stored: that it could not be anchored now is told, and changes nothing else."""
+    try:
+        app.anchor()
+    except (OSError, BadInput, psycopg.Error) as error:
+        warn(f"warning: the log could not be anchored: {error} Run `quantagent audit anchor` when that is mended.")
+
+
+@contextmanager
+def _access(settings: Settings) -> Generator[Access]:
     with _server(settings) as dsn:
-        migrate(dsn)
-        with PostgresStore(dsn) as store:
-            yield App(settings, dsn, store, Catalogue(dsn))
+        embedded = settings.dsn is None
+        migrate(dsn, logins=embedded)
+        yield roles.access(dsn, logins=embedded)
 
 
 @contextmanager
@@ -80,7 +133,7 @@ def _server(settings: Settings) -> Generator[str]:
             ) from None
         yield settings.dsn
         return
-    from engine.store.embedded import EmbeddedPostgres, default_home
+    from engine.store.embedded import EmbeddedPostgres
 
     with EmbeddedPostgres(settings.home or default_home()) as dsn:
         yield dsn

@@ -73,6 +73,7 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     import psycopg
 
     from engine import clock
+    from engine.audit.anchors import anchors_file, log_id_of, read_anchors
 
     def database() -> tuple[bool, str]:
         with psycopg.connect(opened.dsn) as conn:
@@ -87,8 +88,21 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         seconds = abs((clock.now() - row[0]).total_seconds()) if row else 0.0
         return seconds < 1.0, f"{seconds:.3f} s from the database's clock"
 
+    def who() -> tuple[bool, str]:
+        with psycopg.connect(opened.dsn, autocommit=True) as conn:
+            row = conn.execute("SELECT current_user, has_table_privilege('quantagent.events', 'UPDATE')").fetchone()
+        user, may_change = row or ("nobody", True)
+        remedy = "its user may not create roles: have an administrator run `quantagent db upgrade` once"
+        return True, f"working as {user}" + (f", who owns the events; {remedy}" if may_change else "")
+
     def log() -> tuple[bool, str]:
         return True, f"{opened.store.head():,} is the latest position"
+
+    def anchored() -> tuple[bool, str]:
+        with psycopg.connect(opened.dsn) as conn:
+            path = anchors_file(opened.home, log_id_of(conn))
+        newest = read_anchors(path)[-1] if path.exists() else None
+        return True, f"to position {newest.position:,} in {path}" if newest else "not yet"
 
     def read_models() -> tuple[bool, str]:
         status = opened.runner().status()
@@ -107,7 +121,9 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     return [
         ("database", database),
         ("clock", skew),
+        ("roles", who),
         ("log", log),
+        ("anchored", anchored),
         ("read models", read_models),
         ("bars", bars),
         ("disk", disk),
@@ -139,7 +155,7 @@ def dashboard(
         import subprocess
 
         # A child, not exec: this process stays a user of the embedded database for as long as the page is served.
-        environment = {**os.environ, "QUANTAGENT_DSN": opened.dsn}
+        environment = {**os.environ, "QUANTAGENT_DSN": opened.access.reader}
         child = subprocess.Popen(arguments, env=environment, stdout=sys.stderr)
 
         def end_the_page(number: int, frame: FrameType | None) -> None:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from engine.errors import StoreUnavailable
+from engine.store.roles import set_up_roles
+from engine.store.seals import Sealing, row_bytes
 
 # One number, known to nobody else: two processes that migrate at once take turns.
 _LOCK = 7_303_041_176
 
+EVENTS_PER_SEAL = 10_000
+_PAGE = (
+    "SELECT originator_id, originator_version, topic, state, notification_id FROM quantagent.events "
+    "WHERE notification_id > %s ORDER BY notification_id LIMIT %s"
+)
 
-def migrate(dsn: str) -> list[str]:
-    """Applies what is missing, each file in a transaction of its own; returns the names applied."""
+
+def migrate(dsn: str, *, logins: bool = False) -> list[str]:
+    """Applies what is missing, each file in a transaction of its own; returns the names applied.
+
+    Then the roles get their rights, as far as the user may give them. `logins`: roles one can connect as, which only
+    a server that lets nobody else in may have.
+    """
     try:
         with psycopg.connect(dsn, autocommit=True) as conn:
-            return _apply_missing(conn)
+            applied = _apply_missing(conn)
+            set_up_roles(conn, logins=logins)
+            return applied
     except psycopg.errors.InsufficientPrivilege as error:
         raise StoreUnavailable(
             f"the database refused to set up the schema quantagent: {str(error).strip()}. Grant the user CREATE on the "
@@ -43,9 +59,30 @@ def _apply_missing(conn: psycopg.Connection) -> list[str]:
             with conn.transaction():
                 conn.execute(files(__name__).joinpath(name).read_bytes())
                 conn.execute("INSERT INTO quantagent.migrations (name) VALUES (%s)", (name,))
+                if name == "0005_seals.sql":
+                    _seal_what_is_there(conn)
         return missing
     finally:
         conn.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+
+
+def _seal_what_is_there(conn: psycopg.Connection[Any]) -> None:
+    """Seals a log that is older than its seals. They prove what was there when sealing began."""
+    with conn.cursor(binary=True, row_factory=tuple_row) as curs:
+        curs.execute("LOCK TABLE quantagent.events IN EXCLUSIVE MODE")
+        curs.execute(
+            "SELECT sha256(convert_to('quantagent log ' || log_id || E'\\n', 'UTF8')) FROM quantagent.log_identity"
+        )
+        (previous,) = curs.fetchone() or (b"",)
+        last = seal = 0
+        while page := curs.execute(_PAGE, (last, EVENTS_PER_SEAL)).fetchall():
+            first, last, seal = page[0][4], page[-1][4], seal + 1
+            sealing = Sealing(seal, first, last, len(page), previous)
+            sealing.add(
+                [row_bytes(key.bytes, version, name.encode(), state, at) for key, version, name, state, at in page]
+            )
+            curs.execute("INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)", sealing.done())
+            previous = sealing.done().hash
 
 
 def _all() -> list[str]:

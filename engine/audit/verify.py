@@ -1,0 +1,222 @@
+"""Was anything in the log changed, removed, added or moved? Every row and every link, then the anchors.
+
+Stops at the first thing that is wrong and names its position. It trusts no seal: every hash is computed anew from the
+rows, every seal must continue the one before it, and every anchor must meet its seal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from engine.audit.anchors import Anchor, is_signed, log_id_of
+from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing, genesis
+
+SEALS_PER_PAGE = 1_000
+
+_SEALS = "SELECT * FROM quantagent.seals WHERE seal > %s ORDER BY seal LIMIT %s"
+_ROWS = (
+    "COPY (SELECT originator_id, originator_version, topic, state, notification_id FROM quantagent.events "
+    "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id) TO STDOUT (FORMAT binary)"
+)
+
+# Positions begin at 1, but somebody who adds a row may give it any.
+_BELOW_ALL = -(2**63)
+
+
+class Finding(NamedTuple):
+    """The first thing that is wrong: where, and what."""
+
+    position: int
+    what: str
+
+
+class Verdict(NamedTuple):
+    """What was checked, up to the head. `anchored_to` is the last position that an anchor vouches for, else 0."""
+
+    log: UUID
+    events: int
+    last_position: int
+    seals: int
+    head: str
+    anchors: int
+    anchored_to: int
+    finding: Finding | None
+
+
+def verify(
+    conn: psycopg.Connection[Any],
+    anchors: Sequence[Anchor] = (),
+    trusted_key: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verdict:
+    """Checks the whole log, on a connection whose transaction sees one state of it.
+
+    `trusted_key`: the public key, in hexadecimal, that every anchor must be signed with; without it an anchor only has
+    to be signed by the key it names. `progress` hears how many events are done, and of how many.
+    """
+    walk = _Walk(conn, anchors, trusted_key, progress)
+    with closing(walk.findings()) as findings:
+        finding = next(findings, None)
+    last = walk.last
+    return Verdict(
+        walk.log_id,
+        walk.events,
+        last.last_position,
+        last.seal,
+        last.hash.hex(),
+        len(anchors),
+        walk.anchored_to,
+        finding,
+    )
+
+
+class _Walk:
+    """One way through the log, seal by seal; `last` is the seal that was found good last."""
+
+    def __init__(
+        self,
+        conn: psycopg.Connection[Any],
+        anchors: Sequence[Anchor],
+        trusted_key: str | None,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._conn, self._trusted_key, self._progress = conn, trusted_key, progress
+        self._anchors = sorted(anchors, key=lambda each: each.seal)
+        self.log_id = log_id_of(conn)
+        self.last = Seal(0, 0, 0, 0, b"", genesis(self.log_id), b"")
+        self.events = self.anchored_to = 0
+
+    def findings(self) -> Generator[Finding]:
+        """Everything that is wrong, in the order of the log. What comes after the first may only follow from it."""
+        for anchor in self._anchors:
+            yield from badly_signed(anchor, self.log_id, self._trusted_key)
+        (total,) = self._conn.execute("SELECT count(*) FROM quantagent.events").fetchone() or (0,)
+        waiting = iter(self._anchors)
+        anchor = next(waiting, None)
+        for seal, rows in _sealed_rows(self._conn):
+            yield from out_of_place(seal, self.last)
+            yield from changed(seal, rows)
+            while anchor is not None and anchor.seal == seal.seal:
+                yield from not_anchored_so(anchor, seal, self.anchored_to)
+                self.anchored_to = anchor.position
+                anchor = next(waiting, None)
+            self.last = seal
+            self.events += len(rows)
+            self._progress(self.events, total)
+        yield from unsealed(self._conn, self.last)
+        if anchor is not None:
+            yield from cut_off(anchor, self.last)
+
+
+def _sealed_rows(conn: psycopg.Connection[Any]) -> Iterator[tuple[Seal, list[bytes]]]:
+    """Every seal in order, with the rows, spelled as in binary COPY, that lie after the seal before it and up to it."""
+    number, position = 0, _BELOW_ALL
+    while page := _seals_after(conn, number):
+        rows = _rows_between(conn, position, max(seal.last_position for seal in page))
+        row = next(rows, None)
+        for seal in page:
+            mine: list[bytes] = []
+            while row is not None and _position_of(row) <= seal.last_position:
+                mine.append(row)
+                row = next(rows, None)
+            yield seal, mine
+        number, position = page[-1].seal, page[-1].last_position
+
+
+def _seals_after(conn: psycopg.Connection[Any], number: int) -> list[Seal]:
+    with conn.cursor(binary=True, row_factory=tuple_row) as curs:
+        return [Seal(*row) for row in curs.execute(_SEALS, (number, SEALS_PER_PAGE))]
+
+
+def _rows_between(conn: psycopg.Connection[Any], after: int, last: int) -> Iterator[bytes]:
+    """libpq hands out COPY data one row at a time; the first comes behind the header, the trailer comes alone."""
+    with conn.cursor().copy(_ROWS, (after, last)) as copy:
+        for chunk in copy:
+            spelled = bytes(chunk).removeprefix(COPY_BEGIN)
+            if spelled not in (b"", COPY_END):
+                yield spelled
+
+
+def _position_of(row: bytes) -> int:
+    return int.from_bytes(row[-8:], signed=True)
+
+
+# --- The checks: each yields what it finds -------------------------------------------------------------------------
+
+
+def badly_signed(anchor: Anchor, log_id: UUID, trusted_key: str | None) -> Iterator[Finding]:
+    if anchor.log != log_id:
+        yield Finding(0, f"the anchor of {anchor.at} is of another log, {anchor.log}; this one is {log_id}")
+    elif trusted_key is not None and anchor.key != trusted_key:
+        yield Finding(0, f"the anchor of {anchor.at} is signed with another key than the one that is trusted")
+    elif not is_signed(anchor):
+        yield Finding(anchor.position, f"the anchor of {anchor.at} is not signed by the key it names")
+
+
+def out_of_place(seal: Seal, before: Seal) -> Iterator[Finding]:
+    """The link: numbers without gaps, the hash of the seal before, positions that go on."""
+    at = before.last_position + 1
+    if seal.seal != before.seal + 1:
+        yield Finding(at, f"seal {before.seal + 1} is missing")
+    elif seal.previous != before.hash:
+        yield Finding(at, f"seal {seal.seal} does not continue seal {before.seal}: one of them was replaced")
+    elif not before.last_position < seal.first_position <= seal.last_position:
+        yield Finding(at, f"seal {seal.seal} claims positions that do not follow those of seal {before.seal}")
+
+
+def changed(seal: Seal, rows: Sequence[bytes]) -> Iterator[Finding]:
+    """The content: every row of the append, whole."""
+    sealing = Sealing(seal.seal, seal.first_position, seal.last_position, seal.events, seal.previous)
+    sealing.add(rows)
+    ours = sealing.done()
+    if (ours.hash, ours.checks, len(rows)) == (seal.hash, seal.checks, seal.events):
+        return
+    place = _first_difference(ours.checks, seal.checks)
+    among = f"seal {seal.seal} of positions {seal.first_position} to {seal.last_position}"
+    if len(rows) < seal.events:
+        at = _position_of(rows[place]) if place < len(rows) else seal.last_position
+        yield Finding(at, f"{seal.events - len(rows)} event(s) of {among} are missing, at or before this position")
+    elif len(rows) > seal.events:
+        at = _position_of(rows[min(place, len(rows) - 1)])
+        yield Finding(at, f"{len(rows) - seal.events} event(s) were added that {among} does not know")
+    elif place < len(rows):
+        yield Finding(_position_of(rows[place]), f"the event is not the one that {among} closed: it was changed")
+    else:
+        yield Finding(seal.first_position, f"the events and the hash of {among} do not belong together")
+
+
+def _first_difference(ours: bytes, theirs: bytes) -> int:
+    """Which row differs first, by the 4 bytes that each has."""
+    pairs = zip(range(0, len(ours), 4), range(0, len(theirs), 4), strict=False)
+    return next((a // 4 for a, b in pairs if ours[a : a + 4] != theirs[b : b + 4]), min(len(ours), len(theirs)) // 4)
+
+
+def not_anchored_so(anchor: Anchor, seal: Seal, good_until: int) -> Iterator[Finding]:
+    if (anchor.hash, anchor.position) != (seal.hash.hex(), seal.last_position):
+        yield Finding(
+            good_until + 1,
+            f"the chain was made anew: seal {seal.seal} is not the one anchored at {anchor.at}, so that something "
+            f"between positions {good_until + 1} and {seal.last_position} was changed",
+        )
+
+
+def unsealed(conn: psycopg.Connection[Any], last: Seal) -> Iterator[Finding]:
+    after = last.last_position if last.seal else _BELOW_ALL
+    row = conn.execute(
+        "SELECT min(notification_id) FROM quantagent.events WHERE notification_id > %s", (after,)
+    ).fetchone()
+    if row is not None and row[0] is not None:
+        yield Finding(row[0], "the event has no seal: it did not come through an append")
+
+
+def cut_off(anchor: Anchor, last: Seal) -> Iterator[Finding]:
+    yield Finding(
+        last.last_position + 1,
+        f"the log ends at seal {last.seal}, but seal {anchor.seal} was anchored at {anchor.at}: its tail was cut off",
+    )

@@ -1,0 +1,107 @@
+"""Who may do what in the database: four roles, each with the least it needs.
+
+The owner makes tables and nobody works as the owner. The writer appends and projects; the reader shows; the auditor
+reads everything for as long as it takes. None of the three can change, remove or unseal an event.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, LiteralString, NamedTuple
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
+
+WRITER, READER, AUDITOR = "quantagent_writer", "quantagent_reader", "quantagent_auditor"
+ROLES = (WRITER, READER, AUDITOR)
+
+# A screen that asks too much is stopped; an auditor may ask for everything.
+READER_TIMEOUT = "5s"
+
+_GRANTS: LiteralString = """
+GRANT USAGE ON SCHEMA quantagent TO quantagent_writer, quantagent_reader, quantagent_auditor;
+GRANT SELECT ON ALL TABLES IN SCHEMA quantagent TO quantagent_writer, quantagent_reader, quantagent_auditor;
+GRANT INSERT ON quantagent.events, quantagent.seals TO quantagent_writer;
+GRANT EXECUTE ON FUNCTION quantagent.begin_append TO quantagent_writer;
+GRANT INSERT ON quantagent.bars, quantagent.bar_imports, quantagent.refused_bars, quantagent.imported_signals
+    TO quantagent_writer;
+GRANT INSERT, UPDATE ON quantagent.instruments, quantagent.daemons TO quantagent_writer;
+"""
+
+_IS_SET_UP = """
+SELECT count(*) = 3 AND bool_and(has_table_privilege(rolname, 'quantagent.seals', 'SELECT'))
+    AND bool_or(rolname = 'quantagent_writer' AND has_database_privilege(rolname, current_database(), 'CREATE')
+        AND has_table_privilege(rolname, 'quantagent.seals', 'INSERT'))
+    AND bool_and(rolcanlogin OR NOT %s)
+FROM pg_roles WHERE rolname = ANY(%s)
+"""
+
+# Before version 16, being a member of a role was enough to become it.
+_MAY_BECOME = """
+SELECT count(*) = 3 AND bool_and(pg_has_role(rolname, CASE WHEN %s THEN 'SET' ELSE 'MEMBER' END))
+FROM pg_roles WHERE rolname = ANY(%s)
+"""
+
+
+class Access(NamedTuple):
+    """How to connect for each kind of work. Where roles could not be set up, all four are the same."""
+
+    owner: str
+    writer: str
+    reader: str
+    auditor: str
+
+
+def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool) -> bool:
+    """Makes the roles and gives them their rights, as far as the user may; false where it may not."""
+    if conn.execute(_IS_SET_UP, (logins, list(ROLES))).fetchone() == (True,):
+        return True
+    try:
+        for role in ROLES:
+            _create(conn, role, logins)
+        with conn.transaction():
+            conn.execute(_GRANTS)
+            # Read models live in schemas that whoever projects makes and drops.
+            database, writer = Identifier(conn.info.dbname), Identifier(WRITER)
+            conn.execute(SQL("GRANT CREATE ON DATABASE {} TO {}").format(database, writer))
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject):
+        return False
+    return True
+
+
+def access(dsn: str, *, logins: bool) -> Access:
+    """How to connect in each role: by its login, or by becoming the role after the user's own."""
+    if logins:
+        return Access(dsn, *(make_conninfo(dsn, user=role, options=_options(dsn, role)) for role in ROLES))
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        if conn.execute(_MAY_BECOME, (conn.info.server_version >= 160_000, list(ROLES))).fetchone() != (True,):
+            return Access(dsn, dsn, dsn, dsn)
+    return Access(dsn, *(make_conninfo(dsn, options=f"{_options(dsn, role)} -c role={role}".strip()) for role in ROLES))
+
+
+def _options(dsn: str, role: str) -> str:
+    ours = {
+        WRITER: "",
+        READER: f"-c default_transaction_read_only=on -c statement_timeout={READER_TIMEOUT}",
+        AUDITOR: "-c default_transaction_read_only=on",
+    }
+    return f"{conninfo_to_dict(dsn).get('options') or ''} {ours[role]}".strip()
+
+
+def _create(conn: psycopg.Connection[Any], role: str, logins: bool) -> None:
+    """A role belongs to the whole server: other databases may have made it, or be making it now."""
+    name, login = Identifier(role), SQL("LOGIN" if logins else "NOLOGIN")
+    if conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is not None:
+        if logins:
+            conn.execute(SQL("ALTER ROLE {} LOGIN").format(name))
+        return
+    with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+        conn.execute(SQL("CREATE ROLE {} {}").format(name, login))
+        if conn.info.server_version >= 160_000 and not _is_superuser(conn):
+            # Whoever makes a role may give it away but not become it, unless it gives it to itself.
+            conn.execute(SQL("GRANT {} TO CURRENT_USER").format(name))
+
+
+def _is_superuser(conn: psycopg.Connection[Any]) -> bool:
+    return conn.info.parameter_status("is_superuser") == "on"
