@@ -81,7 +81,7 @@ class Recorder(PostgresApplicationRecorder):
                     copy.write(sealing.add(_spelled(stored_events[start : start + _PIECE], first + start)))
                 copy.write(COPY_END)
             self._seal(curs, sealing.done())
-        return range(first, first + count)
+        return list(range(first, first + count))
 
     def _seal(self, curs: psycopg.Cursor[Any], seal: Seal) -> None:
         curs.execute(_SEAL, seal)

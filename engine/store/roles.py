@@ -62,9 +62,10 @@ def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool) -> bool:
             _create(conn, role, logins)
         with conn.transaction():
             conn.execute(_GRANTS)
-            # Read models live in schemas that whoever projects makes and drops.
+            # Read models live in schemas that whoever projects makes and drops, through temporary tables.
             database, writer = Identifier(conn.info.dbname), Identifier(WRITER)
-            conn.execute(SQL("GRANT CREATE ON DATABASE {} TO {}").format(database, writer))
+            conn.execute(SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
+            conn.execute(SQL("GRANT CREATE, TEMPORARY ON DATABASE {} TO {}").format(database, writer))
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject):
         return False
     return True
