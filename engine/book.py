@@ -27,7 +27,7 @@ from engine.events import (
     TradingHalted,
     TradingResumed,
 )
-from engine.market import Direction, Instrument, Symbol
+from engine.market import Direction, Instrument, Side, Symbol
 from engine.money import ZERO, add, mul, neg, part_of, size, sub, total
 
 V = TypeVar("V")
@@ -98,6 +98,9 @@ def fold(events: Iterable[BookEvent], book: Book | None = None) -> Book:
 
 def evolve(book: Book, event: BookEvent) -> Book:
     match event:
+        # The most frequent first: a long log is mostly signals and verdicts.
+        case SignalRaised() | RiskDecided() | AnalysesConsulted():
+            return book
         case OrderFilled():
             return _filled(book, event)
         case OrderPlaced():
@@ -116,8 +119,6 @@ def evolve(book: Book, event: BookEvent) -> Book:
                 instruments={instrument.symbol: instrument for instrument in event.instruments},
                 day_equity=event.cash,
             )
-        case SignalRaised() | RiskDecided() | AnalysesConsulted():
-            return book
         case _:
             assert_never(event)
 
@@ -126,16 +127,17 @@ def _filled(book: Book, fill: OrderFilled) -> Book:
     order = book.working[fill.order_id]
     position, realised = _traded(book.positions.get(fill.symbol), fill, order.holding_bars)
     others = _without(book.positions, fill.symbol)
-    spent = fill.notional if fill.side.sign > 0 else neg(fill.notional)
-    left = sub(order.quantity, fill.quantity)
-    remainder = {} if left == 0 else {order.order_id: msgspec.structs.replace(order, quantity=left)}
+    spent = fill.notional if fill.side is Side.BUY else neg(fill.notional)
+    working = _without(book.working, order.order_id)
+    if fill.quantity != order.quantity:
+        working[order.order_id] = msgspec.structs.replace(order, quantity=sub(order.quantity, fill.quantity))
     return msgspec.structs.replace(
         book,
         cash=sub(sub(book.cash, spent), fill.commission),
         fees=add(book.fees, fill.commission),
         realised=add(book.realised, realised),
         positions=others if position is None else {**others, fill.symbol: position},
-        working={**_without(book.working, order.order_id), **remainder},
+        working=working,
     )
 
 
@@ -144,8 +146,9 @@ def _traded(held: Position | None, fill: OrderFilled, holding_bars: int | None) 
 
     Cost is averaged: a partial close takes its share of the cost, the rest stays with the rest.
     """
-    signed = fill.quantity if fill.side.sign > 0 else neg(fill.quantity)
-    paid = fill.notional if fill.side.sign > 0 else neg(fill.notional)
+    buys = fill.side is Side.BUY
+    signed = fill.quantity if buys else neg(fill.quantity)
+    paid = fill.notional if buys else neg(fill.notional)
     if held is None:
         return Position(fill.symbol, signed, paid, fill.at, holding_bars), ZERO
     if (held.quantity > 0) is (signed > 0):
@@ -169,4 +172,6 @@ def _traded(held: Position | None, fill: OrderFilled, holding_bars: int | None) 
 
 
 def _without(mapping: Mapping[str, V], key: str) -> dict[str, V]:
-    return {k: v for k, v in mapping.items() if k != key}
+    rest = dict(mapping)
+    rest.pop(key, None)
+    return rest

@@ -1,18 +1,19 @@
 """Every fact the log can hold. Complete, in the past tense, immutable.
 
-These shapes are stored for ever: a changed shape is a new version beside the old one, never an edit. Nothing here
-carries a run id or reads a clock, so that the same decisions have the same bytes in a backtest, a paper run and a
-replay. Amounts are exact Decimals in the account's currency, prices in the symbol's quote currency, `*_at` and `at`
-are UTC instants of the market. Numbers of analyses are decimal strings.
+These shapes are stored for ever: a changed shape is a new version beside the old one, never an edit; the last part of
+this module says how. Nothing in a book carries a run id or reads a clock, so that the same decisions have the same
+bytes in a backtest, a paper run and a replay. Amounts are exact Decimals in the account's currency, prices in the
+symbol's quote currency, `*_at` and `at` are UTC instants of the market. Numbers of analyses are decimal strings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal
+from functools import cache
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -21,20 +22,36 @@ from engine.market import Direction, Instrument, Side, Symbol
 from engine.money import is_exact
 
 
-class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Base of all events: refuses instants without UTC and amounts that are not exact."""
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, Decimal):
-                if not is_exact(value):
-                    raise ValueError(f"{type(self).__name__}.{name} is not an exact amount: {value}")
-            elif isinstance(value, datetime) and value.utcoffset() != _NO_OFFSET:
-                raise ValueError(f"{type(self).__name__}.{name} is not in UTC: {value}")
+        kind = type(self)
+        amounts, instants = _checked_fields(kind)
+        for name in amounts:
+            amount = getattr(self, name)
+            if amount is not None and not is_exact(amount):
+                raise ValueError(f"{kind.__name__}.{name} is not an exact amount: {amount}")
+        for name in instants:
+            at = getattr(self, name)
+            # Decoded instants have this very UTC, which is quicker to see than an offset.
+            if at is not None and at.tzinfo is not UTC and at.utcoffset() != _NO_OFFSET:
+                raise ValueError(f"{kind.__name__}.{name} is not in UTC: {at}")
 
 
 _NO_OFFSET = timedelta(0)
+
+
+@cache
+def _checked_fields(kind: type[Fact]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The fields of an event type that hold amounts, and those that hold instants, or may hold them.
+
+    Worked out once: events are decoded by the million.
+    """
+    hints = get_type_hints(kind)
+    held = {name: (hints[name], *get_args(hints[name])) for name in kind.__struct_fields__}
+    amounts, instants = ([name for name, kinds in held.items() if each in kinds] for each in (Decimal, datetime))
+    return tuple(amounts), tuple(instants)
 
 
 # --- A run: run:<run_id> ------------------------------------------------------------------------------------------
@@ -63,11 +80,14 @@ class RunRequested(Fact, frozen=True):
 
 
 class RunStarted(Fact, frozen=True):
+    """`lock_digest` is the SHA-256 of what was installed when the run was made, empty where that is unknown."""
+
     run_id: str
     environment: Environment
     book_stream: str
     engine_version: str
     started_from: datetime
+    lock_digest: str
 
 
 class RunEnded(Fact, frozen=True):
@@ -85,6 +105,8 @@ class RunEnded(Fact, frozen=True):
 
 
 class RunFailed(Fact, frozen=True):
+    """The run was given up."""
+
     run_id: str
     reason: str
 
@@ -118,6 +140,8 @@ class AnalysisMade(Fact, frozen=True):
 
 
 class AnalysisFailed(Fact, frozen=True):
+    """No opinion came of these bars; a later attempt may still make one."""
+
     analysis_id: str
     symbol: Symbol
     timeframe: str
@@ -142,6 +166,8 @@ class SignalsImported(Fact, frozen=True):
 
 
 class BookOpened(Fact, frozen=True):
+    """The account as a run finds it."""
+
     at: datetime
     cash: Decimal
     currency: str
@@ -279,6 +305,8 @@ class TradingHalted(Fact, frozen=True):
 
 
 class TradingResumed(Fact, frozen=True):
+    """Entries are allowed again."""
+
     at: datetime
     scope: str
     reason: str
@@ -308,6 +336,8 @@ class SlotCompleted(Fact, frozen=True):
 
 
 class SlotFailed(Fact, frozen=True):
+    """The slot was given up; a later claim tries it again."""
+
     account: str
     due_at: datetime
     reason: str
@@ -363,10 +393,56 @@ EVENT_TYPES: tuple[type[Fact], ...] = (
     ProfileSaved,
 )
 
-NAMES: dict[type[Fact], str] = {kind: f"{kind.__name__}.v1" for kind in EVENT_TYPES}
-TYPES: dict[str, type[Fact]] = {name: kind for kind, name in NAMES.items()}
+
+# --- Former shapes, and the way from each to the next -------------------------------------------------------------
+
+
+class RunStartedV1(Fact, frozen=True):
+    """Before a run said what was installed."""
+
+    run_id: str
+    environment: Environment
+    book_stream: str
+    engine_version: str
+    started_from: datetime
+
+
+def run_started_v2(old: RunStartedV1) -> RunStarted:
+    return RunStarted(
+        old.run_id, old.environment, old.book_stream, old.engine_version, old.started_from, lock_digest=""
+    )
+
+
+FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {RunStarted: (RunStartedV1,)}
+"""The shapes an event had before, oldest first: version 1, 2, ..."""
+
+UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {RunStartedV1: run_started_v2}
+"""From each former shape to the next one. Pure: an old event reads the same for ever."""
+
+
+# --- Names --------------------------------------------------------------------------------------------------------
 
 
 def names(kinds: Iterable[type[Fact]]) -> tuple[str, ...]:
-    """The stored names of event types."""
-    return tuple(NAMES[kind] for kind in kinds)
+    """The stored names of event types, those of their former shapes included: what a reader by name must ask for."""
+    return tuple(f"{kind.__name__}.v{n}" for kind in kinds for n, _ in enumerate(_shapes(kind), 1))
+
+
+def _shapes(kind: type[Fact]) -> tuple[type[Fact], ...]:
+    return (*FORMER.get(kind, ()), kind)
+
+
+NAMES: dict[type[Fact], str] = {kind: names([kind])[-1] for kind in EVENT_TYPES}
+"""Under which name an event is appended: always its newest."""
+
+TYPES: dict[str, type[Fact]] = {
+    name: shape for kind in EVENT_TYPES for name, shape in zip(names([kind]), _shapes(kind), strict=True)
+}
+"""Every stored name and the shape of its payload."""
+
+
+def newest(fact: Fact) -> Fact:
+    """The fact in today's shape of its event."""
+    while (upcast := UPCASTERS.get(type(fact))) is not None:
+        fact = upcast(fact)
+    return fact

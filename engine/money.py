@@ -50,15 +50,12 @@ def exact(value: Decimal | int | str) -> Decimal:
             value = _CONTEXT.create_decimal(value)
         except (InvalidOperation, Overflow):
             raise ValueError(f"{value!r} is not a decimal number") from None
+    if is_exact(value):
+        return value
     if not value.is_finite():
         raise ValueError(f"{value} is not a finite number")
     if value.adjusted() > MAGNITUDE_MAX:
         raise ValueError(f"{value} is too large: amounts have at most {MAGNITUDE_MAX + 1} digits before the point")
-    if value == 0:
-        return ZERO
-    _, digits, exponent = value.as_tuple()
-    if isinstance(exponent, int) and -PLACES <= exponent <= 0 and (digits[-1] or exponent == 0):
-        return value
     rounded = _CONTEXT.quantize(value, _QUANTUM).normalize(_CONTEXT)
     if rounded == 0:
         return ZERO
@@ -68,7 +65,19 @@ def exact(value: Decimal | int | str) -> Decimal:
 
 def is_exact(value: Decimal) -> bool:
     """Whether a Decimal already has its canonical spelling."""
-    return value.is_finite() and str(exact(value)) == str(value)
+    whole, _, decimals = str(value).partition(".")
+    # The text is what is quickest to get, and decides for nearly all amounts; left over are those like 1E-8 and -5.
+    if len(whole) <= MAGNITUDE_MAX:
+        if decimals.isdigit():
+            return len(decimals) <= PLACES and decimals[-1] != "0"
+        if whole.isdigit() and not decimals:
+            return True
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or not -PLACES <= exponent <= 0:
+        return False
+    if value == 0:
+        return not sign and exponent == 0
+    return value.adjusted() <= MAGNITUDE_MAX and (digits[-1] != 0 or exponent == 0)
 
 
 def add(a: Decimal, b: Decimal) -> Decimal:

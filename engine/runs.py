@@ -11,14 +11,17 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
+import msgspec
+
 from engine.config import RunConfig, digest_of
-from engine.errors import NotFound
+from engine.errors import BookMoved, NotFound
 from engine.events import (
     Environment,
     Fact,
     RunEnded,
     RunRequested,
     RunStarted,
+    names,
 )
 from engine.feed.recorded import moments
 from engine.market import Bar
@@ -71,13 +74,23 @@ def book_stream(run_id: str) -> str:
     return f"book:{run_id}"
 
 
-def begin(store: Store, requested: RunRequested, first: datetime, actor: str) -> RunRequested:
-    """Records the question and the start, or finds them recorded; the recorded request wins (its profile's name)."""
+def begin(store: Store, requested: RunRequested, first: datetime, actor: str, lock_digest: str = "") -> RunRequested:
+    """Records the question and the start, or finds them recorded.
+
+    What is recorded wins where it may differ: the request its profile's name, the start what was installed then.
+    Raises `BookMoved` when the run began with another bar.
+    """
     stream = run_stream(requested.run_id)
-    known = next(iter(store.read(stream)), None)
-    if known is not None and isinstance(known.event, RunRequested):
-        requested = known.event
-    started = RunStarted(requested.run_id, requested.environment, book_stream(requested.run_id), ENGINE_VERSION, first)
+    known = [row.event for row in store.read(stream)]
+    if known and isinstance(known[0], RunRequested):
+        requested = known[0]
+    started = RunStarted(
+        requested.run_id, requested.environment, book_stream(requested.run_id), ENGINE_VERSION, first, lock_digest
+    )
+    if len(known) > 1 and isinstance(known[1], RunStarted):
+        if msgspec.structs.replace(known[1], lock_digest=lock_digest) != started:
+            raise BookMoved(stream, 1, len(known))
+        return requested
     store.append([Batch(stream, 0, [requested, started])], Cause(actor, requested.run_id))
     return requested
 
@@ -109,12 +122,16 @@ def perform(
     analyst: Analyst,
     *,
     actor: str,
+    lock_digest: str = "",
     progress: Callable[[int], None] = lambda bars: None,
 ) -> Result:
-    """Drives a run over its bars to its end. `progress` hears how many bars have been taken so far."""
+    """Drives a run over its bars to its end. `progress` hears how many bars have been taken so far.
+
+    `lock_digest` names what is installed; see `RunStarted`.
+    """
     first = min(bars[0].opened_at for bars in bars_by_symbol)
     last = max(bars[-1].closed_at for bars in bars_by_symbol)
-    requested = begin(store, requested, first, actor)
+    requested = begin(store, requested, first, actor, lock_digest)
     journal = Journal(store, book_stream(requested.run_id), Cause(actor, requested.run_id))
     session = Session(requested.config, requested.config_digest, analyst, journal)
     for moment in moments(bars_by_symbol):
@@ -128,19 +145,19 @@ def perform(
 
 def find(store: Store, prefix: str) -> RunRequested:
     """The run whose id begins with `prefix`. Raises `NotFound` in words when there is none or more than one."""
-    known = [row.event for row in read_from(store, ["RunRequested.v1"]) if isinstance(row.event, RunRequested)]
+    known = [row.event for row in read_from(store, names([RunRequested])) if isinstance(row.event, RunRequested)]
     matching = [event for event in known if event.run_id.startswith(prefix)] if prefix else []
     if len(matching) == 1:
         return matching[0]
     if matching:
-        names = ", ".join(event.run_id for event in matching[:5])
-        raise NotFound(f"run {prefix!r} fits {len(matching)} runs ({names}): give more of its id.")
+        ids = ", ".join(event.run_id for event in matching[:5])
+        raise NotFound(f"run {prefix!r} fits {len(matching)} runs ({ids}): give more of its id.")
     raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names the {len(known)} that exist.")
 
 
 def latest(store: Store) -> RunRequested:
     """The run requested last."""
-    known = [row.event for row in read_from(store, ["RunRequested.v1"]) if isinstance(row.event, RunRequested)]
+    known = [row.event for row in read_from(store, names([RunRequested])) if isinstance(row.event, RunRequested)]
     if not known:
         raise NotFound("there is no run yet: `quantagent backtest` makes one.")
     return known[-1]

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from projections import tables
+from tests import event_pages
 
 ROOT = Path(__file__).parent.parent
 
-GENERATED: dict[str, Callable[[], str]] = {"docs/read-models.md": tables.document}
+GENERATED: dict[str, Callable[[], str]] = {
+    "docs/events.md": event_pages.document,
+    "docs/read-models.md": tables.document,
+}
 
 
 def pages() -> list[str]:

@@ -35,6 +35,7 @@ from engine.store.roles import Access
 from projections.queries import Queries
 from projections.runner import Runner
 from ui import profiles
+from ui.installed import lock_digest
 from ui.settings import Settings, from_environment
 
 Tell = Callable[[str, int, int], None]
@@ -280,6 +281,7 @@ def _perform(
         bars,
         analyst,
         actor=app.settings.actor,
+        lock_digest=lock_digest(),
         progress=lambda done: tell("bars", done, total),
     )
     app.runner().catch_up(lambda done, total: tell("read models", done, total))

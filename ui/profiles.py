@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from engine.config import Costs, Exits, RiskLimits, RunConfig, Sizing, digest_of
 from engine.errors import BadInput, NotFound
-from engine.events import ProfileSaved
+from engine.events import ProfileSaved, names
 from engine.market import Instrument, Timeframe, periods_per_year
 from engine.money import exact
 from engine.store import Batch, Cause, Store, read_from
@@ -164,5 +164,5 @@ def save(store: Store, name: str, profile: Profile, actor: str) -> ProfileSaved:
 
 
 def _saved(store: Store) -> dict[str, ProfileSaved]:
-    facts = (row.event for row in read_from(store, ["ProfileSaved.v1"]))
+    facts = (row.event for row in read_from(store, names([ProfileSaved])))
     return {fact.name: fact for fact in facts if isinstance(fact, ProfileSaved)}

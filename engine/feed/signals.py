@@ -19,7 +19,7 @@ from typing import NamedTuple
 import psycopg
 
 from engine.errors import BadInput, NotFound
-from engine.events import SignalsImported
+from engine.events import SignalsImported, names
 from engine.market import Bar, Direction, Symbol, check_symbol, instant_text
 from engine.money import ONE, ZERO, exact
 from engine.orders import Wish
@@ -153,7 +153,7 @@ def save_signals(store: Store, dsn: str, file: SignalFile, actor: str) -> None:
 
 def load_signals(store: Store, dsn: str, variant: str) -> SignalFile:
     """The stored file that a variant names."""
-    facts = (row.event for row in store.read_all(limit=1_000_000, names=["SignalsImported.v1"]))
+    facts = (row.event for row in store.read_all(limit=1_000_000, names=names([SignalsImported])))
     fact = next((fact for fact in facts if isinstance(fact, SignalsImported) and fact.variant == variant), None)
     if fact is None:
         raise NotFound(
