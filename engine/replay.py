@@ -5,9 +5,10 @@ Owns no analyst and cannot make an analysis: what is missing stops it, with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import zip_longest
+from typing import NamedTuple
 
 from engine.errors import AnalysisMissing, BadInput
 from engine.events import AnalysesConsulted, AnalysisMade, Environment, RunRequested, RunStarted
@@ -53,7 +54,12 @@ def consulted_opinions(
     if source.variant.startswith(VARIANT_PREFIX):
         imported = ImportedAnalyst(load_file(source.variant)).by_id()
         yield from (imported[analysis_id] for analysis_id in ids)
-        return
+    else:
+        yield from opinions_named(store, ids)
+
+
+def opinions_named(store: Store, ids: Sequence[str]) -> Iterator[tuple[datetime, Wish]]:
+    """(instant, wish) of stored analyses, in the order of their ids. Raises `AnalysisMissing` for the first without."""
     for start in range(0, len(ids), 500):
         chunk = ids[start : start + 500]
         found = store.read_many([analysis_stream(analysis_id) for analysis_id in chunk])
@@ -79,20 +85,36 @@ def stored_opinions(
     return StoredOpinions(wishes, source)
 
 
-def first_difference(store: Store, ours: RunRequested, theirs: RunRequested) -> str | None:
-    """Where two books part, in words; another engine version is named first. None when they are equal."""
-    versions = {run.run_id: _engine_version(store, run) for run in (ours, theirs)}
-    if len(set(versions.values())) > 1:
-        return f"engine versions differ: {versions[ours.run_id]} against {versions[theirs.run_id]}"
-    pairs = zip_longest(*(store.read(book_stream(run.run_id)) for run in (ours, theirs)))
-    for version, (a, b) in enumerate(pairs, 1):
+class Difference(NamedTuple):
+    """Where two books part: the version, and what each has there; None where one has ended."""
+
+    version: int
+    ours: Recorded | None
+    theirs: Recorded | None
+
+
+def difference(ours: Iterable[Recorded], theirs: Iterable[Recorded], first: int = 1) -> Difference | None:
+    """The first place where two books, read from version `first`, have different facts. None when they are equal."""
+    for version, (a, b) in enumerate(zip_longest(ours, theirs), first):
         if a is None or b is None or (a.name, a.payload) != (b.name, b.payload):
-            return f"books part at version {version}: {_shown(a)} against {_shown(b)}"
+            return Difference(version, a, b)
     return None
 
 
-def _engine_version(store: Store, run: RunRequested) -> str:
-    started = (row.event for row in store.read(run_stream(run.run_id)))
+def first_difference(store: Store, ours: RunRequested, theirs: RunRequested) -> str | None:
+    """Where two books part, in words; another engine version is named first. None when they are equal."""
+    versions = [engine_version_of(store, run.run_id) for run in (ours, theirs)]
+    if versions[0] != versions[1]:
+        return f"engine versions differ: {versions[0]} against {versions[1]}"
+    found = difference(store.read(book_stream(ours.run_id)), store.read(book_stream(theirs.run_id)))
+    if found is None:
+        return None
+    return f"books part at version {found.version}: {_shown(found.ours)} against {_shown(found.theirs)}"
+
+
+def engine_version_of(store: Store, run_id: str) -> str:
+    """The engine version that a run was started with."""
+    started = (row.event for row in store.read(run_stream(run_id)))
     return next((event.engine_version for event in started if isinstance(event, RunStarted)), "unknown")
 
 

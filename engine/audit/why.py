@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from engine.audit.journal import says
 from engine.book import Book, evolve
 from engine.errors import BadInput, NotFound
 from engine.events import (
@@ -206,30 +207,7 @@ def _stands_at(row: Recorded, symbol: Symbol, at: datetime) -> bool:
 
 
 def _link(kind: str, key: str, at: datetime, row: Recorded) -> Link:
-    return Link(kind, key, at, row.position, _says(row), row)
-
-
-def _says(row: Recorded) -> str:
-    match row.event:
-        case AnalysisMade() as made:
-            return f"{made.variant} says {made.decision}, confidence {made.confidence}, from {made.window_bars} bars"
-        case SignalRaised() as signal:
-            return f"{signal.direction} wanted by {signal.source}, close {signal.reference_price}"
-        case RiskDecided() as verdict:
-            return f"{verdict.verdict} {verdict.side} {verdict.quantity}: {verdict.reason}"
-        case OrderPlaced() as order:
-            return f"{order.order_type} {order.side} {order.quantity} {order.symbol}"
-        case OrderFilled() as fill:
-            return (
-                f"{fill.side} {fill.quantity} at {fill.price} (open {fill.reference_price}), "
-                f"commission {fill.commission}"
-            )
-        case OrderRejected() as rejected:
-            return f"{rejected.reason}: {rejected.required} needed, {rejected.available} free"
-        case OrderCanceled() as canceled:
-            return canceled.reason
-        case _:
-            return row.name
+    return Link(kind, key, at, row.position, says(row.event), row)
 
 
 def checks_of(links: Iterable[Link]) -> Iterator[tuple[str, bool, str, str]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from engine.store import ENGINE_VERSION
-from ui.cli import books, data, db, paper, presets, projecting, system, trading
+from ui.cli import audit, books, data, db, log, paper, presets, projecting, sealing, system, trading
 
 app = typer.Typer(
     name="quantagent",
@@ -45,6 +45,10 @@ app.add_typer(books.orders_app)
 app.add_typer(books.trades_app)
 app.add_typer(books.positions_app)
 app.command()(books.why)
+app.command()(log.log)
+audit.app.command()(sealing.verify)
+audit.app.command()(sealing.anchor)
+app.add_typer(audit.app)
 app.add_typer(paper.app)
 app.add_typer(presets.app)
 app.add_typer(projecting.app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,12 @@ def verify(
         raise typer.Exit(3)
 
 
-def anchor(as_json: AsJson = False) -> None:
+def anchor(
+    copy: Annotated[
+        Path | None, typer.Option("--copy", metavar="FOLDER", help="Copy the anchors and the public key there, too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Sign the head of the log and add it to the file of anchors."""
     import psycopg
 
@@ -64,6 +70,10 @@ def anchor(as_json: AsJson = False) -> None:
         if made is None:
             err.print("The log is empty: there is nothing to anchor yet.")
             return
+        if copy is not None:
+            copy.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy / "anchors.jsonl")
+            shutil.copyfile(public_key_file(opened.home), copy / "anchor.pub")
     facts = {"log": made.log, "seal": made.seal, "position": made.position, "hash": made.hash, "at": made.at}
     facts |= {"anchor_file": file, "public_key": public_key_file(opened.home)}
     if as_json:

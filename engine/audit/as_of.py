@@ -1,0 +1,85 @@
+"""What a book was at any instant of the past, folded from the log alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from itertools import takewhile
+from typing import NamedTuple
+
+from engine.audit.journal import instant_of
+from engine.book import Book, Position, evolve
+from engine.errors import NotFound
+from engine.events import BookEvent, PositionsMarked, RunRequested
+from engine.feed.checks import time_text
+from engine.money import div, mul, size
+from engine.risk import daily_loss_limit
+from engine.runs import book_stream
+from engine.store import Recorded, Store
+
+
+class State(NamedTuple):
+    """A book as of `at`: an instant of the market or, if `recorded`, of the clock that told when facts were stored.
+
+    opened_at: when the book was opened, on the same clock; last: the latest event that counts; marked: the latest time
+    that equity was marked, if any.
+    """
+
+    run: RunRequested
+    at: datetime
+    recorded: bool
+    opened_at: datetime
+    last: Recorded
+    book: Book
+    marked: PositionsMarked | None
+
+    @property
+    def daily_loss(self) -> Decimal | None:
+        """How much may be lost until the next session roll, in money; None without that limit."""
+        return daily_loss_limit(self.book, self.run.config)
+
+    def average_price(self, position: Position) -> Decimal:
+        """What one unit of a position cost, before commission."""
+        multiplier = self.book.instruments[position.symbol].multiplier
+        return div(size(position.cost), mul(size(position.quantity), multiplier))
+
+
+def as_of(store: Store, run: RunRequested, at: datetime, recorded: bool = False) -> State:
+    """The book of a run at an instant. Raises `NotFound` for one before the book was opened, with that instant."""
+    rows = up_to(store, run, at, recorded)
+    first = next(rows, None)
+    if first is None:
+        raise NotFound(_too_early(store, run, at, recorded))
+    book, last, marked = _after(Book(), first), first, None
+    for row in rows:
+        book, last = _after(book, row), row
+        if isinstance(row.event, PositionsMarked):
+            marked = row.event
+    return State(run, at, recorded, when(first, recorded), last, book, marked)
+
+
+def _after(book: Book, row: Recorded) -> Book:
+    return evolve(book, row.event) if isinstance(row.event, BookEvent) else book
+
+
+def up_to(store: Store, run: RunRequested, at: datetime | None, recorded: bool) -> Iterator[Recorded]:
+    """The book's events up to and with an instant; all of them without one."""
+    rows = store.read(book_stream(run.run_id))
+    return iter(rows) if at is None else takewhile(lambda row: when(row, recorded) <= at, rows)
+
+
+def when(row: Recorded, recorded: bool) -> datetime:
+    """When an event became true in the market or, if `recorded`, was stored."""
+    return row.meta.recorded_at if recorded else instant_of(row.event) or row.meta.recorded_at
+
+
+def _too_early(store: Store, run: RunRequested, at: datetime, recorded: bool) -> str:
+    first = next(iter(store.read(book_stream(run.run_id))), None)
+    if first is None:
+        return f"run {run.run_id[:8]} has decided nothing yet: its book holds no event."
+    opened = time_text(when(first, recorded))
+    clock = "was stored from" if recorded else "was opened at"
+    return (
+        f"the book of run {run.run_id[:8]} {clock} {opened}: at {time_text(at)} there was none, ask for a later time."
+    )

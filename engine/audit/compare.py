@@ -1,0 +1,149 @@
+"""Two runs beside each other: what was asked differently, what came of it, and where their books part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+from engine.events import OrderFilled, OrderPlaced, OrderRejected, RiskDecided, RunRequested, SignalRaised, Verdict
+from engine.replay import Difference, difference, engine_version_of
+from engine.runs import book_stream, result_of
+from engine.store import Recorded, Store
+
+
+class Change(NamedTuple):
+    """A field by its path (`config.limits.position_pct`), and its two values as text; None where it is absent."""
+
+    field: str
+    ours: str | None
+    theirs: str | None
+
+
+class Side(NamedTuple):
+    """One of the two: its question, the engine that answered it, whether it has ended, and its book by numbers."""
+
+    run: RunRequested
+    engine: str
+    ended: bool
+    counts: dict[str, int]
+    book_digest: str
+
+
+class Comparison(NamedTuple):
+    """Two runs compared. `difference` is the first in what they decided: that a book names the configuration it was
+    opened with is none. So books that are not equal may have no difference."""
+
+    ours: Side
+    theirs: Side
+    asked: list[Change]
+    difference: Difference | None
+
+    @property
+    def equal(self) -> bool:
+        return self.ours.book_digest == self.theirs.book_digest
+
+
+def compare(store: Store, ours: RunRequested, theirs: RunRequested) -> Comparison:
+    """Compares two runs of a log, ended or not, by what the log holds of them."""
+    a, b = _side(store, ours), _side(store, theirs)
+    parted = None if a.book_digest == b.book_digest else _parted(store, ours, theirs)
+    return Comparison(a, b, list(changes(_asked(ours), _asked(theirs))), parted)
+
+
+def _parted(store: Store, ours: RunRequested, theirs: RunRequested) -> Difference | None:
+    def from_version(first: int) -> Difference | None:
+        a, b = (store.read(book_stream(run.run_id), first - 1) for run in (ours, theirs))
+        return difference(a, b, first)
+
+    found = from_version(1)
+    if found is None or [change.field for change in event_changes(*found[1:])] != ["config_digest"]:
+        return found
+    return from_version(found.version + 1)
+
+
+def _side(store: Store, run: RunRequested) -> Side:
+    digest, counts = BookDigest(), Counter[str](dict.fromkeys(_COUNTED, 0))
+    for row in store.read(book_stream(run.run_id)):
+        digest.add(row)
+        counts.update(_kinds(row))
+    ended = result_of(store, run.run_id) is not None
+    return Side(run, engine_version_of(store, run.run_id), ended, dict(counts), digest.hexdigest())
+
+
+class BookDigest:
+    """The digest of a stored book, taken event by event: SHA-256 over names and payloads, as the session takes it."""
+
+    def __init__(self, rows: Iterable[Recorded] = ()) -> None:
+        self._sha = sha256()
+        self.events = 0
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Recorded) -> None:
+        self.events += 1
+        self._sha.update(b"%s\n%s\n" % (row.name.encode(), row.payload))
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
+
+
+_COUNTED = ("book events", "signals", "denied", "orders", "fills", "rejected")
+
+
+def _kinds(row: Recorded) -> Iterator[str]:
+    yield "book events"
+    match row.event:
+        case SignalRaised():
+            yield "signals"
+        case RiskDecided(verdict=Verdict.DENIED):
+            yield "denied"
+        case OrderPlaced():
+            yield "orders"
+        case OrderFilled():
+            yield "fills"
+        case OrderRejected():
+            yield "rejected"
+        case _:
+            pass
+
+
+# Names and digests of what is compared field by field beside them.
+_NOT_ASKED = ("run_id", "config_digest")
+
+
+def _asked(run: RunRequested) -> dict[str, Any]:
+    asked: dict[str, Any] = msgspec.to_builtins(run)
+    config = asked["config"]
+    config["instruments"] = {each["symbol"]: each for each in config["instruments"]}
+    return {name: value for name, value in asked.items() if name not in _NOT_ASKED}
+
+
+def event_changes(ours: Recorded | None, theirs: Recorded | None) -> list[Change]:
+    """The fields in which two events differ; their names first, where those differ."""
+    sides = [{} if row is None else {"event": row.name, **msgspec.json.decode(row.payload)} for row in (ours, theirs)]
+    return list(changes(*sides))
+
+
+def changes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Change]:
+    """The leaves in which two trees of plain values differ, in their order."""
+    a, b = dict(_leaves(ours)), dict(_leaves(theirs))
+    for field in dict.fromkeys((*a, *b)):
+        if a.get(field) != b.get(field):
+            yield Change(field, a.get(field), b.get(field))
+
+
+def _leaves(tree: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str | None]]:
+    """The values of a tree by their paths; what stands in a list is named by its place from 0."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(cast("dict[str, Any]", value), f"{within}{name}.")
+        elif isinstance(value, list):
+            places = {str(place): each for place, each in enumerate(cast("list[Any]", value))}
+            yield from _leaves(places, f"{within}{name}.")
+        else:
+            text = value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+            yield within + name, text

@@ -1,0 +1,263 @@
+"""The log as a journal: every event in one line of words, and the lines somebody asks for.
+
+Reads page by page and keeps none, so that a log of millions needs no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime
+from typing import NamedTuple
+
+from engine.errors import BadInput
+from engine.events import (
+    EVENT_TYPES,
+    AnalysesConsulted,
+    AnalysisFailed,
+    AnalysisMade,
+    BookOpened,
+    Fact,
+    OrderCanceled,
+    OrderFilled,
+    OrderPlaced,
+    OrderRejected,
+    PositionsMarked,
+    ProfileSaved,
+    RiskDecided,
+    RunEnded,
+    RunFailed,
+    RunRequested,
+    RunStarted,
+    SignalRaised,
+    SignalsImported,
+    SlotClaimed,
+    SlotCompleted,
+    SlotFailed,
+    TradingHalted,
+    TradingResumed,
+    Verdict,
+    names,
+)
+from engine.market import Symbol
+from engine.store import PAGE, Recorded, Store
+
+LEVELS = ("info", "notice", "warning")
+
+_NOTICES = {RunRequested, RunStarted, RunEnded, OrderPlaced, OrderFilled, OrderCanceled, TradingResumed}
+_WARNINGS = {OrderRejected, TradingHalted, RunFailed, SlotFailed, AnalysisFailed}
+
+
+class Group(NamedTuple):
+    """A friendly name for some events: of which types, and from which level on."""
+
+    kinds: tuple[type[Fact], ...]
+    level: str = "info"
+
+
+GROUPS = {
+    "trades": Group((OrderFilled,)),
+    "orders": Group((OrderPlaced, OrderFilled, OrderRejected, OrderCanceled)),
+    "signals": Group((SignalRaised,)),
+    "denials": Group((RiskDecided,), "warning"),
+    "halts": Group((TradingHalted, TradingResumed)),
+}
+
+
+class Line(NamedTuple):
+    """One event as people read it. `at` is its instant in the market, or when it was recorded if it has none."""
+
+    position: int
+    at: datetime
+    level: str
+    name: str
+    symbols: tuple[Symbol, ...]
+    run_id: str
+    says: str
+    event: Recorded
+
+
+class Selection(NamedTuple):
+    """Which lines somebody asks for. `names` are stored names, all of them where none is given; `run_id` is whole."""
+
+    names: tuple[str, ...] = ()
+    level: str = "info"
+    symbol: Symbol | None = None
+    run_id: str | None = None
+    on: date | None = None
+
+    def holds(self, line: Line) -> bool:
+        return (
+            (not self.names or line.name in self.names)
+            and LEVELS.index(line.level) >= LEVELS.index(self.level)
+            and (self.symbol is None or self.symbol in line.symbols)
+            and (self.run_id is None or self.run_id == line.run_id)
+            and (self.on is None or self.on == line.at.date())
+        )
+
+    def of(self, rows: Iterable[Recorded]) -> Iterator[Line]:
+        """The lines of some events that are asked for."""
+        return filter(self.holds, map(line_of, rows))
+
+
+def select(
+    name: str | None = None, level: str = "info", symbol: Symbol | None = None, on: date | None = None
+) -> Selection:
+    """What to read for a name as people give it: an event's (`OrderFilled`, `OrderFilled.v1`) or a group's (`trades`).
+
+    Raises `BadInput` for a name or a level that does not exist, with those that do.
+    """
+    if level not in LEVELS:
+        raise BadInput(f"level {level!r} is unknown: use one of {', '.join(LEVELS)}.")
+    if name is None:
+        # Below the level asked for there is nothing to find: what is not read takes no time.
+        kinds = [kind for kind in EVENT_TYPES if LEVELS.index(_highest(kind)) >= LEVELS.index(level)]
+        return Selection(() if level == LEVELS[0] else names(kinds), level, symbol, None, on)
+    if name in GROUPS:
+        group = GROUPS[name]
+        return Selection(names(group.kinds), max(level, group.level, key=LEVELS.index), symbol, None, on)
+    stored = tuple(known for known in names(EVENT_TYPES) if name in (known, known.partition(".")[0]))
+    if not stored:
+        events = ", ".join(kind.__name__ for kind in EVENT_TYPES)
+        raise BadInput(f"no event is called {name!r}: use one of {', '.join(GROUPS)}, or of {events}.")
+    return Selection(stored, level, symbol, None, on)
+
+
+def _highest(kind: type[Fact]) -> str:
+    """The highest level that an event of a type can have."""
+    if kind in _WARNINGS or kind is RiskDecided:
+        return "warning"
+    return "notice" if kind in _NOTICES else "info"
+
+
+# --- Reading ------------------------------------------------------------------------------------------------------
+
+
+def lines(store: Store, wanted: Selection, until: int) -> Iterator[Line]:
+    """The lines up to a position, oldest first."""
+    after = 0
+    while page := store.read_all(after, PAGE, wanted.names, until + 1):
+        yield from wanted.of(page)
+        after = page[-1].position
+
+
+def newest(store: Store, wanted: Selection, until: int, limit: int) -> list[Line]:
+    """The last `limit` lines up to a position, oldest first. Reads backwards, and no further than it must."""
+    found: list[Line] = []
+    while until > 0 and len(found) < limit:
+        # So many positions hold no more events than a page: none of them is cut off.
+        after = max(0, until - PAGE)
+        found += wanted.of(reversed(store.read_all(after, PAGE, wanted.names, until + 1)))
+        until = after
+    return found[:limit][::-1]
+
+
+# --- One event ----------------------------------------------------------------------------------------------------
+
+
+def line_of(row: Recorded) -> Line:
+    event = row.event
+    at = instant_of(event) or row.meta.recorded_at
+    return Line(row.position, at, level_of(event), row.name, symbols_of(event), run_of(row), says(event), row)
+
+
+def instant_of(event: Fact) -> datetime | None:
+    """The market's instant at which a fact is true; None for what belongs to no market time, like a profile."""
+    for name in ("at", "as_of", "due_at", "ended_at", "started_from"):
+        at = getattr(event, name, None)
+        if isinstance(at, datetime):
+            return at
+    return None
+
+
+def level_of(event: Fact) -> str:
+    """How much a fact asks for attention: `warning` is what was refused, stopped or failed."""
+    denied = isinstance(event, RiskDecided) and event.verdict is Verdict.DENIED
+    if denied or type(event) in _WARNINGS:
+        return "warning"
+    return "notice" if type(event) in _NOTICES else "info"
+
+
+def symbols_of(event: Fact) -> tuple[Symbol, ...]:
+    """The symbols that a fact is about."""
+    match event:
+        case RunRequested(config=config):
+            return config.symbols
+        case PositionsMarked(marks=marks):
+            return tuple(symbol for symbol, _ in marks)
+        case BookOpened(instruments=instruments):
+            return tuple(instrument.symbol for instrument in instruments)
+        case SlotCompleted(outcomes=outcomes):
+            return tuple(symbol for symbol, _ in outcomes)
+        case SignalsImported(symbols=symbols) | SlotClaimed(symbols=symbols):
+            return symbols
+        case _:
+            symbol: Symbol | None = getattr(event, "symbol", None)
+            return () if symbol is None else (symbol,)
+
+
+def run_of(row: Recorded) -> str:
+    """The run that an event belongs to; empty for what runs share, like analyses."""
+    kind, _, run_id = row.stream.partition(":")
+    return run_id if kind in ("run", "book") else row.meta.correlation
+
+
+def says(event: Fact) -> str:
+    """What a fact says, in words."""
+    match event:
+        case SignalRaised():
+            return f"{event.direction} wanted by {event.source}, close {event.reference_price}"
+        case RiskDecided():
+            return f"{event.verdict} {event.side} {event.quantity}: {event.reason}"
+        case OrderPlaced():
+            return f"{event.order_type} {event.side} {event.quantity} {event.symbol}"
+        case OrderFilled():
+            return (
+                f"{event.side} {event.quantity} at {event.price} (open {event.reference_price}), "
+                f"commission {event.commission}"
+            )
+        case OrderRejected():
+            return f"{event.reason}: {event.required} needed, {event.available} free"
+        case OrderCanceled():
+            return event.reason
+        case BookOpened():
+            return f"opened with {event.cash} {event.currency}"
+        case AnalysesConsulted():
+            return f"{len(event.analyses)} analyses consulted since the session roll before"
+        case PositionsMarked():
+            return f"equity {event.equity}, cash {event.cash} ({event.occasion})"
+        case TradingHalted():
+            return f"{event.scope} halted by {event.actor}: {event.reason}"
+        case TradingResumed():
+            return f"{event.scope} resumed by {event.actor}: {event.reason}"
+        case AnalysisMade():
+            return (
+                f"{event.variant} says {event.decision}, confidence {event.confidence}, from {event.window_bars} bars"
+            )
+        case _:
+            return _says_of_work(event)
+
+
+def _says_of_work(event: Fact) -> str:
+    """The facts around the books: runs, slots, what was imported and saved."""
+    match event:
+        case RunRequested():
+            label = f" {event.label!r}" if event.label else ""
+            return f"{event.environment}{label} of {event.variant} under {event.profile}"
+        case RunStarted():
+            return f"{event.environment} begun by engine {event.engine_version}"
+        case RunEnded():
+            return f"{event.bars} bars, {event.orders} orders, {event.fills} fills, book {event.book_digest[:16]}"
+        case RunFailed() | SlotFailed():
+            return f"failed: {event.reason}"
+        case AnalysisFailed():
+            return f"{event.variant} failed: {event.reason}"
+        case SignalsImported():
+            return f"{event.rows} signals as {event.variant}"
+        case SlotClaimed():
+            return f"{event.account} {event.timeframe} claimed by {event.claimed_by}"
+        case SlotCompleted():
+            return "; ".join(f"{symbol} {outcome}" for symbol, outcome in event.outcomes)
+        case ProfileSaved():
+            return f"profile {event.name} saved, digest {event.digest[:16]}"
+        case _:
+            return type(event).__name__

@@ -1,0 +1,205 @@
+"""A run done again from its stored opinions and bars, in memory, and compared with what the log holds of it.
+
+Writes nothing. A run that has not ended is compared as far as its book goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import NamedTuple
+
+from engine.audit.compare import BookDigest
+from engine.errors import AnalysisMissing
+from engine.events import AnalysesConsulted, Environment, RunRequested, SignalRaised
+from engine.feed import Bars
+from engine.feed.checks import bar_line
+from engine.feed.recorded import moments
+from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
+from engine.market import Bar, Symbol, Timeframe, instant_text
+from engine.orders import Wish
+from engine.replay import Difference, difference, engine_version_of, opinions_named
+from engine.runs import book_stream, result_of
+from engine.session import Analyst, Journal, Session
+from engine.store import ENGINE_VERSION, Cause, Recorded, Store
+from engine.store.memory import MemoryStore
+
+
+class Pair(NamedTuple):
+    """One digest twice: as the log has it, empty where it does not say, and as it comes out now."""
+
+    stored: str
+    regenerated: str
+
+    @property
+    def equal(self) -> bool:
+        return self.stored in ("", self.regenerated)
+
+
+class Regenerated(NamedTuple):
+    """A run and its second making.
+
+    engine_recorded: the version that began the run; bars and events: how many were taken and compared; ended: whether
+    the run had ended, so that its whole book is compared; bars_recorded: how many it had then; book_at_end: the book's
+    digest as the run's last fact gives it, empty for a run without one; difference: the first in the book, the stored
+    event being ours.
+    """
+
+    run: RunRequested
+    engine_recorded: str
+    bars: int
+    bars_recorded: int | None
+    events: int
+    ended: bool
+    dataset: Pair
+    analyses: Pair
+    book: Pair
+    book_at_end: str
+    difference: Difference | None
+
+    @property
+    def same_engine(self) -> bool:
+        return self.engine_recorded == ENGINE_VERSION
+
+    @property
+    def equal(self) -> bool:
+        """Whether everything that the log says of the run came out again."""
+        pairs = self.dataset.equal and self.analyses.equal and self.book.equal
+        return pairs and self.difference is None and self.book_at_end in ("", self.book.stored)
+
+
+def regenerate(
+    store: Store,
+    bars_by_symbol: Sequence[Sequence[Bar]],
+    analyst: Analyst,
+    run: RunRequested,
+    progress: Callable[[int], None] = lambda bars: None,
+) -> Regenerated:
+    """Drives a run's session over its bars (`bars_of`) and stored opinions (`opinions_of`) once more.
+
+    `progress` hears how many bars have been taken. Raises `AnalysisMissing` where an opinion is not stored.
+    """
+    stream = book_stream(run.run_id)
+    result = result_of(store, run.run_id)
+    ended = None if result is None else result.ended
+    stored = BookDigest(store.read(stream))
+    made, session = _drive(run, bars_by_symbol, analyst, None if ended else stored.events, progress)
+    again = made if ended else made[: stored.events]
+    book = Pair(stored.hexdigest(), BookDigest(again).hexdigest())
+    return Regenerated(
+        run=run,
+        engine_recorded=engine_version_of(store, run.run_id),
+        bars=session.bars,
+        bars_recorded=ended.bars if ended else None,
+        events=stored.events,
+        ended=ended is not None,
+        dataset=Pair(_dataset_stored(run), dataset_digest(bars_by_symbol, run.config.timeframe)),
+        analyses=Pair(ended.analyses_digest if ended else "", session.analyses_digest),
+        book=book,
+        book_at_end=ended.book_digest if ended else "",
+        difference=None if book.equal else difference(store.read(stream), again),
+    )
+
+
+def _drive(
+    run: RunRequested,
+    bars_by_symbol: Sequence[Sequence[Bar]],
+    analyst: Analyst,
+    enough: int | None,
+    progress: Callable[[int], None],
+) -> tuple[list[Recorded], Session]:
+    """The book made anew, to its end or until it has `enough` events."""
+    memory, stream = MemoryStore(), book_stream(run.run_id)
+    journal = Journal(memory, stream, Cause("regenerate"))
+    session = Session(run.config, run.config_digest, analyst, journal)
+    for moment in moments(bars_by_symbol):
+        if enough is not None and journal.version >= enough:
+            break
+        session.advance(moment)
+        progress(session.bars)
+    session.end()
+    return list(memory.read(stream)), session
+
+
+def dataset_digest(bars_by_symbol: Sequence[Sequence[Bar]], timeframe: Timeframe) -> str:
+    """The name of a dataset, as the catalogue gives it to the same bars."""
+    sha = sha256()
+    for bars in bars_by_symbol:
+        for bar in bars:
+            sha.update(bar_line(bar, timeframe).encode())
+    return sha.hexdigest()
+
+
+def _dataset_stored(run: RunRequested) -> str:
+    """A paper run is named before its bars are known."""
+    return "" if run.environment is Environment.PAPER else run.dataset_digest
+
+
+# --- What a run was made from -------------------------------------------------------------------------------------
+
+
+def bars_of(catalogue: Bars, store: Store, run: RunRequested) -> list[list[Bar]]:
+    """The bars of a run, as the catalogue has them now. Raises `BadInput` where a symbol has none any more.
+
+    A paper run was asked before its end was known: it has the bars up to its last slot or, while it goes on, all.
+    """
+    end: datetime | None = run.end
+    if run.environment is Environment.PAPER:
+        result = result_of(store, run.run_id)
+        end = result.ended.ended_at if result else None
+    return [catalogue.bars(symbol, run.config.timeframe, run.start, end) for symbol in run.config.symbols]
+
+
+def opinions_of(
+    store: Store,
+    run: RunRequested,
+    load_file: Callable[[str], SignalFile],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Analyst:
+    """The analyst of a run made again: what it consulted, and no other. `load_file` finds an imported file by its
+    variant. Raises `AnalysisMissing` for the first opinion that is not stored."""
+    if run.variant.startswith(VARIANT_PREFIX):
+        return ImportedAnalyst(load_file(run.variant))
+    ids, complete_until = _consulted(store, run)
+    wishes: dict[tuple[Symbol, datetime], Wish] = {}
+    for at, wish in opinions_named(store, ids):
+        wishes[wish.symbol, at] = wish
+        progress(len(wishes))
+    return _Opinions(run, wishes, complete_until)
+
+
+def _consulted(store: Store, run: RunRequested) -> tuple[list[str], datetime | None]:
+    """The ids of the opinions that a book names, and until when it names all.
+
+    It names all once a session day, and the others where they led to a signal: what a book consulted since its latest
+    roll, and took for no reason to act, is not in it yet. Silence there decides the same.
+    """
+    ids: dict[str, None] = {}
+    until = None
+    for row in store.read(book_stream(run.run_id)):
+        match row.event:
+            case AnalysesConsulted(at=at, analyses=analyses):
+                ids.update(dict.fromkeys(analysis_id for analysis_id, _ in analyses))
+                until = at
+            case SignalRaised(analysis_id=analysis_id) if analysis_id:
+                ids[analysis_id] = None
+            case _:
+                pass
+    return list(ids), until
+
+
+class _Opinions:
+    """Stored opinions as an analyst that makes none."""
+
+    def __init__(
+        self, run: RunRequested, wishes: dict[tuple[Symbol, datetime], Wish], complete_until: datetime | None
+    ) -> None:
+        self._run, self._wishes, self._complete_until = run, wishes, complete_until
+
+    def wish(self, bar: Bar) -> Wish | None:
+        wish = self._wishes.get((bar.symbol, bar.closed_at))
+        if wish is None and self._complete_until is not None and bar.closed_at < self._complete_until:
+            run = self._run
+            raise AnalysisMissing(f"{bar.symbol}.{run.config.timeframe}@{instant_text(bar.closed_at)}.{run.variant}")
+        return wish
