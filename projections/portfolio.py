@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from engine.book import Book
-from engine.events import BookEvent, BookOpened, OrderFilled, PositionsMarked, SignalRaised
+from engine.events import BookEvent, BookOpened, OrderFilled, PositionsMarked
 from engine.money import ZERO, add, div, mul, sub
 from projections import tables
 from projections.tables import Row, Table
@@ -17,34 +17,34 @@ class PortfolioView:
     """Remembers the latest mark, which the book itself does not keep."""
 
     def __init__(self) -> None:
+        self.opened = False
         self._equity = ZERO
         self._unrealised = ZERO
         self._marked_at: datetime | None = None
 
     def apply(self, event: BookEvent, book: Book) -> Iterator[tuple[Table, Row]]:
-        if isinstance(event, SignalRaised):
-            return
         if isinstance(event, OrderFilled):
             yield tables.POSITIONS, _position(event, book)
-        if isinstance(event, BookOpened):
+        elif isinstance(event, BookOpened):
+            self.opened = True
             self._equity = event.cash
-        if isinstance(event, PositionsMarked):
+        elif isinstance(event, PositionsMarked):
             self._equity, self._marked_at = event.equity, event.at
             self._unrealised = _unrealised(event, book)
-        yield (
-            tables.PORTFOLIO,
-            {
-                "cash": book.cash,
-                "free_cash": book.free_cash,
-                "equity": self._equity,
-                "realised_pnl": book.realised,
-                "unrealised_pnl": self._unrealised,
-                "fees": book.fees,
-                "day_equity": book.day_equity,
-                "halted": book.halt.reason if book.halt else None,
-                "marked_at": self._marked_at,
-            },
-        )
+
+    def row(self, book: Book) -> Row:
+        """The account as it stands."""
+        return {
+            "cash": book.cash,
+            "free_cash": book.free_cash,
+            "equity": self._equity,
+            "realised_pnl": book.realised,
+            "unrealised_pnl": self._unrealised,
+            "fees": book.fees,
+            "day_equity": book.day_equity,
+            "halted": book.halt.reason if book.halt else None,
+            "marked_at": self._marked_at,
+        }
 
 
 def _unrealised(event: PositionsMarked, book: Book) -> Decimal:

@@ -11,7 +11,7 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from engine.errors import NotFound
 from engine.market import Symbol
-from projections.tables import SCHEMA
+from projections.schemas import VIEWS
 
 Rows = list[dict[str, Any]]
 STATEMENT_TIMEOUT = "5s"
@@ -171,4 +171,4 @@ class Queries:
 
 
 def _table(name: str) -> Identifier:
-    return Identifier(SCHEMA, name)
+    return Identifier(VIEWS, name)

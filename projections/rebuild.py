@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import psycopg
 from psycopg.sql import SQL, Identifier
 
+from engine.errors import BadInput
 from engine.feed import Bars
 from engine.store import Store
-from projections.runner import Progress, Runner, progress_of, take_turns, unheard
-from projections.tables import SCHEMA, TABLES
+from projections import schemas
+from projections.runner import Progress, Runner, unheard
+from projections.schemas import PRESENT, Connection, Standing
+from projections.tables import TABLES
 
-BESIDE, BEFORE = f"{SCHEMA}_next", f"{SCHEMA}_before"
+BESIDE = f"{PRESENT}_next"
 
 
 class Rebuilt(NamedTuple):
@@ -28,38 +33,59 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild(store: Store, catalogue: Bars, dsn: str, progress: Progress = unheard) -> Rebuilt:
-    """Rebuilds while events may arrive and pages are read; two rebuilds take turns."""
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute("SELECT pg_advisory_lock(hashtextextended('quantagent rebuild', 0))")
-        for left_over in (BESIDE, BEFORE):
-            conn.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(left_over)))
-        present, beside = Runner(store, catalogue, dsn), Runner(store, catalogue, dsn, BESIDE)
-        events = beside.catch_up(progress)
-        while True:
-            present.catch_up()
-            events += beside.catch_up()
-            compared = _switch(conn)
-            if compared is not None:
-                conn.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(BEFORE)))
-                return Rebuilt(events, *compared)
+    """Rebuilds while events may arrive and pages are read; two rebuilds take turns.
 
-
-def _switch(conn: psycopg.Connection[Any]) -> tuple[dict[str, int], dict[str, int]] | None:
-    """Compares and switches while nobody writes; None when the two schemas are not at the same position.
-
-    Schemas are renamed, not dropped: that locks no table, so that a reader never waits nor meets a deadlock.
+    Raises `BadInput` when an event stops the new tables where the present ones got past it: those stay.
     """
-    with conn.transaction():
-        take_turns(conn)
-        if progress_of(conn, SCHEMA) != progress_of(conn, BESIDE):
-            return None
-        compared = _compare(conn, SCHEMA, BESIDE)
-        conn.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(SCHEMA), Identifier(BEFORE)))
-        conn.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(BESIDE), Identifier(SCHEMA)))
-        return compared
+    with psycopg.connect(dsn, autocommit=True) as conn, psycopg.connect(dsn, autocommit=True) as reader:
+        conn.execute("SELECT pg_advisory_lock(hashtextextended('quantagent rebuild', 0))")
+        schemas.drop(conn, BESIDE)
+        pair = _Pair(Runner(store, catalogue, dsn), Runner(store, catalogue, dsn, BESIDE))
+        pair.events = pair.beside.catch_up(progress)
+        with pair.level(conn):
+            # What this transaction sees from now on is how both stood at this moment.
+            reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT")
+        compared = _compare(reader, PRESENT, BESIDE)
+        reader.execute("COMMIT")
+        with pair.level(conn):
+            schemas.switch(conn, BESIDE)
+        schemas.sweep(conn)
+        return Rebuilt(pair.events, *compared)
 
 
-def _compare(conn: psycopg.Connection[Any], ours: str, theirs: str) -> tuple[dict[str, int], dict[str, int]]:
+class _Pair:
+    """The present tables and those beside them, which nobody else writes."""
+
+    def __init__(self, present: Runner, beside: Runner) -> None:
+        self.present, self.beside = present, beside
+        self.events = 0
+
+    @contextmanager
+    def level(self, conn: Connection) -> Generator[None]:
+        """A transaction in which the present tables stand still, and those beside them are as far."""
+        while True:
+            self.events += self.beside.catch_up()
+            self.present.catch_up()
+            with conn.transaction():
+                schemas.lock_positions(conn, PRESENT)
+                ours = schemas.standings(conn, PRESENT)
+                self.events += self.beside.catch_up(until=max(each.position for each in ours))
+                if _are_level(ours, schemas.standings(conn, BESIDE)):
+                    yield
+                    return
+
+
+def _are_level(present: Sequence[Standing], beside: Sequence[Standing]) -> bool:
+    """False while another runner has taken one of the present projections further than the next."""
+    for ours, theirs in zip(present, beside, strict=True):
+        if theirs.stopped_at is not None and theirs.position < ours.position:
+            raise BadInput(f"the new read models stop where the present ones do not, so these stay: {theirs.reason}")
+        if ours.position != theirs.position and ours.stopped_at is None:
+            return False
+    return True
+
+
+def _compare(conn: Connection, ours: str, theirs: str) -> tuple[dict[str, int], dict[str, int]]:
     rows: dict[str, int] = {}
     differing: dict[str, int] = {}
     for table in TABLES:

@@ -1,226 +1,237 @@
 """Keeps the read tables up with the log: pages of events, each in one transaction with the position it reached.
 
-What a run's rows are is decided by the pure folds in `projections.runs`; the runner reads, folds and writes. Its
-memory of unfinished runs is itself a fold, so a runner that starts anew reads their books again up to its position.
+What rows are is decided by the projections; the runner reads, has them folded, and writes. Each projection has its own
+position, and one that meets an event it cannot project stops before it while the others go on. Any number of runners
+may work at once: whoever holds a projection's position row writes its tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg.sql import SQL, Identifier
 
-from engine.errors import BadInput
-from engine.events import AnalysisMade, RunEnded, RunFailed, RunRequested
+from engine.errors import QuantagentError, StoreUnavailable, UnreadableEvent
 from engine.feed import Bars
-from engine.feed.signals import load_signals
-from engine.money import total
-from engine.replay import consulted_opinions
-from engine.runs import book_stream, run_stream
 from engine.store import Recorded, Store
-from projections import tables
-from projections.decisions import decision_rows
-from projections.equity import EquityPoint, equity_curve
-from projections.metrics import metrics
-from projections.runs import RunView, analysis_row, is_live
-from projections.tables import SCHEMA, TABLES, VERSION, Row, Table, ddl
+from projections import schemas
+from projections.analyses import Analyses
+from projections.books import Books
+from projections.performance import Performance
+from projections.projection import Projection, fold, stops_at, write
+from projections.schemas import PRESENT, Connection, Standing
+from projections.tables import VERSION
 
 PAGE = 5_000
 
 Progress = Callable[[int, int], None]
-Changes = dict[str, dict[tuple[object, ...], Row]]
 
 
 def unheard(done: int, total: int) -> None:
     del done, total
 
 
+class Reached(NamedTuple):
+    """How far one projection is. `lag` counts the events still to project of the names it consumes."""
+
+    projection: str
+    position: int
+    lag: int
+    stopped_at: int | None
+    reason: str | None
+    updated_at: datetime
+
+
 class Status(NamedTuple):
-    """How far the read models are: `lag` counts the events still to project."""
+    """How far the read models are, as a whole and each projection; `published`: whether readers see this version."""
 
     schema: str
     version: int
-    position: int
+    published: bool
     head: int
+    projections: tuple[Reached, ...]
+
+    @property
+    def position(self) -> int:
+        return min(each.position for each in self.projections)
 
     @property
     def lag(self) -> int:
-        return self.head - self.position
+        return max(each.lag for each in self.projections)
+
+    @property
+    def stopped(self) -> tuple[Reached, ...]:
+        return tuple(each for each in self.projections if each.stopped_at is not None)
 
 
 class Runner:
-    """One writer of the read tables. Two at once are safe: they take turns, page by page."""
+    """A writer of the read tables. Not for threads; several, in any number of processes, are safe."""
 
-    def __init__(self, store: Store, catalogue: Bars, dsn: str, schema: str = SCHEMA) -> None:
-        self._store, self._catalogue, self._dsn, self.schema = store, catalogue, dsn, schema
-        self._views: dict[str, RunView] = {}
-        self._position: int | None = None
+    def __init__(self, store: Store, catalogue: Bars, dsn: str, schema: str = PRESENT) -> None:
+        self._store, self.dsn, self.schema = store, dsn, schema
+        self._projections: tuple[Projection, ...] = (Analyses(), Books(store), Performance(store, catalogue, dsn))
+        self._remembered: dict[str, int] = {}
 
-    def catch_up(self, progress: Progress = unheard) -> int:
-        """Projects everything that is in the log; returns how many events that were.
+    def catch_up(self, progress: Progress = unheard, until: int | None = None) -> int:
+        """Projects what is in the log now, or what lies up to `until`; returns how many events that were.
 
-        `progress` hears how many positions are done, and of how many.
+        An event that cannot be projected stops the projection that needs it, and is tried again by the next call;
+        `status` tells. `progress` hears how many positions are done, and of how many. Raises `BadInput` when a newer
+        program has published its version.
         """
         done = 0
-        with psycopg.connect(self._dsn, autocommit=True) as conn:
-            self._prepare(conn)
-            start, head = progress_of(conn, self.schema), self._store.head()
-            while count := self._page(conn):
-                done += count
-                reached = min(self._position or start, head)
-                progress(reached - start, head - start)
+        with self._connection() as conn:
+            # What is appended meanwhile is for the next call: a busy writer could keep this one for ever.
+            until = self._store.head() if until is None else until
+            start = min(standing.position for standing in schemas.standings(conn, self.schema))
+            going = {projection.name: projection for projection in self._projections}
+            try:
+                while going:
+                    count, reached = self._advance(conn, going, until)
+                    done += count
+                    if count:
+                        progress(reached - start, until - start)
+            except psycopg.errors.UndefinedTable:
+                # Most likely a newer program has just published its version and put these tables away.
+                schemas.check_version(conn)
+                raise
+            if self.schema == PRESENT:
+                schemas.publish(conn)
         return done
 
     def status(self) -> Status:
-        with psycopg.connect(self._dsn, autocommit=True) as conn:
-            self._prepare(conn)
-            position = progress_of(conn, self.schema)
-        return Status(self.schema, VERSION, position, self._store.head())
+        with self._connection() as conn:
+            version = schemas.published(conn)
+            found = [self._reached(conn, standing) for standing in schemas.standings(conn, self.schema)]
+        return Status(self.schema, VERSION, version == VERSION, self._store.head(), tuple(found))
 
-    def _prepare(self, conn: psycopg.Connection[Any]) -> None:
-        """Creates the tables when they are missing, and anew when they are of another version."""
-        with conn.transaction():
-            take_turns(conn)
-            there = conn.execute("SELECT to_regclass(%s)", (f"{self.schema}.progress",)).fetchone() != (None,)
-            if there:
-                found = conn.execute(SQL("SELECT version FROM {}.progress").format(Identifier(self.schema))).fetchone()
-                if found == (VERSION,):
-                    return
-            conn.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(self.schema)))
-            conn.execute(ddl(self.schema).encode())
+    def incomplete(self) -> str | None:
+        """What a reader of the tables must know, in one sentence; None when nothing is missing in them."""
+        with self._connection() as conn:
+            stopped = [each for each in schemas.standings(conn, self.schema) if each.stopped_at is not None]
+        if not stopped:
+            return None
+        told = " and ".join(f"{each.projection} at event {each.stopped_at}" for each in stopped)
+        return f"the read models are incomplete: stopped {told}; `quantagent projections status` says why."
 
-    def _page(self, conn: psycopg.Connection[Any]) -> int:
-        with conn.transaction():
-            take_turns(conn)
-            position = progress_of(conn, self.schema)
-            if position != self._position:
-                self._remember(position)
-            page = self._store.read_all(position, PAGE)
+    def _connection(self) -> psycopg.Connection[Any]:
+        conn = psycopg.connect(self.dsn, autocommit=True)
+        try:
+            # A crash of the server may cost the latest pages, rows and position together: the log still has them.
+            conn.execute("SET synchronous_commit = off")
+            schemas.prepare(conn, self.schema, self._store.head)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _reached(self, conn: Connection, standing: Standing) -> Reached:
+        (consumes,) = (each.consumes for each in self._projections if each.name == standing.projection)
+        row = conn.execute(
+            "SELECT count(*) FROM quantagent.events WHERE notification_id > %s AND topic = ANY(%s)",
+            (standing.position, sorted(consumes)),
+        ).fetchone()
+        return Reached(
+            standing.projection,
+            standing.position,
+            0 if row is None else int(row[0]),
+            standing.stopped_at,
+            standing.reason,
+            standing.updated_at,
+        )
+
+    def _advance(self, conn: Connection, going: dict[str, Projection], until: int) -> tuple[int, int]:
+        """Takes those that are furthest behind one page further: how many events, and the position they have now.
+
+        Whoever cannot go on, or is at the end, leaves `going`. As a rule all stand at one position, and a page is
+        read once for all.
+        """
+        standing = [each for each in schemas.standings(conn, self.schema) if each.projection in going]
+        after = min(each.position for each in standing)
+        hindmost = [each for each in standing if each.position == after]
+        # What a projection stopped at is tried alone before anything is read beyond it.
+        stops = [each.stopped_at for each in hindmost if each.stopped_at is not None]
+        page, unreadable = self._read(after, min([*stops, until]))
+        for each in hindmost:
+            projection = going[each.projection]
             if page:
-                # Folding changes what is remembered: should this page fail, the next attempt must remember anew.
-                self._position = None
-                _write(conn, self.schema, self._changes(page))
-                self._position = page[-1].position
-                conn.execute(
-                    SQL("UPDATE {}.progress SET position = %s, updated_at = now()").format(Identifier(self.schema)),
-                    (self._position,),
-                )
-            return len(page)
+                goes_on = self._project(conn, projection, after, page)
+            elif unreadable:
+                goes_on = self._go_past(conn, projection, after, unreadable)
+            else:
+                goes_on = False
+            if not goes_on:
+                del going[projection.name]
+        return len(page), page[-1].position if page else after
 
-    def _remember(self, position: int) -> None:
-        """Folds the runs that had not ended at a position again."""
-        self._views, self._position = {}, position
-        for row in self._store.read_all(0, 1_000_000, names=["RunRequested.v1"]):
-            if row.position > position or not isinstance(row.event, RunRequested):
-                continue
-            run_id = row.event.run_id
-            facts = [fact for fact in self._store.read(run_stream(run_id)) if fact.position <= position]
-            if any(isinstance(fact.event, RunEnded | RunFailed) for fact in facts):
-                continue
-            facts += [fact for fact in self._store.read(book_stream(run_id)) if fact.position <= position]
-            self._views[run_id] = RunView(row)
-            for fact in sorted(facts, key=lambda fact: fact.position):
-                for _ in self._views[run_id].apply(fact):
-                    pass
+    def _read(self, after: int, until: int) -> tuple[Sequence[Recorded], UnreadableEvent | None]:
+        """The events after a position that can be read; why the first one cannot, if there are none."""
+        try:
+            return self._store.read_all(after, PAGE, before=until + 1), None
+        except UnreadableEvent as error:
+            page = self._store.read_all(after, PAGE, before=error.position)
+            return page, None if page else error
 
-    def _changes(self, page: Iterable[Recorded]) -> Changes:
-        changes: Changes = {table.name: {} for table in TABLES}
-        touched: dict[str, RunView] = {}
-        for row in page:
-            if isinstance(row.event, AnalysisMade):
-                _note(changes, tables.ANALYSES, analysis_row(row))
-                continue
-            kind, _, run_id = row.stream.partition(":")
-            if kind not in ("run", "book"):
-                continue
-            if isinstance(row.event, RunRequested):
-                self._views[run_id] = RunView(row)
-            view = self._views.get(run_id)
-            if view is None:
-                raise BadInput(f"event {row.position} belongs to the run {run_id}, which has ended or never began.")
-            touched[run_id] = view
-            for table, change in view.apply(row):
-                _note(changes, table, change)
-        for run_id, view in touched.items():
-            if view.ended or is_live(view.request):
-                for table, change in self._derived(view):
-                    _note(changes, table, {**view.scope, **change})
-            if view.ended:
-                del self._views[run_id]
-        return changes
+    def _project(self, conn: Connection, projection: Projection, after: int, page: Sequence[Recorded]) -> bool:
+        """Projects a page, or as much of its beginning as can be; false when not even its first event can.
 
-    def _derived(self, view: RunView) -> Iterable[tuple[Table, Row]]:
-        """What follows from the run's fills and the bars: its curve, its metrics, its judged opinions."""
-        request, config = view.request, view.request.config
-        bars = [self._catalogue.bars(symbol, config.timeframe, request.start, request.end) for symbol in config.symbols]
-        if not view.ended:
-            # A recorded feed's later bars lie in the catalogue already: the account has not lived them yet.
-            bars = [[bar for bar in series if bar.closed_at <= view.latest_at] for series in bars]
-        curve = equity_curve(config, view.fills, bars)
-        for point in curve:
-            yield tables.EQUITY, point._asdict()
-        yield tables.METRICS, _metrics_row(view, curve)
-        opinions = consulted_opinions(
-            self._store, request, lambda variant: load_signals(self._store, self._dsn, variant)
-        )
-        for row in decision_rows(opinions, bars):
-            yield tables.DECISIONS, row
+        Which event is to blame is found by halving, whatever failed: reading, folding, or writing the rows.
+        """
+        while True:
+            try:
+                self._commit(conn, projection, after, page)
+            except Exception as error:
+                projection.forget()
+                if not _is_to_blame_on_an_event(error):
+                    raise
+                if len(page) == 1:
+                    self._stop(conn, projection, after, page[0].position, _sentence(page[0].position, error))
+                    return False
+                page = page[: len(page) // 2]
+            else:
+                return True
+
+    def _commit(self, conn: Connection, projection: Projection, after: int, page: Sequence[Recorded]) -> None:
+        """Rows and position of a page in one transaction; nothing when another runner has been here."""
+        name = projection.name
+        with conn.transaction():
+            if schemas.lock_position(conn, self.schema, name) != after:
+                return
+            # Folding changes what is remembered: should this page fail, that is worth nothing.
+            if self._remembered.pop(name, None) != after:
+                projection.forget()
+            write(conn, self.schema, fold(projection, page))
+            schemas.move(conn, self.schema, name, page[-1].position)
+        self._remembered[name] = page[-1].position
+
+    def _go_past(self, conn: Connection, projection: Projection, after: int, unreadable: UnreadableEvent) -> bool:
+        """Goes past an event that cannot be read, if the projection does not need it."""
+        if stops_at(projection, unreadable.name):
+            self._stop(conn, projection, after, unreadable.position, str(unreadable))
+            return False
+        with conn.transaction():
+            if schemas.lock_position(conn, self.schema, projection.name) == after:
+                schemas.move(conn, self.schema, projection.name, unreadable.position)
+                if self._remembered.get(projection.name) == after:
+                    self._remembered[projection.name] = unreadable.position
+        return True
+
+    def _stop(self, conn: Connection, projection: Projection, after: int, at: int, reason: str) -> None:
+        with conn.transaction():
+            if schemas.lock_position(conn, self.schema, projection.name) == after:
+                schemas.stop(conn, self.schema, projection.name, at, reason)
 
 
-def _metrics_row(view: RunView, curve: list[EquityPoint]) -> Row:
-    config = view.request.config
-    closed, still_open = view.trades.closed, view.trades.open
-    found = metrics(
-        config.cash,
-        [(point.at, point.equity) for point in curve],
-        [trade.net_pnl for trade in closed],
-        len(still_open),
-        config.periods_per_year,
-        config.timeframe.duration,
-        config.session_roll_hour,
-    )
-    fees = total(trade.fees for trade in [*closed, *still_open])
-    final = curve[-1].equity if curve else config.cash
-    known = {name: getattr(found, name) for name in tables.METRICS.names if hasattr(found, name)}
-    return {**known, "final_equity": final, "fees": fees}
+def _is_to_blame_on_an_event(error: Exception) -> bool:
+    """Whether another event would not have failed: a database or a disk that is not there fails with all of them."""
+    if isinstance(error, psycopg.Error):
+        return isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+    return not isinstance(error, StoreUnavailable | OSError | MemoryError)
 
 
-def _note(changes: Changes, table: Table, row: Row) -> None:
-    changes[table.name][tuple(row[name] for name in table.key)] = row
-
-
-def _write(conn: psycopg.Connection[Any], schema: str, changes: Changes) -> None:
-    """Upserts all rows: through a temporary table, because COPY is an order of magnitude faster than INSERT."""
-    for table in TABLES:
-        rows = changes[table.name]
-        if not rows:
-            continue
-        target, staging = Identifier(schema, table.name), Identifier(f"staged_{table.name}")
-        columns = SQL(", ").join(map(Identifier, table.names))
-        conn.execute(
-            SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT * FROM {} WITH NO DATA").format(staging, target)
-        )
-        with conn.cursor().copy(SQL("COPY {} ({}) FROM STDIN").format(staging, columns)) as copy:
-            for row in rows.values():
-                copy.write_row([row.get(name) for name in table.names])
-        updates = SQL(", ").join(
-            SQL("{0} = EXCLUDED.{0}").format(Identifier(name)) for name in table.names if name not in table.key
-        )
-        conn.execute(
-            SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT ({}) DO UPDATE SET {}").format(
-                target, columns, columns, staging, SQL(", ").join(map(Identifier, table.key)), updates
-            )
-        )
-
-
-def progress_of(conn: psycopg.Connection[Any], schema: str) -> int:
-    """The position that the tables of a schema have reached."""
-    row = conn.execute(SQL("SELECT position FROM {}.progress").format(Identifier(schema))).fetchone()
-    return 0 if row is None else int(row[0])
-
-
-def take_turns(conn: psycopg.Connection[Any]) -> None:
-    """One writer of read tables at a time, until its transaction ends: pages and the switch of a rebuild alike."""
-    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('quantagent projections', 0))")
+def _sentence(position: int, error: Exception) -> str:
+    said = str(error).strip().splitlines() or ["no reason given"]
+    reason = said[0] if isinstance(error, QuantagentError) else f"{type(error).__name__}: {said[0]}"
+    return f"event {position} cannot be projected: {reason}"

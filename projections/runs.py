@@ -4,102 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.book import Book, evolve
-from engine.events import (
-    AnalysisMade,
-    BookEvent,
-    Environment,
-    OrderFilled,
-    RunEnded,
-    RunFailed,
-    RunRequested,
-    RunStarted,
-)
+from engine.book import Book
+from engine.events import BookEvent, OrderFilled, RunEnded, RunFailed, RunRequested, RunStarted
 from engine.store import Recorded
-from projections import orders, portfolio, tables, trades
-from projections.tables import Row, Table
+from projections import orders, portfolio, tables
+from projections.account import Account
+from projections.projection import Change
+from projections.tables import Row
+from projections.trades import TradesView, trade_row
 
 
 class RunView:
-    """Everything the tables say of one run, folded from its events in order."""
+    """Everything the tables say of one run's book, folded from its events in order."""
 
     def __init__(self, requested: Recorded) -> None:
         assert isinstance(requested.event, RunRequested)
-        self.request = requested.event
-        self.ended = False
-        self.book = Book()
-        self.latest_at = requested.event.start
-        self.fills: list[OrderFilled] = []
-        self.trades = trades.TradesView()
-        self._run = _requested_row(requested, self.request)
+        self._account = Account(requested.event)
+        self._run = _requested_row(requested, requested.event)
         self._orders = orders.OrdersView()
         self._portfolio = portfolio.PortfolioView()
 
     @property
-    def scope(self) -> dict[str, object]:
-        return {"environment": self.request.environment.value, "run_id": self.request.run_id}
+    def ended(self) -> bool:
+        return self._account.ended
 
-    def apply(self, recorded: Recorded) -> Iterator[tuple[Table, Row]]:
+    @property
+    def book(self) -> Book:
+        return self._account.book
+
+    @property
+    def fills(self) -> list[OrderFilled]:
+        return self._account.fills
+
+    @property
+    def trades(self) -> TradesView:
+        return self._account.trades
+
+    def apply(self, recorded: Recorded) -> Iterator[Change]:
         """The rows that one event of the run changes, complete with run and environment."""
         for table, row in self._rows(recorded):
-            yield table, {**self.scope, **row}
+            yield table, {**row, **self._account.scope}
 
-    def _rows(self, recorded: Recorded) -> Iterator[tuple[Table, Row]]:
-        event = recorded.event
+    def account_row(self) -> Iterator[Change]:
+        """The account as it stands, once the book has been opened: asked for once a page, not with each event."""
+        if self._portfolio.opened:
+            yield tables.PORTFOLIO, {**self._portfolio.row(self._account.book), **self._account.scope}
+
+    def _rows(self, recorded: Recorded) -> Iterator[Change]:
+        changed = self._account.apply(recorded)
+        event, book = recorded.event, self._account.book
         match event:
             case RunRequested():
                 yield tables.RUNS, self._run
             case RunStarted() | RunEnded() | RunFailed():
-                self.ended = not isinstance(event, RunStarted)
                 self._run = {**self._run, **_progress(event)}
                 yield tables.RUNS, self._run
             case _:
-                yield from self._book_rows(recorded)
-
-    def _book_rows(self, recorded: Recorded) -> Iterator[tuple[Table, Row]]:
-        event = recorded.event
-        if not isinstance(event, BookEvent):
-            return
-        before, self.book = self.book, evolve(self.book, event)
-        self.latest_at = max(self.latest_at, event.at)
-        if isinstance(event, OrderFilled):
-            self.fills.append(event)
-            yield from self.trades.apply(event, before, self.book)
-        else:
-            self.trades.note(event)
-        yield from self._orders.apply(recorded, self.book)
-        yield from self._portfolio.apply(event, self.book)
-
-
-def analysis_row(recorded: Recorded) -> Row:
-    """The row of one stored analysis."""
-    made = recorded.event
-    assert isinstance(made, AnalysisMade)
-    return {
-        "analysis_id": made.analysis_id,
-        "symbol": made.symbol,
-        "timeframe": made.timeframe,
-        "at": made.as_of,
-        "variant": made.variant,
-        "decision": made.decision.value,
-        "confidence": made.confidence,
-        "horizon_bars": made.horizon_bars,
-        "risk_reward": made.risk_reward,
-        "model_provider": made.model_provider,
-        "model_name": made.model_name,
-        "temperature": made.temperature,
-        "agent_version": made.agent_version,
-        "graph_version": made.graph_version,
-        "thread_id": made.thread_id,
-        "checkpoint_id": made.checkpoint_id,
-        "state_snapshot": made.state_snapshot,
-        "window_digest": made.window_digest,
-        "position": recorded.position,
-    }
+                for trade in changed:
+                    yield tables.TRADES, trade_row(trade, book.instruments[trade.symbol].multiplier)
+                yield from self._orders.apply(recorded, book)
+                if isinstance(event, BookEvent):
+                    yield from self._portfolio.apply(event, book)
 
 
 def _requested_row(recorded: Recorded, request: RunRequested) -> Row:
     return {
+        **dict.fromkeys(tables.RUNS.names),
         "profile": request.profile,
         "variant": request.variant,
         "symbols": ",".join(request.config.symbols),
@@ -134,8 +104,3 @@ def _progress(event: RunStarted | RunEnded | RunFailed) -> Row:
                 "book_digest": event.book_digest,
                 "analyses_digest": event.analyses_digest,
             }
-
-
-def is_live(request: RunRequested) -> bool:
-    """Whether a run's curve must be kept up while it goes on."""
-    return request.environment is Environment.PAPER

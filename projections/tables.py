@@ -1,17 +1,16 @@
-"""The read models' tables, declared once: columns with type, unit and source. DDL and documentation come from here.
+"""The read models' tables, declared once: columns with type, unit and source, and which projection writes them.
 
-Every row carries its run and environment, so that nothing from a backtest ever shows as paper.
+Every row of a run carries its run and environment, so that nothing from a backtest ever shows as paper. In which
+schemas the tables stand is said in `projections.schemas`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-SCHEMA = "read_models"
-
-# Raise it with any change in what a projection writes: tables of another version are made anew when they are met.
-VERSION = 1
+# Raise it with any change in what a projection writes: the tables are made anew beside those of the version before.
+VERSION = 2
 
 
 class Column(NamedTuple):
@@ -23,8 +22,15 @@ class Column(NamedTuple):
     source: str
 
 
+Changes = Literal["never", "by key", "by run"]
+
+
 class Table(NamedTuple):
+    """`changes`: rows are written once and for all, or replaced one by one, or all those of a run together."""
+
     name: str
+    projection: str
+    changes: Changes
     about: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
@@ -32,6 +38,11 @@ class Table(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
+
+    @property
+    def replaced_by(self) -> tuple[str, ...]:
+        """The columns whose values a new row shares with those it replaces; none when rows never change."""
+        return {"never": (), "by key": self.key, "by run": ("run_id",)}[self.changes]
 
 
 Row = Mapping[str, object]
@@ -42,12 +53,18 @@ _RUN = (
 )
 
 
-def _table(name: str, about: str, key: str, *columns: tuple[str, str, str, str]) -> Table:
-    return Table(name, about, ("run_id", *key.split()), (*_RUN, *(Column(*column) for column in columns)))
+def _table(
+    name: str, projection: str, changes: Changes, about: str, key: str, *columns: tuple[str, str, str, str]
+) -> Table:
+    """A table of runs: `key` tells the rows of one run apart."""
+    in_full = (*_RUN, *(Column(*column) for column in columns))
+    return Table(name, projection, changes, about, ("run_id", *key.split()), in_full)
 
 
 RUNS = _table(
     "runs",
+    "books",
+    "by key",
     "One row per run: its question, how far it is, its digests.",
     "",
     ("profile", "text", "name", "RunRequested.profile"),
@@ -77,6 +94,8 @@ RUNS = _table(
 
 SIGNALS = _table(
     "signals",
+    "books",
+    "by key",
     "One row per signal, whatever came of it.",
     "signal_id",
     ("signal_id", "text", "id", "SignalRaised.signal_id"),
@@ -94,6 +113,8 @@ SIGNALS = _table(
 
 RISK_DECISIONS = _table(
     "risk_decisions",
+    "books",
+    "never",
     "One row per verdict of the gate, with all its checks.",
     "signal_id",
     ("signal_id", "text", "id", "RiskDecided.signal_id"),
@@ -110,6 +131,8 @@ RISK_DECISIONS = _table(
 
 ORDERS = _table(
     "orders",
+    "books",
+    "by key",
     "One row per order with its latest state.",
     "order_id",
     ("order_id", "text", "id", "OrderPlaced.order_id"),
@@ -135,8 +158,10 @@ ORDERS = _table(
 
 FILLS = _table(
     "fills",
+    "books",
+    "never",
     "One row per fill.",
-    "order_id",
+    "position",
     ("order_id", "text", "id", "OrderFilled.order_id"),
     ("symbol", "text", "", "OrderFilled.symbol"),
     ("decided_at", "timestamptz", "UTC, close of the bar decided on", "OrderFilled.decided_at"),
@@ -154,6 +179,8 @@ FILLS = _table(
 
 TRADES = _table(
     "trades",
+    "books",
+    "by key",
     "One row per round trip, from flat to flat or to the other side. Net P&L is after the commissions of both sides.",
     "trade_id",
     ("trade_id", "text", "id, from its entry order", "OrderFilled"),
@@ -175,6 +202,8 @@ TRADES = _table(
 
 POSITIONS = _table(
     "positions",
+    "books",
+    "by key",
     "The latest position of each symbol a run has traded; quantity 0 once it is flat.",
     "symbol",
     ("symbol", "text", "", "OrderFilled.symbol"),
@@ -187,6 +216,8 @@ POSITIONS = _table(
 
 PORTFOLIO = _table(
     "portfolio",
+    "books",
+    "by key",
     "One row per run: the account as the latest event leaves it.",
     "",
     ("cash", "numeric", "account currency", "folded from the book"),
@@ -202,6 +233,8 @@ PORTFOLIO = _table(
 
 ANALYSES = Table(
     "analyses",
+    "analyses",
+    "never",
     "One row per stored analysis, shared by all runs that consult it.",
     ("analysis_id",),
     tuple(
@@ -232,6 +265,8 @@ ANALYSES = Table(
 
 DECISIONS = _table(
     "decisions",
+    "performance",
+    "by run",
     "One row per opinion a run consulted, and whether the price went its way in the four hours after it.",
     "symbol at",
     ("symbol", "text", "", "AnalysisMade.symbol"),
@@ -247,6 +282,8 @@ DECISIONS = _table(
 
 EQUITY = _table(
     "equity",
+    "performance",
+    "by run",
     "One row per instant at which a bar of the run closed.",
     "at",
     ("at", "timestamptz", "UTC", "bars"),
@@ -257,6 +294,8 @@ EQUITY = _table(
 
 METRICS = _table(
     "metrics",
+    "performance",
+    "by run",
     "One row per run. The conventions are stated in the metrics module; undefined is null.",
     "",
     *(
@@ -301,41 +340,35 @@ TABLES: tuple[Table, ...] = (
 )
 
 
-def ddl(schema: str) -> str:
-    """The statements that create all tables, the log's view and the progress row in an empty schema."""
-    statements = [f"CREATE SCHEMA {schema};"]
-    for table in TABLES:
-        columns = ", ".join(f"{column.name} {column.kind}" for column in table.columns)
-        statements.append(f"CREATE TABLE {schema}.{table.name} ({columns}, PRIMARY KEY ({', '.join(table.key)}));")
-    statements += [
-        f"CREATE INDEX ON {schema}.orders (symbol, placed_at);",
-        f"CREATE INDEX ON {schema}.trades (symbol, entry_at);",
-        f"CREATE INDEX ON {schema}.signals (analysis_id);",
-        f"CREATE INDEX ON {schema}.analyses (symbol, at);",
-        f"CREATE TABLE {schema}.progress (version integer NOT NULL, position bigint NOT NULL, "
-        "updated_at timestamptz NOT NULL);",
-        f"INSERT INTO {schema}.progress VALUES ({VERSION}, 0, now());",
-        f"CREATE VIEW {schema}.event_log AS SELECT l.*, r.environment, r.run_id FROM quantagent.event_log l "
-        f"LEFT JOIN {schema}.runs r ON r.run_id = l.metadata ->> 'correlation';",
-    ]
-    return "\n".join(statements)
-
-
 def document() -> str:
     """`docs/read-models.md`."""
     lines = [
         "# Read models",
         "",
-        f"The tables of schema `{SCHEMA}` (version {VERSION}). They are projected from the log and the bars, never "
-        "written by hand; `quantagent projections rebuild` makes them anew and compares row for row. All times are "
-        "UTC. This page is generated from `projections/tables.py` by `make docs`.",
+        f"What readers ask are the views of schema `read_models`, one for each table below (version {VERSION}). The "
+        "tables are projected from the log and the bars, never written by hand, and lie in a schema of their version, "
+        f"`read_models_v{VERSION}`: a newer program fills the tables of its version beside these, and when they have "
+        "caught up the views turn to them. `quantagent projections rebuild` makes them anew and compares row for row; "
+        "`quantagent projections status` says how far they are. All times are UTC. This page is generated from "
+        "`projections/tables.py` by `make docs`.",
+        "",
+        "Three projections write them, each at its own pace. One that meets an event it cannot project stops before "
+        "it, says so in its status and tries again with every new attempt; the others go on.",
         "",
         "`event_log` is a view: every event of the log with its payload and metadata as JSON, its run and environment.",
         "",
     ]
     for table in TABLES:
         lines += [f"## {table.name}", "", f"{table.about} Key: {', '.join(table.key)}.", ""]
+        lines += [f"Written by `{table.projection}`. {_CHANGES[table.changes]}", ""]
         lines += ["| column | type | unit | source |", "| --- | --- | --- | --- |"]
         lines += [f"| {c.name} | {c.kind} | {c.unit} | {c.source} |" for c in table.columns]
         lines.append("")
     return "\n".join(lines)
+
+
+_CHANGES: dict[Changes, str] = {
+    "never": "A row never changes.",
+    "by key": "A row changes with the events after it.",
+    "by run": "The rows of a run are written when it ends; those of a paper run, as it goes on.",
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 
@@ -13,8 +12,7 @@ from engine.events import BookEvent, OrderFilled, OrderPlaced, SignalRaised
 from engine.market import Side
 from engine.money import ZERO, add, div, mul, part_of, size, sub
 from engine.orders import trade_id
-from projections import tables
-from projections.tables import Row, Table
+from projections.tables import Row
 
 
 class Trade(msgspec.Struct):
@@ -59,20 +57,22 @@ class TradesView:
         elif isinstance(event, OrderPlaced):
             self._sources[event.order_id] = self._sources.pop(event.signal_id)
 
-    def apply(self, fill: OrderFilled, before: Book, after: Book) -> Iterator[tuple[Table, Row]]:
-        multiplier = after.instruments[fill.symbol].multiplier
+    def apply(self, fill: OrderFilled, before: Book, after: Book) -> list[Trade]:
+        """The trades that a fill changed: one, or the one it ended and the one it began."""
+        changed: list[Trade] = []
         held = before.held(fill.symbol)
         opposite = held > 0 if fill.side is Side.SELL else held < 0
         closing = min(fill.quantity, size(held)) if opposite else ZERO
         if closing > 0:
             trade = self._open[fill.symbol]
             self._exit(trade, fill, closing, sub(after.realised, before.realised), flat=closing == size(held))
-            yield tables.TRADES, _row(trade, multiplier)
+            changed.append(trade)
         opening = sub(fill.quantity, closing)
         if opening > 0:
             trade = self._open.get(fill.symbol) or self._begin(fill)
             _enter(trade, fill, opening, size(after.held(fill.symbol)))
-            yield tables.TRADES, _row(trade, multiplier)
+            changed.append(trade)
+        return changed
 
     def _begin(self, fill: OrderFilled) -> Trade:
         direction = "LONG" if fill.side.sign > 0 else "SHORT"
@@ -108,7 +108,8 @@ def _rest(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
     return amount if units == whole else sub(amount, part_of(amount, sub(whole, units), whole))
 
 
-def _row(trade: Trade, multiplier: Decimal) -> Row:
+def trade_row(trade: Trade, multiplier: Decimal) -> Row:
+    """The row of a trade as it stands; `multiplier` is its instrument's."""
     closed = trade.exit_at is not None
     return {
         "trade_id": trade_id(trade.entry_order_id),

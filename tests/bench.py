@@ -17,26 +17,22 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
 from uuid import uuid4
 
 import psycopg
-from eventsourcing.persistence import StoredEvent
-from eventsourcing.postgres import PostgresApplicationRecorder
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from analysis import rules
 from analysis.analyst import frame_of
 from engine import runs
-from engine.events import Environment, TradingHalted
-from engine.store import ENGINE_VERSION, Batch, Cause, Meta
-from engine.store.codec import name_of, payload_of, state_of
+from engine.events import Environment, Fact
 from engine.store.embedded import EmbeddedPostgres
 from engine.store.memory import MemoryStore
 from engine.store.migrations import migrate
-from engine.store.postgres import PostgresStore, datastore
 from projections.runner import Runner
+from tests import bench_log
+from tests.bench_log import Figure
 from tests.workloads import golden_config, scripted, walk
 from ui.compose import Question, backtest, load_sample, open_app
 from ui.settings import Settings
@@ -44,15 +40,6 @@ from ui.settings import Settings
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 ROUNDS = 3
 MARK = "<!-- table -->"
-
-
-class Figure(NamedTuple):
-    """A rate, and how it stands to a yardstick of the same run."""
-
-    what: str
-    rate: float
-    unit: str
-    ratio: str
 
 
 def rate(work: Callable[[], int]) -> float:
@@ -104,36 +91,6 @@ def analyses() -> Callable[[], int]:
     return lambda: sum(1 for _ in rules.analyse_many(frame, ends))
 
 
-def events_appended(store: PostgresStore) -> Callable[[], int]:
-    events = [TradingHalted(datetime(2024, 1, 1, tzinfo=UTC), "bench", "x" * 250, "bench") for _ in range(10_000)]
-
-    def work() -> int:
-        store.append([Batch(f"bench:{uuid4()}", 0, events)], Cause("bench"))
-        return len(events)
-
-    return work
-
-
-def events_appended_by_the_library(dsn: str) -> Callable[[], int]:
-    """The library's own recorder with the same bytes, 500 events a call: with 3,000 its call never returns."""
-    recorder = PostgresApplicationRecorder(datastore(dsn), events_table_name="stock_events")
-    recorder.create_table()
-    event = TradingHalted(datetime(2024, 1, 1, tzinfo=UTC), "bench", "x" * 250, "bench")
-    state = state_of(payload_of(event), _meta())
-
-    def work() -> int:
-        stream = uuid4()
-        for first in range(0, 5_000, 500):
-            recorder.insert_events([StoredEvent(stream, first + n, name_of(event), state) for n in range(500)])
-        return 5_000
-
-    return work
-
-
-def _meta() -> Meta:
-    return Meta("bench:stock", datetime(2024, 1, 1, tzinfo=UTC), "bench", "", "", ENGINE_VERSION)
-
-
 def measure(dsn: str) -> Iterator[Figure]:
     additions = rate(decimal_additions)
     for what, work, unit in (
@@ -142,25 +99,33 @@ def measure(dsn: str) -> Iterator[Figure]:
     ):
         found = rate(work)
         yield Figure(what, found, unit, f"one costs {additions / found:,.0f} decimal additions")
-    with PostgresStore(dsn) as store:
-        ours = rate(events_appended(store))
-    stock = rate(events_appended_by_the_library(dsn))
-    yield Figure(
-        "append, 10,000 events of 0.5 kB, fsync on", ours, "events/s", f"{ours / stock:.1f} x the stock recorder"
-    )
+    yield from bench_log.measure(dsn, book_of_the_sample(dsn), projecting_the_sample(dsn))
+
+
+def book_of_the_sample(dsn: str) -> list[Fact]:
+    """The book's events of a backtest over the bundled sample."""
     with open_app(Settings(None, dsn, "bench")) as app:
         load_sample(app)
-        backtest(app, Question())
+        ended = backtest(app, Question()).result
+        return [row.event for row in app.store.read(runs.book_stream(ended.request.run_id))]
 
-        def rebuild() -> int:
+
+def projecting_the_sample(dsn: str) -> bench_log.Prepared:
+    """The sample's whole log into all read tables, made anew."""
+
+    def prepare() -> Callable[[], int]:
+        with open_app(Settings(None, dsn, "bench")) as app:
+            backtest(app, Question())
+
+        def work() -> int:
             with psycopg.connect(dsn, autocommit=True) as conn:
                 conn.execute("DROP SCHEMA IF EXISTS bench CASCADE")
-            return Runner(app.store, app.catalogue, dsn, "bench").catch_up()
+            with open_app(Settings(None, dsn, "bench")) as app:
+                return Runner(app.store, app.catalogue, app.dsn, "bench").catch_up()
 
-        found = rate(rebuild)
-        yield Figure(
-            "projection of the whole log", found, "events/s", f"one costs {additions / found:,.0f} decimal additions"
-        )
+        return work
+
+    return prepare
 
 
 @contextmanager

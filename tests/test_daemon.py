@@ -9,20 +9,23 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 import quantagent
 from engine import control
+from engine.audit.anchors import anchors_file, is_signed, log_id_of, read_anchors
 from engine.errors import BadInput, BookMoved
 from engine.events import SlotClaimed, SlotCompleted
 from engine.store import Batch, Cause, Store, read_from
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
 from tests.test_commands import QUANTAGENT, answer, run
+from ui import daemon as daemon_module
 from ui.compose import App, Question, backtest, load_sample, open_app
 from ui.daemon import PaperDaemon, PaperPlan
 from ui.settings import Settings
@@ -180,3 +183,67 @@ def test_the_scheduler_of_the_python_door_starts_once_analyses_and_stops(app: Ap
     scheduler.stop()
     assert scheduler.result is None
     assert not [thread for thread in threading.enumerate() if thread.name == "paper"]
+
+
+def slow(app: App, speed: float) -> PaperDaemon:
+    """A daemon that takes its time: `speed` seconds of market time a second."""
+    return PaperDaemon(app, PaperPlan(symbols=("BTC-USD",), start=START, end=END, speed=speed))
+
+
+def test_a_running_daemon_anchors_the_log_again_and_again(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In earnest it is once an hour; here at every heartbeat that finds something new.
+    monkeypatch.setattr(daemon_module, "ANCHOR_EVERY", timedelta(0))
+    monkeypatch.setattr(daemon_module, "HEARTBEAT", timedelta(seconds=0.05))
+    with psycopg.connect(app.dsn) as conn:
+        file = anchors_file(app.home, log_id_of(conn))
+    daemon = slow(app, 14_400)
+    failures: list[BaseException] = []
+
+    def drive() -> None:
+        try:
+            daemon.run()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not file.exists() or len(read_anchors(file)) < 4:
+        assert failures == []
+        assert time.monotonic() < deadline, "there are no new anchors"
+        time.sleep(0.05)
+    daemon.request_stop()
+    thread.join(60)
+    made = read_anchors(file)
+    assert all(is_signed(anchor) for anchor in made)
+    assert [anchor.seal for anchor in made] == sorted({anchor.seal for anchor in made})
+
+
+def test_a_daemon_outlives_the_loss_of_all_its_connections(app: App, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_module, "HEARTBEAT", timedelta(seconds=0.1))
+    expected = backtest(app, Question(symbols=("BTC-USD",), start=START, end=END)).result.ended.book_digest
+    daemon = slow(app, 72_000)
+    ended: list[Any] = []
+    thread = threading.Thread(target=lambda: ended.append(daemon.run()))
+    thread.start()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for reached in (20, 60, 100):
+            wait_for_slots(dsn, reached)
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+    thread.join(60)
+    assert [each.book_digest for each in ended] == [expected]
+
+
+def test_a_daemon_that_lost_its_lock_to_another_one_stops(app: App, dsn: str) -> None:
+    held = control.Lease(app.dsn, "paper", "run", "one")
+    held._conn.close()  # pyright: ignore[reportPrivateUsage]
+    with (
+        control.lease(app.dsn, "paper", "run", "two"),
+        pytest.raises(BadInput, match="driven by another daemon"),
+    ):
+        held.beat(None)
+    assert held.beat(None) is False
+    held.close()

@@ -29,6 +29,7 @@ from engine.market import Bar, Timeframe
 from engine.money import exact
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
+from engine.store.roles import Access
 from projections.equity import EquityPoint, equity_curve
 from projections.metrics import metrics
 from projections.runs import RunView
@@ -220,7 +221,7 @@ def test_the_command_s_own_path_shows_the_golden_figures_in_the_read_models(
     for series in synthetic:
         catalogue.add(series[0].symbol, Timeframe.H1, series, source="recipe", learned_at=now())
     with PostgresStore(dsn) as store:
-        app = App(Settings(None, dsn, "test"), dsn, store, catalogue)
+        app = App(Settings(None, dsn, "test"), Access(dsn, dsn, dsn, dsn), store, catalogue)
         answer = backtest(app, Question(symbols=SYMBOLS, profile=str(profile), signals=signals))
         run_id = answer.result.request.run_id
         with app.queries() as queries:

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-import psycopg
 import pytest
-from psycopg.sql import SQL, Identifier
 
-from engine import runs
-from engine.book import Book, fold
 from engine.config import RunConfig
-from engine.errors import NotFound
-from engine.events import BookEvent, Environment, OrderRejected, PositionsMarked, RunRequested, TradingHalted
+from engine.events import Environment, OrderRejected, PositionsMarked, TradingHalted
 from engine.feed.memory import MemoryCatalogue
-from engine.feed.signals import ImportedAnalyst, ImportedSignal, SignalFile, digest_of_rows, save_signals
-from engine.market import Direction, Timeframe
+from engine.feed.signals import save_signals
+from engine.market import Timeframe
 from engine.money import exact
-from engine.store import Store
 from engine.store.memory import MemoryStore
-from engine.store.postgres import PostgresStore
 from projections import runner
 from projections.metrics import metrics
 from projections.queries import Queries
@@ -33,95 +25,13 @@ from projections.runner import Runner
 from projections.tables import TABLES
 from tests.strategies import HOUR, config_of
 from tests.test_money import HOSTILE
-from tests.test_runs import PulledPlug
-from tests.workloads import walk
-
-SYMBOLS = ("AAA", "BBB")
-BARS = [walk("AAA", 31, 150, 100.0, 0.03), walk("BBB", 5, 150, 50.0, 0.02)]
-LATER = datetime(2030, 1, 1, tzinfo=UTC)
-# Turns, adds, leaves and stays silent, out of step for the two symbols.
-PATTERN = [
-    Direction.LONG,
-    Direction.HOLD,
-    Direction.SHORT,
-    Direction.LONG,
-    Direction.LONG,
-    Direction.FLAT,
-    Direction.SHORT,
-]
-BOLD = config_of(
-    SYMBOLS, slippage_bps="5", commission_bps="10", base_pct="49.8", daily_loss_pct="4", holding_bars=5, pyramid=True
-)
-CAREFUL = msgspec.structs.replace(BOLD, limits=config_of(position_pct="10", reversal=False).limits)
-
-
-def signal_file() -> SignalFile:
-    rows = tuple(
-        sorted(
-            ImportedSignal(bar.symbol, bar.closed_at, PATTERN[(n + 3 * k) % 7], exact("0.9") if n % 2 else Decimal(1))
-            for k, bars in enumerate(BARS)
-            for n, bar in enumerate(bars)
-            if n % 11
-        )
-    )
-    return SignalFile("pattern", digest_of_rows(rows), rows)
-
-
-FILE = signal_file()
-
-
-def question(config: RunConfig, label: str = "", environment: Environment = Environment.BACKTEST) -> RunRequested:
-    return runs.request(
-        environment, config, profile="test", dataset_digest="digest", variant=FILE.variant, label=label,
-        start=BARS[0][0].opened_at, end=BARS[0][-1].closed_at,
-    )  # fmt: skip
-
-
-class World(NamedTuple):
-    """A database with bars and signals, and what is needed to run and project on it."""
-
-    dsn: str
-    store: Store
-    catalogue: MemoryCatalogue
-
-    def run(self, asked: RunRequested, until: int | None = None) -> str:
-        """Performs a run, or only its first bars."""
-
-        def progress(bars: int) -> None:
-            if until is not None and bars >= until:
-                raise PulledPlug
-
-        try:
-            runs.perform(self.store, asked, BARS, ImportedAnalyst(FILE), actor="test", progress=progress)
-        except PulledPlug:
-            assert until is not None
-        return asked.run_id
-
-    def runner(self, schema: str = "read_models") -> Runner:
-        return Runner(self.store, self.catalogue, self.dsn, schema)
-
-    def rows(self, schema: str = "read_models") -> dict[str, list[tuple[Any, ...]]]:
-        """Every row of every table."""
-        with psycopg.connect(self.dsn) as conn:
-            return {
-                table.name: sorted(conn.execute(SQL("TABLE {}").format(Identifier(schema, table.name))), key=repr)
-                for table in TABLES
-            }
-
-    def book(self, run_id: str) -> tuple[Book, list[BookEvent]]:
-        rows = self.store.read(runs.book_stream(run_id))
-        events = [row.event for row in rows if isinstance(row.event, BookEvent)]
-        return fold(events), events
+from tests.worlds import BARS, BOLD, CAREFUL, FILE, LATER, World, question, world_in
 
 
 @pytest.fixture
 def world(dsn: str) -> Iterator[World]:
-    catalogue = MemoryCatalogue()
-    for bars in BARS:
-        catalogue.add(bars[0].symbol, Timeframe.H1, bars, source="test", learned_at=LATER)
-    with PostgresStore(dsn) as store:
-        save_signals(store, dsn, FILE, "test")
-        yield World(dsn, store, catalogue)
+    with world_in(dsn) as made:
+        yield made
 
 
 def test_the_runs_used_here_have_seen_something(world: World) -> None:
@@ -166,7 +76,8 @@ def test_two_runners_at_once_write_what_one_writes(world: World, monkeypatch: py
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(done) == len(world.store.read_all(limit=100_000))
+    assert len(done) == 2
+    assert world.runner().status().lag == 0
     world.runner("alone").catch_up()
     assert world.rows() == world.rows("alone")
 
@@ -183,18 +94,21 @@ def test_a_runner_that_starts_in_the_middle_of_a_run_goes_on_as_the_one_before(
     assert rebuild(world.store, world.catalogue, world.dsn).same
 
 
-def test_a_page_that_failed_is_projected_whole_by_the_next_attempt(world: World) -> None:
+def test_what_could_not_be_projected_is_projected_whole_by_the_next_attempt(world: World) -> None:
     late = MemoryCatalogue()
     one = Runner(world.store, late, world.dsn)
     world.run(question(BOLD), until=150)
     one.catch_up()
     world.run(question(BOLD))
     for _ in range(2):
-        with pytest.raises(NotFound, match="there are no bars of AAA"):
-            one.catch_up()
+        one.catch_up()
+        (stopped,) = one.status().stopped
+        assert stopped.projection == "performance"
+        assert "there are no bars of AAA" in (stopped.reason or "")
     for bars in BARS:
         late.add(bars[0].symbol, Timeframe.H1, bars, source="test", learned_at=LATER)
     one.catch_up()
+    assert one.status().stopped == ()
     assert rebuild(world.store, world.catalogue, world.dsn).same
 
 

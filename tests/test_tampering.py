@@ -277,6 +277,17 @@ def test_the_same_head_is_anchored_once_and_the_key_is_for_its_owner_only(eviden
         anchors.anchor(evidence.conn, evidence.home, AT)
 
 
+def test_a_log_that_contradicts_its_last_anchor_is_not_signed_over(evidence: Evidence) -> None:
+    with tampering(evidence.conn):
+        make_the_chain_anew(evidence)
+        with pytest.raises(BadInput, match="does not hold what the last anchor"):
+            anchors.anchor(evidence.conn, evidence.home, AT)
+    with tampering(evidence.conn):
+        cut_the_tail(evidence)
+        with pytest.raises(BadInput, match="does not hold what the last anchor"):
+            anchors.anchor(evidence.conn, evidence.home, AT)
+
+
 def test_a_damaged_file_of_anchors_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "anchors.jsonl"
     file.write_text('{"log":\n')

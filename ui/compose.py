@@ -72,8 +72,11 @@ class App(NamedTuple):
         return Runner(self.store, self.catalogue, self.dsn)
 
     def queries(self) -> Queries:
-        """The read tables, caught up with the log."""
-        self.runner().catch_up()
+        """The read tables, caught up with the log; says on stderr when they could not be."""
+        runner = self.runner()
+        runner.catch_up()
+        if incomplete := runner.incomplete():
+            print_to_stderr(f"warning: {incomplete}")
         return Queries(self.access.reader)
 
     def anchor(self) -> Anchor | None:

@@ -6,6 +6,7 @@ bar through everything stored (compared, not written) and goes on where the log 
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -13,21 +14,29 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import psycopg
+
 from analysis.analyst import LiveAnalyst
 from engine import clock, control, runs
 from engine.clock import AcceleratedClock
 from engine.control import Lease, Slot
+from engine.errors import QuantagentError
 from engine.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded
 from engine.feed.recorded import Moment, moments
 from engine.market import Bar, Symbol, Timeframe, instant_text
 from engine.session import Journal, Session
 from engine.store import Cause
+from projections.follow import Heard, following
 from ui import profiles
 from ui.compose import App, Question, Tell, set_up, silent
+from ui.installed import lock_digest
 from ui.ticking import Ticker
+
+_LOG = logging.getLogger("quantagent.paper")
 
 HEARTBEAT = timedelta(seconds=1)
 PROJECT_EVERY = timedelta(seconds=1)
+ANCHOR_EVERY = timedelta(hours=1)
 
 
 class PaperPlan(NamedTuple):
@@ -86,7 +95,7 @@ class PaperDaemon:
         self._failure: BaseException | None = None
         self._slots: list[DueSlot] = []
         self._next = 0
-        self._projected_at = clock.now()
+        self._anchored_at = clock.now()
 
     @property
     def run_id(self) -> str:
@@ -101,18 +110,21 @@ class PaperDaemon:
         with control.lease(self._app.dsn, self._plan.account, self.run_id, self._instance) as held:
             self._open()
             held.beat(None)
-            with Ticker(self._tick, self._next_wall_time, self._on_trouble):
-                self._wait(held)
-            if self._failure is not None:
-                raise self._failure
-            if self._next:
-                held.beat(self._slots[self._next - 1].slot.due_at)
-            ended = self._conclude() if self._next == len(self._slots) else None
+            with following(self._app.runner(), PROJECT_EVERY.total_seconds(), _Complaints()):
+                with Ticker(self._tick, self._next_wall_time, self._on_trouble):
+                    self._wait(held)
+                if self._failure is not None:
+                    raise self._failure
+                if self._next:
+                    held.beat(self._slots[self._next - 1].slot.due_at)
+                ended = self._conclude() if self._next == len(self._slots) else None
             self._app.runner().catch_up()
             return ended
 
     def _open(self) -> None:
-        requested = runs.begin(self._app.store, self._requested, self._requested.start, self._cause.actor)
+        requested = runs.begin(
+            self._app.store, self._requested, self._requested.start, self._cause.actor, lock_digest()
+        )
         self._requested = requested
         self._journal = Journal(self._app.store, runs.book_stream(requested.run_id), self._cause)
         self._analyst = LiveAnalyst(
@@ -140,7 +152,6 @@ class PaperDaemon:
             self._do(due)
             self._next += 1
             self._tell("slots", self._next, len(self._slots))
-            self._project_sometimes()
         self._done.set()
 
     def _do(self, due: DueSlot) -> None:
@@ -157,11 +168,6 @@ class PaperDaemon:
         if mine:
             control.complete(self._app.store, due.slot, _outcomes(due.slot, events), self._cause)
 
-    def _project_sometimes(self) -> None:
-        if clock.now() - self._projected_at >= PROJECT_EVERY:
-            self._app.runner().catch_up()
-            self._projected_at = clock.now()
-
     def _on_trouble(self, error: BaseException) -> None:
         self._failure = error
         self._done.set()
@@ -171,6 +177,16 @@ class PaperDaemon:
             at = self._slots[self._next - 1].slot.due_at if self._next else None
             if held.beat(at):
                 self.request_stop()
+            self._anchor_sometimes()
+
+    def _anchor_sometimes(self) -> None:
+        if clock.now() - self._anchored_at < ANCHOR_EVERY:
+            return
+        self._anchored_at = clock.now()
+        try:
+            self._app.anchor()
+        except (OSError, QuantagentError, psycopg.Error) as error:
+            _LOG.warning("the log could not be anchored: %s", error)
 
     def _conclude(self) -> RunEnded:
         return runs.conclude(
@@ -181,6 +197,16 @@ class PaperDaemon:
             self._slots[-1].slot.due_at,
             self._cause.actor,
         )
+
+
+class _Complaints(Heard):
+    """What hinders the read models, for the log of the process: trading goes on meanwhile."""
+
+    def interrupted(self, error: Exception, pause_s: float) -> None:
+        _LOG.warning("read models wait %.1f s for the database: %s", pause_s, error)
+
+    def ended(self, error: Exception) -> None:
+        _LOG.error("read models are not kept up any more: %s", error)
 
 
 def _outcomes(slot: Slot, events: Sequence[BookEvent]) -> list[tuple[Symbol, str]]:

@@ -66,7 +66,8 @@ def log_id_of(conn: psycopg.Connection[Any]) -> UUID:
 def anchor(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor | None:
     """Signs the head of the log and appends it to the file of anchors, on the disk when this returns.
 
-    Returns the newest anchor, which may be an earlier one of the same head; None for a log without events.
+    Returns the newest anchor, which may be an earlier one of the same head; None for a log without events. Raises
+    `BadInput` for a log that no longer holds what its last anchor vouches for: that is never signed over.
     """
     head = conn.execute("SELECT seal, last_position, hash FROM quantagent.seals ORDER BY seal DESC LIMIT 1").fetchone()
     if head is None:
@@ -74,8 +75,10 @@ def anchor(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor | 
     log_id = log_id_of(conn)
     path = anchors_file(home, log_id)
     known = read_anchors(path) if path.exists() else []
-    if known and known[-1].seal >= head[0]:
-        return known[-1]
+    if known:
+        _check_holds(conn, known[-1], path)
+        if known[-1].seal == head[0]:
+            return known[-1]
     key = _signing_key(home, is_new=not known)
     public = key.public_key().public_bytes_raw().hex()
     unsigned = Anchor(log_id, head[0], head[1], head[2].hex(), instant_text(at), public)
@@ -124,6 +127,16 @@ def is_signed(found: Anchor) -> bool:
 
 def newest(anchors: Iterable[Anchor]) -> Anchor | None:
     return max(anchors, key=lambda found: found.seal, default=None)
+
+
+def _check_holds(conn: psycopg.Connection[Any], last: Anchor, path: Path) -> None:
+    query = "SELECT encode(hash, 'hex'), last_position FROM quantagent.seals WHERE seal = %s"
+    if conn.execute(query, (last.seal,)).fetchone() != (last.hash, last.position):
+        raise BadInput(
+            f"nothing was anchored: the log does not hold what the last anchor in {path} vouches for, so that it was "
+            "changed, or is an older copy. `quantagent audit verify` says more; a copy that is to live on needs a file "
+            "of anchors of its own, so move this one away."
+        )
 
 
 def _signing_key(home: Path, *, is_new: bool) -> Ed25519PrivateKey:

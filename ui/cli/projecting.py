@@ -2,25 +2,66 @@
 
 from __future__ import annotations
 
+import signal
+from threading import Event
+from types import FrameType
+
 import typer
 
-from ui.cli.output import AsJson, err, errors_in_words, print_facts, print_json, print_rows, progress
+from ui.cli.output import AsJson, err, errors_in_words, out, print_facts, print_json, print_rows, progress
 
 app = typer.Typer(name="projections", help="Read models: how far they are, and making them anew.", no_args_is_help=True)
 
 
 @app.command("status")
 def status(as_json: AsJson = False) -> None:
-    """How far the read models are behind the log."""
+    """How far the read models are behind the log, and what stopped them; exit code 3 when something did."""
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
         found = opened.runner().status()
-    facts = {**found._asdict(), "lag": found.lag}
+    projections = [each._asdict() for each in found.projections]
+    facts = {**found._asdict(), "position": found.position, "lag": found.lag, "projections": projections}
     if as_json:
         print_json(**facts)
     else:
+        del facts["projections"]
         print_facts("Read models", facts)
+        out.print()
+        print_rows("Projections", projections, ["projection", "position", "lag", "updated_at", "stopped_at"])
+        for each in found.stopped:
+            err.print(f"{each.projection} stopped, the others go on: {each.reason}", markup=False)
+    if found.stopped:
+        raise typer.Exit(3)
+
+
+@app.command("follow")
+def follow() -> None:
+    """Keep the read models up with the log until Ctrl-C or SIGTERM."""
+    from projections.follow import Heard
+    from projections.follow import follow as run
+    from ui.compose import open_app
+
+    class Told(Heard):
+        def projected(self, events: int) -> None:
+            if events:
+                err.print(f"{events:,} events projected.")
+
+        def interrupted(self, error: Exception, pause_s: float) -> None:
+            err.print(f"The database is not there; next attempt in {pause_s:.1f} s: {error}", markup=False)
+
+    stop = Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.set()
+
+    with errors_in_words(), open_app() as opened:
+        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGINT, end)
+        err.print("Following the log; Ctrl-C ends it.")
+        run(opened.runner(), stop, heard=Told())
+    err.print("Ended; the same command goes on from here.")
 
 
 @app.command("rebuild")

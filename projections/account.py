@@ -1,0 +1,79 @@
+"""A run's account folded from its events: what both its rows and its figures are made from. No I/O but `history`."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from engine.book import Book, evolve
+from engine.errors import BadInput
+from engine.events import (
+    AnalysesConsulted,
+    BookEvent,
+    Environment,
+    OrderFilled,
+    RunEnded,
+    RunFailed,
+    RunRequested,
+    RunStarted,
+    names,
+)
+from engine.runs import book_stream, run_stream
+from engine.store import Recorded, Store
+from projections.trades import Trade, TradesView
+
+NAMES = frozenset(names([RunRequested, RunStarted, RunEnded, RunFailed, *get_args(BookEvent)]))
+
+
+class Account:
+    """consulted: the ids of the analyses the run has read, in order; latest_at: how far it has come in market time."""
+
+    def __init__(self, request: RunRequested) -> None:
+        self.request = request
+        self.scope = {"environment": request.environment.value, "run_id": request.run_id}
+        self.ended = False
+        self.book = Book()
+        self.latest_at = request.start
+        self.fills: list[OrderFilled] = []
+        self.trades = TradesView()
+        self.consulted: list[str] = []
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run's figures must be kept up while it goes on."""
+        return self.request.environment is Environment.PAPER
+
+    def apply(self, recorded: Recorded) -> list[Trade]:
+        """Takes one event of the run; the trades it changed."""
+        event = recorded.event
+        if isinstance(event, RunEnded | RunFailed):
+            self.ended = True
+        if not isinstance(event, BookEvent):
+            return []
+        before, self.book = self.book, evolve(self.book, event)
+        self.latest_at = max(self.latest_at, event.at)
+        if isinstance(event, OrderFilled):
+            self.fills.append(event)
+            return self.trades.apply(event, before, self.book)
+        if isinstance(event, AnalysesConsulted):
+            self.consulted += [analysis_id for analysis_id, _ in event.analyses]
+        self.trades.note(event)
+        return []
+
+
+def run_of(recorded: Recorded) -> str | None:
+    """The run an event belongs to; None for the events of no run."""
+    kind, _, run_id = recorded.stream.partition(":")
+    return run_id if kind in ("run", "book") else None
+
+
+def history(store: Store, run_id: str, before: int) -> list[Recorded]:
+    """A run's facts up to a position, in order, the request first.
+
+    Raises `BadInput` for a run that had ended by then, or had not begun: nothing of it can follow.
+    """
+    facts = [row for stream in (run_stream(run_id), book_stream(run_id)) for row in store.read(stream)]
+    facts = sorted((row for row in facts if row.position < before), key=lambda row: row.position)
+    begun = bool(facts) and isinstance(facts[0].event, RunRequested)
+    if not begun or any(isinstance(row.event, RunEnded | RunFailed) for row in facts):
+        raise BadInput(f"it belongs to the run {run_id}, which has ended or never began.")
+    return facts

@@ -1,0 +1,133 @@
+"""How runs have done: judged opinions, equity and metrics, from a run's account and the bars.
+
+Written when a run ends, and after every page for a paper run that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from engine.events import AnalysisMade, RunRequested
+from engine.feed import Bars
+from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, load_signals
+from engine.money import total
+from engine.orders import Wish, wish_of
+from engine.replay import opinions_named
+from engine.store import Recorded, Store
+from projections import tables
+from projections.account import NAMES, Account, history, run_of
+from projections.decisions import decision_rows
+from projections.equity import EquityPoint, equity_curve
+from projections.metrics import metrics
+from projections.projection import Change
+from projections.tables import Row
+
+Opinion = tuple[datetime, Wish]
+
+# Of opinions that pass by: a run usually follows the analyses made for it.
+REMEMBERED = 50_000
+
+
+class Performance:
+    """Remembers the accounts of runs that have not ended, and the latest opinions, to spare reading them again."""
+
+    name = "performance"
+    consumes = NAMES
+
+    def __init__(self, store: Store, catalogue: Bars, dsn: str) -> None:
+        self._store, self._catalogue, self._dsn = store, catalogue, dsn
+        self._accounts: dict[str, Account] = {}
+        self._opinions: dict[str, list[Opinion]] = {}
+        self._moved: set[str] = set()
+        self._heard: dict[str, Opinion] = {}
+
+    def apply(self, recorded: Recorded) -> Iterable[Change]:
+        if isinstance(recorded.event, AnalysisMade):
+            self._hear(recorded.event, recorded.version)
+        run_id = run_of(recorded)
+        if run_id is None:
+            return
+        account = self._accounts.get(run_id) or self._begin(run_id, recorded)
+        account.apply(recorded)
+        if account.ended:
+            yield from self._figures(account)
+            self._end(run_id)
+        elif account.is_live:
+            self._moved.add(run_id)
+
+    def settle(self) -> Iterable[Change]:
+        for run_id in sorted(self._moved):
+            yield from self._figures(self._accounts[run_id])
+        self._moved.clear()
+
+    def forget(self) -> None:
+        # What was heard stays: an opinion never changes.
+        self._accounts.clear()
+        self._opinions.clear()
+        self._moved.clear()
+
+    def _begin(self, run_id: str, recorded: Recorded) -> Account:
+        facts = [] if isinstance(recorded.event, RunRequested) else history(self._store, run_id, recorded.position)
+        request = (facts[0] if facts else recorded).event
+        assert isinstance(request, RunRequested), request
+        account = self._accounts[run_id] = Account(request)
+        for fact in facts:
+            account.apply(fact)
+        return account
+
+    def _end(self, run_id: str) -> None:
+        del self._accounts[run_id]
+        self._opinions.pop(run_id, None)
+        self._moved.discard(run_id)
+
+    def _hear(self, made: AnalysisMade, version: int) -> None:
+        self._heard[made.analysis_id] = made.as_of, wish_of(made, version)
+        if len(self._heard) > REMEMBERED:
+            del self._heard[next(iter(self._heard))]
+
+    def _figures(self, account: Account) -> Iterator[Change]:
+        request, config = account.request, account.request.config
+        bars = [self._catalogue.bars(symbol, config.timeframe, request.start, request.end) for symbol in config.symbols]
+        if not account.ended:
+            # A recorded feed's later bars lie in the catalogue already: the account has not lived them yet.
+            bars = [[bar for bar in series if bar.closed_at <= account.latest_at] for series in bars]
+        curve = equity_curve(config, account.fills, bars)
+        for point in curve:
+            yield tables.EQUITY, {**account.scope, **point._asdict()}
+        yield tables.METRICS, {**account.scope, **_metrics_row(account, curve)}
+        for row in decision_rows(self._consulted(account), bars):
+            yield tables.DECISIONS, {**account.scope, **row}
+
+    def _consulted(self, account: Account) -> list[Opinion]:
+        """Every opinion the run has consulted, in order."""
+        if account.request.variant.startswith(VARIANT_PREFIX):
+            imported = ImportedAnalyst(load_signals(self._store, self._dsn, account.request.variant)).by_id()
+            return [imported[analysis_id] for analysis_id in account.consulted]
+        known = self._opinions.setdefault(account.request.run_id, [])
+        known += self._found(account.consulted[len(known) :])
+        return known
+
+    def _found(self, ids: Sequence[str]) -> list[Opinion]:
+        unheard = [analysis_id for analysis_id in ids if analysis_id not in self._heard]
+        read = dict(zip(unheard, opinions_named(self._store, unheard), strict=True))
+        return [read.get(analysis_id) or self._heard[analysis_id] for analysis_id in ids]
+
+
+def _metrics_row(account: Account, curve: list[EquityPoint]) -> Row:
+    config = account.request.config
+    closed, still_open = account.trades.closed, account.trades.open
+    found = metrics(
+        config.cash,
+        [(point.at, point.equity) for point in curve],
+        [trade.net_pnl for trade in closed],
+        len(still_open),
+        config.periods_per_year,
+        config.timeframe.duration,
+        config.session_roll_hour,
+    )
+    figures = {name: getattr(found, name) for name in tables.METRICS.names if hasattr(found, name)}
+    for name in ("expectancy", "gross_profit", "gross_loss"):
+        figures[name] = None if figures[name] is None else float(figures[name])
+    fees = total(trade.fees for trade in [*closed, *still_open])
+    return {**figures, "final_equity": curve[-1].equity if curve else config.cash, "fees": fees}

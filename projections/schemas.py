@@ -1,0 +1,239 @@
+"""Where the read tables stand: a schema for each version, and views of the one that is published.
+
+Readers ask the views in schema `read_models`. A version's tables lie in a schema of their own, so that a new version
+can catch up beside the old one, and a rebuild beside its present. Schemas change places by being renamed: that locks
+no table, so a switch is short and no reader waits for it or meets a deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+from engine.errors import BadInput
+from projections.tables import TABLES, VERSION
+
+Connection = psycopg.Connection[Any]
+
+VIEWS = "read_models"
+PRESENT = f"{VIEWS}_v{VERSION}"
+RETIRED = -1
+
+
+class Standing(NamedTuple):
+    """How far the tables of one projection are; where it stopped, and why, when an event could not be projected."""
+
+    projection: str
+    position: int
+    updated_at: datetime
+    stopped_at: int | None
+    reason: str | None
+
+
+def prepare(conn: Connection, schema: str, head: Callable[[], int]) -> None:
+    """Creates the tables of a schema where they are missing, and publishes them where nothing newer than ours is.
+
+    Raises `BadInput` when a newer program has published its version: this one must not write beside it.
+    """
+    if _is_ready(conn, schema, head):
+        return
+    with conn.transaction():
+        _take_turn(conn)
+        if _is_ready(conn, schema, head):
+            return
+        drop(conn, schema)
+        conn.execute(_tables(schema).encode())
+        if schema == PRESENT and (published(conn) or VERSION) == VERSION:
+            # Nobody loses sight of anything: pages open at once, and fill.
+            _turn_views_to(conn, schema)
+    sweep(conn)
+
+
+def _is_ready(conn: Connection, schema: str, head: Callable[[], int]) -> bool:
+    check_version(conn)
+    if not _exists(conn, f"{schema}.progress") or (schema == PRESENT and published(conn) is None):
+        return False
+    reached = max(standing.position for standing in standings(conn, schema))
+    # Tables beyond the log's end are those of another log: it was restored from a copy, or made anew. The end is asked
+    # for last, because it moves, and others project.
+    return reached <= head()
+
+
+def check_version(conn: Connection) -> None:
+    """Raises `BadInput` when a newer version than ours is published."""
+    found = published(conn)
+    if found is not None and found > VERSION:
+        raise BadInput(
+            f"the read models are those of a newer program (version {found}, this one writes {VERSION}): "
+            "update quantagent here, or use the newer one."
+        )
+
+
+def published(conn: Connection) -> int | None:
+    """The version that readers see; None where there is none yet, or only tables of the time before versions."""
+    if not _exists(conn, f"{VIEWS}.published"):
+        return None
+    row = conn.execute(SQL("SELECT version FROM {}").format(Identifier(VIEWS, "published"))).fetchone()
+    return None if row is None else int(row[0])
+
+
+def publish(conn: Connection) -> None:
+    """Turns the views to our version once it has caught up with the older one that readers see."""
+    if published(conn) == VERSION:
+        return
+    with conn.transaction():
+        _take_turn(conn)
+        found = published(conn)
+        if found is None or found >= VERSION or _would_lose(conn, f"{VIEWS}_v{found}"):
+            return
+        _turn_views_to(conn, PRESENT)
+        for version in range(1, VERSION):
+            _set_aside(conn, f"{VIEWS}_v{version}")
+    sweep(conn)
+
+
+def _would_lose(conn: Connection, older: str) -> bool:
+    """Whether one of our projections has stopped at an event that the older version got past."""
+    if not _exists(conn, f"{older}.progress"):
+        return False
+    before = {standing.projection: standing.position for standing in standings(conn, older)}
+    ours = standings(conn, PRESENT)
+    return any(each.stopped_at is not None and each.position < before.get(each.projection, 0) for each in ours)
+
+
+def switch(conn: Connection, beside: str) -> None:
+    """Puts the tables of another schema in the place of the present ones, inside the caller's transaction."""
+    _take_turn(conn)
+    # A runner that waits for these rows would write by name into the new tables on the strength of the old position.
+    conn.execute(SQL("UPDATE {} SET position = %s").format(Identifier(PRESENT, "progress")), (RETIRED,))
+    _set_aside(conn, PRESENT)
+    conn.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(beside), Identifier(PRESENT)))
+    _turn_views_to(conn, PRESENT)
+
+
+def sweep(conn: Connection) -> None:
+    """Drops what was set aside. What somebody still reads stays until the next time."""
+    query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY nspname"
+    # The views come first in this order, and the tables under them after.
+    for (schema,) in conn.execute(query, (f"^{VIEWS}(_v[0-9]+(_next)?)?_before_",)).fetchall():
+        try:
+            with conn.transaction():
+                conn.execute("SET LOCAL lock_timeout = '2s'")
+                drop(conn, schema)
+        except psycopg.errors.LockNotAvailable:
+            continue
+
+
+def drop(conn: Connection, schema: str) -> None:
+    conn.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(schema)))
+
+
+# --- Positions ----------------------------------------------------------------------------------------------------
+
+
+def standings(conn: Connection, schema: str) -> list[Standing]:
+    query = SQL("SELECT projection, position, updated_at, stopped_at, reason FROM {} ORDER BY projection")
+    return [Standing(*row) for row in conn.execute(query.format(Identifier(schema, "progress")))]
+
+
+def lock_position(conn: Connection, schema: str, projection: str) -> int:
+    """The position of a projection, which nobody else can change before the caller's transaction ends."""
+    query = SQL("SELECT position FROM {} WHERE projection = %s FOR UPDATE").format(Identifier(schema, "progress"))
+    row = conn.execute(query, (projection,)).fetchone()
+    return RETIRED if row is None else int(row[0])
+
+
+def lock_positions(conn: Connection, schema: str) -> dict[str, int]:
+    """All positions of a schema, held like one. Whoever holds a single one waits for no other, so nobody gets stuck."""
+    query = SQL("SELECT projection, position FROM {} ORDER BY projection FOR UPDATE")
+    return dict(conn.execute(query.format(Identifier(schema, "progress"))).fetchall())
+
+
+def move(conn: Connection, schema: str, projection: str, position: int) -> None:
+    query = SQL(
+        "UPDATE {} SET position = %s, updated_at = now(), stopped_at = NULL, reason = NULL WHERE projection = %s"
+    )
+    conn.execute(query.format(Identifier(schema, "progress")), (position, projection))
+
+
+def stop(conn: Connection, schema: str, projection: str, at: int, reason: str) -> None:
+    query = SQL(
+        "UPDATE {} SET updated_at = now(), stopped_at = %s, reason = %s "
+        "WHERE projection = %s AND (stopped_at, reason) IS DISTINCT FROM (%s, %s)"
+    )
+    conn.execute(query.format(Identifier(schema, "progress")), (at, reason, projection, at, reason))
+
+
+# --- Schemas ------------------------------------------------------------------------------------------------------
+
+
+def _take_turn(conn: Connection) -> None:
+    """One at a time creates, publishes and switches schemas, until its transaction ends."""
+    conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('quantagent read models', 0))")
+
+
+def _turn_views_to(conn: Connection, schema: str) -> None:
+    _set_aside(conn, VIEWS)
+    conn.execute(_views(schema).encode())
+
+
+def _set_aside(conn: Connection, schema: str) -> None:
+    """Renames a schema, if it is there, so that nobody finds it any more and it can be dropped later."""
+    if conn.execute("SELECT to_regnamespace(%s)", (schema,)).fetchone() != (None,):
+        (transaction,) = conn.execute("SELECT pg_current_xact_id()::text").fetchone() or ("",)
+        aside = Identifier(f"{schema}_before_{transaction}")
+        conn.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(schema), aside))
+
+
+def _exists(conn: Connection, relation: str) -> bool:
+    return conn.execute("SELECT to_regclass(%s)", (relation,)).fetchone() != (None,)
+
+
+def _tables(schema: str) -> str:
+    """The statements that create a version's tables, with every projection at the beginning of the log."""
+    statements = [f"CREATE SCHEMA {schema};"]
+    for table in TABLES:
+        columns = ", ".join(f"{column.name} {column.kind}" for column in table.columns)
+        statements.append(f"CREATE TABLE {schema}.{table.name} ({columns}, PRIMARY KEY ({', '.join(table.key)}));")
+    projections = dict.fromkeys(table.projection for table in TABLES)
+    statements += [
+        f"CREATE INDEX ON {schema}.orders (symbol, placed_at);",
+        f"CREATE INDEX ON {schema}.trades (symbol, entry_at);",
+        f"CREATE INDEX ON {schema}.signals (analysis_id);",
+        f"CREATE INDEX ON {schema}.analyses (symbol, at);",
+        f"CREATE TABLE {schema}.progress (projection text PRIMARY KEY, position bigint NOT NULL DEFAULT 0, "
+        "updated_at timestamptz NOT NULL DEFAULT now(), stopped_at bigint, reason text);",
+        *(f"INSERT INTO {schema}.progress (projection) VALUES ('{name}');" for name in projections),
+        grants(schema),
+    ]
+    return "\n".join(statements)
+
+
+def _views(schema: str) -> str:
+    """The statements that create the views readers ask, and the note of their version."""
+    statements = [f"CREATE SCHEMA {VIEWS};"]
+    for table in TABLES:
+        columns = ", ".join(table.names)
+        statements.append(f"CREATE VIEW {VIEWS}.{table.name} AS SELECT {columns} FROM {schema}.{table.name};")
+    statements += [
+        f"CREATE VIEW {VIEWS}.event_log AS SELECT l.*, r.environment, r.run_id FROM quantagent.event_log l "
+        f"LEFT JOIN {schema}.runs r ON r.run_id = l.metadata ->> 'correlation';",
+        f"CREATE TABLE {VIEWS}.published AS SELECT {VERSION} AS version;",
+        grants(VIEWS),
+    ]
+    return "\n".join(statements)
+
+
+def grants(schema: str) -> str:
+    """The statement that lets readers and auditors read a schema, where the database has such roles."""
+    return (
+        "DO $$ DECLARE role text; BEGIN FOR role IN SELECT rolname FROM pg_roles "
+        "WHERE rolname IN ('quantagent_reader', 'quantagent_auditor') LOOP "
+        f"EXECUTE format('GRANT USAGE ON SCHEMA {schema} TO %I', role); "
+        f"EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO %I', role); "
+        "END LOOP; END $$;"
+    )
