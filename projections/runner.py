@@ -69,9 +69,16 @@ class Status(NamedTuple):
 class Runner:
     """A writer of the read tables. Not for threads; several, in any number of processes, are safe."""
 
-    def __init__(self, store: Store, catalogue: Bars, dsn: str, schema: str = PRESENT) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalogue: Bars,
+        dsn: str,
+        schema: str = PRESENT,
+        projections: Sequence[Projection] | None = None,
+    ) -> None:
         self._store, self.dsn, self.schema = store, dsn, schema
-        self._projections: tuple[Projection, ...] = (Analyses(), Books(store), Performance(store, catalogue, dsn))
+        self._projections = projections or (Analyses(), Books(store), Performance(store, catalogue, dsn))
         self._remembered: dict[str, int] = {}
 
     def catch_up(self, progress: Progress = unheard, until: int | None = None) -> int:

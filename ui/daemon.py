@@ -122,9 +122,8 @@ class PaperDaemon:
             return ended
 
     def _open(self) -> None:
-        requested = runs.begin(
-            self._app.store, self._requested, self._requested.start, self._cause.actor, lock_digest()
-        )
+        first = min(bars[0].opened_at for bars in self._bars)
+        requested = runs.begin(self._app.store, self._requested, first, self._cause.actor, lock_digest())
         self._requested = requested
         self._journal = Journal(self._app.store, runs.book_stream(requested.run_id), self._cause)
         self._analyst = LiveAnalyst(

@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     events: Sequence[Fact]
 
 
-class Recorded(NamedTuple):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """One fact at its place in the log."""
 
     position: int

@@ -7,8 +7,7 @@ known events; it never imports anything. A former shape is read as today's: name
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any
+from functools import lru_cache
 from uuid import UUID, uuid5
 
 import msgspec
@@ -25,9 +24,6 @@ _BETWEEN = b',{"stream":'
 
 # All events of one append have the same metadata.
 _decode_meta = lru_cache(maxsize=64)(msgspec.json.Decoder(Meta).decode)
-
-# Recorded(...) without the call into Python that a named tuple makes of it.
-_recorded: Callable[[tuple[object, ...]], Recorded] = partial(tuple[Any, ...].__new__, Recorded)
 
 
 def stream_id(stream: str) -> UUID:
@@ -68,7 +64,7 @@ def recorded(position: int, version: int, name: str, state: bytes) -> Recorded:
     try:
         payload, meta_bytes = _split(state)
         meta = _decode_meta(meta_bytes)
-        return _recorded((position, meta.stream, version, name, read(payload), meta, payload))
+        return Recorded(position, meta.stream, version, name, read(payload), meta, payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DamagedEvent(name, position, str(error)) from None
 

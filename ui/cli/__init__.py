@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from engine.store import ENGINE_VERSION
-from ui.cli import audit, books, data, db, log, paper, presets, projecting, sealing, system, trading
+from ui.cli import audit, books, data, db, evidence, log, paper, presets, projecting, sealing, system, trading
 
 app = typer.Typer(
     name="quantagent",
@@ -48,6 +48,9 @@ app.command()(books.why)
 app.command()(log.log)
 audit.app.command()(sealing.verify)
 audit.app.command()(sealing.anchor)
+audit.app.command()(evidence.export)
+audit.app.command()(evidence.bundle)
+audit.app.command()(evidence.reproduce)
 app.add_typer(audit.app)
 app.add_typer(paper.app)
 app.add_typer(presets.app)

@@ -27,13 +27,15 @@ def verify(
     from engine.audit.verify import verify as check
     from ui.compose import open_audit
 
-    with errors_in_words(), open_audit() as opened, psycopg.connect(opened.access.auditor) as conn:
-        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        file = anchor or anchors_file(opened.home, log_id_of(conn))
+    with errors_in_words(), open_audit() as opened:
+        with psycopg.connect(opened.access.auditor) as conn:
+            file = anchor or anchors_file(opened.home, log_id_of(conn))
+        # Read before the log is: an anchor made in between would vouch for what is not seen yet.
         anchors = read_anchors(file) if anchor or file.exists() else []
         key_file = public_key or public_key_file(opened.home)
         key = read_public_key(key_file) if public_key or (anchors and key_file.exists()) else None
-        with progress() as tell:
+        with psycopg.connect(opened.access.auditor) as conn, progress() as tell:
+            conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             verdict = check(conn, anchors, key, lambda done, total: tell("events", done, total))
     facts = {**verdict._asdict(), "intact": verdict.finding is None, "anchor_file": str(file) if anchors else None}
     if verdict.finding is not None:

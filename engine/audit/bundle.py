@@ -1,0 +1,163 @@
+"""Packs a run that has ended into a capsule. The same run of the same log gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+import msgspec
+import psycopg
+
+from engine.audit.anchors import Anchor, log_id_of
+from engine.audit.capsule import MANIFEST, UNUSABLE, Capsule, Life, Member, checked, describe, life_of, open_capsule
+from engine.audit.export import EventLine, SealLine, event_lines, seal_lines, settle
+from engine.errors import BadInput
+from engine.events import RunRequested
+from engine.feed.checks import bar_line
+from engine.feed.signals import SignalFile
+from engine.market import Bar
+from engine.orders import analysis_stream
+from engine.replay import consulted
+from engine.runs import book_stream, result_of, run_stream
+from engine.store import Store
+from engine.store.codec import stream_id
+
+Progress = Callable[[int, int], None]
+
+
+def bundle(
+    store: Store,
+    conn: psycopg.Connection[Any],
+    run: RunRequested,
+    bars_by_symbol: Sequence[Sequence[Bar]],
+    signals: SignalFile | None,
+    file: Path,
+    *,
+    anchors: Sequence[Anchor] = (),
+    lock_lines: Sequence[str] = (),
+    progress: Progress = lambda done, total: None,
+) -> Capsule:
+    """Packs a run that has ended, and opens what was packed; the file appears whole or not at all.
+
+    `conn` is in a transaction that sees one state of the log; the anchors were read before it began. `lock_lines` are
+    what is installed here; they are packed if they are what the run was made with. Raises `BadInput` for a run that has
+    not ended, for a file that exists, and for a log or bars that are no longer what the run was made from.
+    """
+    if file.exists():
+        raise BadInput(f"{file} is there already: name a file that does not exist yet.")
+    if result_of(store, run.run_id) is None:
+        raise BadInput(
+            f"run {run.run_id[:8]} has not ended, and only a finished run can be bundled: give the command "
+            "that began it again, and bundle it after that."
+        )
+    life = life_of(store.read(run_stream(run.run_id)))
+    contents = _contents(store, conn, life, bars_by_symbol, signals, anchors, lock_lines)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    os.close(handle)
+    half = Path(name)
+    try:
+        _pack(half, contents, life, log_id_of(conn), progress)
+        _open_before_anybody_else(half, run)
+        half.chmod(0o644)
+        settle(half)
+        half.replace(file)
+    except BaseException:
+        half.unlink()
+        raise
+    settle(file.parent)
+    return open_capsule(file)
+
+
+def _open_before_anybody_else(half: Path, run: RunRequested) -> None:
+    try:
+        checked(half)
+    except UNUSABLE as error:
+        raise BadInput(
+            f"run {run.run_id[:8]} cannot be bundled: {str(error).rstrip('.')}. `quantagent audit verify` and "
+            "`quantagent audit regenerate` tell what was changed."
+        ) from None
+
+
+def _contents(
+    store: Store,
+    conn: psycopg.Connection[Any],
+    life: Life,
+    bars_by_symbol: Sequence[Sequence[Bar]],
+    signals: SignalFile | None,
+    anchors: Sequence[Anchor],
+    lock_lines: Sequence[str],
+) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """Every member but the manifest, in order: its name and its pieces."""
+    run_id, timeframe = life.requested.run_id, life.requested.config.timeframe
+    run, book = (stream_id(stream(run_id)) for stream in (run_stream, book_stream))
+    yield "run.jsonl", _encoded(_rows_of(conn, [run]))
+    yield "book.jsonl", _encoded(_rows_of(conn, [book]))
+    if signals is None:
+        ids = dict.fromkeys(consulted(store, run_id))
+        yield "analyses.jsonl", _encoded(_rows_of(conn, [stream_id(analysis_stream(each)) for each in ids]))
+    else:
+        yield "signals.jsonl", _encoded(signals.rows)
+    yield "bars.csv", (bar_line(bar, timeframe).encode() for bars in bars_by_symbol for bar in bars)
+    yield "seals.jsonl", _encoded(_seals_over(conn, [line.position for line in _rows_of(conn, [run, book])]))
+    yield "anchors.jsonl", _encoded(anchors)
+    lock = "".join(f"{line}\n" for line in lock_lines).encode()
+    if sha256(lock).hexdigest() == life.started.lock_digest:
+        yield "lock.txt", [lock]
+
+
+def _rows_of(conn: psycopg.Connection[Any], streams: list[UUID]) -> Iterator[EventLine]:
+    return event_lines(conn, "WHERE originator_id = ANY(%s) ORDER BY 1", [streams])
+
+
+def _seals_over(conn: psycopg.Connection[Any], positions: Sequence[int]) -> Iterator[SealLine]:
+    """The seals of the appends that have any of these positions, which are in order."""
+    within = "WHERE last_position >= %s AND first_position <= %s ORDER BY 1"
+    for seal in seal_lines(conn, within, [positions[0], positions[-1]]):
+        if bisect_left(positions, seal.first_position) < bisect_right(positions, seal.last_position):
+            yield seal
+
+
+def _encoded(lines: Iterable[object]) -> Iterator[bytes]:
+    encode = msgspec.json.Encoder().encode
+    return (encode(line) + b"\n" for line in lines)
+
+
+def _pack(
+    path: Path, contents: Iterable[tuple[str, Iterable[bytes]]], life: Life, log: UUID, progress: Progress
+) -> None:
+    total, done = 2 * life.ended.bars + life.ended.book_events, 0
+
+    def heard(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        nonlocal done
+        for piece in pieces:
+            yield piece
+            done += 1
+            if done % 1_000 == 0:
+                progress(done, max(done, total))
+
+    with ZipFile(path, "w") as zipped:
+        members = {name: _add(zipped, name, heard(pieces)) for name, pieces in contents}
+        manifest = describe(life, log, platform.python_version(), members)
+        _add(zipped, MANIFEST, [msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"])
+    progress(done, done)
+
+
+def _add(zipped: ZipFile, name: str, pieces: Iterable[bytes]) -> Member:
+    info = ZipInfo(name)  # at the beginning of 1980, the same whenever it is packed
+    info.compress_type, info.create_system, info.external_attr = ZIP_DEFLATED, 3, 0o644 << 16
+    sha, size = sha256(), 0
+    with zipped.open(info, "w", force_zip64=True) as member:
+        for piece in pieces:
+            member.write(piece)
+            sha.update(piece)
+            size += len(piece)
+    return Member(size, sha.hexdigest())

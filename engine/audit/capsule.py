@@ -1,0 +1,369 @@
+"""One run in one file: what it was made from, all that came of it, and what seals it.
+
+A capsule is a zip file. Events and seals stand in it as in an export, byte for byte; `bars.csv` holds exactly the run's
+bars, in the lines that a dataset is digested from. `bundle` packs one; here it is opened, which checks every digest
+before anything is taken from it; `reproduce` takes it to another log.
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+from uuid import UUID
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
+
+import msgspec
+
+from engine.audit.anchors import Anchor, is_signed
+from engine.audit.compare import BookDigest
+from engine.audit.export import EventLine, SealLine
+from engine.config import digest_of
+from engine.errors import BadInput, UnreadableEvent
+from engine.events import AnalysesConsulted, AnalysisMade, Environment, RunEnded, RunRequested, RunStarted
+from engine.feed.checks import bar_line
+from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, ImportedSignal, SignalFile, digest_of_rows
+from engine.market import Bar, Symbol, Timeframe
+from engine.money import exact
+from engine.orders import analysis_stream
+from engine.runs import book_stream, run_stream
+from engine.store import Recorded
+from engine.store.codec import recorded, stream_id
+from engine.store.seals import Sealing, row_bytes
+
+FORMAT = "quantagent capsule 1"
+MANIFEST = "manifest.json"
+
+# A capsule comes from somewhere else: nothing in it is believed to be small.
+MANIFEST_BYTES_MAX = 1 << 20
+LINE_BYTES_MAX = 64 << 20
+BYTES_MAX = 16 << 30
+
+_LINE = TypeVar("_LINE", bound=msgspec.Struct)
+Progress = Callable[[int, int], None]
+
+
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a capsule says of itself.
+
+    log: whence it comes; engine and lock_digest: what the run was made with, as it recorded; python: that of the
+    machine that packed it; dataset_digest: of bars.csv; members: every other file in the zip.
+    """
+
+    format: str
+    log: UUID
+    run_id: str
+    environment: Environment
+    engine: str
+    python: str
+    lock_digest: str
+    dataset_digest: str
+    config_digest: str
+    book_digest: str
+    analyses_digest: str
+    bars: int
+    signals: int
+    orders: int
+    fills: int
+    book_events: int
+    members: dict[str, Member]
+
+
+class _Stated(msgspec.Struct, frozen=True):
+    """A manifest of any version."""
+
+    format: str = ""
+
+
+class Life(NamedTuple):
+    """The three facts of a finished run."""
+
+    requested: RunRequested
+    started: RunStarted
+    ended: RunEnded
+
+
+def describe(life: Life, log: UUID, python: str, members: dict[str, Member]) -> Manifest:
+    """The manifest of a run's members."""
+    requested, started, ended = life
+    return Manifest(
+        format=FORMAT,
+        log=log,
+        run_id=requested.run_id,
+        environment=requested.environment,
+        engine=started.engine_version,
+        python=python,
+        lock_digest=started.lock_digest,
+        dataset_digest=members["bars.csv"].sha256,
+        config_digest=requested.config_digest,
+        book_digest=ended.book_digest,
+        analyses_digest=ended.analyses_digest,
+        bars=ended.bars,
+        signals=ended.signals,
+        orders=ended.orders,
+        fills=ended.fills,
+        book_events=ended.book_events,
+        members=members,
+    )
+
+
+class Capsule:
+    """An opened capsule: its manifest, and its members as what they are; `open_capsule` has seen that they fit."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        self.life = life_of(self.events("run.jsonl"))
+
+    @property
+    def requested(self) -> RunRequested:
+        return self.life.requested
+
+    def book(self) -> Iterator[Recorded]:
+        """The run's book, as it was stored."""
+        return self.events("book.jsonl", book_stream(self.requested.run_id))
+
+    def consulted(self) -> list[tuple[str, int]]:
+        """The (analysis id, version) pairs that the run read, in order."""
+        return [pair for row in self.book() if isinstance(row.event, AnalysesConsulted) for pair in row.event.analyses]
+
+    def analyses(self) -> Iterator[Recorded]:
+        """The facts of the analyses that the run consulted, each stream's in order."""
+        return self.events("analyses.jsonl") if self.signals() is None else iter(())
+
+    def signals(self) -> SignalFile | None:
+        """The imported signals that the run traded; None where it had an analyst."""
+        variant = self.requested.variant
+        if not variant.startswith(VARIANT_PREFIX):
+            return None
+        rows = tuple(msgspec.json.decode(line, type=ImportedSignal) for line in self._lines("signals.jsonl"))
+        name, _, _ = variant.removeprefix(VARIANT_PREFIX).rpartition("@")
+        file = SignalFile(name, digest_of_rows(rows), rows)
+        if not rows or file.variant != variant:
+            raise ValueError(f"signals.jsonl does not hold the signals {variant}")
+        return file
+
+    def bars(self) -> list[list[Bar]]:
+        """The run's bars, symbol by symbol as its configuration has them."""
+        config = self.requested.config
+        series: dict[Symbol, list[Bar]] = {symbol: [] for symbol in config.symbols}
+        for line in self._lines("bars.csv"):
+            bar = _bar(line, config.timeframe)
+            if bar.symbol not in series:
+                raise ValueError(f"bars.csv holds a bar of {bar.symbol}, which the run does not trade")
+            series[bar.symbol].append(bar)
+        if not all(series.values()):
+            raise ValueError("bars.csv holds no bars of one of the run's symbols")
+        return list(series.values())
+
+    def lock_lines(self) -> list[str]:
+        """What was installed when the run was made, if the capsule knows."""
+        return [line.decode().rstrip("\n") for line in self._lines("lock.txt")] if "lock.txt" in self._members else []
+
+    def vouching(self) -> Anchor | None:
+        """The anchor that vouches for the whole run by what is in the capsule: the run's appends follow each other in
+        the log, and the last of them was anchored."""
+        seals = list(self.decoded("seals.jsonl", SealLine))
+        unbroken = all((a.seal + 1, a.hash) == (b.seal, b.previous) for a, b in pairwise(seals))
+        anchors = [each for each in self.decoded("anchors.jsonl", Anchor) if each.seal == seals[-1].seal]
+        return anchors[0] if unbroken and anchors else None
+
+    @property
+    def _members(self) -> dict[str, Member]:
+        return self.manifest.members
+
+    def events(self, member: str, stream: str | None = None) -> Iterator[Recorded]:
+        """The events of a member, in order, all of one stream if that is named."""
+        for line in self.decoded(member, EventLine):
+            row = recorded(line.position, line.version, line.name, line.state.encode())
+            if stream_id(row.stream) != line.stream_id or stream not in (None, row.stream):
+                raise ValueError(f"the event at position {line.position} in {member} is not of the stream it names")
+            yield row
+
+    def decoded(self, member: str, kind: type[_LINE]) -> Iterator[_LINE]:
+        decode = msgspec.json.Decoder(kind).decode
+        return (decode(line) for line in self._lines(member))
+
+    def _lines(self, member: str) -> Iterator[bytes]:
+        with ZipFile(self.path) as zipped, zipped.open(member) as file:
+            while line := file.readline(LINE_BYTES_MAX):
+                if not line.endswith(b"\n"):
+                    raise ValueError(f"a line of {member} has no end")
+                yield line
+
+    def check(self) -> None:
+        """Raises `ValueError` with the first thing that does not fit the rest."""
+        manifest, (requested, _, ended) = self.manifest, self.life
+        if describe(self.life, manifest.log, manifest.python, manifest.members) != manifest:
+            raise ValueError("its manifest does not say what its run.jsonl says")
+        if any(row.stream != run_stream(requested.run_id) for row in self.events("run.jsonl")):
+            raise ValueError("run.jsonl holds events of another run")
+        if digest_of(requested.config) != requested.config_digest:
+            raise ValueError("the configuration of the run does not have its digest")
+        if requested.environment is not Environment.PAPER and requested.dataset_digest != manifest.dataset_digest:
+            raise ValueError("bars.csv does not hold the bars that the run was made from")
+        if sum(map(len, self.bars())) != ended.bars:
+            raise ValueError(f"bars.csv does not hold the {ended.bars} bars of the run")
+        book = BookDigest(self.book())
+        if (book.hexdigest(), book.events) != (ended.book_digest, ended.book_events):
+            raise ValueError("book.jsonl does not hold the book that the run ended with")
+        self._check_analyses()
+        self._check_seals()
+        if "lock.txt" in self._members and self._members["lock.txt"].sha256 != manifest.lock_digest:
+            raise ValueError("lock.txt does not have the digest that the run recorded")
+
+    def _check_analyses(self) -> None:
+        pairs = self.consulted()
+        if (
+            sha256("".join(f"{name} {n}\n" for name, n in pairs).encode()).hexdigest()
+            != self.life.ended.analyses_digest
+        ):
+            raise ValueError("book.jsonl does not name the analyses that the run consulted")
+        file = self.signals()
+        if file is not None:
+            known = {(name, 1) for name in ImportedAnalyst(file).by_id()}
+        else:
+            known: set[tuple[str, int]] = set()
+            streams = {analysis_stream(name) for name, _ in pairs}
+            for row in self.analyses():
+                if row.stream not in streams:
+                    raise ValueError(f"analyses.jsonl holds {row.stream}, which the run did not consult")
+                if isinstance(row.event, AnalysisMade) and row.stream == analysis_stream(row.event.analysis_id):
+                    known.add((row.event.analysis_id, row.version))
+        missing = next((pair for pair in pairs if pair not in known), None)
+        if missing is not None:
+            raise ValueError(f"the analysis {missing[0]} that the run consulted is not in it")
+
+    def _check_seals(self) -> None:
+        """Every event of the run is the one that its append was sealed with, and every anchor is signed."""
+        rows = heapq.merge(
+            *(self.decoded(name, EventLine) for name in ("run.jsonl", "book.jsonl")), key=lambda line: line.position
+        )
+        row, seals = next(rows, None), dict[int, SealLine]()
+        for seal in self.decoded("seals.jsonl", SealLine):
+            sealing = Sealing(
+                seal.seal, seal.first_position, seal.last_position, seal.events, bytes.fromhex(seal.previous)
+            )
+            while row is not None and row.position <= seal.last_position:
+                sealing.add([_row_bytes(row)])
+                row = next(rows, None)
+            if sealing.done().hash.hex() != seal.hash:
+                raise ValueError(f"its events are not those of seal {seal.seal}")
+            seals[seal.seal] = seal
+        if row is not None:
+            raise ValueError(f"the event at position {row.position} has no seal")
+        for anchor in self.decoded("anchors.jsonl", Anchor):
+            met = seals.get(anchor.seal)
+            if not is_signed(anchor) or anchor.log != self.manifest.log:
+                raise ValueError(f"the anchor of {anchor.at} is not signed by its key, or of another log")
+            if met is not None and (met.hash, met.last_position) != (anchor.hash, anchor.position):
+                raise ValueError(f"seal {met.seal} is not the one anchored at {anchor.at}")
+
+
+def open_capsule(path: Path) -> Capsule:
+    """Opens a capsule. Raises `BadInput`, naming the file, for one that is damaged or no capsule."""
+    with damage_in_words(path):
+        return checked(path)
+
+
+UNUSABLE = (
+    ValueError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    BadZipFile,
+    zlib.error,
+    msgspec.MsgspecError,
+    UnreadableEvent,
+)
+
+
+@contextmanager
+def damage_in_words(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}): give the file that `audit bundle` wrote.") from None
+    except UNUSABLE as error:
+        raise BadInput(
+            f"{path} is no capsule that can be used: {str(error).rstrip('.')}. Nothing was imported; ask for it again."
+        ) from None
+
+
+def checked(path: Path) -> Capsule:
+    with ZipFile(path) as zipped:
+        manifest = _read_manifest(zipped)
+        _check_members(zipped, manifest)
+    capsule = Capsule(path, manifest)
+    capsule.check()
+    return capsule
+
+
+def _read_manifest(zipped: ZipFile) -> Manifest:
+    if MANIFEST not in zipped.namelist():
+        raise ValueError(f"it has no {MANIFEST}")
+    if zipped.getinfo(MANIFEST).file_size > MANIFEST_BYTES_MAX:
+        raise ValueError(f"its {MANIFEST} is too large")
+    text = zipped.read(MANIFEST)
+    stated = msgspec.json.decode(text, type=_Stated).format
+    if stated != FORMAT:
+        raise ValueError(f"it is a {stated[:40]!r}, and this engine reads a {FORMAT!r}")
+    return msgspec.json.decode(text, type=Manifest)
+
+
+def _check_members(zipped: ZipFile, manifest: Manifest) -> None:
+    """The zip holds what its manifest names, in the stated sizes, and nothing else; none of it is unpacked to disk."""
+    members = manifest.members
+    opinions = {"analyses.jsonl", "signals.jsonl"} & set(members)
+    wanted = {"run.jsonl", "book.jsonl", "bars.csv", "seals.jsonl", "anchors.jsonl"} | opinions
+    if set(members) - {"lock.txt"} != wanted or len(opinions) != 1:
+        raise ValueError(f"its manifest names {', '.join(sorted(members))[:200]}")
+    here = sorted(info.filename for info in zipped.infolist())
+    if here != sorted([MANIFEST, *members]):
+        raise ValueError(f"it holds {', '.join(here)[:200]}, not what its manifest names")
+    if sum(member.bytes for member in members.values()) > BYTES_MAX:
+        raise ValueError(f"it would unpack to more than {BYTES_MAX >> 30} GiB")
+    for name, member in members.items():
+        info = zipped.getinfo(name)
+        if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+            raise ValueError(f"its {name} is packed in a way that this engine does not unpack")
+        if info.file_size != member.bytes:
+            raise ValueError(f"its {name} has {info.file_size} bytes, and its manifest names {member.bytes}")
+        sha = sha256()
+        with zipped.open(info) as file:
+            while piece := file.read(1 << 20):
+                sha.update(piece)
+        if sha.hexdigest() != member.sha256:
+            raise ValueError(f"its {name} was changed: it is not the one that its manifest names")
+
+
+def life_of(rows: Iterable[Recorded]) -> Life:
+    facts = {type(row.event): row.event for row in rows}
+    requested, started, ended = (facts.get(kind) for kind in (RunRequested, RunStarted, RunEnded))
+    if isinstance(requested, RunRequested) and isinstance(started, RunStarted) and isinstance(ended, RunEnded):
+        return Life(requested, started, ended)
+    raise ValueError("run.jsonl does not tell a run from its request to its end")
+
+
+def _bar(line: bytes, timeframe: Timeframe) -> Bar:
+    symbol, _, at, *numbers = line.decode().rstrip("\n").split(",")
+    if len(numbers) == 5:
+        opened_at = datetime.fromisoformat(at)
+        bar = Bar(symbol, opened_at, opened_at + timeframe.duration, *map(exact, numbers))
+        if bar_line(bar, timeframe).encode() == line:
+            return bar
+    raise ValueError(f"{line[:80].decode(errors='replace').rstrip()} in bars.csv is no bar as digests spell it")
+
+
+def _row_bytes(line: EventLine) -> bytes:
+    return row_bytes(line.stream_id.bytes, line.version, line.name.encode(), line.state.encode(), line.position)

@@ -1,0 +1,233 @@
+"""The log on paper, so to speak: every event, seal and anchor in open formats, with a verifier that needs only Python.
+
+The folder appears whole or not at all. `standalone` is copied in as `verify.py`; it shares no code with the store.
+Nothing is held in memory: a log may have millions of events.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+import msgspec
+import psycopg
+from psycopg.rows import tuple_row
+
+from engine import clock
+from engine.audit import standalone
+from engine.audit.anchors import Anchor, log_id_of
+from engine.errors import BadInput
+from engine.market import instant_text
+from engine.store import ENGINE_VERSION
+from engine.store.seals import genesis
+
+FORMAT = standalone.FORMAT
+PAGE = 5_000
+
+EVENTS: LiteralString = (
+    "SELECT notification_id, originator_id, originator_version, topic, state FROM quantagent.events "
+)
+SEALS: LiteralString = (
+    "SELECT seal, first_position, last_position, events, previous, hash, checks FROM quantagent.seals "
+)
+
+README = """\
+This folder holds a quantagent log, whole.
+
+events.jsonl     every event: position, stream id, version, name, and `state`, the stored text, byte for byte
+events.parquet   the same for data tools, with stream, run, actor, recording time and payload as columns of their own
+seals.jsonl      the chain of hashes over the events, one seal per append
+anchors.jsonl    heads of the chain, signed outside the database
+verify.py        checks it: python3 verify.py --public-key KEY (the key you were given, not the one in the manifest)
+manifest.json    the log's name, counts, and the SHA-256 of every other file
+"""
+
+
+class EventLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """A stored row; `state` is the JSON pair of payload and metadata as it was written.
+
+    A state that somebody changed into bytes that are no text stands in `state_hex`.
+    """
+
+    position: int
+    stream_id: UUID
+    version: int
+    name: str
+    state: str
+    state_hex: str = ""
+
+
+class SealLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A seal (`engine.store.seals.Seal`), its bytes in hexadecimal."""
+
+    seal: int
+    first_position: int
+    last_position: int
+    events: int
+    previous: str
+    hash: str
+    checks: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What the folder holds; `head` is the last seal's hash, `public_key` the one that signed the anchors."""
+
+    format: str
+    log: UUID
+    engine: str
+    made_at: str
+    events: int
+    seals: int
+    head: str
+    public_key: str
+    files: dict[str, str]
+
+
+class Exported(NamedTuple):
+    folder: Path
+    manifest: Manifest
+    last_position: int
+    anchored_to: int
+
+
+def export(
+    conn: psycopg.Connection[Any],
+    folder: Path,
+    anchors: Sequence[Anchor],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Exported:
+    """Writes the log to a new folder, on a connection whose transaction sees one state of it.
+
+    The anchors must have been read before that transaction began: one that meets no seal says that a tail was cut off.
+    `progress` hears how many events are done, and of how many. Raises `BadInput` for a folder that holds something.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise BadInput(f"{folder} is there already and not an empty folder: name one that does not exist yet.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        exported = _write(conn, half, anchors, progress)
+        half.chmod(0o755)
+        for path in half.iterdir():
+            settle(path)
+        settle(half)
+        half.replace(folder)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
+    settle(folder.parent)
+    return exported._replace(folder=folder)
+
+
+def _write(
+    conn: psycopg.Connection[Any], folder: Path, anchors: Sequence[Anchor], progress: Callable[[int, int], None]
+) -> Exported:
+    (total,) = conn.execute("SELECT count(*) FROM quantagent.events").fetchone() or (0,)
+    events = _write_lines(folder / "events.jsonl", _heard(event_lines(conn, "ORDER BY 1"), total, progress))
+    seals = _write_lines(folder / "seals.jsonl", seal_lines(conn, "ORDER BY 1"))
+    _write_lines(folder / "anchors.jsonl", anchors)
+    _write_parquet(folder)
+    shutil.copyfile(standalone.__file__, folder / "verify.py")
+    (folder / "README.txt").write_text(README)
+    last = next(seal_lines(conn, "ORDER BY 1 DESC LIMIT 1"), None)
+    log_id = log_id_of(conn)
+    manifest = Manifest(
+        format=FORMAT,
+        log=log_id,
+        engine=ENGINE_VERSION,
+        made_at=instant_text(clock.now()),
+        events=events,
+        seals=seals,
+        head=last.hash if last else genesis(log_id).hex(),
+        public_key=anchors[-1].key if anchors else "",
+        files={path.name: digest_of_file(path) for path in sorted(folder.iterdir())},
+    )
+    (folder / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+    anchored_to = max((anchor.position for anchor in anchors), default=0)
+    return Exported(folder, manifest, last.last_position if last else 0, anchored_to)
+
+
+def event_lines(
+    conn: psycopg.Connection[Any], which: LiteralString, values: Sequence[object] = ()
+) -> Iterator[EventLine]:
+    """Stored rows, page by page; `which` says which ones and in which order."""
+    for position, stream_id, version, name, state in _rows(conn, EVENTS + which, values):
+        try:
+            yield EventLine(position, stream_id, version, name, state.decode())
+        except UnicodeDecodeError:
+            yield EventLine(position, stream_id, version, name, "", state.hex())
+
+
+def seal_lines(
+    conn: psycopg.Connection[Any], which: LiteralString, values: Sequence[object] = ()
+) -> Iterator[SealLine]:
+    """Stored seals, page by page; `which` says which ones and in which order."""
+    for seal, first, last, events, previous, sealed, checks in _rows(conn, SEALS + which, values):
+        yield SealLine(seal, first, last, events, previous.hex(), sealed.hex(), checks.hex())
+
+
+def _rows(conn: psycopg.Connection[Any], query: LiteralString, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+    with conn.cursor(name="rows", binary=True, row_factory=tuple_row) as curs:
+        curs.itersize = PAGE
+        yield from curs.execute(query, values)
+
+
+def _heard(lines: Iterator[EventLine], total: int, progress: Callable[[int, int], None]) -> Iterator[EventLine]:
+    done = 0
+    for done, line in enumerate(lines, 1):
+        yield line
+        if done % PAGE == 0:
+            progress(done, total)
+    progress(done, total)
+
+
+def _write_lines(path: Path, lines: Iterable[msgspec.Struct]) -> int:
+    """One JSON object a line; returns how many."""
+    encode, count = msgspec.json.Encoder().encode, 0
+    with path.open("wb") as file:
+        for line in lines:
+            file.write(encode(line) + b"\n")
+            count += 1
+    return count
+
+
+def _write_parquet(folder: Path) -> None:
+    """events.jsonl as a table; what its metadata tells, and the payload byte for byte, in columns of their own."""
+    import polars as pl
+
+    kinds = {"position": pl.Int64, "stream_id": pl.String, "version": pl.Int64, "name": pl.String, "state": pl.String}
+    # Greedy: of all places where metadata might begin, the last one is where it does.
+    parts = pl.col("state").str.extract_groups(r'(?s)^\[(?<payload>.*),(?<meta>\{"stream":.*\})\]$')
+    meta = parts.struct.field("meta")
+    told = {
+        "stream": meta.str.json_path_match("$.stream"),
+        "run": meta.str.json_path_match("$.correlation"),
+        "actor": meta.str.json_path_match("$.actor"),
+        "recorded_at": meta.str.json_path_match("$.recorded_at").str.to_datetime(
+            "%+", time_unit="us", time_zone="UTC", strict=False
+        ),
+        "payload": parts.struct.field("payload"),
+    }
+    events = pl.scan_ndjson(folder / "events.jsonl", schema={**kinds, "state_hex": pl.String})
+    events.with_columns(**told).drop("state_hex").sink_parquet(folder / "events.parquet")
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256, in hexadecimal."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def settle(path: Path) -> None:
+    """Returns when a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

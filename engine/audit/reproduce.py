@@ -1,0 +1,128 @@
+"""A capsule's run made again here: its bars and opinions come into this log, and the usual loop drives it anew.
+
+Doing it again changes nothing. No analysis is made: the analyst answers from what the capsule brought, or stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from engine import clock, runs
+from engine.audit.capsule import Capsule, damage_in_words
+from engine.errors import BadInput, BookMoved
+from engine.events import Environment, RunEnded
+from engine.feed import Bars
+from engine.feed.signals import ImportedAnalyst, save_signals
+from engine.market import Bar
+from engine.replay import Difference, StoredOpinions, difference, opinions_named
+from engine.runs import book_stream
+from engine.session import Analyst
+from engine.store import ENGINE_VERSION, Batch, Cause, Recorded, Store
+
+CHUNK = 500
+ELSEWHERE = "Reproduce it in an empty data folder: set QUANTAGENT_HOME to one."
+
+Tell = Callable[[str, int, int], None]
+
+
+class Reproduced(NamedTuple):
+    """A run as the capsule has it, and as it came out here. `difference` is the first in the book, the capsule's event
+    being ours."""
+
+    capsule: Capsule
+    ended: RunEnded
+    difference: Difference | None
+
+    @property
+    def same_engine(self) -> bool:
+        return self.capsule.manifest.engine == ENGINE_VERSION
+
+    @property
+    def equal(self) -> bool:
+        return self.ended == self.capsule.life.ended
+
+
+def reproduce(
+    store: Store,
+    catalogue: Bars,
+    dsn: str,
+    capsule: Capsule,
+    *,
+    actor: str,
+    lock_digest: str = "",
+    tell: Tell = lambda what, done, total: None,
+) -> Reproduced:
+    """Takes a capsule's bars and opinions into this log and catalogue, and drives its run to the end.
+
+    Raises `BadInput` where something else is stored here already: other values of a bar, another opinion on it. Raises
+    `BookMoved` or `ReplayDiverged` where the run itself is here and is another one.
+    """
+    requested = capsule.requested
+    with damage_in_words(capsule.path):
+        bars = capsule.bars()
+    _take_bars(catalogue, capsule, bars, actor)
+    analyst = _take_opinions(store, dsn, capsule, actor, tell)
+    total = sum(map(len, bars))
+    result = runs.perform(
+        store,
+        requested,
+        bars,
+        analyst,
+        actor=actor,
+        lock_digest=lock_digest,
+        progress=lambda done: tell("bars", done, total),
+    )
+    parted = None
+    if result.ended.book_digest != capsule.manifest.book_digest:
+        parted = difference(capsule.book(), store.read(book_stream(requested.run_id)))
+    return Reproduced(capsule, result.ended, parted)
+
+
+def _take_bars(catalogue: Bars, capsule: Capsule, bars_by_symbol: Sequence[Sequence[Bar]], actor: str) -> None:
+    requested = capsule.requested
+    config, source = requested.config, f"capsule of run {requested.run_id}"
+    held = {each.symbol for each in catalogue.listing()}
+    for instrument in config.instruments:
+        if catalogue.instrument(instrument.symbol) != instrument:
+            if instrument.symbol in held:
+                raise BadInput(f"{instrument.symbol} is another instrument here than in {capsule.path}. {ELSEWHERE}")
+            catalogue.save_instrument(instrument)
+    for symbol, bars in zip(config.symbols, bars_by_symbol, strict=True):
+        catalogue.add(symbol, config.timeframe, bars, source=source, learned_at=clock.now(), actor=actor)
+    # A paper run was asked before its end was known.
+    end = capsule.life.ended.ended_at if requested.environment is Environment.PAPER else requested.end
+    if catalogue.digest(config.symbols, config.timeframe, requested.start, end) != capsule.manifest.dataset_digest:
+        raise BadInput(f"this catalogue has bars in the run's range that {capsule.path} has not. {ELSEWHERE}")
+
+
+def _take_opinions(store: Store, dsn: str, capsule: Capsule, actor: str, tell: Tell) -> Analyst:
+    """Whoever answers for the analyst: it knows what the run consulted, and makes nothing."""
+    requested = capsule.requested
+    try:
+        with damage_in_words(capsule.path):
+            file = capsule.signals()
+        if file is not None:
+            save_signals(store, dsn, file, actor)
+            return ImportedAnalyst(file)
+        ids = list(dict.fromkeys(analysis_id for analysis_id, _ in capsule.consulted()))
+        cause, rows = Cause(actor, requested.run_id, f"capsule of log {capsule.manifest.log}"), capsule.analyses()
+        done = 0
+        while chunk := list(islice(rows, CHUNK)):
+            store.append(list(_batches(chunk)), cause)
+            done += len(chunk)
+            tell("analyses", done, max(done, len(ids)))
+    except BookMoved as error:
+        raise BadInput(f"{error.stream} says something else here than in {capsule.path}. {ELSEWHERE}") from None
+    wishes = {(wish.symbol, at): wish for at, wish in opinions_named(store, ids)}
+    return StoredOpinions(wishes, requested)
+
+
+def _batches(rows: Sequence[Recorded]) -> Iterator[Batch]:
+    """The facts at the versions they had, stream by stream; those of one stream follow each other."""
+    by_stream: dict[str, list[Recorded]] = {}
+    for row in rows:
+        by_stream.setdefault(row.stream, []).append(row)
+    for stream, mine in by_stream.items():
+        yield Batch(stream, mine[0].version - 1, [row.event for row in mine])

@@ -1,0 +1,420 @@
+#!/usr/bin/env python3
+"""Checks an exported quantagent log. Needs this file, the export's folder, and Python 3.8 or newer; nothing else.
+
+    python3 verify.py [FOLDER] [--public-key KEY] [--anchor FILE]
+
+It reads the export as an auditor would and shares no code with the program that wrote it:
+
+1. every file is the one the manifest names (SHA-256);
+2. every event is the one its seal closed, every seal continues the one before it (a chain of SHA-256);
+3. every anchor is signed (Ed25519, RFC 8032) and meets its seal.
+
+Give --public-key the key that was handed to you, and --anchor your own copy of the anchors, if you have them: what lies
+inside the export only shows that its parts fit each other. The same goes for this program: use a copy that you trust.
+The chain is in the .jsonl files; events.parquet is a copy for data tools, and only its SHA-256 is looked at.
+
+Exit code 0: everything holds. 3: something does not, named on standard output. 2: this is no export.
+
+A seal's hash is SHA-256 over b"quantagent seal 1\\n", the previous seal's hash, then four 8-byte integers (its number,
+first position, last position, number of events), then every event: a 2-byte count of fields (5), and each field behind
+its 4-byte length: stream id (16 bytes), version (8), name, state, position (8). All integers are big-endian. The first
+seal continues SHA-256(b"quantagent log <log id>\\n"). `checks` has a CRC-32 of each event: which one was changed.
+A state that is no UTF-8 text, and so cannot have been written by the program, stands in `state_hex`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import struct
+import sys
+import uuid
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Fields = dict[str, Callable[[Any], Any]]
+
+FORMAT = "quantagent export 1"
+CHAIN = ("events.jsonl", "seals.jsonl", "anchors.jsonl")
+
+
+class NotAnExport(Exception):
+    """What was given cannot be read as an export; the message names the file and what is wrong with it."""
+
+
+class Refuted(Exception):
+    """Something in the export does not hold; the message says where and what."""
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent)
+    parser.add_argument("--public-key", metavar="KEY", help="64 hexadecimal digits, or the file that holds them")
+    parser.add_argument("--anchor", metavar="FILE", type=Path, help="anchors of this log that you kept yourself")
+    given = parser.parse_args(arguments)
+    try:
+        for line in verified(given.folder, key_of(given.public_key) if given.public_key else None, given.anchor):
+            print(line)
+    except NotAnExport as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Refuted as error:
+        print(f"REFUTED: {error}.")
+        return 3
+    print("Everything holds.")
+    return 0
+
+
+def key_of(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text if len(text) == 64 else Path(text).read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise NotAnExport(
+            f"--public-key {text} names no key ({error}): give 64 hexadecimal digits or a file."
+        ) from None
+    if len(key) != 32:
+        raise NotAnExport(f"--public-key {text} has {len(key)} bytes and must have 32.")
+    return key
+
+
+def verified(folder: Path, trusted_key: bytes | None = None, kept: Path | None = None) -> Iterator[str]:
+    """A line for everything that holds. Raises `Refuted` at the first thing that does not."""
+    manifest = read_manifest(folder / "manifest.json")
+    log, key = manifest["log"], trusted_key or manifest["public_key"]
+    check_files(folder, manifest["files"])
+    yield f"{len(manifest['files'])} files are those of the manifest."
+    files = [folder / "anchors.jsonl"] + ([kept] if kept else [])
+    anchors = [anchor for file in files for anchor in lines_of(file, ANCHOR)]
+    for anchor in anchors:
+        check_signature(anchor, log, key)
+    last, count = check_chain(folder, log, anchors)
+    if (last.number, count, last.hash) != (manifest["seals"], manifest["events"], manifest["head"]):
+        raise Refuted(f"the manifest speaks of {manifest['events']} events under {manifest['seals']} seals")
+    yield f"{count} events under {last.number} seals: every link holds."
+    if anchors:
+        whose = "the key you gave" if trusted_key else "the export's own key, which proves less"
+        position = max(anchor["position"] for anchor in anchors)
+        yield f"Anchors: {len(anchors)}, signed with {whose}; they vouch for everything up to position {position}."
+        if position < last.last_position:
+            yield f"No anchor vouches for what came after it, up to position {last.last_position}."
+    elif trusted_key:
+        raise Refuted("there is no anchor, so that nothing here is signed with the key you gave")
+    else:
+        yield "There is no anchor: somebody with every right on the database could have made the whole chain anew."
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+def number(value: Any) -> int:
+    if type(value) is not int or not -(2**63) <= value < 2**63:
+        raise ValueError(f"{str(value)[:40]!r} is no whole number of 8 bytes")
+    return value
+
+
+def text(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:40]!r} is no text")
+    return value.encode()
+
+
+def hexadecimal(value: Any) -> bytes:
+    if not isinstance(value, str) or bytes.fromhex(value).hex() != value:
+        raise ValueError(f"{str(value)[:40]!r} is not hexadecimal")
+    return bytes.fromhex(value)
+
+
+def identifier(value: Any) -> uuid.UUID:
+    if not isinstance(value, str) or str(uuid.UUID(value)) != value:
+        raise ValueError(f"{str(value)[:40]!r} is no identifier")
+    return uuid.UUID(value)
+
+
+def digests(value: Any) -> dict[str, bytes]:
+    if not isinstance(value, dict):
+        raise ValueError("files are no table of names and digests")
+    found = {name: hexadecimal(digest) for name, digest in cast("dict[str, Any]", value).items()}
+    missing = [name for name in CHAIN if name not in found]
+    if missing:
+        raise ValueError(f"{missing[0]} is not among its files")
+    return found
+
+
+EVENT: Fields = {"position": number, "stream_id": identifier, "version": number, "name": text, "state": text}
+DAMAGED_EVENT: Fields = {**EVENT, "state_hex": hexadecimal}
+SEAL: Fields = {
+    "seal": number,
+    "first_position": number,
+    "last_position": number,
+    "events": number,
+    "previous": hexadecimal,
+    "hash": hexadecimal,
+    "checks": hexadecimal,
+}
+ANCHOR: Fields = {
+    "log": identifier,
+    "seal": number,
+    "position": number,
+    "hash": hexadecimal,
+    "at": text,
+    "key": hexadecimal,
+    "signature": hexadecimal,
+}
+MANIFEST: Fields = {
+    "format": text,
+    "log": identifier,
+    "engine": text,
+    "made_at": text,
+    "events": number,
+    "seals": number,
+    "head": hexadecimal,
+    "public_key": hexadecimal,
+    "files": digests,
+}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json_object(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise NotAnExport(f"{path} cannot be read: {error}. Give the folder of an export.") from None
+    if found.get("format") != FORMAT:
+        raise NotAnExport(f"{path} is not the manifest of a {FORMAT}. Give the folder of an export.")
+    try:
+        return fields_of(found, MANIFEST)
+    except ValueError as error:
+        raise NotAnExport(f"{path} is damaged: {error}. Ask for the export again.") from None
+
+
+def check_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, digest in sorted(files.items()):
+        path = folder / name
+        if "/" in name or "\\" in name or not path.is_file():
+            raise Refuted(f"{name}, which the manifest names, is missing")
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            for piece in iter(lambda: file.read(1 << 20), b""):
+                found.update(piece)
+        if found.digest() != digest:
+            raise Refuted(f"{name} is not the file that the manifest names: its SHA-256 is {found.hexdigest()}")
+
+
+def lines_of(path: Path, fields: Fields, otherwise: Fields | None = None) -> Iterator[dict[str, Any]]:
+    """The objects of a file, one a line; each has exactly these fields, or exactly the other ones."""
+    line = 0
+    try:
+        with path.open("rb") as file:
+            for line, content in enumerate(file, 1):  # noqa: B007 - the message below says where it stopped
+                found = json_object(content)
+                yield fields_of(found, otherwise if otherwise and len(found) == len(otherwise) else fields)
+    except (ValueError, RecursionError) as error:
+        raise NotAnExport(f"line {line} of {path} cannot be read: {error}.") from None
+    except OSError as error:
+        raise NotAnExport(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a name stands twice in one object")
+        return found
+
+    found = json.loads(content.decode("utf-8"), object_pairs_hook=without_repeats)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return cast("dict[str, Any]", found)
+
+
+def fields_of(found: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    if set(found) != set(fields):
+        raise ValueError(f"its fields are {', '.join(sorted(found))[:200]} and should be {', '.join(sorted(fields))}")
+    return {name: read(found[name]) for name, read in fields.items()}
+
+
+# --- The chain ----------------------------------------------------------------------------------------------------
+
+
+class Seal(NamedTuple):
+    number: int
+    last_position: int
+    hash: bytes
+
+
+class Events:
+    """The events of a file, read one ahead, in order of position."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines = lines_of(path, EVENT, DAMAGED_EVENT)
+        self.ahead = next(self.lines, None)
+
+    def until(self, position: int) -> Iterator[dict[str, Any]]:
+        while self.ahead is not None and self.ahead["position"] <= position:
+            event, self.ahead = self.ahead, next(self.lines, None)
+            if self.ahead is not None and self.ahead["position"] <= event["position"]:
+                raise Refuted(f"position {self.ahead['position']} does not follow position {event['position']}")
+            yield event
+
+
+def check_chain(folder: Path, log: uuid.UUID, anchors: list[dict[str, Any]]) -> tuple[Seal, int]:
+    """Walks events and seals side by side; returns the last seal and how many events there are."""
+    last, count = Seal(0, 0, genesis(log)), 0
+    events, waiting = Events(folder / "events.jsonl"), list(anchors)
+    for seal in lines_of(folder / "seals.jsonl", SEAL):
+        check_place(seal, last)
+        check_content(seal, events)
+        for anchor in waiting:
+            if anchor["seal"] == seal["seal"]:
+                check_anchored(seal, anchor)
+        waiting = [anchor for anchor in waiting if anchor["seal"] != seal["seal"]]
+        last, count = Seal(seal["seal"], seal["last_position"], seal["hash"]), count + seal["events"]
+    if events.ahead is not None:
+        raise Refuted(f"the event at position {events.ahead['position']} has no seal: it did not come by an append")
+    if waiting:
+        at, cut = waiting[0]["at"].decode(), waiting[0]["seal"]
+        raise Refuted(f"the log ends at seal {last.number}, but seal {cut} was anchored at {at}: its tail was cut off")
+    return last, count
+
+
+def genesis(log: uuid.UUID) -> bytes:
+    return hashlib.sha256(f"quantagent log {log}\n".encode()).digest()
+
+
+def check_place(seal: dict[str, Any], last: Seal) -> None:
+    if seal["seal"] != last.number + 1:
+        raise Refuted(f"seal {last.number + 1} is missing, after position {last.last_position}")
+    if seal["previous"] != last.hash:
+        raise Refuted(f"{name_of(seal)} does not continue the one before it: one of them was replaced")
+    if not last.last_position < seal["first_position"] <= seal["last_position"]:
+        raise Refuted(f"{name_of(seal)} does not follow position {last.last_position}")
+
+
+def check_content(seal: dict[str, Any], events: Events) -> None:
+    """The hash over all events up to the seal's last position; the first that was changed is named."""
+    numbers = (seal["seal"], seal["first_position"], seal["last_position"], seal["events"])
+    found = hashlib.sha256(b"quantagent seal 1\n" + seal["previous"] + struct.pack(">qqqq", *numbers))
+    count, changed = 0, None
+    for event in events.until(seal["last_position"]):
+        row = row_bytes(event)
+        found.update(row)
+        if changed is None and struct.pack(">I", zlib.crc32(row)) != seal["checks"][4 * count : 4 * count + 4]:
+            changed = event["position"]
+        count += 1
+    if count != seal["events"]:
+        what = f"{seal['events'] - count} missing" if count < seal["events"] else f"{count - seal['events']} too many"
+        raise Refuted(f"of the events of {name_of(seal)}, {what}" + (f", at or before {changed}" if changed else ""))
+    if changed is not None:
+        raise Refuted(f"the event at position {changed} is not the one that {name_of(seal)} closed: it was changed")
+    if found.digest() != seal["hash"] or len(seal["checks"]) != 4 * count:
+        raise Refuted(f"the events and the hash of {name_of(seal)} do not belong together")
+
+
+def name_of(seal: dict[str, Any]) -> str:
+    return f"seal {seal['seal']} of positions {seal['first_position']} to {seal['last_position']}"
+
+
+def row_bytes(event: dict[str, Any]) -> bytes:
+    fields = (
+        event["stream_id"].bytes,
+        struct.pack(">q", event["version"]),
+        event["name"],
+        event.get("state_hex", event["state"]),
+        struct.pack(">q", event["position"]),
+    )
+    return struct.pack(">h", 5) + b"".join(struct.pack(">i", len(field)) + field for field in fields)
+
+
+# --- Anchors ------------------------------------------------------------------------------------------------------
+
+
+def check_signature(anchor: dict[str, Any], log: uuid.UUID, key: bytes) -> None:
+    at = anchor["at"].decode()
+    parts = (anchor["log"], anchor["seal"], anchor["position"], anchor["hash"].hex(), at, anchor["key"].hex())
+    signed = "quantagent anchor 1\n" + "".join(f"{part}\n" for part in parts)
+    if anchor["log"] != log:
+        raise Refuted(f"the anchor of {at} is of another log, {anchor['log']}; this one is {log}")
+    if anchor["key"] != key:
+        raise Refuted(f"the anchor of {at} is signed with another key, {anchor['key'].hex()}, than {key.hex()}")
+    if not is_signed(key, signed.encode(), anchor["signature"]):
+        raise Refuted(f"the anchor of {at} is not signed by its key")
+
+
+def check_anchored(seal: dict[str, Any], anchor: dict[str, Any]) -> None:
+    if (anchor["hash"], anchor["position"]) != (seal["hash"], seal["last_position"]):
+        raise Refuted(f"{name_of(seal)} is not the one anchored at {anchor['at'].decode()}: the chain was made anew")
+
+
+# Ed25519 as RFC 8032 (5.1) has it. A point is (x, y) = (X/Z, Y/Z) with T/Z = xy, on -x^2 + y^2 = 1 + D x^2 y^2.
+P = 2**255 - 19
+ORDER = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, P - 2, P) % P
+ROOT = pow(2, (P - 1) // 4, P)
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+    z: int
+    t: int
+
+
+def is_signed(key: bytes, message: bytes, signature: bytes) -> bool:
+    if len(key) != 32 or len(signature) != 64:
+        return False
+    try:
+        a, r = decoded(key), decoded(signature[:32])
+    except ValueError:
+        return False
+    s = int.from_bytes(signature[32:], "little")
+    if s >= ORDER:
+        return False
+    h = int.from_bytes(hashlib.sha512(signature[:32] + key + message).digest(), "little") % ORDER
+    return is_same(times(s, BASE), plus(r, times(h, a)))
+
+
+def decoded(spelled: bytes) -> Point:
+    y = int.from_bytes(spelled, "little")
+    sign, y = y >> 255, y & ((1 << 255) - 1)
+    if y >= P:
+        raise ValueError("not on the curve")
+    x2 = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    x = pow(x2, (P + 3) // 8, P)
+    if (x * x - x2) % P:
+        x = x * ROOT % P
+    if (x * x - x2) % P or (x == 0 and sign):
+        raise ValueError("not on the curve")
+    if x & 1 != sign:
+        x = P - x
+    return Point(x, y, 1, x * y % P)
+
+
+def plus(p: Point, q: Point) -> Point:
+    a, b = (p.y - p.x) * (q.y - q.x) % P, (p.y + p.x) * (q.y + q.x) % P
+    c, d = 2 * p.t * q.t * D % P, 2 * p.z * q.z % P
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return Point(e * f % P, g * h % P, f * g % P, e * h % P)
+
+
+def times(n: int, p: Point) -> Point:
+    found = Point(0, 1, 1, 0)
+    while n:
+        if n & 1:
+            found = plus(found, p)
+        p, n = plus(p, p), n >> 1
+    return found
+
+
+def is_same(p: Point, q: Point) -> bool:
+    return (p.x * q.z - q.x * p.z) % P == 0 and (p.y * q.z - q.y * p.z) % P == 0
+
+
+BASE = decoded((4 * pow(5, P - 2, P) % P).to_bytes(32, "little"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,248 @@
+"""`audit export`, `audit bundle`, `audit reproduce`: the log and its runs, carried out of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ui.cli.again import OneRun, event_facts
+from ui.cli.output import AsJson, err, errors_in_words, out, print_facts, print_json, progress
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from engine.audit.anchors import Anchor
+    from engine.audit.capsule import Capsule
+    from engine.audit.reproduce import Reproduced
+    from engine.store import Recorded
+    from ui.compose import App
+
+# An environment with other packages differs in all of them.
+PACKAGES_SHOWN = 8
+
+
+# --- export -------------------------------------------------------------------------------------------------------
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the whole log to a folder: JSONL, Parquet, seals, anchors, and a verifier that needs only Python."""
+    from engine.audit.export import export as write
+    from ui.compose import open_audit
+
+    with errors_in_words(), open_audit() as opened:
+        anchors = _anchors(opened)
+        with _one_state(opened) as conn, progress() as tell:
+            made = write(conn, folder, anchors, lambda done, total: tell("events", done, total))
+    facts = {
+        "folder": made.folder,
+        "log": made.manifest.log,
+        "events": made.manifest.events,
+        "seals": made.manifest.seals,
+        "head": made.manifest.head,
+        "last_position": made.last_position,
+        "anchors": len(anchors),
+        "anchored_to": made.anchored_to,
+    }
+    if as_json:
+        print_json(**facts, public_key=made.manifest.public_key, files=made.manifest.files)
+        return
+    print_facts("Exported", facts)
+    key = f" --public-key {made.manifest.public_key}" if made.manifest.public_key else ""
+    out.print(f"python3 {made.folder / 'verify.py'}{key}", soft_wrap=True)
+    err.print("That command checks it wherever there is Python. Hand out the key by another way than the folder.")
+
+
+def _anchors(opened: App) -> list[Anchor]:
+    """Those at home. Read before the log is: an anchor made in between would vouch for what is not seen yet."""
+    import psycopg
+
+    from engine.audit.anchors import anchors_file, log_id_of, read_anchors
+
+    with psycopg.connect(opened.access.auditor) as conn:
+        file = anchors_file(opened.home, log_id_of(conn))
+    return read_anchors(file) if file.exists() else []
+
+
+def _one_state(opened: App) -> psycopg.Connection[Any]:
+    """A connection whose transaction sees the log as it is at its first question."""
+    import psycopg
+
+    conn = psycopg.connect(opened.access.auditor)
+    conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    return conn
+
+
+# --- bundle -------------------------------------------------------------------------------------------------------
+
+
+def bundle(
+    run: OneRun,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A zip file that does not exist yet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Pack one finished run with its bars, analyses and seals, so that another machine can reproduce it."""
+    from engine.audit.bundle import bundle as pack
+    from engine.audit.regenerate import bars_of
+    from engine.feed.signals import VARIANT_PREFIX, load_signals
+    from ui.compose import find_run, open_audit
+    from ui.installed import lock_lines
+
+    with errors_in_words(), open_audit() as opened:
+        found, anchors = find_run(opened, run), _anchors(opened)
+        bars = bars_of(opened.catalogue, opened.store, found)
+        imported = found.variant.startswith(VARIANT_PREFIX)
+        signals = load_signals(opened.store, opened.dsn, found.variant) if imported else None
+        with _one_state(opened) as conn, progress() as tell:
+            capsule = pack(
+                opened.store,
+                conn,
+                found,
+                bars,
+                signals,
+                file,
+                anchors=anchors,
+                lock_lines=lock_lines(),
+                progress=lambda done, total: tell("lines", done, total),
+            )
+    facts = _described(capsule)
+    if as_json:
+        print_json(file=file, bytes=file.stat().st_size, **facts)
+    else:
+        print_facts(f"Bundled in {file}", facts)
+        err.print("On another machine, with an empty data folder: quantagent audit reproduce FILE")
+
+
+def _described(capsule: Capsule) -> dict[str, Any]:
+    manifest, anchor = capsule.manifest, capsule.vouching()
+    return {
+        "run_id": manifest.run_id,
+        "environment": manifest.environment.value,
+        "engine_version": manifest.engine,
+        "python": manifest.python,
+        "bars": manifest.bars,
+        "book_events": manifest.book_events,
+        "dataset_digest": manifest.dataset_digest,
+        "config_digest": manifest.config_digest,
+        "analyses_digest": manifest.analyses_digest,
+        "book_digest": manifest.book_digest,
+        "anchored_at": anchor.at if anchor else None,
+        "public_key": anchor.key if anchor else None,
+    }
+
+
+# --- reproduce ----------------------------------------------------------------------------------------------------
+
+
+def reproduce(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `audit bundle` wrote.")], as_json: AsJson = False
+) -> None:
+    """Make a capsule's run again on this machine and compare. Exit code 3 if it comes out other."""
+    from engine.audit.capsule import open_capsule
+    from engine.audit.reproduce import reproduce as make_again
+    from engine.errors import AnalysisMissing, BookMoved, ReplayDiverged
+    from ui.compose import open_app
+    from ui.installed import lock_digest
+
+    with errors_in_words():
+        capsule = open_capsule(file)
+        if not as_json:
+            _name_engines(capsule)
+        _name_packages(capsule)
+        with open_app() as opened, progress() as tell:
+            try:
+                found = make_again(
+                    opened.store,
+                    opened.catalogue,
+                    opened.dsn,
+                    capsule,
+                    actor=opened.settings.actor,
+                    lock_digest=lock_digest(),
+                    tell=tell,
+                )
+            except (AnalysisMissing, BookMoved, ReplayDiverged) as error:
+                err.print(f"run {capsule.manifest.run_id[:8]} does not come out here: {error}", markup=False)
+                raise typer.Exit(3) from None
+            opened.runner().catch_up(lambda done, total: tell("read models", done, total))
+    if as_json:
+        print_json(**_reproduced(found))
+    else:
+        _show_reproduced(found)
+    if not found.equal:
+        raise typer.Exit(3)
+
+
+def _name_engines(capsule: Capsule) -> None:
+    from engine.store import ENGINE_VERSION
+
+    out.print(f"engine version  {capsule.manifest.engine} in the capsule, {ENGINE_VERSION} here")
+    if capsule.manifest.engine != ENGINE_VERSION:
+        out.print("The engine versions differ: what differs below may come from that.")
+
+
+def _name_packages(capsule: Capsule) -> None:
+    """A warning and no more: the same digest from other versions proves as much."""
+    from ui.installed import lock_digest, lock_lines
+
+    if capsule.manifest.lock_digest in ("", lock_digest()):
+        return
+    there = capsule.lock_lines()
+    differing = sorted(set(there) ^ set(lock_lines())) if there else []
+    named = _some(differing) or "the capsule does not tell which"
+    err.print(f"warning: other versions are installed here than where the run was made: {named}.", markup=False)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - PACKAGES_SHOWN
+    return ", ".join(names[:PACKAGES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _reproduced(found: Reproduced) -> dict[str, Any]:
+    from engine.store import ENGINE_VERSION
+    from ui.installed import lock_digest
+
+    manifest, ours, theirs = found.capsule.manifest, found.ended, found.capsule.life.ended
+    counts = ("bars", "signals", "orders", "fills", "book_events")
+    parted = found.difference
+    return {
+        "run_id": manifest.run_id,
+        "environment": manifest.environment.value,
+        "engine_versions": {"capsule": manifest.engine, "here": ENGINE_VERSION},
+        "lock_digests": {"capsule": manifest.lock_digest, "here": lock_digest()},
+        "analyses_made": 0,
+        "book_digest": {"capsule": theirs.book_digest, "here": ours.book_digest},
+        "analyses_digest": {"capsule": theirs.analyses_digest, "here": ours.analyses_digest},
+        "counts": {name: {"capsule": getattr(theirs, name), "here": getattr(ours, name)} for name in counts},
+        "equal": found.equal,
+        "difference": parted
+        and {"version": parted.version, "capsule": event_facts(parted.ours), "here": event_facts(parted.theirs)},
+    }
+
+
+def _show_reproduced(found: Reproduced) -> None:
+    facts = _reproduced(found)
+    counts: dict[str, dict[str, int]] = facts["counts"]
+    print_facts("Reproduced", {"run": facts["run_id"], "environment": facts["environment"]})
+    for name in ("analyses_digest", "book_digest"):
+        out.print(f"{name.replace('_', ' '):<15} capsule {facts[name]['capsule']}")
+        out.print(f"{'':<15} here    {facts[name]['here']}")
+    for name, pair in counts.items():
+        if pair["capsule"] != pair["here"]:
+            out.print(f"{name.replace('_', ' ')}: {pair['capsule']:,} in the capsule, {pair['here']:,} here")
+    if found.difference is not None:
+        out.print(f"first difference at version {found.difference.version:,} of the book")
+        out.print(f"  capsule {_said(found.difference.ours)}", markup=False)
+        out.print(f"  here    {_said(found.difference.theirs)}", markup=False)
+    out.print("0 analyses made")
+    out.print("equal" if found.equal else "DIFFERENT")
+
+
+def _said(row: Recorded | None) -> str:
+    from engine.audit.journal import says
+
+    return "nothing" if row is None else f"{row.name}: {says(row.event)}"
