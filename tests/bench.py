@@ -126,6 +126,7 @@ def database() -> Generator[str]:
     name = f"bench_{uuid4().hex}"
     with tempfile.TemporaryDirectory(prefix="qb", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
+        os.environ["QUANTAGENT_HOME"] = folder  # for keys and anchors
         postgres = EmbeddedPostgres(Path(folder), linger_s=0.2)
         server = os.environ.get("QUANTAGENT_TEST_DSN") or postgres.start()
         try:

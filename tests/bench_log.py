@@ -265,17 +265,28 @@ def projecting_by_the_library(dsn: str, fills: Sequence[OrderFilled]) -> Prepare
 
 
 class Fills:
-    """The same work as `StockFills`, as a projection of ours: a row for every fill."""
+    """The same work as `StockFills`, as a projection of ours: id, time and price of every fill, and its key."""
 
     name = "books"
     consumes = frozenset(names([OrderFilled]))
 
+    empty = dict.fromkeys(tables.FILLS.names)
+
     def apply(self, recorded: Recorded) -> Iterator[tuple[tables.Table, tables.Row]]:
-        if isinstance(recorded.event, OrderFilled):
-            fact = msgspec.structs.asdict(recorded.event)
-            row = dict.fromkeys(tables.FILLS.names) | {name: fact[name] for name in tables.FILLS.names if name in fact}
-            row |= {"run_id": recorded.stream, "environment": "backtest", "position": recorded.position}
-            yield tables.FILLS, row | {"side": recorded.event.side.value}
+        fill = recorded.event
+        if isinstance(fill, OrderFilled):
+            yield (
+                tables.FILLS,
+                self.empty
+                | {
+                    "environment": "backtest",
+                    "run_id": recorded.stream,
+                    "order_id": fill.order_id,
+                    "at": fill.at,
+                    "price": fill.price,
+                    "position": recorded.position,
+                },
+            )
 
     def settle(self) -> tuple[tuple[tables.Table, tables.Row], ...]:
         return ()
@@ -376,7 +387,8 @@ def _verification(dsn: str, store: PostgresStore, orders: Sequence[Fact]) -> Fig
 
 
 def _begin_anew(dsn: str) -> None:
-    """Empties the log, past its triggers: rows without seals would otherwise stand in the way."""
+    """Empties the log, past its triggers, and makes it another one: unsealed rows would stand in the way."""
     with psycopg.connect(dsn) as conn:
         conn.execute("SET session_replication_role = replica")
         conn.execute("TRUNCATE quantagent.events, quantagent.seals")
+        conn.execute("UPDATE quantagent.log_identity SET log_id = gen_random_uuid()")
