@@ -27,6 +27,7 @@ from engine.store.embedded import EmbeddedPostgres
 from engine.store.memory import MemoryStore
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
+from engine.store.roles import set_up_roles
 
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -118,6 +119,8 @@ def dsn(server: str, template: str) -> Iterator[str]:
             # A copy of a log has its name; here each is a log of its own.
             conn.execute("SET session_replication_role = replica")
             conn.execute("UPDATE quantagent.log_identity SET log_id = gen_random_uuid()")
+            # Nor has it the rights that the database it was copied from had given as a whole.
+            set_up_roles(conn, logins=False)
         yield made
 
 

@@ -104,6 +104,7 @@ def test_a_stored_name_never_imports_a_module_and_an_unknown_one_stops_every_rea
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     state = state_of(payload("RunFailed.v1"), META)
     with psycopg.connect(dsn) as conn:
+        conn.execute("SET session_replication_role = replica")
         row = conn.execute(
             "INSERT INTO quantagent.events (originator_id, originator_version, topic, state) VALUES (%s, 1, %s, %s) "
             "RETURNING notification_id",

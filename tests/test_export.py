@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from engine.audit import export as exporting
 from engine.audit import standalone
-from engine.audit.anchors import Anchor, anchors_file, log_id_of, public_key_file, read_anchors, read_public_key
+from engine.audit.anchors import Anchor, anchors_file, log_id_of, public_key_file, public_key_of, read_anchors
 from engine.audit.export import EventLine, SealLine, digest_of_file, export
 from engine.audit.standalone import NotAnExport, Refuted
 from engine.audit.verify import verify
@@ -65,7 +65,7 @@ def made(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -
             anchors = read_anchors(anchors_file(home, log_id_of(conn)))
             conn.rollback()
             export(conn, folder, anchors)
-        key = bytes.fromhex(read_public_key(public_key_file(home)))
+        key = bytes.fromhex(public_key_of(public_key_file(home)))
         yield Made(folder, dsn, home, key, json.loads((folder / "manifest.json").read_text()))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import psycopg
@@ -10,7 +12,8 @@ import pytest
 
 from engine.audit.anchors import Anchor, log_id_of, read_anchors
 from engine.audit.verify import Verdict, verify
-from tests.test_commands import answer, env, refusal, run, write_bars
+from engine.store.postgres import PostgresStore
+from tests.test_commands import QUANTAGENT, answer, env, refusal, run, write_bars
 from tests.workloads import walk, write_signals
 
 __all__ = ["env"]
@@ -80,7 +83,7 @@ def test_anchors_and_keys_from_elsewhere_are_used_when_they_are_named(
 ) -> None:
     traded(env, tmp_path)
     home = Path(env["QUANTAGENT_HOME"])
-    (anchors,) = (home / "anchors").iterdir()
+    (anchors,) = (home / "anchors").glob("*.jsonl")
     moved = tmp_path / "safe.jsonl"
     anchors.rename(moved)
     assert answer(env, "audit", "verify")["anchors"] == 0
@@ -111,3 +114,30 @@ def test_a_home_that_cannot_be_written_is_told_and_fails_no_backtest(
     done = run(there, "backtest", "--symbols", "AAA", "--signals", signals)
     assert "the log could not be anchored" in done.stderr
     assert whole(dsn).finding is None
+
+
+def test_a_copy_that_says_more_than_the_home_is_never_replaced(env: dict[str, str], dsn: str, tmp_path: Path) -> None:
+    traded(env, tmp_path)
+    safe = tmp_path / "safe"
+    run(env, "audit", "anchor", "--copy", safe)
+    run(env, "audit", "anchor", "--copy", safe)
+    kept = (safe / "anchors.jsonl").read_bytes()
+    (home,) = (Path(env["QUANTAGENT_HOME"]) / "anchors").glob("*.jsonl")
+    home.write_bytes(b"")
+    assert "holds what" in refusal(env, "audit", "anchor", "--copy", safe)
+    assert (safe / "anchors.jsonl").read_bytes() == kept
+
+
+def test_a_command_told_to_end_anchors_what_it_appended(env: dict[str, str], dsn: str) -> None:
+    run(env, "data", "sample")
+    begun = subprocess.Popen([str(QUANTAGENT), "backtest"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with begun, PostgresStore(dsn) as store:
+        deadline = time.monotonic() + 60
+        while store.head() < 1_000:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        begun.terminate()
+        begun.communicate(timeout=60)
+    assert begun.returncode == 143
+    verdict = whole(dsn)
+    assert anchors_of(env, dsn)[-1].position == verdict.last_position

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -247,7 +248,7 @@ def test_after_the_last_anchor_a_chain_made_anew_is_not_seen(evidence: Evidence)
 
 
 def test_an_anchor_signed_by_somebody_else_is_refused(evidence: Evidence) -> None:
-    trusted = anchors.read_public_key(anchors.public_key_file(evidence.home))
+    trusted = anchors.public_key_of(anchors.public_key_file(evidence.home))
     assert verify.verify(evidence.conn, evidence.anchors, trusted).finding is None
     found = verify.verify(evidence.conn, evidence.anchors, "00" * 32).finding
     assert found is not None
@@ -295,3 +296,60 @@ def test_a_damaged_file_of_anchors_is_named_with_its_line(tmp_path: Path) -> Non
         anchors.read_anchors(file)
     with pytest.raises(BadInput, match="cannot be read"):
         anchors.read_anchors(tmp_path / "absent")
+
+
+def test_a_log_under_another_name_is_held_against_its_old_anchors(evidence: Evidence) -> None:
+    conn, home = evidence.conn, evidence.home
+    first = anchors.log_id_of(conn)
+    append = "INSERT INTO quantagent.seals SELECT seal + 1, 9999, 9999, 1, hash, hash, '' FROM quantagent.seals "
+    with tampering(conn):
+        conn.execute((append + "ORDER BY seal DESC LIMIT 1").encode())
+        made = anchors.anchor(conn, home, AT, "the database")
+        assert made is not None
+        conn.execute("UPDATE quantagent.log_identity SET log_id = gen_random_uuid()")
+        forge(conn)
+        renamed = anchors.log_id_of(conn)
+        assert anchors.anchors_of(home, renamed, "the database") == anchors.anchors_file(home, first)
+        assert anchors.anchors_of(home, renamed, "another database") == anchors.anchors_file(home, renamed)
+        with pytest.raises(BadInput, match="does not hold what the last anchor"):
+            anchors.anchor(conn, home, AT, "the database")
+        found = verify.verify(conn, anchors.read_anchors(anchors.anchors_of(home, renamed, "the database"))).finding
+        assert found is not None
+        assert "of another log" in found.what
+
+
+def test_a_log_without_a_name_is_refused_in_words(evidence: Evidence) -> None:
+    with tampering(evidence.conn):
+        evidence.conn.execute("DELETE FROM quantagent.log_identity")
+        with pytest.raises(BadInput, match="has 0 rows and must have one"):
+            evidence.finding()
+
+
+def test_half_an_anchor_stands_in_nobodys_way(evidence: Evidence) -> None:
+    """What a full disk or a power cut leaves of a line is passed over, and replaced by the next anchor."""
+    file = anchors.anchors_file(evidence.home, anchors.log_id_of(evidence.conn))
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole.splitlines()[-1][:40])
+    assert anchors.read_anchors(file) == evidence.anchors
+    with PostgresStore(evidence.conn.info.dsn) as store:
+        store.append([Batch("run:x", 0, [RunFailed("x", "y")])], Cause("test"))
+    made = anchors.anchor(evidence.conn, evidence.home, AT)
+    assert anchors.read_anchors(file) == [*evidence.anchors, made]
+
+
+def make_an_anchor(dsn: str, home: Path) -> None:
+    with psycopg.connect(dsn) as conn:
+        anchors.anchor(conn, home, AT)
+
+
+def test_processes_that_anchor_first_at_once_share_one_key(evidence: Evidence, tmp_path: Path) -> None:
+    for n in range(5):
+        home = tmp_path / str(n)
+        both = [get_context("spawn").Process(target=make_an_anchor, args=(evidence.conn.info.dsn, home)) for _ in "ab"]
+        for process in both:
+            process.start()
+        for process in both:
+            process.join(30)
+            assert process.exitcode == 0
+        (found,) = anchors.read_anchors(anchors.anchors_file(home, anchors.log_id_of(evidence.conn)))
+        assert found.key == anchors.public_key_of(anchors.public_key_file(home))

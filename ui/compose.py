@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from analysis.analyst import check_variant, opinions
 from engine import clock, runs
-from engine.audit.anchors import Anchor, anchor
+from engine.audit.anchors import Anchor, anchor, anchors_of, log_id_of
 from engine.config import RunConfig
 from engine.errors import BadInput, NotFound
 from engine.events import Environment, RunRequested
@@ -82,7 +82,18 @@ class App(NamedTuple):
     def anchor(self) -> Anchor | None:
         """Signs the head of the log outside the database; None while there is none."""
         with psycopg.connect(self.dsn, autocommit=True) as conn:
-            return anchor(conn, self.home, clock.now())
+            return anchor(conn, self.home, clock.now(), self._database)
+
+    def anchors(self) -> Path:
+        """The file of this log's anchors, whether or not it exists."""
+        with psycopg.connect(self.access.auditor) as conn:
+            return anchors_of(self.home, log_id_of(conn), self._database)
+
+    @property
+    def _database(self) -> str:
+        """What is remembered of a database to know it again; of a server's address nothing secret."""
+        given = conninfo_to_dict(self.settings.dsn or "")
+        return " ".join(f"{name}={given.get(name) or ''}" for name in ("host", "hostaddr", "port", "dbname"))
 
 
 @contextmanager
@@ -122,7 +133,10 @@ def _access(settings: Settings) -> Generator[Access]:
     with _server(settings) as dsn:
         embedded = settings.dsn is None
         migrate(dsn, logins=embedded)
-        yield roles.access(dsn, logins=embedded)
+        access = roles.access(dsn, logins=embedded)
+        if access.writer != dsn:
+            roles.drop_read_models_of_others(dsn)
+        yield access
 
 
 @contextmanager

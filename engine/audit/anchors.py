@@ -7,9 +7,14 @@ administrators have no reach: what is not protected is said in docs/audit.md.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from datetime import datetime
+from fcntl import LOCK_EX, flock
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,6 +27,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from engine.errors import BadInput
 from engine.market import instant_text
+
+_IS_KEY = re.compile("[0-9a-f]{64}").fullmatch
 
 
 class Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,23 +64,46 @@ def public_key_file(home: Path) -> Path:
 
 
 def log_id_of(conn: psycopg.Connection[Any]) -> UUID:
-    """Which log a database holds."""
-    row = conn.execute("SELECT log_id FROM quantagent.log_identity").fetchone()
-    assert row is not None
-    return row[0]
+    """Which log a database holds. Raises `BadInput` where it does not say."""
+    rows = conn.execute("SELECT log_id FROM quantagent.log_identity").fetchall()
+    if len(rows) != 1:
+        raise BadInput(
+            f"the table quantagent.log_identity has {len(rows)} rows and must have one, so that somebody changed it: "
+            "restore the database from a copy."
+        )
+    return rows[0][0]
 
 
-def anchor(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor | None:
+def anchors_of(home: Path, log_id: UUID, database: str) -> Path:
+    """The file of anchors of the log that a database is known to hold here, else of the one it says it holds.
+
+    Whoever gives a log another name wants its anchors not to be found.
+    """
+    known = _known(home, database)
+    return anchors_file(home, UUID(known.read_text().strip()) if known.exists() else log_id)
+
+
+def _known(home: Path, database: str) -> Path:
+    return home / "anchors" / "databases" / sha256(database.encode()).hexdigest()[:16]
+
+
+def anchor(conn: psycopg.Connection[Any], home: Path, at: datetime, database: str = "") -> Anchor | None:
     """Signs the head of the log and appends it to the file of anchors, on the disk when this returns.
 
     Returns the newest anchor, which may be an earlier one of the same head; None for a log without events. Raises
     `BadInput` for a log that no longer holds what its last anchor vouches for: that is never signed over.
+    `database`: what the caller calls the database, so that its log is known again under another name.
     """
+    with _alone(home):
+        return _anchor(conn, home, at, database)
+
+
+def _anchor(conn: psycopg.Connection[Any], home: Path, at: datetime, database: str) -> Anchor | None:
     head = conn.execute("SELECT seal, last_position, hash FROM quantagent.seals ORDER BY seal DESC LIMIT 1").fetchone()
     if head is None:
         return None
     log_id = log_id_of(conn)
-    path = anchors_file(home, log_id)
+    path = anchors_of(home, log_id, database)
     known = read_anchors(path) if path.exists() else []
     if known:
         _check_holds(conn, known[-1], path)
@@ -84,13 +114,30 @@ def anchor(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor | 
     unsigned = Anchor(log_id, head[0], head[1], head[2].hex(), instant_text(at), public)
     signed = msgspec.structs.replace(unsigned, signature=key.sign(unsigned.signed_text).hex())
     _append(path, msgspec.json.encode(signed) + b"\n")
+    if not (remembered := _known(home, database)).exists():
+        remembered.parent.mkdir(mode=0o700, exist_ok=True)
+        remembered.write_text(f"{log_id}\n")
     return signed
+
+
+@contextmanager
+def _alone(home: Path) -> Generator[None]:
+    """One process at a time makes the key and adds an anchor."""
+    folder = home / "keys"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        flock(handle, LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def read_anchors(path: Path) -> list[Anchor]:
     """The anchors of a file, in order. Raises `BadInput` for a file that is none, naming the line."""
     try:
-        lines = path.read_bytes().splitlines()
+        # What has no end is an anchor that was being written when the machine went down.
+        lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise BadInput(
             f"the anchors in {path} cannot be read: {error.strerror}. Give the file that holds them."
@@ -104,13 +151,13 @@ def read_anchors(path: Path) -> list[Anchor]:
     return found
 
 
-def read_public_key(path: Path) -> str:
-    """A public key in hexadecimal from its file."""
+def public_key_of(given: Path | str) -> str:
+    """A public key in hexadecimal, given as such or as the file that holds it."""
     try:
-        text = path.read_text().strip()
+        text = str(given) if _IS_KEY(str(given)) else Path(given).read_text().strip()
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path} holds no public key: {error}. Give the file anchor.pub that was handed out.") from None
+        raise BadInput(f"{given} holds no public key: {error}. Give the file anchor.pub that was handed out.") from None
     return text
 
 
@@ -131,7 +178,8 @@ def newest(anchors: Iterable[Anchor]) -> Anchor | None:
 
 def _check_holds(conn: psycopg.Connection[Any], last: Anchor, path: Path) -> None:
     query = "SELECT encode(hash, 'hex'), last_position FROM quantagent.seals WHERE seal = %s"
-    if conn.execute(query, (last.seal,)).fetchone() != (last.hash, last.position):
+    same_log = last.log == log_id_of(conn)
+    if not same_log or conn.execute(query, (last.seal,)).fetchone() != (last.hash, last.position):
         raise BadInput(
             f"nothing was anchored: the log does not hold what the last anchor in {path} vouches for, so that it was "
             "changed, or is an older copy. `quantagent audit verify` says more; a copy that is to live on needs a file "
@@ -148,7 +196,10 @@ def _signing_key(home: Path, *, is_new: bool) -> Ed25519PrivateKey:
                 "anchors away to begin a new one with a new key."
             )
         _make_key(home)
-    key = load_pem_private_key(path.read_bytes(), password=None)
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError):
+        key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise BadInput(f"{path} is no Ed25519 key: restore it from its copy.")
     return key
@@ -169,8 +220,18 @@ def _make_key(home: Path) -> None:
 
 
 def _append(path: Path, line: bytes) -> None:
+    """Adds a line, or nothing: half an anchor would stand in the way of all that come after it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        whole = os.read(handle, os.fstat(handle).st_size).rfind(b"\n") + 1
+        os.ftruncate(handle, whole)
+        try:
+            if os.pwrite(handle, line, whole) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, whole)
+            raise
+    finally:
+        os.close(handle)

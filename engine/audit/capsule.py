@@ -8,6 +8,7 @@ before anything is taken from it; `reproduce` takes it to another log.
 from __future__ import annotations
 
 import heapq
+import struct
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -285,6 +286,7 @@ UNUSABLE = (
     zlib.error,
     msgspec.MsgspecError,
     UnreadableEvent,
+    struct.error,
 )
 
 

@@ -256,6 +256,8 @@ class Events:
     def until(self, position: int) -> Iterator[dict[str, Any]]:
         while self.ahead is not None and self.ahead["position"] <= position:
             event, self.ahead = self.ahead, next(self.lines, None)
+            if "state_hex" in event and (event["state"] or is_text(event["state_hex"])):
+                raise Refuted(f"the event at position {event['position']} shows another state than the one sealed")
             if self.ahead is not None and self.ahead["position"] <= event["position"]:
                 raise Refuted(f"position {self.ahead['position']} does not follow position {event['position']}")
             yield event
@@ -264,19 +266,17 @@ class Events:
 def check_chain(folder: Path, log: uuid.UUID, anchors: list[dict[str, Any]]) -> tuple[Seal, int]:
     """Walks events and seals side by side; returns the last seal and how many events there are."""
     last, count = Seal(0, 0, genesis(log)), 0
-    events, waiting = Events(folder / "events.jsonl"), list(anchors)
+    events, waiting = Events(folder / "events.jsonl"), sorted(anchors, key=lambda anchor: anchor["seal"], reverse=True)
     for seal in lines_of(folder / "seals.jsonl", SEAL):
         check_place(seal, last)
         check_content(seal, events)
-        for anchor in waiting:
-            if anchor["seal"] == seal["seal"]:
-                check_anchored(seal, anchor)
-        waiting = [anchor for anchor in waiting if anchor["seal"] != seal["seal"]]
+        while waiting and waiting[-1]["seal"] == seal["seal"]:
+            check_anchored(seal, waiting.pop())
         last, count = Seal(seal["seal"], seal["last_position"], seal["hash"]), count + seal["events"]
     if events.ahead is not None:
         raise Refuted(f"the event at position {events.ahead['position']} has no seal: it did not come by an append")
     if waiting:
-        at, cut = waiting[0]["at"].decode(), waiting[0]["seal"]
+        at, cut = waiting[-1]["at"].decode(), waiting[-1]["seal"]
         raise Refuted(f"the log ends at seal {last.number}, but seal {cut} was anchored at {at}: its tail was cut off")
     return last, count
 
@@ -316,6 +316,14 @@ def check_content(seal: dict[str, Any], events: Events) -> None:
 
 def name_of(seal: dict[str, Any]) -> str:
     return f"seal {seal['seal']} of positions {seal['first_position']} to {seal['last_position']}"
+
+
+def is_text(state: bytes) -> bool:
+    try:
+        state.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def row_bytes(event: dict[str, Any]) -> bytes:

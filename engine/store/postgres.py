@@ -123,6 +123,7 @@ class PostgresStore:
         except IntegrityError:
             # Somebody was first: perhaps we ourselves, on a connection that died before the reply came.
             self._append_what_is_missing(batches, cause)
+            self.appended += len(rows)
         except PersistenceError as error:
             raise StoreUnavailable(
                 f"the log could not be written: {_reason(error)}. Nothing of this step was stored."
@@ -248,5 +249,7 @@ def datastore(dsn: str) -> PostgresDatastore:
     # The library passes on five settings of a DSN; TLS and the like must not be lost on the way.
     pool_kwargs = cast("dict[str, Any]", datastore.pool.kwargs)
     pool_kwargs.update({name: value for name, value in given.items() if value is not None})
-    pool_kwargs["options"] = f"{given.get('options') or ''} -c lock_timeout={LOCK_TIMEOUT}".strip()
+    # An append has to see what others committed while it waited for its turn, whatever the server's default is.
+    ours = rf"-c lock_timeout={LOCK_TIMEOUT} -c default_transaction_isolation=read\ committed"
+    pool_kwargs["options"] = f"{given.get('options') or ''} {ours}".strip()
     return datastore

@@ -44,6 +44,11 @@ FROM pg_roles WHERE rolname = ANY(%s)
 """
 
 
+_READ_MODELS_OF_OTHERS = """
+SELECT nspname FROM pg_namespace WHERE nspname ~ '^read_models' AND NOT pg_has_role(%s, nspowner, 'USAGE')
+"""
+
+
 class Access(NamedTuple):
     """How to connect for each kind of work. Where roles could not be set up, all four are the same."""
 
@@ -53,9 +58,12 @@ class Access(NamedTuple):
     auditor: str
 
 
-def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool) -> bool:
-    """Makes the roles and gives them their rights, as far as the user may; false where it may not."""
-    if conn.execute(_IS_SET_UP, (logins, list(ROLES))).fetchone() == (True,):
+def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool, again: bool = False) -> bool:
+    """Makes the roles and gives them their rights, as far as the user may; false where it may not.
+
+    `again`: also when they are there, because there are new tables.
+    """
+    if not again and _are_set_up(conn, logins):
         return True
     try:
         for role in ROLES:
@@ -66,9 +74,24 @@ def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool) -> bool:
             database, writer = Identifier(conn.info.dbname), Identifier(WRITER)
             conn.execute(SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
             conn.execute(SQL("GRANT CREATE, TEMPORARY ON DATABASE {} TO {}").format(database, writer))
+            if _is_superuser(conn):
+                # Everybody could write large objects.
+                conn.execute("REVOKE EXECUTE ON FUNCTION lo_creat, lo_create, lo_from_bytea FROM PUBLIC")
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject):
         return False
-    return True
+    # Whoever does not own the database gives nothing away, and hears no more than a warning.
+    return _are_set_up(conn, logins)
+
+
+def _are_set_up(conn: psycopg.Connection[Any], logins: bool) -> bool:
+    return conn.execute(_IS_SET_UP, (logins, list(ROLES))).fetchone() == (True,)
+
+
+def drop_read_models_of_others(dsn: str) -> None:
+    """Drops read models that somebody else than the writer made, if the user may: the writer makes them anew."""
+    with psycopg.connect(dsn, autocommit=True) as conn, suppress(psycopg.errors.InsufficientPrivilege):
+        for (schema,) in conn.execute(_READ_MODELS_OF_OTHERS, (WRITER,)).fetchall():
+            conn.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(schema)))
 
 
 def access(dsn: str, *, logins: bool) -> Access:
@@ -76,7 +99,8 @@ def access(dsn: str, *, logins: bool) -> Access:
     if logins:
         return Access(dsn, *(make_conninfo(dsn, user=role, options=_options(dsn, role)) for role in ROLES))
     with psycopg.connect(dsn, autocommit=True) as conn:
-        if conn.execute(_MAY_BECOME, (conn.info.server_version >= 160_000, list(ROLES))).fetchone() != (True,):
+        may_become = conn.execute(_MAY_BECOME, (conn.info.server_version >= 160_000, list(ROLES))).fetchone()
+        if may_become != (True,) or not _are_set_up(conn, logins=False):
             return Access(dsn, dsn, dsn, dsn)
     return Access(dsn, *(make_conninfo(dsn, options=f"{_options(dsn, role)} -c role={role}".strip()) for role in ROLES))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -60,5 +62,11 @@ app.add_typer(db.app)
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. Told to end, it ends as after an error: what was appended is anchored."""
+    signal.signal(signal.SIGTERM, end)
     app()
+
+
+def end(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise SystemExit(128 + number)

@@ -60,12 +60,9 @@ def export(
 
 def _anchors(opened: App) -> list[Anchor]:
     """Those at home. Read before the log is: an anchor made in between would vouch for what is not seen yet."""
-    import psycopg
+    from engine.audit.anchors import read_anchors
 
-    from engine.audit.anchors import anchors_file, log_id_of, read_anchors
-
-    with psycopg.connect(opened.access.auditor) as conn:
-        file = anchors_file(opened.home, log_id_of(conn))
+    file = opened.anchors()
     return read_anchors(file) if file.exists() else []
 
 

@@ -73,7 +73,7 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     import psycopg
 
     from engine import clock
-    from engine.audit.anchors import anchors_file, log_id_of, read_anchors
+    from engine.audit.anchors import read_anchors
 
     def database() -> tuple[bool, str]:
         with psycopg.connect(opened.dsn) as conn:
@@ -99,10 +99,14 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         return True, f"{opened.store.head():,} is the latest position"
 
     def anchored() -> tuple[bool, str]:
-        with psycopg.connect(opened.dsn) as conn:
-            path = anchors_file(opened.home, log_id_of(conn))
-        newest = read_anchors(path)[-1] if path.exists() else None
-        return True, f"to position {newest.position:,} in {path}" if newest else "not yet"
+        path = opened.anchors()
+        made = read_anchors(path) if path.exists() else []
+        if not made:
+            return True, "not yet: `quantagent audit anchor` signs the head of the log"
+        newest, head = made[-1].position, opened.store.head()
+        if newest > head:
+            return False, f"to position {newest:,}, but the log ends at {head:,}: run `quantagent audit verify`"
+        return True, f"to position {newest:,} in {path}"
 
     def read_models() -> tuple[bool, str]:
         status = opened.runner().status()

@@ -35,8 +35,12 @@ CREATE FUNCTION quantagent.begin_append(
     events bigint, OUT first_position bigint, OUT seal bigint, OUT previous bytea
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF events IS NULL OR events NOT BETWEEN 1 AND 10000000 THEN
+        RAISE EXCEPTION 'an append has 1 to 10000000 events, not %', events;
+    END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('quantagent.events', 0));
     NOTIFY events;
+    PERFORM set_config('quantagent.append', pg_current_xact_id()::text, true);
     first_position := nextval('quantagent.events_notification_id_seq');
     IF events > 1 THEN
         PERFORM setval('quantagent.events_notification_id_seq', first_position + events - 1);
@@ -49,6 +53,18 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION quantagent.begin_append FROM PUBLIC;
+
+-- A program of the version before knows nothing of seals: it must not append beside us.
+CREATE FUNCTION quantagent.refuse_other_writers() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('quantagent.append', true) IS DISTINCT FROM pg_current_xact_id()::text THEN
+        RAISE EXCEPTION 'events are appended through quantagent.begin_append: update the program that tried otherwise';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER only_by_append BEFORE INSERT ON quantagent.events
+FOR EACH STATEMENT EXECUTE FUNCTION quantagent.refuse_other_writers();
 
 -- Read models of earlier versions of this program were tables in this schema; now it holds views.
 DROP SCHEMA IF EXISTS read_models CASCADE;

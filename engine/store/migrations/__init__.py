@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -30,8 +32,9 @@ def migrate(dsn: str, *, logins: bool = False) -> list[str]:
     """
     try:
         with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
             applied = _apply_missing(conn)
-            set_up_roles(conn, logins=logins)
+            set_up_roles(conn, logins=logins, again=bool(applied))
             return applied
     except psycopg.errors.InsufficientPrivilege as error:
         raise StoreUnavailable(
@@ -45,25 +48,21 @@ def migrate(dsn: str, *, logins: bool = False) -> list[str]:
 
 
 def _apply_missing(conn: psycopg.Connection) -> list[str]:
-    conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
-    try:
-        if conn.execute("SELECT to_regclass('quantagent.migrations')").fetchone() == (None,):
-            conn.execute("CREATE SCHEMA IF NOT EXISTS quantagent")
-            conn.execute(
-                "CREATE TABLE IF NOT EXISTS quantagent.migrations "
-                "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-            )
-        done = {name for (name,) in conn.execute("SELECT name FROM quantagent.migrations")}
-        missing = [name for name in _all() if name not in done]
-        for name in missing:
-            with conn.transaction():
-                conn.execute(files(__name__).joinpath(name).read_bytes())
-                conn.execute("INSERT INTO quantagent.migrations (name) VALUES (%s)", (name,))
-                if name == "0005_seals.sql":
-                    _seal_what_is_there(conn)
-        return missing
-    finally:
-        conn.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+    if conn.execute("SELECT to_regclass('quantagent.migrations')").fetchone() == (None,):
+        conn.execute("CREATE SCHEMA IF NOT EXISTS quantagent")
+        conn.execute(
+            "CREATE TABLE IF NOT EXISTS quantagent.migrations "
+            "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+    done = {name for (name,) in conn.execute("SELECT name FROM quantagent.migrations")}
+    missing = [name for name in _all() if name not in done]
+    for name in missing:
+        with conn.transaction():
+            conn.execute(files(__name__).joinpath(name).read_bytes())
+            conn.execute("INSERT INTO quantagent.migrations (name) VALUES (%s)", (name,))
+            if name == "0005_seals.sql":
+                _seal_what_is_there(conn)
+    return missing
 
 
 def _seal_what_is_there(conn: psycopg.Connection[Any]) -> None:
@@ -76,13 +75,14 @@ def _seal_what_is_there(conn: psycopg.Connection[Any]) -> None:
         (previous,) = curs.fetchone() or (b"",)
         last = seal = 0
         while page := curs.execute(_PAGE, (last, EVENTS_PER_SEAL)).fetchall():
-            first, last, seal = page[0][4], page[-1][4], seal + 1
-            sealing = Sealing(seal, first, last, len(page), previous)
-            sealing.add(
-                [row_bytes(key.bytes, version, name.encode(), state, at) for key, version, name, state, at in page]
-            )
-            curs.execute("INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)", sealing.done())
-            previous = sealing.done().hash
+            # One for every stretch of one stream, as appends leave them: a run's seals are its own.
+            for _, stretch in groupby(page, itemgetter(0)):
+                rows = list(stretch)
+                first, last, seal = rows[0][4], rows[-1][4], seal + 1
+                sealing = Sealing(seal, first, last, len(rows), previous)
+                sealing.add([row_bytes(key.bytes, n, name.encode(), state, at) for key, n, name, state, at in rows])
+                curs.execute("INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)", sealing.done())
+                previous = sealing.done().hash
 
 
 def _all() -> list[str]:
