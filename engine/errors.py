@@ -82,5 +82,16 @@ class DamagedEvent(UnreadableEvent):
         )
 
 
+class EventMissing(QuantagentError):
+    """A stream has a later version and lacks an earlier one, which no append leaves behind."""
+
+    def __init__(self, stream: str, version: int) -> None:
+        super().__init__(
+            f"{stream} has no version {version:,} and goes on after it: an event is missing. "
+            "Run `quantagent audit verify`, and restore the database from a copy."
+        )
+        self.stream, self.version = stream, version
+
+
 class StoreUnavailable(QuantagentError):
     """The database cannot be reached or was not set up."""

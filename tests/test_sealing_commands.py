@@ -112,7 +112,7 @@ def test_a_home_that_cannot_be_written_is_told_and_fails_no_backtest(
     run(there, "data", "import", write_bars(tmp_path / "a.csv"), "--symbol", "AAA")
     signals = write_signals(tmp_path / "signals.csv", [walk("AAA", 100, 400, 100.0, 0.005)])
     done = run(there, "backtest", "--symbols", "AAA", "--signals", signals)
-    assert "the log could not be anchored" in done.stderr
+    assert "the log was not anchored" in done.stderr
     assert whole(dsn).finding is None
 
 

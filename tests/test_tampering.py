@@ -18,7 +18,7 @@ import pytest
 from engine.audit import anchors, verify
 from engine.audit.anchors import Anchor
 from engine.audit.verify import Finding
-from engine.errors import BadInput, BookMoved
+from engine.errors import BadInput, BookMoved, EventMissing
 from engine.events import ProfileSaved, RunFailed, TradingHalted
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
@@ -353,3 +353,14 @@ def test_processes_that_anchor_first_at_once_share_one_key(evidence: Evidence, t
             assert process.exitcode == 0
         (found,) = anchors.read_anchors(anchors.anchors_file(home, anchors.log_id_of(evidence.conn)))
         assert found.key == anchors.public_key_of(anchors.public_key_file(home))
+
+
+def test_a_stream_that_lacks_a_version_is_not_read_as_if_it_were_whole(evidence: Evidence) -> None:
+    conn = evidence.conn
+    with conn.transaction():
+        conn.execute("SET LOCAL session_replication_role = replica")
+        conn.execute("DELETE FROM quantagent.events WHERE originator_version = 2")
+    with PostgresStore(conn.info.dsn) as store:
+        for stream in (row.stream for row in store.read_all() if row.version == 3):
+            with pytest.raises(EventMissing, match=f"{stream} has no version 2"):
+                list(store.read(stream))

@@ -125,7 +125,7 @@ def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:
     try:
         app.anchor()
     except (OSError, BadInput, psycopg.Error) as error:
-        warn(f"warning: the log could not be anchored: {error} Run `quantagent audit anchor` when that is mended.")
+        warn(f"warning: the log was not anchored at the end of this command: {error}")
 
 
 @contextmanager

@@ -181,7 +181,7 @@ def _check_holds(conn: psycopg.Connection[Any], last: Anchor, path: Path) -> Non
     same_log = last.log == log_id_of(conn)
     if not same_log or conn.execute(query, (last.seal,)).fetchone() != (last.hash, last.position):
         raise BadInput(
-            f"nothing was anchored: the log does not hold what the last anchor in {path} vouches for, so that it was "
+            f"the log does not hold what the last anchor in {path} vouches for, so that it was "
             "changed, or is an older copy. `quantagent audit verify` says more; a copy that is to live on needs a file "
             "of anchors of its own, so move this one away."
         )

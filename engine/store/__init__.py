@@ -69,7 +69,7 @@ class Store(Protocol):
         ...
 
     def read(self, stream: str, after: int = 0) -> Iterator[Recorded]:
-        """The facts of a stream in order, from version `after + 1`."""
+        """The facts of a stream in order, from version `after + 1`. Raises `EventMissing` where a version lacks."""
         ...
 
     def read_many(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:

@@ -21,7 +21,7 @@ from psycopg.sql import SQL, Identifier
 from psycopg_pool import PoolTimeout
 
 from engine import clock
-from engine.errors import BookMoved, StoreUnavailable
+from engine.errors import BookMoved, EventMissing, StoreUnavailable
 from engine.store import ENGINE_VERSION, PAGE, Batch, Cause, Meta, Recorded
 from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
 from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing, row_bytes
@@ -150,10 +150,13 @@ class PostgresStore:
         key = stream_id(stream)
         while True:
             page = self._select("originator_id = %s AND originator_version > %s ORDER BY 2 LIMIT %s", key, after, PAGE)
-            yield from page
+            for row in page:
+                if row.version != after + 1:
+                    raise EventMissing(stream, after + 1)
+                yield row
+                after = row.version
             if len(page) < PAGE:
                 return
-            after = page[-1].version
 
     def read_many(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
         found: dict[str, list[Recorded]] = {}

@@ -111,7 +111,10 @@ def _other_bars(found: Regenerated) -> str:
         what = "other values in one bar or more"
     else:
         what = f"of {then:,} bars {then - now:,} missing" if now < then else f"{now:,} bars where there were {then:,}"
-    return f"The bars are not those that the run was made from: {what}. Import the same files again."
+    return (
+        f"The bars are not those that the run was made from: {what}. A stored bar is never overwritten: "
+        "import the run's own files into an empty QUANTAGENT_HOME, or restore the table of bars from a backup."
+    )
 
 
 # --- diff ---------------------------------------------------------------------------------------------------------
@@ -200,7 +203,8 @@ def _show_difference(found: Difference, ours: str, theirs: str) -> None:
     sides = ((ours, found.ours), (theirs, found.theirs))
     out.print(f"first difference at version {found.version:,} of the book")
     for name, row in sides:
-        out.print(f"  {name:<11} {_place(row)}", markup=False)
+        # What was made again just now lies in memory, and has no place in the log.
+        out.print(f"  {name:<11} {_place(row, in_log=name != 'regenerated')}", markup=False)
     if found.ours is not None and found.theirs is not None:
         changes = event_changes(found.ours, found.theirs)
         rows = [{"field": change.field, ours: change.ours, theirs: change.theirs} for change in changes]
@@ -209,10 +213,13 @@ def _show_difference(found: Difference, ours: str, theirs: str) -> None:
             out.print(f"and {len(rows) - FIELDS_SHOWN:,} fields more: --json tells them all")
 
 
-def _place(row: Recorded | None) -> str:
+def _place(row: Recorded | None, in_log: bool) -> str:
     from engine.audit.journal import says
 
-    return "nothing" if row is None else f"{row.name} at position {row.position:,}: {says(row.event)}"
+    if row is None:
+        return "nothing"
+    where = f"position {row.position:,}" if in_log else f"version {row.version:,}"
+    return f"{row.name} at {where}: {says(row.event)}"
 
 
 def event_facts(row: Recorded | None) -> dict[str, Any] | None:

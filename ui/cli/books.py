@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,9 @@ from ui.cli.output import (
 if TYPE_CHECKING:
     from engine.audit.why import Link
 
+# Fewer columns fit below this.
+WIDE = 130
+
 runs_app = typer.Typer(name="runs", help="Backtests, replays and paper runs.", no_args_is_help=True)
 orders_app = typer.Typer(name="orders", help="Orders of a run.", no_args_is_help=True)
 trades_app = typer.Typer(name="trades", help="Round trips of a run.", no_args_is_help=True)
@@ -44,13 +48,17 @@ def runs_list(as_json: AsJson = False) -> None:
     if as_json:
         print_json(runs=rows)
     elif rows:
-        shown = [{**row, "run": row["run_id"][:8]} for row in rows]
-        columns = (
-            "run environment profile variant symbols status total_trades win_rate sharpe_ratio max_drawdown total_pnl"
-        )
-        print_rows("Runs", shown, columns.split())
+        shown = [{**row, "run": row["run_id"][:8], "pnl": _cents(row["total_pnl"])} for row in rows]
+        question = "environment profile variant symbols" if out.width >= WIDE else "environment profile"
+        names = f"run {question} status total_trades win_rate sharpe_ratio max_drawdown pnl"
+        print_rows("Runs", shown, names.split())
     else:
         err.print("There is no run yet: `quantagent backtest` makes one.")
+
+
+def _cents(amount: Decimal | None) -> str | None:
+    """Money as a list shows it; `runs show` and --json have it exactly."""
+    return None if amount is None else f"{amount:,.2f}"
 
 
 @runs_app.command("show")

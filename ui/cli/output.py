@@ -26,6 +26,9 @@ PIPE_WIDTH = 160
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+# Columns of words that lose their sense in two pieces.
+WHOLE = ("run", "environment", "status", "verdict", "level")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print the rows as CSV on stdout.")]
 Symbols = Annotated[str, typer.Option("--symbols", metavar="A,B", help="Symbols, comma separated.")]
@@ -119,7 +122,9 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for name in columns:
         numeric = any(isinstance(row.get(name), int | float | Decimal) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        # Half an id or half a number is worse than none: those columns keep their width.
+        whole = numeric or name in WHOLE
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(cell(row.get(name)) for name in columns))
     out.print(table)

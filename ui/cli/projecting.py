@@ -80,7 +80,8 @@ def rebuild(as_json: AsJson = False) -> None:
         err.print(
             "Row for row the same."
             if done.same
-            else "The new tables differ from the old ones; the new ones are in place."
+            else "The new tables differ from the old ones, and are in place. If no other version made those, run "
+            "`quantagent audit verify`."
         )
     if not done.same:
         raise typer.Exit(3)

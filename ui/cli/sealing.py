@@ -47,7 +47,9 @@ def verify(
     if as_json:
         print_json(**facts)
     elif verdict.finding is not None:
-        err.print(f"[red]position {verdict.finding.position}:[/red] {verdict.finding.what}.", markup=True)
+        where = f"[red]position {verdict.finding.position}:[/red] " if verdict.finding.position else ""
+        err.print(f"{where}{verdict.finding.what}.", markup=True)
+        err.print("Keep this database as it is, `quantagent audit export DIR` it, and compare with a backup.")
     else:
         print_facts("The log is whole", facts)
         if verdict.anchored_to < verdict.last_position:
