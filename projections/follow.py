@@ -13,10 +13,10 @@ from threading import Event, Thread
 import psycopg
 
 from engine.errors import StoreUnavailable
+from engine.store import CHANNEL
 from projections.runner import Runner
 from projections.schemas import Connection
 
-CHANNEL = "events"
 WAKE_S = 30.0
 """After so long a follower looks without being called."""
 

@@ -18,6 +18,9 @@ from engine.events import Fact
 ENGINE_VERSION = "0.1.0"
 PAGE = 5_000
 
+# Every append notifies this channel of the database, with nothing in it: what was appended is read from the log.
+CHANNEL = "events"
+
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """What explains an event but is no part of it: outside digests and comparisons."""

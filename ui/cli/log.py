@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from engine.audit.journal import Line, Selection
     from ui.compose import App
 
-CHANNEL = "events"
 LOOK_AGAIN_S = 1.0
 
 
@@ -80,6 +79,8 @@ def _arriving(opened: App, wanted: Selection, after: int) -> Iterator[Line]:
 def _signs(dsn: str) -> Iterator[None]:
     """One sign at once, then one whenever something may have been appended: every append notifies."""
     import psycopg
+
+    from engine.store import CHANNEL
 
     while True:
         try:
