@@ -4,11 +4,12 @@
 
 INTERPRETER := $(or $(PYTHON),python3)
 BIN := .venv/bin
+PEERS := .venv-peers/installed
 PIN = $(1)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dashboard test test-long lint bench docs lock clean runtime tools
+.PHONY: help demo dashboard test test-long test-peers lint bench bench-peers docs lock clean runtime tools
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -20,10 +21,13 @@ dashboard: runtime ## Opens the dashboard on 127.0.0.1
 	@$(BIN)/quantagent dashboard
 
 test: tools ## Runs the tests that take seconds, with coverage (at least 85 %)
-	@$(BIN)/pytest -n 2 -m "not long" --cov --cov-report=term
+	@$(BIN)/pytest -n 2 -m "not long and not peers" --cov --cov-report=term
 
 test-long: tools ## Runs the tests that take minutes
-	@$(BIN)/pytest -m long
+	@$(BIN)/pytest -m "long and not peers"
+
+test-peers: tools $(PEERS) ## Compares fills and equity with four public engines, which live in .venv-peers
+	@$(BIN)/pytest -m peers tests/test_peers.py
 
 lint: tools ## Checks style, types, architecture and the Dockerfile
 	$(BIN)/ruff check .
@@ -36,18 +40,30 @@ lint: tools ## Checks style, types, architecture and the Dockerfile
 bench: tools ## Measures the engine and writes the table of docs/benchmarks.md
 	@$(BIN)/python -m tests.bench
 
+bench-peers: tools $(PEERS) ## Measures the same runs in those engines and writes their table of docs/benchmarks.md
+	@$(BIN)/python -m tests.bench_peers
+
 docs: tools ## Writes the generated pages in docs/ anew
 	@$(BIN)/python -m tests.documents
 
-lock: ## Pins the dependencies of pyproject.toml anew in both lock files
+lock: ## Pins the dependencies of pyproject.toml anew in the lock files
 	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && trap 'exit 130' INT TERM && \
 	$(INTERPRETER) -m venv "$$new" && "$$new/bin/pip" install --quiet --disable-pip-version-check uv && \
 	$(call PIN,"$$new") pyproject.toml -o requirements.lock && \
-	$(call PIN,"$$new") --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(call PIN,"$$new") --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock && \
+	$(call PIN,"$$new") --group peers -o requirements-peers.lock
 
 clean: ## Removes .venv and everything else that can be made again
-	rm -rf .venv .pytest_cache .hypothesis .ruff_cache .import_linter_cache .coverage .coverage.* htmlcov dist *.egg-info
+	rm -rf .venv .venv-peers .pytest_cache .hypothesis .ruff_cache .import_linter_cache .coverage .coverage.* htmlcov dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment of their own: what they need never meets what the engine runs with. The mark is made last, so that
+# an interrupted installation begins anew.
+$(PEERS): requirements-peers.lock | tools
+	@echo "installing requirements-peers.lock into .venv-peers" >&2
+	@rm -rf .venv-peers && $(BIN)/python -m venv .venv-peers
+	@.venv-peers/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-peers.lock
+	@touch $@
 
 runtime:
 	@$(call ENVIRONMENT,requirements.lock)

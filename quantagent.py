@@ -11,10 +11,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.broker import Broker, Desk, PaperBroker
+from analysis import conformance
+from analysis.conformance import Finding
+from analysis.strategies import Opinion, Strategy
+from engine.broker import Broker, PaperBroker
 from engine.clock import now
-from engine.events import BookEvent, OrderPlaced, Verdict
-from engine.market import Direction, Side, Timeframe, instrument_for
+from engine.decide import Ticket
+from engine.desk import Desk
+from engine.events import BookEvent, OrderPlaced, OrderTerms, Protection, Verdict
+from engine.feed.files import read_bars
+from engine.feed.sample import SAMPLE_FILES, SAMPLE_TIMEFRAME
+from engine.market import Bar, Direction, OrderType, Side, Timeframe, TimeInForce, instrument_for
 from engine.money import exact
 from engine.orders import Wish
 from ui import profiles
@@ -30,14 +37,20 @@ if TYPE_CHECKING:
 __all__ = [
     "App",
     "Backtest",
+    "Bar",
     "Broker",
     "DataProvider",
+    "Finding",
+    "Opinion",
     "OrderManager",
+    "OrderTerms",
     "PaperBroker",
     "PaperPlan",
     "PortfolioManager",
     "RiskManager",
+    "Strategy",
     "TradingScheduler",
+    "check_strategy",
     "open_app",
 ]
 
@@ -68,14 +81,17 @@ class Backtest:
         end: Time = None,
         *,
         timeframe: str = "1h",
-        profile: str = profiles.DEFAULT,
+        profile: str | None = None,
+        risk_profile: str | None = None,
         variant: str = "rules",
         signals: str | Path | None = None,
         label: str = "",
     ) -> None:
         file = Path(signals) if signals is not None else None
         frame = Timeframe.parse(timeframe)
-        self.question = Question(tuple(symbols), frame, _instant(start), _instant(end), profile, variant, file, label)
+        self.question = Question(
+            tuple(symbols), frame, _instant(start), _instant(end), profile, variant, file, label, risk_profile
+        )
         self.answer: Answer | None = None
 
     def run(self) -> Backtest:
@@ -134,13 +150,29 @@ class Backtest:
         )
 
 
+def check_strategy(variant: str, bars: Sequence[Bar] = ()) -> list[Finding]:
+    """What a strategy (its name, or FILE.py:CLASS) does not pass, tried on bars of one symbol; nothing if it is sound.
+
+    Without bars it is tried on the bundled ones of BTC-USD. Needs no database and stores nothing.
+    """
+    if not bars:
+        bars = read_bars(SAMPLE_FILES["BTC-USD"], "BTC-USD", SAMPLE_TIMEFRAME).bars
+    return conformance.check(variant, bars)
+
+
 class PortfolioManager:
-    """One account in memory: cash, positions, equity."""
+    """One account in memory: cash, positions, equity. `profile`: a built-in one, or a file with a combined one."""
 
     def __init__(self, symbols: Sequence[str], profile: str = profiles.DEFAULT, timeframe: str = "1h") -> None:
-        document = profiles.BUILT_IN[profile] if profile in profiles.BUILT_IN else profiles.read_file(Path(profile))
+        whole = profiles.whole(profile)
         instruments = [instrument_for(symbol) for symbol in symbols]
-        self.desk = Desk(profiles.resolve(document, instruments, Timeframe.parse(timeframe)), now())
+        rates = [instrument_for(rate) for rate in profiles.rates_needed(whole, instruments)]
+        self.desk = Desk(profiles.resolve(whole, instruments, Timeframe.parse(timeframe), rates), now())
+
+    @property
+    def broker(self) -> PaperBroker:
+        """Who holds the account's orders; it keeps an account of its own."""
+        return self.desk.broker
 
     @property
     def cash(self) -> Decimal:
@@ -156,19 +188,22 @@ class PortfolioManager:
 
 
 class RiskManager:
-    """The gate: cash, position cap on the resulting position, daily loss, breaker, incompatible position."""
+    """The gate: `engine.risk.RULES`, from cash and position caps to daily loss, collar and halts."""
 
     def __init__(self, portfolio: PortfolioManager) -> None:
         self.portfolio = portfolio
 
-    def validate_trade(self, symbol: str, side: str, quantity: Decimal | str, price: Decimal | str) -> tuple[bool, str]:
-        """Whether an order may be placed whole, and why (not)."""
-        ruling = self.portfolio.desk.judge(symbol, Side(side.upper()), exact(quantity), exact(price))
+    def validate_trade(
+        self, symbol: str, side: str, quantity: Decimal | str, price: Decimal | str, at: Time = None
+    ) -> tuple[bool, str]:
+        """Whether a market order may be placed whole, and why (not)."""
+        when = _instant(at) or now()
+        ruling = self.portfolio.desk.judge(symbol, Side(side.upper()), exact(quantity), exact(price), when)
         return ruling.verdict is Verdict.APPROVED, ruling.reason
 
 
 class OrderManager:
-    """Turns a decision into an order, through sizing and the gate."""
+    """Turns decisions, and orders by hand, into orders at the broker, through the gate."""
 
     def __init__(self, portfolio: PortfolioManager) -> None:
         self.portfolio = portfolio
@@ -179,8 +214,51 @@ class OrderManager:
         """The id of the order that a LONG, SHORT, FLAT or HOLD leads to at a price; None when it leads to none."""
         when = _instant(at) or now()
         wish = Wish(symbol, Direction(decision.upper()), exact(confidence), "by hand")
-        events: list[BookEvent] = self.portfolio.desk.act(wish, exact(price), when)
-        return next((event.order_id for event in events if isinstance(event, OrderPlaced)), None)
+        return _placed(self.portfolio.desk.act(wish, exact(price), when))
+
+    def submit(
+        self,
+        symbol: str,
+        side: str,
+        quantity: Decimal | str,
+        price: Decimal | str,
+        *,
+        order_type: str = "MARKET",
+        limit_price: Decimal | str | None = None,
+        stop_price: Decimal | str | None = None,
+        time_in_force: str = "GTC",
+        expires_at: Time = None,
+        stop: Decimal | str | None = None,
+        target: Decimal | str | None = None,
+        replaces: str = "",
+        at: Time = None,
+    ) -> str | None:
+        """The id of the order that a request by hand leads to at a price; None when the gate denies it.
+
+        stop, target: where the position it opens shall be given up; replaces: the working order that it amends.
+        """
+        terms = OrderTerms(
+            OrderType(order_type.upper()),
+            limit_price=_amount(limit_price),
+            stop_price=_amount(stop_price),
+            time_in_force=TimeInForce(time_in_force.upper()),
+            expires_at=_instant(expires_at),
+        )
+        protection = None if stop is None and target is None else Protection(_amount(stop), _amount(target))
+        ticket = Ticket(symbol, Side(side.upper()), exact(quantity), terms, protection, replaces)
+        return _placed(self.portfolio.desk.submit(ticket, exact(price), _instant(at) or now()))
+
+    def cancel(self, order_id: str, at: Time = None) -> bool:
+        """Ends a working order; false when it does not work (any more)."""
+        return self.portfolio.desk.cancel(order_id, _instant(at) or now())
+
+
+def _placed(events: Sequence[BookEvent]) -> str | None:
+    return next((event.order_id for event in events if isinstance(event, OrderPlaced)), None)
+
+
+def _amount(given: Decimal | str | None) -> Decimal | None:
+    return None if given is None else exact(given)
 
 
 def _instant(at: Time) -> datetime | None:

@@ -10,34 +10,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from analysis import rules
-from analysis.indicators import WINDOW_BARS
-from analysis.reports import Analysis
+from analysis.variants import RULES, Formed, Own, Variant
 from engine.errors import BadInput
 from engine.events import AnalysisMade
 from engine.feed import Bars
 from engine.feed.checks import bar_line
-from engine.market import Bar, Direction, Symbol, Timeframe, instant_text
+from engine.market import Bar, Symbol, Timeframe, instant_text
 from engine.orders import Wish, analysis_stream, wish_of
 from engine.store import Batch, Cause, Store
 
-if TYPE_CHECKING:
-    import polars as pl
-
-VARIANTS = (rules.VARIANT,)
 CHUNK = 500
 
 
-def check_variant(variant: str) -> str:
-    if variant not in VARIANTS:
-        raise BadInput(f"variant {variant!r} is unknown: there is {', '.join(VARIANTS)}.")
-    return variant
-
-
 class Window(NamedTuple):
-    """One bar to have an opinion on: its row in the frame, its close, how many bars are seen, their digest."""
+    """One bar to have an opinion on: its row among the bars, its close, how many bars are seen, their digest."""
 
     row: int
     at: datetime
@@ -45,9 +33,9 @@ class Window(NamedTuple):
     digest: str
 
 
-def windows(bars: Sequence[Bar], timeframe: Timeframe) -> Iterator[Window]:
-    """The window that ends at each bar: the last 500, or as many as there are."""
-    seen: deque[bytes] = deque(maxlen=WINDOW_BARS)
+def windows(bars: Sequence[Bar], timeframe: Timeframe, size: int) -> Iterator[Window]:
+    """The window that ends at each bar: the last `size`, or as many as there are."""
+    seen: deque[bytes] = deque(maxlen=size)
     for row, bar in enumerate(bars):
         seen.append(sha256(bar_line(bar, timeframe).encode()).digest())
         yield Window(row, bar.closed_at, len(seen), sha256(b"".join(seen)).hexdigest())
@@ -57,31 +45,37 @@ def analysis_id(symbol: Symbol, timeframe: Timeframe, window: Window, variant: s
     return f"{symbol}.{timeframe}@{instant_text(window.at)}.{variant}.{window.digest[:16]}"
 
 
-def fact(symbol: Symbol, timeframe: Timeframe, window: Window, made: Analysis) -> AnalysisMade:
-    """The stored form of a `rules` analysis."""
+def fact(symbol: Symbol, timeframe: Timeframe, window: Window, variant: Variant, formed: Formed) -> AnalysisMade:
+    """An opinion as it is stored."""
+    opinion = formed.opinion
     return AnalysisMade(
-        analysis_id=analysis_id(symbol, timeframe, window, rules.VARIANT),
+        analysis_id=analysis_id(symbol, timeframe, window, variant.name),
         symbol=symbol,
         timeframe=timeframe.value,
         as_of=window.at,
-        variant=rules.VARIANT,
-        decision=Direction(made.decision.decision),
-        confidence=made.decision.confidence,
-        horizon_bars=made.decision.horizon_bars,
-        risk_reward=made.decision.risk_reward,
-        reports=made.model_dump_json(),
+        variant=variant.name,
+        decision=opinion.direction,
+        confidence=opinion.confidence,
+        horizon_bars=opinion.horizon_bars,
+        risk_reward=opinion.risk_reward,
+        reports=formed.reports,
         window_digest=window.digest,
         window_bars=window.bars,
-        agent_version=rules.AGENT_VERSION,
+        agent_version=variant.version,
+        stop=opinion.stop,
+        target=opinion.target,
+        entry=opinion.entry,
     )
 
 
 class Opinions:
-    """The wishes of all bars of a run, in memory. `made` of them are new, `found` were stored before."""
+    """The wishes of all bars of a run, in memory. `made` of them are new, `found` were stored before; `notices` tell
+    in words where there were too few bars for more than a HOLD."""
 
     def __init__(self) -> None:
         self._wishes: dict[tuple[Symbol, datetime], Wish] = {}
         self.made = self.found = 0
+        self.notices: list[str] = []
 
     def take(self, fact: AnalysisMade, version: int) -> None:
         self._wishes[fact.symbol, fact.as_of] = wish_of(fact, version)
@@ -99,6 +93,7 @@ def opinions(
     end: datetime | None,
     *,
     actor: str,
+    variant: Variant = RULES,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Opinions:
     """An opinion on every bar of the range: stored ones are read, missing ones made and stored, 500 at a time.
@@ -108,58 +103,96 @@ def opinions(
     all_of_them = Opinions()
     for symbol in symbols:
         bars = catalogue.bars(symbol, timeframe, None, end)
-        frame = catalogue.frame(symbol, timeframe, None, end)
+        desk = _Desk(store, symbol, timeframe, variant, actor)
         wanted = [
             window
-            for bar, window in zip(bars, windows(bars, timeframe), strict=True)
+            for bar, window in zip(bars, windows(bars, timeframe, variant.window_bars), strict=True)
             if start is None or bar.opened_at >= start
         ]
+        warm_up = sum(window.bars < variant.warm_up_bars for window in wanted)
+        all_of_them.notices += warm_up_notices(variant, symbol, warm_up, len(wanted))
         for first in range(0, len(wanted), CHUNK):
-            chunk = wanted[first : first + CHUNK]
-            missing = _take_stored(store, symbol, timeframe, chunk, all_of_them)
+            missing = desk.take_stored(bars, wanted[first : first + CHUNK], all_of_them)
             progress(all_of_them.made + all_of_them.found)
-            _make(store, symbol, timeframe, frame, missing, all_of_them, actor)
+            desk.make(bars, missing, all_of_them)
             progress(all_of_them.made + all_of_them.found)
     return all_of_them
 
 
-def _take_stored(
-    store: Store, symbol: Symbol, timeframe: Timeframe, chunk: Iterable[Window], into: Opinions
-) -> list[Window]:
-    """Takes what is stored; returns what is not."""
-    by_stream = {analysis_stream(analysis_id(symbol, timeframe, w, rules.VARIANT)): w for w in chunk}
-    stored = store.read_many(list(by_stream))
-    missing: list[Window] = []
-    for stream, window in by_stream.items():
-        row = next((row for row in stored.get(stream, ()) if isinstance(row.event, AnalysisMade)), None)
-        if row is None or not isinstance(row.event, AnalysisMade):
-            missing.append(window)
-        else:
-            into.take(row.event, row.version)
-            into.found += 1
-    return missing
+class _Desk(NamedTuple):
+    """Where the analyses of one variant on one symbol are made, stored and found."""
+
+    store: Store
+    symbol: Symbol
+    timeframe: Timeframe
+    variant: Variant
+    actor: str
+
+    def take_stored(self, bars: Sequence[Bar], chunk: Iterable[Window], into: Opinions) -> list[Window]:
+        """Takes what is stored; returns what is not."""
+        ids = {analysis_id(self.symbol, self.timeframe, window, self.variant.name): window for window in chunk}
+        stored = self.store.read_many([analysis_stream(each) for each in ids])
+        missing: list[Window] = []
+        known: AnalysisMade | None = None
+        for each, window in ids.items():
+            rows = stored.get(analysis_stream(each), ())
+            found = next(((row.event, row.version) for row in rows if isinstance(row.event, AnalysisMade)), None)
+            if found is None:
+                missing.append(window)
+            else:
+                into.take(*found)
+                into.found += 1
+                known = found[0]
+        if known is not None:
+            self._check_still_said(bars, ids[known.analysis_id], known)
+        return missing
+
+    def _check_still_said(self, bars: Sequence[Bar], window: Window, stored: AnalysisMade) -> None:
+        """A strategy that was changed and kept its version would go on trading what it used to say."""
+        if not isinstance(self.variant, Own):
+            return
+        (now,) = self._facts(bars, [window])
+        if now != stored:
+            raise BadInput(
+                f"variant {self.variant.name} said {stored.decision} {stored.confidence} on {self.symbol} at "
+                f"{instant_text(window.at)} and now says {now.decision} {now.confidence}, or gives another reason: "
+                "give a changed strategy another version, and see `quantagent check-lookahead` if it was not changed."
+            )
+
+    def make(self, bars: Sequence[Bar], missing: Sequence[Window], into: Opinions) -> None:
+        """Makes what is not stored, and stores it."""
+        facts = self._facts(bars, missing)
+        if facts:
+            batches = [Batch(analysis_stream(each.analysis_id), 0, [each]) for each in facts]
+            self.store.append(batches, Cause(self.actor))
+        for each in facts:
+            into.take(each, 1)
+        into.made += len(facts)
+
+    def _facts(self, bars: Sequence[Bar], wanted: Sequence[Window]) -> list[AnalysisMade]:
+        formed = self.variant.analyse(bars, [window.row for window in wanted])
+        return [
+            fact(self.symbol, self.timeframe, window, self.variant, each)
+            for window, each in zip(wanted, formed, strict=True)
+        ]
 
 
-def _make(
-    store: Store,
-    symbol: Symbol,
-    timeframe: Timeframe,
-    frame: pl.DataFrame,
-    missing: Sequence[Window],
-    into: Opinions,
-    actor: str,
-) -> None:
-    made = rules.analyse_many(frame, [window.row for window in missing])
-    facts = [fact(symbol, timeframe, window, analysis) for window, analysis in zip(missing, made, strict=True)]
-    if facts:
-        store.append([Batch(analysis_stream(each.analysis_id), 0, [each]) for each in facts], Cause(actor))
-    for each in facts:
-        into.take(each, 1)
-    into.made += len(facts)
+def warm_up_notices(variant: Variant, symbol: Symbol, short: int, bars: int | None = None) -> list[str]:
+    """What to tell when the first bars of a run, or of `bars` all, have too few before them; nothing when none has."""
+    if not short:
+        return []
+    which = f"all {bars:,} bars" if short == bars else f"the first {short:,} bars"
+    remedy = ": import earlier ones, or choose a later range" if short == bars else ""
+    return [
+        f"{which} of {symbol} are warm-up, {variant.name} says HOLD until it has seen {variant.warm_up_bars:,}{remedy}."
+    ]
 
 
 class LiveAnalyst:
-    """Has its opinion when the bar closes: what a daemon uses. Adopts a stored analysis of the same window."""
+    """Has its opinion when the bar closes: what a daemon uses. Adopts a stored analysis of the same window.
+
+    `warn` hears in words where there are too few bars yet for more than a HOLD.
+    """
 
     def __init__(
         self,
@@ -169,18 +202,27 @@ class LiveAnalyst:
         timeframe: Timeframe,
         start: datetime,
         actor: str,
+        variant: Variant = RULES,
+        warn: Callable[[str], object] = lambda notice: None,
     ) -> None:
-        self._store, self._timeframe, self._actor = store, timeframe, actor
-        self._seen = {symbol: deque(_before(catalogue, symbol, timeframe, start), WINDOW_BARS) for symbol in symbols}
+        self._timeframe, self._variant = timeframe, variant
+        self._desks = {symbol: _Desk(store, symbol, timeframe, variant, actor) for symbol in symbols}
+        self._seen = {
+            symbol: deque(_before(catalogue, symbol, timeframe, start), variant.window_bars) for symbol in symbols
+        }
         self.made = 0
+        for symbol, seen in self._seen.items():
+            # The bar that makes a window whole has its opinion.
+            for notice in warm_up_notices(variant, symbol, max(0, variant.warm_up_bars - 1 - len(seen))):
+                warn(notice)
 
     def wish(self, bar: Bar) -> Wish:
-        seen = self._seen[bar.symbol]
+        seen, desk = self._seen[bar.symbol], self._desks[bar.symbol]
         seen.append(bar)
-        *_, window = windows(list(seen), self._timeframe)
+        bars = list(seen)
+        *_, window = windows(bars, self._timeframe, self._variant.window_bars)
         opinion = Opinions()
-        missing = _take_stored(self._store, bar.symbol, self._timeframe, [window], opinion)
-        _make(self._store, bar.symbol, self._timeframe, frame_of(seen), missing, opinion, self._actor)
+        desk.make(bars, desk.take_stored(bars, [window], opinion), opinion)
         self.made += opinion.made
         return opinion.wish(bar)
 
@@ -190,14 +232,4 @@ def _before(catalogue: Bars, symbol: Symbol, timeframe: Timeframe, start: dateti
     first = min(held.first for held in catalogue.listing() if (held.symbol, held.timeframe) == (symbol, timeframe))
     if first >= start:
         return []
-    return catalogue.bars(symbol, timeframe, first, start)[-WINDOW_BARS:]
-
-
-def frame_of(bars: Iterable[Bar]) -> pl.DataFrame:
-    """Bars as the floats that indicators compute with, in the catalogue's columns."""
-    import polars as pl
-
-    rows = list(bars)
-    prices = {name: [float(getattr(bar, name)) for bar in rows] for name in ("open", "high", "low", "close", "volume")}
-    times = {name: [getattr(bar, name) for bar in rows] for name in ("opened_at", "closed_at")}
-    return pl.DataFrame({**times, **prices}, schema_overrides=dict.fromkeys(times, pl.Datetime("us", "UTC")))
+    return catalogue.bars(symbol, timeframe, first, start)

@@ -1,12 +1,13 @@
 """The book: cash, positions and working orders, folded from events. Copies facts; never refuses, asks or logs.
 
-One law holds after every event, exactly: cash + cost of the positions + fees paid - realised profit = starting cash.
+One law holds after every event, exactly: cash + cost of the positions + fees - realised profit - adjustments =
+starting cash.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from typing import TypeVar, assert_never
@@ -17,10 +18,13 @@ from engine.events import (
     AnalysesConsulted,
     BookEvent,
     BookOpened,
+    CashAdjusted,
     OrderCanceled,
+    OrderExpired,
     OrderFilled,
     OrderPlaced,
     OrderRejected,
+    OrderReplaced,
     PositionsMarked,
     RiskDecided,
     SignalRaised,
@@ -28,15 +32,17 @@ from engine.events import (
     TradingResumed,
 )
 from engine.market import Direction, Instrument, Side, Symbol
-from engine.money import ZERO, add, mul, neg, part_of, size, sub, total
+from engine.money import ONE, ZERO, add, mul, neg, part_of, percent_of, size, sub, total
 
 V = TypeVar("V")
+ROLLING = timedelta(hours=1)
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
     """quantity: signed, negative when short; cost: what it was bought for, signed like the quantity.
 
-    opened_at: the open of its entry bar; holding_bars: after how many bars it is given up, if ever.
+    opened_at: the open of its entry bar; holding_bars: after how many bars it is given up, if ever; result: what its
+    partial closes have realised so far, less all its commissions.
     """
 
     symbol: Symbol
@@ -44,6 +50,7 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     cost: Decimal
     opened_at: datetime
     holding_bars: int | None
+    result: Decimal = ZERO
 
     @property
     def direction(self) -> Direction:
@@ -51,16 +58,26 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 class Book(msgspec.Struct, frozen=True):
-    """`day_equity` is the equity at the latest session roll; `halt` is set while entries are stopped."""
+    """Amounts in `currency`.
+
+    halts: those in force, by who halted; day_equity: equity at the latest session roll; losses: losing round trips in
+    a row, the latest at `lost_at`; placed: when entries were placed in the 60 minutes up to the latest of them.
+    """
 
     cash: Decimal = ZERO
+    currency: str = ""
+    margin_pct: Decimal = Decimal(100)
     instruments: Mapping[Symbol, Instrument] = {}
     positions: Mapping[Symbol, Position] = {}
     working: Mapping[str, OrderPlaced] = {}
+    halts: Mapping[str, TradingHalted] = {}
     fees: Decimal = ZERO
     realised: Decimal = ZERO
+    adjusted: Decimal = ZERO
     day_equity: Decimal = ZERO
-    halt: TradingHalted | None = None
+    losses: int = 0
+    lost_at: datetime | None = None
+    placed: tuple[datetime, ...] = ()
 
     def held(self, symbol: Symbol) -> Decimal:
         position = self.positions.get(symbol)
@@ -70,26 +87,42 @@ class Book(msgspec.Struct, frozen=True):
         position = self.positions.get(symbol)
         return Direction.FLAT if position is None else position.direction
 
-    def working_for(self, symbol: Symbol) -> OrderPlaced | None:
-        return next((order for order in self.working.values() if order.symbol == symbol), None)
+    def orders_of(self, symbol: Symbol) -> list[OrderPlaced]:
+        """The symbol's working orders, in the order they were placed."""
+        return [order for order in self.working.values() if order.symbol == symbol]
+
+    def worth(self, symbol: Symbol, price: Decimal, marks: Mapping[Symbol, Decimal]) -> Decimal:
+        """What one unit is worth at a price, in the account's currency. Raises `KeyError` without a mark to convert."""
+        instrument = self.instruments[symbol]
+        value = mul(price, instrument.multiplier)
+        return value if instrument.quote == self.currency else mul(value, self.rate(symbol, marks))
+
+    def rate(self, symbol: Symbol, marks: Mapping[Symbol, Decimal]) -> Decimal:
+        """The account's currency per unit of the currency a symbol is quoted in, at the last close."""
+        quote = self.instruments[symbol].quote
+        return ONE if quote == self.currency else marks[f"{quote}-{self.currency}"]
+
+    def value(self, symbol: Symbol, marks: Mapping[Symbol, Decimal]) -> Decimal:
+        """What a position is worth at its mark, negative when short."""
+        return mul(self.held(symbol), self.worth(symbol, marks[symbol], marks))
 
     def equity(self, marks: Mapping[Symbol, Decimal]) -> Decimal:
         """Cash plus every position at its mark."""
         worth = self.cash
-        for symbol, position in self.positions.items():
-            worth = add(worth, mul(mul(position.quantity, marks[symbol]), self.instruments[symbol].multiplier))
+        for symbol in self.positions:
+            worth = add(worth, self.value(symbol, marks))
         return worth
 
     @property
     def free_cash(self) -> Decimal:
         """Cash that an entry may use.
 
-        The proceeds of a short sale stay with the broker together with as much again as collateral, so a short ties
-        up as much free cash as a long of the same cost. Working orders hold what they reserved.
+        The proceeds of a short sale stay with the broker together with collateral, `margin_pct` of them: with 100 a
+        short ties up as much free cash as a long of the same cost. Working orders hold what they reserved.
         """
         short_cost = total(position.cost for position in self.positions.values() if position.cost < 0)
         reserved = total(order.reserved for order in self.working.values())
-        return sub(add(add(self.cash, short_cost), short_cost), reserved)
+        return sub(add(add(self.cash, short_cost), percent_of(short_cost, self.margin_pct)), reserved)
 
 
 def fold(events: Iterable[BookEvent], book: Book | None = None) -> Book:
@@ -104,18 +137,27 @@ def evolve(book: Book, event: BookEvent) -> Book:
         case OrderFilled():
             return _filled(book, event)
         case OrderPlaced():
-            return msgspec.structs.replace(book, working={**book.working, event.order_id: event})
-        case OrderRejected() | OrderCanceled():
+            return _placed(book, event)
+        case OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced():
             return msgspec.structs.replace(book, working=_without(book.working, event.order_id))
         case PositionsMarked():
             return msgspec.structs.replace(book, day_equity=event.equity) if event.occasion == "roll" else book
+        case CashAdjusted():
+            return msgspec.structs.replace(
+                book, cash=add(book.cash, event.amount), adjusted=add(book.adjusted, event.amount)
+            )
         case TradingHalted():
-            return msgspec.structs.replace(book, halt=event)
+            return msgspec.structs.replace(book, halts={**book.halts, event.actor: event})
         case TradingResumed():
-            return msgspec.structs.replace(book, halt=None)
+            lifted = event.lifted or tuple(book.halts)
+            return msgspec.structs.replace(
+                book, halts={actor: halt for actor, halt in book.halts.items() if actor not in lifted}
+            )
         case BookOpened():
             return Book(
                 cash=event.cash,
+                currency=event.currency,
+                margin_pct=event.margin_pct,
                 instruments={instrument.symbol: instrument for instrument in event.instruments},
                 day_equity=event.cash,
             )
@@ -123,26 +165,72 @@ def evolve(book: Book, event: BookEvent) -> Book:
             assert_never(event)
 
 
+def _placed(book: Book, order: OrderPlaced) -> Book:
+    working = {**book.working, order.order_id: order}
+    if order.role != "entry":
+        return msgspec.structs.replace(book, working=working)
+    recent = tuple(at for at in book.placed if at > order.at - ROLLING)
+    return msgspec.structs.replace(book, working=working, placed=(*recent, order.at))
+
+
+# --- Fills --------------------------------------------------------------------------------------------------------
+
+
+def closing_units(held: Decimal, side: Side, quantity: Decimal) -> Decimal:
+    """The part of a trade's quantity that reduces what is held; the rest opens or adds."""
+    opposite = held < 0 if side is Side.BUY else held > 0
+    return min(quantity, size(held)) if opposite else ZERO
+
+
 def _filled(book: Book, fill: OrderFilled) -> Book:
     order = book.working[fill.order_id]
-    position, realised = _traded(book.positions.get(fill.symbol), fill, order.holding_bars)
+    before = book.positions.get(fill.symbol)
+    after, realised, result = _traded(before, fill, order.holding_bars)
     others = _without(book.positions, fill.symbol)
     spent = fill.notional if fill.side is Side.BUY else neg(fill.notional)
-    working = _without(book.working, order.order_id)
-    if fill.quantity != order.quantity:
-        working[order.order_id] = msgspec.structs.replace(order, quantity=sub(order.quantity, fill.quantity))
+    losses, lost_at = book.losses, book.lost_at
+    if result is not None:
+        losses, lost_at = (losses + 1, fill.at) if result < 0 else (0, lost_at)
     return msgspec.structs.replace(
         book,
         cash=sub(sub(book.cash, spent), fill.commission),
         fees=add(book.fees, fill.commission),
         realised=add(book.realised, realised),
-        positions=others if position is None else {**others, fill.symbol: position},
-        working=working,
+        positions=others if after is None else {**others, fill.symbol: after},
+        working=_less(book.working, order, fill.quantity),
+        losses=losses,
+        lost_at=lost_at,
     )
 
 
-def _traded(held: Position | None, fill: OrderFilled, holding_bars: int | None) -> tuple[Position | None, Decimal]:
-    """The position after a fill, and the profit it realised (before commission).
+def _less(working: Mapping[str, OrderPlaced], order: OrderPlaced, quantity: Decimal) -> dict[str, OrderPlaced]:
+    """The working orders after a fill: less of the order itself, and of those it is paired with."""
+    left = _without(working, order.order_id)
+    if order.pair:
+        for other in working.values():
+            if other.pair == order.pair and other is not order:
+                left[other.order_id] = _remaining(other, quantity)
+    if quantity != order.quantity:
+        left[order.order_id] = _remaining(order, quantity)
+    return left
+
+
+def _remaining(order: OrderPlaced, filled: Decimal) -> OrderPlaced:
+    """An order less what was filled of it, which closed before it opened."""
+    quantity = max(ZERO, sub(order.quantity, filled))
+    return msgspec.structs.replace(
+        order,
+        quantity=quantity,
+        closing=min(quantity, max(ZERO, sub(order.closing, filled))),
+        reserved=part_of(order.reserved, quantity, order.quantity),
+    )
+
+
+def _traded(
+    held: Position | None, fill: OrderFilled, holding_bars: int | None
+) -> tuple[Position | None, Decimal, Decimal | None]:
+    """The position after a fill, the profit it realised (before commission), and the net result of the round trip
+    that it ended, if it did.
 
     Cost is averaged: a partial close takes its share of the cost, the rest stays with the rest.
     """
@@ -150,25 +238,36 @@ def _traded(held: Position | None, fill: OrderFilled, holding_bars: int | None) 
     signed = fill.quantity if buys else neg(fill.quantity)
     paid = fill.notional if buys else neg(fill.notional)
     if held is None:
-        return Position(fill.symbol, signed, paid, fill.at, holding_bars), ZERO
-    if (held.quantity > 0) is (signed > 0):
-        larger = Position(
-            held.symbol, add(held.quantity, signed), add(held.cost, paid), held.opened_at, held.holding_bars
-        )
-        return larger, ZERO
+        opened = Position(fill.symbol, signed, paid, fill.bar_opened_at, holding_bars, neg(fill.commission))
+        return opened, ZERO, None
     units = size(held.quantity)
-    if fill.quantity < units:
-        cost_out = part_of(held.cost, fill.quantity, units)
-        rest = Position(
-            held.symbol, add(held.quantity, signed), sub(held.cost, cost_out), held.opened_at, held.holding_bars
-        )
-        return rest, neg(add(paid, cost_out))
-    paid_to_close = paid if fill.quantity == units else part_of(paid, units, fill.quantity)
+    closing = closing_units(held.quantity, fill.side, fill.quantity)
+    if closing == 0:
+        return _changed(held, add(held.quantity, signed), add(held.cost, paid), neg(fill.commission)), ZERO, None
+    if closing < units:
+        cost_out = part_of(held.cost, closing, units)
+        realised = neg(add(paid, cost_out))
+        rest = _changed(held, add(held.quantity, signed), sub(held.cost, cost_out), sub(realised, fill.commission))
+        return rest, realised, None
+    if closing == fill.quantity:
+        realised = neg(add(paid, held.cost))
+        return None, realised, sub(add(held.result, realised), fill.commission)
+    paid_to_close = part_of(paid, closing, fill.quantity)
+    fee_to_close = part_of(fill.commission, closing, fill.quantity)
     realised = neg(add(paid_to_close, held.cost))
-    if fill.quantity == units:
-        return None, realised
-    turned = Position(fill.symbol, add(held.quantity, signed), sub(paid, paid_to_close), fill.at, holding_bars)
-    return turned, realised
+    turned = Position(
+        fill.symbol,
+        add(held.quantity, signed),
+        sub(paid, paid_to_close),
+        fill.bar_opened_at,
+        holding_bars,
+        sub(fee_to_close, fill.commission),
+    )
+    return turned, realised, sub(add(held.result, realised), fee_to_close)
+
+
+def _changed(held: Position, quantity: Decimal, cost: Decimal, result: Decimal) -> Position:
+    return Position(held.symbol, quantity, cost, held.opened_at, held.holding_bars, add(held.result, result))
 
 
 def _without(mapping: Mapping[str, V], key: str) -> dict[str, V]:

@@ -1,101 +1,350 @@
-"""An account by hand, and the paper broker over it: the session's rules, one step at a time, in memory.
+"""The broker, as its clients see it, and the paper broker: resting orders against the bars of a recorded market.
 
-For notebooks and for those who bring a loop of their own. Backtests and daemons use `engine.session`, which decides by
-the same functions; nothing here is stored.
+The paper broker keeps an account of its own, folded from what it was told and what it did. It knows no risk rule: that
+gate stands before it. Everything it does is told as the facts of the book, in order; a blotter may keep them durably.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
-from engine.book import Book, evolve
-from engine.config import RunConfig, digest_of
-from engine.decide import Step, decide, fills_at_open, open_book
-from engine.events import BookEvent, OrderCanceled, OrderPlaced
-from engine.market import Side, Symbol
-from engine.orders import Wish
-from engine.risk import Ruling, judge, propose
+from engine.book import Book, closing_units, evolve
+from engine.config import RunConfig
+from engine.events import (
+    BookEvent,
+    BookOpened,
+    CashAdjusted,
+    OrderCanceled,
+    OrderExpired,
+    OrderFilled,
+    OrderPlaced,
+    OrderRejected,
+    OrderReplaced,
+)
+from engine.exits import protectors
+from engine.fills import (
+    Market,
+    Paid,
+    fill,
+    price_at_open,
+    price_inside,
+    stop_after_entry,
+    tradable,
+    trailed,
+    triggered_by,
+    worst,
+)
+from engine.market import Bar, OrderType, Symbol
+from engine.money import ZERO, add, div, mul, neg, percent_of, size, sub
+
+Report = OrderPlaced | OrderFilled | OrderRejected | OrderCanceled | OrderExpired | CashAdjusted
+"""What a broker tells: the protective orders it placed with a fill, fills, and orders that ended."""
+
+Marks = Mapping[Symbol, Decimal]
 
 
 class Broker(Protocol):
-    """What an order manager needs of a broker."""
+    """What an account needs of a broker."""
 
-    def place_order(self, order: OrderPlaced) -> str:
-        """Takes an order and returns its id; the same id twice is one order."""
+    def place_order(self, order: OrderPlaced) -> OrderPlaced:
+        """Takes an order. One with the same id is the same order: the one taken first is returned."""
         ...
 
     def cancel_order(self, order_id: str, at: datetime) -> bool:
         """Ends a working order; false when it does not work (any more)."""
         ...
 
-    def get_balance(self) -> Decimal: ...
+    def get_balance(self) -> Decimal:
+        """Cash, in the account's currency."""
+        ...
 
     def get_positions(self) -> dict[Symbol, Decimal]:
         """Signed quantities of what is held."""
         ...
 
+    def executions(self) -> Sequence[OrderFilled]:
+        """Every fill so far, in order."""
+        ...
 
-class Desk:
-    """One account: a book, the latest price of each symbol, and every event so far."""
 
-    def __init__(self, config: RunConfig, at: datetime) -> None:
-        self.config, self.book = config, Book()
-        self.marks: dict[Symbol, Decimal] = {}
-        self.events: list[BookEvent] = []
-        self._at: datetime | None = None
-        self.take([open_book(config, digest_of(config), at)])
+class Blotter(Protocol):
+    """Keeps what a paper broker was told and did, in a transaction of its own.
 
-    def take(self, events: Iterable[BookEvent]) -> list[BookEvent]:
-        """Folds events into the book and keeps them."""
-        taken = list(events)
-        for event in taken:
-            self.book = evolve(self.book, event)
-        self.events += taken
-        return taken
+    Saying the same again is success; something else under the same id is refused.
+    """
 
-    def act(self, wish: Wish, price: Decimal, at: datetime) -> list[BookEvent]:
-        """What follows from a wish at a price: signal, verdict and perhaps an order, as in a session's step."""
-        before, self.marks = self.marks, {**self.marks, wish.symbol: price}
-        step = Step(at, self._at, (), (), self.marks, before or self.marks, {})
-        self._at = at
-        return self.take(decide(self.book, step, [wish], self.config))
+    def record(self, events: Sequence[OrderPlaced | OrderReplaced | Report]) -> None: ...
 
-    def open(self, symbol: Symbol, price: Decimal, at: datetime) -> list[BookEvent]:
-        """A bar of the symbol opens: its working order is filled or refused."""
-        self.marks = {**self.marks, symbol: price}
-        return self.take(fills_at_open(self.book, symbol, price, at, self.config))
 
-    def judge(self, symbol: Symbol, side: Side, quantity: Decimal, price: Decimal) -> Ruling:
-        """What the gate would say to an order at a price."""
-        marks = {**self.marks, symbol: price}
-        instrument = self.book.instruments[symbol]
-        return judge(propose(self.book, self.config, instrument, side, quantity, price, self.book.equity(marks)))
+def hand_over(broker: Broker, events: Iterable[BookEvent]) -> None:
+    """Gives the broker what was decided. The only place from which an order is placed."""
+    for event in events:
+        if isinstance(event, OrderPlaced):
+            broker.place_order(event)
+        elif isinstance(event, OrderCanceled | OrderReplaced):
+            broker.cancel_order(event.order_id, event.at)
+
+
+class _Resting:
+    """What the broker remembers of a working order beside its quantity.
+
+    waits: bars still to pass before it works; works: since the open of the bar under way; entered: the price at which
+    its position was opened inside that bar, if it was.
+    """
+
+    __slots__ = ("entered", "order_id", "paid", "side", "terms", "triggered", "waits", "works")
+
+    def __init__(self, order: OrderPlaced, waits: int, works: bool, entered: Decimal | None) -> None:
+        self.order_id, self.side, self.terms = order.order_id, order.side, order.terms
+        self.waits, self.works, self.entered = waits, works, entered
+        self.triggered, self.paid = False, Paid()
 
 
 class PaperBroker:
-    """Fills at the next open that `Desk.open` is told. Knows no risk rule: that gate stands before it."""
+    """Fills at the opens it is told, and inside the bars that have closed: see `engine.fills` for the prices."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, config: RunConfig, opened: BookOpened, blotter: Blotter | None = None) -> None:
+        self.account = evolve(Book(), opened)
+        self._config, self._blotter = config, blotter
+        self._known: dict[str, OrderPlaced] = {}
+        self._resting: dict[Symbol, list[_Resting]] = {}
+        self._taken: dict[Symbol, Decimal] = {}
+        self._executions: list[OrderFilled] = []
+        self._reports: list[Report] = []
+        self._financed_at: datetime | None = None
 
-    def place_order(self, order: OrderPlaced) -> str:
-        known = {event.order_id for event in self.desk.events if isinstance(event, OrderPlaced)}
-        if order.order_id not in known:
-            self.desk.take([order])
-        return order.order_id
+    # --- What clients ask ---
+
+    def place_order(self, order: OrderPlaced) -> OrderPlaced:
+        known = self._known.get(order.order_id)
+        if known is not None:
+            return known
+        self._rest(order, _Resting(order, self._config.costs_of(order.symbol).latency_bars, False, None))
+        if self._blotter is not None:
+            self._blotter.record([order])
+        return order
 
     def cancel_order(self, order_id: str, at: datetime) -> bool:
-        order = self.desk.book.working.get(order_id)
+        order = self.account.working.get(order_id)
         if order is None:
             return False
-        self.desk.take([OrderCanceled(order_id, order.symbol, at, "canceled on request")])
+        self._end(OrderCanceled(order_id, order.symbol, at, "canceled on request"))
+        self._told()
         return True
 
     def get_balance(self) -> Decimal:
-        return self.desk.book.cash
+        return self.account.cash
 
     def get_positions(self) -> dict[Symbol, Decimal]:
-        return {symbol: position.quantity for symbol, position in self.desk.book.positions.items()}
+        return {symbol: position.quantity for symbol, position in self.account.positions.items()}
+
+    def executions(self) -> Sequence[OrderFilled]:
+        return self._executions
+
+    # --- What the market does ---
+
+    def open(self, symbol: Symbol, price: Decimal, at: datetime, marks: Marks, volume: Decimal) -> list[Report]:
+        """A bar of the symbol opens, the one before had `volume`: its own is not known yet.
+
+        Market orders come first: what they close is not there to be stopped out.
+        """
+        if not self._resting.get(symbol):
+            return []
+        self._taken[symbol] = ZERO
+        queue: deque[_Resting] = deque()
+        for resting in sorted(self._resting[symbol], key=lambda each: each.terms.order_type is not OrderType.MARKET):
+            if resting.waits:
+                resting.waits -= 1
+            else:
+                resting.works = True
+                queue.append(resting)
+        while queue:
+            resting = queue.popleft()
+            if not self._works_until(resting, at + timedelta.resolution):
+                continue
+            reference = price_at_open(resting.side, resting.terms, resting.triggered, price)
+            resting.triggered = resting.triggered or triggered_by(resting.side, resting.terms, price)
+            if reference is not None:
+                queue.extend(self._execute(resting, reference, at, at, volume, marks))
+        return self._told()
+
+    def close(self, bar: Bar, marks: Marks) -> list[Report]:
+        """A bar has closed: what happened inside it. Exits that lose come first, then entries, then targets."""
+        symbol = bar.symbol
+        if not self._resting.get(symbol):
+            return []
+        queue = deque(sorted((each for each in self._resting[symbol] if each.works), key=self._turn))
+        while queue:
+            resting = queue.popleft()
+            if not self._works_until(resting, bar.closed_at):
+                continue
+            if resting.entered is None:
+                reference = price_inside(resting.side, resting.terms, resting.triggered, bar)
+            else:
+                reference = stop_after_entry(resting.side, resting.terms, resting.entered, bar)
+            hit = triggered_by(resting.side, resting.terms, worst(resting.side, bar))
+            resting.triggered = resting.triggered or hit
+            if reference is not None:
+                placed = self._execute(resting, reference, bar.closed_at, bar.opened_at, bar.volume, marks)
+                for protector in placed:
+                    protector.entered = reference
+                queue.extendleft(reversed(placed))
+        for resting in self._resting[symbol]:
+            if resting.works and resting.entered is None and not resting.triggered:
+                resting.terms = trailed(resting.side, resting.terms, bar)
+            resting.entered = None
+        return self._told()
+
+    def expire(self, at: datetime) -> list[Report]:
+        """Ends the orders whose time has come."""
+        for order in [o for o in self.account.working.values() if o.terms.expires_at is not None]:
+            if order.terms.expires_at is not None and order.terms.expires_at <= at:
+                self._end(OrderExpired(order.order_id, order.symbol, at))
+        return self._told()
+
+    def roll(self, at: datetime, marks: Marks) -> list[Report]:
+        """A session ends: shorts pay for what they borrowed, a day for each roll since the one before."""
+        days = 1 if self._financed_at is None else (at - self._financed_at).days
+        self._financed_at = at
+        pct = self._config.shorting.borrow_pct
+        for symbol, position in self.account.positions.items() if pct else ():
+            if position.quantity < 0:
+                a_year = percent_of(size(self.account.value(symbol, marks)), pct)
+                cost = div(mul(a_year, Decimal(days)), Decimal(_YEAR_DAYS))
+                if cost > 0:
+                    self._tell(CashAdjusted(at, neg(cost), "borrow_cost", symbol))
+        return self._told()
+
+    # --- Inside ---
+
+    def _turn(self, resting: _Resting) -> int:
+        """Among the orders of one bar: stops of a position, then entries, then its targets."""
+        if not self.account.working[resting.order_id].is_exit:
+            return 1
+        return 0 if resting.terms.stop_price is not None else 2
+
+    def _works_until(self, resting: _Resting, instant: datetime) -> bool:
+        """Whether an order still works, and does so up to an instant: it is not filled in a bar it does not outlast."""
+        if resting.order_id not in self.account.working:
+            return False
+        expires_at = resting.terms.expires_at
+        return expires_at is None or expires_at >= instant
+
+    def _execute(
+        self,
+        resting: _Resting,
+        reference: Decimal,
+        at: datetime,
+        bar_opened_at: datetime,
+        volume: Decimal,
+        marks: Marks,
+    ) -> list[_Resting]:
+        """Fills an order as far as there is volume, cash, and something left of what it was to close.
+
+        Returns the protective orders placed with the fill.
+        """
+        order = self.account.working[resting.order_id]
+        symbol, held = order.symbol, self.account.held(order.symbol)
+        closable = min(order.closing, closing_units(held, order.side, order.quantity))
+        wanted = add(sub(order.quantity, order.closing), closable)
+        if wanted == 0:
+            self._end(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
+            return []
+        costs, instrument = self._config.costs_of(symbol), self.account.instruments[symbol]
+        quantity = tradable(wanted, volume, self._taken.get(symbol, ZERO), costs, instrument)
+        if quantity == 0:
+            return []
+        market = Market(instrument, volume, self.account.rate(symbol, marks))
+        made = fill(order, quantity, reference, at, bar_opened_at, costs, market, resting.paid)
+        missing = self._overdraft(made)
+        if missing > 0:
+            closing = closing_units(held, order.side, quantity)
+            if closing > 0:
+                self._fill(resting, fill(order, closing, reference, at, bar_opened_at, costs, market, resting.paid))
+            free = add(self.account.free_cash, self._reserved(order.order_id))
+            self._end(OrderRejected(order.order_id, symbol, at, SHORT_OF_CASH, add(free, missing), free))
+            self._end_exits_without_position(symbol, at)
+            return []
+        self._fill(resting, made)
+        if quantity == wanted and order.order_id in self.account.working:
+            self._end(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
+        self._end_pair(order, at)
+        self._end_exits_without_position(symbol, at)
+        opened = sub(quantity, closing_units(held, order.side, quantity))
+        return [self._protect(each) for each in protectors(order, made, opened, instrument)]
+
+    def _fill(self, resting: _Resting, made: OrderFilled) -> None:
+        paid = resting.paid
+        resting.paid = Paid(
+            add(paid.units, made.quantity),
+            add(paid.notional, made.notional),
+            add(paid.commission, made.commission),
+            paid.fills + 1,
+        )
+        self._taken[made.symbol] = add(self._taken.get(made.symbol, ZERO), made.quantity)
+        self._executions.append(made)
+        self._tell(made)
+        if made.order_id not in self.account.working:
+            self._forget(made.order_id, made.symbol)
+
+    def _protect(self, order: OrderPlaced) -> _Resting:
+        """Places an exit beside the position that was just opened: it works at once."""
+        resting = _Resting(order, 0, True, None)
+        self._rest(order, resting)
+        self._reports.append(order)
+        return resting
+
+    def _end_pair(self, order: OrderPlaced, at: datetime) -> None:
+        if order.pair:
+            for other in self.account.orders_of(order.symbol):
+                if other.pair == order.pair and other.quantity == 0:
+                    self._end(OrderCanceled(other.order_id, other.symbol, at, PAIR_FILLED))
+
+    def _end_exits_without_position(self, symbol: Symbol, at: datetime) -> None:
+        held = self.account.held(symbol)
+        for order in self.account.orders_of(symbol):
+            if order.is_exit and closing_units(held, order.side, order.quantity) == 0:
+                self._end(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
+
+    def _overdraft(self, made: OrderFilled) -> Decimal:
+        """By how much a fill would overdraw free cash; 0 for one that only reduces."""
+        if closing_units(self.account.held(made.symbol), made.side, made.quantity) == made.quantity:
+            return ZERO
+        return max(ZERO, neg(evolve(self.account, made).free_cash))
+
+    def _reserved(self, order_id: str) -> Decimal:
+        order = self.account.working.get(order_id)
+        return ZERO if order is None else order.reserved
+
+    def _rest(self, order: OrderPlaced, resting: _Resting) -> None:
+        self._known[order.order_id] = order
+        self.account = evolve(self.account, order)
+        self._resting.setdefault(order.symbol, []).append(resting)
+
+    def _end(self, report: OrderRejected | OrderCanceled | OrderExpired) -> None:
+        self._tell(report)
+        self._forget(report.order_id, report.symbol)
+
+    def _forget(self, order_id: str, symbol: Symbol) -> None:
+        self._resting[symbol] = [each for each in self._resting[symbol] if each.order_id != order_id]
+
+    def _tell(self, report: Report) -> None:
+        self.account = evolve(self.account, report)
+        self._reports.append(report)
+
+    def _told(self) -> list[Report]:
+        """What has happened since it was asked last, once it is on the blotter."""
+        told, self._reports = self._reports, []
+        if told and self._blotter is not None:
+            self._blotter.record(told)
+        return told
+
+
+NOTHING_LEFT = "nothing is left to close"
+PAIR_FILLED = "the other order of its pair was filled"
+SHORT_OF_CASH = "not enough free cash at the fill price"
+_YEAR_DAYS = 365

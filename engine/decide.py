@@ -1,9 +1,10 @@
 """One step of market time through the book. Pure: everything it looks at is an argument.
 
-At instant T, in this order: a session roll before T; what the bars closing at T mean (a roll at T, the daily-loss
-breaker); exits that are due, then the wishes in symbol order, each approved order reserving cash for the next; then
-the fills at the opens of the bars that begin at T. A wish made from the close at T can so be filled at T's next open,
-never at the price it was made from.
+At instant T the session first takes what the broker did inside the bars that close at T. Then, here, in this order:
+a session roll at T; what the closes mean (loss and drawdown breakers, margin); halts by persons; exits that are due;
+the wishes in symbol order, each approved order reserving cash for the next. Last come the opens of the bars that begin
+at T, at the broker again. A wish made from the close at T can so be filled at T's next open, never at the price it was
+made from.
 """
 
 from __future__ import annotations
@@ -17,46 +18,39 @@ import msgspec
 
 from engine import exits, risk
 from engine.book import Book, evolve
+from engine.calendars import session_end
 from engine.config import RunConfig
 from engine.events import (
+    AT_MARKET,
     BookEvent,
     BookOpened,
-    OrderFilled,
+    OrderCanceled,
     OrderPlaced,
-    OrderRejected,
+    OrderReplaced,
+    OrderTerms,
     PositionsMarked,
+    Protection,
     RiskDecided,
     SignalRaised,
+    Source,
     TradingHalted,
     TradingResumed,
     Verdict,
 )
-from engine.fills import fill, slipped
-from engine.market import Bar, Direction, Side, Symbol
-from engine.money import ONE, ZERO, add, neg, size, sub
+from engine.fills import on_tick
+from engine.market import Direction, OrderType, Side, Symbol, TimeInForce
+from engine.money import ONE, ZERO, add, bps_of, is_exact, neg, percent_of, size, sub
 from engine.orders import Wish, order_id, signal_id
+from engine.risk import Proposal
 from engine.sizing import target_quantity
+from engine.step import Step
 
-
-class Step(msgspec.Struct, frozen=True, gc=False):
-    """What the market shows at one instant.
-
-    closed: bars that end at `at`; opened: (symbol, open price) of bars that begin at `at`; both in symbol order.
-    marks: last known close of each symbol, those of `closed` included; marks_before: without them.
-    bars_held: for each symbol with a position, how many of its bars have closed since it was opened.
-    """
-
-    at: datetime
-    previous_at: datetime | None
-    closed: tuple[Bar, ...]
-    opened: tuple[tuple[Symbol, Decimal], ...]
-    marks: Mapping[Symbol, Decimal]
-    marks_before: Mapping[Symbol, Decimal]
-    bars_held: Mapping[Symbol, int]
+Command = TradingHalted | TradingResumed
+"""What a person tells an account. Its `at` is set to the instant from which it holds."""
 
 
 def open_book(config: RunConfig, config_digest: str, at: datetime) -> BookOpened:
-    return BookOpened(at, config.cash, config.currency, config.instruments, config_digest)
+    return BookOpened(at, config.cash, config.currency, config.instruments, config_digest, config.shorting.margin_pct)
 
 
 def close_book(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> PositionsMarked:
@@ -65,17 +59,18 @@ def close_book(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> Pos
 
 
 def decide(
-    book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig, halts: Sequence[TradingHalted] = ()
+    book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig, commands: Sequence[Command] = ()
 ) -> tuple[BookEvent, ...]:
-    """The events of one step. `halts` are those in force for the account, from outside this book."""
+    """The events that follow from the closes at one instant. `commands` are what persons told since the last one."""
     made: list[BookEvent] = []
-    book = _record(book, _roll(book, step, config), made)
-    book = _record(book, _breaker(book, step, config), made)
-    book = _record(book, _exits(book, step, wishes, config), made)
+    if book.positions:
+        book = _record(book, _breakers(book, step, config), made)
+    for command in commands:
+        book = _record(book, _obey(book, step, command), made)
+    if book.positions:
+        book = _record(book, _exits(book, step, wishes, config), made)
     for wish in wishes:
-        book = _record(book, _act(book, step, wish, config, halts), made)
-    for symbol, price in step.opened:
-        book = _record(book, fills_at_open(book, symbol, price, step.at, config), made)
+        book = _record(book, _act(book, step, wish, config), made)
     return tuple(made)
 
 
@@ -86,71 +81,111 @@ def _record(book: Book, events: Iterable[BookEvent], made: list[BookEvent]) -> B
     return book
 
 
-# --- Session roll and breaker -------------------------------------------------------------------------------------
+# --- Session roll -------------------------------------------------------------------------------------------------
 
 
-def roll_due(step: Step, hour: int) -> datetime | None:
+def roll_due(at: datetime, previous_at: datetime | None, hour: int) -> datetime | None:
     """The latest session roll after the previous step, up to this one."""
-    if step.previous_at is None:
+    if previous_at is None:
         return None
-    roll = _latest_roll(step.at, hour)
-    return roll if roll > step.previous_at else None
-
-
-def _latest_roll(at: datetime, hour: int) -> datetime:
     roll = at.replace(hour=hour, minute=0, second=0, microsecond=0)
-    return roll if roll <= at else roll - timedelta(days=1)
+    if roll > at:
+        roll -= timedelta(days=1)
+    return roll if roll > previous_at else None
 
 
-def _roll(book: Book, step: Step, config: RunConfig) -> Iterator[BookEvent]:
-    roll = roll_due(step, config.session_roll_hour)
-    if roll is None:
-        return
-    # Bars that close at the roll itself belong to the day that ends; those that close later are not known at it.
-    yield _marked(book, roll, step.marks if roll == step.at else step.marks_before, "roll")
-    if book.halt is not None:
-        yield TradingResumed(roll, book.halt.scope, "a new session began", "session_roll")
-
-
-def _breaker(book: Book, step: Step, config: RunConfig) -> Iterator[BookEvent]:
-    limit = risk.daily_loss_limit(book, config)
-    if limit is None or book.halt is not None or not book.positions:
-        return
-    equity = book.equity(step.marks)
-    loss = sub(book.day_equity, equity)
-    if loss >= limit > 0:
-        yield _marked(book, step.at, step.marks, "halt")
-        reason = f"lost {loss} since the session roll, the limit is {limit}"
-        yield TradingHalted(step.at, "entries", reason, "daily_loss")
+def roll(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> Iterator[BookEvent]:
+    """A new session begins: everything is marked, and the day's loss counts from here."""
+    yield _marked(book, at, marks, "roll")
+    if DAILY_LOSS in book.halts:
+        yield TradingResumed(at, "a new session began", SESSION_ROLL, (DAILY_LOSS,))
 
 
 def _marked(
     book: Book, at: datetime, marks: Mapping[Symbol, Decimal], occasion: Literal["roll", "halt", "end"]
 ) -> PositionsMarked:
-    used = tuple((symbol, marks[symbol]) for symbol in book.instruments if symbol in book.positions)
-    return PositionsMarked(at, occasion, book.equity(marks), book.cash, used)
+    held = [symbol for symbol in book.instruments if symbol in book.positions]
+    quotes = dict.fromkeys(book.instruments[symbol].quote for symbol in held)
+    rates = [f"{quote}-{book.currency}" for quote in quotes if quote != book.currency]
+    return PositionsMarked(
+        at,
+        occasion,
+        book.equity(marks),
+        book.cash,
+        tuple((symbol, marks[symbol]) for symbol in held),
+        tuple((symbol, marks[symbol]) for symbol in rates),
+    )
 
 
-# --- Exits and wishes ---------------------------------------------------------------------------------------------
+# --- Halts --------------------------------------------------------------------------------------------------------
+
+DAILY_LOSS = "daily_loss"
+DRAWDOWN = "drawdown"
+SESSION_ROLL = "session_roll"
+RULES = (DAILY_LOSS, DRAWDOWN, SESSION_ROLL)
+"""Who halts and resumes in a book by itself. Every other actor there was told."""
+
+
+def _breakers(book: Book, step: Step, config: RunConfig) -> Iterator[BookEvent]:
+    """Halts that the closes themselves set. The day's loss ends with the session, a drawdown when a person says so."""
+    limits, marked = config.limits, False
+    day_limit = risk.daily_loss_limit(book, config)
+    if day_limit is not None and DAILY_LOSS not in book.halts:
+        loss = sub(book.day_equity, book.equity(step.marks))
+        if loss >= day_limit > 0:
+            marked = True
+            reason = f"lost {loss} since the session roll, the limit is {day_limit}"
+            yield _marked(book, step.at, step.marks, "halt")
+            yield from _halt(book, TradingHalted(step.at, "entries", reason, DAILY_LOSS))
+    if limits.drawdown_pct is not None and step.peak is not None and DRAWDOWN not in book.halts:
+        lost, most = sub(step.peak, book.equity(step.marks)), percent_of(step.peak, limits.drawdown_pct)
+        if lost >= most > 0:
+            reason = f"fell {lost} below the highest equity, {step.peak}, the limit is {most}"
+            if not marked:
+                yield _marked(book, step.at, step.marks, "halt")
+            yield from _halt(book, TradingHalted(step.at, "entries", reason, DRAWDOWN))
+
+
+def _obey(book: Book, step: Step, command: Command) -> Iterator[BookEvent]:
+    if isinstance(command, TradingResumed):
+        yield TradingResumed(step.at, command.reason, command.actor, command.lifted)
+    else:
+        yield from _halt(book, TradingHalted(step.at, command.scope, command.reason, command.actor))
+
+
+def _halt(book: Book, halted: TradingHalted) -> Iterator[BookEvent]:
+    """A halt, and the end of every entry that works."""
+    yield halted
+    for order in book.working.values():
+        if not order.is_exit:
+            yield OrderCanceled(order.order_id, order.symbol, halted.at, f"{halted.scope} halted by {halted.actor}")
+
+
+# --- Exits --------------------------------------------------------------------------------------------------------
 
 
 def _exits(book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig) -> Iterator[BookEvent]:
     # Where the symbol's own wish leaves the position at this very close, one order does both.
     leaving = {wish.symbol for wish in wishes if _leaves(book, wish, config)}
+    called = exits.margin_called(book, step, config)
     for bar in step.closed:
-        held = step.bars_held.get(bar.symbol, 0)
-        if bar.symbol in leaving or book.working_for(bar.symbol) or not exits.overdue(book, bar.symbol, held):
+        symbol = bar.symbol
+        if called and book.held(symbol) < 0:
+            source: Source | None = "margin_call"
+        else:
+            source = None if symbol in leaving else exits.due(book, symbol, step, config)
+        if source is None or risk.leaving_by(book, symbol) is not None:
             continue
         signal = SignalRaised(
-            signal_id=signal_id(bar.symbol, step.at),
-            symbol=bar.symbol,
+            signal_id=signal_id(symbol, step.at),
+            symbol=symbol,
             at=step.at,
             direction=Direction.FLAT,
             confidence=ONE,
-            reference_price=step.marks[bar.symbol],
-            source="holding_time",
+            reference_price=step.marks[symbol],
+            source=source,
         )
-        for event in _pursue(book, signal, step, config, (), None):
+        for event in _pursue(book, step, signal, Plan(*_way_out(book, symbol)), config):
             book = evolve(book, event)
             yield event
 
@@ -160,113 +195,287 @@ def _leaves(book: Book, wish: Wish, config: RunConfig) -> bool:
     held = book.direction(wish.symbol)
     if held is Direction.FLAT or wish.direction in (Direction.HOLD, held):
         return False
-    return wish.direction is Direction.FLAT or config.limits.reversal
+    return wish.direction is Direction.FLAT or (config.limits.reversal and not flaw_of(wish, None))
 
 
-def _act(book: Book, step: Step, wish: Wish, config: RunConfig, halts: Sequence[TradingHalted]) -> Iterator[BookEvent]:
+# --- Wishes -------------------------------------------------------------------------------------------------------
+
+
+class Plan:
+    """How a signal is to become an order: side, quantity, and what goes with it."""
+
+    __slots__ = ("flaw", "holding_bars", "protection", "quantity", "replaces", "side", "terms")
+
+    def __init__(
+        self,
+        side: Side,
+        quantity: Decimal,
+        terms: OrderTerms = AT_MARKET,
+        protection: Protection | None = None,
+        holding_bars: int | None = None,
+        flaw: str = "",
+        replaces: OrderPlaced | None = None,
+    ) -> None:
+        self.side, self.quantity, self.terms, self.protection = side, quantity, terms, protection
+        self.holding_bars, self.flaw, self.replaces = holding_bars, flaw, replaces
+
+
+def _act(book: Book, step: Step, wish: Wish, config: RunConfig) -> Iterator[BookEvent]:
     if wish.direction is Direction.HOLD:
         return
-    if wish.direction is book.direction(wish.symbol) and not (config.pyramid and wish.direction is not Direction.FLAT):
+    orders = book.orders_of(wish.symbol) if book.working else []
+    if not orders and _is_there(book, wish, config):
         return
-    taken = book.working_for(wish.symbol)
-    signal = SignalRaised(
-        signal_id=signal_id(wish.symbol, step.at, 2 if taken is not None and taken.at == step.at else 1),
+    flaw = flaw_of(wish, step.marks.get(wish.symbol))
+    if flaw:
+        signal = _signal(book, step, wish, confidence=ZERO)
+        side = Side.SELL if wish.direction is Direction.SHORT else Side.BUY
+        yield from _pursue(book, step, signal, Plan(side, ZERO, flaw=flaw), config)
+        return
+    for order in _contrary(orders, wish):
+        canceled = OrderCanceled(order.order_id, order.symbol, step.at, f"{wish.direction} is wished instead")
+        book = evolve(book, canceled)
+        yield canceled
+    working = next((order for order in book.orders_of(wish.symbol) if order.role == "entry"), None)
+    terms = _terms(step, wish, config)
+    if working is not None and (wish.entry is None or working.terms == terms):
+        return
+    if working is None and _is_there(book, wish, config):
+        return
+    signal = _signal(book, step, wish, confidence=wish.confidence)
+    yield from _pursue(book, step, signal, _plan(book, step, wish, terms, config, working), config)
+
+
+def _contrary(orders: Sequence[OrderPlaced], wish: Wish) -> list[OrderPlaced]:
+    """The working entries of a wish's symbol that lead elsewhere."""
+    side = {Direction.LONG: Side.BUY, Direction.SHORT: Side.SELL}.get(wish.direction)
+    return [order for order in orders if order.role == "entry" and order.side is not side]
+
+
+def _is_there(book: Book, wish: Wish, config: RunConfig) -> bool:
+    """Whether the position is, or is about to be, where the wish wants it."""
+    if wish.direction is Direction.FLAT:
+        return wish.symbol not in book.positions or risk.leaving_by(book, wish.symbol) is not None
+    return wish.direction is book.direction(wish.symbol) and not config.pyramid
+
+
+def _signal(book: Book, step: Step, wish: Wish, confidence: Decimal) -> SignalRaised:
+    usable = confidence is wish.confidence
+    return SignalRaised(
+        signal_id=signal_id(wish.symbol, step.at, 1 + _earlier(book, step, wish.symbol)),
         symbol=wish.symbol,
         at=step.at,
         direction=wish.direction,
-        confidence=wish.confidence,
+        confidence=confidence,
         reference_price=step.marks[wish.symbol],
         source="analysis",
         analysis_id=wish.analysis_id,
         analysis_version=wish.analysis_version,
         horizon_bars=wish.horizon_bars,
+        stop=wish.stop if usable else None,
+        target=wish.target if usable else None,
     )
-    yield from _pursue(book, signal, step, config, halts, exits.holding_bars(config.exits, wish))
 
 
-def _pursue(
-    book: Book,
-    signal: SignalRaised,
-    step: Step,
-    config: RunConfig,
-    halts: Sequence[TradingHalted],
-    hold: int | None,
-) -> Iterator[BookEvent]:
+def _earlier(book: Book, step: Step, symbol: Symbol) -> int:
+    """How many signals of this instant have led to orders of the symbol already."""
+    return sum(1 for order in book.orders_of(symbol) if order.at == step.at and order.role in ("entry", "exit"))
+
+
+def flaw_of(wish: Wish, last: Decimal | None) -> str:
+    """What is wrong with a wish's numbers; empty when nothing is. `last`: the last close, if the prices are judged.
+
+    An analysis is made by people, programs and models: what cannot be meant is denied, and never guessed at.
+    """
+    if not is_exact(wish.confidence) or not 0 <= wish.confidence <= 1:
+        return f"confidence {wish.confidence} is not from 0 to 1"
+    for name, number in (("stop", wish.stop), ("target", wish.target), ("risk-reward", wish.risk_reward)):
+        if number is not None and (not is_exact(number) or number <= 0):
+            return f"{name} {number} is not above 0"
+    if wish.horizon_bars is not None and wish.horizon_bars < 1:
+        return f"horizon {wish.horizon_bars} is not a number of bars"
+    entry = wish.entry
+    if entry is not None and (flaw := _flaw_of_terms(entry)):
+        return flaw
+    if last is None or wish.direction is Direction.FLAT:
+        return ""
+    reference = last if entry is None else risk.reference_of(entry, last)
+    return "" if reference is None else exits.unprotectable(wish, reference)
+
+
+_NEEDED: dict[OrderType, tuple[str, ...]] = {
+    OrderType.MARKET: (),
+    OrderType.LIMIT: ("limit_price",),
+    OrderType.STOP: ("stop_price",),
+    OrderType.STOP_LIMIT: ("limit_price", "stop_price"),
+}
+
+
+def _flaw_of_terms(terms: OrderTerms) -> str:
+    needed = _NEEDED.get(terms.order_type)
+    if needed is None:
+        return f"{terms.order_type} is no order to enter with"
+    for name in ("limit_price", "stop_price", "trail"):
+        price = getattr(terms, name)
+        if (price is not None) is not (name in needed):
+            return f"{terms.order_type} order {'without' if price is None else 'with'} a {name.replace('_', ' ')}"
+        if price is not None and price <= 0:
+            return f"{name.replace('_', ' ')} {price} is not above 0"
+    if (terms.time_in_force is TimeInForce.GTD) is (terms.expires_at is None):
+        return f"{terms.time_in_force} order {'without' if terms.expires_at is None else 'with'} an end"
+    return ""
+
+
+def _terms(step: Step, wish: Wish, config: RunConfig) -> OrderTerms:
+    """How the order of a wish is executed: as the wish says, else as the profile does."""
+    return _ended(step, wish.symbol, wish.entry or _profile_terms(step, wish, config), config)
+
+
+def _ended(step: Step, symbol: Symbol, given: OrderTerms, config: RunConfig) -> OrderTerms:
+    """The same terms; those of an order for the day with the end of its session."""
+    if given.time_in_force is not TimeInForce.DAY or given.expires_at is not None:
+        return given
+    calendar = config.instrument(symbol).calendar
+    ends = session_end(calendar, step.at, config.session_roll_hour)
+    return OrderTerms(given.order_type, given.limit_price, given.stop_price, given.trail, given.time_in_force, ends)
+
+
+def _profile_terms(step: Step, wish: Wish, config: RunConfig) -> OrderTerms:
+    entry = config.entry_of(wish.symbol)
+    if entry.order_type is OrderType.MARKET and entry.time_in_force is TimeInForce.GTC:
+        return AT_MARKET
+    expires_at = None if entry.valid_bars is None else step.at + entry.valid_bars * config.timeframe.duration
+    last, instrument = step.marks[wish.symbol], config.instrument(wish.symbol)
+    side = Side.SELL if wish.direction is Direction.SHORT else Side.BUY
+    other = Side.BUY if side is Side.SELL else Side.SELL
+    offset = bps_of(last, entry.offset_bps)
+    limit = stop = None
+    if entry.order_type is OrderType.LIMIT:
+        # A limit waits for a better price, and is rounded to an even better one: so a buy's like a sale's price.
+        limit = on_tick(other, sub(last, offset) if side is Side.BUY else add(last, offset), instrument)
+    elif entry.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
+        stop = on_tick(side, add(last, offset) if side is Side.BUY else sub(last, offset), instrument)
+        if entry.order_type is OrderType.STOP_LIMIT:
+            beyond = bps_of(last, entry.limit_offset_bps)
+            limit = on_tick(side, add(stop, beyond) if side is Side.BUY else sub(stop, beyond), instrument)
+    return OrderTerms(entry.order_type, limit, stop, None, entry.time_in_force, expires_at)
+
+
+def _plan(
+    book: Book, step: Step, wish: Wish, terms: OrderTerms, config: RunConfig, working: OrderPlaced | None
+) -> Plan:
+    """Side and quantity that lead from what is held to what the wish wants, and what goes with the order."""
+    symbol = wish.symbol
+    if wish.direction is Direction.FLAT:
+        return Plan(*_way_out(book, symbol))
+    side = Side.BUY if wish.direction is Direction.LONG else Side.SELL
+    reference = risk.reference_of(terms, step.marks[symbol])
+    probe = Proposal(book, config, step, symbol, side, ONE, terms)
+    if reference is None or probe.cost is None or probe.rate is None or probe.equity is None:
+        return Plan(side, ZERO, terms)
+    wanted = target_quantity(
+        probe.equity, probe.cost.price, wish.confidence, book.instruments[symbol], config, probe.rate
+    )
+    own = config.exits_of(symbol)
+    opposite = max(ZERO, book.held(symbol) if side is Side.SELL else neg(book.held(symbol)))
+    if working is not None:
+        # An amended order asks for what is still missing: a part of it may have been filled before.
+        wanted = max(ZERO, sub(wanted, size(book.held(symbol)) if opposite == 0 else ZERO))
+    protection = exits.protection(wish, reference, step.ranges.get(symbol, ()), own)
+    return Plan(side, add(wanted, opposite), terms, protection, exits.holding_bars(own, wish), replaces=working)
+
+
+def _way_out(book: Book, symbol: Symbol) -> tuple[Side, Decimal]:
+    held = book.held(symbol)
+    return (Side.SELL if held > 0 else Side.BUY), size(held)
+
+
+# --- Persons ------------------------------------------------------------------------------------------------------
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """An order as a person asks for it. `replaces`: the id of the working order that it amends."""
+
+    symbol: Symbol
+    side: Side
+    quantity: Decimal
+    terms: OrderTerms = AT_MARKET
+    protection: Protection | None = None
+    replaces: str = ""
+
+
+def submit(book: Book, step: Step, ticket: Ticket, config: RunConfig) -> tuple[BookEvent, ...]:
+    """What follows from a person's order: the same signal, verdict and order as from a wish, through the same gate."""
+    working = book.working.get(ticket.replaces)
+    gone = f"there is no working order {ticket.replaces}" if ticket.replaces and working is None else ""
+    flaw = gone or _flaw_of_terms(ticket.terms)
+    resulting = add(book.held(ticket.symbol), ticket.quantity if ticket.side is Side.BUY else neg(ticket.quantity))
+    sides = {1: Direction.LONG, 0: Direction.FLAT, -1: Direction.SHORT}
+    signal = SignalRaised(
+        signal_id=signal_id(ticket.symbol, step.at, 1 + _earlier(book, step, ticket.symbol)),
+        symbol=ticket.symbol,
+        at=step.at,
+        direction=sides[(resulting > 0) - (resulting < 0)],
+        confidence=ONE,
+        reference_price=step.marks[ticket.symbol],
+        source="person",
+    )
+    plan = Plan(
+        ticket.side,
+        ticket.quantity,
+        _ended(step, ticket.symbol, ticket.terms, config),
+        ticket.protection,
+        config.exits_of(ticket.symbol).holding_bars,
+        flaw,
+        working,
+    )
+    return tuple(_pursue(book, step, signal, plan, config))
+
+
+# --- Orders -------------------------------------------------------------------------------------------------------
+
+
+def _pursue(book: Book, step: Step, signal: SignalRaised, plan: Plan, config: RunConfig) -> Iterator[BookEvent]:
     """Signal, verdict and, if it may be, the order."""
     yield signal
-    side, quantity, equity = _sized(book, signal, step, config)
-    instrument = book.instruments[signal.symbol]
-    proposal = risk.propose(book, config, instrument, side, quantity, signal.reference_price, equity, halts)
+    proposal = Proposal(
+        book, config, step, signal.symbol, plan.side, plan.quantity, plan.terms, plan.flaw, plan.replaces
+    )
     ruling = risk.judge(proposal)
     yield RiskDecided(
         signal_id=signal.signal_id,
         symbol=signal.symbol,
         at=signal.at,
         verdict=ruling.verdict,
-        side=side,
-        requested=quantity,
+        side=plan.side,
+        requested=plan.quantity,
         quantity=ruling.quantity,
         reason=ruling.reason,
         checks=ruling.checks,
     )
     if ruling.verdict is Verdict.DENIED:
         return
-    exit_only = ruling.quantity == proposal.closing
-    yield OrderPlaced(
-        order_id=order_id(signal.symbol, signal.at, int(signal.signal_id.rpartition("-")[2])),
+    agreed = proposal if ruling.quantity == plan.quantity else proposal.of(ruling.quantity)
+    exit_only = agreed.reduces_only
+    number = int(signal.signal_id.rpartition("-")[2])
+    order = OrderPlaced(
+        order_id=order_id(signal.symbol, signal.at, number),
         signal_id=signal.signal_id,
         analysis_id=signal.analysis_id,
         symbol=signal.symbol,
         at=signal.at,
-        side=side,
-        order_type="MARKET",
+        side=plan.side,
         quantity=ruling.quantity,
         reference_price=signal.reference_price,
-        reserved=ZERO if exit_only else risk.entry_cash(proposal),
-        holding_bars=None if exit_only else hold,
+        reserved=ZERO if exit_only else risk.entry_cash(agreed),
+        closing=agreed.closing,
+        holding_bars=None if exit_only else plan.holding_bars,
+        role="exit" if exit_only else "entry",
+        # Where only the closing half of an entry is left, it does not wait for the entry's price.
+        terms=AT_MARKET if exit_only and ruling.quantity != plan.quantity else plan.terms,
+        protection=None if exit_only else plan.protection,
+        replaces="" if plan.replaces is None else plan.replaces.order_id,
     )
-
-
-def _sized(book: Book, signal: SignalRaised, step: Step, config: RunConfig) -> tuple[Side, Decimal, Decimal]:
-    """Side and quantity that lead from what is held to what the signal wants, and the equity they were sized with."""
-    held = book.held(signal.symbol)
-    equity = book.equity(step.marks)
-    if signal.direction is Direction.FLAT:
-        return (Side.SELL if held > 0 else Side.BUY), size(held), equity
-    side = Side.BUY if signal.direction is Direction.LONG else Side.SELL
-    price = slipped(side, signal.reference_price, config.costs)
-    wanted = target_quantity(equity, price, signal.confidence, book.instruments[signal.symbol], config)
-    opposite = max(ZERO, held if side is Side.SELL else neg(held))
-    return side, add(wanted, opposite), equity
-
-
-# --- Fills --------------------------------------------------------------------------------------------------------
-
-
-def fills_at_open(book: Book, symbol: Symbol, price: Decimal, at: datetime, config: RunConfig) -> Iterator[BookEvent]:
-    """The symbol's working order meets the open of a bar: filled, filled in part, or refused for want of cash."""
-    order = book.working_for(symbol)
-    if order is None:
-        return
-    instrument = book.instruments[symbol]
-    whole = fill(order, order.quantity, price, at, config.costs, instrument)
-    required = _overdraft(book, whole)
-    if required <= 0:
-        yield whole
-        return
-    # The price moved away between decision and fill. What closes is filled all the same; what opens is refused.
-    opposite = book.held(symbol) if order.side is Side.SELL else neg(book.held(symbol))
-    if opposite > 0:
-        yield fill(order, min(opposite, order.quantity), price, at, config.costs, instrument)
-    free = add(book.free_cash, order.reserved)
-    yield OrderRejected(order.order_id, symbol, at, "not enough free cash at the fill price", add(free, required), free)
-
-
-def _overdraft(book: Book, whole: OrderFilled) -> Decimal:
-    """By how much an entry would overdraw free cash; 0 for an order that only reduces."""
-    after = evolve(book, whole)
-    grows = size(after.held(whole.symbol)) > size(book.held(whole.symbol)) or (
-        after.direction(whole.symbol) is not book.direction(whole.symbol)
-        and after.direction(whole.symbol) is not Direction.FLAT
-    )
-    return max(ZERO, neg(after.free_cash)) if grows else ZERO
+    if plan.replaces is not None:
+        yield OrderReplaced(plan.replaces.order_id, signal.symbol, signal.at, order.order_id)
+    yield order

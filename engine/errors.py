@@ -50,6 +50,17 @@ class ReplayDiverged(QuantagentError):
         self.stream, self.at, self.stored, self.made = stream, at, stored, made
 
 
+class RecordDiffers(QuantagentError):
+    """The paper broker's record has something else under an id that was told again."""
+
+    def __init__(self, run_id: str, what: str) -> None:
+        super().__init__(
+            f"the paper broker's record of run {run_id[:8]} has something else as {what}: "
+            "look at `quantagent paper reconcile`, and restore the database from a copy if its rows were changed."
+        )
+        self.run_id, self.what = run_id, what
+
+
 class UnreadableEvent(QuantagentError):
     """A stored event that this engine cannot load; `position` is its place in the log."""
 

@@ -1,29 +1,28 @@
 """Every fact the log can hold. Complete, in the past tense, immutable.
 
-These shapes are stored for ever: a changed shape is a new version beside the old one, never an edit; the last part of
-this module says how. Nothing in a book carries a run id or reads a clock, so that the same decisions have the same
+These shapes are stored for ever: a changed shape is a new version beside the old one, never an edit; the former ones
+are in `engine.versions`. Nothing in a book carries a run id or reads a clock, so that the same decisions have the same
 bytes in a backtest, a paper run and a replay. Amounts are exact Decimals in the account's currency, prices in the
 symbol's quote currency, `*_at` and `at` are UTC instants of the market. Numbers of analyses are decimal strings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 import msgspec
 
 from engine.config import RunConfig
-from engine.market import Direction, Instrument, Side, Symbol
-from engine.money import is_exact
+from engine.market import Direction, Instrument, OrderType, Side, Symbol, TimeInForce
+from engine.money import ONE, ZERO, is_exact
 
 
-class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """Base of all events: refuses instants without UTC and amounts that are not exact."""
+class Exact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Refuses instants without UTC and amounts that are not exact."""
 
     def __post_init__(self) -> None:
         kind = type(self)
@@ -39,11 +38,15 @@ class Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
                 raise ValueError(f"{kind.__name__}.{name} is not in UTC: {at}")
 
 
+class Fact(Exact, frozen=True):
+    """Base of all events."""
+
+
 _NO_OFFSET = timedelta(0)
 
 
 @cache
-def _checked_fields(kind: type[Fact]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _checked_fields(kind: type[Exact]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The fields of an event type that hold amounts, and those that hold instants, or may hold them.
 
     Worked out once: events are decoded by the million.
@@ -114,8 +117,42 @@ class RunFailed(Fact, frozen=True):
 # --- Opinions: analysis:<key>, signals:<digest> -------------------------------------------------------------------
 
 
+class OrderTerms(Exact, frozen=True, omit_defaults=True):
+    """How an order is to be executed: prices in quote currency; `trail` is the distance of a trailing stop.
+
+    expires_at: when a DAY or GTD order ends.
+    """
+
+    order_type: OrderType = OrderType.MARKET
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    trail: Decimal | None = None
+    time_in_force: TimeInForce = TimeInForce.GTC
+    expires_at: datetime | None = None
+
+
+AT_MARKET = OrderTerms()
+
+
+class Protection(Exact, frozen=True, omit_defaults=True):
+    """What an entry places beside the position it opens: a stop and a target, of which one cancels the other.
+
+    stop, target: prices; stop_distance, target_distance, trail: distances from the price of the fill, for those whose
+    price is not fixed before. Each may be None.
+    """
+
+    stop: Decimal | None = None
+    target: Decimal | None = None
+    stop_distance: Decimal | None = None
+    target_distance: Decimal | None = None
+    trail: Decimal | None = None
+
+
 class AnalysisMade(Fact, frozen=True):
-    """One opinion on exactly the bars of one window. `reports` is the canonical JSON of the analysts' reports."""
+    """One opinion on exactly the bars of one window. `reports` is the canonical JSON of the analysts' reports.
+
+    stop, target: prices at which its position shall be given up; entry: how its order shall be executed.
+    """
 
     analysis_id: str
     symbol: Symbol
@@ -137,6 +174,9 @@ class AnalysisMade(Fact, frozen=True):
     thread_id: str = ""
     checkpoint_id: str = ""
     state_snapshot: str = ""
+    stop: Decimal | None = None
+    target: Decimal | None = None
+    entry: OrderTerms | None = None
 
 
 class AnalysisFailed(Fact, frozen=True):
@@ -166,13 +206,14 @@ class SignalsImported(Fact, frozen=True):
 
 
 class BookOpened(Fact, frozen=True):
-    """The account as a run finds it."""
+    """The account as a run finds it. `margin_pct`: the collateral of a short, per cent of what it was sold for."""
 
     at: datetime
     cash: Decimal
     currency: str
     instruments: tuple[Instrument, ...]
     config_digest: str
+    margin_pct: Decimal
 
 
 class AnalysesConsulted(Fact, frozen=True):
@@ -180,6 +221,9 @@ class AnalysesConsulted(Fact, frozen=True):
 
     at: datetime
     analyses: tuple[tuple[str, int], ...]
+
+
+Source = Literal["analysis", "holding_time", "session_end", "margin_call", "person"]
 
 
 class SignalRaised(Fact, frozen=True):
@@ -191,10 +235,12 @@ class SignalRaised(Fact, frozen=True):
     direction: Direction
     confidence: Decimal
     reference_price: Decimal
-    source: Literal["analysis", "holding_time"]
+    source: Source
     analysis_id: str = ""
     analysis_version: int = 0
     horizon_bars: int | None = None
+    stop: Decimal | None = None
+    target: Decimal | None = None
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -226,8 +272,16 @@ class RiskDecided(Fact, frozen=True):
     checks: tuple[Check, ...]
 
 
-class OrderPlaced(Fact, frozen=True):
-    """`reserved` is the free cash set aside until the order is filled or ends."""
+Role = Literal["entry", "exit", "stop", "target", "trailing_stop"]
+
+
+class OrderPlaced(Fact, frozen=True, omit_defaults=True):
+    """An order in the broker's hands. What does not apply to it is left out of the stored payload.
+
+    closing: the part of the quantity that reduces the position; it falls away when that has gone. reserved: free cash
+    set aside until the order is filled or ends. terms: how it is executed. protection: what follows its fills.
+    role: what it is there for. pair: shared by orders of which one cancels the others. replaces: the order it amends.
+    """
 
     order_id: str
     signal_id: str
@@ -235,16 +289,30 @@ class OrderPlaced(Fact, frozen=True):
     symbol: Symbol
     at: datetime
     side: Side
-    order_type: Literal["MARKET"]
     quantity: Decimal
     reference_price: Decimal
     reserved: Decimal
+    closing: Decimal = ZERO
     holding_bars: int | None = None
+    role: Role = "entry"
+    terms: OrderTerms = AT_MARKET
+    protection: Protection | None = None
+    pair: str = ""
+    replaces: str = ""
+
+    @property
+    def is_exit(self) -> bool:
+        """Whether all of it reduces the position."""
+        return self.closing == self.quantity
 
 
-class OrderFilled(Fact, frozen=True):
+class OrderFilled(Fact, frozen=True, omit_defaults=True):
     """`reference_price` is the market's, `price` what was paid; `slippage` and `commission` are money, `notional` is
-    price x quantity x multiplier. Decided at `decided_at`, filled at `at`."""
+    price x quantity x multiplier x rate, with `rate` the account's currency per unit of the quote's.
+
+    Decided at `decided_at`, filled in the bar that opened at `bar_opened_at`: at its open when `at` is the same
+    instant, else somewhere inside it, which is known at its close, `at`.
+    """
 
     order_id: str
     symbol: Symbol
@@ -257,6 +325,25 @@ class OrderFilled(Fact, frozen=True):
     notional: Decimal
     slippage: Decimal
     commission: Decimal
+    bar_opened_at: datetime
+    rate: Decimal = ONE
+
+
+class OrderReplaced(Fact, frozen=True):
+    """The order ended because another one, judged by the same gate, took its place."""
+
+    order_id: str
+    symbol: Symbol
+    at: datetime
+    replaced_by: str
+
+
+class OrderExpired(Fact, frozen=True):
+    """The order ended unfilled, or filled in part, at the end of its time in force."""
+
+    order_id: str
+    symbol: Symbol
+    at: datetime
 
 
 class OrderRejected(Fact, frozen=True):
@@ -271,7 +358,7 @@ class OrderRejected(Fact, frozen=True):
 
 
 class OrderCanceled(Fact, frozen=True):
-    """The order ended unfilled because we asked."""
+    """The order ended because we asked, or because the position or the pair it belonged to has gone."""
 
     order_id: str
     symbol: Symbol
@@ -279,38 +366,65 @@ class OrderCanceled(Fact, frozen=True):
     reason: str
 
 
+class CashAdjusted(Fact, frozen=True):
+    """Cash that moved without a fill: negative when it was paid. `symbol` is what it was paid for, if anything."""
+
+    at: datetime
+    amount: Decimal
+    reason: Literal["borrow_cost"]
+    symbol: Symbol = ""
+
+
 class PositionsMarked(Fact, frozen=True):
-    """Equity at a session roll, at the end of a run, or when it decides a halt, with the prices used."""
+    """Equity at a session roll, at the end of a run, or when it decides a halt, with the prices used.
+
+    `rates` are the prices used of the symbols that convert currencies.
+    """
 
     at: datetime
     occasion: Literal["roll", "halt", "end"]
     equity: Decimal
     cash: Decimal
     marks: tuple[tuple[Symbol, Decimal], ...]
+    rates: tuple[tuple[Symbol, Decimal], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for symbol, price in self.marks:
+        for symbol, price in (*self.marks, *self.rates):
             if not is_exact(price):
                 raise ValueError(f"PositionsMarked: the mark of {symbol} is not an exact amount: {price}")
 
 
+HaltScope = Literal["entries", "everything"]
+
+
 class TradingHalted(Fact, frozen=True):
-    """Entries stop; exits stay allowed. `actor` is a rule's name or a person."""
+    """Entries stop, or everything does: stops and targets that work already stay. `actor`: a rule or a person.
+
+    In a control stream `at` is the wall clock's instant, in a book the market's, from which it holds.
+    """
 
     at: datetime
-    scope: str
+    scope: HaltScope
     reason: str
     actor: str
 
 
 class TradingResumed(Fact, frozen=True):
-    """Entries are allowed again."""
+    """Trading goes on. `lifted` names the actors whose halts end; empty for all of them."""
 
     at: datetime
-    scope: str
     reason: str
     actor: str
+    lifted: tuple[str, ...] = ()
+
+
+class AlertRaised(Fact, frozen=True):
+    """Something a person should look at. `kind` says what, `detail` in one sentence."""
+
+    at: datetime
+    kind: str
+    detail: str
 
 
 # --- The scheduler: slot:<account>:<timeframe>:<due_at> -----------------------------------------------------------
@@ -346,11 +460,24 @@ class SlotFailed(Fact, frozen=True):
 # --- Configuration: profile:<name> --------------------------------------------------------------------------------
 
 
+ProfileKind = Literal["combined", "portfolio", "risk"]
+
+
 class ProfileSaved(Fact, frozen=True):
     """`document` is the profile's canonical JSON, `digest` its SHA-256."""
 
     name: str
     document: str
+    digest: str
+    kind: ProfileKind = "combined"
+
+
+class ProfileActivated(Fact, frozen=True):
+    """From now on the default of an environment, or of all where it names none. An empty `name` ends that."""
+
+    scope: Literal["global", "backtest", "paper"]
+    kind: ProfileKind
+    name: str
     digest: str
 
 
@@ -363,6 +490,9 @@ BookEvent = (
     | OrderFilled
     | OrderRejected
     | OrderCanceled
+    | OrderExpired
+    | OrderReplaced
+    | CashAdjusted
     | PositionsMarked
     | TradingHalted
     | TradingResumed
@@ -384,65 +514,16 @@ EVENT_TYPES: tuple[type[Fact], ...] = (
     OrderFilled,
     OrderRejected,
     OrderCanceled,
+    OrderExpired,
+    OrderReplaced,
+    CashAdjusted,
     PositionsMarked,
     TradingHalted,
     TradingResumed,
+    AlertRaised,
     SlotClaimed,
     SlotCompleted,
     SlotFailed,
     ProfileSaved,
+    ProfileActivated,
 )
-
-
-# --- Former shapes, and the way from each to the next -------------------------------------------------------------
-
-
-class RunStartedV1(Fact, frozen=True):
-    """Before a run said what was installed."""
-
-    run_id: str
-    environment: Environment
-    book_stream: str
-    engine_version: str
-    started_from: datetime
-
-
-def run_started_v2(old: RunStartedV1) -> RunStarted:
-    return RunStarted(
-        old.run_id, old.environment, old.book_stream, old.engine_version, old.started_from, lock_digest=""
-    )
-
-
-FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {RunStarted: (RunStartedV1,)}
-"""The shapes an event had before, oldest first: version 1, 2, ..."""
-
-UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {RunStartedV1: run_started_v2}
-"""From each former shape to the next one. Pure: an old event reads the same for ever."""
-
-
-# --- Names --------------------------------------------------------------------------------------------------------
-
-
-def names(kinds: Iterable[type[Fact]]) -> tuple[str, ...]:
-    """The stored names of event types, those of their former shapes included: what a reader by name must ask for."""
-    return tuple(f"{kind.__name__}.v{n}" for kind in kinds for n, _ in enumerate(_shapes(kind), 1))
-
-
-def _shapes(kind: type[Fact]) -> tuple[type[Fact], ...]:
-    return (*FORMER.get(kind, ()), kind)
-
-
-NAMES: dict[type[Fact], str] = {kind: names([kind])[-1] for kind in EVENT_TYPES}
-"""Under which name an event is appended: always its newest."""
-
-TYPES: dict[str, type[Fact]] = {
-    name: shape for kind in EVENT_TYPES for name, shape in zip(names([kind]), _shapes(kind), strict=True)
-}
-"""Every stored name and the shape of its payload."""
-
-
-def newest(fact: Fact) -> Fact:
-    """The fact in today's shape of its event."""
-    while (upcast := UPCASTERS.get(type(fact))) is not None:
-        fact = upcast(fact)
-    return fact

@@ -47,6 +47,24 @@ class Direction(StrEnum):
     HOLD = "HOLD"
 
 
+class OrderType(StrEnum):
+    """How an order's price is found: at the market, at a limit or better, or at the market once a price is reached."""
+
+    MARKET = "MARKET"
+    LIMIT = "LIMIT"
+    STOP = "STOP"
+    STOP_LIMIT = "STOP_LIMIT"
+    TRAILING_STOP = "TRAILING_STOP"
+
+
+class TimeInForce(StrEnum):
+    """How long an order works: to the end of its session, until canceled, or until an instant it names."""
+
+    DAY = "DAY"
+    GTC = "GTC"
+    GTD = "GTD"
+
+
 class Timeframe(StrEnum):
     """The length of a bar."""
 
@@ -103,8 +121,9 @@ Calendar = Literal["24/7", "FX", "XNYS", "CME"]
 class Instrument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one unit of a symbol is.
 
-    quote: currency of its prices; price_decimals: decimals of its quotes, for display; quantity_step: smallest
-    tradable difference in quantity; multiplier: money per unit of price and quantity; calendar: when it trades.
+    quote: currency of its prices; price_decimals: decimals of its quotes, for display; quantity_step: the lot, the
+    smallest tradable difference in quantity; multiplier: money per unit of price and quantity; calendar: when it
+    trades; tick: the smallest difference between two prices, None where any price can be.
     """
 
     symbol: Symbol
@@ -113,18 +132,24 @@ class Instrument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantity_step: Decimal = Decimal("0.00000001")
     multiplier: Decimal = Decimal(1)
     calendar: Calendar = "24/7"
+    tick: Decimal | None = None
 
     def __post_init__(self) -> None:
         check_symbol(self.symbol)
-        for name in ("quantity_step", "multiplier"):
-            amount: Decimal = getattr(self, name)
-            if not is_exact(amount) or amount <= 0:
+        for name in ("quantity_step", "multiplier", "tick"):
+            amount: Decimal | None = getattr(self, name)
+            if amount is not None and (not is_exact(amount) or amount <= 0):
                 raise ValueError(f"{self.symbol}: {name} must be an exact amount above 0, not {amount}")
 
 
 BUILT_IN_INSTRUMENTS = {
     "BTC-USD": Instrument("BTC-USD", "USD", 2, Decimal("0.00000001"), Decimal(1), "24/7"),
     "EUR-USD": Instrument("EUR-USD", "USD", 5, Decimal(1), Decimal(1), "FX"),
+    # Contract sizes and ticks as NYMEX, COMEX and CME publish them.
+    "CL=F": Instrument("CL=F", "USD", 2, Decimal(1), Decimal(1000), "CME", Decimal("0.01")),
+    "GC=F": Instrument("GC=F", "USD", 1, Decimal(1), Decimal(100), "CME", Decimal("0.1")),
+    "ES=F": Instrument("ES=F", "USD", 2, Decimal(1), Decimal(50), "CME", Decimal("0.25")),
+    "NQ=F": Instrument("NQ=F", "USD", 2, Decimal(1), Decimal(20), "CME", Decimal("0.25")),
 }
 
 

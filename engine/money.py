@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import (
-    ROUND_DOWN,
     ROUND_HALF_EVEN,
+    ROUND_UP,
     Context,
     Decimal,
     DivisionByZero,
@@ -124,13 +124,22 @@ def part_of(amount: Decimal, share: Decimal, whole: Decimal) -> Decimal:
     return div(_CONTEXT.multiply(amount, share), whole)
 
 
+def steps_in(quantity: Decimal, step: Decimal) -> int:
+    """How many whole steps fit into a quantity; both are positive or zero."""
+    return int(_CONTEXT.divide(quantity, step))
+
+
 def floor_to_step(quantity: Decimal, step: Decimal) -> Decimal:
     """The largest multiple of `step` not above `quantity`; both are positive or zero."""
-    steps = _CONTEXT.divide(quantity, step).to_integral_value(ROUND_DOWN, _CONTEXT)
+    return exact(_CONTEXT.multiply(Decimal(steps_in(quantity, step)), step))
+
+
+def ceil_to_step(quantity: Decimal, step: Decimal) -> Decimal:
+    """The smallest multiple of `step` not below `quantity`; both are positive or zero."""
+    steps = _CONTEXT.divide(quantity, step).to_integral_value(ROUND_UP, _CONTEXT)
     return exact(_CONTEXT.multiply(steps, step))
 
 
 def affordable(amount: Decimal, price: Decimal, step: Decimal) -> Decimal:
     """The largest multiple of `step` whose cost at `price` is not above an amount; nothing is rounded before that."""
-    steps = _CONTEXT.divide(amount, _CONTEXT.multiply(price, step)).to_integral_value(ROUND_DOWN, _CONTEXT)
-    return exact(_CONTEXT.multiply(steps, step))
+    return exact(_CONTEXT.multiply(Decimal(steps_in(amount, _CONTEXT.multiply(price, step))), step))

@@ -10,12 +10,16 @@ from decimal import Decimal
 
 import msgspec
 
-from engine.events import AnalysisMade
+from engine.events import AnalysisMade, OrderTerms
 from engine.market import Direction, Symbol, instant_text
 
 
 class Wish(msgspec.Struct, frozen=True, gc=False):
-    """Where an analysis wants the position of a symbol to be. confidence: 0 to 1; HOLD is no opinion."""
+    """Where an analysis wants the position of a symbol to be. confidence: 0 to 1; HOLD is no opinion.
+
+    stop, target: prices at which the position shall be given up; risk_reward: distance of the target in distances of
+    the stop; entry: how the order shall be executed. Where they are None the profile says it.
+    """
 
     symbol: Symbol
     direction: Direction
@@ -23,6 +27,10 @@ class Wish(msgspec.Struct, frozen=True, gc=False):
     analysis_id: str
     analysis_version: int = 1
     horizon_bars: int | None = None
+    risk_reward: Decimal | None = None
+    stop: Decimal | None = None
+    target: Decimal | None = None
+    entry: OrderTerms | None = None
 
 
 def signal_id(symbol: Symbol, at: datetime, n: int = 1) -> str:
@@ -56,4 +64,8 @@ def wish_of(made: AnalysisMade, version: int) -> Wish:
         analysis_id=made.analysis_id,
         analysis_version=version,
         horizon_bars=made.horizon_bars,
+        risk_reward=made.risk_reward,
+        stop=made.stop,
+        target=made.target,
+        entry=made.entry,
     )

@@ -1,4 +1,4 @@
-"""Replaying a run: the opinions it consulted, read back from the log, and two books compared.
+"""Replaying a run: what it consulted and what persons told it, read back from the log; and two books compared.
 
 Owns no analyst and cannot make an analysis: what is missing stops it, with the key.
 """
@@ -10,6 +10,8 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import NamedTuple
 
+from engine import halts
+from engine.decide import Command
 from engine.errors import AnalysisMissing, BadInput
 from engine.events import AnalysesConsulted, AnalysisMade, Environment, RunRequested, RunStarted
 from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
@@ -83,6 +85,13 @@ def stored_opinions(
         wishes[wish.symbol, at] = wish
         progress(len(wishes))
     return StoredOpinions(wishes, source)
+
+
+def commands_of(store: Store, source: RunRequested) -> list[Command]:
+    """What persons told a run, each at the instant from which it held. A backtest is told nothing."""
+    if source.environment is Environment.BACKTEST:
+        return []
+    return halts.commands_in(store.read(book_stream(source.run_id)))
 
 
 class Difference(NamedTuple):

@@ -1,56 +1,160 @@
 """The gate: a table of small rules between a wish and an order.
 
 Each rule returns what it allows and what it saw. A rule allows only what it can prove to be inside its limit, so that
-nothing unknown passes. Only entries are judged: an order that reduces a position is never held back. When the entry
-half of a reversal is refused, the half that closes remains.
+nothing unknown passes. Only entries are judged: an order that reduces a position is held back by nothing but a halt of
+everything. An entry that is too large is made to fit, if that is all that is wrong with it; when the entry half of a
+reversal is refused, the half that closes remains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
+from functools import cached_property
 from typing import NamedTuple
 
-from engine.book import Book
+from engine.book import Book, closing_units
 from engine.config import RunConfig
-from engine.events import Check, TradingHalted, Verdict
-from engine.fills import Cost, cost_of
-from engine.market import Instrument, Side, Symbol
-from engine.money import ZERO, add, mul, neg, part_of, percent_of, size, sub
-from engine.sizing import position_cap
+from engine.events import AT_MARKET, Check, OrderPlaced, OrderTerms, TradingHalted, Verdict
+from engine.fills import Cost, Market, cost_of
+from engine.market import OrderType, Side, Symbol
+from engine.money import ZERO, add, is_exact, mul, neg, part_of, percent_of, size, steps_in, sub, total
+from engine.step import Step
+
+UNRECKONABLE = (KeyError, ValueError, ArithmeticError)
+"""What amounts raise that are missing, no numbers, or too large."""
 
 
-class Proposal(NamedTuple):
-    """An order as the gate sees it, before it exists. `cost` is what it would cost at the reference price."""
+class Proposal:
+    """An order as the gate sees it, before it exists.
 
-    book: Book
-    config: RunConfig
-    symbol: Symbol
-    side: Side
-    quantity: Decimal
-    cost: Cost
-    equity: Decimal
-    halts: Sequence[TradingHalted]
+    reference: the price it is expected to meet, before slippage: the last close, or its own limit or stop. flaw: what
+    is wrong with the wish itself, empty when nothing is. replaces: the working order it amends.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        config: RunConfig,
+        step: Step,
+        symbol: Symbol,
+        side: Side,
+        quantity: Decimal,
+        terms: OrderTerms = AT_MARKET,
+        flaw: str = "",
+        replaces: OrderPlaced | None = None,
+    ) -> None:
+        self.book, self.config, self.step = book, config, step
+        self.symbol, self.side = symbol, side
+        self.terms, self.replaces = terms, replaces
+        countable = is_exact(quantity)
+        self.quantity = quantity if countable else ZERO
+        self.flaw = flaw if countable else f"quantity {quantity} is no amount"
+
+    def of(self, quantity: Decimal) -> Proposal:
+        """The same order over another quantity."""
+        return Proposal(
+            self.book, self.config, self.step, self.symbol, self.side, quantity, self.terms, self.flaw, self.replaces
+        )
+
+    @cached_property
+    def last(self) -> Decimal | None:
+        """The symbol's last close; None for one that is unknown or no price."""
+        last = self.step.marks.get(self.symbol)
+        return last if last is not None and is_exact(last) and last > 0 else None
+
+    @cached_property
+    def reference(self) -> Decimal | None:
+        return reference_of(self.terms, self.last)
+
+    @cached_property
+    def rate(self) -> Decimal | None:
+        """The account's currency per unit of the quote's; None while no bar has told it, or it is no price."""
+        try:
+            rate = self.book.rate(self.symbol, self.step.marks)
+        except KeyError:
+            return None
+        return rate if is_exact(rate) and rate > 0 else None
+
+    @cached_property
+    def equity(self) -> Decimal | None:
+        """What the account is worth at the last closes; None while one of them is unknown or no price."""
+        try:
+            return self.book.equity(self.step.marks)
+        except UNRECKONABLE:
+            return None
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """What it would cost at its reference price; None where that is unknown, or too large an amount."""
+        if self.reference is None or self.rate is None:
+            return None
+        latest = self.step.latest.get(self.symbol)
+        market = Market(self.book.instruments[self.symbol], ZERO if latest is None else latest.volume, self.rate)
+        costs = self.config.costs_of(self.symbol)
+        try:
+            return cost_of(self.side, self.quantity, self.reference, self.terms, costs, market)
+        except UNRECKONABLE:
+            return None
 
     @property
     def held(self) -> Decimal:
         return self.book.held(self.symbol)
 
-    @property
-    def resulting(self) -> Decimal:
-        return add(self.held, self.quantity if self.side is Side.BUY else neg(self.quantity))
-
-    @property
+    @cached_property
     def closing(self) -> Decimal:
         """The part of the quantity that reduces what is held."""
-        opposite = self.held < 0 if self.side is Side.BUY else self.held > 0
-        return min(self.quantity, size(self.held)) if opposite else ZERO
+        return closing_units(self.held, self.side, self.quantity)
 
     @property
     def reduces_only(self) -> bool:
-        """Whether this is an exit. A second one beside a working order is none: it would sell what is sold already."""
-        alone = self.book.working_for(self.symbol) is None
-        return alone and self.quantity > 0 and self.closing == self.quantity
+        return self.quantity > 0 and self.closing == self.quantity
+
+    @cached_property
+    def entries(self) -> list[OrderPlaced]:
+        """Working entries of all symbols, but for the one this order would replace."""
+        working = self.book.working.values()
+        return [order for order in working if not order.is_exit and order is not self.replaces]
+
+    @cached_property
+    def resulting(self) -> Decimal:
+        """What would be held, signed, once this order and the symbol's working entries of its side are filled."""
+        more = self.quantity
+        for order in self.entries:
+            if order.symbol == self.symbol and order.side is self.side:
+                more = add(more, sub(order.quantity, order.closing))
+        return add(self.held, more if self.side is Side.BUY else neg(more))
+
+    @cached_property
+    def exposures(self) -> list[tuple[Decimal, Decimal]] | None:
+        """What each symbol's position would be worth after this order, signed: with none of the working entries that
+        sell filled and all that buy, and the other way round. None while a price is unknown."""
+        most = {symbol: position.quantity for symbol, position in self.book.positions.items()}
+        most[self.symbol] = add(self.held, _signed(self.side, self.quantity))
+        least = dict(most)
+        for order in self.entries:
+            reached = most if order.side is Side.BUY else least
+            for units in (most, least):
+                units.setdefault(order.symbol, ZERO)
+            reached[order.symbol] = add(reached[order.symbol], _signed(order.side, order.quantity))
+        marks = self.step.marks
+        try:
+            worth = {symbol: self.book.worth(symbol, marks[symbol], marks) for symbol in most}
+            return [(mul(most[symbol], each), mul(least[symbol], each)) for symbol, each in worth.items()]
+        except UNRECKONABLE:
+            return None
+
+
+def _signed(side: Side, quantity: Decimal) -> Decimal:
+    return quantity if side is Side.BUY else neg(quantity)
+
+
+def reference_of(terms: OrderTerms, last: Decimal | None) -> Decimal | None:
+    """The price an order is expected to meet: its stop, else its limit, else the last close."""
+    if terms.stop_price is not None:
+        return terms.stop_price
+    return last if terms.limit_price is None else terms.limit_price
 
 
 class Ruling(NamedTuple):
@@ -60,107 +164,362 @@ class Ruling(NamedTuple):
     checks: tuple[Check, ...]
 
 
-def propose(
-    book: Book,
-    config: RunConfig,
-    instrument: Instrument,
-    side: Side,
-    quantity: Decimal,
-    reference: Decimal,
-    equity: Decimal,
-    halts: Sequence[TradingHalted] = (),
-) -> Proposal:
-    cost = cost_of(side, quantity, reference, config.costs, instrument)
-    return Proposal(book, config, instrument.symbol, side, quantity, cost, equity, halts)
-
-
 def judge(proposal: Proposal) -> Ruling:
-    """Approves, reduces to the closing half, or denies; every rule's check is in the ruling."""
-    if proposal.reduces_only:
-        exempt = tuple(Check(rule, True, "exits are exempt", "") for rule in RULES)
-        return Ruling(Verdict.APPROVED, proposal.quantity, "reduces the position", exempt)
-    checks = tuple(Check(rule, *check(proposal)) for rule, check in RULES.items())
-    failed = [check for check in checks if not check.passed]
+    """Approves, reduces to what fits or to the closing half, or denies; every rule's check is in the ruling."""
+    if proposal.reduces_only and not proposal.flaw:
+        return _judge_exit(proposal)
+    checks = tuple(Check(rule, *_asked(check, proposal)) for rule, check in RULES.items())
+    failed = [check for check in checks if check.passed is not True]
     if not failed:
         return Ruling(Verdict.APPROVED, proposal.quantity, "all checks passed", checks)
-    reason = "; ".join(f"{check.rule}: {check.observed} against {check.limit}" for check in failed)
-    may_close = proposal.closing > 0 and all(check.rule not in _WHOLE for check in failed)
-    if may_close:
-        return Ruling(Verdict.REDUCED, proposal.closing, reason, checks)
+    reason = _reason(failed)
+    failing = {check.rule for check in failed}
+    fitting = ZERO
+    if failing <= _SIZES.keys() and proposal.config.limits.reduce:
+        fitting = _fitting(proposal)
+    if fitting == 0 and not failing & _WHOLE and not _halted(proposal, exits=True):
+        fitting = proposal.closing
+    if fitting > 0:
+        return Ruling(Verdict.REDUCED, fitting, reason, checks)
     return Ruling(Verdict.DENIED, ZERO, reason, checks)
 
 
+def _judge_exit(proposal: Proposal) -> Ruling:
+    """An exit passes, unless everything is halted, or another one sells at once what it would sell."""
+    leaving = _leaving(proposal)
+    judged: dict[str, Verdicts] = {
+        "halt": (not _halted(proposal, exits=True), "no halt of everything", _halts_in_words(proposal.book)),
+        "incompatible_position": (leaving is None, "one way out at a time", _left_by(leaving)),
+    }
+    exempt: Verdicts = (True, "exits are exempt", "")
+    checks = tuple(Check(rule, *judged.get(rule, exempt)) for rule in RULES)
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        return Ruling(Verdict.DENIED, ZERO, _reason(failed), checks)
+    return Ruling(Verdict.APPROVED, proposal.quantity, "reduces the position", checks)
+
+
+def _reason(failed: list[Check]) -> str:
+    return "; ".join(f"{check.rule}: {check.observed} against {check.limit}" for check in failed)
+
+
+def _fitting(proposal: Proposal) -> Decimal:
+    """The largest quantity that opens something and that every rule about size allows; 0 when none does.
+
+    The rules themselves are asked, by bisection over whole lots, so that what is ordered is what they allow.
+    """
+    lot, least = proposal.book.instruments[proposal.symbol].quantity_step, proposal.closing
+    too_many = steps_in(sub(proposal.quantity, least), lot) + 1
+    fits = 0
+    while too_many - fits > 1:
+        tried = (fits + too_many) // 2
+        smaller = proposal.of(add(least, mul(lot, Decimal(tried))))
+        if all(_asked(check, smaller)[0] is True for check in _SIZES.values()):
+            fits = tried
+        else:
+            too_many = tried
+    return add(least, mul(lot, Decimal(fits))) if fits else ZERO
+
+
+# --- Rules --------------------------------------------------------------------------------------------------------
+
 Verdicts = tuple[bool, str, str]
+"""Whether a rule allows the order, the most it allows, what it saw."""
+
+OFF: Verdicts = (True, "none", "")
+UNKNOWN = "unknown"
+
+
+def _asked(check: Callable[[Proposal], Verdicts], proposal: Proposal) -> Verdicts:
+    """What a rule says; it allows nothing that cannot be reckoned with."""
+    try:
+        return check(proposal)
+    except UNRECKONABLE:
+        return False, UNKNOWN, UNKNOWN
+
+
+def _at_most(observed: Decimal | None, limit: Decimal | None) -> Verdicts:
+    """Allows what is known, a number, and not above the limit; without a limit, anything."""
+    if limit is None:
+        return OFF
+    if observed is None or not is_exact(observed) or not is_exact(limit):
+        return False, str(limit), UNKNOWN if observed is None else str(observed)
+    return observed <= limit, str(limit), str(observed)
+
+
+def _wish(proposal: Proposal) -> Verdicts:
+    return not proposal.flaw, "prices and numbers that can be meant", proposal.flaw or "so they are"
 
 
 def _quantity(proposal: Proposal) -> Verdicts:
-    return proposal.quantity > 0, "above 0", str(proposal.quantity)
+    quantity = proposal.quantity
+    return is_exact(quantity) and quantity > 0, "above 0", str(quantity)
+
+
+def _price(proposal: Proposal) -> Verdicts:
+    known = proposal.cost is not None and proposal.cost.price > 0
+    return known, "a price above 0", UNKNOWN if proposal.cost is None else str(proposal.cost.price)
 
 
 def _cash(proposal: Proposal) -> Verdicts:
     free = proposal.book.free_cash
-    needed = entry_cash(proposal)
-    return needed <= free, str(free), str(needed)
+    if proposal.replaces is not None:
+        free = add(free, proposal.replaces.reserved)
+    needed = None if proposal.cost is None else entry_cash(proposal)
+    return _at_most(needed, free)
+
+
+def _order_value(proposal: Proposal) -> Verdicts:
+    value = None if proposal.cost is None else proposal.cost.notional
+    return _at_most(value, proposal.config.limits.order_value_max)
+
+
+def _order_quantity(proposal: Proposal) -> Verdicts:
+    return _at_most(proposal.quantity, proposal.config.limits.order_quantity_max)
 
 
 def _position_cap(proposal: Proposal) -> Verdicts:
-    cap = position_cap(proposal.equity, proposal.config)
-    multiplier = proposal.book.instruments[proposal.symbol].multiplier
-    worth = mul(mul(proposal.cost.price, size(proposal.resulting)), multiplier)
-    return cap is None or worth <= cap, "none" if cap is None else str(cap), str(worth)
+    worth = None
+    if proposal.cost is not None and proposal.rate is not None:
+        multiplier = proposal.book.instruments[proposal.symbol].multiplier
+        worth = mul(mul(mul(proposal.cost.price, size(proposal.resulting)), multiplier), proposal.rate)
+    return _of_equity(worth, proposal, proposal.config.position_pct_of(proposal.symbol))
+
+
+def _position_quantity(proposal: Proposal) -> Verdicts:
+    return _at_most(size(proposal.resulting), proposal.config.limits.position_quantity_max)
+
+
+def _gross_exposure(proposal: Proposal) -> Verdicts:
+    pct = proposal.config.limits.gross_exposure_pct
+    exposures = [] if pct is None else proposal.exposures
+    gross = None if exposures is None else total(max(size(most), size(least)) for most, least in exposures)
+    return _of_equity(gross, proposal, pct)
+
+
+def _net_exposure(proposal: Proposal) -> Verdicts:
+    pct = proposal.config.limits.net_exposure_pct
+    exposures = [] if pct is None else proposal.exposures
+    net = None
+    if exposures is not None:
+        net = max(size(total(most for most, _ in exposures)), size(total(least for _, least in exposures)))
+    return _of_equity(net, proposal, pct)
+
+
+def _of_equity(observed: Decimal | None, proposal: Proposal, pct: Decimal | None) -> Verdicts:
+    """Allows what is not above a share of equity; nothing of an equity that is unknown or gone."""
+    if pct is None:
+        return OFF
+    if proposal.equity is None:
+        return False, UNKNOWN, UNKNOWN if observed is None else str(observed)
+    return _at_most(observed, percent_of(max(ZERO, proposal.equity), pct))
 
 
 def _daily_loss(proposal: Proposal) -> Verdicts:
     limit = daily_loss_limit(proposal.book, proposal.config)
+    if limit is None:
+        return OFF
+    if proposal.equity is None:
+        return False, f"below {limit}", UNKNOWN
     loss = sub(proposal.book.day_equity, proposal.equity)
-    return limit is None or loss < limit, "none" if limit is None else f"below {limit}", str(loss)
+    return loss < limit, f"below {limit}", str(loss)
 
 
-def _breaker(proposal: Proposal) -> Verdicts:
-    halts = [*([proposal.book.halt] if proposal.book.halt else []), *proposal.halts]
-    return not halts, "no halt", "; ".join(halt.reason for halt in halts) or "no halt"
+def _drawdown(proposal: Proposal) -> Verdicts:
+    pct, peak, equity = proposal.config.limits.drawdown_pct, proposal.step.peak, proposal.equity
+    if pct is None:
+        return OFF
+    if peak is None or equity is None:
+        return False, UNKNOWN, UNKNOWN
+    limit, lost = percent_of(max(peak, equity), pct), sub(max(peak, equity), equity)
+    return lost < limit, f"below {limit}", str(lost)
+
+
+def _cool_down(proposal: Proposal) -> Verdicts:
+    limits, book = proposal.config.limits, proposal.book
+    if limits.losses_max is None:
+        return OFF
+    rested = book.lost_at is not None and (
+        proposal.step.at >= book.lost_at + limits.cool_down_bars * proposal.config.timeframe.duration
+    )
+    since = f"{limits.losses_max} losses in a row, or {limits.cool_down_bars} bars after the last"
+    return book.losses < limits.losses_max or rested, f"below {since}", f"{book.losses} in a row"
+
+
+def _orders_per_step(proposal: Proposal) -> Verdicts:
+    most = proposal.config.limits.orders_per_step
+    placed = sum(1 for at in proposal.book.placed if at == proposal.step.at)
+    return OFF if most is None else (placed < most, f"below {most}", str(placed))
+
+
+def _orders_per_hour(proposal: Proposal) -> Verdicts:
+    most = proposal.config.limits.orders_per_hour
+    placed = sum(1 for at in proposal.book.placed if at > proposal.step.at - _HOUR)
+    return OFF if most is None else (placed < most, f"below {most}", str(placed))
+
+
+_HOUR = timedelta(hours=1)
+
+
+def _price_collar(proposal: Proposal) -> Verdicts:
+    pct = proposal.config.limits.collar_pct
+    if pct is None:
+        return OFF
+    if proposal.cost is None or proposal.last is None:
+        return False, str(pct), UNKNOWN
+    prices = (proposal.cost.price, proposal.terms.limit_price, proposal.terms.stop_price)
+    furthest = max(size(sub(price, proposal.last)) for price in prices if price is not None)
+    return _at_most(furthest, percent_of(proposal.last, pct))
+
+
+def _duplicate(proposal: Proposal) -> Verdicts:
+    same = next(
+        (
+            order.order_id
+            for order in proposal.entries
+            if (order.symbol, order.side) == (proposal.symbol, proposal.side)
+            and (order.at == proposal.step.at or order.terms == proposal.terms)
+        ),
+        None,
+    )
+    return same is None, "one of its kind at a time", "none" if same is None else same
+
+
+def _stale_price(proposal: Proposal) -> Verdicts:
+    most = proposal.config.limits.stale_bars
+    if most is None:
+        return OFF
+    oldest = most * proposal.config.timeframe.duration
+    latest = proposal.step.latest.get(proposal.symbol)
+    if latest is None:
+        return False, f"{oldest}", UNKNOWN
+    age = proposal.step.at - latest.closed_at
+    return age <= oldest, f"{oldest}", f"{age}"
+
+
+def _allowed_symbols(proposal: Proposal) -> Verdicts:
+    allowed = proposal.config.limits.symbols
+    return OFF if allowed is None else (proposal.symbol in allowed, ",".join(allowed), proposal.symbol)
+
+
+def _shorts(proposal: Proposal) -> Verdicts:
+    allowed = proposal.config.limits.shorts
+    return allowed or proposal.resulting >= 0, "allowed" if allowed else "none", f"would hold {proposal.resulting}"
 
 
 def _incompatible_position(proposal: Proposal) -> Verdicts:
-    reverses = proposal.closing > 0
     allowed = proposal.config.limits.reversal
-    return not reverses or allowed, "reversal allowed" if allowed else "no reversal", f"holds {proposal.held}"
+    limit = "reversal allowed" if allowed else "no reversal"
+    leaving = _leaving(proposal)
+    if leaving is not None:
+        return False, limit, _left_by(leaving)
+    return proposal.closing == 0 or allowed, limit, f"holds {proposal.held}"
 
 
-def _working_order(proposal: Proposal) -> Verdicts:
-    order = proposal.book.working_for(proposal.symbol)
-    return order is None, "one working order per symbol", "none" if order is None else order.order_id
+def leaving_by(book: Book, symbol: Symbol) -> OrderPlaced | None:
+    """The working order that leaves the symbol's position at once, if there is one. (A stop or a target only might.)"""
+    orders = book.orders_of(symbol)
+    return next((o for o in orders if o.role == "exit" and o.terms.order_type is OrderType.MARKET), None)
 
+
+def _leaving(proposal: Proposal) -> OrderPlaced | None:
+    """The same, unless it is the one that the proposal amends."""
+    leaving = leaving_by(proposal.book, proposal.symbol)
+    return None if leaving is proposal.replaces else leaving
+
+
+def _left_by(order: OrderPlaced | None) -> str:
+    return "is not being left" if order is None else f"is left by {order.order_id}"
+
+
+def _trading_hours(proposal: Proposal) -> Verdicts:
+    begin, end = proposal.config.limits.trading_from, proposal.config.limits.trading_to
+    if begin is None or end is None:
+        return OFF
+    now = proposal.step.at.hour * 60 + proposal.step.at.minute
+    inside = begin <= now < end if begin < end else now >= begin or now < end
+    return inside, f"from {_clock(begin)} before {_clock(end)}", _clock(now)
+
+
+def _clock(minute: int) -> str:
+    return f"{minute // 60:02}:{minute % 60:02}"
+
+
+def _halt(proposal: Proposal) -> Verdicts:
+    return not _halted(proposal, exits=False), "no halt", _halts_in_words(proposal.book)
+
+
+def _halted(proposal: Proposal, exits: bool) -> bool:
+    """Whether a halt stops entries, or exits too."""
+    return any(not exits or halt.scope == "everything" for halt in proposal.book.halts.values())
+
+
+def _halts_in_words(book: Book) -> str:
+    halts: list[TradingHalted] = list(book.halts.values())
+    return "; ".join(f"{halt.scope} halted by {halt.actor}: {halt.reason}" for halt in halts) or "no halt"
+
+
+_SIZES: dict[str, Callable[[Proposal], Verdicts]] = {
+    "cash": _cash,
+    "order_value": _order_value,
+    "order_quantity": _order_quantity,
+    "position_cap": _position_cap,
+    "position_quantity": _position_quantity,
+    "gross_exposure": _gross_exposure,
+    "net_exposure": _net_exposure,
+}
 
 RULES: dict[str, Callable[[Proposal], Verdicts]] = {
+    "wish": _wish,
     "quantity": _quantity,
-    "cash": _cash,
-    "position_cap": _position_cap,
+    "price": _price,
+    **_SIZES,
     "daily_loss": _daily_loss,
-    "breaker": _breaker,
+    "drawdown": _drawdown,
+    "cool_down": _cool_down,
+    "orders_per_step": _orders_per_step,
+    "orders_per_hour": _orders_per_hour,
+    "price_collar": _price_collar,
+    "duplicate": _duplicate,
+    "stale_price": _stale_price,
+    "allowed_symbols": _allowed_symbols,
+    "shorts": _shorts,
     "incompatible_position": _incompatible_position,
-    "working_order": _working_order,
+    "trading_hours": _trading_hours,
+    "halt": _halt,
 }
 
 # These refuse an order whole: there is no half of it that may go ahead.
-_WHOLE = frozenset({"quantity", "incompatible_position", "working_order"})
+_WHOLE = frozenset({"wish", "quantity", "price", "incompatible_position"})
+
+
+# --- Amounts ------------------------------------------------------------------------------------------------------
 
 
 def entry_cash(proposal: Proposal) -> Decimal:
-    """Free cash an order uses up: its notional and commission, less what closing the opposite position sets free.
-
-    Long and short entries need the same: see `Book.free_cash`. At least 0.
+    """Free cash an order uses up: its notional (of a short, its collateral) and commission, less what closing the
+    opposite position sets free. At least 0; see `Book.free_cash`. Raises `AssertionError` while the cost is unknown.
     """
-    if proposal.closing == 0:
-        return add(proposal.cost.notional, proposal.cost.commission)
-    closing_notional = part_of(proposal.cost.notional, proposal.closing, proposal.quantity)
-    opening_notional = sub(proposal.cost.notional, closing_notional)
+    cost = proposal.cost
+    assert cost is not None, proposal.symbol
+    closing_notional = ZERO
+    released = ZERO
+    if proposal.closing > 0:
+        closing_notional = part_of(cost.notional, proposal.closing, proposal.quantity)
+        released = _released(proposal, closing_notional)
+    opening = sub(cost.notional, closing_notional)
+    if proposal.side is Side.SELL:
+        opening = percent_of(opening, proposal.book.margin_pct)
+    return max(ZERO, sub(add(opening, cost.commission), released))
+
+
+def _released(proposal: Proposal, closing_notional: Decimal) -> Decimal:
+    """Free cash that closing sets free: the proceeds of a long, a short's proceeds and collateral less its price."""
     position = proposal.book.positions[proposal.symbol]
     if position.quantity > 0:
-        released = closing_notional
-    else:
-        released = sub(mul(size(position.cost), Decimal(2)), closing_notional)
-    return max(ZERO, sub(add(opening_notional, proposal.cost.commission), released))
+        return closing_notional
+    tied_up = size(position.cost)
+    return sub(add(tied_up, percent_of(tied_up, proposal.book.margin_pct)), closing_notional)
 
 
 def daily_loss_limit(book: Book, config: RunConfig) -> Decimal | None:

@@ -6,7 +6,7 @@ same digest; after a crash it continues where the log ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid5
@@ -14,19 +14,14 @@ from uuid import UUID, uuid5
 import msgspec
 
 from engine.config import RunConfig, digest_of
+from engine.decide import Command
 from engine.errors import BookMoved, NotFound
-from engine.events import (
-    Environment,
-    Fact,
-    RunEnded,
-    RunRequested,
-    RunStarted,
-    names,
-)
+from engine.events import Environment, Fact, RunEnded, RunRequested, RunStarted
 from engine.feed.recorded import moments
 from engine.market import Bar
 from engine.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Batch, Cause, Store, read_from
+from engine.versions import names
 
 RUNS = UUID("0d7f5a0e-8f1b-5d53-b3c5-0b6a8f6e1c27")
 
@@ -124,20 +119,31 @@ def perform(
     actor: str,
     lock_digest: str = "",
     progress: Callable[[int], None] = lambda bars: None,
+    commands: Iterable[Command] = (),
 ) -> Result:
     """Drives a run over its bars to its end. `progress` hears how many bars have been taken so far.
 
-    `lock_digest` names what is installed; see `RunStarted`.
+    `lock_digest` names what is installed; see `RunStarted`. `commands` are what another run of these bars was told by
+    persons, each at the instant from which it held.
     """
     first = min(bars[0].opened_at for bars in bars_by_symbol)
     last = max(bars[-1].closed_at for bars in bars_by_symbol)
     requested = begin(store, requested, first, actor, lock_digest)
     journal = Journal(store, book_stream(requested.run_id), Cause(actor, requested.run_id))
     session = Session(requested.config, requested.config_digest, analyst, journal)
+    told = by_instant(commands)
     for moment in moments(bars_by_symbol):
-        session.advance(moment)
+        session.advance(moment, told.get(moment.at, ()))
         progress(session.bars)
     return Result(requested, conclude(store, requested, session, journal, last, actor))
+
+
+def by_instant(commands: Iterable[Command]) -> Mapping[datetime, Sequence[Command]]:
+    """Commands by the instant from which they hold; of one instant, in their order."""
+    told: dict[datetime, list[Command]] = {}
+    for command in commands:
+        told.setdefault(command.at, []).append(command)
+    return told
 
 
 # --- Finding runs -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ and appended from there on: a restart continues by doing the same work again, an
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -14,13 +15,17 @@ from hashlib import sha256
 from typing import Protocol
 
 from engine.book import Book, evolve
+from engine.broker import Blotter, PaperBroker, hand_over
 from engine.config import RunConfig
-from engine.decide import Step, close_book, decide, open_book, roll_due
+from engine.decide import Command, close_book, decide, open_book, roll, roll_due
 from engine.errors import ReplayDiverged
-from engine.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised, TradingHalted
+from engine.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised, TradingResumed
+from engine.exits import RANGE_BARS, true_range
 from engine.feed.recorded import Moment
 from engine.market import Bar, Symbol
+from engine.money import ZERO
 from engine.orders import Wish
+from engine.step import Step
 from engine.store import Batch, Cause, Store
 from engine.store.codec import name_of, payload_of
 
@@ -86,16 +91,29 @@ class Journal:
 
 
 class Session:
-    """One account's way through market time."""
+    """One account's way through market time. `blotter` keeps what its paper broker was told and did."""
 
-    def __init__(self, config: RunConfig, config_digest: str, analyst: Analyst, journal: Journal) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        config_digest: str,
+        analyst: Analyst,
+        journal: Journal,
+        blotter: Blotter | None = None,
+    ) -> None:
         self.config, self._config_digest = config, config_digest
-        self._analyst, self._journal = analyst, journal
+        self._analyst, self._journal, self._blotter = analyst, journal, blotter
         self.book = Book()
+        self.broker: PaperBroker | None = None
         self.bars = self.signals = self.orders = self.fills = 0
         self._at: datetime | None = None
+        self._latest: dict[Symbol, Bar] = {}
         self._marks: dict[Symbol, Decimal] = {}
         self._opens: dict[Symbol, list[datetime]] = {symbol: [] for symbol in config.symbols}
+        self._ranges: dict[Symbol, deque[Decimal]] = {
+            symbol: deque(maxlen=RANGE_BARS) for symbol in config.symbols if config.exits_of(symbol).stop_ranges
+        }
+        self._peak: Decimal | None = config.cash if config.limits.drawdown_pct is not None else None
         self._consulted: list[tuple[str, int]] = []
         self._all_consulted = sha256()
 
@@ -104,36 +122,81 @@ class Session:
         """SHA-256 over the (analysis id, version) pairs consulted so far, in order."""
         return self._all_consulted.hexdigest()
 
-    def advance(self, moment: Moment, halts: Sequence[TradingHalted] = ()) -> tuple[BookEvent, ...]:
+    def advance(self, moment: Moment, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
         """Takes the next instant of the market: what follows from it is written to the journal and returned."""
-        if self._at is None:
-            self._write([open_book(self.config, self._config_digest, moment.at)])
-        marks_before = self._marks
-        if moment.closed:
-            self._marks = {**marks_before, **{bar.symbol: bar.close for bar in moment.closed}}
-        for bar in moment.closed:
-            self._opens[bar.symbol].append(bar.opened_at)
-            self.bars += 1
-        step = Step(
-            at=moment.at,
-            previous_at=self._at,
-            closed=moment.closed,
-            opened=moment.opened,
-            marks=self._marks,
-            marks_before=marks_before,
-            bars_held=self._bars_held(),
-        )
-        self._note_consulted(roll_due(step, self.config.session_roll_hour))
-        events = decide(self.book, step, self._wishes(moment.closed), self.config, halts)
-        self._write(events)
+        written: list[BookEvent] = []
+        broker = self.broker or self._open(moment.at, written)
+        rolled = roll_due(moment.at, self._at, self.config.session_roll_hour)
+        # Bars that close at the roll itself belong to the day that ends; those that close later are not known at it.
+        if rolled is not None and rolled < moment.at:
+            self._roll(broker, rolled, written)
+            rolled = None
+        self._see(moment.closed)
+        if broker.account.working:
+            for bar in moment.closed:
+                self._write(broker.close(bar, self._marks), written)
+            self._write(broker.expire(moment.at), written)
+        if rolled is not None:
+            self._roll(broker, rolled, written)
+        decided = decide(self.book, self._step(moment), self._wishes(moment.closed), self.config, commands)
+        self._write(decided, written)
+        self._follow_peak(decided)
+        hand_over(broker, decided)
+        for symbol, price in moment.opened if broker.account.working else ():
+            before = self._latest.get(symbol)
+            volume = ZERO if before is None else before.volume
+            self._write(broker.open(symbol, price, moment.at, self._marks, volume), written)
         self._at = moment.at
-        return events
+        self._journal.write(written)
+        return tuple(written)
+
+    def _open(self, at: datetime, written: list[BookEvent]) -> PaperBroker:
+        opened = open_book(self.config, self._config_digest, at)
+        self._write([opened], written)
+        self.broker = PaperBroker(self.config, opened, self._blotter)
+        return self.broker
+
+    def _roll(self, broker: PaperBroker, at: datetime, written: list[BookEvent]) -> None:
+        self._note_consulted(at, written)
+        self._write(broker.roll(at, self._marks), written)
+        self._write(roll(self.book, at, self._marks), written)
+
+    def _see(self, closed: Sequence[Bar]) -> None:
+        for bar in closed:
+            if bar.symbol in self._ranges:
+                self._ranges[bar.symbol].append(true_range(bar, self._latest.get(bar.symbol)))
+            self._latest[bar.symbol] = bar
+            self._marks[bar.symbol] = bar.close
+            if bar.symbol in self._opens:
+                self._opens[bar.symbol].append(bar.opened_at)
+                self.bars += 1
+
+    def _step(self, moment: Moment) -> Step:
+        return Step(
+            moment.at,
+            self._at,
+            moment.closed,
+            self._latest,
+            self._marks,
+            self._bars_held(),
+            self._ranges,
+            self._peak,
+        )
+
+    def _follow_peak(self, decided: Sequence[BookEvent]) -> None:
+        """Keeps the highest equity at a close. When a person resumes, it begins anew where the account stands."""
+        if self._peak is not None:
+            equity = self.book.equity(self._marks)
+            resumed = any(isinstance(each, TradingResumed) for each in decided)
+            self._peak = equity if resumed else max(self._peak, equity)
 
     def end(self) -> None:
         """Marks what is held and writes everything that is pending."""
         if self._at is not None:
-            self._note_consulted(self._at)
-            self._write([close_book(self.book, self._at, self._marks)])
+            written: list[BookEvent] = []
+            self._note_consulted(self._at, written)
+            self._write([close_book(self.book, self._at, self._marks)], written)
+            self._journal.write(written)
         self._journal.flush()
 
     def _bars_held(self) -> dict[Symbol, int]:
@@ -146,24 +209,28 @@ class Session:
     def _wishes(self, closed: Iterable[Bar]) -> list[Wish]:
         wishes: list[Wish] = []
         for bar in closed:
+            if bar.symbol not in self._opens:
+                continue
             wish = self._analyst.wish(bar)
             if wish is not None:
                 self._consulted.append((wish.analysis_id, wish.analysis_version))
                 wishes.append(wish)
         return wishes
 
-    def _note_consulted(self, at: datetime | None) -> None:
+    def _note_consulted(self, at: datetime, written: list[BookEvent]) -> None:
         """One event per session day keeps the trace of every opinion read, HOLD included."""
-        if at is None or not self._consulted:
+        if not self._consulted:
             return
-        self._write([AnalysesConsulted(at, tuple(self._consulted))])
+        self._write([AnalysesConsulted(at, tuple(self._consulted))], written)
         for analysis_id, version in self._consulted:
             self._all_consulted.update(f"{analysis_id} {version}\n".encode())
         self._consulted = []
 
-    def _write(self, events: Sequence[BookEvent]) -> None:
+    def _write(self, events: Iterable[BookEvent], written: list[BookEvent]) -> None:
+        # Folded as they come: who makes them one by one may look at the book in between.
         for event in events:
             self.book = evolve(self.book, event)
+            written.append(event)
             match event:
                 case SignalRaised():
                     self.signals += 1
@@ -173,4 +240,3 @@ class Session:
                     self.fills += 1
                 case _:
                     pass
-        self._journal.write(events)

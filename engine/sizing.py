@@ -10,25 +10,27 @@ from engine.money import ZERO, affordable, mul, percent_of
 
 
 def target_quantity(
-    equity: Decimal, price: Decimal, confidence: Decimal, instrument: Instrument, config: RunConfig
+    equity: Decimal, price: Decimal, confidence: Decimal, instrument: Instrument, config: RunConfig, rate: Decimal
 ) -> Decimal:
     """Units to hold, at least 0, a multiple of the instrument's step.
 
-    `confidence` mode: equity x base fraction x confidence, at most the position cap, at the price expected to be paid.
+    `confidence` mode: equity x base fraction x confidence, at most the position cap, at the price expected to be paid;
+    `rate` converts that price into the account's currency. 0 where a unit is worth too little to be counted.
     """
-    sizing = config.sizing
+    sizing = config.sizing_of(instrument.symbol)
     if sizing.mode == "fixed_quantity":
         return sizing.quantity or ZERO
     worth = mul(percent_of(equity, sizing.base_pct), confidence)
-    cap = position_cap(equity, config)
+    cap = position_cap(equity, instrument.symbol, config)
     if cap is not None:
         worth = min(worth, cap)
-    if worth <= 0:
+    a_unit = mul(mul(price, instrument.multiplier), rate)
+    if worth <= 0 or a_unit <= 0:
         return ZERO
-    return affordable(worth, mul(price, instrument.multiplier), instrument.quantity_step)
+    return affordable(worth, a_unit, instrument.quantity_step)
 
 
-def position_cap(equity: Decimal, config: RunConfig) -> Decimal | None:
-    """The most a single position may be worth, in money; None without a cap."""
-    pct = config.limits.position_pct
+def position_cap(equity: Decimal, symbol: str, config: RunConfig) -> Decimal | None:
+    """The most a symbol's position may be worth, in money; None without a cap."""
+    pct = config.position_pct_of(symbol)
     return None if pct is None else percent_of(equity, pct)

@@ -9,23 +9,27 @@ from engine.errors import BadInput
 from engine.events import (
     AnalysesConsulted,
     BookEvent,
+    CashAdjusted,
     Environment,
     OrderFilled,
     RunEnded,
     RunFailed,
     RunRequested,
     RunStarted,
-    names,
 )
 from engine.runs import book_stream, run_stream
 from engine.store import Recorded, Store
+from engine.versions import names
 from projections.trades import Trade, TradesView
 
 NAMES = frozenset(names([RunRequested, RunStarted, RunEnded, RunFailed, *get_args(BookEvent)]))
 
 
 class Account:
-    """consulted: the ids of the analyses the run has read, in order; latest_at: how far it has come in market time."""
+    """moves: fills and other movements of cash; consulted: the ids of the analyses the run has read; both in order.
+
+    latest_at: how far it has come in market time.
+    """
 
     def __init__(self, request: RunRequested) -> None:
         self.request = request
@@ -33,7 +37,7 @@ class Account:
         self.ended = False
         self.book = Book()
         self.latest_at = request.start
-        self.fills: list[OrderFilled] = []
+        self.moves: list[OrderFilled | CashAdjusted] = []
         self.trades = TradesView()
         self.consulted: list[str] = []
 
@@ -52,8 +56,10 @@ class Account:
         before, self.book = self.book, evolve(self.book, event)
         self.latest_at = max(self.latest_at, event.at)
         if isinstance(event, OrderFilled):
-            self.fills.append(event)
+            self.moves.append(event)
             return self.trades.apply(event, before, self.book)
+        if isinstance(event, CashAdjusted):
+            self.moves.append(event)
         if isinstance(event, AnalysesConsulted):
             self.consulted += [analysis_id for analysis_id, _ in event.analyses]
         self.trades.note(event)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.events import AnalysisMade, names
+from engine.events import AnalysisMade
 from engine.store import Recorded
+from engine.versions import names
 from projections import tables
 from projections.projection import Change
 from projections.tables import Row

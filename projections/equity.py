@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from engine.config import RunConfig
-from engine.events import OrderFilled
+from engine.events import CashAdjusted, OrderFilled
 from engine.feed.recorded import moments
 from engine.market import Bar, Symbol
 from engine.money import ZERO, add, mul, neg, sub
@@ -22,35 +22,47 @@ class EquityPoint(NamedTuple):
 
 
 def equity_curve(
-    config: RunConfig, fills: Sequence[OrderFilled], bars_by_symbol: Sequence[Sequence[Bar]]
+    config: RunConfig, moves: Sequence[OrderFilled | CashAdjusted], bars_by_symbol: Sequence[Sequence[Bar]]
 ) -> list[EquityPoint]:
     """Equity with every position at the last known close of its symbol.
 
-    A fill at the open of a bar that begins as another one closes is not part of the closing one's equity.
+    A fill at the open of a bar that begins as another one closes is not part of the closing one's equity. `moves`:
+    fills and other movements of cash, in order; the bars of converting symbols belong to those given.
     """
     cash, highest = config.cash, config.cash
     held: dict[Symbol, Decimal] = {}
     marks: dict[Symbol, Decimal] = {}
-    multipliers = {i.symbol: i.multiplier for i in config.instruments}
+    worth = {i.symbol: (i.multiplier, config.rate_symbol(i.quote)) for i in config.instruments}
     curve: list[EquityPoint] = []
     due = 0
     for moment in moments(bars_by_symbol):
         if not moment.closed:
             continue
-        while due < len(fills) and fills[due].at < moment.at:
-            cash = _pay(cash, held, fills[due])
+        while due < len(moves) and _is_past(moves[due], moment.at):
+            cash = _pay(cash, held, moves[due])
             due += 1
         for bar in moment.closed:
             marks[bar.symbol] = bar.close
         equity = cash
         for symbol, quantity in held.items():
-            equity = add(equity, mul(mul(quantity, marks[symbol]), multipliers[symbol]))
+            multiplier, rate = worth[symbol]
+            value = mul(mul(quantity, marks[symbol]), multiplier)
+            equity = add(equity, value if rate is None else mul(value, marks[rate]))
         highest = max(highest, equity)
         curve.append(EquityPoint(moment.at, equity, cash, float(equity) / float(highest) - 1.0 if highest else 0.0))
     return curve
 
 
-def _pay(cash: Decimal, held: dict[Symbol, Decimal], fill: OrderFilled) -> Decimal:
+def _is_past(move: OrderFilled | CashAdjusted, at: datetime) -> bool:
+    """Whether a movement belongs to what was before an instant, or happened inside a bar that closes at it."""
+    if isinstance(move, CashAdjusted):
+        return move.at <= at
+    return move.at < at or (move.at == at and move.bar_opened_at < at)
+
+
+def _pay(cash: Decimal, held: dict[Symbol, Decimal], fill: OrderFilled | CashAdjusted) -> Decimal:
+    if isinstance(fill, CashAdjusted):
+        return add(cash, fill.amount)
     bought = fill.side.sign > 0
     quantity = add(held.get(fill.symbol, ZERO), fill.quantity if bought else neg(fill.quantity))
     if quantity:

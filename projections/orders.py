@@ -7,7 +7,17 @@ from collections.abc import Iterator
 import msgspec
 
 from engine.book import Book
-from engine.events import OrderCanceled, OrderFilled, OrderPlaced, OrderRejected, RiskDecided, SignalRaised
+from engine.events import (
+    Fact,
+    OrderCanceled,
+    OrderExpired,
+    OrderFilled,
+    OrderPlaced,
+    OrderRejected,
+    OrderReplaced,
+    RiskDecided,
+    SignalRaised,
+)
 from engine.money import ZERO, add
 from engine.store import Recorded
 from projections import tables
@@ -31,16 +41,16 @@ class OrdersView:
                 yield tables.RISK_DECISIONS, _verdict(event, recorded.position)
             case OrderPlaced():
                 self._orders[event.order_id] = _order(event, recorded.position)
-                self._signals[event.signal_id] = {**self._signals[event.signal_id], "order_id": event.order_id}
                 yield tables.ORDERS, self._orders[event.order_id]
-                yield tables.SIGNALS, self._signals[event.signal_id]
+                if event.role in ("entry", "exit"):
+                    self._signals[event.signal_id] = {**self._signals[event.signal_id], "order_id": event.order_id}
+                    yield tables.SIGNALS, self._signals[event.signal_id]
             case OrderFilled():
                 yield tables.FILLS, _fill(event, book, recorded.position)
                 yield tables.ORDERS, self._filled(event, book)
-            case OrderRejected() | OrderCanceled():
-                ended = "rejected" if isinstance(event, OrderRejected) else "canceled"
-                status = "partly filled" if self._orders[event.order_id]["filled_quantity"] else ended
-                yield tables.ORDERS, self._changed(event.order_id, {"status": status, "reason": event.reason})
+            case OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced():
+                status = "partly filled" if self._orders[event.order_id]["filled_quantity"] else _ENDED[type(event)]
+                yield tables.ORDERS, self._changed(event.order_id, {"status": status, "reason": _reason(event)})
             case _:
                 return
 
@@ -52,6 +62,24 @@ class OrdersView:
     def _changed(self, order_id: str, changes: Row) -> Row:
         self._orders[order_id] = {**self._orders[order_id], **changes}
         return self._orders[order_id]
+
+
+_ENDED: dict[type[Fact], str] = {
+    OrderRejected: "rejected",
+    OrderCanceled: "canceled",
+    OrderExpired: "expired",
+    OrderReplaced: "replaced",
+}
+
+
+def _reason(event: OrderRejected | OrderCanceled | OrderExpired | OrderReplaced) -> str:
+    match event:
+        case OrderExpired():
+            return "its time in force has ended"
+        case OrderReplaced():
+            return f"replaced by {event.replaced_by}"
+        case _:
+            return event.reason
 
 
 def _signal(event: SignalRaised, position: int) -> Row:
@@ -66,6 +94,8 @@ def _signal(event: SignalRaised, position: int) -> Row:
         "source": event.source,
         "analysis_id": event.analysis_id or None,
         "horizon_bars": event.horizon_bars,
+        "stop": event.stop,
+        "target": event.target,
         "position": position,
     }
 
@@ -93,7 +123,15 @@ def _order(event: OrderPlaced, position: int) -> Row:
         "symbol": event.symbol,
         "placed_at": event.at,
         "side": event.side.value,
-        "order_type": event.order_type,
+        "role": event.role,
+        "order_type": event.terms.order_type.value,
+        "limit_price": event.terms.limit_price,
+        "stop_price": event.terms.stop_price,
+        "trail": event.terms.trail,
+        "time_in_force": event.terms.time_in_force.value,
+        "expires_at": event.terms.expires_at,
+        "pair": event.pair or None,
+        "replaces": event.replaces or None,
         "quantity": event.quantity,
         "reference_price": event.reference_price,
         "status": "working",
@@ -110,6 +148,7 @@ def _fill(event: OrderFilled, book: Book, position: int) -> Row:
         "symbol": event.symbol,
         "decided_at": event.decided_at,
         "at": event.at,
+        "bar_opened_at": event.bar_opened_at,
         "side": event.side.value,
         "quantity": event.quantity,
         "price": event.price,
@@ -117,6 +156,7 @@ def _fill(event: OrderFilled, book: Book, position: int) -> Row:
         "notional": event.notional,
         "slippage": event.slippage,
         "commission": event.commission,
+        "rate": event.rate,
         "cash_after": book.cash,
         "position": position,
     }

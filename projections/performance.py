@@ -88,11 +88,11 @@ class Performance:
 
     def _figures(self, account: Account) -> Iterator[Change]:
         request, config = account.request, account.request.config
-        bars = [self._catalogue.bars(symbol, config.timeframe, request.start, request.end) for symbol in config.symbols]
+        bars = [self._catalogue.bars(symbol, config.timeframe, request.start, request.end) for symbol in config.fed]
         if not account.ended:
             # A recorded feed's later bars lie in the catalogue already: the account has not lived them yet.
             bars = [[bar for bar in series if bar.closed_at <= account.latest_at] for series in bars]
-        curve = equity_curve(config, account.fills, bars)
+        curve = equity_curve(config, account.moves, bars)
         for point in curve:
             yield tables.EQUITY, {**account.scope, **point._asdict()}
         yield tables.METRICS, {**account.scope, **_metrics_row(account, curve)}

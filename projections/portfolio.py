@@ -8,7 +8,8 @@ from decimal import Decimal
 
 from engine.book import Book
 from engine.events import BookEvent, BookOpened, OrderFilled, PositionsMarked
-from engine.money import ZERO, add, div, mul, sub
+from engine.market import Symbol
+from engine.money import ZERO, add, div, mul, sub, total
 from projections import tables
 from projections.tables import Row, Table
 
@@ -21,16 +22,25 @@ class PortfolioView:
         self._equity = ZERO
         self._unrealised = ZERO
         self._marked_at: datetime | None = None
+        self._day_began_with = ZERO
+        self._realised_in_all = ZERO
+        self._realised: dict[Symbol, Decimal] = {}
 
     def apply(self, event: BookEvent, book: Book) -> Iterator[tuple[Table, Row]]:
         if isinstance(event, OrderFilled):
-            yield tables.POSITIONS, _position(event, book)
+            gained = sub(book.realised, self._realised_in_all)
+            self._realised_in_all = book.realised
+            self._realised[event.symbol] = add(self._realised.get(event.symbol, ZERO), gained)
+            yield tables.POSITIONS, self._position(event, book)
         elif isinstance(event, BookOpened):
             self.opened = True
-            self._equity = event.cash
+            self._equity = self._day_began_with = event.cash
         elif isinstance(event, PositionsMarked):
             self._equity, self._marked_at = event.equity, event.at
             self._unrealised = _unrealised(event, book)
+            if event.occasion != "halt":
+                yield tables.DAYS, self._day(event, book)
+                self._day_began_with = event.equity
 
     def row(self, book: Book) -> Row:
         """The account as it stands."""
@@ -41,38 +51,49 @@ class PortfolioView:
             "realised_pnl": book.realised,
             "unrealised_pnl": self._unrealised,
             "fees": book.fees,
+            "financing": book.adjusted,
             "day_equity": book.day_equity,
-            "halted": book.halt.reason if book.halt else None,
+            "daily_pnl": sub(self._equity, book.day_equity),
+            "halted": "; ".join(f"{halt.scope}: {halt.reason}" for halt in book.halts.values()) or None,
             "marked_at": self._marked_at,
         }
 
-
-def _unrealised(event: PositionsMarked, book: Book) -> Decimal:
-    profit = ZERO
-    for symbol, price in event.marks:
-        position = book.positions[symbol]
-        worth = mul(mul(position.quantity, price), book.instruments[symbol].multiplier)
-        profit = add(profit, sub(worth, position.cost))
-    return profit
-
-
-def _position(event: OrderFilled, book: Book) -> Row:
-    position = book.positions.get(event.symbol)
-    if position is None:
-        return {
+    def _position(self, event: OrderFilled, book: Book) -> Row:
+        position = book.positions.get(event.symbol)
+        row: Row = {
             "symbol": event.symbol,
             "quantity": ZERO,
             "cost": ZERO,
             "average_price": None,
             "opened_at": None,
             "updated_at": event.at,
+            "realised_pnl": self._realised[event.symbol],
         }
-    units = mul(position.quantity, book.instruments[event.symbol].multiplier)
-    return {
-        "symbol": event.symbol,
-        "quantity": position.quantity,
-        "cost": position.cost,
-        "average_price": div(position.cost, units),
-        "opened_at": position.opened_at,
-        "updated_at": event.at,
-    }
+        if position is None:
+            return row
+        units = mul(position.quantity, book.instruments[event.symbol].multiplier)
+        return {
+            **row,
+            "quantity": position.quantity,
+            "cost": position.cost,
+            "average_price": div(position.cost, units),
+            "opened_at": position.opened_at,
+        }
+
+    def _day(self, event: PositionsMarked, book: Book) -> Row:
+        return {
+            "at": event.at,
+            "occasion": event.occasion,
+            "equity": event.equity,
+            "cash": event.cash,
+            "pnl": sub(event.equity, self._day_began_with),
+            "realised_pnl": book.realised,
+            "unrealised_pnl": self._unrealised,
+            "fees": book.fees,
+            "financing": book.adjusted,
+        }
+
+
+def _unrealised(event: PositionsMarked, book: Book) -> Decimal:
+    marks = dict((*event.rates, *event.marks))
+    return total(sub(book.value(symbol, marks), book.positions[symbol].cost) for symbol, _ in event.marks)

@@ -80,6 +80,11 @@ class Queries:
         rows = self._of_run("positions", "updated_at", run_id, symbol, on)
         return [row for row in rows if row["quantity"] != 0]
 
+    def days(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
+        """The account at the end of each session; a session has no symbol."""
+        del symbol
+        return self._of_run("days", "at", run_id, None, on)
+
     def signals(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         return self._of_run("signals", "at", run_id, symbol, on)
 
@@ -149,6 +154,16 @@ class Queries:
             limit,
         )
         return rows[::-1]
+
+    def profile_versions(self, name: str) -> Rows:
+        """The saved versions of a profile, oldest first."""
+        query = SQL("SELECT * FROM {} WHERE name = %s ORDER BY version, position").format(_table("profile_versions"))
+        return self._rows(query, name)
+
+    def profile_activations(self, name: str) -> Rows:
+        """When a profile became a default, or ceased to be one (`active` is false), oldest first."""
+        query = SQL("SELECT *, digest IS NOT NULL AS active FROM {} WHERE name = %s ORDER BY position")
+        return self._rows(query.format(_table("profile_activations")), name)
 
     def _of_run(
         self, table: LiteralString, time: LiteralString, run_id: str, symbol: Symbol | None, on: date | None

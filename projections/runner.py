@@ -20,6 +20,7 @@ from projections import schemas
 from projections.analyses import Analyses
 from projections.books import Books
 from projections.performance import Performance
+from projections.profiles import Profiles
 from projections.projection import Projection, fold, stops_at, write
 from projections.schemas import PRESENT, Connection, Standing
 from projections.tables import VERSION
@@ -78,7 +79,12 @@ class Runner:
         projections: Sequence[Projection] | None = None,
     ) -> None:
         self._store, self.dsn, self.schema = store, dsn, schema
-        self._projections = projections or (Analyses(), Books(store), Performance(store, catalogue, dsn))
+        self._projections = projections or (
+            Analyses(),
+            Books(store),
+            Performance(store, catalogue, dsn),
+            Profiles(store),
+        )
         self._remembered: dict[str, int] = {}
 
     def catch_up(self, progress: Progress = unheard, until: int | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.book import Book
-from engine.events import BookEvent, OrderFilled, RunEnded, RunFailed, RunRequested, RunStarted
+from engine.events import BookEvent, CashAdjusted, OrderFilled, RunEnded, RunFailed, RunRequested, RunStarted
 from engine.store import Recorded
 from projections import orders, portfolio, tables
 from projections.account import Account
@@ -33,8 +33,8 @@ class RunView:
         return self._account.book
 
     @property
-    def fills(self) -> list[OrderFilled]:
-        return self._account.fills
+    def moves(self) -> list[OrderFilled | CashAdjusted]:
+        return self._account.moves
 
     @property
     def trades(self) -> TradesView:
@@ -61,7 +61,7 @@ class RunView:
                 yield tables.RUNS, self._run
             case _:
                 for trade in changed:
-                    yield tables.TRADES, trade_row(trade, book.instruments[trade.symbol].multiplier)
+                    yield tables.TRADES, trade_row(trade)
                 yield from self._orders.apply(recorded, book)
                 if isinstance(event, BookEvent):
                     yield from self._portfolio.apply(event, book)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 # Raise it with any change in what a projection writes: the tables are made anew beside those of the version before.
-VERSION = 2
+VERSION = 3
 
 
 class Column(NamedTuple):
@@ -105,9 +105,11 @@ SIGNALS = _table(
     ("direction", "text", "LONG, SHORT or FLAT", "SignalRaised.direction"),
     ("confidence", "numeric", "0 to 1", "SignalRaised.confidence"),
     ("reference_price", "numeric", "quote currency", "SignalRaised.reference_price"),
-    ("source", "text", "analysis or holding_time", "SignalRaised.source"),
+    ("source", "text", "analysis, a rule of the book, or person", "SignalRaised.source"),
     ("analysis_id", "text", "id", "SignalRaised.analysis_id"),
     ("horizon_bars", "integer", "bars", "SignalRaised.horizon_bars"),
+    ("stop", "numeric", "quote currency", "SignalRaised.stop"),
+    ("target", "numeric", "quote currency", "SignalRaised.target"),
     ("position", "bigint", "place in the log", "position of SignalRaised"),
 )
 
@@ -141,14 +143,22 @@ ORDERS = _table(
     ("symbol", "text", "", "OrderPlaced.symbol"),
     ("placed_at", "timestamptz", "UTC", "OrderPlaced.at"),
     ("side", "text", "BUY or SELL", "OrderPlaced.side"),
-    ("order_type", "text", "MARKET", "OrderPlaced.order_type"),
+    ("role", "text", "entry, exit, stop, target or trailing_stop", "OrderPlaced.role"),
+    ("order_type", "text", "MARKET, LIMIT, STOP, STOP_LIMIT or TRAILING_STOP", "OrderPlaced.terms"),
+    ("limit_price", "numeric", "quote currency", "OrderPlaced.terms"),
+    ("stop_price", "numeric", "quote currency, of a trailing stop its first", "OrderPlaced.terms"),
+    ("trail", "numeric", "quote currency, distance", "OrderPlaced.terms"),
+    ("time_in_force", "text", "DAY, GTC or GTD", "OrderPlaced.terms"),
+    ("expires_at", "timestamptz", "UTC", "OrderPlaced.terms"),
+    ("pair", "text", "shared by orders of which one cancels the others", "OrderPlaced.pair"),
+    ("replaces", "text", "id of the order it amends", "OrderPlaced.replaces"),
     ("quantity", "numeric", "units", "OrderPlaced.quantity"),
     ("reference_price", "numeric", "quote currency", "OrderPlaced.reference_price"),
     (
         "status",
         "text",
-        "working, filled, partly filled, rejected or canceled",
-        "OrderFilled, OrderRejected, OrderCanceled",
+        "working, filled, partly filled, rejected, canceled, expired or replaced",
+        "OrderFilled, OrderRejected, OrderCanceled, OrderExpired, OrderReplaced",
     ),
     ("filled_quantity", "numeric", "units", "OrderFilled.quantity"),
     ("filled_at", "timestamptz", "UTC", "OrderFilled.at"),
@@ -165,7 +175,8 @@ FILLS = _table(
     ("order_id", "text", "id", "OrderFilled.order_id"),
     ("symbol", "text", "", "OrderFilled.symbol"),
     ("decided_at", "timestamptz", "UTC, close of the bar decided on", "OrderFilled.decided_at"),
-    ("at", "timestamptz", "UTC, open of the bar filled in", "OrderFilled.at"),
+    ("at", "timestamptz", "UTC, open of the bar filled at, or close of the bar filled inside", "OrderFilled.at"),
+    ("bar_opened_at", "timestamptz", "UTC, open of the bar filled in", "OrderFilled.bar_opened_at"),
     ("side", "text", "BUY or SELL", "OrderFilled.side"),
     ("quantity", "numeric", "units", "OrderFilled.quantity"),
     ("price", "numeric", "quote currency", "OrderFilled.price"),
@@ -173,6 +184,7 @@ FILLS = _table(
     ("notional", "numeric", "account currency", "OrderFilled.notional"),
     ("slippage", "numeric", "account currency", "OrderFilled.slippage"),
     ("commission", "numeric", "account currency", "OrderFilled.commission"),
+    ("rate", "numeric", "account currency per unit of the quote's", "OrderFilled.rate"),
     ("cash_after", "numeric", "account currency", "folded from the book"),
     ("position", "bigint", "place in the log", "position of OrderFilled"),
 )
@@ -190,14 +202,19 @@ TRADES = _table(
     ("entry_at", "timestamptz", "UTC", "OrderFilled.at"),
     ("exit_at", "timestamptz", "UTC, null while open", "OrderFilled.at"),
     ("quantity", "numeric", "units, the most held", "OrderFilled.quantity"),
-    ("entry_price", "numeric", "quote currency, average", "OrderFilled.notional"),
-    ("exit_price", "numeric", "quote currency, average, null while open", "OrderFilled.notional"),
+    ("entry_price", "numeric", "quote currency, average", "OrderFilled.price"),
+    ("exit_price", "numeric", "quote currency, average, null while open", "OrderFilled.price"),
     ("gross_pnl", "numeric", "account currency, realised", "OrderFilled.notional"),
     ("fees", "numeric", "account currency, commissions", "OrderFilled.commission"),
     ("net_pnl", "numeric", "account currency", "gross_pnl - fees"),
     ("entry_order_id", "text", "id", "OrderFilled.order_id"),
     ("exit_order_id", "text", "id", "OrderFilled.order_id"),
-    ("exit_reason", "text", "analysis or holding_time", "SignalRaised.source"),
+    (
+        "exit_reason",
+        "text",
+        "analysis, a rule of the book, person, stop, target or trailing_stop",
+        "SignalRaised.source, OrderPlaced.role",
+    ),
 )
 
 POSITIONS = _table(
@@ -209,9 +226,10 @@ POSITIONS = _table(
     ("symbol", "text", "", "OrderFilled.symbol"),
     ("quantity", "numeric", "units, negative when short", "folded from the book"),
     ("cost", "numeric", "account currency, signed", "folded from the book"),
-    ("average_price", "numeric", "quote currency, null when flat", "folded from the book"),
+    ("average_price", "numeric", "average cost of a unit, null when flat", "folded from the book"),
     ("opened_at", "timestamptz", "UTC, null when flat", "folded from the book"),
     ("updated_at", "timestamptz", "UTC", "OrderFilled.at"),
+    ("realised_pnl", "numeric", "account currency, before fees", "folded from the book"),
 )
 
 PORTFOLIO = _table(
@@ -226,9 +244,28 @@ PORTFOLIO = _table(
     ("realised_pnl", "numeric", "account currency, before fees", "folded from the book"),
     ("unrealised_pnl", "numeric", "account currency, at the latest mark", "PositionsMarked"),
     ("fees", "numeric", "account currency", "folded from the book"),
+    ("financing", "numeric", "account currency, borrow cost so far, 0 or negative", "CashAdjusted.amount"),
     ("day_equity", "numeric", "account currency, at the session roll", "PositionsMarked"),
-    ("halted", "text", "reason, null while trading", "TradingHalted, TradingResumed"),
+    ("daily_pnl", "numeric", "account currency, since the session roll, at the latest mark", "PositionsMarked"),
+    ("halted", "text", "scope and reason, null while trading", "TradingHalted, TradingResumed"),
     ("marked_at", "timestamptz", "UTC", "PositionsMarked.at"),
+)
+
+DAYS = _table(
+    "days",
+    "books",
+    "never",
+    "One row per session: the account at its end.",
+    "at occasion",
+    ("at", "timestamptz", "UTC, the session roll or the run's end", "PositionsMarked.at"),
+    ("occasion", "text", "roll or end", "PositionsMarked.occasion"),
+    ("equity", "numeric", "account currency", "PositionsMarked.equity"),
+    ("cash", "numeric", "account currency", "PositionsMarked.cash"),
+    ("pnl", "numeric", "account currency, since the session before", "PositionsMarked.equity"),
+    ("realised_pnl", "numeric", "account currency, before fees, of the run so far", "folded from the book"),
+    ("unrealised_pnl", "numeric", "account currency", "PositionsMarked.marks"),
+    ("fees", "numeric", "account currency, of the run so far", "folded from the book"),
+    ("financing", "numeric", "account currency, of the run so far", "CashAdjusted.amount"),
 )
 
 ANALYSES = Table(
@@ -324,10 +361,52 @@ METRICS = _table(
     ),
 )
 
+PROFILE_VERSIONS = Table(
+    "profile_versions",
+    "profiles",
+    "never",
+    "One row per saved version of a profile. Profiles belong to no run.",
+    ("position",),
+    tuple(
+        Column(*column)
+        for column in (
+            ("name", "text", "name", "ProfileSaved.name"),
+            ("version", "bigint", "counted from 1", "the profile's stream"),
+            ("kind", "text", "combined, portfolio or risk", "ProfileSaved.kind"),
+            ("digest", "text", "SHA-256 of the document", "ProfileSaved.digest"),
+            ("actor", "text", "who saved it", "metadata of ProfileSaved"),
+            ("saved_at", "timestamptz", "UTC, wall clock", "metadata of ProfileSaved"),
+            ("document", "text", "JSON", "ProfileSaved.document"),
+            ("position", "bigint", "place in the log", "position of ProfileSaved"),
+        )
+    ),
+)
+
+PROFILE_ACTIVATIONS = Table(
+    "profile_activations",
+    "profiles",
+    "never",
+    "One row whenever a profile became a default, or ceased to be one. The latest one of a scope and half holds.",
+    ("position",),
+    tuple(
+        Column(*column)
+        for column in (
+            ("scope", "text", "global, backtest or paper", "ProfileActivated.scope"),
+            ("kind", "text", "combined (both halves), portfolio or risk", "ProfileActivated.kind"),
+            ("name", "text", "name", "ProfileActivated.name, the stream's name where a default ends"),
+            ("digest", "text", "SHA-256 of the version, null where a default ends", "ProfileActivated.digest"),
+            ("at", "timestamptz", "UTC, wall clock", "metadata of ProfileActivated"),
+            ("actor", "text", "who did it", "metadata of ProfileActivated"),
+            ("position", "bigint", "place in the log", "position of ProfileActivated"),
+        )
+    ),
+)
+
 TABLES: tuple[Table, ...] = (
     RUNS,
     PORTFOLIO,
     POSITIONS,
+    DAYS,
     SIGNALS,
     RISK_DECISIONS,
     ORDERS,
@@ -337,6 +416,8 @@ TABLES: tuple[Table, ...] = (
     DECISIONS,
     EQUITY,
     METRICS,
+    PROFILE_VERSIONS,
+    PROFILE_ACTIVATIONS,
 )
 
 
@@ -352,7 +433,7 @@ def document() -> str:
         "`quantagent projections status` says how far they are. All times are UTC. This page is generated from "
         "`projections/tables.py` by `make docs`.",
         "",
-        "Three projections write them, each at its own pace. One that meets an event it cannot project stops before "
+        "Four projections write them, each at its own pace. One that meets an event it cannot project stops before "
         "it, says so in its status and tries again with every new attempt; the others go on.",
         "",
         "`event_log` is a view: every event of the log with its payload and metadata as JSON, its run and environment.",

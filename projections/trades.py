@@ -16,7 +16,8 @@ from projections.tables import Row
 
 
 class Trade(msgspec.Struct):
-    """A round trip so far. Amounts in account currency; gross before, fees of both sides."""
+    """A round trip so far. Amounts in account currency, gross before, fees of both sides; `entry_paid` and `exit_paid`
+    are units x price, in quote currency."""
 
     symbol: str
     direction: str
@@ -24,9 +25,9 @@ class Trade(msgspec.Struct):
     entry_at: datetime
     quantity: Decimal = ZERO
     bought_units: Decimal = ZERO
-    entry_notional: Decimal = ZERO
+    entry_paid: Decimal = ZERO
     exit_units: Decimal = ZERO
-    exit_notional: Decimal = ZERO
+    exit_paid: Decimal = ZERO
     gross_pnl: Decimal = ZERO
     fees: Decimal = ZERO
     exit_at: datetime | None = None
@@ -51,11 +52,12 @@ class TradesView:
         return list(self._open.values())
 
     def note(self, event: BookEvent) -> None:
-        """Remembers which signal's source an order came from: it tells why a trade was ended."""
+        """Remembers what an order came from, a signal's source or its own role: it tells why a trade was ended."""
         if isinstance(event, SignalRaised):
             self._sources[event.signal_id] = event.source
         elif isinstance(event, OrderPlaced):
-            self._sources[event.order_id] = self._sources.pop(event.signal_id)
+            protects = event.role not in ("entry", "exit")
+            self._sources[event.order_id] = event.role if protects else self._sources[event.signal_id]
 
     def apply(self, fill: OrderFilled, before: Book, after: Book) -> list[Trade]:
         """The trades that a fill changed: one, or the one it ended and the one it began."""
@@ -82,7 +84,7 @@ class TradesView:
 
     def _exit(self, trade: Trade, fill: OrderFilled, units: Decimal, realised: Decimal, *, flat: bool) -> None:
         trade.exit_units = add(trade.exit_units, units)
-        trade.exit_notional = add(trade.exit_notional, _share(fill.notional, units, fill.quantity))
+        trade.exit_paid = add(trade.exit_paid, mul(fill.price, units))
         trade.gross_pnl = add(trade.gross_pnl, realised)
         trade.fees = add(trade.fees, _share(fill.commission, units, fill.quantity))
         trade.exit_order_id, trade.exit_reason = fill.order_id, self._sources.get(fill.order_id)
@@ -93,7 +95,7 @@ class TradesView:
 
 def _enter(trade: Trade, fill: OrderFilled, units: Decimal, held: Decimal) -> None:
     trade.bought_units = add(trade.bought_units, units)
-    trade.entry_notional = add(trade.entry_notional, _rest(fill.notional, units, fill.quantity))
+    trade.entry_paid = add(trade.entry_paid, mul(fill.price, units))
     trade.fees = add(trade.fees, _rest(fill.commission, units, fill.quantity))
     trade.quantity = max(trade.quantity, held)
 
@@ -108,8 +110,8 @@ def _rest(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
     return amount if units == whole else sub(amount, part_of(amount, sub(whole, units), whole))
 
 
-def trade_row(trade: Trade, multiplier: Decimal) -> Row:
-    """The row of a trade as it stands; `multiplier` is its instrument's."""
+def trade_row(trade: Trade) -> Row:
+    """The row of a trade as it stands."""
     closed = trade.exit_at is not None
     return {
         "trade_id": trade_id(trade.entry_order_id),
@@ -119,8 +121,8 @@ def trade_row(trade: Trade, multiplier: Decimal) -> Row:
         "entry_at": trade.entry_at,
         "exit_at": trade.exit_at,
         "quantity": trade.quantity,
-        "entry_price": div(trade.entry_notional, mul(trade.bought_units, multiplier)),
-        "exit_price": div(trade.exit_notional, mul(trade.exit_units, multiplier)) if trade.exit_units else None,
+        "entry_price": div(trade.entry_paid, trade.bought_units),
+        "exit_price": div(trade.exit_paid, trade.exit_units) if trade.exit_units else None,
         "gross_pnl": trade.gross_pnl,
         "fees": trade.fees,
         "net_pnl": trade.net_pnl,

@@ -24,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from analysis import rules
-from analysis.analyst import frame_of
+from analysis.variants import frame_of
 from engine import runs
 from engine.events import Environment, Fact
 from engine.store.embedded import EmbeddedPostgres

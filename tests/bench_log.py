@@ -35,12 +35,13 @@ from psycopg.sql import SQL, Identifier
 
 from engine.audit.verify import verify
 from engine.book import Book, evolve
-from engine.events import BookEvent, Fact, OrderFilled, OrderPlaced, names
+from engine.events import BookEvent, Fact, OrderFilled, OrderPlaced
 from engine.feed.memory import MemoryCatalogue
 from engine.store import ENGINE_VERSION, Batch, Cause, Meta, Recorded, read_from
 from engine.store.codec import name_of, payload_of, state_of
 from engine.store.postgres import PostgresStore, Recorder, datastore
 from engine.store.seals import Seal
+from engine.versions import names
 from projections import tables
 from projections.runner import Runner
 

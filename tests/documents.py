@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from projections import tables
-from tests import event_pages
+from tests import event_pages, fill_pages
 
 ROOT = Path(__file__).parent.parent
 
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/events.md": event_pages.document,
+    "docs/fills.md": fill_pages.document,
     "docs/read-models.md": tables.document,
 }
 

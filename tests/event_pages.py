@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 
-from engine import config, events, market
+from engine import config, events, market, versions
 from engine.events import EVENT_TYPES, Fact
 from engine.store import Meta
 from engine.store.codec import stream_id
@@ -60,6 +60,9 @@ SECTIONS = (
             events.OrderFilled,
             events.OrderRejected,
             events.OrderCanceled,
+            events.OrderExpired,
+            events.OrderReplaced,
+            events.CashAdjusted,
             events.PositionsMarked,
             events.TradingHalted,
             events.TradingResumed,
@@ -70,7 +73,17 @@ SECTIONS = (
         "One due instant of the paper daemon, claimed and completed once.",
         (events.SlotClaimed, events.SlotCompleted, events.SlotFailed),
     ),
-    Section("profile:<name>", "The versions of one profile.", (events.ProfileSaved,)),
+    Section(
+        "control:<account>",
+        "What persons and checks tell an account, beside the `TradingHalted` and `TradingResumed` that its books hold "
+        "too, each from the instant at which it took effect there.",
+        (events.AlertRaised,),
+    ),
+    Section(
+        "profile:<name>",
+        "The versions of one profile, and where it is the default.",
+        (events.ProfileSaved, events.ProfileActivated),
+    ),
 )
 
 VALUES: tuple[type[msgspec.Struct], ...] = (
@@ -78,6 +91,11 @@ VALUES: tuple[type[msgspec.Struct], ...] = (
     market.Instrument,
     config.RunConfig,
     config.Costs,
+    config.Entry,
+    config.Shorting,
+    config.Override,
+    events.OrderTerms,
+    events.Protection,
     config.Sizing,
     config.RiskLimits,
     config.Exits,
@@ -110,7 +128,7 @@ def check_complete() -> None:
 
 
 def _event(kind: type[Fact]) -> Iterator[str]:
-    *former, newest = events.names([kind])
+    *former, newest = versions.names([kind])
     stored = f"Stored as `{newest}`" + "".join(f", before as `{name}`" for name in reversed(former)) + "."
     yield from (f"### {kind.__name__}", "", f"{stored} {_about(kind)}".rstrip(), "", _table(kind), "")
     yield from ("```json", _golden(newest), "```", "")
@@ -204,7 +222,7 @@ Beside every payload, whatever the event.
 
 
 def _worked_example() -> str:
-    former, newest = versions = events.names([events.RunStarted])
+    former, newest = both = versions.names([events.RunStarted])
     return f"""## How an event changes shape: a worked example
 
 `RunStarted` began without `lock_digest`. Then somebody who reproduced a run on another machine wanted to know whether
@@ -214,7 +232,8 @@ the same versions were installed there. Logs with `{former}` exist, and stay as 
 {_golden(former)}
 ```
 
-Five steps made `{newest}`. All code is in `engine/events.py`.
+Five steps made `{newest}`. Today's shapes are in `engine/events.py`, the former ones and the way between them in
+`engine/versions.py`.
 
 1. **Keep the old shape** under a name that ends with its version. Nothing constructs it again.
 
@@ -251,7 +270,7 @@ From then on:
 - Reading `{former}` gives a `RunStarted` with an empty `lock_digest`. The stored name and the stored payload come with
   it unchanged, so that digests, seals and comparisons see what was written.
 - Appending writes `{newest}`; a former shape has no name to be written under.
-- A reader that filters by name asks for `names([RunStarted])`, which are all of them: {_and(versions)}.
+- A reader that filters by name asks for `names([RunStarted])`, which are all of them: {_and(both)}.
 - An older engine that meets `{newest}` stops with its position, and says that a newer version can read it.
 
 Appending the same fact twice is success only while it has the same name and payload. A run that an older engine began
@@ -275,10 +294,11 @@ def _and(names: Iterable[str]) -> str:
 
 
 def _source(name: str) -> str:
-    """What `engine/events.py` says where a class, function or table of that name is made."""
-    text = Path(events.__file__).read_text(encoding="utf-8")
-    for node in ast.parse(text).body:
-        target = node.target if isinstance(node, ast.AnnAssign) else node
-        if name in (getattr(target, "name", None), getattr(target, "id", None)):
-            return ast.get_source_segment(text, node) or ""
-    raise LookupError(f"engine/events.py has no {name}")
+    """What the sources say where a class, function or table of that name is made."""
+    for module in (events, versions):
+        text = Path(str(module.__file__)).read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            target = node.target if isinstance(node, ast.AnnAssign) else node
+            if name in (getattr(target, "name", None), getattr(target, "id", None)):
+                return ast.get_source_segment(text, node) or ""
+    raise LookupError(f"no event is called {name}")

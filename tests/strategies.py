@@ -83,6 +83,7 @@ def config_of(
     position_pct: str | None = None,
     daily_loss_pct: str | None = None,
     reversal: bool = True,
+    reduce: bool = True,
     holding_bars: int | None = None,
     pyramid: bool = False,
     step: str = "0.00000001",
@@ -99,7 +100,10 @@ def config_of(
             "fixed_quantity" if quantity else "confidence", exact(base_pct), exact(quantity) if quantity else None
         ),
         limits=RiskLimits(
-            exact(position_pct) if position_pct else None, exact(daily_loss_pct) if daily_loss_pct else None, reversal
+            exact(position_pct) if position_pct else None,
+            exact(daily_loss_pct) if daily_loss_pct else None,
+            reversal,
+            reduce=reduce,
         ),
         exits=Exits(holding_bars),
         periods_per_year=365,

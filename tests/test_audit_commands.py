@@ -50,7 +50,7 @@ def test_backtest_replay_and_paper_run_are_made_again_and_compared(env: dict[str
         found = answer(env, "audit", "regenerate", run_id)
         assert (found["environment"], found["equal"], found["difference"]) == (environment, True, None)
     shown = run(env, "audit", "regenerate", backtest).stdout.splitlines()
-    assert shown[0] == "engine version  0.1.0 recorded, 0.1.0 now"
+    assert shown[0] == "engine version  0.2.0 recorded, 0.2.0 now"
     assert shown[-1] == "equal"
     parted = json.loads(run(env, "audit", "diff", backtest, replayed, "--json", code=3).stdout)
     assert parted["equal"] is False
@@ -67,7 +67,7 @@ def test_what_was_changed_in_the_database_is_named_with_its_position(env: dict[s
     price = fill["payload"]["price"]
     change(env, EDIT, f'"price":"{price}"', '"price":"1"', fill["position"])
     shown = run(env, "audit", "regenerate", "latest", code=3).stdout
-    assert f"OrderFilled.v1 at position {fill['position']:,}" in shown
+    assert f"OrderFilled.v2 at position {fill['position']:,}" in shown
     assert "DIFFERENT" in shown
     told = json.loads(run(env, "audit", "regenerate", "latest", "--json", code=3).stdout)
     assert told["difference"]["stored"]["position"] == fill["position"]

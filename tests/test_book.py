@@ -6,13 +6,24 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.book import Book, evolve, fold
 from engine.config import Costs
-from engine.events import BookEvent, BookOpened, OrderCanceled, OrderFilled, OrderPlaced, OrderRejected, PositionsMarked
-from engine.fills import fill
+from engine.events import (
+    BookEvent,
+    BookOpened,
+    OrderCanceled,
+    OrderExpired,
+    OrderFilled,
+    OrderPlaced,
+    OrderRejected,
+    OrderReplaced,
+    PositionsMarked,
+)
+from engine.fills import Market, fill
 from engine.market import Direction, Instrument, Side
 from engine.money import exact
 
@@ -22,13 +33,13 @@ FREE = Costs(Decimal(0), Decimal(0))
 
 
 def opened(cash: str = "10000", *instruments: Instrument) -> BookOpened:
-    return BookOpened(AT, exact(cash), "USD", instruments or (AAA,), "digest")
+    return BookOpened(AT, exact(cash), "USD", instruments or (AAA,), "digest", Decimal(100))
 
 
 def placed(n: int, side: Side, quantity: str, price: str, reserved: str = "0", hold: int | None = None) -> OrderPlaced:
     return OrderPlaced(
-        f"order-{n}", f"signal-{n}", "", "AAA", AT + timedelta(hours=n), side, "MARKET", exact(quantity), exact(price),
-        exact(reserved), hold,
+        f"order-{n}", f"signal-{n}", "", "AAA", AT + timedelta(hours=n), side, exact(quantity), exact(price),
+        exact(reserved), holding_bars=hold,
     )  # fmt: skip
 
 
@@ -37,8 +48,13 @@ def traded(*orders: tuple[Side, str, str], costs: Costs = FREE, instrument: Inst
     events: list[BookEvent] = []
     for n, (side, quantity, price) in enumerate(orders):
         order = placed(n, side, quantity, price)
-        events += [order, fill(order, order.quantity, order.reference_price, order.at, costs, instrument)]
+        events += [order, filled(order, order.quantity, costs, instrument)]
     return events
+
+
+def filled(order: OrderPlaced, quantity: Decimal, costs: Costs = FREE, instrument: Instrument = AAA) -> OrderFilled:
+    market = Market(instrument, Decimal(0), Decimal(1))
+    return fill(order, quantity, order.reference_price, order.at, order.at, costs, market)
 
 
 BUY, SELL = Side.BUY, Side.SELL
@@ -91,20 +107,21 @@ def test_a_working_order_reserves_cash_until_it_ends() -> None:
     order = placed(0, BUY, "10", "100", reserved="1001")
     working = fold([opened(), order])
     assert working.free_cash == 8999
-    assert working.working_for("AAA") == order
-    assert working.working_for("BBB") is None
+    assert working.orders_of("AAA") == [order]
+    assert working.orders_of("BBB") == []
     canceled = evolve(working, OrderCanceled("order-0", "AAA", AT, "asked to"))
     rejected = evolve(working, OrderRejected("order-0", "AAA", AT, "no cash", Decimal(2), Decimal(1)))
-    assert canceled == rejected == fold([opened()])
+    expired = evolve(working, OrderExpired("order-0", "AAA", AT))
+    replaced = evolve(working, OrderReplaced("order-0", "AAA", AT, "order-1"))
+    assert canceled == rejected == expired == replaced == msgspec.structs.replace(fold([opened()]), placed=(order.at,))
     assert canceled.free_cash == 10_000
 
 
 def test_a_fill_in_part_leaves_the_rest_of_the_order_working() -> None:
     order = placed(0, BUY, "10", "100", reserved="1000", hold=3)
-    book = fold([opened(), order, fill(order, Decimal(4), Decimal(100), AT, FREE, AAA)])
-    rest = book.working_for("AAA")
-    assert rest is not None
-    assert (rest.quantity, book.held("AAA"), book.positions["AAA"].holding_bars) == (6, 4, 3)
+    book = fold([opened(), order, filled(order, Decimal(4))])
+    (rest,) = book.orders_of("AAA")
+    assert (rest.reserved, rest.quantity, book.held("AAA"), book.positions["AAA"].holding_bars) == (600, 6, 4, 3)
 
 
 def test_only_a_mark_at_the_roll_begins_a_new_day() -> None:

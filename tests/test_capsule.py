@@ -170,13 +170,13 @@ def test_another_engine_and_other_packages_are_named_before_anything_else(
 ) -> None:
     for name, value in elsewhere.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("engine.store.ENGINE_VERSION", "0.2.0")
+    monkeypatch.setattr("engine.store.ENGINE_VERSION", "0.3.0")
     lines = [*open_capsule(origin.capsules["backtest"]).lock_lines(), "added==1.0"]
     monkeypatch.setattr("ui.installed.lock_lines", lambda: lines)
     monkeypatch.setattr("ui.installed.lock_digest", lambda: "another")
     done = CliRunner().invoke(commands, ["audit", "reproduce", str(origin.capsules["backtest"])])
     assert done.exit_code == 0
-    assert done.stdout.startswith("engine version  0.1.0 in the capsule, 0.2.0 here\nThe engine versions differ")
+    assert done.stdout.startswith("engine version  0.2.0 in the capsule, 0.3.0 here\nThe engine versions differ")
     assert "warning: other versions are installed here than where the run was made: added==1.0." in done.stderr
 
 
@@ -279,7 +279,7 @@ FORGERIES: list[tuple[Callable[[Path], Mapping[str, bytes | None]], str]] = [
     (edited("book.jsonl", b'\\"quantity\\":\\"', b'\\"quantity\\":\\"1'), "the book that the run ended with"),
     (edited("book.jsonl", b'\\"quantity\\":', b'\\"quality\\":'), "cannot be read"),
     (lambda f: {"book.jsonl": b"".join(lines_of(f, "book.jsonl")[:-1])}, "the book that the run ended with"),
-    (edited("book.jsonl", b'"name":"OrderPlaced.v1"', b'"name":"os.system.v1"'), "unknown to this engine version"),
+    (edited("book.jsonl", b'"name":"OrderPlaced.v2"', b'"name":"os.system.v1"'), "unknown to this engine version"),
     (edited("book.jsonl", b'"stream_id":"', b'"stream":"'), "unknown field"),
     (other_stream, "is not of the stream it names"),
     (lambda f: {"analyses.jsonl": b"".join(lines_of(f, "analyses.jsonl")[1:])}, "is not in it"),

@@ -12,7 +12,7 @@ import pytest
 
 from engine.book import fold
 from engine.config import Exits, RunConfig, digest_of
-from engine.decide import Step, decide, open_book
+from engine.decide import decide, open_book
 from engine.errors import BadInput
 from engine.events import (
     BookEvent,
@@ -29,6 +29,7 @@ from engine.events import (
 from engine.market import Bar, Direction, Side
 from engine.money import exact
 from engine.orders import Wish
+from engine.step import Step
 from tests.strategies import HOUR, History, bar_at, config_of, play
 
 E = TypeVar("E")
@@ -157,7 +158,7 @@ def test_a_reversal_is_one_order_whose_profit_is_split_at_the_turn() -> None:
 
 
 def test_the_closing_half_goes_ahead_when_the_entry_half_is_refused() -> None:
-    config = config_of(cash="10000", quantity="10", position_pct="10")
+    config = config_of(cash="10000", quantity="10", position_pct="10", reduce=False)
     bars = hours("AAA", [("100", "100"), ("100", "101"), ("101", "101")])
     events = session(config, [bars], {("AAA", 0): LONG, ("AAA", 1): SHORT})
     verdict = of(RiskDecided, events)[1]
@@ -204,13 +205,13 @@ def test_a_reversal_that_the_open_makes_too_dear_still_closes() -> None:
     assert of(RiskDecided, events)[1].verdict is Verdict.APPROVED
     closing, rejected = of(OrderFilled, events)[-1], of(OrderRejected, events)[0]
     assert (closing.quantity, closing.price) == (10, 110)
-    assert (rejected.order_id, rejected.required, rejected.available) == (closing.order_id, 200, 0)
+    assert (rejected.order_id, rejected.required, rejected.available) == (closing.order_id, 1100, 900)
     book = fold(events)
     assert (book.cash, book.realised, book.positions, book.working) == (900, -100, {}, {})
 
 
 def test_each_order_of_an_instant_leaves_less_cash_to_the_next() -> None:
-    config = config_of(("AAA", "BBB"), cash="1500", quantity="10")
+    config = config_of(("AAA", "BBB"), cash="1500", quantity="10", reduce=False)
     bars = [still("AAA", "100", 3), still("BBB", "100", 3)]
     verdicts = of(RiskDecided, session(config, bars, {("AAA", 0): LONG, ("BBB", 0): SHORT}))
     assert [(v.symbol, v.verdict) for v in verdicts] == [("AAA", Verdict.APPROVED), ("BBB", Verdict.DENIED)]
@@ -254,9 +255,9 @@ def test_while_halted_entries_are_denied_exits_pass_and_the_roll_resumes() -> No
     wishes = {("AAA", 0): LONG, ("BBB", 1): LONG, ("AAA", 2): FLAT, ("BBB", 3): LONG, ("BBB", 4): LONG}
     events = session(config, [aaa, bbb], wishes)
     verdicts = {(verdict.symbol, verdict.at): verdict for verdict in of(RiskDecided, events)}
-    assert failed(verdicts["BBB", start + 2 * HOUR]) == ["daily_loss", "breaker"]
+    assert failed(verdicts["BBB", start + 2 * HOUR]) == ["daily_loss", "halt"]
     assert verdicts["AAA", start + 3 * HOUR].verdict is Verdict.APPROVED
-    assert failed(verdicts["BBB", start + 4 * HOUR]) == ["daily_loss", "breaker"]
+    assert failed(verdicts["BBB", start + 4 * HOUR]) == ["daily_loss", "halt"]
     (resumed,) = of(TradingResumed, events)
     assert (resumed.at, resumed.actor) == (MONDAY + 24 * HOUR, "session_roll")
     # The roll and the wish are of the same instant: a new session has begun.
@@ -276,14 +277,15 @@ def test_a_loss_that_was_realised_counts_towards_the_day() -> None:
 def test_a_halt_from_outside_the_book_denies_entries_and_no_exits() -> None:
     config = config_of(quantity="10")
     opened = fold([open_book(config, digest_of(config), MONDAY)])
-    halt = TradingHalted(MONDAY, "account", "the operator says stop", "operator")
+    halt = TradingHalted(MONDAY, "entries", "the operator says stop", "operator")
     (bar,) = still("AAA", "100", 1)
-    step = Step(bar.closed_at, MONDAY, (bar,), (), {"AAA": bar.close}, {}, {})
-    _, denied = decide(opened, step, [Wish("AAA", LONG, Decimal(1), "w")], config, [halt])
+    step = Step(bar.closed_at, MONDAY, (bar,), {"AAA": bar}, {"AAA": bar.close})
+    halted, _, denied = decide(opened, step, [Wish("AAA", LONG, Decimal(1), "w")], config, [halt])
+    assert halted == TradingHalted(bar.closed_at, "entries", "the operator says stop", "operator")
     assert isinstance(denied, RiskDecided)
-    assert denied.reason == "breaker: the operator says stop against no halt"
+    assert denied.reason == "halt: entries halted by operator: the operator says stop against no halt"
     held = fold(session(config, [still("AAA", "100", 2)], {("AAA", 0): LONG}))
-    _, passed, order = decide(held, step, [Wish("AAA", FLAT, Decimal(1), "w")], config, [halt])
+    _, _, passed, order = decide(held, step, [Wish("AAA", FLAT, Decimal(1), "w")], config, [halt])
     assert isinstance(passed, RiskDecided)
     assert passed.verdict is Verdict.APPROVED
     assert isinstance(order, OrderPlaced)
@@ -361,7 +363,7 @@ def test_a_second_exit_beside_a_working_one_is_denied() -> None:
     bars = still("AAA", "100", 5)
     events = session(config, [bars], {("AAA", 0): LONG, ("AAA", 2): Wanted(SHORT, "0")})
     denied = of(RiskDecided, events)[-1]
-    assert (denied.verdict, failed(denied)) == (Verdict.DENIED, ["incompatible_position", "working_order"])
+    assert (denied.verdict, failed(denied)) == (Verdict.DENIED, ["incompatible_position"])
     assert fold(events).positions == {}
 
 
@@ -369,7 +371,7 @@ def test_a_second_exit_beside_a_working_one_is_denied() -> None:
 
 
 def test_a_pyramid_adds_up_to_the_cap_and_keeps_its_clock() -> None:
-    config = config_of(cash="10000", quantity="10", position_pct="25", holding_bars=4, pyramid=True)
+    config = config_of(cash="10000", quantity="10", position_pct="25", holding_bars=4, pyramid=True, reduce=False)
     bars = still("AAA", "100", 7)
     events = session(config, [bars], {("AAA", n): LONG for n in range(4)})
     verdicts = of(RiskDecided, events)
@@ -384,4 +386,4 @@ def test_an_addition_beside_the_exit_of_the_same_instant_is_denied_under_its_own
     events = session(config, [still("AAA", "100", 4)], {("AAA", 0): LONG, ("AAA", 1): LONG})
     signals = of(SignalRaised, events)
     assert [signal.signal_id[-2:] for signal in signals] == ["-1", "-1", "-2"]
-    assert failed(of(RiskDecided, events)[2]) == ["working_order"]
+    assert failed(of(RiskDecided, events)[2]) == ["incompatible_position"]

@@ -4,6 +4,7 @@
   database and in one empty folder per page; the other lines show what one may see and are not compared.
 - Commands that begin with one of `SHOWN_ONLY` are not run; the make targets and files they name must exist.
 - A command with a placeholder (`PLACEHOLDERS`, a whole word) is not run; the command's `--help` is.
+- A block after a line `<!-- file: NAME -->` is saved under that name first.
 - A ```python block after a line `<!-- run -->` is executed; the blocks of a page share their names.
 - Generated pages equal what their generator prints; relative links lead to files.
 """
@@ -52,6 +53,8 @@ def is_about(command: str, beginnings: tuple[str, ...]) -> bool:
 def test_what_a_page_tells_to_type_works(page: str, reader: Path) -> None:
     names: dict[str, Any] = {"__name__": page}
     for block in blocks((ROOT / page).read_text()):
+        if saved := re.fullmatch(r"<!-- file: (\S+) -->", block.before):
+            (reader / saved[1]).write_text(block.text)
         for command in commands(block):
             if not is_about(command, SHOWN_ONLY):
                 run(command, f"{page}:{block.line}", reader)

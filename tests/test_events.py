@@ -18,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DamagedEvent, UnknownEvent
-from engine.events import EVENT_TYPES, NAMES, TYPES, Fact, OrderFilled, OrderRejected, RunFailed, names
+from engine.events import EVENT_TYPES, Fact, OrderFilled, OrderRejected, RunFailed
 from engine.store import Batch, Cause, Meta, Recorded, read_from
 from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
+from engine.versions import NAMES, TYPES, names
 from tests.strategies import amounts
 
 GOLDEN = Path(__file__).parent / "golden_events"
@@ -64,7 +65,7 @@ def test_every_event_has_a_stored_example_and_a_name_of_its_own() -> None:
     assert len(set(NAMES.values())) == len(NAMES) == len(EVENT_TYPES)
     assert set(EVENT_TYPES) <= set(TYPES.values())
     assert len(set(TYPES.values())) == len(TYPES)
-    assert names([OrderFilled, OrderRejected]) == ("OrderFilled.v1", "OrderRejected.v1")
+    assert names([OrderFilled, OrderRejected]) == ("OrderFilled.v1", "OrderFilled.v2", "OrderRejected.v1")
 
 
 def test_every_fact_that_is_declared_can_be_stored() -> None:
@@ -88,7 +89,7 @@ def test_a_missing_field_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["OrderFilled.v2", "OrderFilled.v0", "OrderFilled", "orderfilled.v1", "", "os:system", "engine.events:Fact"],
+    ["OrderFilled.v3", "OrderFilled.v0", "OrderFilled", "orderfilled.v1", "", "os:system", "engine.events:Fact"],
 )
 def test_an_unknown_name_is_refused_with_its_position(name: str) -> None:
     with pytest.raises(UnknownEvent, match="at position 77 is unknown") as refused:

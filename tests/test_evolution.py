@@ -11,24 +11,12 @@ import pytest
 
 from engine import runs
 from engine.errors import BookMoved
-from engine.events import (
-    EVENT_TYPES,
-    FORMER,
-    NAMES,
-    TYPES,
-    UPCASTERS,
-    Environment,
-    Fact,
-    RunFailed,
-    RunStarted,
-    RunStartedV1,
-    names,
-    newest,
-)
+from engine.events import EVENT_TYPES, Environment, Fact, RunFailed, RunStarted
 from engine.store import ENGINE_VERSION, Batch, Cause, Store
 from engine.store.codec import name_of, payload_of
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
+from engine.versions import FORMER, NAMES, TYPES, UPCASTERS, RunStartedV1, names, newest
 from tests.test_events import load, payload
 from tests.workloads import golden_config, scripted, walk
 
@@ -124,7 +112,7 @@ def test_a_former_shape_is_never_appended() -> None:
 def test_a_run_begun_by_an_older_engine_is_completed(begun: Store) -> None:
     result = completed(begun)
     requested, started, ended = begun.read(STREAM)
-    assert [row.name for row in (requested, started, ended)] == ["RunRequested.v1", "RunStarted.v1", "RunEnded.v1"]
+    assert [row.name for row in (requested, started, ended)] == ["RunRequested.v2", "RunStarted.v1", "RunEnded.v1"]
     assert started.payload == msgspec.json.encode(OLD_START)
     assert started.event == newest(OLD_START)
     assert result == completed(MemoryStore())
@@ -152,7 +140,7 @@ def test_what_was_installed_at_the_start_stays_recorded(store: Store) -> None:
 def test_a_run_that_was_only_requested_is_started(store: Store) -> None:
     store.append([Batch(STREAM, 0, [ASKED])], ME)
     runs.begin(store, ASKED, FIRST, "test", "now")
-    assert [row.name for row in store.read(STREAM)] == ["RunRequested.v1", "RunStarted.v2"]
+    assert [row.name for row in store.read(STREAM)] == ["RunRequested.v2", "RunStarted.v2"]
 
 
 def test_an_old_run_is_not_taken_for_one_with_another_first_bar(begun: Store) -> None:

@@ -185,7 +185,7 @@ def edit_lines(folder: Path, name: str, change: Callable[[list[str]], object]) -
 
 
 def edit_state(lines: list[str]) -> None:
-    place = next(n for n, line in enumerate(lines) if '"OrderFilled.v1"' in line)
+    place = next(n for n, line in enumerate(lines) if '"OrderFilled.v2"' in line)
     lines[place] = lines[place].replace('\\"quantity\\":\\"', '\\"quantity\\":\\"1')
 
 

@@ -89,7 +89,7 @@ def outcome(config: RunConfig, bars: list[list[Bar]], folder: Path) -> Outcome:
             pass
         if isinstance(row.event, OrderFilled):
             fills.append(fill_line(len(fills), row.event, view.book.cash))
-    return Outcome(ended, fills, view.trades.closed, view.trades.open, equity_curve(config, view.fills, bars))
+    return Outcome(ended, fills, view.trades.closed, view.trades.open, equity_curve(config, view.moves, bars))
 
 
 def fill_line(number: int, fill: OrderFilled, cash: Decimal) -> str:

@@ -32,12 +32,12 @@ from engine.events import (
     SlotClaimed,
     SlotCompleted,
     Verdict,
-    names,
 )
 from engine.feed.signals import ImportedAnalyst
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
+from engine.versions import names
 from tests.seeded import new_database, seed
 from tests.strategies import FIRST
 from tests.test_commands import QUANTAGENT, answer, refusal, run
@@ -66,7 +66,7 @@ def everything(store: Store) -> list[Line]:
 
 selections = st.builds(
     select,
-    st.sampled_from([None, None, *GROUPS, "RiskDecided", "OrderFilled.v1", "PositionsMarked"]),
+    st.sampled_from([None, None, *GROUPS, "RiskDecided", "OrderFilled.v2", "PositionsMarked"]),
     st.sampled_from(LEVELS),
     st.sampled_from([None, "AAA", "BBB", "CCC"]),
     st.sampled_from([None, BARS[0][0].closed_at.date(), BARS[0][-1].closed_at.date(), date(2030, 1, 1)]),
@@ -138,7 +138,7 @@ def test_no_event_is_without_words_of_its_own() -> None:
 
 def test_names_are_known_with_and_without_their_version() -> None:
     assert select("OrderFilled").names == names([OrderFilled])
-    assert select("OrderFilled.v1").names == ("OrderFilled.v1",)
+    assert select("OrderFilled.v2").names == ("OrderFilled.v2",)
     assert select("denials", "info").level == "warning"
     assert select("trades", "warning").level == "warning"
     with pytest.raises(BadInput, match=r"no event is called 'fills': use one of trades, orders, .* OrderFilled"):

@@ -47,7 +47,7 @@ def saves() -> list[list[Batch]]:
     """Appends of every size: one event, a decision's few, several streams at once, more than one piece of a COPY."""
 
     def halts(count: int, size: int = 10) -> list[Fact]:
-        return [TradingHalted(AT, "account", f"{n}" + "x" * size, "tester") for n in range(count)]
+        return [TradingHalted(AT, "entries", f"{n}" + "x" * size, "tester") for n in range(count)]
 
     return [
         [Batch("control:a", 0, halts(1))],

@@ -29,7 +29,7 @@ PER_APPEND = 50
 
 
 def halted(reason: str) -> TradingHalted:
-    return TradingHalted(AT, "account", reason, "tester")
+    return TradingHalted(AT, "entries", reason, "tester")
 
 
 class Follower:

@@ -33,7 +33,7 @@ RECOVERY_S = 30.0
 
 
 def batch(stream: str, after: int = 0, count: int = 1, size: int = 10) -> Batch:
-    return Batch(stream, after, [TradingHalted(AT, "account", f"{n}" + "x" * size, "test") for n in range(count)])
+    return Batch(stream, after, [TradingHalted(AT, "entries", f"{n}" + "x" * size, "test") for n in range(count)])
 
 
 def nothing_but(dsn: str, count: int) -> None:

@@ -96,7 +96,7 @@ def test_a_run_is_made_again_to_the_same_digests_and_nothing_is_written(environm
     assert found.analyses == (result.ended.analyses_digest,) * 2
     assert found.dataset.stored == ("" if environment is Environment.PAPER else DATASET)
     assert (found.ended, found.bars, found.events) == (True, 240, result.ended.book_events)
-    assert (found.engine_recorded, found.same_engine) == ("0.1.0", True)
+    assert (found.engine_recorded, found.same_engine) == ("0.2.0", True)
     assert store.head() == head
 
 
@@ -140,9 +140,9 @@ def test_a_run_without_a_book_yet_differs_in_nothing() -> None:
 
 
 def test_another_engine_version_is_no_difference_but_is_known(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "ENGINE_VERSION", "0.2.0")
+    monkeypatch.setattr(audit, "ENGINE_VERSION", "0.3.0")
     found = again(*ended)
-    assert (found.engine_recorded, found.same_engine, found.equal) == ("0.1.0", False, True)
+    assert (found.engine_recorded, found.same_engine, found.equal) == ("0.2.0", False, True)
 
 
 def test_the_dataset_digest_is_the_catalogues(ended: Ended) -> None:

@@ -21,6 +21,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("engine", "analysis", "projections", "ui")
 LOCKS = ("requirements.lock", "requirements-dev.lock")
+PEERS_LOCK = "requirements-peers.lock"
 
 
 def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
@@ -162,7 +163,7 @@ def names_of(requirements: list[str]) -> list[str]:
     return [re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower() for requirement in requirements]
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, PEERS_LOCK])
 def test_every_pin_is_exact_and_has_a_hash_and_none_an_address(lock: str) -> None:
     for pin, hashes in pins(lock).items():
         assert re.match(r"[a-z0-9._-]+==[^ ]+( ;|$)", pin), pin
@@ -175,6 +176,14 @@ def test_every_pin_is_exact_and_has_a_hash_and_none_an_address(lock: str) -> Non
 def test_every_dependency_of_the_project_is_pinned(lock: str) -> None:
     pinned = {pin.split("==")[0] for pin in pins(lock)}
     assert set(project()[lock]) - pinned == set()
+
+
+def test_the_other_engines_are_pinned_in_a_lock_of_their_own() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        peers = set(names_of(tomllib.load(file)["dependency-groups"]["peers"]))
+    pinned = {lock: {pin.split("==")[0] for pin in pins(lock)} for lock in (*LOCKS, PEERS_LOCK)}
+    assert peers <= pinned[PEERS_LOCK]
+    assert [lock for lock in LOCKS if peers & pinned[lock]] == []
 
 
 def test_the_development_lock_pins_what_the_other_one_pins() -> None:

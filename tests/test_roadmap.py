@@ -11,14 +11,17 @@ from functools import reduce
 from importlib import import_module
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import quantagent
+from engine.config import RiskLimits
+from engine.decide import Ticket
 from engine.events import OrderFilled, OrderPlaced, TradingHalted
 from engine.market import Side
 from engine.money import mul
 from projections.tables import TABLES
-from quantagent import Backtest, DataProvider, OrderManager, PaperBroker, PortfolioManager, RiskManager
+from quantagent import Backtest, DataProvider, OrderManager, PortfolioManager, RiskManager
 
 ROOT = Path(__file__).parent.parent
 AT = datetime(2024, 1, 2, 9, tzinfo=UTC)
@@ -92,15 +95,16 @@ def account() -> PortfolioManager:
 
 def buy(account: PortfolioManager, quantity: str, price: str) -> None:
     """An account that holds: the order is placed by hand and filled at the next open, at the price."""
-    PaperBroker(account.desk).place_order(order("o1", Side.BUY, quantity, price))
-    account.desk.open("BTC-USD", Decimal(price), AT)
+    desk, limits = account.desk, account.desk.config.limits
+    desk.config = msgspec.structs.replace(desk.config, limits=RiskLimits(None, None))
+    desk.submit(Ticket("BTC-USD", Side.BUY, Decimal(quantity)), Decimal(price), AT)
+    desk.open("BTC-USD", Decimal(price), AT)
+    desk.config = msgspec.structs.replace(desk.config, limits=limits)
 
 
 def order(order_id: str, side: Side, quantity: str, price: str) -> OrderPlaced:
     worth = mul(Decimal(quantity), Decimal(price))
-    return OrderPlaced(
-        order_id, "by hand", "by hand", "BTC-USD", AT, side, "MARKET", Decimal(quantity), Decimal(price), worth
-    )
+    return OrderPlaced(order_id, "by hand", "by hand", "BTC-USD", AT, side, Decimal(quantity), Decimal(price), worth)
 
 
 def test_a_trade_within_all_limits_is_allowed(account: PortfolioManager) -> None:
@@ -136,17 +140,17 @@ def test_a_profile_may_forbid_to_turn_a_position_over_in_one_order(tmp_path: Pat
 
 def test_while_the_breaker_is_open_only_exits_are_allowed(account: PortfolioManager) -> None:
     buy(account, "0.1", "40000")
-    account.desk.take([TradingHalted(AT, "entries", "lost too much today", "daily_loss")])
+    account.desk.command(TradingHalted(AT, "entries", "lost too much today", "daily_loss"))
     risk = RiskManager(account)
     assert risk.validate_trade("BTC-USD", "BUY", "0.01", "40000") == (
         False,
-        "breaker: lost too much today against no halt",
+        "halt: entries halted by daily_loss: lost too much today against no halt",
     )
     assert risk.validate_trade("BTC-USD", "SELL", "0.1", "40000") == (True, "reduces the position")
 
 
 def test_a_decision_becomes_an_order_and_the_broker_fills_it(account: PortfolioManager) -> None:
-    broker = PaperBroker(account.desk)
+    broker = account.desk.broker
     placed = OrderManager(account).execute_decision("BTC-USD", "LONG", "0.8", "40000", at=AT)
     assert placed is not None
     assert account.positions == {}
@@ -158,12 +162,10 @@ def test_a_decision_becomes_an_order_and_the_broker_fills_it(account: PortfolioM
 
 
 def test_an_order_placed_twice_is_one_and_a_canceled_one_never_fills(account: PortfolioManager) -> None:
-    broker = PaperBroker(account.desk)
-    for _ in range(2):
-        assert broker.place_order(order("o1", Side.BUY, "0.1", "40000")) == "o1"
-    assert [event for event in account.desk.events if isinstance(event, OrderPlaced)] == [
-        order("o1", Side.BUY, "0.1", "40000")
-    ]
+    broker = account.desk.broker
+    first = order("o1", Side.BUY, "0.1", "40000")
+    assert broker.place_order(first) is first
+    assert broker.place_order(order("o1", Side.BUY, "0.2", "40000")) is first
     assert broker.cancel_order("o1", AT)
     assert not broker.cancel_order("o1", AT)
     assert account.desk.open("BTC-USD", Decimal(40000), AT) == []
@@ -171,7 +173,7 @@ def test_an_order_placed_twice_is_one_and_a_canceled_one_never_fills(account: Po
 
 
 def test_the_paper_broker_is_a_broker(account: PortfolioManager) -> None:
-    broker: quantagent.Broker = PaperBroker(account.desk)
+    broker: quantagent.Broker = account.desk.broker
     assert broker.get_balance() == account.equity == Decimal(100_000)
 
 

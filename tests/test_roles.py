@@ -20,7 +20,7 @@ from engine.store.roles import AUDITOR, READER, ROLES, WRITER, Access, access
 from projections.queries import Queries
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
-HALTED = TradingHalted(AT, "account", "why", "tester")
+HALTED = TradingHalted(AT, "entries", "why", "tester")
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def stock(dsn: str) -> PostgresApplicationRecorder:
 
 
 def test_the_stock_recorder_reads_what_we_wrote(logins: Access) -> None:
-    events = [TradingHalted(AT, "account", f"{n}" * n, "tester") for n in range(1, 30)]
+    events = [TradingHalted(AT, "entries", f"{n}" * n, "tester") for n in range(1, 30)]
     with PostgresStore(logins.writer) as store:
         store.append([Batch("control:b", 0, events[:20])], Cause("test"))
         store.append([Batch("control:b", 20, events[20:])], Cause("test"))

@@ -114,12 +114,12 @@ def test_a_run_says_how_much_it_did() -> None:
     book = [row.name for row in store.read(runs.book_stream(request.run_id))]
     assert ended.bars == 240
     assert (ended.signals, ended.orders, ended.fills) == tuple(
-        book.count(f"{name}.v1") for name in ("SignalRaised", "OrderPlaced", "OrderFilled")
+        book.count(f"{name}.v2") for name in ("SignalRaised", "OrderPlaced", "OrderFilled")
     )
     assert ended.book_events == len(book)
     assert ended.ended_at == BARS[0][-1].closed_at
     assert [row.name for row in store.read(runs.run_stream(request.run_id))] == [
-        "RunRequested.v1", "RunStarted.v2", "RunEnded.v1",
+        "RunRequested.v2", "RunStarted.v2", "RunEnded.v1",
     ]  # fmt: skip
     assert runs.result_of(store, request.run_id) == (request, ended)
     assert {row.meta.correlation for row in store.read_all()} == {request.run_id}
@@ -195,7 +195,7 @@ def no_file(variant: str) -> SignalFile:
 
 def test_a_replay_reads_the_same_opinions_into_the_same_bytes_and_makes_none(store: Store) -> None:
     source = performed(store, question("rules"), Stored(store))
-    analyses = store.read_all(limit=100_000, names=["AnalysisMade.v1"])
+    analyses = store.read_all(limit=100_000, names=["AnalysisMade.v2"])
     heard: list[int] = []
     analyst = replay.stored_opinions(store, source.request, no_file, heard.append)
     again = performed(store, question("rules", of_run=source.request.run_id), analyst)
@@ -204,7 +204,7 @@ def test_a_replay_reads_the_same_opinions_into_the_same_bytes_and_makes_none(sto
         source.ended.book_digest,
         source.ended.analyses_digest,
     )
-    assert store.read_all(limit=100_000, names=["AnalysisMade.v1"]) == analyses
+    assert store.read_all(limit=100_000, names=["AnalysisMade.v2"]) == analyses
     assert heard == list(range(1, 241))
     assert list(replay.consulted(store, again.request.run_id)) == list(replay.consulted(store, source.request.run_id))
 

@@ -18,7 +18,7 @@ ME = Cause("test", correlation="run-1", causation="order-1")
 
 
 def halted(reason: str) -> TradingHalted:
-    return TradingHalted(AT, "account", reason, "tester")
+    return TradingHalted(AT, "entries", reason, "tester")
 
 
 def test_what_was_appended_is_read_back_in_order_with_its_cause(store: Store) -> None:

@@ -52,7 +52,7 @@ def append_at_random(store: PostgresStore, random: Random, versions: dict[str, i
         events = [
             random.choice(
                 [
-                    TradingHalted(AT, "account", "x" * random.randrange(40), "rule"),
+                    TradingHalted(AT, "entries", "x" * random.randrange(40), "rule"),
                     RunFailed(str(random.random()), "é" * random.randrange(9)),
                     ProfileSaved("p", "{}", str(random.getrandbits(64))),
                 ]

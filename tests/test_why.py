@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from engine import orders, runs
 from engine.audit.why import Link, checks_of, reasons_of, why
+from engine.config import Exits
 from engine.errors import BadInput, NotFound
-from engine.events import AnalysisMade, BookEvent, Environment, OrderFilled, RunRequested
+from engine.events import AnalysisMade, BookEvent, Environment, OrderFilled, RiskDecided, RunRequested
 from engine.market import Bar, Direction, instant_text
 from engine.money import exact
 from engine.orders import Wish
@@ -53,7 +55,7 @@ def told() -> tuple[Store, RunRequested]:
     """Long at 01:00, turned short at 03:00, given up after two bars at 05:00, and an entry at 06:00 that fails."""
     store = MemoryStore()
     bars = hours("AAA", PRICES)
-    config = config_of(cash="2000", quantity="10", commission_bps="0", holding_bars=2)
+    config = config_of(cash="2000", quantity="10", commission_bps="0", holding_bars=2, reduce=False)
     asked = runs.request(
         Environment.BACKTEST, config, profile="test", dataset_digest="d", variant="rules", start=MONDAY,
         end=bars[-1].closed_at,
@@ -85,13 +87,17 @@ def test_an_order_goes_back_to_the_opinion_and_forth_to_the_fill(told: Told) -> 
         "rules says LONG, confidence 0.5, from 7 bars",
         "LONG wanted by analysis, close 100",
         "APPROVED BUY 10: all checks passed",
-        "MARKET BUY 10 AAA",
+        "BUY 10 AAA, entry MARKET GTC",
         "BUY 10 at 100 (open 100), commission 0",
     ]
     assert {link.at for link in links} == {MONDAY + HOUR}
     positions = [link.position for link in links]
     assert positions == sorted(positions)
-    assert [rule for rule, *_ in checks_of(links)] == list(RULES)
+    # The other rules are off, and say so in the event.
+    saw = ["wish", "quantity", "price", "cash", "duplicate", "shorts", "incompatible_position", "halt"]
+    assert [rule for rule, *_ in checks_of(links)] == saw
+    (verdict,) = [link.event.event for link in links if link.event and isinstance(link.event.event, RiskDecided)]
+    assert [check.rule for check in verdict.checks] == list(RULES)
     assert reasons_of(links[0]) == ["because of LONG"]
     assert reasons_of(links[1]) == []
 
@@ -171,3 +177,21 @@ def test_the_story_of_the_fixture_is_the_one_it_tells(told: Told) -> None:
     assert [(fill.at.hour, fill.side.value, fill.quantity) for fill in events if isinstance(fill, OrderFilled)] == [
         (1, "BUY", 10), (3, "SELL", 20), (5, "BUY", 10),
     ]  # fmt: skip
+
+
+def test_a_stop_answers_for_itself_after_the_entry_it_protects() -> None:
+    store = MemoryStore()
+    bars = hours("AAA", [("100", "100"), ("100", "100"), ("90", "90"), ("90", "90")])
+    config = msgspec.structs.replace(config_of(quantity="10"), exits=Exits(None, stop_pct=exact("5")))
+    asked = runs.request(
+        Environment.BACKTEST, config, profile="test", dataset_digest="d", variant="rules", start=MONDAY,
+        end=bars[-1].closed_at,
+    )  # fmt: skip
+    runs.perform(store, asked, [bars], Analysts(store, bars, [LONG, HOLD, HOLD, HOLD]), actor="test")
+    entry = [link.kind for link in why(store, asked, ENTRY)]
+    assert entry == ["analysis", "signal", "risk decision", "order", "fill"]
+    stopped = why(store, asked, f"{ENTRY}.stop")
+    assert [link.kind for link in stopped] == [*entry, "order", "fill"]
+    assert stopped[-2].says == "SELL 10 AAA, stop STOP 95 GTC"
+    assert stopped[-1].says == "SELL 10 at 90 (open 90), commission 0"
+    assert why(store, asked, ENTRY.replace("order-", "trade-")) == stopped

@@ -119,12 +119,12 @@ def _step(link: Link) -> Step:
                 ("allowed", number(event.quantity)),
             ]
         case OrderPlaced():
-            says = f"{event.order_type} {event.side} {number(event.quantity)}"
+            says = f"{event.terms.order_type} {event.side} {number(event.quantity)}"
             facts = [("reference price", number(event.reference_price)), ("cash reserved", number(event.reserved, 2))]
         case OrderFilled():
             says = f"{event.side} {number(event.quantity)} at {number(event.price)}"
             facts = [
-                ("open", number(event.reference_price)),
+                ("open" if event.at == event.bar_opened_at else "inside the bar", number(event.reference_price)),
                 ("notional", number(event.notional, 2)),
                 ("slippage", number(event.slippage, 2)),
                 ("commission", number(event.commission, 2)),

@@ -15,17 +15,19 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from analysis.analyst import check_variant, opinions
+from analysis import variants
+from analysis.analyst import opinions
 from engine import clock, runs
 from engine.audit.anchors import Anchor, anchor, anchors_of, log_id_of
 from engine.config import RunConfig
+from engine.decide import Command
 from engine.errors import BadInput, NotFound
 from engine.events import Environment, RunRequested
 from engine.feed import Bars
 from engine.feed.catalogue import Catalogue
 from engine.feed.signals import ImportedAnalyst, check_signals_fit, load_signals, read_signals, save_signals
-from engine.market import Bar, Symbol, Timeframe
-from engine.replay import check_replayable, stored_opinions
+from engine.market import Bar, Instrument, Symbol, Timeframe
+from engine.replay import check_replayable, commands_of, stored_opinions
 from engine.session import Analyst
 from engine.store import Store, roles
 from engine.store.embedded_files import default_home
@@ -34,7 +36,7 @@ from engine.store.postgres import PostgresStore
 from engine.store.roles import Access
 from projections.queries import Queries
 from projections.runner import Runner
-from ui import profiles
+from ui import profile_log, profiles
 from ui.installed import lock_digest
 from ui.settings import Settings, from_environment
 
@@ -158,29 +160,40 @@ def _server(settings: Settings) -> Generator[str]:
 
 
 class Question(NamedTuple):
-    """What a backtest asks. Without symbols: all the catalogue holds in the timeframe; without bounds: all bars."""
+    """What a backtest asks. Without bounds: all bars.
+
+    Without symbols: the profile's universe, or all that the catalogue holds in the timeframe. Without profiles: those
+    in force.
+    """
 
     symbols: Sequence[Symbol] = ()
     timeframe: Timeframe = Timeframe.H1
     start: datetime | None = None
     end: datetime | None = None
-    profile: str = profiles.DEFAULT
+    profile: str | None = None
     variant: str = "rules"
     signals: Path | None = None
     label: str = ""
+    risk_profile: str | None = None
 
 
 class Answer(NamedTuple):
-    """A finished run, and how many analyses were made for it and how many were found stored."""
+    """A finished run, how many analyses were made for it and how many found stored, and where its profile is from.
+
+    notices: what a person should know of the analyses, such as bars that were too few for more than a HOLD.
+    """
 
     result: runs.Result
     analyses_made: int
     analyses_found: int
+    profile_told: str
+    notices: tuple[str, ...] = ()
 
 
 class Setup(NamedTuple):
     """A question resolved against the catalogue: the very bars, their digest and range, the frozen configuration."""
 
+    chosen: profile_log.Chosen
     config: RunConfig
     bars: list[list[Bar]]
     dataset_digest: str
@@ -194,14 +207,16 @@ def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
     symbols, timeframe = ready.config.symbols, ready.config.timeframe
     total = sum(map(len, ready.bars))
     made = found = 0
+    notices: list[str] = []
     if question.signals is not None:
         file = read_signals(question.signals)
-        check_signals_fit(file, ready.bars)
+        check_signals_fit(file, ready.bars[: len(symbols)])
         save_signals(app.store, app.dsn, file, app.settings.actor)
         analyst: Analyst = ImportedAnalyst(file)
         variant = file.variant
     else:
-        variant = check_variant(question.variant)
+        asked = variants.find(question.variant)
+        variant = asked.name
         formed = opinions(
             app.store,
             app.catalogue,
@@ -210,13 +225,14 @@ def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
             question.start,
             question.end,
             actor=app.settings.actor,
+            variant=asked,
             progress=lambda done: tell("analyses", done, total),
         )
-        analyst, made, found = formed, formed.made, formed.found
+        analyst, made, found, notices = formed, formed.made, formed.found, formed.notices
     requested = runs.request(
         Environment.BACKTEST,
         ready.config,
-        profile=profiles.name_of(question.profile),
+        profile=ready.chosen.name,
         dataset_digest=ready.dataset_digest,
         variant=variant,
         start=ready.start,
@@ -224,18 +240,23 @@ def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
         label=question.label,
     )
     result = _perform(app, requested, ready.bars, analyst, tell)
-    return Answer(result, made, found)
+    return Answer(result, made, found, ready.chosen.told, tuple(notices))
 
 
-def replay(app: App, run: str, profile: str | None = None, tell: Tell = silent) -> Answer:
+def replay(
+    app: App, run: str, profile: str | None = None, tell: Tell = silent, risk_profile: str | None = None
+) -> Answer:
     """Runs the stored analyses of a run again, under its own configuration or another profile. Makes no analysis."""
     source = runs.find(app.store, run)
-    config = source.config
-    if profile is not None:
-        config = profiles.resolve(profiles.find(app.store, profile), config.instruments, config.timeframe)
-    bars = [app.catalogue.bars(symbol, config.timeframe, source.start, source.end) for symbol in config.symbols]
-    digest = app.catalogue.digest(config.symbols, config.timeframe, source.start, source.end)
-    check_replayable(app.store, source, digest)
+    config, name, told = source.config, source.profile, f"profile {source.profile} (of the run)"
+    if profile is not None or risk_profile is not None:
+        chosen = profile_log.choose(app.store, profile, risk_profile)
+        config = _resolved(app, chosen.profile, config.instruments, config.timeframe)
+        name, told = chosen.name, chosen.told
+    fed = config.fed
+    bars = [app.catalogue.bars(symbol, config.timeframe, source.start, source.end) for symbol in fed]
+    asked_of = app.catalogue.digest(source.config.fed, config.timeframe, source.start, source.end)
+    check_replayable(app.store, source, asked_of)
     total = sum(map(len, bars))
     analyst = stored_opinions(
         app.store,
@@ -246,14 +267,15 @@ def replay(app: App, run: str, profile: str | None = None, tell: Tell = silent) 
     requested = runs.request(
         Environment.REPLAY,
         config,
-        profile=profiles.name_of(profile) if profile else source.profile,
-        dataset_digest=digest,
+        profile=name,
+        dataset_digest=app.catalogue.digest(fed, config.timeframe, source.start, source.end),
         variant=source.variant,
         start=source.start,
         end=source.end,
         of_run=source.run_id,
     )
-    return Answer(_perform(app, requested, bars, analyst, tell), 0, total)
+    told_then = commands_of(app.store, source)
+    return Answer(_perform(app, requested, bars, analyst, tell, told_then), 0, total, told)
 
 
 def find_run(app: App, prefix: str) -> RunRequested:
@@ -263,19 +285,28 @@ def find_run(app: App, prefix: str) -> RunRequested:
     return runs.find(app.store, prefix)
 
 
-def set_up(app: App, question: Question) -> Setup:
-    symbols = tuple(question.symbols) or _all_symbols(app, question.timeframe)
+def set_up(app: App, question: Question, environment: Environment = Environment.BACKTEST) -> Setup:
+    chosen = profile_log.choose(app.store, question.profile, question.risk_profile, environment)
+    symbols = tuple(question.symbols) or chosen.profile.universe or _all_symbols(app, question.timeframe)
     instruments = [app.catalogue.instrument(symbol) for symbol in symbols]
-    profile = profiles.find(app.store, question.profile)
-    config = profiles.resolve(profile, instruments, question.timeframe)
-    bars = [app.catalogue.bars(symbol, question.timeframe, question.start, question.end) for symbol in symbols]
+    config = _resolved(app, chosen.profile, instruments, question.timeframe)
+    fed = config.fed
+    bars = [app.catalogue.bars(symbol, question.timeframe, question.start, question.end) for symbol in fed]
     return Setup(
+        chosen=chosen,
         config=config,
         bars=bars,
-        dataset_digest=app.catalogue.digest(symbols, question.timeframe, question.start, question.end),
+        dataset_digest=app.catalogue.digest(fed, question.timeframe, question.start, question.end),
         start=question.start or min(series[0].opened_at for series in bars),
         end=question.end or max(series[-1].closed_at for series in bars),
     )
+
+
+def _resolved(
+    app: App, profile: profiles.Profile, instruments: Sequence[Instrument], timeframe: Timeframe
+) -> RunConfig:
+    rates = [app.catalogue.instrument(rate) for rate in profiles.rates_needed(profile, instruments)]
+    return profiles.resolve(profile, instruments, timeframe, rates)
 
 
 def _all_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
@@ -289,7 +320,12 @@ def _all_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
 
 
 def _perform(
-    app: App, requested: RunRequested, bars: Sequence[Sequence[Bar]], analyst: Analyst, tell: Tell
+    app: App,
+    requested: RunRequested,
+    bars: Sequence[Sequence[Bar]],
+    analyst: Analyst,
+    tell: Tell,
+    commands: Sequence[Command] = (),
 ) -> runs.Result:
     total = sum(map(len, bars))
     result = runs.perform(
@@ -300,6 +336,7 @@ def _perform(
         actor=app.settings.actor,
         lock_digest=lock_digest(),
         progress=lambda done: tell("bars", done, total),
+        commands=commands,
     )
     app.runner().catch_up(lambda done, total: tell("read models", done, total))
     return result
@@ -312,10 +349,15 @@ def load_sample(app: App) -> int:
     return sum(added.new for added in load(app.catalogue, actor=app.settings.actor).values())
 
 
-def latest_opinion(app: App, symbol: Symbol, timeframe: Timeframe, end: datetime | None = None) -> dict[str, Any]:
+def latest_opinion(
+    app: App, symbol: Symbol, timeframe: Timeframe, end: datetime | None = None, variant: str = "rules"
+) -> dict[str, Any]:
     """The analysis of the latest bar of a symbol, made now unless it is stored."""
     bar = app.catalogue.bars(symbol, timeframe, None, end)[-1]
-    formed = opinions(app.store, app.catalogue, [symbol], timeframe, bar.opened_at, end, actor=app.settings.actor)
+    asked = variants.find(variant)
+    formed = opinions(
+        app.store, app.catalogue, [symbol], timeframe, bar.opened_at, end, actor=app.settings.actor, variant=asked
+    )
     wish = formed.wish(bar)
     return {
         "symbol": symbol,

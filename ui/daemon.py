@@ -11,23 +11,27 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
 
+from analysis import variants
 from analysis.analyst import LiveAnalyst
-from engine import clock, control, runs
+from engine import clock, control, halts, reconcile, runs
+from engine.blotter import PostgresBlotter
+from engine.book import Book, fold
 from engine.clock import AcceleratedClock
 from engine.control import Lease, Slot
+from engine.decide import Command
 from engine.errors import QuantagentError
-from engine.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded
+from engine.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded, RunRequested
 from engine.feed.recorded import Moment, moments
 from engine.market import Bar, Symbol, Timeframe, instant_text
 from engine.session import Journal, Session
 from engine.store import Cause
 from projections.follow import Heard, following
-from ui import profiles
 from ui.compose import App, Question, Tell, set_up, silent
 from ui.installed import lock_digest
 from ui.ticking import Ticker
@@ -40,16 +44,20 @@ ANCHOR_EVERY = timedelta(hours=1)
 
 
 class PaperPlan(NamedTuple):
-    """What a daemon trades. `speed`: market time per wall time of the recorded feed; 0 waits for nothing."""
+    """What a daemon trades; without profiles, under those in force for `paper`.
+
+    `speed`: market time per wall time of the recorded feed; 0 waits for nothing.
+    """
 
     account: str = "paper"
     symbols: Sequence[Symbol] = ()
     timeframe: Timeframe = Timeframe.H1
-    profile: str = "realistic"
+    profile: str | None = None
     variant: str = "rules"
     start: datetime | None = None
     end: datetime | None = None
     speed: float = 0.0
+    risk_profile: str | None = None
 
 
 class DueSlot(NamedTuple):
@@ -75,15 +83,26 @@ class PaperDaemon:
 
     def __init__(self, app: App, plan: PaperPlan, tell: Tell = silent) -> None:
         self._app, self._plan, self._tell = app, plan, tell
-        ready = set_up(app, Question(plan.symbols, plan.timeframe, plan.start, plan.end, plan.profile, plan.variant))
+        self._variant = variants.find(plan.variant)
+        question = Question(
+            symbols=plan.symbols,
+            timeframe=plan.timeframe,
+            start=plan.start,
+            end=plan.end,
+            profile=plan.profile,
+            variant=plan.variant,
+            risk_profile=plan.risk_profile,
+        )
+        ready = set_up(app, question, Environment.PAPER)
         self._bars = ready.bars
+        self.profile_told = ready.chosen.told
         self._requested = runs.request(
             Environment.PAPER,
             ready.config,
-            profile=profiles.name_of(plan.profile),
+            profile=ready.chosen.name,
             # A paper run is named by its account and first bar: the bars to come are not known yet.
             dataset_digest=f"{plan.account}@{instant_text(ready.start)}",
-            variant=plan.variant,
+            variant=self._variant.name,
             start=ready.start,
             end=ready.end,
         )
@@ -95,6 +114,7 @@ class PaperDaemon:
         self._failure: BaseException | None = None
         self._slots: list[DueSlot] = []
         self._next = 0
+        self._told: int | None = None
         self._anchored_at = clock.now()
 
     @property
@@ -107,8 +127,10 @@ class PaperDaemon:
 
     def run(self) -> RunEnded | None:
         """The run's end when the feed has ended; None when it was stopped before. Raises what went wrong."""
-        with control.lease(self._app.dsn, self._plan.account, self.run_id, self._instance) as held:
-            self._open()
+        with (
+            control.lease(self._app.dsn, self._plan.account, self.run_id, self._instance) as held,
+            closing(self._open()),
+        ):
             held.beat(None)
             with following(self._app.runner(), PROJECT_EVERY.total_seconds(), _Complaints()):
                 with Ticker(self._tick, self._next_wall_time, self._on_trouble):
@@ -121,7 +143,8 @@ class PaperDaemon:
             self._app.runner().catch_up()
             return ended
 
-    def _open(self) -> None:
+    def _open(self) -> PostgresBlotter:
+        """Finds the run and its broker's record, and holds them against each other before anything is done."""
         first = min(bars[0].opened_at for bars in self._bars)
         requested = runs.begin(self._app.store, self._requested, first, self._cause.actor, lock_digest())
         self._requested = requested
@@ -133,9 +156,23 @@ class PaperDaemon:
             requested.config.timeframe,
             requested.start,
             self._cause.actor,
+            self._variant,
+            _LOG.warning,
         )
-        self._session = Session(requested.config, requested.config_digest, self._analyst, self._journal)
+        self._blotter = self._opened_blotter(requested)
+        self._session = Session(requested.config, requested.config_digest, self._analyst, self._journal, self._blotter)
         self._slots = list(due_slots(self._plan.account, self._plan.timeframe, self._bars))
+        return self._blotter
+
+    def _opened_blotter(self, requested: RunRequested) -> PostgresBlotter:
+        stored: list[Any] = [row.event for row in self._app.store.read(runs.book_stream(requested.run_id))]
+        until = stored[-1].at if stored else None
+        blotter = PostgresBlotter(self._app.dsn, requested.run_id, until)
+        if until is None:
+            blotter.open(requested.config.cash, requested.config.currency)
+        else:
+            self._reconcile(blotter, fold(stored), until)
+        return blotter
 
     def _next_wall_time(self) -> datetime | None:
         if self._stop.is_set() or self._next >= len(self._slots):
@@ -157,8 +194,10 @@ class PaperDaemon:
         mine = control.claim(self._app.store, due.slot, self.run_id, self._instance, self._cause)
         events: list[BookEvent] = []
         try:
+            commands = self._commands(due)
             for moment in due.moments:
-                events += self._session.advance(moment)
+                events += self._session.advance(moment, commands)
+                commands = []
             self._journal.flush()
         except Exception as error:
             if mine:
@@ -166,6 +205,23 @@ class PaperDaemon:
             raise
         if mine:
             control.complete(self._app.store, due.slot, _outcomes(due.slot, events), self._cause)
+
+    def _commands(self, due: DueSlot) -> list[Command]:
+        """What the account was told since the slot before, a drift found now included: once, and after a crash again
+        for the same slot."""
+        store, account = self._app.store, self._plan.account
+        upto = self._blotter.told(due.slot.due_at)
+        if upto is None:
+            if self._next:
+                self._reconcile(self._blotter, self._session.book, self._slots[self._next - 1].slot.due_at)
+            upto = self._blotter.tell(due.slot.due_at, halts.version(store, account, self._told or 0))
+        told, self._told = halts.commands(store, account, self._told, upto), upto
+        return told
+
+    def _reconcile(self, blotter: PostgresBlotter, book: Book, until: datetime) -> None:
+        drift = reconcile.in_words(reconcile.compared(book, blotter.standing(until)))
+        if drift and halts.alarm(self._app.store, self._plan.account, drift, self._cause):
+            _LOG.error("account %s is halted: %s", self._plan.account, drift)
 
     def _on_trouble(self, error: BaseException) -> None:
         self._failure = error
@@ -260,7 +316,7 @@ class TradingScheduler:
         """An analysis of the latest closed bar of a symbol, made or found: its decision, confidence and id."""
         from ui.compose import latest_opinion
 
-        return latest_opinion(self._app, symbol, self._plan.timeframe, self._plan.end)
+        return latest_opinion(self._app, symbol, self._plan.timeframe, self._plan.end, self._plan.variant)
 
     def stop(self) -> None:
         """Ends after the slot in hand; raises what went wrong before."""

@@ -1,168 +1,247 @@
-"""Profiles: what people write about costs, sizes, limits and exits. Resolved here into the engine's `RunConfig`.
+"""Profiles: what people write about cash, costs, sizes, limits and exits, read here and resolved into a `RunConfig`.
 
-Every save is a version in the log (stream `profile:<name>`); a run keeps its resolved snapshot, so that later edits
-change no old run.
+Which one a run takes, and the versions in the log, are in `ui.profile_log`; the fields are in `ui.profile_fields`.
 """
 
 from __future__ import annotations
 
-import re
+import json
+import tomllib
 from collections.abc import Sequence
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+import msgspec
+from pydantic import ValidationError
 
-from engine.config import Costs, Exits, RiskLimits, RunConfig, Sizing, digest_of
-from engine.errors import BadInput, NotFound
-from engine.events import ProfileSaved, names
-from engine.market import Instrument, Timeframe, periods_per_year
-from engine.money import exact
-from engine.store import Batch, Cause, Store, read_from
+from engine.config import Costs, Entry, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing
+from engine.errors import BadInput
+from engine.market import Instrument, Symbol, Timeframe, periods_per_year
+from ui.profile_fields import (
+    KINDS,
+    CostsPart,
+    Document,
+    ExitsPart,
+    LimitsPart,
+    Part,
+    Portfolio,
+    Profile,
+    Risk,
+    Said,
+    ShortingPart,
+    SizingPart,
+)
 
-Amount = Annotated[Decimal, Field(ge=0, le=10**12, allow_inf_nan=False), AfterValidator(exact)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CostsPart(_Part):
-    """Basis points per side: slippage of the price, commission of the filled notional."""
-
-    slippage_bps: Amount = Decimal(5)
-    commission_bps: Amount = Decimal(10)
-
-
-class SizingPart(_Part):
-    """`confidence`: equity x base_pct % x confidence. `fixed_quantity`: always `quantity` units."""
-
-    mode: Literal["confidence", "fixed_quantity"] = "confidence"
-    base_pct: Amount = Decimal(5)
-    quantity: Amount | None = None
-
-
-class LimitsPart(_Part):
-    """Per cent of equity; null switches a limit off. `reversal`: may one order turn a long into a short."""
-
-    position_pct: Amount | None = Decimal(10)
-    daily_loss_pct: Amount | None = Decimal(5)
-    reversal: bool = True
-
-
-class ExitsPart(_Part):
-    """`holding_bars`: give a position up when its n-th bar closes (null: never); `from_decision`: take the
-    decision's horizon instead."""
-
-    holding_bars: Annotated[int, Field(ge=1, le=100_000)] | None = 4
-    from_decision: bool = False
-
-
-class Profile(_Part):
-    """A profile document. `periods_per_year` null: 365 if any symbol trades around the clock, else 252."""
-
-    cash: Amount = Decimal(100_000)
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3,5}$")] = "USD"
-    costs: CostsPart = CostsPart()
-    sizing: SizingPart = SizingPart()
-    limits: LimitsPart = LimitsPart()
-    exits: ExitsPart = ExitsPart()
-    pyramid: bool = False
-    session_roll_hour: Annotated[int, Field(ge=0, le=23)] = 0
-    periods_per_year: Annotated[int, Field(ge=1, le=366)] | None = None
-
+_EXITS = ExitsPart(from_decision=True, stop_ranges=Decimal(2), risk_reward=Decimal("1.5"))
+_SHORTING = ShortingPart(borrow_pct=Decimal(1), maintenance_pct=Decimal(30))
 
 BUILT_IN: dict[str, Profile] = {
-    "realistic": Profile(),
-    "classic": Profile(costs=CostsPart(slippage_bps=Decimal(200), commission_bps=Decimal(0))),
+    "realistic": Profile(
+        limits=LimitsPart(collar_pct=Decimal(10), stale_bars=3),
+        exits=_EXITS,
+        shorting=_SHORTING,
+    ),
+    "classic": Profile(
+        costs=CostsPart(slippage_bps=Decimal(200), commission_bps=Decimal(0)),
+        exits=_EXITS,
+        shorting=ShortingPart(maintenance_pct=Decimal(30)),
+    ),
     "cautious": Profile(
-        sizing=SizingPart(base_pct=Decimal(2)), limits=LimitsPart(position_pct=Decimal(4), daily_loss_pct=Decimal(2))
+        sizing=SizingPart(base_pct=Decimal(2)),
+        limits=LimitsPart(
+            position_pct=Decimal(4),
+            daily_loss_pct=Decimal(2),
+            gross_exposure_pct=Decimal(50),
+            drawdown_pct=Decimal(15),
+            losses_max=4,
+            orders_per_hour=10,
+            collar_pct=Decimal(5),
+        ),
+        exits=_EXITS,
+        shorting=_SHORTING,
     ),
 }
 DEFAULT = "realistic"
 
+# --- From a profile to a run --------------------------------------------------------------------------------------
 
-def resolve(profile: Profile, instruments: Sequence[Instrument], timeframe: Timeframe) -> RunConfig:
-    """The snapshot a run is decided by. Raises `BadInput` for a document that contradicts itself."""
+STRUCTS: dict[str, type[Any]] = {
+    "costs": Costs,
+    "sizing": Sizing,
+    "entry": Entry,
+    "exits": Exits,
+    "limits": RiskLimits,
+    "shorting": Shorting,
+}
+"""What each part of a profile becomes."""
+
+
+def combined(portfolio: Portfolio | Profile, risk: Risk | Profile) -> Profile:
+    """One profile of two halves."""
+    ours = {name: getattr(portfolio, name) for name in Portfolio.model_fields}
+    theirs = {name: getattr(risk, name) for name in Risk.model_fields}
+    return Profile(**ours, **theirs)
+
+
+def rates_needed(profile: Profile, instruments: Sequence[Instrument]) -> tuple[Symbol, ...]:
+    """Those of the profile's rates that convert what these instruments are quoted in."""
+    quotes = {f"{instrument.quote}-{profile.currency}" for instrument in instruments}
+    return tuple(rate for rate in profile.rates if rate in quotes)
+
+
+def resolve(
+    profile: Profile, instruments: Sequence[Instrument], timeframe: Timeframe, rates: Sequence[Instrument] = ()
+) -> RunConfig:
+    """The snapshot a run is decided by; overrides of symbols that are not in the run fall away.
+
+    Raises `BadInput` for a profile that contradicts itself, or does not fit the instruments.
+    """
+    symbols = {instrument.symbol for instrument in instruments}
     try:
         return RunConfig(
             cash=profile.cash,
             currency=profile.currency,
             timeframe=timeframe,
             instruments=tuple(instruments),
-            costs=Costs(profile.costs.slippage_bps, profile.costs.commission_bps),
-            sizing=Sizing(profile.sizing.mode, profile.sizing.base_pct, profile.sizing.quantity),
-            limits=RiskLimits(profile.limits.position_pct, profile.limits.daily_loss_pct, profile.limits.reversal),
-            exits=Exits(profile.exits.holding_bars, profile.exits.from_decision),
             periods_per_year=profile.periods_per_year or periods_per_year(instruments),
             session_roll_hour=profile.session_roll_hour,
             pyramid=profile.pyramid,
+            rates=tuple(rates),
+            overrides=tuple(_override(profile, symbol) for symbol in profile.overrides if symbol in symbols),
+            **_parts(profile),
         )
     except ValueError as error:
         raise BadInput(f"the profile cannot be used: {error}.") from None
 
 
-def read_file(path: Path) -> Profile:
-    """The profile in a JSON file. Raises `BadInput` naming the file, the field and what is wrong with it."""
+def _parts(document: Document) -> dict[str, Any]:
+    return {name: _struct(name, name, getattr(document, name)) for name in STRUCTS if hasattr(document, name)}
+
+
+def _override(document: Profile | Portfolio, symbol: Symbol) -> Override:
+    """A symbol's own parts, each the document's with the named fields put in."""
+    said = document.overrides[symbol]
+    parts: dict[str, Any] = {}
+    for name in ("costs", "sizing", "entry", "exits"):
+        own: Part | None = getattr(said, name)
+        # What a portfolio says of costs, entry and exits can be judged once a risk profile has joined it.
+        if own is not None and hasattr(document, name):
+            whole: Part = getattr(document, name)
+            named = {field: getattr(own, field) for field in own.model_fields_set}
+            parts[name] = _struct(name, f"overrides.{symbol}.{name}", whole.model_copy(update=named))
+    return Override(symbol, position_pct=said.position_pct, **parts)
+
+
+def _struct(name: str, where: str, part: Part) -> Any:
+    try:
+        return STRUCTS[name](**dict(part))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+# --- Documents ----------------------------------------------------------------------------------------------------
+
+
+def facts_of(document: Document) -> Said:
+    """The document as JSON values, complete, its kind first."""
+    return {"kind": document.kind, **document.model_dump(mode="json")}
+
+
+def text_of(document: Document) -> str:
+    """The canonical JSON: equal documents have equal text."""
+    return msgspec.json.encode(facts_of(document)).decode()
+
+
+def digest_of(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def is_file(given: str) -> bool:
+    """Whether a profile is given as a file: by its ending."""
+    return Path(given).suffix in (".json", ".toml")
+
+
+def read_file(path: Path) -> Document:
+    """The profile in a JSON or TOML file. Raises `BadInput` naming the file, the field and what is wrong with it."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"profile {path} cannot be read ({error.strerror}): give the path of a JSON file.") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"profile {path} is not a text file: a profile is a JSON document.") from None
-    return _parse(text, str(path))
-
-
-def _parse(text: str, where: str) -> Profile:
-    try:
-        return Profile.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the document"
         raise BadInput(
-            f"profile {where}: {field}: {first['msg']}. `quantagent profile show realistic` prints a complete one."
+            f"profile {path} cannot be read ({error.strerror}): give the path of a JSON or TOML file."
         ) from None
+    except UnicodeDecodeError:
+        raise BadInput(f"profile {path} is not a text file: a profile is a JSON or TOML document.") from None
+    return document_of(_from_toml(text, str(path)) if path.suffix == ".toml" else from_json(text, str(path)), str(path))
 
 
-def find(store: Store, name: str) -> Profile:
-    """A profile by name (the latest saved version, else a built-in one), or from a file when the name ends in .json."""
-    if name.endswith(".json"):
-        return read_file(Path(name))
-    latest = _saved(store).get(name)
-    if latest is not None:
-        return _parse(latest.document, name)
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    known = ", ".join(sorted({*BUILT_IN, *_saved(store)}))
-    raise NotFound(f"there is no profile {name!r}: choose one of {known}, or give a file that ends in .json.")
+def from_json(text: str, where: str) -> object:
+    """The values of a JSON text, its numbers exact."""
+    try:
+        return json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"profile {where} is not JSON: {error}.") from None
 
 
-def name_of(given: str) -> str:
-    """How a run calls its profile: a saved or built-in one by its name, a file without its folders."""
-    return Path(given).name if given.endswith(".json") else given
+def _once(pairs: list[tuple[str, Any]]) -> Said:
+    said = dict(pairs)
+    if len(said) < len(pairs):
+        raise ValueError("a field is named twice: " + ", ".join(name for name, _ in pairs))
+    return said
 
 
-def listing(store: Store) -> dict[str, Profile]:
-    """Every profile under its name."""
-    return {**BUILT_IN, **{name: _parse(saved.document, name) for name, saved in _saved(store).items()}}
+def _from_toml(text: str, where: str) -> object:
+    """The values of a TOML text, its numbers exact. TOML has no null: `"none"` stands for it."""
+    try:
+        return _with_none(tomllib.loads(text, parse_float=Decimal))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"profile {where} is not TOML: {error}.") from None
 
 
-def save(store: Store, name: str, profile: Profile, actor: str) -> ProfileSaved:
-    """Saves a version; a document equal to the latest version adds none."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name):
-        raise BadInput(f"profile name {name!r} is not usable: write small letters, digits, - and _, 40 at most.")
-    if name in BUILT_IN:
-        raise BadInput(f"profile {name} is built in and stays as it is: save yours under another name.")
-    document = profile.model_dump_json()
-    fact = ProfileSaved(name, document, digest_of(document))
-    stream = f"profile:{name}"
-    versions = list(store.read(stream))
-    if not versions or versions[-1].event != fact:
-        store.append([Batch(stream, len(versions), [fact])], Cause(actor))
-    return fact
+def _with_none(value: object) -> object:
+    if not isinstance(value, dict):
+        return None if value == "none" else value
+    said: Said = {**value}
+    return {name: _with_none(each) for name, each in said.items()}
 
 
-def _saved(store: Store) -> dict[str, ProfileSaved]:
-    facts = (row.event for row in read_from(store, names([ProfileSaved])))
-    return {fact.name: fact for fact in facts if isinstance(fact, ProfileSaved)}
+def whole(given: str) -> Profile:
+    """A combined profile without a log: built in, or in a file."""
+    document = BUILT_IN[given] if given in BUILT_IN else read_file(Path(given))
+    if not isinstance(document, Profile):
+        raise BadInput(f"profile {given} is a {document.kind} profile: give a combined one.")
+    return document
+
+
+def document_of(said: object, where: str) -> Document:
+    """The document of parsed values; `where` is its file or name. Raises `BadInput` for the first thing wrong in it."""
+    try:
+        if not isinstance(said, dict):
+            raise ValueError("it is no table of fields")
+        fields: Said = {**said}
+        kind = fields.pop("kind", "combined")
+        if kind not in KINDS:
+            raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
+        document = KINDS[kind].model_validate(fields)
+        _parts(document)
+        if not isinstance(document, Risk):
+            for symbol in document.overrides:
+                _override(document, symbol)
+    except ValidationError as error:
+        raise _refused(where, _in_words(error)) from None
+    except ValueError as error:
+        raise _refused(where, str(error)) from None
+    return document
+
+
+def _refused(where: str, reason: str) -> BadInput:
+    return BadInput(f"profile {where}: {reason}. `quantagent profile show realistic` prints a complete one.")
+
+
+def _in_words(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    unknown = f"there is no such field in a {error.title.lower()} profile".replace("a profile profile", "a profile")
+    said = unknown if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    return f"{field}: {said}" if field else said

@@ -25,7 +25,6 @@ import msgspec
 from engine.audit.anchors import Anchor, is_signed
 from engine.audit.compare import BookDigest
 from engine.audit.export import EventLine, SealLine
-from engine.config import digest_of
 from engine.errors import BadInput, UnreadableEvent
 from engine.events import AnalysesConsulted, AnalysisMade, Environment, RunEnded, RunRequested, RunStarted
 from engine.feed.checks import bar_line
@@ -119,6 +118,10 @@ def describe(life: Life, log: UUID, python: str, members: dict[str, Member]) -> 
     )
 
 
+class _Asked(msgspec.Struct):
+    config: msgspec.Raw
+
+
 class Capsule:
     """An opened capsule: its manifest, and its members as what they are; `open_capsule` has seen that they fit."""
 
@@ -155,13 +158,13 @@ class Capsule:
         return file
 
     def bars(self) -> list[list[Bar]]:
-        """The run's bars, symbol by symbol as its configuration has them."""
+        """The run's bars, symbol by symbol as its configuration has them, those that convert currencies last."""
         config = self.requested.config
-        series: dict[Symbol, list[Bar]] = {symbol: [] for symbol in config.symbols}
+        series: dict[Symbol, list[Bar]] = {symbol: [] for symbol in config.fed}
         for line in self._lines("bars.csv"):
             bar = _bar(line, config.timeframe)
             if bar.symbol not in series:
-                raise ValueError(f"bars.csv holds a bar of {bar.symbol}, which the run does not trade")
+                raise ValueError(f"bars.csv holds a bar of {bar.symbol}, which the run does not see")
             series[bar.symbol].append(bar)
         if not all(series.values()):
             raise ValueError("bars.csv holds no bars of one of the run's symbols")
@@ -209,11 +212,12 @@ class Capsule:
             raise ValueError("its manifest does not say what its run.jsonl says")
         if any(row.stream != run_stream(requested.run_id) for row in self.events("run.jsonl")):
             raise ValueError("run.jsonl holds events of another run")
-        if digest_of(requested.config) != requested.config_digest:
+        if self._config_digest() != requested.config_digest:
             raise ValueError("the configuration of the run does not have its digest")
         if requested.environment is not Environment.PAPER and requested.dataset_digest != manifest.dataset_digest:
             raise ValueError("bars.csv does not hold the bars that the run was made from")
-        if sum(map(len, self.bars())) != ended.bars:
+        traded = self.bars()[: len(requested.config.symbols)]
+        if sum(map(len, traded)) != ended.bars:
             raise ValueError(f"bars.csv does not hold the {ended.bars} bars of the run")
         book = BookDigest(self.book())
         if (book.hexdigest(), book.events) != (ended.book_digest, ended.book_events):
@@ -222,6 +226,11 @@ class Capsule:
         self._check_seals()
         if "lock.txt" in self._members and self._members["lock.txt"].sha256 != manifest.lock_digest:
             raise ValueError("lock.txt does not have the digest that the run recorded")
+
+    def _config_digest(self) -> str:
+        """Of the configuration as it was stored: today's has more fields than that of a former shape."""
+        rows = (row for row in self.events("run.jsonl") if isinstance(row.event, RunRequested))
+        return sha256(msgspec.json.decode(next(rows).payload, type=_Asked).config).hexdigest()
 
     def _check_analyses(self) -> None:
         pairs = self.consulted()

@@ -12,16 +12,21 @@ from typing import NamedTuple
 from engine.errors import BadInput
 from engine.events import (
     EVENT_TYPES,
+    AlertRaised,
     AnalysesConsulted,
     AnalysisFailed,
     AnalysisMade,
     BookOpened,
+    CashAdjusted,
     Fact,
     OrderCanceled,
+    OrderExpired,
     OrderFilled,
     OrderPlaced,
     OrderRejected,
+    OrderReplaced,
     PositionsMarked,
+    ProfileActivated,
     ProfileSaved,
     RiskDecided,
     RunEnded,
@@ -36,10 +41,10 @@ from engine.events import (
     TradingHalted,
     TradingResumed,
     Verdict,
-    names,
 )
 from engine.market import Symbol
 from engine.store import PAGE, Recorded, Store
+from engine.versions import names
 
 LEVELS = ("info", "notice", "warning")
 
@@ -209,16 +214,22 @@ def says(event: Fact) -> str:
         case RiskDecided():
             return f"{event.verdict} {event.side} {event.quantity}: {event.reason}"
         case OrderPlaced():
-            return f"{event.order_type} {event.side} {event.quantity} {event.symbol}"
+            return f"{event.side} {event.quantity} {event.symbol}, {terms_in_words(event)}"
         case OrderFilled():
             return (
-                f"{event.side} {event.quantity} at {event.price} (open {event.reference_price}), "
+                f"{event.side} {event.quantity} at {event.price} ({_where(event)} {event.reference_price}), "
                 f"commission {event.commission}"
             )
         case OrderRejected():
             return f"{event.reason}: {event.required} needed, {event.available} free"
         case OrderCanceled():
             return event.reason
+        case OrderReplaced():
+            return f"replaced by {event.replaced_by}"
+        case OrderExpired():
+            return "its time in force has ended"
+        case CashAdjusted():
+            return f"{event.amount} for {event.reason.replace('_', ' ')} {event.symbol}".rstrip()
         case BookOpened():
             return f"opened with {event.cash} {event.currency}"
         case AnalysesConsulted():
@@ -228,13 +239,27 @@ def says(event: Fact) -> str:
         case TradingHalted():
             return f"{event.scope} halted by {event.actor}: {event.reason}"
         case TradingResumed():
-            return f"{event.scope} resumed by {event.actor}: {event.reason}"
+            lifted = f" (halted by {', '.join(event.lifted)})" if event.lifted else ""
+            return f"resumed by {event.actor}{lifted}: {event.reason}"
         case AnalysisMade():
             return (
                 f"{event.variant} says {event.decision}, confidence {event.confidence}, from {event.window_bars} bars"
             )
         case _:
             return _says_of_work(event)
+
+
+def terms_in_words(order: OrderPlaced) -> str:
+    """What an order is for and how it is executed: `stop STOP 99.5 GTC`."""
+    terms = order.terms
+    prices = [str(price) for price in (terms.stop_price, terms.limit_price) if price is not None]
+    ends = f"until {terms.expires_at:%Y-%m-%d %H:%M}" if terms.expires_at else ""
+    return " ".join(filter(None, (order.role, terms.order_type.value, *prices, terms.time_in_force.value, ends)))
+
+
+def _where(fill: OrderFilled) -> str:
+    """What a fill's reference price is: the open, or a price inside the bar."""
+    return "open" if fill.at == fill.bar_opened_at else "inside the bar"
 
 
 def _says_of_work(event: Fact) -> str:
@@ -258,6 +283,10 @@ def _says_of_work(event: Fact) -> str:
         case SlotCompleted():
             return "; ".join(f"{symbol} {outcome}" for symbol, outcome in event.outcomes)
         case ProfileSaved():
-            return f"profile {event.name} saved, digest {event.digest[:16]}"
+            return f"{event.kind} profile {event.name} saved, digest {event.digest[:16]}"
+        case ProfileActivated():
+            return f"{event.kind} profile {event.name or 'of its own'} is the default, {event.scope}"
+        case AlertRaised():
+            return f"{event.kind}: {event.detail}"
         case _:
             return type(event).__name__

@@ -16,9 +16,11 @@ from engine.errors import NotFound
 from engine.events import (
     Fact,
     OrderCanceled,
+    OrderExpired,
     OrderFilled,
     OrderPlaced,
     OrderRejected,
+    OrderReplaced,
     RiskDecided,
     RunRequested,
     SignalRaised,
@@ -77,7 +79,9 @@ def recreate(
                 signal = row
             case RiskDecided(signal_id=signal_id) if signal_id == order.signal_id:
                 verdict = row
-            case OrderPlaced() | OrderFilled() | OrderRejected() | OrderCanceled() as event:
+            case (
+                OrderPlaced() | OrderFilled() | OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced()
+            ) as event:
                 if event.order_id == order.order_id:
                     states.append(_state(order, states[-1] if states else None, row))
             case _:
@@ -128,5 +132,9 @@ def _name(event: Fact, remaining: Decimal) -> str:
             return "filled" if remaining == ZERO else "partly filled"
         case OrderRejected():
             return "rejected"
+        case OrderExpired():
+            return "expired"
+        case OrderReplaced():
+            return "replaced"
         case _:
             return "canceled"

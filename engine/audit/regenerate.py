@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from engine.audit.compare import BookDigest
+from engine.decide import Command
 from engine.errors import AnalysisMissing
 from engine.events import AnalysesConsulted, Environment, RunRequested, SignalRaised
 from engine.feed import Bars
@@ -19,8 +20,8 @@ from engine.feed.recorded import moments
 from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
 from engine.market import Bar, Symbol, Timeframe, instant_text
 from engine.orders import Wish
-from engine.replay import Difference, difference, engine_version_of, opinions_named
-from engine.runs import book_stream, result_of
+from engine.replay import Difference, commands_of, difference, engine_version_of, opinions_named
+from engine.runs import book_stream, by_instant, result_of
 from engine.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Cause, Recorded, Store
 from engine.store.memory import MemoryStore
@@ -84,7 +85,8 @@ def regenerate(
     result = result_of(store, run.run_id)
     ended = None if result is None else result.ended
     stored = BookDigest(store.read(stream))
-    made, session = _drive(run, bars_by_symbol, analyst, None if ended else stored.events, progress)
+    enough = None if ended else stored.events
+    made, session = _drive(run, bars_by_symbol, analyst, commands_of(store, run), enough, progress)
     again = made if ended else made[: stored.events]
     book = Pair(stored.hexdigest(), BookDigest(again).hexdigest())
     return Regenerated(
@@ -106,6 +108,7 @@ def _drive(
     run: RunRequested,
     bars_by_symbol: Sequence[Sequence[Bar]],
     analyst: Analyst,
+    commands: Sequence[Command],
     enough: int | None,
     progress: Callable[[int], None],
 ) -> tuple[list[Recorded], Session]:
@@ -113,10 +116,11 @@ def _drive(
     memory, stream = MemoryStore(), book_stream(run.run_id)
     journal = Journal(memory, stream, Cause("regenerate"))
     session = Session(run.config, run.config_digest, analyst, journal)
+    told = by_instant(commands)
     for moment in moments(bars_by_symbol):
         if enough is not None and journal.version >= enough:
             break
-        session.advance(moment)
+        session.advance(moment, told.get(moment.at, ()))
         progress(session.bars)
     session.end()
     return list(memory.read(stream)), session
@@ -148,7 +152,7 @@ def bars_of(catalogue: Bars, store: Store, run: RunRequested) -> list[list[Bar]]
     if run.environment is Environment.PAPER:
         result = result_of(store, run.run_id)
         end = result.ended.ended_at if result else None
-    return [catalogue.bars(symbol, run.config.timeframe, run.start, end) for symbol in run.config.symbols]
+    return [catalogue.bars(symbol, run.config.timeframe, run.start, end) for symbol in run.config.fed]
 
 
 def opinions_of(

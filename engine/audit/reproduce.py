@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from engine import clock, runs
+from engine import clock, halts, runs
 from engine.audit.capsule import Capsule, damage_in_words
 from engine.errors import BadInput, BookMoved
 from engine.events import Environment, RunEnded
@@ -73,6 +73,7 @@ def reproduce(
         actor=actor,
         lock_digest=lock_digest,
         progress=lambda done: tell("bars", done, total),
+        commands=halts.commands_in(capsule.book()),
     )
     parted = None
     if result.ended.book_digest != capsule.manifest.book_digest:
@@ -84,16 +85,16 @@ def _take_bars(catalogue: Bars, capsule: Capsule, bars_by_symbol: Sequence[Seque
     requested = capsule.requested
     config, source = requested.config, f"capsule of run {requested.run_id}"
     held = {each.symbol for each in catalogue.listing()}
-    for instrument in config.instruments:
+    for instrument in (*config.instruments, *config.rates):
         if catalogue.instrument(instrument.symbol) != instrument:
             if instrument.symbol in held:
                 raise BadInput(f"{instrument.symbol} is another instrument here than in {capsule.path}. {ELSEWHERE}")
             catalogue.save_instrument(instrument)
-    for symbol, bars in zip(config.symbols, bars_by_symbol, strict=True):
+    for symbol, bars in zip(config.fed, bars_by_symbol, strict=True):
         catalogue.add(symbol, config.timeframe, bars, source=source, learned_at=clock.now(), actor=actor)
     # A paper run was asked before its end was known.
     end = capsule.life.ended.ended_at if requested.environment is Environment.PAPER else requested.end
-    if catalogue.digest(config.symbols, config.timeframe, requested.start, end) != capsule.manifest.dataset_digest:
+    if catalogue.digest(config.fed, config.timeframe, requested.start, end) != capsule.manifest.dataset_digest:
         raise BadInput(f"this catalogue has bars in the run's range that {capsule.path} has not. {ELSEWHERE}")
 
 

@@ -8,17 +8,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.audit.journal import says
+from engine.audit.journal import instant_of, says
 from engine.book import Book, evolve
 from engine.errors import BadInput, NotFound
 from engine.events import (
     AnalysesConsulted,
     AnalysisMade,
     BookEvent,
+    Fact,
     OrderCanceled,
+    OrderExpired,
     OrderFilled,
     OrderPlaced,
     OrderRejected,
+    OrderReplaced,
     RiskDecided,
     RunRequested,
     SignalRaised,
@@ -73,7 +76,13 @@ def _instant(text: str) -> datetime:
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
-_ENDS = {OrderFilled: "fill", OrderRejected: "rejection", OrderCanceled: "cancellation"}
+_ENDS: dict[type[Fact], str] = {
+    OrderFilled: "fill",
+    OrderRejected: "rejection",
+    OrderCanceled: "cancellation",
+    OrderExpired: "expiry",
+    OrderReplaced: "replacement",
+}
 
 
 class _History:
@@ -95,11 +104,11 @@ class _History:
                 case RiskDecided(signal_id=signal_id):
                     self._verdicts[signal_id] = row
                 case OrderPlaced(order_id=order_id, signal_id=signal_id):
-                    self.orders[order_id] = self._order_of_signal[signal_id] = row
-                case (
-                    OrderFilled(order_id=order_id) | OrderRejected(order_id=order_id) | OrderCanceled(order_id=order_id)
-                ):
-                    self._ends.setdefault(order_id, []).append(row)
+                    self.orders[order_id] = row
+                    if not _protects(row.event):
+                        self._order_of_signal[signal_id] = row
+                case OrderFilled() | OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced() as end:
+                    self._ends.setdefault(end.order_id, []).append(row)
                 case AnalysesConsulted(analyses=analyses):
                     self.consulted.update((analysis_id, row) for analysis_id, _ in analyses)
                 case _:
@@ -116,15 +125,22 @@ class _History:
         yield _link("risk decision", signal_id, signal.at, verdict)
         order = self._order_of_signal.get(signal_id)
         if order is not None and isinstance(order.event, OrderPlaced):
-            yield _link("order", order.event.order_id, order.event.at, order)
-            for end in self._ends.get(order.event.order_id, ()):
-                if isinstance(end.event, OrderFilled | OrderRejected | OrderCanceled):
-                    yield _link(_ENDS[type(end.event)], order.event.order_id, end.event.at, end)
+            yield from self._life(order.event.order_id)
 
     def of_order(self, order_id: str) -> Iterator[Link]:
+        """The chain of the order's signal; of a stop or target that of its entry, then its own life."""
         placed = self.orders[order_id].event
         assert isinstance(placed, OrderPlaced)
         yield from self.of_signal(placed.signal_id)
+        if _protects(placed):
+            yield from self._life(order_id)
+
+    def _life(self, order_id: str) -> Iterator[Link]:
+        placed = self.orders[order_id]
+        assert isinstance(placed.event, OrderPlaced)
+        yield _link("order", order_id, placed.event.at, placed)
+        for end in self._ends.get(order_id, ()):
+            yield _link(_ENDS[type(end.event)], order_id, instant_of(end.event) or placed.event.at, end)
 
     def of_trade(self, entry_order_id: str) -> Iterator[Link]:
         """The entry's chain, then the chains of the orders that changed the position until it was flat or turned."""
@@ -134,7 +150,10 @@ class _History:
             if fill.order_id == entry_order_id:
                 symbol, began = fill.symbol, after
             elif began is not None and fill.symbol == symbol:
-                yield from self.of_order(fill.order_id)
+                # An entry's own stop or target has its signal in common with it, which is told above.
+                placed = self.orders[fill.order_id].event
+                assert isinstance(placed, OrderPlaced)
+                yield from self._life(fill.order_id) if _protects(placed) else self.of_order(fill.order_id)
                 if after is not began:
                     return
 
@@ -196,6 +215,10 @@ class _History:
             reason = f"no signal: the book already was {made.decision}"
         read_by = self.consulted[analysis.key]
         return Link("nothing", analysis.key, analysis.at, read_by.position, reason, None)
+
+
+def _protects(order: OrderPlaced) -> bool:
+    return order.role not in ("entry", "exit")
 
 
 def _raised_by(row: Recorded) -> str:

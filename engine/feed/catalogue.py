@@ -107,11 +107,12 @@ _IMPORTS: LiteralString = """
 """
 
 _SAVE_INSTRUMENT: LiteralString = """
-    INSERT INTO quantagent.instruments (symbol, quote, price_decimals, quantity_step, multiplier, calendar)
-    VALUES (%s, %s, %s, %s, %s, %s)
+    INSERT INTO quantagent.instruments (symbol, quote, price_decimals, quantity_step, multiplier, calendar, tick)
+    VALUES (%s, %s, %s, %s, %s, %s, %s)
     ON CONFLICT (symbol) DO UPDATE SET
-        (quote, price_decimals, quantity_step, multiplier, calendar) =
-        (excluded.quote, excluded.price_decimals, excluded.quantity_step, excluded.multiplier, excluded.calendar)
+        (quote, price_decimals, quantity_step, multiplier, calendar, tick) =
+        (excluded.quote, excluded.price_decimals, excluded.quantity_step, excluded.multiplier, excluded.calendar,
+         excluded.tick)
 """
 
 
@@ -223,15 +224,16 @@ class Catalogue:
 
     def instrument(self, symbol: Symbol) -> Instrument:
         query: LiteralString = """
-            SELECT symbol, quote, price_decimals, quantity_step, multiplier, calendar
+            SELECT symbol, quote, price_decimals, quantity_step, multiplier, calendar, tick
             FROM quantagent.instruments WHERE symbol = %s
         """
         with self._connection() as conn:
             row = conn.execute(query, (symbol,)).fetchone()
         if row is None:
             return instrument_for(symbol)
-        name, quote, decimals, step, multiplier, calendar = row
-        return Instrument(name, quote, decimals, exact(step), exact(multiplier), calendar)
+        name, quote, decimals, step, multiplier, calendar, tick = row
+        smallest = None if tick is None else exact(tick)
+        return Instrument(name, quote, decimals, exact(step), exact(multiplier), calendar, smallest)
 
     def save_instrument(self, instrument: Instrument) -> None:
         with self._connection() as conn:

@@ -19,11 +19,12 @@ from typing import NamedTuple
 import psycopg
 
 from engine.errors import BadInput, NotFound
-from engine.events import SignalsImported, names
+from engine.events import SignalsImported
 from engine.market import Bar, Direction, Symbol, check_symbol, instant_text
 from engine.money import ONE, ZERO, exact
 from engine.orders import Wish
 from engine.store import Batch, Cause, Store
+from engine.versions import names
 
 VARIANT_PREFIX = "imported:"
 COLUMNS = ("symbol", "at", "decision", "confidence")

@@ -13,8 +13,9 @@ from uuid import UUID, uuid5
 import msgspec
 
 from engine.errors import DamagedEvent, UnknownEvent
-from engine.events import NAMES, TYPES, UPCASTERS, Fact, newest
+from engine.events import Fact
 from engine.store import Meta, Recorded
+from engine.versions import NAMES, TYPES, UPCASTERS, newest
 
 STREAMS = UUID("6f0a2f6e-3d0c-5c7e-9d56-6b1f4d2f8a10")
 

@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from engine.store import ENGINE_VERSION
-from ui.cli import audit, books, data, db, evidence, log, paper, presets, projecting, sealing, system, trading
+from ui.cli import (
+    audit,
+    books,
+    checking,
+    data,
+    db,
+    evidence,
+    halting,
+    log,
+    paper,
+    presets,
+    projecting,
+    sealing,
+    system,
+    trading,
+)
 
 app = typer.Typer(
     name="quantagent",
@@ -42,6 +57,7 @@ app.add_typer(data.app)
 app.command()(trading.backtest)
 app.command()(trading.replay)
 app.command()(trading.compare)
+app.command()(checking.check_lookahead)
 app.add_typer(books.runs_app)
 app.add_typer(books.orders_app)
 app.add_typer(books.trades_app)
@@ -55,6 +71,9 @@ audit.app.command()(evidence.bundle)
 audit.app.command()(evidence.reproduce)
 app.add_typer(audit.app)
 app.add_typer(paper.app)
+app.command()(halting.halt)
+app.command()(halting.resume)
+app.command("halts")(halting.listing)
 app.add_typer(presets.app)
 app.add_typer(projecting.app)
 app.command()(system.dashboard)

@@ -82,7 +82,7 @@ def _state_facts(state: State) -> dict[str, Any]:
         "day_equity": book.day_equity,
         "marked": state.marked,
         "limits": {**_plain(config.limits), "daily_loss": state.daily_loss},
-        "halt": book.halt,
+        "halts": list(book.halts.values()),
     }
 
 
@@ -106,12 +106,15 @@ def _positions(state: State) -> list[dict[str, Any]]:
 
 
 def _working(state: State) -> list[dict[str, Any]]:
+    from engine.audit.journal import terms_in_words
+
     return [
         {
             "order_id": order.order_id,
             "symbol": order.symbol,
             "side": order.side.value,
             "quantity": order.quantity,
+            "terms": terms_in_words(order),
             "reserved": order.reserved,
             "placed_at": order.at,
         }
@@ -130,14 +133,14 @@ def _exact(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _show_state(state: State) -> None:
     facts = _state_facts(state)
-    last, limits, halt, marked = facts.pop("last_event"), facts.pop("limits"), facts.pop("halt"), facts.pop("marked")
+    last, limits, halts, marked = (facts.pop(name) for name in ("last_event", "limits", "halts", "marked"))
     marks = ", ".join(f"{symbol} {price}" for symbol, price in marked.marks) if marked else ""
     facts |= {
         "last_event": f"{last['name']}, position {last['position']:,}, version {last['version']:,} of the book",
         "equity": f"{marked.equity} as marked at {marked.at:%Y-%m-%d %H:%M} ({marked.occasion}) {marks}".rstrip()
         if marked
         else "not marked before then",
-        "halt": f"{halt.scope} since {halt.at:%Y-%m-%d %H:%M} by {halt.actor}: {halt.reason}" if halt else "none",
+        "halts": "; ".join(f"{h.scope} since {h.at:%Y-%m-%d %H:%M} by {h.actor}: {h.reason}" for h in halts) or "none",
     }
     clock = "recording time" if state.recorded else "market time"
     print_facts(f"Run {state.run.run_id[:8]} as of {state.at:%Y-%m-%d %H:%M:%S} UTC, {clock}", _exact(facts))

@@ -81,12 +81,23 @@ def runs_show(
                 print_facts(title, {k: v for k, v in facts.items() if k not in ("run_id", "environment")})
 
 
+@runs_app.command("days")
+def runs_days(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The beginning of a run's id, or `latest`.")] = "latest",
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """The account at the end of each session, with the day's profit or loss."""
+    _list("days", run, None, None, ["at", "equity", "pnl", "cash", "unrealised_pnl"], as_json, as_csv)
+
+
 @orders_app.command("list")
 def orders_list(
     run: Run = "latest", symbol: OneSymbol = None, on: On = None, as_json: AsJson = False, as_csv: AsCsv = False
 ) -> None:
     """Orders with their latest state."""
-    columns = "order_id symbol placed_at side quantity status filled_at reason"
+    prices = "limit_price stop_price" if out.width >= WIDE else ""
+    columns = f"order_id symbol placed_at side role order_type quantity {prices} status filled_at reason"
     _list("orders", run, symbol, on, columns.split(), as_json, as_csv)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ui.cli.output import AsJson, Frame, err, errors_in_words, print_json, print_rows, progress
+
+if TYPE_CHECKING:
+    from engine.feed import Bars
 
 app = typer.Typer(name="data", help="Bars: import files, load the sample, list what there is.", no_args_is_help=True)
 
@@ -42,6 +45,8 @@ def import_file(
     ] = None,
     decimals: Annotated[int | None, typer.Option(help="Decimals of the prices, for display.", min=0, max=12)] = None,
     step: Annotated[str | None, typer.Option(help="Smallest tradable quantity.")] = None,
+    multiplier: Annotated[str | None, typer.Option(help="Money per unit of price and quantity, 1000 for CL=F.")] = None,
+    tick: Annotated[str | None, typer.Option(help="Smallest difference between two prices.")] = None,
     calendar: Annotated[str | None, typer.Option(help="24/7, FX, XNYS or CME.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +72,9 @@ def import_file(
                 refused=read.refused,
             )
             tell("bars", len(read.bars), len(read.bars))
-            _save_instrument(opened.catalogue, symbol, quote, decimals, step, calendar)
+            said = {"quote": quote, "price_decimals": decimals, "calendar": calendar}
+            amounts = {"quantity_step": step, "multiplier": multiplier, "tick": tick}
+            _save_instrument(opened.catalogue, symbol, said, amounts)
         if as_json:
             print_json(symbol=symbol, new=added.new, known=added.known, refused=[r._asdict() for r in read.refused])
             return
@@ -78,28 +85,16 @@ def import_file(
             )
 
 
-def _save_instrument(
-    catalogue: object, symbol: str, quote: str | None, decimals: int | None, step: str | None, calendar: str | None
-) -> None:
-    from typing import cast
-
+def _save_instrument(bars: Bars, symbol: str, said: Mapping[str, object], amounts: Mapping[str, str | None]) -> None:
     import msgspec
 
     from engine.errors import BadInput
-    from engine.feed import Bars
     from engine.market import Instrument
     from engine.money import exact
 
-    bars = cast(Bars, catalogue)
     try:
-        quantity_step: Decimal | None = exact(step) if step else None
-        said = {
-            "quote": quote,
-            "price_decimals": decimals,
-            "quantity_step": quantity_step,
-            "calendar": calendar,
-        }
-        changes = {name: value for name, value in said.items() if value is not None}
+        given = {**said, **{name: exact(text) for name, text in amounts.items() if text is not None}}
+        changes = {name: value for name, value in given.items() if value is not None}
         if changes:
             plain = msgspec.to_builtins(bars.instrument(symbol)) | msgspec.to_builtins(changes)
             bars.save_instrument(msgspec.convert(plain, Instrument))

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ui.cli import halting
+from ui.cli.halting import Account
 from ui.cli.output import (
     AsJson,
     End,
@@ -24,10 +26,11 @@ from ui.cli.output import (
     progress,
     symbols_of,
 )
+from ui.cli.presets import OfProfile, OfRisk
+from ui.cli.trading import OfVariant
 
 app = typer.Typer(name="paper", help="Paper trading: the daemon that trades as bars close.", no_args_is_help=True)
 
-Account = Annotated[str, typer.Option("--account", help="Name of the paper account.")]
 STOP_WAIT_S = 60
 
 
@@ -35,7 +38,9 @@ STOP_WAIT_S = 60
 def start(
     symbols: Symbols = "",
     timeframe: Frame = "1h",
-    profile: Annotated[str, typer.Option(help="A profile's name, or a JSON file.")] = "realistic",
+    profile: OfProfile = None,
+    risk_profile: OfRisk = None,
+    variant: OfVariant = "rules",
     feed: Annotated[str, typer.Option(help="Where bars come from: `recorded` plays stored bars.")] = "recorded",
     start_at: Start = None,
     end: End = None,
@@ -43,6 +48,7 @@ def start(
         float, typer.Option(help="Market time per wall time, 3600 plays an hour a second; 0 waits for nothing.", min=0)
     ] = 0.0,
     account: Account = "paper",
+    environment: Annotated[str, typer.Option(metavar="E", help="`paper`; there is no other yet.")] = "paper",
     as_json: AsJson = False,
 ) -> None:
     """Trade until the feed ends, `paper stop`, Ctrl-C or SIGTERM. Started again, it goes on where it was."""
@@ -50,8 +56,12 @@ def start(
     from engine.market import Timeframe
     from ui.compose import open_app
     from ui.daemon import PaperDaemon, PaperPlan
+    from ui.settings import check_environment
 
     with errors_in_words():
+        check_environment(environment)
+        if environment != "paper":
+            raise BadInput(f"paper trading is not {environment}: leave --environment out.")
         if feed != "recorded":
             raise BadInput(f"feed {feed!r} is unknown: this version plays stored bars, --feed recorded.")
         plan = PaperPlan(
@@ -59,6 +69,8 @@ def start(
             symbols=symbols_of(symbols),
             timeframe=Timeframe.parse(timeframe),
             profile=profile,
+            risk_profile=risk_profile,
+            variant=variant,
             start=instant_of(start_at),
             end=instant_of(end),
             speed=speed,
@@ -73,6 +85,7 @@ def start(
             signal.signal(signal.SIGTERM, end_after_this_slot)
             signal.signal(signal.SIGINT, end_after_this_slot)
             err.print(f"Account {account}, run {daemon.run_id}; end it with `quantagent paper stop`.")
+            err.print(f"Decides by {daemon.profile_told}.")
             ended = daemon.run()
         if as_json:
             print_json(run_id=daemon.run_id, ended=ended is not None, book_digest=ended.book_digest if ended else None)
@@ -86,19 +99,21 @@ def start(
 
 @app.command("status")
 def status(as_json: AsJson = False) -> None:
-    """The accounts, who drives them, how far they are."""
+    """The accounts, who drives them, how far they are, and whether they are halted."""
     from engine import control
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
         rows = control.daemons(opened.dsn)
+        for row in rows:
+            row["halts"] = halting.in_words(opened, row["account"], row["run_id"])
     if as_json:
         print_json(daemons=rows)
     elif rows:
         print_rows(
             "Paper accounts (UTC)",
             rows,
-            ["account", "alive", "state", "market_at", "heartbeat_at", "run_id", "instance"],
+            ["account", "alive", "state", "halts", "market_at", "heartbeat_at", "run_id", "instance"],
         )
     else:
         err.print("No daemon has run yet: `quantagent paper start` begins one.")
@@ -128,3 +143,6 @@ def stop(account: Account = "paper", as_json: AsJson = False) -> None:
             err.print(f"Account {account} stands still." if not alive else f"Account {account} has not ended yet.")
         if alive:
             raise typer.Exit(1)
+
+
+app.command("reconcile")(halting.reconcile)

@@ -24,6 +24,7 @@ from ui.cli.output import (
     progress,
     symbols_of,
 )
+from ui.cli.presets import OfProfile, OfRisk
 
 if TYPE_CHECKING:
     from ui.compose import Answer
@@ -47,13 +48,22 @@ METRICS = (
 )
 
 
+OfVariant = Annotated[
+    str,
+    typer.Option(
+        "--variant", metavar="V", help="Whose analyses: `rules`, a strategy's name, or your own as FILE.py:CLASS."
+    ),
+]
+
+
 def backtest(
     symbols: Symbols = "",
     timeframe: Frame = "1h",
     start: Start = None,
     end: End = None,
-    profile: Annotated[str, typer.Option(help="A profile's name, or a JSON file.")] = "realistic",
-    variant: Annotated[str, typer.Option(help="Whose analyses to trade.")] = "rules",
+    profile: OfProfile = None,
+    risk_profile: OfRisk = None,
+    variant: OfVariant = "rules",
     signals: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Trade these signals: symbol,at,decision[,confidence].")
     ] = None,
@@ -72,6 +82,7 @@ def backtest(
             start=instant_of(start),
             end=instant_of(end),
             profile=profile,
+            risk_profile=risk_profile,
             variant=variant,
             signals=signals,
             label=label,
@@ -79,12 +90,15 @@ def backtest(
         with open_app() as opened:
             with progress() as tell:
                 answer = run(opened, question, tell)
+            for notice in answer.notices:
+                err.print(notice, markup=False)
             with opened.queries() as queries:
                 metrics = queries.metrics(answer.result.request.run_id) or {}
         if as_json:
             print_json(**facts_of(answer), metrics=_chosen(metrics))
         else:
             show(answer, metrics)
+        err.print(f"Decided by {answer.profile_told}.")
 
 
 def replay(
@@ -92,6 +106,7 @@ def replay(
     profile: Annotated[
         list[str] | None, typer.Option("--profile", help="Another profile to replay under; may be given again.")
     ] = None,
+    risk_profile: OfRisk = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
@@ -103,7 +118,7 @@ def replay(
         source = find_run(opened, run)
         with progress() as tell:
             names: list[str | None] = [*profile] if profile else [None]
-            answers = [run_again(opened, source.run_id, name, tell) for name in names]
+            answers = [run_again(opened, source.run_id, name, tell, risk_profile) for name in names]
         with opened.queries() as queries:
             original = queries.run(source.run_id)
             rows = [original, *(queries.run(answer.result.request.run_id) for answer in answers)]

@@ -1,0 +1,54 @@
+"""Strategies that everybody knows, to put beside every result: what does not beat them has found nothing.
+
+They are registered like anybody's own, by entry points in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.strategies import Opinion
+from engine.market import Bar
+from engine.money import exact, mul, total
+
+
+class AlwaysLong:
+    """LONG at every close."""
+
+    variant = "always_long"
+    version = "1"
+    bars = 1
+
+    def decide(self, bars: Sequence[Bar]) -> Opinion:
+        del bars
+        return Opinion("LONG", reason="always")
+
+
+class Crossover:
+    """LONG while the mean of the last 10 closes is above that of the last 20, else FLAT."""
+
+    variant = "crossover"
+    version = "1"
+    bars = 20
+
+    def decide(self, bars: Sequence[Bar]) -> Opinion:
+        # Sums instead of means: nothing is divided, so nothing is rounded.
+        slow = total(bar.close for bar in bars)
+        fast = mul(exact(2), total(bar.close for bar in bars[-10:]))
+        if fast > slow:
+            return Opinion("LONG", reason="the mean of 10 closes is above that of 20")
+        return Opinion("FLAT", reason="the mean of 10 closes is not above that of 20")
+
+
+class Momentum:
+    """LONG when the close is above the one 10 bars before, else SHORT."""
+
+    variant = "momentum"
+    version = "1"
+    bars = 11
+
+    def decide(self, bars: Sequence[Bar]) -> Opinion:
+        then, now = bars[0].close, bars[-1].close
+        if now > then:
+            return Opinion("LONG", reason=f"close {now:f} is above {then:f}, 10 bars before")
+        return Opinion("SHORT", reason=f"close {now:f} is not above {then:f}, 10 bars before")

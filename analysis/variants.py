@@ -1,0 +1,279 @@
+"""Whose analyses: the `rules` analyst or a strategy of one's own, found by the name that a person types.
+
+A strategy comes from a package (entry point group `quantagent.analysts`) or straight from a file. Its full name says
+which code it is: `momentum@1` by the version that its author promises, `breakout@3f2a91c07d55` by the file itself. So
+opinions of other code are never taken for its own. A package is imported only when its strategy is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import ROUND_HALF_EVEN, Context, DivisionByZero, InvalidOperation, Overflow, localcontext
+from hashlib import sha256
+from importlib.abc import ExecutionLoader
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from traceback import extract_tb
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+
+from analysis import rules
+from analysis.indicators import WINDOW_BARS
+from analysis.strategies import Opinion, Strategy
+from engine.errors import BadInput, QuantagentError
+from engine.market import Bar, instant_text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+GROUP = "quantagent.analysts"
+BUILT_IN = (
+    EntryPoint("always_long", "analysis.baselines:AlwaysLong", GROUP),
+    EntryPoint("crossover", "analysis.baselines:Crossover", GROUP),
+    EntryPoint("momentum", "analysis.baselines:Momentum", GROUP),
+)
+BARS_MAX = 5_000
+
+# Decimals as Python has them from the start: what others do to the thread's context changes no opinion.
+_DECIMALS = Context(prec=28, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}")
+
+
+class StrategyFailed(QuantagentError):
+    """A strategy raised an error, or said what is no opinion, on the window that ends with this bar."""
+
+    def __init__(self, variant: str, bar: Bar, what: str) -> None:
+        super().__init__(
+            f"variant {variant} failed on {bar.symbol} at {instant_text(bar.closed_at)}: {what}. Correct it and run "
+            "again: the opinions stored before are kept."
+        )
+        self.bar = bar
+
+
+class Formed(NamedTuple):
+    """An opinion, and the canonical JSON of what lies behind it, as it is stored."""
+
+    opinion: Opinion
+    reports: str
+
+
+class Variant(Protocol):
+    """Whoever makes analyses. An opinion is a function of its window's bars and of nothing else.
+
+    name: as stored and as runs are named by; version: of its code; window_bars: how many bars it sees at the most;
+    warm_up_bars: with fewer it says HOLD, and that it lacks bars.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def window_bars(self) -> int: ...
+
+    @property
+    def warm_up_bars(self) -> int: ...
+
+    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[Formed]:
+        """One opinion for each of `ends`, in their order, on the windows that end with those bars (row numbers).
+
+        `bars` are bars of one symbol, oldest first; windows at their beginning are as short as the bars are.
+        """
+        ...
+
+
+class Rules:
+    """The `rules` analyst, which computes many windows at once."""
+
+    name = rules.VARIANT
+    version = rules.AGENT_VERSION
+    window_bars = WINDOW_BARS
+    warm_up_bars = rules.WARM_UP_BARS
+
+    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[Formed]:
+        if not ends:
+            return
+        first = max(0, min(ends) + 1 - WINDOW_BARS)
+        frame = frame_of(bars[first : max(ends) + 1])
+        for made in rules.analyse_many(frame, [end - first for end in ends]):
+            said = made.decision
+            opinion = Opinion(
+                said.decision, said.confidence, horizon_bars=said.horizon_bars, risk_reward=said.risk_reward
+            )
+            yield Formed(opinion, made.model_dump_json())
+
+
+RULES = Rules()
+
+
+def frame_of(bars: Iterable[Bar]) -> pl.DataFrame:
+    """Bars as the floats that indicators compute with, in the catalogue's columns."""
+    import polars as pl
+
+    rows = list(bars)
+    prices = {name: [float(getattr(bar, name)) for bar in rows] for name in ("open", "high", "low", "close", "volume")}
+    times = {name: [getattr(bar, name) for bar in rows] for name in ("opened_at", "closed_at")}
+    return pl.DataFrame({**times, **prices}, schema_overrides=dict.fromkeys(times, pl.Datetime("us", "UTC")))
+
+
+class Own:
+    """A strategy as a variant: asked window by window, and only about whole ones."""
+
+    def __init__(self, strategy: Strategy, name: str) -> None:
+        self._strategy = strategy
+        self.name, self.version = name, strategy.version
+        self.window_bars = self.warm_up_bars = strategy.bars
+
+    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[Formed]:
+        for end in ends:
+            # A tuple: nobody can change a window.
+            opinion = self._opinion(tuple(bars[max(0, end + 1 - self.window_bars) : end + 1]))
+            reasons = [opinion.reason] if opinion.reason else []
+            yield Formed(opinion, msgspec.json.encode({"decision": {"reasons": reasons}}).decode())
+
+    def _opinion(self, window: tuple[Bar, ...]) -> Opinion:
+        if len(window) < self.warm_up_bars:
+            return Opinion("HOLD", reason=f"warm-up: {len(window)} of {self.warm_up_bars} bars")
+        try:
+            with localcontext(_DECIMALS):
+                said = self._strategy.decide(window)
+        except Exception as error:
+            raise StrategyFailed(self.name, window[-1], _in_words(error)) from error
+        # Other people's code: it need not have been looked at by a type checker.
+        if not isinstance(said, Opinion):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise StrategyFailed(self.name, window[-1], f"it returned {type(said).__name__}, which is no Opinion")
+        return said
+
+
+# --- Finding one --------------------------------------------------------------------------------------------------
+
+
+def names() -> list[str]:
+    """The names that can be typed without a file. Nothing is imported for it."""
+    return sorted({rules.VARIANT, *(entry.name for entry in (*BUILT_IN, *entry_points(group=GROUP)))})
+
+
+def find(text: str) -> Variant:
+    """The variant of a name, with or without its version (`momentum`, `momentum@1`), or of `FILE.py:NAME`.
+
+    Raises `BadInput` when there is none, or when its code cannot be loaded or is no strategy.
+    """
+    if text == rules.VARIANT:
+        return RULES
+    path, _, name = text.rpartition(":")
+    if path.endswith(".py"):
+        return _from_file(Path(path), name)
+    if text.endswith(".py"):
+        raise BadInput(f"{text} may hold several strategies: name one as {text}:CLASS.")
+    return _installed(text)
+
+
+def _installed(text: str) -> Variant:
+    name, _, version = text.partition("@")
+    # By what they lead to: our own entry points are known twice, once the package is installed.
+    found = {entry.value: entry for entry in (*entry_points(group=GROUP, name=name), *BUILT_IN) if entry.name == name}
+    if not found:
+        raise BadInput(
+            f"variant {text!r} is unknown: there is {', '.join(names())}; a strategy in a file is named FILE.py:CLASS."
+        )
+    if len(found) > 1:
+        packages = " and ".join(_package(entry) for entry in found.values())
+        raise BadInput(f"variant {name!r} is offered by {packages}: uninstall all but one, or rename it.")
+    (entry,) = found.values()
+    where = f"variant {name!r} of package {_package(entry)} ({entry.value})"
+    try:
+        loaded: object = entry.load()
+    except Exception as error:
+        raise BadInput(f"{where} cannot be loaded: {_in_words(error)}. Repair or reinstall that package.") from error
+    strategy = _strategy(loaded, where)
+    if strategy.variant != name:
+        raise BadInput(f"{where} calls itself {strategy.variant!r}: give the entry point and the class one name.")
+    if version not in ("", strategy.version):
+        raise BadInput(f"{where} is installed in version {strategy.version}, not {version}: ask for {name}.")
+    return Own(strategy, f"{name}@{strategy.version}")
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "quantagent"
+
+
+def _from_file(path: Path, name: str) -> Variant:
+    if not path.is_file():
+        raise BadInput(f"there is no file {path}: give the path of your strategy as FILE.py:CLASS.")
+    source = path.read_bytes()
+    digest = sha256(b"%s\n%s" % (name.encode(), source)).hexdigest()[:12]
+    try:
+        loaded = _run(path, source, f"quantagent_variant_{digest}").get(name)
+    except Exception as error:
+        raise BadInput(f"{path} cannot be loaded: {_in_words(error)}. Correct it and run again.") from error
+    if loaded is None:
+        raise BadInput(f"{path} has no {name!r}: name the class of your strategy as {path}:CLASS.")
+    strategy = _strategy(loaded, f"{name} in {path}")
+    return Own(strategy, f"{strategy.variant}@{digest}")
+
+
+def _run(path: Path, source: bytes, module_name: str) -> dict[str, object]:
+    """The names that a file defines."""
+    loader = _Source(path, source)
+    spec = spec_from_loader(module_name, loader)
+    assert spec is not None, "a spec was made from a loader"
+    module = module_from_spec(spec)
+    sys.modules[module_name] = module  # Dataclasses look their module up.
+    loader.exec_module(module)
+    return vars(module)
+
+
+class _Source(ExecutionLoader):
+    """Loads exactly the bytes that were digested: bytecode cached beside a file can be that of an older one."""
+
+    def __init__(self, path: Path, source: bytes) -> None:
+        self._path, self._source = path, source
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self._path.absolute())
+
+    def get_source(self, fullname: str) -> str:
+        return self._source.decode()
+
+
+def _strategy(loaded: object, where: str) -> Strategy:
+    """The strategy itself, or one made from its class; checked."""
+    try:
+        made: object = loaded() if isinstance(loaded, type) else loaded
+    except Exception as error:
+        raise BadInput(f"{where} cannot be made without arguments: {_in_words(error)}. Offer an instance.") from error
+    fault = _fault(made)
+    if fault:
+        raise BadInput(f"{where} is no strategy: {fault}.")
+    return made  # pyright: ignore[reportReturnType] - has all that the protocol asks for
+
+
+def _fault(made: object) -> str:
+    """Why this is no strategy, as the end of a sentence; empty if it is one."""
+    variant, version, bars = (getattr(made, name, None) for name in ("variant", "version", "bars"))
+    if not isinstance(variant, str) or not _NAME.fullmatch(variant) or variant == rules.VARIANT:
+        return f"`variant` must be a name of its own in small letters, digits, _ and -, not {variant!r}"
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        return f"`version` must be text like '1' or '1.2', not {version!r}"
+    if not isinstance(bars, int) or isinstance(bars, bool) or not 1 <= bars <= BARS_MAX:
+        return f"`bars` must say how many bars it needs, 1 to {BARS_MAX:,}, not {bars!r}"
+    if not callable(getattr(made, "decide", None)):
+        return "it has no method `decide(bars)`"
+    return ""
+
+
+def _in_words(error: Exception) -> str:
+    """An error's kind, what it says in one line, and where in the code it was raised."""
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    places = [place for place in extract_tb(error.__traceback__) if not place.filename.startswith("<frozen")]
+    # A syntax error says itself where it is.
+    if isinstance(error, SyntaxError) or not places:
+        return said
+    return f"{said} ({Path(places[-1].filename).name}, line {places[-1].lineno})"

@@ -1,0 +1,255 @@
+"""The stored names of events, the shapes they had before, and the way from each shape to the next.
+
+A name is `Event.vN`, never an import path. What was stored under a former name is read as today's shape; name and
+payload stay as they are. Upcasters are pure: an old event reads the same for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from engine.config import RunConfig
+from engine.events import (
+    EVENT_TYPES,
+    AnalysisMade,
+    BookOpened,
+    Environment,
+    Fact,
+    OrderFilled,
+    OrderPlaced,
+    PositionsMarked,
+    ProfileSaved,
+    RunRequested,
+    RunStarted,
+    SignalRaised,
+    TradingResumed,
+)
+from engine.market import Direction, Instrument, Side, Symbol
+
+# --- Former shapes ------------------------------------------------------------------------------------------------
+
+
+class RunRequestedV1(Fact, frozen=True):
+    """Before orders had types and instruments ticks: what its configuration does not say is as it was then."""
+
+    run_id: str
+    environment: Environment
+    profile: str
+    config: RunConfig
+    config_digest: str
+    dataset_digest: str
+    variant: str
+    start: datetime
+    end: datetime
+    label: str = ""
+    of_run: str = ""
+
+
+class RunStartedV1(Fact, frozen=True):
+    """Before a run said what was installed."""
+
+    run_id: str
+    environment: Environment
+    book_stream: str
+    engine_version: str
+    started_from: datetime
+
+
+class AnalysisMadeV1(Fact, frozen=True):
+    """Before an opinion could name prices."""
+
+    analysis_id: str
+    symbol: Symbol
+    timeframe: str
+    as_of: datetime
+    variant: str
+    decision: Direction
+    confidence: Decimal
+    horizon_bars: int | None
+    risk_reward: Decimal | None
+    reports: str
+    window_digest: str
+    window_bars: int
+    agent_version: str
+    graph_version: str = ""
+    model_provider: str = ""
+    model_name: str = ""
+    temperature: Decimal | None = None
+    thread_id: str = ""
+    checkpoint_id: str = ""
+    state_snapshot: str = ""
+
+
+class BookOpenedV1(Fact, frozen=True):
+    """When every short tied up as much again as it was sold for."""
+
+    at: datetime
+    cash: Decimal
+    currency: str
+    instruments: tuple[Instrument, ...]
+    config_digest: str
+
+
+class SignalRaisedV1(Fact, frozen=True):
+    """Before a signal could name prices."""
+
+    signal_id: str
+    symbol: Symbol
+    at: datetime
+    direction: Direction
+    confidence: Decimal
+    reference_price: Decimal
+    source: Literal["analysis", "holding_time"]
+    analysis_id: str = ""
+    analysis_version: int = 0
+    horizon_bars: int | None = None
+
+
+class OrderPlacedV1(Fact, frozen=True):
+    """When every order was a market order."""
+
+    order_id: str
+    signal_id: str
+    analysis_id: str
+    symbol: Symbol
+    at: datetime
+    side: Side
+    order_type: Literal["MARKET"]
+    quantity: Decimal
+    reference_price: Decimal
+    reserved: Decimal
+    holding_bars: int | None = None
+
+
+class OrderFilledV1(Fact, frozen=True):
+    """When every fill was at an open, in the account's own currency."""
+
+    order_id: str
+    symbol: Symbol
+    decided_at: datetime
+    at: datetime
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    reference_price: Decimal
+    notional: Decimal
+    slippage: Decimal
+    commission: Decimal
+
+
+class PositionsMarkedV1(Fact, frozen=True):
+    """Before currencies were converted."""
+
+    at: datetime
+    occasion: Literal["roll", "halt", "end"]
+    equity: Decimal
+    cash: Decimal
+    marks: tuple[tuple[Symbol, Decimal], ...]
+
+
+class TradingResumedV1(Fact, frozen=True):
+    """When there was one halt at most."""
+
+    at: datetime
+    scope: str
+    reason: str
+    actor: str
+
+
+class ProfileSavedV1(Fact, frozen=True):
+    """When a profile was always the whole of it."""
+
+    name: str
+    document: str
+    digest: str
+
+
+# --- From each shape to the next ----------------------------------------------------------------------------------
+
+
+def _fields(old: Fact) -> dict[str, Any]:
+    return {name: getattr(old, name) for name in old.__struct_fields__}
+
+
+def run_started_v2(old: RunStartedV1) -> RunStarted:
+    return RunStarted(**_fields(old), lock_digest="")
+
+
+def book_opened_v2(old: BookOpenedV1) -> BookOpened:
+    return BookOpened(**_fields(old), margin_pct=Decimal(100))
+
+
+def order_placed_v2(old: OrderPlacedV1) -> OrderPlaced:
+    """Only what opened a position reserved cash. How much of a reversal closed was not written down."""
+    fields = _fields(old)
+    del fields["order_type"]
+    exits = old.reserved == 0 and old.holding_bars is None
+    return OrderPlaced(**fields, closing=old.quantity if exits else Decimal(0), role="exit" if exits else "entry")
+
+
+def order_filled_v2(old: OrderFilledV1) -> OrderFilled:
+    return OrderFilled(**_fields(old), bar_opened_at=old.at)
+
+
+def trading_resumed_v2(old: TradingResumedV1) -> TradingResumed:
+    return TradingResumed(old.at, old.reason, old.actor)
+
+
+FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
+    RunRequested: (RunRequestedV1,),
+    RunStarted: (RunStartedV1,),
+    AnalysisMade: (AnalysisMadeV1,),
+    BookOpened: (BookOpenedV1,),
+    SignalRaised: (SignalRaisedV1,),
+    OrderPlaced: (OrderPlacedV1,),
+    OrderFilled: (OrderFilledV1,),
+    PositionsMarked: (PositionsMarkedV1,),
+    TradingResumed: (TradingResumedV1,),
+    ProfileSaved: (ProfileSavedV1,),
+}
+"""The shapes an event had before, oldest first: version 1, 2, ..."""
+
+UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {
+    RunRequestedV1: lambda old: RunRequested(**_fields(old)),
+    RunStartedV1: run_started_v2,
+    AnalysisMadeV1: lambda old: AnalysisMade(**_fields(old)),
+    BookOpenedV1: book_opened_v2,
+    SignalRaisedV1: lambda old: SignalRaised(**_fields(old)),
+    OrderPlacedV1: order_placed_v2,
+    OrderFilledV1: order_filled_v2,
+    PositionsMarkedV1: lambda old: PositionsMarked(**_fields(old)),
+    TradingResumedV1: trading_resumed_v2,
+    ProfileSavedV1: lambda old: ProfileSaved(**_fields(old)),
+}
+"""From each former shape to the next one; where only fields were added, their defaults are what held before."""
+
+
+# --- Names --------------------------------------------------------------------------------------------------------
+
+
+def names(kinds: Iterable[type[Fact]]) -> tuple[str, ...]:
+    """The stored names of event types, those of their former shapes included: what a reader by name must ask for."""
+    return tuple(f"{kind.__name__}.v{n}" for kind in kinds for n, _ in enumerate(_shapes(kind), 1))
+
+
+def _shapes(kind: type[Fact]) -> tuple[type[Fact], ...]:
+    return (*FORMER.get(kind, ()), kind)
+
+
+NAMES: dict[type[Fact], str] = {kind: names([kind])[-1] for kind in EVENT_TYPES}
+"""Under which name an event is appended: always its newest."""
+
+TYPES: dict[str, type[Fact]] = {
+    name: shape for kind in EVENT_TYPES for name, shape in zip(names([kind]), _shapes(kind), strict=True)
+}
+"""Every stored name and the shape of its payload."""
+
+
+def newest(fact: Fact) -> Fact:
+    """The fact in today's shape of its event."""
+    while (upcast := UPCASTERS.get(type(fact))) is not None:
+        fact = upcast(fact)
+    return fact

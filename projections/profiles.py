@@ -1,0 +1,64 @@
+"""The versions of profiles, and when which one became a default. Pure but for one short stream it reads again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.events import ProfileActivated, ProfileSaved
+from engine.store import Recorded, Store
+from engine.versions import names
+from projections import tables
+from projections.projection import Change
+from projections.tables import Row
+
+STREAM = "profile:"
+
+
+class Profiles:
+    """Remembers nothing: which version of a profile an event saves is counted in the profile's stream."""
+
+    name = "profiles"
+    consumes = frozenset(names([ProfileSaved, ProfileActivated]))
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def apply(self, recorded: Recorded) -> Iterable[Change]:
+        match recorded.event:
+            case ProfileSaved():
+                yield tables.PROFILE_VERSIONS, self._saved(recorded, recorded.event)
+            case ProfileActivated():
+                yield tables.PROFILE_ACTIVATIONS, _activated(recorded, recorded.event)
+            case _:
+                pass
+
+    def settle(self) -> Iterable[Change]:
+        return ()
+
+    def forget(self) -> None: ...
+
+    def _saved(self, recorded: Recorded, saved: ProfileSaved) -> Row:
+        before = [row for row in self._store.read(recorded.stream) if row.version <= recorded.version]
+        return {
+            "name": saved.name,
+            "version": sum(isinstance(row.event, ProfileSaved) for row in before),
+            "kind": saved.kind,
+            "digest": saved.digest,
+            "actor": recorded.meta.actor,
+            "saved_at": recorded.meta.recorded_at,
+            "document": saved.document,
+            "position": recorded.position,
+        }
+
+
+def _activated(recorded: Recorded, activated: ProfileActivated) -> Row:
+    return {
+        "scope": activated.scope,
+        "kind": activated.kind,
+        # The end of a default names none: whose it was is the stream's name.
+        "name": activated.name or recorded.stream.removeprefix(STREAM),
+        "digest": activated.digest or None,
+        "at": recorded.meta.recorded_at,
+        "actor": recorded.meta.actor,
+        "position": recorded.position,
+    }
