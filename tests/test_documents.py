@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from engine.config import RiskLimits
+from engine.risk import RULES
 from tests.documents import GENERATED, ROOT, blocks, commands, links, pages
 
 SHOWN_ONLY = ("make", "docker", "git", "cd", "sudo", "apt", "apt-get", "brew", "export", "quantagent dashboard")
@@ -136,3 +138,11 @@ def test_the_code_map_lists_every_module_and_only_those() -> None:
         if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").exists()
     }
     assert listed == modules
+
+
+def test_the_page_names_every_rule_of_the_gate_and_no_other() -> None:
+    text = (ROOT / "docs/trading.md").read_text().split("## What the gate checks")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| .* \|(.*)\|$", text, re.MULTILINE)
+    assert [rule for rule, _ in rows] == list(RULES)
+    fields = {field for _, limit in rows for field in re.findall(r"`(\w+)`", limit)}
+    assert fields - {"trading_hours"} <= set(RiskLimits.__struct_fields__)
