@@ -69,6 +69,14 @@ def test_a_name_of_the_roadmap_is_where_the_page_says_and_has_its_test(name: str
         assert function in identifiers_in(ROOT / file), identifier
 
 
+@pytest.mark.parametrize(("mistake", "test"), rows("Mistakes that must not come back"))
+def test_every_mistake_has_its_test(mistake: str, test: str) -> None:
+    assert quoted(test), mistake
+    for identifier in quoted(test):
+        file, _, function = identifier.partition("::")
+        assert function in identifiers_in(ROOT / file), identifier
+
+
 @pytest.mark.parametrize(("name", "columns"), rows("Tables"))
 def test_a_column_of_the_roadmap_exists(name: str, columns: str) -> None:
     existing = {f"{table.name}.{column}" for table in TABLES for column in table.names}
