@@ -143,8 +143,8 @@ class Instrument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 BUILT_IN_INSTRUMENTS = {
-    "BTC-USD": Instrument("BTC-USD", "USD", 2, Decimal("0.00000001"), Decimal(1), "24/7"),
-    "EUR-USD": Instrument("EUR-USD", "USD", 5, Decimal(1), Decimal(1), "FX"),
+    "BTC-USD": Instrument("BTC-USD", "USD", 2, Decimal("0.00000001"), Decimal(1), "24/7", Decimal("0.01")),
+    "EUR-USD": Instrument("EUR-USD", "USD", 5, Decimal(1), Decimal(1), "FX", Decimal("0.00001")),
     # Contract sizes and ticks as NYMEX, COMEX and CME publish them.
     "CL=F": Instrument("CL=F", "USD", 2, Decimal(1), Decimal(1000), "CME", Decimal("0.01")),
     "GC=F": Instrument("GC=F", "USD", 1, Decimal(1), Decimal(100), "CME", Decimal("0.1")),

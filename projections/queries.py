@@ -102,6 +102,14 @@ class Queries:
         )
         return self._rows(query.format(_table("trades")), run_id, limit)
 
+    def latest_orders(self, run_id: str, limit: int = PAGE) -> Rows:
+        """The newest orders first, those that work before all others, each with its `number` in the run from 1."""
+        query = SQL(
+            "SELECT row_number() OVER (ORDER BY position) AS number, o.* FROM {} o WHERE run_id = %s "
+            "ORDER BY status = 'working' DESC, number DESC LIMIT %s"
+        )
+        return self._rows(query.format(_table("orders")), run_id, limit)
+
     def trades_between(self, run_id: str, symbol: Symbol, start: datetime, end: datetime) -> Rows:
         """The trades of a symbol that were open at some time of a range, in order of entry."""
         query = SQL(

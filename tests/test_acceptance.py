@@ -116,7 +116,11 @@ def test_one_opinion_is_made_for_each_new_bar_and_none_for_an_hour_without_one()
     # A hole of ten hours: a closed market.
     bars = [bar for bar in BARS[0] if not 20 * HOUR <= bar.opened_at - BARS[0][0].opened_at < 30 * HOUR]
     catalogue.add("AAA", Timeframe.H1, bars, source="test", learned_at=LATER)
-    made = opinions(store, catalogue, ["AAA"], Timeframe.H1, None, None, actor="test", variant=Own(AlwaysLong(), "always_long"))
-    again = opinions(store, catalogue, ["AAA"], Timeframe.H1, None, None, actor="test", variant=Own(AlwaysLong(), "always_long"))
+    made = opinions(
+        store, catalogue, ["AAA"], Timeframe.H1, None, None, actor="test", variant=Own(AlwaysLong(), "always_long")
+    )
+    again = opinions(
+        store, catalogue, ["AAA"], Timeframe.H1, None, None, actor="test", variant=Own(AlwaysLong(), "always_long")
+    )
     assert (made.made, made.found) == (len(bars), 0)
     assert (again.made, again.found) == (0, len(bars))

@@ -6,21 +6,25 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import asdict
 
 import quantagent
 from engine import control
 from engine.audit.anchors import anchors_file, is_signed, log_id_of, read_anchors
+from engine.blotter import PostgresBlotter
 from engine.errors import BadInput, BookMoved
-from engine.events import SlotClaimed, SlotCompleted
+from engine.events import OrderFilled, SlotClaimed, SlotCompleted
 from engine.store import Batch, Cause, Store, read_from
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
@@ -112,6 +116,72 @@ def test_killed_at_any_moment_it_goes_on_where_the_log_ends(app: App, env: dict[
         completed[row.stream] = completed.get(row.stream, 0) + 1
     assert len(completed) == SLOTS
     assert set(completed.values()) == {1}
+
+
+# A process that kills itself around the n-th fill, or the n-th stored step with one: `PLACE N paper start ...`.
+KILLS_ITSELF = """
+import os, signal, sys
+from engine.blotter import PostgresBlotter
+from engine.events import OrderFilled
+from engine.session import Journal
+from ui.cli import main
+
+place, left = sys.argv.pop(1), int(sys.argv.pop(1))
+
+def around(work, has_fill, before, after):
+    def dying(self, *arguments):
+        global left
+        fills = has_fill(self, *arguments)
+        left -= fills
+        if fills and left == 0 and place == before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        work(self, *arguments)
+        if fills and left == 0 and place == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return dying
+
+def filled(events):
+    return any(isinstance(event, OrderFilled) for event in events)
+
+if place.endswith("recorded"):
+    told = lambda self, events: filled(events)
+    PostgresBlotter.record = around(PostgresBlotter.record, told, "not recorded", "recorded")
+else:
+    pending = lambda self: filled(self._pending)
+    Journal.flush = around(Journal.flush, pending, "not stored", "stored")
+main()
+"""
+
+
+def fills_by_three(dsn: str, run_id: str) -> list[list[tuple[Any, ...]]]:
+    """The fills of a run by the broker's record, by the book, and by the read models."""
+    columns = ("order_id", "at", "symbol", "side", "quantity", "price", "commission")
+    with (
+        closing(PostgresBlotter(dsn, run_id)) as blotter,
+        PostgresStore(dsn) as store,
+        Queries(dsn) as queries,
+    ):
+        told = [fill._asdict() for fill in blotter.executions()]
+        book = [asdict(row.event) for row in store.read(f"book:{run_id}") if isinstance(row.event, OrderFilled)]
+        return [
+            sorted(tuple(fill[name] for name in columns) for fill in each)
+            for each in (told, book, queries.fills(run_id))
+        ]
+
+
+@pytest.mark.parametrize("place", ["not recorded", "recorded", "not stored", "stored"])
+def test_killed_between_broker_and_log_no_fill_is_doubled_or_lost(app: App, env: dict[str, str], place: str) -> None:
+    one = (*RANGE, "--symbols", "BTC-USD")
+    words = [sys.executable, "-c", KILLS_ITSELF, place, "2", "paper", "start", *one]
+    died = subprocess.run(words, env=env, capture_output=True, text=True, timeout=90, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    ended = answer(env, "paper", "start", *one)
+    expected = backtest(app, Question(symbols=("BTC-USD",), start=START, end=END)).result.ended.book_digest
+    assert ended["book_digest"] == expected
+    record, book, shown = fills_by_three(app.dsn, ended["run_id"])
+    assert record == book == shown
+    assert len(book) >= 3
+    assert answer(env, "paper", "reconcile")["equal"] is True
 
 
 def test_stop_ends_a_running_daemon_and_status_shows_it(app: App, env: dict[str, str]) -> None:

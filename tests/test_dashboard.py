@@ -100,6 +100,16 @@ def test_a_denied_signal_is_explained_up_to_where_it_ended(monkeypatch: pytest.M
     assert "not reached" in words(shown)
 
 
+def test_an_order_is_explained_from_its_opinion_on(monkeypatch: pytest.MonkeyPatch, seeded: str) -> None:
+    shown = page(monkeypatch, seeded)
+    shown.session_state["list"] = "Orders"
+    shown.run()
+    assert not shown.exception
+    (table,) = shown.dataframe
+    assert {"entry", "exit"} <= set(table.value["For"])
+    assert "**Order**" in words(shown)
+
+
 def test_another_environment_is_one_click_away(monkeypatch: pytest.MonkeyPatch, seeded: str) -> None:
     shown = page(monkeypatch, seeded).run()
     shown.segmented_control(key="env").set_value("replay").run()

@@ -15,6 +15,7 @@ from engine import halts, runs
 from engine.audit.capsule import open_capsule
 from engine.audit.regenerate import bars_of, opinions_of, regenerate
 from engine.audit.reproduce import reproduce
+from engine.book import Book
 from engine.errors import BadInput, BookMoved
 from engine.events import (
     BookEvent,
@@ -28,6 +29,7 @@ from engine.events import (
 )
 from engine.feed.catalogue import Catalogue
 from engine.feed.signals import SignalFile
+from engine.reconcile import Oversight
 from engine.session import Journal
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
@@ -232,13 +234,13 @@ def test_a_halt_of_everything_denies_the_exit_that_is_due(app: App) -> None:
 @pytest.fixture
 def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, datetime], None]:
     """Kills the daemon in the slot at an instant: when it was told, before its book is stored, or right after."""
-    commands, flush = PaperDaemon._commands, Journal.flush  # pyright: ignore[reportPrivateUsage]
+    commands, flush = Oversight.commands, Journal.flush
     now: list[datetime] = []
 
     def plan(where: str, at: datetime) -> None:
-        def telling(self: PaperDaemon, due: DueSlot) -> object:
-            now.append(due.slot.due_at)
-            found = commands(self, due)
+        def telling(self: Oversight, due_at: datetime, book: Book, until: datetime | None) -> object:
+            now.append(due_at)
+            found = commands(self, due_at, book, until)
             die("told")
             return found
 
@@ -251,7 +253,7 @@ def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, datetime], None]:
             if here == where and now[-1:] == [at]:
                 raise Killed
 
-        monkeypatch.setattr(PaperDaemon, "_commands", telling)
+        monkeypatch.setattr(Oversight, "commands", telling)
         monkeypatch.setattr(Journal, "flush", flushing)
 
     return plan

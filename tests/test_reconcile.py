@@ -94,7 +94,7 @@ TAMPERINGS = {
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)
 def test_a_drift_halts_everything_in_the_slot_that_finds_it(app: App, env: dict[str, str], tampering: str) -> None:
-    daemon = drive(app, {OPEN: lambda: tamper(app, TAMPERINGS[tampering])}, slot(64))
+    daemon = drive(app, {OPEN: lambda: tamper(app, TAMPERINGS[tampering])}, OPEN)
     events = book(app, daemon.run_id)
     (halted,) = (event for event in events if isinstance(event, TradingHalted))
     assert (halted.at, halted.scope, halted.actor) == (OPEN, "everything", halts.RECONCILIATION)

@@ -263,3 +263,15 @@ def test_a_chain_without_steps_has_no_parts_to_fail_on() -> None:
 def test_amounts_in_a_chain_are_readable(told: tuple[list[Link], ...]) -> None:
     fill = chains(told[0])[0][-1]
     assert exact(dict(fill.facts)["notional"].replace(",", "")) > 0
+
+
+def test_an_order_is_shown_with_what_it_is_for_its_prices_in_its_symbols_decimals_and_what_came_of_it() -> None:
+    order = {
+        "number": 7, "symbol": "EUR-USD", "placed_at": AT, "side": "SELL", "role": "trailing_stop",
+        "order_type": "TRAILING_STOP", "quantity": Decimal(100), "stop_price": Decimal("1.1"), "limit_price": None,
+        "status": "canceled", "filled_quantity": Decimal(0), "reason": "nothing is left to close",
+    }  # fmt: skip
+    shown = views.orders_table([order], {"EUR-USD": 5}).to_html()
+    for words in ("trailing stop", "1.10000", "canceled", "nothing is left to close", "SELL"):
+        assert words in shown
+    assert ">-<" in shown.replace(" ", "")

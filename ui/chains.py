@@ -120,7 +120,7 @@ def _step(link: Link) -> Step:
             ]
         case OrderPlaced():
             says = f"{event.terms.order_type} {event.side} {number(event.quantity)}"
-            facts = [("reference price", number(event.reference_price)), ("cash reserved", number(event.reserved, 2))]
+            facts = _facts_of_order(event)
         case OrderFilled():
             says = f"{event.side} {number(event.quantity)} at {number(event.price)}"
             facts = [
@@ -146,6 +146,19 @@ def _step(link: Link) -> Step:
         tuple(Check(rule.replace("_", " "), ok, tidy(limit), tidy(saw)) for rule, ok, limit, saw in checks_of([link])),
         _reports(event) if isinstance(event, AnalysisMade) else (),
     )
+
+
+def _facts_of_order(order: OrderPlaced) -> list[tuple[str, str]]:
+    terms = order.terms
+    facts = [("for", order.role.replace("_", " ")), ("reference price", number(order.reference_price))]
+    for name, price in (("stop", terms.stop_price), ("limit", terms.limit_price), ("trail", terms.trail)):
+        if price is not None:
+            facts.append((name, number(price)))
+    if order.reserved:
+        facts.append(("cash reserved", number(order.reserved, 2)))
+    if terms.expires_at is not None:
+        facts.append(("until", f"{terms.expires_at:%Y-%m-%d %H:%M}"))
+    return facts
 
 
 def _facts_of_analysis(made: AnalysisMade) -> list[tuple[str, str]]:

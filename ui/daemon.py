@@ -19,16 +19,16 @@ import psycopg
 
 from analysis import variants
 from analysis.analyst import LiveAnalyst
-from engine import clock, control, halts, reconcile, runs
+from engine import clock, control, runs
 from engine.blotter import PostgresBlotter
-from engine.book import Book, fold
+from engine.book import fold
 from engine.clock import AcceleratedClock
 from engine.control import Lease, Slot
-from engine.decide import Command
 from engine.errors import QuantagentError
 from engine.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded, RunRequested
 from engine.feed.recorded import Moment, moments
 from engine.market import Bar, Symbol, Timeframe, instant_text
+from engine.reconcile import Oversight
 from engine.session import Journal, Session
 from engine.store import Cause
 from projections.follow import Heard, following
@@ -114,7 +114,6 @@ class PaperDaemon:
         self._failure: BaseException | None = None
         self._slots: list[DueSlot] = []
         self._next = 0
-        self._told: int | None = None
         self._anchored_at = clock.now()
 
     @property
@@ -168,10 +167,11 @@ class PaperDaemon:
         stored: list[Any] = [row.event for row in self._app.store.read(runs.book_stream(requested.run_id))]
         until = stored[-1].at if stored else None
         blotter = PostgresBlotter(self._app.dsn, requested.run_id, until)
+        self._oversight = Oversight(self._app.store, self._plan.account, blotter, self._cause, _LOG.error)
         if until is None:
             blotter.open(requested.config.cash, requested.config.currency)
         else:
-            self._reconcile(blotter, fold(stored), until)
+            self._oversight.reconcile(fold(stored), until)
         return blotter
 
     def _next_wall_time(self) -> datetime | None:
@@ -194,7 +194,8 @@ class PaperDaemon:
         mine = control.claim(self._app.store, due.slot, self.run_id, self._instance, self._cause)
         events: list[BookEvent] = []
         try:
-            commands = self._commands(due)
+            before = self._slots[self._next - 1].slot.due_at if self._next else None
+            commands = self._oversight.commands(due.slot.due_at, self._session.book, before)
             for moment in due.moments:
                 events += self._session.advance(moment, commands)
                 commands = []
@@ -205,23 +206,6 @@ class PaperDaemon:
             raise
         if mine:
             control.complete(self._app.store, due.slot, _outcomes(due.slot, events), self._cause)
-
-    def _commands(self, due: DueSlot) -> list[Command]:
-        """What the account was told since the slot before, a drift found now included: once, and after a crash again
-        for the same slot."""
-        store, account = self._app.store, self._plan.account
-        upto = self._blotter.told(due.slot.due_at)
-        if upto is None:
-            if self._next:
-                self._reconcile(self._blotter, self._session.book, self._slots[self._next - 1].slot.due_at)
-            upto = self._blotter.tell(due.slot.due_at, halts.version(store, account, self._told or 0))
-        told, self._told = halts.commands(store, account, self._told, upto), upto
-        return told
-
-    def _reconcile(self, blotter: PostgresBlotter, book: Book, until: datetime) -> None:
-        drift = reconcile.in_words(reconcile.compared(book, blotter.standing(until)))
-        if drift and halts.alarm(self._app.store, self._plan.account, drift, self._cause):
-            _LOG.error("account %s is halted: %s", self._plan.account, drift)
 
     def _on_trouble(self, error: BaseException) -> None:
         self._failure = error

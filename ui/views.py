@@ -213,6 +213,28 @@ def trades_table(rows: Sequence[Row], decimals: Mapping[str, int], currency: str
     return style.map(_money_colour, subset=[pnl])
 
 
+def orders_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
+    """A pandas Styler, one row per order: what it is there for, its price, what came of it."""
+    style = _styled(
+        {
+            "#": [row["number"] for row in rows],
+            "Symbol": [row["symbol"] for row in rows],
+            "Placed (UTC)": [time_text(row["placed_at"]) for row in rows],
+            "Side": [row["side"] for row in rows],
+            "For": [_words(row["role"]) for row in rows],
+            "Type": [_words(row["order_type"]) for row in rows],
+            "Quantity": _floats(row["quantity"] for row in rows),
+            "Stop": _floats(row["stop_price"] for row in rows),
+            "Limit": _floats(row["limit_price"] for row in rows),
+            "Status": [row["status"] for row in rows],
+            "Filled": _floats(row["filled_quantity"] for row in rows),
+            "Reason": [row["reason"] or DASH for row in rows],
+        }
+    )
+    style = style.format({"Quantity": _up_to_8, "Filled": _up_to_8}, na_rep=DASH)
+    return _with_price_decimals(style, rows, decimals, ["Stop", "Limit"])
+
+
 def signals_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
     """A pandas Styler, one row per signal with the gate's verdict."""
     style = _styled(

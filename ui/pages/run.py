@@ -73,7 +73,7 @@ def _figures_now(run_id: str, request: RunRequested) -> None:
         with grid:
             _show_card(card)
     if portfolio and portfolio["halted"]:
-        st.warning(f"Entries are halted: {plain(portfolio['halted'])}")
+        st.warning(f"Halted: {plain(portfolio['halted'])}")
 
 
 def _show_card(card: views.Card) -> None:
@@ -95,9 +95,11 @@ def _activity(run: Row, request: RunRequested) -> None:
     queries = reading.queries()
     prices, lists, explained = st.container(border=True), st.container(), st.container()
     with lists:
-        trades_tab, signals_tab = st.tabs(["Trades", "Signals"], key="list", on_change="rerun")
+        trades_tab, orders_tab, signals_tab = st.tabs(["Trades", "Orders", "Signals"], key="list", on_change="rerun")
         with trades_tab:
             chosen = _trades(queries, run, request) if trades_tab.open else None
+        with orders_tab:
+            chosen = _orders(queries, run, request) if orders_tab.open else chosen
         with signals_tab:
             chosen = _signals(queries, run, request) if signals_tab.open else chosen
     with prices:
@@ -116,6 +118,16 @@ def _trades(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
     style = views.trades_table(rows, _decimals(request), run["currency"])
     row = _clicked(style, rows, f"trades-{run['run_id']}")
     return Chosen(trade_id(row["entry_order_id"]), row["symbol"], row["entry_at"], row["exit_at"])
+
+
+def _orders(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
+    rows = queries.latest_orders(run["run_id"])
+    if not rows:
+        st.info("This run has placed no order yet; the Signals tab shows what was wished and denied.")
+        return None
+    _count("order", rows)
+    row = _clicked(views.orders_table(rows, _decimals(request)), rows, f"orders-{run['run_id']}")
+    return Chosen(row["order_id"], row["symbol"], row["placed_at"], row["filled_at"])
 
 
 def _signals(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
