@@ -61,7 +61,8 @@ the same gate, for what is still missing. If the gate denies it, the old one sta
    it was.
 7. **Volume.** With `volume_cap_pct` all orders of a symbol together take at most that share of a bar's volume, in
    whole lots; at an open of the volume of the bar before, as a bar's own is not known at its open. The rest works on:
-   a market order, and a stop that was set off, at the next opens.
+   a market order, and a stop that was set off, at the next opens. Where bars tell no volume, a cap lets nothing
+   through.
 8. **Cash.** If the price has moved so far that an entry would overdraw free cash, the broker rejects it; what it was
    to close is closed all the same.
 
