@@ -9,7 +9,7 @@ PIN = $(1)/bin/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dashboard test test-long test-peers lint bench bench-peers docs lock clean runtime tools
+.PHONY: help demo dashboard test test-long test-peers mutants lint bench bench-peers docs lock clean runtime tools
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test-long: tools ## Runs the tests that take minutes
 
 test-peers: tools $(PEERS) ## Compares fills and equity with four public engines, which live in .venv-peers
 	@$(BIN)/pytest -m peers tests/test_peers.py
+
+mutants: tools ## Changes the gate, fills and money in every small way and sees the tests fail (at least 95 %)
+	@$(BIN)/python -m tests.mutants
 
 lint: tools ## Checks style, types, architecture and the Dockerfile
 	$(BIN)/ruff check .

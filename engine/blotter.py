@@ -85,19 +85,23 @@ GROUP BY symbol HAVING sum(CASE side WHEN 'BUY' THEN quantity ELSE -quantity END
 """
 
 # Of two orders that are a pair, each takes from the other what it fills. A pair may bear the id of its entry.
+# Added up in one pass and without a join: that is as quick with tables whose size the planner does not know yet.
 _WORKING = """
-WITH filled AS (
-    SELECT o.pair, CASE o.pair WHEN '' THEN o.client_order_id END AS alone, sum(e.quantity) AS quantity
-    FROM quantagent.paper_executions e JOIN quantagent.paper_orders o USING (run_id, client_order_id)
-    WHERE e.run_id = %(run)s AND e.at <= %(until)s::timestamptz GROUP BY 1, 2
-)
-SELECT o.client_order_id, o.quantity - coalesce(f.quantity, 0)
-FROM quantagent.paper_orders o
-LEFT JOIN filled f ON f.pair = o.pair AND coalesce(f.alone, o.client_order_id) = o.client_order_id
-WHERE o.run_id = %(run)s AND o.at <= %(until)s::timestamptz AND o.quantity > coalesce(f.quantity, 0)
-    AND NOT EXISTS (SELECT 1 FROM quantagent.paper_endings g
-        WHERE g.run_id = o.run_id AND g.client_order_id = o.client_order_id AND g.at <= %(until)s::timestamptz)
-ORDER BY o.at, o.client_order_id
+SELECT client_order_id, ordered - taken FROM (
+    SELECT client_order_id, ordered, ended,
+        sum(filled) OVER (PARTITION BY pair, CASE pair WHEN '' THEN client_order_id END) AS taken
+    FROM (
+        SELECT client_order_id, max(pair) AS pair, sum(ordered) AS ordered, sum(filled) AS filled, max(ended) AS ended
+        FROM (
+            SELECT client_order_id, at, pair, quantity AS ordered, 0 AS filled, 0 AS ended
+            FROM quantagent.paper_orders WHERE run_id = %(run)s
+            UNION ALL
+            SELECT client_order_id, at, '', 0, quantity, 0 FROM quantagent.paper_executions WHERE run_id = %(run)s
+            UNION ALL
+            SELECT client_order_id, at, '', 0, 0, 1 FROM quantagent.paper_endings WHERE run_id = %(run)s
+        ) facts WHERE at <= %(until)s::timestamptz GROUP BY client_order_id
+    ) orders
+) standing WHERE ordered > taken AND ended = 0 ORDER BY client_order_id
 """
 
 _EXECUTIONS = """

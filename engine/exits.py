@@ -53,10 +53,11 @@ def _last_of_session(step: Step, symbol: Symbol, config: RunConfig) -> bool:
 def margin_called(book: Book, step: Step, config: RunConfig) -> bool:
     """Whether equity has fallen below the maintenance margin of the shorts: a share of what buying them back costs."""
     pct = config.shorting.maintenance_pct
-    if pct is None or all(position.quantity > 0 for position in book.positions.values()):
+    shorts = [symbol for symbol, position in book.positions.items() if position.direction is Direction.SHORT]
+    if pct is None or not shorts:
         return False
-    shorts = total(size(book.value(s, step.marks)) for s, held in book.positions.items() if held.quantity < 0)
-    return book.equity(step.marks) < percent_of(shorts, pct)
+    worth = total(size(book.value(symbol, step.marks)) for symbol in shorts)
+    return book.equity(step.marks) < percent_of(worth, pct)
 
 
 # --- Protecting ---------------------------------------------------------------------------------------------------
@@ -131,9 +132,9 @@ def protectors(order: OrderPlaced, fill: OrderFilled, opened: Decimal, instrumen
     if terms is None or opened == 0:
         return []
     side = Side.SELL if fill.side is Side.BUY else Side.BUY
-    stop = terms.stop if terms.stop is not None else _away(fill, terms.stop_distance, -1)
-    target = terms.target if terms.target is not None else _away(fill, terms.target_distance, 1)
-    trail = _away(fill, terms.trail, -1)
+    stop = terms.stop if terms.stop is not None else _away(fill, terms.stop_distance, wins=False)
+    target = terms.target if terms.target is not None else _away(fill, terms.target_distance, wins=True)
+    trail = _away(fill, terms.trail, wins=False)
     # Rounded against the position: a stop further off, a target harder to reach.
     planned: list[tuple[Role, OrderTerms]] = []
     if stop is not None and stop > 0:
@@ -166,9 +167,9 @@ def protectors(order: OrderPlaced, fill: OrderFilled, opened: Decimal, instrumen
     ]
 
 
-def _away(fill: OrderFilled, distance: Decimal | None, sign: int) -> Decimal | None:
-    """A price so far from the fill's: on the winning side with sign 1, on the losing one with -1."""
+def _away(fill: OrderFilled, distance: Decimal | None, wins: bool) -> Decimal | None:
+    """A price so far from the fill's, on the side where its position wins or on the one where it loses."""
     if distance is None:
         return None
-    upwards = (fill.side is Side.BUY) is (sign > 0)
+    upwards = (fill.side is Side.BUY) is wins
     return add(fill.price, distance) if upwards else sub(fill.price, distance)

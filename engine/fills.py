@@ -228,7 +228,7 @@ def fill(
     before: Paid = NOTHING,
 ) -> OrderFilled:
     """An order's fill at a reference price: at the open of a bar, or inside one that has closed `at`."""
-    chance = chance_of(costs.seed, order.order_id, before.fills) if costs.slippage_random_bps else ONE
+    chance = chance_of(costs.seed, order.order_id, before.fills)
     cost = cost_of(order.side, quantity, reference, order.terms, costs, market, chance, before)
     return OrderFilled(
         order_id=order.order_id,

@@ -136,7 +136,7 @@ def floor_to_step(quantity: Decimal, step: Decimal) -> Decimal:
 
 def ceil_to_step(quantity: Decimal, step: Decimal) -> Decimal:
     """The smallest multiple of `step` not below `quantity`; both are positive or zero."""
-    steps = _CONTEXT.divide(quantity, step).to_integral_value(ROUND_UP, _CONTEXT)
+    steps = _CONTEXT.divide(quantity, step).to_integral_value(ROUND_UP)
     return exact(_CONTEXT.multiply(steps, step))
 
 

@@ -18,7 +18,7 @@ from engine.book import Book, closing_units
 from engine.config import RunConfig
 from engine.events import AT_MARKET, Check, OrderPlaced, OrderTerms, TradingHalted, Verdict
 from engine.fills import Cost, Market, cost_of
-from engine.market import OrderType, Side, Symbol
+from engine.market import Direction, OrderType, Side, Symbol
 from engine.money import ZERO, add, is_exact, mul, neg, part_of, percent_of, size, steps_in, sub, total
 from engine.step import Step
 
@@ -516,7 +516,7 @@ def entry_cash(proposal: Proposal) -> Decimal:
 def _released(proposal: Proposal, closing_notional: Decimal) -> Decimal:
     """Free cash that closing sets free: the proceeds of a long, a short's proceeds and collateral less its price."""
     position = proposal.book.positions[proposal.symbol]
-    if position.quantity > 0:
+    if position.direction is Direction.LONG:
         return closing_notional
     tied_up = size(position.cost)
     return sub(add(tied_up, percent_of(tied_up, proposal.book.margin_pct)), closing_notional)

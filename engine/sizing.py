@@ -25,9 +25,7 @@ def target_quantity(
     if cap is not None:
         worth = min(worth, cap)
     a_unit = mul(mul(price, instrument.multiplier), rate)
-    if worth <= 0 or a_unit <= 0:
-        return ZERO
-    return affordable(worth, a_unit, instrument.quantity_step)
+    return affordable(max(ZERO, worth), a_unit, instrument.quantity_step) if a_unit > 0 else ZERO
 
 
 def position_cap(equity: Decimal, symbol: str, config: RunConfig) -> Decimal | None:

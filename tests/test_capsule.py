@@ -316,7 +316,7 @@ def test_what_does_not_fit_together_is_refused_though_the_manifest_agrees(
 # A paper run has no digest of its bars, which were to come.
 PAPER_FORGERIES: list[tuple[Callable[[Path], Mapping[str, bytes | None]], str]] = [
     (edited("bars.csv", b"Z,", b"+00:00,"), "is no bar as digests spell it"),
-    (edited("bars.csv", b"BTC-USD", b"BTC-EUR"), "which the run does not trade"),
+    (edited("bars.csv", b"BTC-USD", b"BTC-EUR"), "which the run does not see"),
     (fixed({"bars.csv": b"BTC-USD\n"}), "not enough values"),
     (fixed({"bars.csv": b"\xff\n"}), "codec"),
     (fixed({"bars.csv": b""}), "no bars of one"),

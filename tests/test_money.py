@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from engine import money
 from engine.money import (
+    ONE,
     PLACES,
     add,
     affordable,
     bps_of,
+    ceil_to_step,
     div,
     exact,
     floor_to_step,
@@ -25,6 +27,7 @@ from engine.money import (
     part_of,
     percent_of,
     size,
+    steps_in,
     sub,
 )
 from tests.strategies import above_zero, amounts
@@ -142,7 +145,78 @@ def test_what_is_affordable_never_costs_more_than_there_is(amount: Decimal, pric
     assert (Fraction(quantity) / Fraction(step)).denominator == 1
 
 
-BINARY: list[Callable[[Decimal, Decimal], Decimal]] = [add, sub, mul, div, percent_of, bps_of, floor_to_step]
+@given(above_zero | st.just(Decimal(0)), st.sampled_from(["0.00000001", "0.01", "1", "0.3", "25"]).map(exact))
+def test_a_quantity_rises_to_the_nearest_step_above(quantity: Decimal, step: Decimal) -> None:
+    ceiled = ceil_to_step(quantity, step)
+    assert ceiled - step < quantity <= ceiled
+    assert (Fraction(ceiled) / Fraction(step)).denominator == 1
+    assert ceil_to_step(ceiled, step) == ceiled
+    assert is_exact(ceiled)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "step", "steps", "floored", "ceiled"),
+    [("0", "1", 0, "0", "0"), ("0.9", "1", 0, "0", "1"), ("1", "1", 1, "1", "1"), ("1.1", "1", 1, "1", "2"),
+     ("7", "0.3", 23, "6.9", "7.2"), ("0.75", "0.25", 3, "0.75", "0.75"),
+     ("123456789012345678901234567890", "0.000000000001", 123456789012345678901234567890 * 10**12,
+      "123456789012345678901234567890", "123456789012345678901234567890")],
+)  # fmt: skip
+def test_steps_are_counted_whole(quantity: str, step: str, steps: int, floored: str, ceiled: str) -> None:
+    assert steps_in(exact(quantity), exact(step)) == steps
+    assert isinstance(steps_in(exact(quantity), exact(step)), int)
+    assert floor_to_step(exact(quantity), exact(step)) == exact(floored)
+    assert ceil_to_step(exact(quantity), exact(step)) == exact(ceiled)
+
+
+def test_small_sums_by_hand() -> None:
+    five, two = Decimal(5), Decimal(2)
+    assert [f(five, two) for f in (add, sub, mul, div)] == [7, 3, 10, exact("2.5")]
+    assert (neg(five), size(neg(five)), size(five)) == (-5, 5, 5)
+    assert (percent_of(five, two), bps_of(five, two)) == (exact("0.1"), exact("0.001"))
+    assert part_of(five, two, Decimal(4)) == exact("2.5")
+    assert money.total([]) == 0
+    assert money.total([five, two, neg(Decimal(3))]) == 4
+    assert affordable(Decimal(10), Decimal(3), exact("0.5")) == 3
+    # Twelve decimals of a third would leave one step too few.
+    assert affordable(Decimal(1), exact("0.000000000003"), ONE) == 333333333333
+
+
+@pytest.mark.parametrize(
+    ("spelled", "canonical"),
+    [("0", True), ("5", True), ("-5", True), ("100", True), ("-100", True), ("0.5", True), ("-0.5", True),
+     ("1E-8", True), ("-1E-8", True), ("1.5E-7", True), ("1E-12", True), ("0.123456789012", True),
+     ("9" * 29, True), ("9" * 30, True), ("-" + "9" * 30, True), ("9" * 30 + ".5", True), ("9" * 29 + ".5", True),
+     ("9" * 31, False), ("1" + "0" * 30, False), ("1" + "0" * 30 + ".5", False),
+     ("1E-13", False), ("0.1234567890123", False), ("1.5E-12", False), ("0.50", False), ("-0.50", False),
+     ("1.0", False), ("0.0", False), ("0E-12", False), ("-0", False), ("-0.0", False), ("0E+3", False),
+     ("1E+2", False), ("1.5E+3", False), ("1.0E-7", False), ("sNaN", False), ("-Infinity", False)],
+)  # fmt: skip
+def test_a_spelling_is_canonical_or_it_is_not(spelled: str, canonical: bool) -> None:
+    assert is_exact(Decimal(spelled)) is canonical
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("ten", "'ten' is not a decimal number"), ("1e9999999", "'1e9999999' is not a decimal number"),
+     (Decimal("-Infinity"), "-Infinity is not a finite number"),
+     ("1E30", "1E+30 is too large: amounts have at most 30 digits before the point")],
+)  # fmt: skip
+def test_a_refusal_names_what_it_was_given(value: str | Decimal, message: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        exact(value)
+    assert str(refused.value) == message
+
+
+BINARY: list[Callable[[Decimal, Decimal], Decimal]] = [
+    add,
+    sub,
+    mul,
+    div,
+    percent_of,
+    bps_of,
+    floor_to_step,
+    ceil_to_step,
+]
 
 
 @given(above_zero, above_zero, st.sampled_from(BINARY))

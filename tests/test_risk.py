@@ -221,6 +221,14 @@ EDGES: list[Edge] = [
     Edge("gross exposure when only one of two contrary entries is filled", "gross_exposure",
          of_units(GROSS, SELL, book=account(GROSS, working=[order_of("AAA", BUY, "150", limit("90"))])),
          "199.99999999", "200", "200.00000001"),
+    Edge("gross exposure when either of two contrary entries is filled", "gross_exposure",
+         of_units(GROSS, book=account(GROSS, {"BBB": "10"}, working=[
+             order_of("BBB", BUY, "50", limit("90")), order_of("BBB", SELL, "80", limit("110"))])),
+         "129.99999999", "130", "130.00000001"),
+    Edge("net exposure when only the entries that buy are filled", "net_exposure",
+         of_units(NET, book=account(NET, working=[
+             order_of("BBB", BUY, "50", limit("90")), order_of("BBB", SELL, "80", limit("110"))])),
+         "149.99999999", "150", "150.00000001"),
     Edge("net exposure of two symbols", "net_exposure", of_units(NET, book=account(NET, {"BBB": "-50"})),
          "249.99999999", "250", "250.00000001"),
     Edge("net exposure of shorts", "net_exposure", of_units(NET, SELL, book=account(NET, {"BBB": "-50"})),
@@ -369,6 +377,7 @@ def test_a_position_that_is_being_left_takes_no_order_beside_the_one_that_leaves
         proposal = proposed(limited(), side, quantity, book=book)
         assert ruled(proposal) == (Verdict.DENIED, 0)
         assert failing(proposal) == ["incompatible_position"]
+        assert judge(proposal).reason.startswith(f"incompatible_position: is left by {leaving.order_id} against ")
         assert check(proposal, "incompatible_position")[2] == f"is left by {leaving.order_id}"
     assert failing(proposed(limited(), symbol="BBB", book=book)) == []
     amended = proposed(limited(), SELL, "4", book=book, replaces=leaving)
@@ -719,6 +728,24 @@ def test_an_order_that_is_too_large_is_made_to_fit_in_whole_lots(
     config = limited({"instruments": one}, **limits)
     book = account(config, {"AAA": held} if held != "0" else {})
     assert ruled(proposed(config, side, quantity, book=book)) == (verdict, exact(fits))
+
+
+def test_an_order_smaller_than_a_lot_is_not_made_larger_to_fit() -> None:
+    config = limited(
+        {"instruments": (Instrument("AAA", quantity_step=exact("10")), Instrument("BBB"))}, net_exposure_pct="20"
+    )
+    book = account(config, {"BBB": "-205"})
+    assert ruled(proposed(config, BUY, "4", book=book)) == (Verdict.DENIED, 0)
+    assert ruled(proposed(config, BUY, "10", book=book)) == (Verdict.APPROVED, 10)
+
+
+def test_the_same_order_over_another_quantity_differs_in_nothing_else() -> None:
+    working = order_of("BBB", SELL, "5")
+    terms, book = limit("90"), account(CAP, {"BBB": "1"})
+    proposal = proposed(CAP, SELL, "7", terms, book=book, symbol="BBB", flaw="why?", replaces=working)
+    other = proposal.of(exact("3"))
+    assert vars(other) == vars(proposal) | {"quantity": exact("3")}
+    assert (other.terms, other.flaw, other.replaces, other.book) == (terms, "why?", working, book)
 
 
 maybe = st.sampled_from([None, "0", "1", "3.3", "10", "50"])

@@ -69,6 +69,9 @@ CHANGES = [
     "CREATE ROLE intruder",
     "COPY quantagent.events TO PROGRAM 'cat'",
     "SELECT pg_read_file('postgresql.conf')",
+    "UPDATE quantagent.paper_orders SET quantity = quantity",
+    "DELETE FROM quantagent.paper_executions",
+    "TRUNCATE quantagent.paper_cash",
 ]
 WRITES = [
     "INSERT INTO quantagent.events SELECT gen_random_uuid(), 1, topic, state, 99 FROM quantagent.events LIMIT 1",
@@ -76,6 +79,7 @@ WRITES = [
     "SELECT * FROM quantagent.begin_append(1)",
     "INSERT INTO quantagent.daemons VALUES ('a', 'r', 'i', now(), now(), NULL, 'running', false)",
     "UPDATE quantagent.daemons SET stop_requested = true",
+    "INSERT INTO quantagent.paper_slots VALUES ('r', now(), 0)",
     "INSERT INTO quantagent.instruments VALUES ('A', 'USD', 2, 1, 1, '24/7')",
     "INSERT INTO quantagent.imported_signals VALUES ('d', 1, 'A', now(), 'LONG', 1)",
     "CREATE SCHEMA mine",
