@@ -61,7 +61,8 @@ class Book(msgspec.Struct, frozen=True):
     """Amounts in `currency`.
 
     halts: those in force, by who halted; day_equity: equity at the latest session roll; losses: losing round trips in
-    a row, the latest at `lost_at`; placed: when entries were placed in the 60 minutes up to the latest of them.
+    a row, the latest at `lost_at`; placed: when entries were placed in the 60 minutes up to the latest of them; raised:
+    the instant of the latest signal, and how many each symbol has had at it.
     """
 
     cash: Decimal = ZERO
@@ -78,6 +79,7 @@ class Book(msgspec.Struct, frozen=True):
     losses: int = 0
     lost_at: datetime | None = None
     placed: tuple[datetime, ...] = ()
+    raised: tuple[datetime | None, Mapping[Symbol, int]] = (None, {})
 
     def held(self, symbol: Symbol) -> Decimal:
         position = self.positions.get(symbol)
@@ -132,7 +134,9 @@ def fold(events: Iterable[BookEvent], book: Book | None = None) -> Book:
 def evolve(book: Book, event: BookEvent) -> Book:
     match event:
         # The most frequent first: a long log is mostly signals and verdicts.
-        case SignalRaised() | RiskDecided() | AnalysesConsulted():
+        case SignalRaised():
+            return _raised(book, event)
+        case RiskDecided() | AnalysesConsulted():
             return book
         case OrderFilled():
             return _filled(book, event)
@@ -163,6 +167,13 @@ def evolve(book: Book, event: BookEvent) -> Book:
             )
         case _:
             assert_never(event)
+
+
+def _raised(book: Book, signal: SignalRaised) -> Book:
+    at, counts = book.raised
+    now = dict(counts) if at == signal.at else {}
+    now[signal.symbol] = now.get(signal.symbol, 0) + 1
+    return msgspec.structs.replace(book, raised=(signal.at, now))
 
 
 def _placed(book: Book, order: OrderPlaced) -> Book:
@@ -197,31 +208,35 @@ def _filled(book: Book, fill: OrderFilled) -> Book:
         fees=add(book.fees, fill.commission),
         realised=add(book.realised, realised),
         positions=others if after is None else {**others, fill.symbol: after},
-        working=_less(book.working, order, fill.quantity),
+        working=_less(
+            book.working, order, fill.quantity, closing_units(book.held(fill.symbol), fill.side, fill.quantity)
+        ),
         losses=losses,
         lost_at=lost_at,
     )
 
 
-def _less(working: Mapping[str, OrderPlaced], order: OrderPlaced, quantity: Decimal) -> dict[str, OrderPlaced]:
+def _less(
+    working: Mapping[str, OrderPlaced], order: OrderPlaced, quantity: Decimal, closed: Decimal
+) -> dict[str, OrderPlaced]:
     """The working orders after a fill: less of the order itself, and of those it is paired with."""
     left = _without(working, order.order_id)
     if order.pair:
         for other in working.values():
             if other.pair == order.pair and other is not order:
-                left[other.order_id] = _remaining(other, quantity)
+                left[other.order_id] = _remaining(other, quantity, quantity)
     if quantity != order.quantity:
-        left[order.order_id] = _remaining(order, quantity)
+        left[order.order_id] = _remaining(order, quantity, closed)
     return left
 
 
-def _remaining(order: OrderPlaced, filled: Decimal) -> OrderPlaced:
-    """An order less what was filled of it, which closed before it opened."""
+def _remaining(order: OrderPlaced, filled: Decimal, closed: Decimal) -> OrderPlaced:
+    """An order less what was filled of it, of which so much closed: it opens no more than it was to."""
     quantity = max(ZERO, sub(order.quantity, filled))
     return msgspec.structs.replace(
         order,
         quantity=quantity,
-        closing=min(quantity, max(ZERO, sub(order.closing, filled))),
+        closing=min(quantity, max(ZERO, sub(order.closing, closed))),
         reserved=part_of(order.reserved, quantity, order.quantity),
     )
 

@@ -167,7 +167,7 @@ class PaperBroker:
             if not self._works_until(resting, at + timedelta.resolution):
                 continue
             reference = price_at_open(resting.side, resting.terms, resting.triggered, price)
-            resting.triggered = resting.triggered or triggered_by(resting.side, resting.terms, price)
+            self._trigger(resting, price, at)
             if reference is not None:
                 queue.extend(self._execute(resting, reference, at, at, volume, marks))
         return self._told()
@@ -186,8 +186,7 @@ class PaperBroker:
                 reference = price_inside(resting.side, resting.terms, resting.triggered, bar)
             else:
                 reference = stop_after_entry(resting.side, resting.terms, resting.entered, bar)
-            hit = triggered_by(resting.side, resting.terms, worst(resting.side, bar))
-            resting.triggered = resting.triggered or hit
+            self._trigger(resting, worst(resting.side, bar), bar.closed_at)
             if reference is not None:
                 placed = self._execute(resting, reference, bar.closed_at, bar.opened_at, bar.volume, marks)
                 for protector in placed:
@@ -260,24 +259,25 @@ class PaperBroker:
             return []
         market = Market(instrument, volume, self.account.rate(symbol, marks))
         made = fill(order, quantity, reference, at, bar_opened_at, costs, market, resting.paid)
-        missing = self._overdraft(made)
+        after, closing = evolve(self.account, made), closing_units(held, order.side, quantity)
+        missing = ZERO if closing == quantity else _overdraft(after, made.order_id)
         if missing > 0:
-            closing = closing_units(held, order.side, quantity)
             if closing > 0:
-                self._fill(resting, fill(order, closing, reference, at, bar_opened_at, costs, market, resting.paid))
+                part = fill(order, closing, reference, at, bar_opened_at, costs, market, resting.paid)
+                self._fill(resting, part, evolve(self.account, part))
             free = add(self.account.free_cash, self._reserved(order.order_id))
             self._end(OrderRejected(order.order_id, symbol, at, SHORT_OF_CASH, add(free, missing), free))
             self._end_exits_without_position(symbol, at)
             return []
-        self._fill(resting, made)
+        self._fill(resting, made, after)
         if quantity == wanted and order.order_id in self.account.working:
             self._end(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
         self._end_pair(order, at)
+        self._end_entry_of(order, at)
         self._end_exits_without_position(symbol, at)
-        opened = sub(quantity, closing_units(held, order.side, quantity))
-        return [self._protect(each) for each in protectors(order, made, opened, instrument)]
+        return [self._protect(each) for each in protectors(order, made, sub(quantity, closing), instrument)]
 
-    def _fill(self, resting: _Resting, made: OrderFilled) -> None:
+    def _fill(self, resting: _Resting, made: OrderFilled, after: Book) -> None:
         paid = resting.paid
         resting.paid = Paid(
             add(paid.units, made.quantity),
@@ -287,7 +287,8 @@ class PaperBroker:
         )
         self._taken[made.symbol] = add(self._taken.get(made.symbol, ZERO), made.quantity)
         self._executions.append(made)
-        self._tell(made)
+        self._reports.append(made)
+        self.account = after
         if made.order_id not in self.account.working:
             self._forget(made.order_id, made.symbol)
 
@@ -304,17 +305,29 @@ class PaperBroker:
                 if other.pair == order.pair and other.quantity == 0:
                     self._end(OrderCanceled(other.order_id, other.symbol, at, PAIR_FILLED))
 
+    def _end_entry_of(self, order: OrderPlaced, at: datetime) -> None:
+        """What is left of an entry ends when its position is being given up: it would only open it again."""
+        for other in self.account.orders_of(order.symbol) if order.pair else ():
+            if not other.is_exit and f"{order.pair}.".startswith(f"{other.order_id}."):
+                self._end(OrderCanceled(other.order_id, other.symbol, at, GIVEN_UP))
+
+    def _trigger(self, resting: _Resting, price: Decimal, at: datetime) -> None:
+        """Sets a stop off that a price has reached. It is a market order from now on: its target may not win."""
+        if resting.triggered or not triggered_by(resting.side, resting.terms, price):
+            return
+        resting.triggered = True
+        order = self.account.working.get(resting.order_id)
+        if order is None or not order.pair or resting.terms.limit_price is not None:
+            return
+        for other in self.account.orders_of(order.symbol):
+            if other.pair == order.pair and other is not order:
+                self._end(OrderCanceled(other.order_id, other.symbol, at, PAIR_FILLED))
+
     def _end_exits_without_position(self, symbol: Symbol, at: datetime) -> None:
         held = self.account.held(symbol)
         for order in self.account.orders_of(symbol):
             if order.is_exit and closing_units(held, order.side, order.quantity) == 0:
                 self._end(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
-
-    def _overdraft(self, made: OrderFilled) -> Decimal:
-        """By how much a fill would overdraw free cash; 0 for one that only reduces."""
-        if closing_units(self.account.held(made.symbol), made.side, made.quantity) == made.quantity:
-            return ZERO
-        return max(ZERO, neg(evolve(self.account, made).free_cash))
 
     def _reserved(self, order_id: str) -> Decimal:
         order = self.account.working.get(order_id)
@@ -344,7 +357,14 @@ class PaperBroker:
         return told
 
 
+def _overdraft(after: Book, order_id: str) -> Decimal:
+    """By how much a fill has overdrawn free cash. What the rest of its order has set aside is there for the order."""
+    rest = after.working.get(order_id)
+    return max(ZERO, neg(after.free_cash if rest is None else add(after.free_cash, rest.reserved)))
+
+
 NOTHING_LEFT = "nothing is left to close"
 PAIR_FILLED = "the other order of its pair was filled"
+GIVEN_UP = "its position is given up"
 SHORT_OF_CASH = "not enough free cash at the fill price"
 _YEAR_DAYS = 365

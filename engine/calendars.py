@@ -32,6 +32,11 @@ def session_end(calendar: Calendar, at: datetime, roll_hour: int) -> datetime:
     return end
 
 
+def session_ends_within(calendar: Calendar, at: datetime, roll_hour: int, span: timedelta) -> bool:
+    """Whether the session under way at an instant is over by the end of a span of time."""
+    return session_end(calendar, at, roll_hour) <= at + span
+
+
 _FRIDAY = 4
 
 

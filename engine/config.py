@@ -175,11 +175,11 @@ class Exits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When a position is given up without being asked by its symbol's opposite wish.
 
     holding_bars: existing bars of the symbol, the entry bar being 1. stop_pct: distance of the protective stop from
-    the fill, in per cent of the price the entry was decided at; stop_ranges: the same in mean true ranges of the
-    symbol's latest 14 bars. risk_reward: distance of the target in distances of the stop. trail_pct: distance of a
-    trailing stop, like stop_pct. `from_decision` takes the decision's horizon and risk-reward instead, where it has
-    them; a stop or target price that a wish names itself always goes first. session_end: give up before the calendar
-    closes.
+    the market's price at the fill, in per cent of the price the entry was decided at; stop_ranges: the same in mean
+    true ranges of the symbol's latest 14 bars. risk_reward: distance of the target in distances of the stop.
+    trail_pct: distance of a trailing stop, like stop_pct. `from_decision` takes the decision's horizon and risk-reward
+    instead, where it has them; a stop or target price that a wish names itself always goes first. session_end: give
+    up before the calendar closes.
     """
 
     holding_bars: int | None = 4
@@ -296,20 +296,20 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next(i for i in self.instruments if i.symbol == symbol)
 
     def costs_of(self, symbol: Symbol) -> Costs:
-        return (self._override(symbol) or _NONE).costs or self.costs
+        return self._override(symbol).costs or self.costs
 
     def sizing_of(self, symbol: Symbol) -> Sizing:
-        return (self._override(symbol) or _NONE).sizing or self.sizing
+        return self._override(symbol).sizing or self.sizing
 
     def entry_of(self, symbol: Symbol) -> Entry:
-        return (self._override(symbol) or _NONE).entry or self.entry
+        return self._override(symbol).entry or self.entry
 
     def exits_of(self, symbol: Symbol) -> Exits:
-        return (self._override(symbol) or _NONE).exits or self.exits
+        return self._override(symbol).exits or self.exits
 
     def position_pct_of(self, symbol: Symbol) -> Decimal | None:
         """The cap of one symbol's position, per cent of equity: its own where it has one."""
-        own = (self._override(symbol) or _NONE).position_pct
+        own = self._override(symbol).position_pct
         return self.limits.position_pct if own is None else own
 
     def rate_symbol(self, currency: str) -> Symbol | None:
@@ -320,8 +320,12 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _rate_of(self, currency: str) -> Instrument | None:
         return next((rate for rate in self.rates if rate.symbol == f"{currency}-{self.currency}"), None)
 
-    def _override(self, symbol: Symbol) -> Override | None:
-        return next((override for override in self.overrides if override.symbol == symbol), None)
+    def _override(self, symbol: Symbol) -> Override:
+        """What holds for the symbol alone, of which each part may be None."""
+        for override in self.overrides:
+            if override.symbol == symbol:
+                return override
+        return _NONE
 
 
 _NONE = Override("")

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from engine import exits, risk
-from engine.book import Book, evolve
+from engine.book import Book, closing_units, evolve
 from engine.calendars import session_end
 from engine.config import RunConfig
 from engine.events import (
@@ -63,10 +63,11 @@ def decide(
 ) -> tuple[BookEvent, ...]:
     """The events that follow from the closes at one instant. `commands` are what persons told since the last one."""
     made: list[BookEvent] = []
-    if book.positions:
-        book = _record(book, _breakers(book, step, config), made)
+    # Persons first: a resume lifts what its author could have seen, not what this very close sets off.
     for command in commands:
-        book = _record(book, _obey(book, step, command), made)
+        book = _record(book, _obey(book, step, command, config), made)
+    if config.limits.daily_loss_pct is not None or config.limits.drawdown_pct is not None:
+        book = _record(book, _breakers(book, step, config), made)
     if book.positions:
         book = _record(book, _exits(book, step, wishes, config), made)
     for wish in wishes:
@@ -136,66 +137,90 @@ def _breakers(book: Book, step: Step, config: RunConfig) -> Iterator[BookEvent]:
             marked = True
             reason = f"lost {loss} since the session roll, the limit is {day_limit}"
             yield _marked(book, step.at, step.marks, "halt")
-            yield from _halt(book, TradingHalted(step.at, "entries", reason, DAILY_LOSS))
+            halted = TradingHalted(step.at, "entries", reason, DAILY_LOSS)
+            for event in _halt(book, step, halted, config):
+                book = evolve(book, event)
+                yield event
     if limits.drawdown_pct is not None and step.peak is not None and DRAWDOWN not in book.halts:
         lost, most = sub(step.peak, book.equity(step.marks)), percent_of(step.peak, limits.drawdown_pct)
         if lost >= most > 0:
             reason = f"fell {lost} below the highest equity, {step.peak}, the limit is {most}"
             if not marked:
                 yield _marked(book, step.at, step.marks, "halt")
-            yield from _halt(book, TradingHalted(step.at, "entries", reason, DRAWDOWN))
+            yield from _halt(book, step, TradingHalted(step.at, "entries", reason, DRAWDOWN), config)
 
 
-def _obey(book: Book, step: Step, command: Command) -> Iterator[BookEvent]:
+def _obey(book: Book, step: Step, command: Command, config: RunConfig) -> Iterator[BookEvent]:
     if isinstance(command, TradingResumed):
         yield TradingResumed(step.at, command.reason, command.actor, command.lifted)
     else:
-        yield from _halt(book, TradingHalted(step.at, command.scope, command.reason, command.actor))
+        halted = TradingHalted(step.at, command.scope, command.reason, command.actor)
+        yield from _halt(book, step, halted, config)
 
 
-def _halt(book: Book, halted: TradingHalted) -> Iterator[BookEvent]:
-    """A halt, and the end of every entry that works."""
-    yield halted
-    for order in book.working.values():
-        if not order.is_exit:
-            yield OrderCanceled(order.order_id, order.symbol, halted.at, f"{halted.scope} halted by {halted.actor}")
+def _halt(book: Book, step: Step, halted: TradingHalted, config: RunConfig) -> Iterator[BookEvent]:
+    """A halt, and the end of every entry that works. What one of them was to close is closed all the same."""
+    entries = [order for order in book.working.values() if not order.is_exit]
+    ends = [
+        OrderCanceled(order.order_id, order.symbol, halted.at, f"{halted.scope} halted by {halted.actor}")
+        for order in entries
+    ]
+    for event in (halted, *ends):
+        book = evolve(book, event)
+        yield event
+    for order in entries:
+        if closing_units(book.held(order.symbol), order.side, order.closing) > 0:
+            yield from _give_up(book, step, order.symbol, "halt", config)
 
 
 # --- Exits --------------------------------------------------------------------------------------------------------
 
 
 def _exits(book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig) -> Iterator[BookEvent]:
-    # Where the symbol's own wish leaves the position at this very close, one order does both.
-    leaving = {wish.symbol for wish in wishes if _leaves(book, wish, config)}
-    called = exits.margin_called(book, step, config)
+    sources: dict[Symbol, Source] = {}
+    if exits.margin_called(book, step, config):
+        sources = {s: "margin_call" for s, held in book.positions.items() if held.direction is Direction.SHORT}
     for bar in step.closed:
-        symbol = bar.symbol
-        if called and book.held(symbol) < 0:
-            source: Source | None = "margin_call"
-        else:
-            source = None if symbol in leaving else exits.due(book, symbol, step, config)
-        if source is None or risk.leaving_by(book, symbol) is not None:
+        source = exits.due(book, bar.symbol, step, config)
+        # Where the symbol's own wish leaves the position at this very close, one order does both.
+        if source is not None and not any(w.symbol == bar.symbol and _leaves(book, w, config) for w in wishes):
+            sources.setdefault(bar.symbol, source)
+    for symbol, source in sources.items():
+        if risk.leaving_by(book, symbol) is not None:
             continue
-        signal = SignalRaised(
-            signal_id=signal_id(symbol, step.at),
-            symbol=symbol,
-            at=step.at,
-            direction=Direction.FLAT,
-            confidence=ONE,
-            reference_price=step.marks[symbol],
-            source=source,
-        )
-        for event in _pursue(book, step, signal, Plan(*_way_out(book, symbol)), config):
+        for order in book.orders_of(symbol):
+            if order.role == "entry":
+                canceled = OrderCanceled(order.order_id, symbol, step.at, f"the position is given up: {source}")
+                book = evolve(book, canceled)
+                yield canceled
+        for event in _give_up(book, step, symbol, source, config):
             book = evolve(book, event)
             yield event
 
 
+def _give_up(book: Book, step: Step, symbol: Symbol, source: Source, config: RunConfig) -> Iterator[BookEvent]:
+    """The way out of a position at the next open, for a reason of the book's own."""
+    signal = SignalRaised(
+        signal_id=signal_id(symbol, step.at, 1 + _earlier(book, step, symbol)),
+        symbol=symbol,
+        at=step.at,
+        direction=Direction.FLAT,
+        confidence=ONE,
+        reference_price=step.marks[symbol],
+        source=source,
+    )
+    yield from _pursue(book, step, signal, Plan(*_way_out(book, symbol)), config)
+
+
 def _leaves(book: Book, wish: Wish, config: RunConfig) -> bool:
-    """Whether a wish ends the position. One for the other side does not where reversals are denied: the exit must."""
+    """Whether a wish ends the position at the next open. A reversal that is denied, or waits for a price, does not."""
     held = book.direction(wish.symbol)
     if held is Direction.FLAT or wish.direction in (Direction.HOLD, held):
         return False
-    return wish.direction is Direction.FLAT or (config.limits.reversal and not flaw_of(wish, None))
+    if wish.direction is Direction.FLAT:
+        return True
+    order_type = config.entry_of(wish.symbol).order_type if wish.entry is None else wish.entry.order_type
+    return config.limits.reversal and order_type is OrderType.MARKET and not flaw_of(wish, None)
 
 
 # --- Wishes -------------------------------------------------------------------------------------------------------
@@ -242,7 +267,8 @@ def _act(book: Book, step: Step, wish: Wish, config: RunConfig) -> Iterator[Book
         return
     if working is None and _is_there(book, wish, config):
         return
-    signal = _signal(book, step, wish, confidence=wish.confidence)
+    sure = ONE if wish.direction is Direction.FLAT else wish.confidence
+    signal = _signal(book, step, wish, confidence=sure)
     yield from _pursue(book, step, signal, _plan(book, step, wish, terms, config, working), config)
 
 
@@ -260,7 +286,7 @@ def _is_there(book: Book, wish: Wish, config: RunConfig) -> bool:
 
 
 def _signal(book: Book, step: Step, wish: Wish, confidence: Decimal) -> SignalRaised:
-    usable = confidence is wish.confidence
+    usable = confidence is wish.confidence and wish.direction is not Direction.FLAT
     return SignalRaised(
         signal_id=signal_id(wish.symbol, step.at, 1 + _earlier(book, step, wish.symbol)),
         symbol=wish.symbol,
@@ -278,8 +304,9 @@ def _signal(book: Book, step: Step, wish: Wish, confidence: Decimal) -> SignalRa
 
 
 def _earlier(book: Book, step: Step, symbol: Symbol) -> int:
-    """How many signals of this instant have led to orders of the symbol already."""
-    return sum(1 for order in book.orders_of(symbol) if order.at == step.at and order.role in ("entry", "exit"))
+    """How many signals the symbol has had at this instant already."""
+    at, counts = book.raised
+    return counts.get(symbol, 0) if at == step.at else 0
 
 
 def flaw_of(wish: Wish, last: Decimal | None) -> str:
@@ -287,6 +314,9 @@ def flaw_of(wish: Wish, last: Decimal | None) -> str:
 
     An analysis is made by people, programs and models: what cannot be meant is denied, and never guessed at.
     """
+    if wish.direction is Direction.FLAT:
+        # It asks for nothing but to leave: whatever numbers come with it mean nothing.
+        return ""
     if not is_exact(wish.confidence) or not 0 <= wish.confidence <= 1:
         return f"confidence {wish.confidence} is not from 0 to 1"
     for name, number in (("stop", wish.stop), ("target", wish.target), ("risk-reward", wish.risk_reward)):
@@ -297,9 +327,10 @@ def flaw_of(wish: Wish, last: Decimal | None) -> str:
     entry = wish.entry
     if entry is not None and (flaw := _flaw_of_terms(entry)):
         return flaw
-    if last is None or wish.direction is Direction.FLAT:
+    if last is None:
         return ""
-    reference = last if entry is None else risk.reference_of(entry, last)
+    side = Side.BUY if wish.direction is Direction.LONG else Side.SELL
+    reference = last if entry is None else risk.reference_of(side, entry, last)
     return "" if reference is None else exits.unprotectable(wish, reference)
 
 
@@ -308,12 +339,14 @@ _NEEDED: dict[OrderType, tuple[str, ...]] = {
     OrderType.LIMIT: ("limit_price",),
     OrderType.STOP: ("stop_price",),
     OrderType.STOP_LIMIT: ("limit_price", "stop_price"),
+    OrderType.TRAILING_STOP: ("stop_price", "trail"),
 }
+_ENTERS = (OrderType.MARKET, OrderType.LIMIT, OrderType.STOP, OrderType.STOP_LIMIT)
 
 
-def _flaw_of_terms(terms: OrderTerms) -> str:
-    needed = _NEEDED.get(terms.order_type)
-    if needed is None:
+def _flaw_of_terms(terms: OrderTerms, allowed: Sequence[OrderType] = _ENTERS) -> str:
+    needed = _NEEDED[terms.order_type]
+    if terms.order_type not in allowed:
         return f"{terms.order_type} is no order to enter with"
     for name in ("limit_price", "stop_price", "trail"):
         price = getattr(terms, name)
@@ -369,18 +402,21 @@ def _plan(
     if wish.direction is Direction.FLAT:
         return Plan(*_way_out(book, symbol))
     side = Side.BUY if wish.direction is Direction.LONG else Side.SELL
-    reference = risk.reference_of(terms, step.marks[symbol])
+    reference = risk.reference_of(side, terms, step.marks[symbol])
     probe = Proposal(book, config, step, symbol, side, ONE, terms)
     if reference is None or probe.cost is None or probe.rate is None or probe.equity is None:
         return Plan(side, ZERO, terms)
-    wanted = target_quantity(
-        probe.equity, probe.cost.price, wish.confidence, book.instruments[symbol], config, probe.rate
-    )
+    # A short is worth its price before slippage: see the position cap.
+    price = max(probe.cost.price, reference)
+    wanted = target_quantity(probe.equity, price, wish.confidence, book.instruments[symbol], config, probe.rate)
     own = config.exits_of(symbol)
     opposite = max(ZERO, book.held(symbol) if side is Side.SELL else neg(book.held(symbol)))
     if working is not None:
         # An amended order asks for what is still missing: a part of it may have been filled before.
-        wanted = max(ZERO, sub(wanted, size(book.held(symbol)) if opposite == 0 else ZERO))
+        missing = sub(working.quantity, working.closing)
+        wanted = (
+            missing if config.pyramid else max(ZERO, sub(wanted, size(book.held(symbol)) if not opposite else ZERO))
+        )
     protection = exits.protection(wish, reference, step.ranges.get(symbol, ()), own)
     return Plan(side, add(wanted, opposite), terms, protection, exits.holding_bars(own, wish), replaces=working)
 
@@ -407,9 +443,9 @@ class Ticket(msgspec.Struct, frozen=True):
 def submit(book: Book, step: Step, ticket: Ticket, config: RunConfig) -> tuple[BookEvent, ...]:
     """What follows from a person's order: the same signal, verdict and order as from a wish, through the same gate."""
     working = book.working.get(ticket.replaces)
-    gone = f"there is no working order {ticket.replaces}" if ticket.replaces and working is None else ""
-    flaw = gone or _flaw_of_terms(ticket.terms)
-    resulting = add(book.held(ticket.symbol), ticket.quantity if ticket.side is Side.BUY else neg(ticket.quantity))
+    quantity = ticket.quantity if is_exact(ticket.quantity) else ZERO
+    flaw = _flaw_of_ticket(book, step, ticket, working)
+    resulting = add(book.held(ticket.symbol), quantity if ticket.side is Side.BUY else neg(quantity))
     sides = {1: Direction.LONG, 0: Direction.FLAT, -1: Direction.SHORT}
     signal = SignalRaised(
         signal_id=signal_id(ticket.symbol, step.at, 1 + _earlier(book, step, ticket.symbol)),
@@ -424,12 +460,31 @@ def submit(book: Book, step: Step, ticket: Ticket, config: RunConfig) -> tuple[B
         ticket.side,
         ticket.quantity,
         _ended(step, ticket.symbol, ticket.terms, config),
-        ticket.protection,
+        ticket.protection or (None if working is None else working.protection),
         config.exits_of(ticket.symbol).holding_bars,
         flaw,
-        working,
+        None if flaw else working,
     )
     return tuple(_pursue(book, step, signal, plan, config))
+
+
+def _flaw_of_ticket(book: Book, step: Step, ticket: Ticket, working: OrderPlaced | None) -> str:
+    """What is wrong with a person's order; empty when nothing is."""
+    if not is_exact(ticket.quantity):
+        return f"quantity {ticket.quantity} is no amount"
+    if ticket.replaces:
+        if working is None or (working.symbol, working.side) != (ticket.symbol, ticket.side):
+            return f"there is no working order {ticket.replaces} to {ticket.side} {ticket.symbol}"
+        reduces = closing_units(book.held(ticket.symbol), ticket.side, ticket.quantity) == ticket.quantity
+        if working.is_exit is not reduces:
+            return f"{ticket.replaces} is {'an exit' if working.is_exit else 'an entry'}, and this order is none"
+    flaw = _flaw_of_terms(ticket.terms, tuple(OrderType))
+    reference = risk.reference_of(ticket.side, ticket.terms, step.marks.get(ticket.symbol))
+    if flaw or ticket.protection is None or reference is None:
+        return flaw
+    direction = Direction.LONG if ticket.side is Side.BUY else Direction.SHORT
+    wish = Wish(ticket.symbol, direction, ONE, "", stop=ticket.protection.stop, target=ticket.protection.target)
+    return exits.unprotectable(wish, reference)
 
 
 # --- Orders -------------------------------------------------------------------------------------------------------
@@ -448,7 +503,7 @@ def _pursue(book: Book, step: Step, signal: SignalRaised, plan: Plan, config: Ru
         at=signal.at,
         verdict=ruling.verdict,
         side=plan.side,
-        requested=plan.quantity,
+        requested=proposal.quantity,
         quantity=ruling.quantity,
         reason=ruling.reason,
         checks=ruling.checks,
@@ -457,6 +512,9 @@ def _pursue(book: Book, step: Step, signal: SignalRaised, plan: Plan, config: Ru
         return
     agreed = proposal if ruling.quantity == plan.quantity else proposal.of(ruling.quantity)
     exit_only = agreed.reduces_only
+    amended = plan.replaces
+    # Where only the closing half of a wish's entry is left, it does not wait for the entry's price.
+    halved = exit_only and ruling.quantity != plan.quantity and signal.source != "person"
     number = int(signal.signal_id.rpartition("-")[2])
     order = OrderPlaced(
         order_id=order_id(signal.symbol, signal.at, number),
@@ -470,12 +528,12 @@ def _pursue(book: Book, step: Step, signal: SignalRaised, plan: Plan, config: Ru
         reserved=ZERO if exit_only else risk.entry_cash(agreed),
         closing=agreed.closing,
         holding_bars=None if exit_only else plan.holding_bars,
-        role="exit" if exit_only else "entry",
-        # Where only the closing half of an entry is left, it does not wait for the entry's price.
-        terms=AT_MARKET if exit_only and ruling.quantity != plan.quantity else plan.terms,
+        role=amended.role if amended is not None and exit_only else "exit" if exit_only else "entry",
+        terms=AT_MARKET if halved else plan.terms,
         protection=None if exit_only else plan.protection,
-        replaces="" if plan.replaces is None else plan.replaces.order_id,
+        pair="" if amended is None else amended.pair,
+        replaces="" if amended is None else amended.order_id,
     )
-    if plan.replaces is not None:
-        yield OrderReplaced(plan.replaces.order_id, signal.symbol, signal.at, order.order_id)
+    if amended is not None:
+        yield OrderReplaced(amended.order_id, signal.symbol, signal.at, order.order_id)
     yield order

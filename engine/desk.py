@@ -33,6 +33,7 @@ class Desk:
         self.broker = PaperBroker(config, opened)
         self._latest: dict[Symbol, Bar] = {}
         self._at: datetime | None = None
+        self._peak: Decimal | None = config.cash if config.limits.drawdown_pct is not None else None
         self._take([opened])
 
     def act(self, wish: Wish, price: Decimal, at: datetime) -> list[BookEvent]:
@@ -53,7 +54,7 @@ class Desk:
 
     def command(self, command: Command) -> list[BookEvent]:
         """Halts or resumes."""
-        step = Step(command.at, self._at, (), self._latest, self.marks)
+        step = Step(command.at, self._at, (), self._latest, self.marks, peak=self._peak)
         return self._decided(decide(self.book, step, [], self.config, [command]))
 
     def open(self, symbol: Symbol, price: Decimal, at: datetime) -> list[BookEvent]:
@@ -87,7 +88,7 @@ class Desk:
             volume = ZERO if before is None else before.volume
             self._latest[symbol] = Bar(symbol, at, at, price, price, price, price, volume)
         self.marks[symbol] = price
-        return Step(at, self._at, (), self._latest, self.marks)
+        return Step(at, self._at, (), self._latest, self.marks, peak=self._peak)
 
     def _decided(self, events: Iterable[BookEvent]) -> list[BookEvent]:
         taken = self._take(events)
@@ -99,5 +100,7 @@ class Desk:
         taken = list(events)
         for event in taken:
             self.book = evolve(self.book, event)
+        if self._peak is not None and all(symbol in self.marks for symbol in self.book.positions):
+            self._peak = max(self._peak, self.book.equity(self.marks))
         self.events += taken
         return taken

@@ -223,7 +223,7 @@ class AnalysesConsulted(Fact, frozen=True):
     analyses: tuple[tuple[str, int], ...]
 
 
-Source = Literal["analysis", "holding_time", "session_end", "margin_call", "person"]
+Source = Literal["analysis", "holding_time", "session_end", "margin_call", "halt", "person"]
 
 
 class SignalRaised(Fact, frozen=True):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from engine.book import Book
-from engine.calendars import session_end
+from engine.calendars import session_ends_within
 from engine.config import Exits, RunConfig
 from engine.events import OrderFilled, OrderPlaced, OrderTerms, Protection, Role, Source
 from engine.fills import on_tick
@@ -45,9 +45,13 @@ def due(book: Book, symbol: Symbol, step: Step, config: RunConfig) -> Source | N
 
 
 def _last_of_session(step: Step, symbol: Symbol, config: RunConfig) -> bool:
-    """Whether only one bar is left until the session ends: an order of now is filled at that one's open."""
-    calendar = config.instrument(symbol).calendar
-    return session_end(calendar, step.at, config.session_roll_hour) <= step.at + config.timeframe.duration
+    """Whether an order of now is filled at the last open of its session, or later."""
+    return session_ends_within(
+        config.instrument(symbol).calendar,
+        step.at,
+        config.session_roll_hour,
+        config.timeframe.duration * (1 + config.costs_of(symbol).latency_bars),
+    )
 
 
 def margin_called(book: Book, step: Step, config: RunConfig) -> bool:
@@ -168,8 +172,8 @@ def protectors(order: OrderPlaced, fill: OrderFilled, opened: Decimal, instrumen
 
 
 def _away(fill: OrderFilled, distance: Decimal | None, wins: bool) -> Decimal | None:
-    """A price so far from the fill's, on the side where its position wins or on the one where it loses."""
+    """A price so far from the market's at the fill, on the side where its position wins or where it loses."""
     if distance is None:
         return None
     upwards = (fill.side is Side.BUY) is wins
-    return add(fill.price, distance) if upwards else sub(fill.price, distance)
+    return add(fill.reference_price, distance) if upwards else sub(fill.reference_price, distance)

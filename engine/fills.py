@@ -178,7 +178,7 @@ def slippage_bps(quantity: Decimal, volume: Decimal, costs: Costs, chance: Decim
 def chance_of(seed: int | None, order_id: str, fills: int) -> Decimal:
     """A number from 0 up to 1, the same for the same seed, order and fill: the random part of slippage."""
     digest = sha256(f"{seed} {order_id} {fills}".encode()).digest()
-    return exact(Decimal(int.from_bytes(digest[:8]) % 10**12).scaleb(-12))
+    return exact(f"0.{int.from_bytes(digest[:8]) % 10**12:012}")
 
 
 def commission_of(notional: Decimal, quantity: Decimal, costs: Costs, before: Paid = NOTHING) -> Decimal:

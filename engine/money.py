@@ -66,17 +66,18 @@ def exact(value: Decimal | int | str) -> Decimal:
 def is_exact(value: Decimal) -> bool:
     """Whether a Decimal already has its canonical spelling."""
     whole, _, decimals = str(value).partition(".")
-    # The text is what is quickest to get, and decides for nearly all amounts; left over are those like 1E-8 and -5.
+    # The text is what is quickest to get, and decides for nearly all amounts; left over are those like 1E-8 and -5,
+    # and no spelling of 0 but the others.
     if len(whole) <= MAGNITUDE_MAX:
         if decimals.isdigit():
             return len(decimals) <= PLACES and decimals[-1] != "0"
         if whole.isdigit() and not decimals:
             return True
-    sign, digits, exponent = value.as_tuple()
+    _, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int) or not -PLACES <= exponent <= 0:
         return False
     if value == 0:
-        return not sign and exponent == 0
+        return False
     return value.adjusted() <= MAGNITUDE_MAX and (digits[-1] != 0 or exponent == 0)
 
 

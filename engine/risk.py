@@ -15,11 +15,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 from engine.book import Book, closing_units
+from engine.calendars import session_ends_within
 from engine.config import RunConfig
 from engine.events import AT_MARKET, Check, OrderPlaced, OrderTerms, TradingHalted, Verdict
 from engine.fills import Cost, Market, cost_of
 from engine.market import Direction, OrderType, Side, Symbol
-from engine.money import ZERO, add, is_exact, mul, neg, part_of, percent_of, size, steps_in, sub, total
+from engine.money import ZERO, add, floor_to_step, is_exact, mul, neg, part_of, percent_of, size, steps_in, sub, total
 from engine.step import Step
 
 UNRECKONABLE = (KeyError, ValueError, ArithmeticError)
@@ -66,7 +67,7 @@ class Proposal:
 
     @cached_property
     def reference(self) -> Decimal | None:
-        return reference_of(self.terms, self.last)
+        return reference_of(self.side, self.terms, self.last)
 
     @cached_property
     def rate(self) -> Decimal | None:
@@ -150,11 +151,17 @@ def _signed(side: Side, quantity: Decimal) -> Decimal:
     return quantity if side is Side.BUY else neg(quantity)
 
 
-def reference_of(terms: OrderTerms, last: Decimal | None) -> Decimal | None:
-    """The price an order is expected to meet: its stop, else its limit, else the last close."""
-    if terms.stop_price is not None:
-        return terms.stop_price
-    return last if terms.limit_price is None else terms.limit_price
+def reference_of(side: Side, terms: OrderTerms, last: Decimal | None) -> Decimal | None:
+    """The price an order is reckoned with: the last close, or the stop or limit it names.
+
+    Where its own price lies beyond the last close, so that the next open fills it at once, it is not the own one that
+    counts: a stop to buy below the market pays the market's price, a limit to sell below it is worth the market's.
+    """
+    own = terms.limit_price if terms.stop_price is None else terms.stop_price
+    if own is None:
+        return last
+    beyond = terms.stop_price is not None if side is Side.BUY else terms.stop_price is None
+    return max(own, last) if beyond and last is not None else own
 
 
 class Ruling(NamedTuple):
@@ -177,7 +184,7 @@ def judge(proposal: Proposal) -> Ruling:
     fitting = ZERO
     if failing <= _SIZES.keys() and proposal.config.limits.reduce:
         fitting = _fitting(proposal)
-    if fitting == 0 and not failing & _WHOLE and not _halted(proposal, exits=True):
+    elif not failing & _WHOLE and not _halted(proposal, exits=True):
         fitting = proposal.closing
     if fitting > 0:
         return Ruling(Verdict.REDUCED, fitting, reason, checks)
@@ -204,7 +211,7 @@ def _reason(failed: list[Check]) -> str:
 
 
 def _fitting(proposal: Proposal) -> Decimal:
-    """The largest quantity that opens something and that every rule about size allows; 0 when none does.
+    """The largest quantity that opens something and that every rule about size allows; else what closes.
 
     The rules themselves are asked, by bisection over whole lots, so that what is ordered is what they allow.
     """
@@ -218,7 +225,7 @@ def _fitting(proposal: Proposal) -> Decimal:
             fits = tried
         else:
             too_many = tried
-    return add(least, mul(lot, Decimal(fits))) if fits else ZERO
+    return add(least, mul(lot, Decimal(fits)))
 
 
 # --- Rules --------------------------------------------------------------------------------------------------------
@@ -239,11 +246,11 @@ def _asked(check: Callable[[Proposal], Verdicts], proposal: Proposal) -> Verdict
 
 
 def _at_most(observed: Decimal | None, limit: Decimal | None) -> Verdicts:
-    """Allows what is known, a number, and not above the limit; without a limit, anything."""
+    """Allows what is known and not above the limit; without a limit, anything."""
     if limit is None:
         return OFF
-    if observed is None or not is_exact(observed) or not is_exact(limit):
-        return False, str(limit), UNKNOWN if observed is None else str(observed)
+    if observed is None:
+        return False, str(limit), UNKNOWN
     return observed <= limit, str(limit), str(observed)
 
 
@@ -252,8 +259,9 @@ def _wish(proposal: Proposal) -> Verdicts:
 
 
 def _quantity(proposal: Proposal) -> Verdicts:
-    quantity = proposal.quantity
-    return is_exact(quantity) and quantity > 0, "above 0", str(quantity)
+    quantity, lot = proposal.quantity, proposal.book.instruments[proposal.symbol].quantity_step
+    opening = sub(quantity, proposal.closing)
+    return quantity > 0 and floor_to_step(opening, lot) == opening, f"above 0, in lots of {lot:f}", str(quantity)
 
 
 def _price(proposal: Proposal) -> Verdicts:
@@ -282,7 +290,9 @@ def _position_cap(proposal: Proposal) -> Verdicts:
     worth = None
     if proposal.cost is not None and proposal.rate is not None:
         multiplier = proposal.book.instruments[proposal.symbol].multiplier
-        worth = mul(mul(mul(proposal.cost.price, size(proposal.resulting)), multiplier), proposal.rate)
+        # A short is worth what buying it back costs, not the less that slippage leaves of its price.
+        price = max(proposal.cost.price, proposal.reference or ZERO)
+        worth = mul(mul(mul(price, size(proposal.resulting)), multiplier), proposal.rate)
     return _of_equity(worth, proposal, proposal.config.position_pct_of(proposal.symbol))
 
 
@@ -434,11 +444,23 @@ def _left_by(order: OrderPlaced | None) -> str:
 
 def _trading_hours(proposal: Proposal) -> Verdicts:
     begin, end = proposal.config.limits.trading_from, proposal.config.limits.trading_to
+    if _session_ends(proposal):
+        return False, "time to leave before the session ends", "its last bars"
     if begin is None or end is None:
         return OFF
     now = proposal.step.at.hour * 60 + proposal.step.at.minute
     inside = begin <= now < end if begin < end else now >= begin or now < end
     return inside, f"from {_clock(begin)} before {_clock(end)}", _clock(now)
+
+
+def _session_ends(proposal: Proposal) -> bool:
+    """Whether a position that must be left before its session ends could only be opened in its last bars."""
+    config, symbol = proposal.config, proposal.symbol
+    bar, waits = config.timeframe.duration, 1 + config.costs_of(symbol).latency_bars
+    calendar = proposal.book.instruments[symbol].calendar
+    return config.exits_of(symbol).session_end and session_ends_within(
+        calendar, proposal.step.at, config.session_roll_hour, bar * waits
+    )
 
 
 def _clock(minute: int) -> str:

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from engine.config import RunConfig
 from engine.market import Instrument
-from engine.money import ZERO, affordable, mul, percent_of
+from engine.money import ZERO, affordable, floor_to_step, mul, percent_of
 
 
 def target_quantity(
@@ -19,7 +19,7 @@ def target_quantity(
     """
     sizing = config.sizing_of(instrument.symbol)
     if sizing.mode == "fixed_quantity":
-        return sizing.quantity or ZERO
+        return floor_to_step(sizing.quantity or ZERO, instrument.quantity_step)
     worth = mul(percent_of(equity, sizing.base_pct), confidence)
     cap = position_cap(equity, instrument.symbol, config)
     if cap is not None:

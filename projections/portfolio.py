@@ -9,13 +9,13 @@ from decimal import Decimal
 from engine.book import Book
 from engine.events import BookEvent, BookOpened, OrderFilled, PositionsMarked
 from engine.market import Symbol
-from engine.money import ZERO, add, div, mul, sub, total
+from engine.money import ONE, ZERO, add, div, mul, sub, total
 from projections import tables
 from projections.tables import Row, Table
 
 
 class PortfolioView:
-    """Remembers the latest mark, which the book itself does not keep."""
+    """Remembers the latest price of each symbol that a mark or a fill has told, which the book itself does not keep."""
 
     def __init__(self) -> None:
         self.opened = False
@@ -23,6 +23,8 @@ class PortfolioView:
         self._unrealised = ZERO
         self._marked_at: datetime | None = None
         self._day_began_with = ZERO
+        self._rolled_at: datetime | None = None
+        self._marks: dict[Symbol, Decimal] = {}
         self._realised_in_all = ZERO
         self._realised: dict[Symbol, Decimal] = {}
 
@@ -31,16 +33,26 @@ class PortfolioView:
             gained = sub(book.realised, self._realised_in_all)
             self._realised_in_all = book.realised
             self._realised[event.symbol] = add(self._realised.get(event.symbol, ZERO), gained)
+            self._marks[event.symbol] = event.reference_price
+            if event.rate != ONE:
+                self._marks[f"{book.instruments[event.symbol].quote}-{book.currency}"] = event.rate
+            self._mark(event.at, book)
             yield tables.POSITIONS, self._position(event, book)
         elif isinstance(event, BookOpened):
             self.opened = True
             self._equity = self._day_began_with = event.cash
         elif isinstance(event, PositionsMarked):
-            self._equity, self._marked_at = event.equity, event.at
-            self._unrealised = _unrealised(event, book)
-            if event.occasion != "halt":
+            self._marks |= dict((*event.rates, *event.marks))
+            self._mark(event.at, book)
+            if event.occasion == "roll" or (event.occasion == "end" and event.at != self._rolled_at):
                 yield tables.DAYS, self._day(event, book)
-                self._day_began_with = event.equity
+                self._day_began_with, self._rolled_at = event.equity, event.at
+
+    def _mark(self, at: datetime, book: Book) -> None:
+        """Every position at the latest price that is known of it."""
+        self._marked_at, self._equity = at, book.equity(self._marks)
+        costs = total(position.cost for position in book.positions.values())
+        self._unrealised = sub(sub(self._equity, book.cash), costs)
 
     def row(self, book: Book) -> Row:
         """The account as it stands."""
@@ -92,8 +104,3 @@ class PortfolioView:
             "fees": book.fees,
             "financing": book.adjusted,
         }
-
-
-def _unrealised(event: PositionsMarked, book: Book) -> Decimal:
-    marks = dict((*event.rates, *event.marks))
-    return total(sub(book.value(symbol, marks), book.positions[symbol].cost) for symbol, _ in event.marks)

@@ -240,15 +240,20 @@ PORTFOLIO = _table(
     "",
     ("cash", "numeric", "account currency", "folded from the book"),
     ("free_cash", "numeric", "account currency", "folded from the book"),
-    ("equity", "numeric", "account currency, at the latest mark", "PositionsMarked.equity"),
+    ("equity", "numeric", "account currency, at the latest mark or fill", "PositionsMarked, OrderFilled"),
     ("realised_pnl", "numeric", "account currency, before fees", "folded from the book"),
-    ("unrealised_pnl", "numeric", "account currency, at the latest mark", "PositionsMarked"),
+    ("unrealised_pnl", "numeric", "account currency, at the latest mark or fill", "PositionsMarked, OrderFilled"),
     ("fees", "numeric", "account currency", "folded from the book"),
     ("financing", "numeric", "account currency, borrow cost so far, 0 or negative", "CashAdjusted.amount"),
     ("day_equity", "numeric", "account currency, at the session roll", "PositionsMarked"),
-    ("daily_pnl", "numeric", "account currency, since the session roll, at the latest mark", "PositionsMarked"),
+    (
+        "daily_pnl",
+        "numeric",
+        "account currency, since the session roll, at the latest mark or fill",
+        "PositionsMarked, OrderFilled",
+    ),
     ("halted", "text", "scope and reason, null while trading", "TradingHalted, TradingResumed"),
-    ("marked_at", "timestamptz", "UTC", "PositionsMarked.at"),
+    ("marked_at", "timestamptz", "UTC", "PositionsMarked.at, OrderFilled.at"),
 )
 
 DAYS = _table(

@@ -36,9 +36,10 @@ A session ends around the clock at the session roll, for FX and CME at 17:00 in 
 (`engine/calendars.py`). A bar that an order does not outlast fills it at the open or not at all.
 
 **An entry carries its protection.** A profile, or the wish itself, names a stop, a target and a trailing stop; with
-each fill of the entry they are placed for exactly the units it opened, and whichever is filled first cancels the
-others. They only ever reduce: when the position has gone another way they are canceled, and an order that was to
-close and to open opens no more than it was to.
+each fill of the entry they are placed for exactly the units it opened, at distances from the market's price, before
+slippage. Whichever is filled first cancels the others; a stop that was set off cancels its target at once, as it is a
+market order from then on; either ends what is left of the entry. They only ever reduce: when the position has gone
+another way they are canceled, and an order that was to close and to open opens no more than it was to.
 
 **Several orders may work** for one symbol. An opposite wish cancels the entries that lead elsewhere. The same wish
 again changes nothing, unless it names other terms: then the working order is *replaced*, which is a new order through

@@ -46,7 +46,7 @@ def question_of(history: History) -> RunRequested:
 def starting_cash(state: State) -> Decimal:
     """What the account must have begun with, worked back from what it has."""
     cost = total(position.cost for position in state.book.positions.values())
-    return sub(add(add(state.book.cash, cost), state.book.fees), state.book.realised)
+    return sub(add(add(state.book.cash, cost), state.book.fees), add(state.book.realised, state.book.adjusted))
 
 
 @given(histories(), st.integers(-60, 24 * 60 * 10))

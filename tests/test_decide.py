@@ -270,8 +270,8 @@ def test_a_loss_that_was_realised_counts_towards_the_day() -> None:
     bbb = still("BBB", "10", 4)
     events = session(config, [aaa, bbb], {("AAA", 0): LONG, ("AAA", 1): FLAT, ("BBB", 2): LONG})
     denied = of(RiskDecided, events)[-1]
-    assert (denied.verdict, failed(denied)) == (Verdict.DENIED, ["daily_loss"])
-    assert denied.reason == "daily_loss: 5000 against below 5000"
+    assert (denied.verdict, failed(denied)) == (Verdict.DENIED, ["daily_loss", "halt"])
+    assert denied.reason.startswith("daily_loss: 5000 against below 5000; halt: entries halted by daily_loss")
 
 
 def test_a_halt_from_outside_the_book_denies_entries_and_no_exits() -> None:

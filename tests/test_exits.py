@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from engine.book import Book, Position
-from engine.config import Exits, Override, RunConfig, Shorting
+from engine.config import Costs, Exits, Override, RunConfig, Shorting
 from engine.events import OrderFilled, OrderPlaced, OrderTerms, Protection
 from engine.exits import (
     RANGE_BARS,
@@ -102,6 +102,21 @@ def test_a_position_is_given_up_in_the_last_bar_of_its_session(
     own = Override("AAA", exits=exiting(session_end=True))
     overridden = msgspec.structs.replace(plain, overrides=(own,))
     assert due(account(plain, held), "AAA", step, overridden) == ("session_end" if gives_up else None)
+
+
+@pytest.mark.parametrize(
+    ("latency", "hour", "gives_up"),
+    [(0, 19, False), (0, 20, True), (1, 18, False), (1, 19, True), (1, 20, True), (2, 17, False), (2, 18, True)],
+)
+def test_an_order_that_waits_is_given_so_much_earlier(latency: int, hour: int, gives_up: bool) -> None:
+    config = msgspec.structs.replace(
+        config_of(),
+        instruments=(Instrument("AAA", calendar="XNYS"),),
+        costs=Costs(ZERO, ZERO, latency_bars=latency),
+        exits=exiting(session_end=True),
+    )
+    source = due(account(config, {"AAA": "1"}), "AAA", step_of(AT.replace(hour=hour)), config)
+    assert source == ("session_end" if gives_up else None)
 
 
 @pytest.mark.parametrize(
@@ -226,14 +241,14 @@ TICKED = Instrument("AAA", quantity_step=ONE, tick=exact("0.25"))
 
 
 def placed_by(
-    terms: Protection | None, side: Side = BUY, *, price: str = "100", left: str = "10", filled: str = "10",
-    opened: str = "10", instrument: Instrument = TICKED,
+    terms: Protection | None, side: Side = BUY, *, price: str = "100", slipped: str = "100", left: str = "10",
+    filled: str = "10", opened: str = "10", instrument: Instrument = TICKED,
 ) -> list[OrderPlaced]:  # fmt: skip
     entry = OrderPlaced(
         "entry", "signal", "analysis", "AAA", AT - HOUR, side, exact(left), ONE, ONE, holding_bars=4, protection=terms
     )
     made = OrderFilled(
-        "entry", "AAA", AT - HOUR, AT, side, exact(filled), exact(price), ONE, ONE, ZERO, ZERO, AT - HOUR
+        "entry", "AAA", AT - HOUR, AT, side, exact(filled), exact(slipped), exact(price), ONE, ZERO, ZERO, AT - HOUR
     )
     return protectors(entry, made, exact(opened), instrument)
 
@@ -271,6 +286,13 @@ def test_a_short_is_protected_the_other_way_round() -> None:
         exit_order("trailing_stop", BUY, trailing),
         exit_order("target", BUY, limit("94")),
     ]
+
+
+@pytest.mark.parametrize(("side", "slipped"), [(BUY, "110"), (SELL, "90")])
+def test_distances_begin_at_the_price_of_the_market_not_at_the_one_that_slipped(side: Side, slipped: str) -> None:
+    terms = Protection(stop_distance=exact("4"), target_distance=exact("6"), trail=exact("3"))
+    wanted = [order.terms for order in placed_by(terms, side)]
+    assert [order.terms for order in placed_by(terms, side, slipped=slipped)] == wanted
 
 
 def test_prices_that_are_named_go_before_distances() -> None:

@@ -213,7 +213,8 @@ def test_slippage_is_adverse() -> None:
 @pytest.mark.parametrize(
     ("quantity", "volume", "chance", "bps"),
     [("50", "100", "0", "27"), ("50", "100", "1", "37"), ("50", "100", "0.5", "32"), ("10", "100", "0", "3"),
-     ("100", "100", "0", "102"), ("200", "100", "0", "102"), ("1", "0", "0", "102"), ("1", "0.5", "0", "102")],
+     ("100", "100", "0", "102"), ("200", "100", "0", "102"), ("1", "0", "0", "102"), ("1", "0.5", "0", "102"),
+     ("0.25", "0.5", "0", "27")],
 )  # fmt: skip
 def test_slippage_is_the_sum_of_its_three_parts(quantity: str, volume: str, chance: str, bps: str) -> None:
     parts = costs(slippage_bps="2", slippage_volume_bps="100", slippage_random_bps="10")

@@ -121,6 +121,13 @@ def test_an_order_for_the_day_ends_with_the_session_of_its_calendar(calendar: Ca
     assert fills(events) == []
 
 
+def test_an_order_at_the_market_may_be_for_the_day_too() -> None:
+    events = session(account(entry=Entry(time_in_force=DAY)), bars_of(STILL, STILL), {0: LONG})
+    (order,) = of(OrderPlaced, events)
+    assert order.terms == OrderTerms(time_in_force=DAY, expires_at=START.replace(day=9, hour=0))
+    assert fills(events) == [(BUY, 10, 100)]
+
+
 @pytest.mark.parametrize(("reaches_in", "filled"), [(2, True), (3, True), (4, False)])
 def test_an_order_until_an_instant_is_filled_in_no_bar_it_does_not_outlast(reaches_in: int, filled: bool) -> None:
     config = account(entry=Entry(OrderType.LIMIT, exact("500"), time_in_force=GTD, valid_bars=3))
@@ -304,11 +311,69 @@ def test_a_ticket_amends_an_order_through_the_same_gate() -> None:
 def test_a_ticket_that_amends_nothing_or_is_no_order_is_denied() -> None:
     desk = at_desk()
     for wrong, flaw in (
-        (ticket(BUY, "1", limit("95"), "order-1"), "there is no working order order-1"),
+        (ticket(BUY, "1", limit("95"), "order-1"), "there is no working order order-1 to BUY AAA"),
         (ticket(BUY, "1", OrderTerms(OrderType.STOP)), "STOP order without a stop price"),
     ):
         (denied,) = of(RiskDecided, desk.submit(wrong, exact("100"), START))
         assert (denied.verdict, denied.checks[0].observed) == (Verdict.DENIED, flaw)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "flaw"),
+    [(Ticket("AAA", BUY, Decimal("NaN")), "quantity NaN is no amount"),
+     (Ticket("BBB", BUY, ONE, replaces="{}"), "there is no working order {} to BUY BBB"),
+     (Ticket("AAA", SELL, ONE, replaces="{}"), "there is no working order {} to SELL AAA"),
+     (Ticket("AAA", BUY, ONE, protection=Protection(exact("101"))), "stop 101 is not on the losing side of 100"),
+     (Ticket("AAA", SELL, ONE, protection=Protection(exact("99"))), "stop 99 is not on the losing side of 100"),
+     (Ticket("AAA", BUY, ONE, protection=Protection(None, exact("99"))), "target 99 is not on the winning side of 100"),
+     (Ticket("AAA", SELL, ONE, limit("105"), Protection(None, exact("106"))),
+      "target 106 is not on the winning side of 105")],
+)  # fmt: skip
+def test_a_ticket_that_cannot_be_meant_is_denied_with_what_is_wrong(wrong: Ticket, flaw: str) -> None:
+    desk = Desk(config_of(("AAA", "BBB"), quantity="10"), START)
+    waits = placed(desk.submit(ticket(BUY, "3", limit("95")), exact("100"), START)).order_id
+    named = msgspec.structs.replace(wrong, replaces=wrong.replaces.format(waits))
+    (denied,) = of(RiskDecided, desk.submit(named, exact("100"), START + HOUR))
+    assert (denied.verdict, denied.checks[0].observed) == (Verdict.DENIED, flaw.format(waits))
+    assert list(desk.book.working) == [waits]
+
+
+def test_an_exit_is_amended_to_an_exit_and_an_entry_to_an_entry() -> None:
+    desk = at_desk()
+    entry = placed(desk.submit(ticket(BUY, "5", OrderTerms(), stop="90"), exact("100"), START))
+    desk.open("AAA", exact("100"), START)
+    stop = f"{entry.order_id}.stop"
+    wrong = ticket(SELL, "6", OrderTerms(OrderType.STOP, stop_price=exact("95")), stop)
+    (denied,) = of(RiskDecided, desk.submit(wrong, exact("100"), START + HOUR))
+    assert denied.checks[0].observed == f"{stop} is an exit, and this order is none"
+    waits = placed(desk.submit(ticket(SELL, "8", limit("110")), exact("100"), START + HOUR))
+    wrong = ticket(SELL, "4", limit("110"), waits.order_id)
+    (denied,) = of(RiskDecided, desk.submit(wrong, exact("100"), START + 2 * HOUR))
+    assert denied.checks[0].observed == f"{waits.order_id} is an entry, and this order is none"
+    assert set(desk.book.working) == {stop, waits.order_id}
+
+
+def test_an_amended_order_keeps_its_role_its_pair_and_its_protection() -> None:
+    desk = at_desk()
+    waits = placed(desk.submit(ticket(BUY, "5", limit("99"), stop="90"), exact("100"), START))
+    entry = placed(desk.submit(ticket(BUY, "5", limit("101"), waits.order_id), exact("100"), START + HOUR))
+    assert (entry.role, entry.protection) == ("entry", Protection(exact("90")))
+    desk.open("AAA", exact("100"), START + HOUR)
+    old = desk.book.working[f"{entry.order_id}.stop"]
+    closer = ticket(SELL, "5", OrderTerms(OrderType.STOP, stop_price=exact("95")), old.order_id)
+    new = placed(desk.submit(closer, exact("100"), START + 2 * HOUR))
+    assert (new.role, new.pair, new.terms.stop_price) == ("stop", old.pair, 95)
+    assert list(desk.book.working) == list(desk.broker.account.working) == [new.order_id]
+
+
+def test_the_closing_half_of_a_persons_order_keeps_its_terms_and_that_of_a_wish_does_not() -> None:
+    desk = at_desk(shorts=False)
+    desk.submit(ticket(BUY, "5", OrderTerms()), exact("100"), START)
+    desk.open("AAA", exact("100"), START)
+    order = placed(desk.submit(ticket(SELL, "8", limit("105")), exact("100"), START + HOUR))
+    assert (order.quantity, order.role, order.terms) == (5, "exit", limit("105"))
+    order = placed(desk.act(wish(SHORT, limit("106")), exact("100"), START + 2 * HOUR))
+    assert (order.quantity, order.role, order.terms) == (5, "exit", OrderTerms())
 
 
 @pytest.mark.parametrize(
@@ -322,7 +387,8 @@ def test_a_ticket_signals_where_it_leads(held: str, side: Side, quantity: str, d
         first = BUY if exact(held) > 0 else SELL
         desk.submit(ticket(first, held.removeprefix("-"), OrderTerms()), exact("100"), START)
         desk.open("AAA", exact("100"), START)
-    events = desk.submit(ticket(side, quantity, OrderTerms(), stop="50"), exact("100"), START + HOUR)
+    losing = "50" if side is BUY else "150"
+    events = desk.submit(ticket(side, quantity, OrderTerms(), stop=losing), exact("100"), START + HOUR)
     (signal,) = of(SignalRaised, events)
     assert (signal.direction, signal.source, signal.confidence) == (direction, "person", 1)
     assert placed(events).role == role

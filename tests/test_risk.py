@@ -15,13 +15,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.book import Book, Position, evolve, fold
-from engine.config import Costs, Override, RiskLimits, RunConfig, Shorting
+from engine.book import Book, Position, closing_units, evolve, fold
+from engine.config import Costs, Exits, Override, RiskLimits, RunConfig, Shorting
 from engine.decide import open_book
 from engine.events import AT_MARKET, OrderPlaced, OrderTerms, Role, TradingHalted, Verdict
 from engine.fills import Market, fill
-from engine.market import Bar, Instrument, OrderType, Side
-from engine.money import ONE, ZERO, add, exact, mul, sub
+from engine.market import Bar, Calendar, Instrument, OrderType, Side
+from engine.money import ONE, ZERO, add, exact, floor_to_step, mul, sub
 from engine.risk import RULES, Proposal, Ruling, daily_loss_limit, entry_cash, judge, leaving_by, reference_of
 from engine.sizing import target_quantity
 from engine.step import Step
@@ -119,6 +119,10 @@ def stop(price: str) -> OrderTerms:
     return OrderTerms(OrderType.STOP, stop_price=exact(price))
 
 
+def stop_limit(limit_price: str, stop_price: str) -> OrderTerms:
+    return OrderTerms(OrderType.STOP_LIMIT, exact(limit_price), exact(stop_price))
+
+
 # --- At the limit, and a tick to either side ----------------------------------------------------------------------
 
 
@@ -207,6 +211,13 @@ EDGES: list[Edge] = [
     Edge("cap of its own", "position_cap", of_units(OWN_CAP), "49.99999999", "50", "50.00000001"),
     Edge("cap of a symbol without its own", "position_cap", of_units(OWN_CAP, symbol="BBB"),
          "99.99999999", "100", "100.00000001"),
+    Edge("cap without the entries of other symbols and of the other side", "position_cap",
+         of_units(CAP, book=account(CAP, working=[
+             order_of("BBB", BUY, "30", limit("90")), order_of("AAA", SELL, "40", limit("110"))])),
+         "99.99999999", "100", "100.00000001"),
+    Edge("order value after the slippage of its own symbol", "order_value",
+         of_units(limited({"overrides": (Override("AAA", Costs(exact("100"), ZERO)),)}, order_value_max="1010")),
+         "9.99999999", "10", "10.00000001"),
     Edge("units of a long", "position_quantity", of_units(UNITS, book=account(UNITS, {"AAA": "6"})),
          "3.99999999", "4", "4.00000001"),
     Edge("units of a short", "position_quantity", of_units(UNITS, SELL, book=account(UNITS, {"AAA": "-6"})),
@@ -354,6 +365,8 @@ def test_without_shorts_nothing_is_sold_that_is_not_held() -> None:
     assert ruled(proposed(NO_SHORTS, SELL, "10.00000001", book=book)) == (Verdict.REDUCED, 10)
     assert ruled(proposed(NO_SHORTS, SELL, "10", book=book)) == (Verdict.APPROVED, 10)
     assert failing(proposed(NO_SHORTS, BUY, "10", book=book)) == []
+    assert failing(proposed(NO_SHORTS, BUY, "0.5")) == []
+    assert failing(proposed(NO_SHORTS, BUY, "0")) == ["quantity"]
     assert check(proposed(limited(), SELL, "1"), "shorts") == (True, "allowed", "would hold -1")
     covering = proposed(NO_SHORTS, BUY, "11", book=account(NO_SHORTS, {"AAA": "-11.5"}))
     assert ruled(covering) == (Verdict.APPROVED, 11)
@@ -411,6 +424,48 @@ def test_entries_are_made_inside_the_trading_hours(begin: int, end: int, hour: i
         f"from {begin // 60:02}:{begin % 60:02} before {end // 60:02}:{end % 60:02}",
         f"{hour:02}:{minute:02}",
     )
+
+
+@pytest.mark.parametrize(
+    ("calendar", "latency", "hour", "minute", "passes"),
+    [("24/7", 0, 22, 59, True), ("24/7", 0, 23, 0, False), ("24/7", 0, 0, 0, True), ("24/7", 2, 20, 59, True),
+     ("24/7", 2, 21, 0, False), ("XNYS", 0, 19, 59, True), ("XNYS", 0, 20, 0, False), ("XNYS", 0, 21, 0, True)],
+)  # fmt: skip
+def test_what_must_be_left_before_its_session_ends_is_not_entered_in_its_last_bars(
+    calendar: Calendar, latency: int, hour: int, minute: int, passes: bool
+) -> None:
+    one = (Instrument("AAA", calendar=calendar), Instrument("BBB"))
+    changes = {"instruments": one, "costs": Costs(ZERO, ZERO, latency_bars=latency)}
+    stays, leaves = limited(changes), limited(changes | {"exits": Exits(None, session_end=True)})
+    at = AT.replace(hour=hour, minute=minute)
+    assert failing(proposed(stays, at=at, closed_at=None)) == []
+    assert failing(proposed(leaves, at=at, closed_at=None)) == ([] if passes else ["trading_hours"])
+    assert failing(proposed(leaves, symbol="BBB", at=AT, closed_at=None)) == []
+    if not passes:
+        reversal = proposed(leaves, SELL, "5", book=account(leaves, {"AAA": "3"}), at=at, closed_at=None)
+        assert ruled(reversal) == (Verdict.REDUCED, 3)
+        assert check(reversal, "trading_hours") == (False, "time to leave before the session ends", "its last bars")
+
+
+@pytest.mark.parametrize(
+    ("held", "side", "quantity", "passes"),
+    [("0", BUY, "2", True), ("0", BUY, "1", False), ("0", SELL, "3", False), ("1", BUY, "2", True),
+     ("1", SELL, "3", True), ("1", SELL, "2", False), ("-0.5", BUY, "2.5", True), ("-0.5", BUY, "2", False)],
+)  # fmt: skip
+def test_what_an_order_opens_is_in_whole_lots(held: str, side: Side, quantity: str, passes: bool) -> None:
+    config = limited({"instruments": (Instrument("AAA", quantity_step=exact("2")), Instrument("BBB"))})
+    proposal = proposed(config, side, quantity, book=account(config, {"AAA": held} if held != "0" else {}))
+    assert failing(proposal) == ([] if passes else ["quantity"])
+    assert check(proposal, "quantity") == (passes, "above 0, in lots of 2", quantity)
+
+
+def test_a_short_is_capped_at_the_price_before_slippage() -> None:
+    config = limited(with_costs("200") | {"cash": exact("1000")}, position_pct="50")
+    assert check(proposed(config, SELL, "5"), "position_cap") == (True, "500", "500")
+    assert check(proposed(config, SELL, "5.01"), "position_cap") == (False, "500", "501")
+    assert check(proposed(config, SELL, "5.01", limit("50")), "position_cap") == (False, "500", "501")
+    assert check(proposed(config, BUY, "5"), "position_cap") == (False, "500", "510")
+    assert check(proposed(config, BUY, "5", stop("50")), "position_cap") == (False, "500", "510")
 
 
 def test_a_halt_of_entries_denies_entries_and_leaves_the_closing_half() -> None:
@@ -472,16 +527,20 @@ def test_a_price_may_be_fresh_in_long_bars_and_stale_in_short_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("terms", "reference"),
-    [(AT_MARKET, "100"), (limit("90"), "90"), (stop("110"), "110"),
-     (OrderTerms(OrderType.STOP_LIMIT, exact("112"), exact("110")), "110")],
+    ("side", "terms", "reference"),
+    [(BUY, AT_MARKET, "100"), (SELL, AT_MARKET, "100"), (BUY, limit("90"), "90"), (BUY, limit("110"), "110"),
+     (SELL, limit("110"), "110"), (BUY, stop("110"), "110"), (SELL, stop("90"), "90"), (SELL, stop("110"), "110"),
+     (BUY, stop_limit("112", "110"), "110"), (SELL, stop_limit("88", "90"), "90"),
+     # The next open fills these at once, at the market's price.
+     (SELL, limit("90"), "100"), (BUY, stop("90"), "100"), (BUY, stop_limit("92", "90"), "100")],
 )  # fmt: skip
-def test_an_order_is_expected_to_meet_its_stop_else_its_limit_else_the_last_close(
-    terms: OrderTerms, reference: str
+def test_an_order_is_reckoned_at_its_stop_else_its_limit_else_the_last_close_and_never_below_what_it_meets(
+    side: Side, terms: OrderTerms, reference: str
 ) -> None:
-    assert reference_of(terms, Decimal(100)) == exact(reference)
-    assert proposed(limited(), terms=terms).reference == exact(reference)
-    assert reference_of(AT_MARKET, None) is None
+    assert reference_of(side, terms, Decimal(100)) == exact(reference)
+    assert proposed(limited(), side, terms=terms).reference == exact(reference)
+    own = terms.limit_price if terms.stop_price is None else terms.stop_price
+    assert reference_of(side, terms, None) == own
 
 
 def test_slippage_by_volume_is_reckoned_with_the_volume_of_the_last_bar() -> None:
@@ -542,6 +601,11 @@ def test_without_a_price_of_its_own_nothing_is_entered(mark: Decimal | None) -> 
 @pytest.mark.parametrize("mark", [Decimal(0), Decimal(-37), Decimal("1E-13")])
 def test_a_price_that_is_none_is_no_price(mark: Decimal) -> None:
     assert failing(proposed(EVERY, prices={"AAA": mark}, peak="100000")) == [*OF_COST, "price_collar"]
+
+
+def test_a_limit_of_nothing_is_no_price_either() -> None:
+    assert failing(proposed(limited(), BUY, "1", limit("0"))) == ["price"]
+    assert check(proposed(limited(), BUY, "1", limit("0")), "price") == (False, "a price above 0", "0")
 
 
 @pytest.mark.parametrize("mark", [None, NAN, Decimal("Infinity")])
@@ -614,7 +678,7 @@ def test_an_order_inside_every_limit_is_approved_with_every_check() -> None:
     assert (ruling.verdict, ruling.quantity, ruling.reason) == (Verdict.APPROVED, 100, "all checks passed")
     assert [tuple(getattr(each, name) for name in each.__struct_fields__) for each in ruling.checks] == [
         ("wish", True, "prices and numbers that can be meant", "so they are"),
-        ("quantity", True, "above 0", "100"),
+        ("quantity", True, "above 0, in lots of 0.00000001", "100"),
         ("price", True, "a price above 0", "100"),
         ("cash", True, "99000", "10000"),
         ("order_value", True, "100000", "10000"),
@@ -703,6 +767,8 @@ def test_an_order_one_unit_beyond_an_exit_is_an_entry() -> None:
 
 # --- Made to fit --------------------------------------------------------------------------------------------------
 
+SHARES = ("position_pct", "gross_exposure_pct", "net_exposure_pct", "position_quantity_max", "order_quantity_max")
+
 
 @pytest.mark.parametrize(
     ("limits", "held", "side", "quantity", "verdict", "fits"),
@@ -714,7 +780,7 @@ def test_an_order_one_unit_beyond_an_exit_is_an_entry() -> None:
      ({"position_quantity_max": "0"}, "3", SELL, "9", Verdict.REDUCED, "3"),
      ({"order_quantity_max": "2"}, "3", SELL, "9", Verdict.REDUCED, "3"),
      ({"order_quantity_max": "5"}, "0.5", SELL, "9.5", Verdict.REDUCED, "4.5"),
-     ({"order_quantity_max": "5"}, "0.5", SELL, "9.7", Verdict.REDUCED, "4.5"),
+     ({"order_quantity_max": "5"}, "0.5", SELL, "9.7", Verdict.DENIED, "0"),
      ({"order_quantity_max": "5", "reduce": False}, "0", BUY, "9", Verdict.DENIED, "0"),
      ({"order_quantity_max": "5", "reduce": False}, "3", SELL, "9", Verdict.REDUCED, "3"),
      ({"order_quantity_max": "5", "symbols": ()}, "0", BUY, "9", Verdict.DENIED, "0"),
@@ -728,6 +794,14 @@ def test_an_order_that_is_too_large_is_made_to_fit_in_whole_lots(
     config = limited({"instruments": one}, **limits)
     book = account(config, {"AAA": held} if held != "0" else {})
     assert ruled(proposed(config, side, quantity, book=book)) == (verdict, exact(fits))
+
+
+def test_an_order_may_break_every_rule_of_size_at_once_and_be_made_to_fit() -> None:
+    tight = dict.fromkeys(("position_quantity_max", "order_quantity_max"), "2") | {"order_value_max": "200"}
+    config = limited({"cash": exact("1000")}, **tight, **dict.fromkeys(SHARES[:3], "50"))
+    proposal = proposed(config, BUY, "11")
+    assert failing(proposal) == OF_AMOUNTS
+    assert ruled(proposal) == (Verdict.REDUCED, 2)
 
 
 def test_an_order_smaller_than_a_lot_is_not_made_larger_to_fit() -> None:
@@ -744,14 +818,12 @@ def test_the_same_order_over_another_quantity_differs_in_nothing_else() -> None:
     terms, book = limit("90"), account(CAP, {"BBB": "1"})
     proposal = proposed(CAP, SELL, "7", terms, book=book, symbol="BBB", flaw="why?", replaces=working)
     other = proposal.of(exact("3"))
+    assert Proposal(book, CAP, proposal.step, "BBB", SELL, ONE).flaw == ""
     assert vars(other) == vars(proposal) | {"quantity": exact("3")}
     assert (other.terms, other.flaw, other.replaces, other.book) == (terms, "why?", working, book)
 
 
 maybe = st.sampled_from([None, "0", "1", "3.3", "10", "50"])
-
-
-SHARES = ("position_pct", "gross_exposure_pct", "net_exposure_pct", "position_quantity_max", "order_quantity_max")
 
 
 @given(
@@ -772,7 +844,9 @@ def test_what_is_left_of_an_order_fits_and_a_lot_more_would_not(
     instruments = (Instrument("AAA", quantity_step=exact(lot)), Instrument("BBB"))
     config = limited(with_costs(bps, bps) | {"instruments": instruments, "cash": exact("4000")}, **limits)
     book = account(config, {"BBB": "4"} | ({"AAA": held} if held != "0" else {}))
-    wanted = mul(exact(lot), Decimal(lots))
+    whole = mul(exact(lot), Decimal(lots))
+    closes = closing_units(exact(held), side, whole)
+    wanted = add(closes, floor_to_step(sub(whole, closes), exact(lot)))
     proposal = proposed(config, side, wanted, book=book, prices={"AAA": exact(Decimal(cents).scaleb(-1))})
     ruling = judge(proposal)
     assert [each.rule for each in ruling.checks] == list(RULES)
@@ -850,7 +924,8 @@ def test_a_position_sized_to_the_cap_passes_the_cap(
     )
     probe = proposed(config, side, "1", prices={"AAA": price})
     assert probe.cost is not None
-    quantity = target_quantity(equity, probe.cost.price, ONE, config.instruments[0], config, ONE)
+    worth = max(price, probe.cost.price)
+    quantity = target_quantity(equity, worth, ONE, config.instruments[0], config, ONE)
     assert check(proposed(config, side, quantity, prices={"AAA": price}), "position_cap")[0]
     # And a step more would break it: no cash is left idle for nothing.
     more = add(quantity, exact(step))

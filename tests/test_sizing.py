@@ -51,6 +51,11 @@ def test_a_fixed_quantity_asks_neither_for_confidence_nor_for_the_cap() -> None:
     assert quantity(config, equity="-1", confidence="0") == 7
 
 
+@pytest.mark.parametrize(("lot", "units"), [("1", "7"), ("0.5", "7.5"), ("0.01", "7.75"), ("8", "0")])
+def test_a_fixed_quantity_is_cut_to_whole_lots(lot: str, units: str) -> None:
+    assert quantity(config_of(quantity="7.75", step=lot)) == exact(units)
+
+
 @pytest.mark.parametrize(("equity", "confidence"), [("0", "1"), ("-5", "1"), ("1000", "0")])
 def test_without_equity_or_confidence_nothing_is_wanted(equity: str, confidence: str) -> None:
     assert quantity(config_of(), equity, confidence=confidence) == 0

@@ -11,10 +11,11 @@ import msgspec
 import pytest
 
 from engine import errors
-from engine.config import Costs, Entry, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing
+from engine.config import Costs, Entry, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing, digest_of
 from engine.errors import BadInput
-from engine.events import Direction, PositionsMarked
+from engine.events import AnalysisMade, OrderTerms, PositionsMarked
 from engine.market import (
+    Direction,
     Instrument,
     OrderType,
     Side,
@@ -27,7 +28,7 @@ from engine.market import (
     periods_per_year,
 )
 from engine.money import ONE, ZERO, exact
-from engine.orders import entry_order_of, trade_id
+from engine.orders import Wish, analysis_stream, entry_order_of, trade_id, wish_of
 from tests.strategies import config_of
 
 AT = datetime(2024, 1, 2, 9, tzinfo=UTC)
@@ -89,6 +90,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Instrument("AAA", quantity_step=ZERO), "AAA: quantity_step must be an exact amount above 0, not 0"),
     (lambda: Instrument("AAA", multiplier=exact("-1")), "AAA: multiplier must be"),
     (lambda: Instrument("AAA", tick=Decimal("NaN")), "AAA: tick must be"),
+    (lambda: OrderTerms(limit_price=Decimal("NaN")), "OrderTerms.limit_price is not an exact amount: NaN"),
+    (lambda: OrderTerms(expires_at=AT.replace(tzinfo=None)), "OrderTerms.expires_at is not in UTC"),
     (lambda: PositionsMarked(AT, "end", ONE, ONE, (("AAA", Decimal("NaN")),)), "the mark of AAA is not an exact"),
     (lambda: PositionsMarked(AT, "end", ONE, ONE, (), (("EUR-USD", Decimal("1.0")),)), "the mark of EUR-USD is not"),
 ]
@@ -136,6 +139,7 @@ def test_a_currency_is_converted_by_the_symbol_that_is_named_after_both() -> Non
     rate = Instrument("EUR-USD")
     config = run(instruments=(Instrument("AAA", "EUR"),), rates=(Instrument("GBP-USD"), rate))
     assert (config.rate_symbol("EUR"), config.rate_symbol("USD"), config.rate_symbol("CHF")) == ("EUR-USD", None, None)
+    assert config.fed == ("AAA", "GBP-USD", "EUR-USD")
 
 
 # --- The market's names -------------------------------------------------------------------------------------------
@@ -170,6 +174,23 @@ def test_names_lead_back_to_what_they_were_made_of() -> None:
     assert entry_order_of(trade_id("order-AAA-20240102T090000Z-1")) == "order-AAA-20240102T090000Z-1"
     assert (Side.BUY.sign, Side.SELL.sign) == (1, -1)
     assert set(Direction) == {"LONG", "SHORT", "FLAT", "HOLD"}
+
+
+def test_an_analysis_asks_for_what_it_has_said() -> None:
+    made = AnalysisMade(
+        "key", "AAA", "1h", AT, "rules", Direction.LONG, ONE, 4, exact("1.5"), "{}", "digest", 9, "1",
+        stop=exact("95"), target=exact("120"), entry=OrderTerms(OrderType.LIMIT, exact("99")),
+    )  # fmt: skip
+    assert wish_of(made, 2) == Wish(
+        "AAA", Direction.LONG, ONE, "key", 2, 4, exact("1.5"), exact("95"), exact("120"), made.entry
+    )
+    assert analysis_stream("key") == "analysis:key"
+
+
+def test_a_digest_is_the_same_for_the_same_configuration_and_for_no_other() -> None:
+    assert digest_of(config_of()) == digest_of(config_of())
+    assert len({digest_of(config_of(position_pct=pct)) for pct in (None, "10", "11")}) == 3
+    assert digest_of({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
 
 
 # --- Errors -------------------------------------------------------------------------------------------------------

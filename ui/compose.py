@@ -253,9 +253,12 @@ def replay(
         chosen = profile_log.choose(app.store, profile, risk_profile)
         config = _resolved(app, chosen.profile, config.instruments, config.timeframe)
         name, told = chosen.name, chosen.told
+    result = runs.result_of(app.store, source.run_id)
+    # A paper run was asked before its end was known, and may have gone on since.
+    end = result.ended.ended_at if result and source.environment is Environment.PAPER else source.end
     fed = config.fed
-    bars = [app.catalogue.bars(symbol, config.timeframe, source.start, source.end) for symbol in fed]
-    asked_of = app.catalogue.digest(source.config.fed, config.timeframe, source.start, source.end)
+    bars = [app.catalogue.bars(symbol, config.timeframe, source.start, end) for symbol in fed]
+    asked_of = app.catalogue.digest(source.config.fed, config.timeframe, source.start, end)
     check_replayable(app.store, source, asked_of)
     total = sum(map(len, bars))
     analyst = stored_opinions(
@@ -268,10 +271,10 @@ def replay(
         Environment.REPLAY,
         config,
         profile=name,
-        dataset_digest=app.catalogue.digest(fed, config.timeframe, source.start, source.end),
+        dataset_digest=app.catalogue.digest(fed, config.timeframe, source.start, end),
         variant=source.variant,
         start=source.start,
-        end=source.end,
+        end=end,
         of_run=source.run_id,
     )
     told_then = commands_of(app.store, source)

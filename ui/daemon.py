@@ -249,16 +249,16 @@ class _Complaints(Heard):
 
 
 def _outcomes(slot: Slot, events: Sequence[BookEvent]) -> list[tuple[Symbol, str]]:
-    """What came of each symbol of a slot, in a few words."""
+    """What came of each symbol of a slot, in a few words; and of one that only begins a bar at it, if anything did."""
     said: dict[Symbol, list[str]] = {symbol: [] for symbol in slot.symbols}
     for event in events:
         match event:
             case RiskDecided():
-                said[event.symbol].append(event.verdict.value.lower())
+                said.setdefault(event.symbol, []).append(event.verdict.value.lower())
             case OrderPlaced():
-                said[event.symbol].append(f"{event.side.value.lower()} ordered")
-            case OrderFilled() if event.symbol in said:
-                said[event.symbol].append(f"{event.side.value.lower()} filled")
+                said.setdefault(event.symbol, []).append(f"{event.side.value.lower()} ordered")
+            case OrderFilled():
+                said.setdefault(event.symbol, []).append(f"{event.side.value.lower()} filled")
             case _:
                 pass
     return [(symbol, ", ".join(words) or "no change") for symbol, words in said.items()]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+import msgspec
+
 from engine import clock, halts, runs
 from engine.audit.capsule import Capsule, damage_in_words
 from engine.errors import BadInput, BookMoved
@@ -86,7 +88,9 @@ def _take_bars(catalogue: Bars, capsule: Capsule, bars_by_symbol: Sequence[Seque
     config, source = requested.config, f"capsule of run {requested.run_id}"
     held = {each.symbol for each in catalogue.listing()}
     for instrument in (*config.instruments, *config.rates):
-        if catalogue.instrument(instrument.symbol) != instrument:
+        known = catalogue.instrument(instrument.symbol)
+        # Instruments of the first version had no tick: one that is here now is the same instrument.
+        if known not in (instrument, msgspec.structs.replace(instrument, tick=instrument.tick or known.tick)):
             if instrument.symbol in held:
                 raise BadInput(f"{instrument.symbol} is another instrument here than in {capsule.path}. {ELSEWHERE}")
             catalogue.save_instrument(instrument)

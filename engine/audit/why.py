@@ -145,7 +145,7 @@ class _History:
     def of_trade(self, entry_order_id: str) -> Iterator[Link]:
         """The entry's chain, then the chains of the orders that changed the position until it was flat or turned."""
         yield from self.of_order(entry_order_id)
-        symbol, began = "", None
+        symbol, began, told = "", None, {entry_order_id}
         for fill, _, after in self._fills():
             if fill.order_id == entry_order_id:
                 symbol, began = fill.symbol, after
@@ -153,7 +153,9 @@ class _History:
                 # An entry's own stop or target has its signal in common with it, which is told above.
                 placed = self.orders[fill.order_id].event
                 assert isinstance(placed, OrderPlaced)
-                yield from self._life(fill.order_id) if _protects(placed) else self.of_order(fill.order_id)
+                if fill.order_id not in told:
+                    told.add(fill.order_id)
+                    yield from self._life(fill.order_id) if _protects(placed) else self.of_order(fill.order_id)
                 if after is not began:
                     return
 
@@ -212,7 +214,7 @@ class _History:
         elif made.decision is Direction.HOLD:
             reason = "no signal: the opinion was HOLD"
         else:
-            reason = f"no signal: the book already was {made.decision}"
+            reason = f"no signal: the book already was {made.decision}, or an order to it worked"
         read_by = self.consulted[analysis.key]
         return Link("nothing", analysis.key, analysis.at, read_by.position, reason, None)
 
