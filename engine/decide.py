@@ -183,7 +183,7 @@ def _exits(book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig) ->
     for bar in step.closed:
         source = exits.due(book, bar.symbol, step, config)
         # Where the symbol's own wish leaves the position at this very close, one order does both.
-        if source is not None and not any(w.symbol == bar.symbol and _leaves(book, w, config) for w in wishes):
+        if source is not None and not any(w.symbol == bar.symbol and _leaves(book, step, w, config) for w in wishes):
             sources.setdefault(bar.symbol, source)
     for symbol, source in sources.items():
         if risk.leaving_by(book, symbol) is not None:
@@ -212,7 +212,7 @@ def _give_up(book: Book, step: Step, symbol: Symbol, source: Source, config: Run
     yield from _pursue(book, step, signal, Plan(*_way_out(book, symbol)), config)
 
 
-def _leaves(book: Book, wish: Wish, config: RunConfig) -> bool:
+def _leaves(book: Book, step: Step, wish: Wish, config: RunConfig) -> bool:
     """Whether a wish ends the position at the next open. A reversal that is denied, or waits for a price, does not."""
     held = book.direction(wish.symbol)
     if held is Direction.FLAT or wish.direction in (Direction.HOLD, held):
@@ -220,7 +220,8 @@ def _leaves(book: Book, wish: Wish, config: RunConfig) -> bool:
     if wish.direction is Direction.FLAT:
         return True
     order_type = config.entry_of(wish.symbol).order_type if wish.entry is None else wish.entry.order_type
-    return config.limits.reversal and order_type is OrderType.MARKET and not flaw_of(wish, None)
+    flaw = flaw_of(wish, step.marks.get(wish.symbol))
+    return config.limits.reversal and order_type is OrderType.MARKET and not flaw
 
 
 # --- Wishes -------------------------------------------------------------------------------------------------------

@@ -137,8 +137,8 @@ AT_MARKET = OrderTerms()
 class Protection(Exact, frozen=True, omit_defaults=True):
     """What an entry places beside the position it opens: a stop and a target, of which one cancels the other.
 
-    stop, target: prices; stop_distance, target_distance, trail: distances from the price of the fill, for those whose
-    price is not fixed before. Each may be None.
+    stop, target: prices; stop_distance, target_distance, trail: distances from the market's price at the fill, for
+    those whose price is not fixed before. Each may be None.
     """
 
     stop: Decimal | None = None

@@ -89,9 +89,9 @@ class Performance:
     def _figures(self, account: Account) -> Iterator[Change]:
         request, config = account.request, account.request.config
         # A paper run was asked before its end was known, and may have gone on since.
-        end = account.latest_at if account.is_live else request.end
+        end = max(request.end, account.latest_at) if account.is_live else request.end
         bars = [self._catalogue.bars(symbol, config.timeframe, request.start, end) for symbol in config.fed]
-        if not account.ended:
+        if account.is_live:
             # A recorded feed's later bars lie in the catalogue already: the account has not lived them yet.
             bars = [[bar for bar in series if bar.closed_at <= account.latest_at] for series in bars]
         curve = equity_curve(config, account.moves, bars)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit as st
@@ -106,7 +107,8 @@ def test_an_order_is_explained_from_its_opinion_on(monkeypatch: pytest.MonkeyPat
     shown.run()
     assert not shown.exception
     (table,) = shown.dataframe
-    assert {"entry", "exit"} <= set(table.value["For"])
+    frame: Any = table.value
+    assert {"entry", "exit"} <= set(frame["For"])
     assert "**Order**" in words(shown)
 
 

@@ -92,6 +92,7 @@ def test_ended_at_any_moment_the_next_demo_completes_with_the_same_digests(env: 
     assert {name: spoilt[name] for name in same} == {name: undisturbed[name] for name in same}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_two_demos_at_once_on_a_new_home_both_complete() -> None:
     with new_home() as home:

@@ -79,6 +79,7 @@ def followed(dsn: str, events: int) -> tuple[list[int], list[int]]:
     return follower.seen, [position for (position,) in stored]
 
 
+@pytest.mark.long
 def test_six_writers_and_a_hundred_thousand_events_and_a_follower_misses_none(dsn: str) -> None:
     seen, stored = followed(dsn, 102_000)
     assert len(stored) == 102_000

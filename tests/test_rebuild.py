@@ -196,6 +196,7 @@ def catch_up_in_a_process(dsn: str, page: int) -> None:
         Runner(store, catalogue, dsn).catch_up()
 
 
+@pytest.mark.long
 def test_processes_that_project_at_once_on_a_new_database_write_what_one_writes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
