@@ -16,7 +16,6 @@ from analysis.conformance import Finding
 from analysis.strategies import Opinion, Strategy
 from engine.broker import Broker, PaperBroker
 from engine.clock import now
-from engine.decide import Ticket
 from engine.desk import Desk
 from engine.events import BookEvent, OrderPlaced, OrderTerms, Protection, Verdict
 from engine.feed.files import read_bars
@@ -24,6 +23,7 @@ from engine.feed.sample import SAMPLE_FILES, SAMPLE_TIMEFRAME
 from engine.market import Bar, Direction, OrderType, Side, Timeframe, TimeInForce, instrument_for
 from engine.money import exact
 from engine.orders import Wish
+from engine.tickets import Ticket
 from ui import profiles
 from ui.compose import Answer, App, Question, open_app
 from ui.compose import backtest as _backtest

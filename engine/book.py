@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
-from typing import TypeVar, assert_never
+from typing import Literal, TypeVar, assert_never
 
 import msgspec
 
@@ -169,6 +169,23 @@ def evolve(book: Book, event: BookEvent) -> Book:
             assert_never(event)
 
 
+def marked(
+    book: Book, at: datetime, marks: Mapping[Symbol, Decimal], occasion: Literal["roll", "halt", "end"]
+) -> PositionsMarked:
+    """What everything is worth at these prices, as a fact. Raises `KeyError` where one is missing."""
+    held = [symbol for symbol in book.instruments if symbol in book.positions]
+    quotes = dict.fromkeys(book.instruments[symbol].quote for symbol in held)
+    rates = [f"{quote}-{book.currency}" for quote in quotes if quote != book.currency]
+    return PositionsMarked(
+        at,
+        occasion,
+        book.equity(marks),
+        book.cash,
+        tuple((symbol, marks[symbol]) for symbol in held),
+        tuple((symbol, marks[symbol]) for symbol in rates),
+    )
+
+
 def _raised(book: Book, signal: SignalRaised) -> Book:
     at, counts = book.raised
     now = dict(counts) if at == signal.at else {}
@@ -220,13 +237,15 @@ def _less(
     working: Mapping[str, OrderPlaced], order: OrderPlaced, quantity: Decimal, closed: Decimal
 ) -> dict[str, OrderPlaced]:
     """The working orders after a fill: less of the order itself, and of those it is paired with."""
-    left = _without(working, order.order_id)
+    left = dict(working)
+    if quantity == order.quantity:
+        del left[order.order_id]
+    else:
+        left[order.order_id] = _remaining(order, quantity, closed)
     if order.pair:
         for other in working.values():
             if other.pair == order.pair and other is not order:
                 left[other.order_id] = _remaining(other, quantity, quantity)
-    if quantity != order.quantity:
-        left[order.order_id] = _remaining(order, quantity, closed)
     return left
 
 

@@ -11,15 +11,18 @@ from datetime import datetime
 from decimal import Decimal
 
 from engine.book import Book, evolve
+from engine.breakers import Command
 from engine.broker import PaperBroker, hand_over
 from engine.config import RunConfig, digest_of
-from engine.decide import Command, Ticket, decide, open_book, submit
+from engine.decide import decide, open_book
 from engine.events import AT_MARKET, BookEvent, OrderCanceled, OrderTerms
 from engine.market import Bar, Side, Symbol
 from engine.money import ZERO
 from engine.orders import Wish
-from engine.risk import Proposal, Ruling, judge
+from engine.proposal import Proposal
+from engine.risk import Ruling, judge
 from engine.step import Step
+from engine.tickets import Ticket, submit
 
 
 class Desk:

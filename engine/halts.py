@@ -1,6 +1,6 @@
 """Halts and resumes that persons, and the reconciliation, tell an account: facts of its control stream.
 
-A run takes them over slot by slot into its book, where they hold. Rules halt in the book itself: see `engine.decide`.
+A run takes them over slot by slot into its book, where they hold. Rules halt in the book itself: see `engine.breakers`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from engine import clock
-from engine.decide import RULES, Command
+from engine.breakers import RULES, Command
 from engine.errors import BadInput, BookMoved
 from engine.events import AlertRaised, Fact, HaltScope, TradingHalted, TradingResumed
 from engine.runs import book_stream

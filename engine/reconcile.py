@@ -14,7 +14,7 @@ from typing import NamedTuple
 from engine import halts
 from engine.blotter import PostgresBlotter, Standing
 from engine.book import Book
-from engine.decide import Command
+from engine.breakers import Command
 from engine.store import Cause, Store
 
 

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from engine import halts
-from engine.decide import Command
+from engine.breakers import Command
 from engine.errors import AnalysisMissing, BadInput
 from engine.events import AnalysesConsulted, AnalysisMade, Environment, RunRequested, RunStarted
 from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile

@@ -13,8 +13,8 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from engine.breakers import Command
 from engine.config import RunConfig, digest_of
-from engine.decide import Command
 from engine.errors import BookMoved, NotFound
 from engine.events import Environment, Fact, RunEnded, RunRequested, RunStarted
 from engine.feed.recorded import moments

@@ -15,9 +15,10 @@ from hashlib import sha256
 from typing import Protocol
 
 from engine.book import Book, evolve
+from engine.breakers import Command
 from engine.broker import Blotter, PaperBroker, hand_over
 from engine.config import RunConfig
-from engine.decide import Command, close_book, decide, open_book, roll, roll_due
+from engine.decide import close_book, decide, open_book, roll, roll_due
 from engine.errors import ReplayDiverged
 from engine.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised, TradingResumed
 from engine.exits import RANGE_BARS, true_range

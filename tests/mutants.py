@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "tests/mutants.md"
-MODULES = ("risk", "sizing", "fills", "exits", "money")
+MODULES = ("proposal", "risk", "sizing", "fills", "exits", "money")
 SCORE_PCT_MIN = 95
 WORKERS = 2
 DECORATED = ("property", "cached_property")

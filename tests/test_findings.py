@@ -14,7 +14,6 @@ import pytest
 from engine.book import Book, evolve, fold
 from engine.config import Costs, Exits, RiskLimits, RunConfig, Shorting, digest_of
 from engine.control import Slot
-from engine.decide import Ticket
 from engine.desk import Desk
 from engine.events import (
     BookEvent,
@@ -38,6 +37,7 @@ from engine.orders import Wish
 from engine.session import Journal, Session
 from engine.store import Cause
 from engine.store.memory import MemoryStore
+from engine.tickets import Ticket
 from projections import tables
 from projections.portfolio import PortfolioView
 from tests.strategies import HOUR, History, Scripted, config_of, play

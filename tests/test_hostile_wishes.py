@@ -15,8 +15,8 @@ from random import Random
 import msgspec
 
 from engine.book import Book, evolve
+from engine.breakers import Command
 from engine.config import Costs, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing, digest_of
-from engine.decide import Command
 from engine.events import (
     BookEvent,
     OrderFilled,

@@ -38,7 +38,8 @@ from engine.feed.recorded import moments
 from engine.fills import Market, cost_of
 from engine.market import Direction, OrderType, Side
 from engine.money import exact
-from engine.risk import RULES, leaving_by, reference_of
+from engine.proposal import reference_of
+from engine.risk import RULES, leaving_by
 from tests.strategies import History, Played, histories, play
 
 E = TypeVar("E")

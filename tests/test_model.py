@@ -21,7 +21,6 @@ from engine import fills
 from engine.book import Book, evolve
 from engine.broker import PAIR_FILLED, PaperBroker
 from engine.config import Costs, Exits, RiskLimits, RunConfig, Shorting, Sizing
-from engine.decide import Ticket
 from engine.desk import Desk
 from engine.events import (
     BookEvent,
@@ -40,6 +39,7 @@ from engine.events import (
 from engine.market import Bar, Direction, Instrument, OrderType, Side, Timeframe, TimeInForce
 from engine.money import exact
 from engine.orders import Wish
+from engine.tickets import Ticket
 from tests.model import Model, Told, close, differences
 
 SYMBOLS = ("AAA", "BBB")

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from engine.config import Costs, Entry, Exits, RiskLimits, RunConfig, Shorting
-from engine.decide import Ticket
 from engine.desk import Desk
 from engine.events import (
     BookEvent,
@@ -31,6 +30,7 @@ from engine.events import (
 from engine.market import Bar, Calendar, Direction, Instrument, OrderType, Side, TimeInForce
 from engine.money import ONE, ZERO, exact
 from engine.orders import Wish
+from engine.tickets import Ticket
 from tests.strategies import HOUR, History, config_of, play
 
 E = TypeVar("E")
@@ -336,6 +336,14 @@ def test_a_ticket_that_cannot_be_meant_is_denied_with_what_is_wrong(wrong: Ticke
     (denied,) = of(RiskDecided, desk.submit(named, exact("100"), START + HOUR))
     assert (denied.verdict, denied.checks[0].observed) == (Verdict.DENIED, flaw.format(waits))
     assert list(desk.book.working) == [waits]
+
+
+def test_a_ticket_that_only_reduces_needs_no_sense_in_its_protection() -> None:
+    desk = at_desk()
+    placed(desk.submit(ticket(BUY, "5", OrderTerms()), exact("100"), START))
+    desk.open("AAA", exact("100"), START)
+    order = placed(desk.submit(ticket(SELL, "2", OrderTerms(), stop="90"), exact("100"), START + HOUR))
+    assert (order.role, order.protection) == ("exit", None)
 
 
 def test_an_exit_is_amended_to_an_exit_and_an_entry_to_an_entry() -> None:

@@ -22,7 +22,8 @@ from engine.events import AT_MARKET, OrderPlaced, OrderTerms, Role, TradingHalte
 from engine.fills import Market, fill
 from engine.market import Bar, Calendar, Instrument, OrderType, Side
 from engine.money import ONE, ZERO, add, exact, floor_to_step, mul, sub
-from engine.risk import RULES, Proposal, Ruling, daily_loss_limit, entry_cash, judge, leaving_by, reference_of
+from engine.proposal import Proposal, entry_cash, reference_of
+from engine.risk import RULES, Ruling, daily_loss_limit, judge, leaving_by
 from engine.sizing import target_quantity
 from engine.step import Step
 from tests.strategies import config_of

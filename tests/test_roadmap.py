@@ -16,10 +16,10 @@ import pytest
 
 import quantagent
 from engine.config import RiskLimits
-from engine.decide import Ticket
 from engine.events import OrderFilled, OrderPlaced, TradingHalted
 from engine.market import Side
 from engine.money import mul
+from engine.tickets import Ticket
 from projections.tables import TABLES
 from quantagent import Backtest, DataProvider, OrderManager, PortfolioManager, RiskManager
 

@@ -74,6 +74,7 @@ def test_numbers_within_a_check_become_readable_and_other_text_stays() -> None:
     assert tidy("holds -0.55671473") == "holds -0.55671473"
     assert tidy("order-BTC-USD-20170714T170000Z-1") == "order-BTC-USD-20170714T170000Z-1"
     assert tidy("100000") == "100,000"
+    assert tidy("3:00:00") == "3:00:00"
 
 
 @given(st.text(alphabet="a $*_[]:`1", max_size=20))

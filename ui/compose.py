@@ -19,8 +19,8 @@ from analysis import variants
 from analysis.analyst import opinions
 from engine import clock, runs
 from engine.audit.anchors import Anchor, anchor, anchors_of, log_id_of
+from engine.breakers import Command
 from engine.config import RunConfig
-from engine.decide import Command
 from engine.errors import BadInput, NotFound
 from engine.events import Environment, RunRequested
 from engine.feed import Bars

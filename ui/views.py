@@ -65,8 +65,8 @@ def number(value: Decimal | None, places: int | None = None) -> str:
 
 
 def tidy(text: str) -> str:
-    """Text of a risk check with its numbers readable: cents from 100 on, else at most 8 decimals."""
-    return re.sub(r"(?<![\w.])-?\d+(\.\d+)?(?![\w.])", lambda match: _short(Decimal(match[0])), text)
+    """Text of a risk check with its numbers readable: cents from 100 on, else at most 8. A time stays one."""
+    return re.sub(r"(?<![\w.:])-?\d+(\.\d+)?(?![\w.:])", lambda match: _short(Decimal(match[0])), text)
 
 
 def _short(value: Decimal) -> str:

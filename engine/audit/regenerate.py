@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from engine.audit.compare import BookDigest
-from engine.decide import Command
+from engine.breakers import Command
 from engine.errors import AnalysisMissing
 from engine.events import AnalysesConsulted, Environment, RunRequested, SignalRaised
 from engine.feed import Bars
