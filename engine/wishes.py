@@ -26,7 +26,7 @@ def act(book: Book, step: Step, wish: Wish, config: RunConfig) -> Iterator[BookE
     orders = book.orders_of(wish.symbol) if book.working else []
     if not orders and _is_there(book, wish, config):
         return
-    flaw = flaw_of(wish, step.marks.get(wish.symbol))
+    flaw = flaw_of(wish, step.marks[wish.symbol])
     if flaw:
         signal = _signal(book, step, wish, confidence=ZERO)
         side = Side.SELL if wish.direction is Direction.SHORT else Side.BUY
@@ -78,8 +78,8 @@ def _signal(book: Book, step: Step, wish: Wish, confidence: Decimal) -> SignalRa
     )
 
 
-def flaw_of(wish: Wish, last: Decimal | None) -> str:
-    """What is wrong with a wish's numbers; empty when nothing is. `last`: the last close, if the prices are judged.
+def flaw_of(wish: Wish, last: Decimal) -> str:
+    """What is wrong with a wish's numbers; empty when nothing is. `last`: the last close.
 
     An analysis is made by people, programs and models: what cannot be meant is denied, and never guessed at.
     """
@@ -96,8 +96,6 @@ def flaw_of(wish: Wish, last: Decimal | None) -> str:
     entry = wish.entry
     if entry is not None and (flaw := flaw_of_terms(entry)):
         return flaw
-    if last is None:
-        return ""
     side = Side.BUY if wish.direction is Direction.LONG else Side.SELL
     reference = last if entry is None else reference_of(side, entry, last)
     return "" if reference is None else exits.unprotectable(wish, reference)
@@ -111,7 +109,7 @@ def leaves(book: Book, step: Step, wish: Wish, config: RunConfig) -> bool:
     if wish.direction is Direction.FLAT:
         return True
     order_type = config.entry_of(wish.symbol).order_type if wish.entry is None else wish.entry.order_type
-    flaw = flaw_of(wish, step.marks.get(wish.symbol))
+    flaw = flaw_of(wish, step.marks[wish.symbol])
     return config.limits.reversal and order_type is OrderType.MARKET and not flaw
 
 
