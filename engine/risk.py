@@ -74,7 +74,8 @@ def _fitting(proposal: Proposal) -> Decimal:
     The rules themselves are asked, by bisection over whole lots, so that what is ordered is what they allow.
     """
     lot, least = proposal.book.instruments[proposal.symbol].quantity_step, proposal.closing
-    too_many = steps_in(sub(proposal.quantity, least), lot) + 1
+    # The quantity that is asked for has failed already.
+    too_many = steps_in(sub(proposal.quantity, least), lot)
     fits = 0
     while too_many - fits > 1:
         tried = (fits + too_many) // 2

@@ -115,8 +115,11 @@ def test_an_order_that_waits_is_given_so_much_earlier(latency: int, hour: int, g
         costs=Costs(ZERO, ZERO, latency_bars=latency),
         exits=exiting(session_end=True),
     )
-    source = due(account(config, {"AAA": "1"}), "AAA", step_of(AT.replace(hour=hour)), config)
-    assert source == ("session_end" if gives_up else None)
+    own = Override("AAA", costs=Costs(ZERO, ZERO, latency_bars=latency))
+    overridden = msgspec.structs.replace(config, costs=Costs(ZERO, ZERO), overrides=(own,))
+    for each in (config, overridden):
+        source = due(account(each, {"AAA": "1"}), "AAA", step_of(AT.replace(hour=hour)), each)
+        assert source == ("session_end" if gives_up else None)
 
 
 @pytest.mark.parametrize(

@@ -442,6 +442,9 @@ def test_what_must_be_left_before_its_session_ends_is_not_entered_in_its_last_ba
     assert failing(proposed(stays, at=at, closed_at=None)) == []
     assert failing(proposed(leaves, at=at, closed_at=None)) == ([] if passes else ["trading_hours"])
     assert failing(proposed(leaves, symbol="BBB", at=AT, closed_at=None)) == []
+    own = Override("AAA", Costs(ZERO, ZERO, latency_bars=latency), exits=Exits(None, session_end=True))
+    overridden = limited({"instruments": one, "costs": Costs(ZERO, ZERO), "overrides": (own,)})
+    assert failing(proposed(overridden, at=at, closed_at=None)) == ([] if passes else ["trading_hours"])
     if not passes:
         reversal = proposed(leaves, SELL, "5", book=account(leaves, {"AAA": "3"}), at=at, closed_at=None)
         assert ruled(reversal) == (Verdict.REDUCED, 3)
