@@ -24,7 +24,7 @@ from engine.market import Bar, Direction, OrderType, Side, Timeframe, TimeInForc
 from engine.money import exact
 from engine.orders import Wish
 from engine.tickets import Ticket
-from ui import profiles
+from ui import market_data, profiles
 from ui.compose import Answer, App, Question, open_app
 from ui.compose import backtest as _backtest
 from ui.compose import load_sample as _load_sample
@@ -58,12 +58,20 @@ Time = datetime | str | None
 
 
 class DataProvider:
-    """The stored bars."""
+    """The stored bars and, with a provider (yahoo, synthetic, folder:PATH), those that are missing."""
+
+    def __init__(self, provider: str = "") -> None:
+        self.provider = provider
 
     def get_ohlc(self, symbol: str, timeframe: str = "1h", start: Time = None, end: Time = None) -> pl.DataFrame:
-        """Columns opened_at, closed_at (UTC), open, high, low, close, volume; bars inside [start, end]."""
+        """Columns opened_at, closed_at (UTC), open, high, low, close, volume; bars inside [start, end].
+
+        With a provider exactly what is missing inside the range is fetched, judged and stored first: every hole, and
+        none where the market was closed. `PROVIDER:SYMBOL` names one for this symbol.
+        """
         with open_app() as app:
-            return app.catalogue.frame(symbol, Timeframe.parse(timeframe), _instant(start), _instant(end))
+            frame, since, until = Timeframe.parse(timeframe), _instant(start), _instant(end)
+            return market_data.get_ohlc(app, symbol, frame, since, until, provider=self.provider)
 
     def load_sample(self) -> int:
         """Loads the bundled bars; returns how many were new."""
@@ -156,7 +164,7 @@ def check_strategy(variant: str, bars: Sequence[Bar] = ()) -> list[Finding]:
     Without bars it is tried on the bundled ones of BTC-USD. Needs no database and stores nothing.
     """
     if not bars:
-        bars = read_bars(SAMPLE_FILES["BTC-USD"], "BTC-USD", SAMPLE_TIMEFRAME).bars
+        bars = read_bars(SAMPLE_FILES["BTC-USD"], "BTC-USD", SAMPLE_TIMEFRAME).bars()
     return conformance.check(variant, bars)
 
 

@@ -266,8 +266,9 @@ def _stored(store: MemoryStore) -> list[Said]:
 
 
 def timeframe_of(bars: Sequence[Bar]) -> Timeframe:
-    lasts = bars[0].closed_at - bars[0].opened_at
-    return next(frame for frame in Timeframe if frame.duration == lasts)
+    """The shortest that no bar outlasts: closes cut bars, and most sessions are shorter than a day."""
+    lasts = max(bar.closed_at - bar.opened_at for bar in bars)
+    return next(frame for frame in Timeframe if frame.duration >= lasts)
 
 
 CHECKS: dict[str, Callable[[Trial], Iterator[Other]]] = {

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import ROUND_HALF_EVEN, Context, DivisionByZero, InvalidOperation, Overflow, localcontext
 from hashlib import sha256
 from importlib.abc import ExecutionLoader
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from traceback import extract_tb
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -24,6 +23,7 @@ import msgspec
 from analysis import rules
 from analysis.indicators import WINDOW_BARS
 from analysis.strategies import Opinion, Strategy
+from engine import plugins
 from engine.errors import BadInput, QuantagentError
 from engine.market import Bar, instant_text
 
@@ -145,7 +145,7 @@ class Own:
             with localcontext(_DECIMALS):
                 said = self._strategy.decide(window)
         except Exception as error:
-            raise StrategyFailed(self.name, window[-1], _in_words(error)) from error
+            raise StrategyFailed(self.name, window[-1], plugins.in_words(error)) from error
         # Other people's code: it need not have been looked at by a type checker.
         if not isinstance(said, Opinion):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise StrategyFailed(self.name, window[-1], f"it returned {type(said).__name__}, which is no Opinion")
@@ -157,7 +157,7 @@ class Own:
 
 def names() -> list[str]:
     """The names that can be typed without a file. Nothing is imported for it."""
-    return sorted({rules.VARIANT, *(entry.name for entry in (*BUILT_IN, *entry_points(group=GROUP)))})
+    return sorted({rules.VARIANT, *plugins.names(GROUP, BUILT_IN)})
 
 
 def find(text: str) -> Variant:
@@ -177,31 +177,14 @@ def find(text: str) -> Variant:
 
 def _installed(text: str) -> Variant:
     name, _, version = text.partition("@")
-    # By what they lead to: our own entry points are known twice, once the package is installed.
-    found = {entry.value: entry for entry in (*entry_points(group=GROUP, name=name), *BUILT_IN) if entry.name == name}
-    if not found:
-        raise BadInput(
-            f"variant {text!r} is unknown: there is {', '.join(names())}; a strategy in a file is named FILE.py:CLASS."
-        )
-    if len(found) > 1:
-        packages = " and ".join(_package(entry) for entry in found.values())
-        raise BadInput(f"variant {name!r} is offered by {packages}: uninstall all but one, or rename it.")
-    (entry,) = found.values()
-    where = f"variant {name!r} of package {_package(entry)} ({entry.value})"
-    try:
-        loaded: object = entry.load()
-    except Exception as error:
-        raise BadInput(f"{where} cannot be loaded: {_in_words(error)}. Repair or reinstall that package.") from error
+    otherwise = f"{', '.join(names())}; a strategy in a file is named FILE.py:CLASS"
+    loaded, where = plugins.load("variant", name, GROUP, BUILT_IN, otherwise)
     strategy = _strategy(loaded, where)
     if strategy.variant != name:
         raise BadInput(f"{where} calls itself {strategy.variant!r}: give the entry point and the class one name.")
     if version not in ("", strategy.version):
         raise BadInput(f"{where} is installed in version {strategy.version}, not {version}: ask for {name}.")
     return Own(strategy, f"{name}@{strategy.version}")
-
-
-def _package(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "quantagent"
 
 
 def _from_file(path: Path, name: str) -> Variant:
@@ -212,7 +195,7 @@ def _from_file(path: Path, name: str) -> Variant:
     try:
         loaded = _run(path, source, f"quantagent_variant_{digest}").get(name)
     except Exception as error:
-        raise BadInput(f"{path} cannot be loaded: {_in_words(error)}. Correct it and run again.") from error
+        raise BadInput(f"{path} cannot be loaded: {plugins.in_words(error)}. Correct it and run again.") from error
     if loaded is None:
         raise BadInput(f"{path} has no {name!r}: name the class of your strategy as {path}:CLASS.")
     strategy = _strategy(loaded, f"{name} in {path}")
@@ -248,7 +231,9 @@ def _strategy(loaded: object, where: str) -> Strategy:
     try:
         made: object = loaded() if isinstance(loaded, type) else loaded
     except Exception as error:
-        raise BadInput(f"{where} cannot be made without arguments: {_in_words(error)}. Offer an instance.") from error
+        raise BadInput(
+            f"{where} cannot be made without arguments: {plugins.in_words(error)}. Offer an instance."
+        ) from error
     fault = _fault(made)
     if fault:
         raise BadInput(f"{where} is no strategy: {fault}.")
@@ -267,13 +252,3 @@ def _fault(made: object) -> str:
     if not callable(getattr(made, "decide", None)):
         return "it has no method `decide(bars)`"
     return ""
-
-
-def _in_words(error: Exception) -> str:
-    """An error's kind, what it says in one line, and where in the code it was raised."""
-    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    places = [place for place in extract_tb(error.__traceback__) if not place.filename.startswith("<frozen")]
-    # A syntax error says itself where it is.
-    if isinstance(error, SyntaxError) or not places:
-        return said
-    return f"{said} ({Path(places[-1].filename).name}, line {places[-1].lineno})"

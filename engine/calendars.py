@@ -12,22 +12,27 @@ from datetime import UTC, date, datetime, time, timedelta
 from engine.market import Calendar
 
 _DAY = timedelta(days=1)
-_NEW_YORK_ENDS: dict[Calendar, int] = {"FX": 17, "CME": 17, "XNYS": 16}
-"""The hour in New York at which a calendar's session ends, on the days that have one."""
+_NEW_YORK_ENDS: dict[Calendar, time] = {
+    "FX": time(17),
+    "CME": time(17),
+    "NYMEX": time(17),
+    "XNYS": time(16),
+}
+"""When a calendar's session ends in New York, on the days that have one."""
 
 
 def session_end(calendar: Calendar, at: datetime, roll_hour: int) -> datetime:
     """The first end of a session after an instant, in UTC.
 
-    Around the clock a session ends at the session roll. FX and CME end at 17:00 in New York, XNYS at 16:00, from
-    Monday to Friday.
+    Around the clock a session ends at the session roll. FX, CME and NYMEX end at 17:00 in New York, XNYS at 16:00,
+    from Monday to Friday.
     """
     hour = _NEW_YORK_ENDS.get(calendar)
     if hour is None:
         end = datetime.combine(at.date(), time(roll_hour), UTC)
         return end if end > at else end + _DAY
     day = at.date()
-    while (end := _in_new_york(day, hour)) <= at or day.weekday() > _FRIDAY:
+    while (end := in_new_york(day, hour)) <= at or day.weekday() > _FRIDAY:
         day += _DAY
     return end
 
@@ -40,14 +45,14 @@ def session_ends_within(calendar: Calendar, at: datetime, roll_hour: int, span: 
 _FRIDAY = 4
 
 
-def _in_new_york(day: date, hour: int) -> datetime:
-    """An afternoon hour of a day in New York, in UTC: four hours behind in summer, five in winter."""
+def in_new_york(day: date, clock: time) -> datetime:
+    """What the clocks of New York show on a day, from 03:00 on, in UTC: four hours behind in summer, five in winter."""
     behind = 4 if _is_summer(day) else 5
-    return datetime.combine(day, time(hour), UTC) + timedelta(hours=behind)
+    return datetime.combine(day, clock, UTC) + timedelta(hours=behind)
 
 
 def _is_summer(day: date) -> bool:
-    """Whether New York has summer time in the afternoon of a day.
+    """Whether New York has summer time on a day, once the night in which clocks are changed is over.
 
     From the second Sunday of March to the first of November (Energy Policy Act of 2005); before 2007 from the first
     Sunday of April to the last of October, and that is taken for all years before.

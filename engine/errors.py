@@ -106,3 +106,7 @@ class EventMissing(QuantagentError):
 
 class StoreUnavailable(QuantagentError):
     """The database cannot be reached or was not set up."""
+
+
+class ProviderUnavailable(QuantagentError):
+    """A provider of market data cannot answer: budget spent, refused, out of its reach, no network."""

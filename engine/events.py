@@ -67,7 +67,11 @@ class Environment(StrEnum):
 
 
 class RunRequested(Fact, frozen=True):
-    """The question. `start` and `end` bound the bars by open and close; `of_run` is the run a replay regenerates."""
+    """The question. `start` and `end` bound the bars by open and close; `of_run` is the run a replay regenerates.
+
+    A run sees what the catalogue had learned of its bars by `known_at` and no later correction; all that is there where
+    that is None. A paper run goes on to see more, as `FeedResumed` tells.
+    """
 
     run_id: str
     environment: Environment
@@ -80,6 +84,7 @@ class RunRequested(Fact, frozen=True):
     end: datetime
     label: str = ""
     of_run: str = ""
+    known_at: datetime | None = None
 
 
 class RunStarted(Fact, frozen=True):
@@ -457,6 +462,18 @@ class SlotFailed(Fact, frozen=True):
     reason: str
 
 
+# --- The bars of a paper run: feed:<run_id> -----------------------------------------------------------------------
+
+
+class FeedResumed(Fact, frozen=True):
+    """A paper run went on with what the catalogue had learned of its bars by `known_at`. Of those that opened up to
+    `after` it keeps what it has seen."""
+
+    run_id: str
+    after: datetime
+    known_at: datetime
+
+
 # --- Configuration: profile:<name> --------------------------------------------------------------------------------
 
 
@@ -524,6 +541,7 @@ EVENT_TYPES: tuple[type[Fact], ...] = (
     SlotClaimed,
     SlotCompleted,
     SlotFailed,
+    FeedResumed,
     ProfileSaved,
     ProfileActivated,
 )

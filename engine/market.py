@@ -15,6 +15,8 @@ from engine.errors import BadInput
 from engine.money import is_exact
 
 Symbol = str
+SYNTHETIC = "SYNTHETIC."
+"""How the symbols of made-up bars begin, followed by the market they imitate: SYNTHETIC.BTC-USD."""
 INSTANT_FORMAT = "%Y%m%dT%H%M%SZ"
 SYMBOL_PATTERN = re.compile(r"[A-Z0-9][A-Z0-9.^=_-]{0,23}")
 
@@ -66,7 +68,7 @@ class TimeInForce(StrEnum):
 
 
 class Timeframe(StrEnum):
-    """The length of a bar."""
+    """What a bar covers: a length of time counted from the open of a session, a session, or a week or month of them."""
 
     M1 = "1m"
     M5 = "5m"
@@ -75,10 +77,19 @@ class Timeframe(StrEnum):
     H1 = "1h"
     H4 = "4h"
     D1 = "1d"
+    W1 = "1w"
+    MO1 = "1mo"
 
     @property
     def duration(self) -> timedelta:
+        """The longest that a bar of it can last. One that the close of its session cuts off lasts less, and so do most
+        sessions, weeks and months of a market that closes at all."""
         return _DURATIONS[self]
+
+    @property
+    def within_sessions(self) -> bool:
+        """Whether a bar of it is a part of a session; else it is one session, or all of a week or month."""
+        return self.duration < _DURATIONS[Timeframe.D1]
 
     @staticmethod
     def parse(text: str) -> Timeframe:
@@ -96,6 +107,8 @@ _DURATIONS = {
     Timeframe.H1: timedelta(hours=1),
     Timeframe.H4: timedelta(hours=4),
     Timeframe.D1: timedelta(days=1),
+    Timeframe.W1: timedelta(days=7),
+    Timeframe.MO1: timedelta(days=31),
 }
 
 
@@ -115,7 +128,7 @@ class Bar(msgspec.Struct, frozen=True, gc=False):
     volume: Decimal
 
 
-Calendar = Literal["24/7", "FX", "XNYS", "CME"]
+Calendar = Literal["24/7", "FX", "XNYS", "CME", "NYMEX"]
 
 
 class Instrument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,23 +155,42 @@ class Instrument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"{self.symbol}: {name} must be an exact amount above 0, not {amount}")
 
 
+_ONE, _CENT = Decimal(1), Decimal("0.01")
+# Contract sizes and ticks as NYMEX, COMEX and CME publish them; COMEX keeps the hours of NYMEX.
+_FUTURES = (
+    Instrument("CL", "USD", 2, _ONE, Decimal(1000), "NYMEX", _CENT),
+    Instrument("GC", "USD", 1, _ONE, Decimal(100), "NYMEX", Decimal("0.1")),
+    Instrument("ES", "USD", 2, _ONE, Decimal(50), "CME", Decimal("0.25")),
+    Instrument("NQ", "USD", 2, _ONE, Decimal(20), "CME", Decimal("0.25")),
+)
+# Nobody can trade an index; a unit of it in a backtest is what pays its points in dollars. The dollar index is reckoned
+# from six rates of exchange as long as these are quoted.
+_INDICES = (
+    *(Instrument(symbol, "USD", 2, _ONE, _ONE, "XNYS", _CENT) for symbol in ("SPX", "DJI", "VIX")),
+    Instrument("DXY", "USD", 3, _ONE, _ONE, "FX", Decimal("0.001")),
+)
+_SHARES = tuple(Instrument(symbol, "USD", 2, _ONE, _ONE, "XNYS", _CENT) for symbol in ("QQQ", "AAPL", "TSLA"))
 BUILT_IN_INSTRUMENTS = {
-    "BTC-USD": Instrument("BTC-USD", "USD", 2, Decimal("0.00000001"), Decimal(1), "24/7", Decimal("0.01")),
-    "EUR-USD": Instrument("EUR-USD", "USD", 5, Decimal(1), Decimal(1), "FX", Decimal("0.00001")),
-    # Contract sizes and ticks as NYMEX, COMEX and CME publish them.
-    "CL=F": Instrument("CL=F", "USD", 2, Decimal(1), Decimal(1000), "CME", Decimal("0.01")),
-    "GC=F": Instrument("GC=F", "USD", 1, Decimal(1), Decimal(100), "CME", Decimal("0.1")),
-    "ES=F": Instrument("ES=F", "USD", 2, Decimal(1), Decimal(50), "CME", Decimal("0.25")),
-    "NQ=F": Instrument("NQ=F", "USD", 2, Decimal(1), Decimal(20), "CME", Decimal("0.25")),
+    instrument.symbol: instrument
+    for instrument in (
+        Instrument("BTC-USD", "USD", 2, Decimal("0.00000001"), _ONE, "24/7", _CENT),
+        Instrument("EUR-USD", "USD", 5, _ONE, _ONE, "FX", Decimal("0.00001")),
+        *_FUTURES,
+        *(msgspec.structs.replace(future, symbol=f"{future.symbol}=F") for future in _FUTURES),
+        *_INDICES,
+        *_SHARES,
+    )
 }
 
 
 def instrument_for(symbol: Symbol) -> Instrument:
     """The built-in instrument of a symbol; else one that trades at any hour, quoted in what follows the dash (BTC-EUR)
-    or in USD."""
+    or in USD. A made-up symbol has the instrument of the market it imitates."""
     known = BUILT_IN_INSTRUMENTS.get(symbol)
     if known is not None:
         return known
+    if symbol.startswith(SYNTHETIC):
+        return msgspec.structs.replace(instrument_for(symbol.split(".")[1]), symbol=symbol)
     _, _, quote = symbol.rpartition("-")
     return Instrument(symbol, quote if re.fullmatch(r"[A-Z]{3}", quote) and quote != symbol else "USD", 5)
 

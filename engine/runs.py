@@ -1,4 +1,4 @@
-"""A run from question to answer: request, drive the session over its bars, end. And replaying one.
+"""A run from question to answer: request, drive the session over its bars, end. And the bars that it saw.
 
 A run is named by its question: the same question is the same run. Driving it again appends nothing and returns the
 same digest; after a crash it continues where the log ends.
@@ -16,9 +16,10 @@ import msgspec
 from engine.breakers import Command
 from engine.config import RunConfig, digest_of
 from engine.errors import BookMoved, NotFound
-from engine.events import Environment, Fact, RunEnded, RunRequested, RunStarted
+from engine.events import Environment, Fact, FeedResumed, RunEnded, RunRequested, RunStarted
+from engine.feed import Bars
 from engine.feed.recorded import moments
-from engine.market import Bar
+from engine.market import Bar, Symbol
 from engine.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Batch, Cause, Store, read_from
 from engine.versions import names
@@ -52,12 +53,24 @@ def request(
     end: datetime,
     label: str = "",
     of_run: str = "",
+    known_at: datetime | None = None,
 ) -> RunRequested:
     """The first fact of a run, with its id."""
     config_digest = digest_of(config)
     run_id = run_id_of(environment, config_digest, dataset_digest, variant, label, of_run)
     return RunRequested(
-        run_id, environment, profile, config, config_digest, dataset_digest, variant, start, end, label, of_run
+        run_id,
+        environment,
+        profile,
+        config,
+        config_digest,
+        dataset_digest,
+        variant,
+        start,
+        end,
+        label,
+        of_run,
+        known_at,
     )
 
 
@@ -69,10 +82,21 @@ def book_stream(run_id: str) -> str:
     return f"book:{run_id}"
 
 
+def feed_stream(run_id: str) -> str:
+    return f"feed:{run_id}"
+
+
+def recorded(store: Store, requested: RunRequested) -> RunRequested:
+    """The same question as it was first asked: who asked it, and what was known then, is not part of its id."""
+    first = next(iter(store.read(run_stream(requested.run_id))), None)
+    return first.event if first is not None and isinstance(first.event, RunRequested) else requested
+
+
 def begin(store: Store, requested: RunRequested, first: datetime, actor: str, lock_digest: str = "") -> RunRequested:
     """Records the question and the start, or finds them recorded.
 
-    What is recorded wins where it may differ: the request its profile's name, the start what was installed then.
+    What is recorded wins where it may differ: the request its profile's name and what was known, the start what was
+    installed then.
     Raises `BookMoved` when the run began with another bar.
     """
     stream = run_stream(requested.run_id)
@@ -86,7 +110,9 @@ def begin(store: Store, requested: RunRequested, first: datetime, actor: str, lo
         if msgspec.structs.replace(known[1], lock_digest=lock_digest) != started:
             raise BookMoved(stream, 1, len(known))
         return requested
-    store.append([Batch(stream, 0, [requested, started])], Cause(actor, requested.run_id))
+    # What an older engine asked is stored in the shape of its time, and stays so.
+    facts = [started] if known else [requested, started]
+    store.append([Batch(stream, len(known[:1]), facts)], Cause(actor, requested.run_id))
     return requested
 
 
@@ -144,6 +170,65 @@ def by_instant(commands: Iterable[Command]) -> Mapping[datetime, Sequence[Comman
     for command in commands:
         told.setdefault(command.at, []).append(command)
     return told
+
+
+# --- The bars of a run --------------------------------------------------------------------------------------------
+
+
+def resumed(store: Store, run: RunRequested) -> list[FeedResumed]:
+    """How a paper run went on to see more than at its beginning, in order."""
+    rows = store.read(feed_stream(run.run_id))
+    return [row.event for row in rows if isinstance(row.event, FeedResumed)]
+
+
+def sees_less(store: Store, run: RunRequested, known_at: datetime) -> bool:
+    """Whether a paper run has not seen yet what was learned by an instant. One of the time before runs said what was
+    known sees all there is."""
+    latest = [run.known_at, *(step.known_at for step in resumed(store, run))][-1]
+    return latest is not None and latest < known_at
+
+
+def resume(store: Store, run: RunRequested, after: datetime, known_at: datetime, cause: Cause) -> None:
+    """Lets a paper run that has come to `after` go on with what was learned by `known_at`."""
+    fact = FeedResumed(run.run_id, after, known_at)
+    store.append([Batch(feed_stream(run.run_id), len(resumed(store, run)), [fact])], cause)
+
+
+def bars_seen(
+    catalogue: Bars, store: Store, run: RunRequested, symbols: Sequence[Symbol], end: datetime | None
+) -> list[list[Bar]]:
+    """The bars of a run as it saw them, whatever has been learned of them since; up to `end`, a paper run's latest.
+
+    A replay sees what its source saw. Raises `BadInput` where a symbol has none.
+    """
+    source = _source(store, run)
+    timeframe = run.config.timeframe
+    known = catalogue.as_known_at(source.known_at)
+    seen = [known.bars(symbol, timeframe, run.start, end) for symbol in symbols]
+    for step in resumed(store, source):
+        known = catalogue.as_known_at(step.known_at)
+        seen = [
+            _continued(bars, known.bars(symbol, timeframe, run.start, end), step.after)
+            for symbol, bars in zip(symbols, seen, strict=True)
+        ]
+    return seen
+
+
+def _source(store: Store, run: RunRequested) -> RunRequested:
+    """The run that a replay regenerates, and that one's if it is one; itself where there is none in this log."""
+    while run.of_run:
+        first = next(iter(store.read(run_stream(run.of_run))), None)
+        if first is None or not isinstance(first.event, RunRequested):
+            break
+        run = first.event
+    return run
+
+
+def _continued(seen: Sequence[Bar], known: Sequence[Bar], after: datetime) -> list[Bar]:
+    """Bars that had opened are kept, their open was acted upon; what was learned between them came too late."""
+    kept = [bar for bar in seen if bar.opened_at <= after]
+    since = max(after, kept[-1].closed_at) if kept else after
+    return kept + [bar for bar in known if bar.opened_at >= since]
 
 
 # --- Finding runs -------------------------------------------------------------------------------------------------

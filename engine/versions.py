@@ -48,6 +48,22 @@ class RunRequestedV1(Fact, frozen=True):
     of_run: str = ""
 
 
+class RunRequestedV2(Fact, frozen=True):
+    """Before a run said what was known of its bars."""
+
+    run_id: str
+    environment: Environment
+    profile: str
+    config: RunConfig
+    config_digest: str
+    dataset_digest: str
+    variant: str
+    start: datetime
+    end: datetime
+    label: str = ""
+    of_run: str = ""
+
+
 class RunStartedV1(Fact, frozen=True):
     """Before a run said what was installed."""
 
@@ -199,7 +215,7 @@ def trading_resumed_v2(old: TradingResumedV1) -> TradingResumed:
 
 
 FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
-    RunRequested: (RunRequestedV1,),
+    RunRequested: (RunRequestedV1, RunRequestedV2),
     RunStarted: (RunStartedV1,),
     AnalysisMade: (AnalysisMadeV1,),
     BookOpened: (BookOpenedV1,),
@@ -213,7 +229,8 @@ FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
 """The shapes an event had before, oldest first: version 1, 2, ..."""
 
 UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {
-    RunRequestedV1: lambda old: RunRequested(**_fields(old)),
+    RunRequestedV1: lambda old: RunRequestedV2(**_fields(old)),
+    RunRequestedV2: lambda old: RunRequested(**_fields(old)),
     RunStartedV1: run_started_v2,
     AnalysisMadeV1: lambda old: AnalysisMade(**_fields(old)),
     BookOpenedV1: book_opened_v2,

@@ -14,6 +14,7 @@ from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, load_signals
 from engine.money import total
 from engine.orders import Wish, wish_of
 from engine.replay import opinions_named
+from engine.runs import bars_seen
 from engine.store import Recorded, Store
 from projections import tables
 from projections.account import NAMES, Account, history, run_of
@@ -90,7 +91,7 @@ class Performance:
         request, config = account.request, account.request.config
         # A paper run was asked before its end was known, and may have gone on since.
         end = max(request.end, account.latest_at) if account.is_live else request.end
-        bars = [self._catalogue.bars(symbol, config.timeframe, request.start, end) for symbol in config.fed]
+        bars = bars_seen(self._catalogue, self._store, request, config.fed, end)
         if account.is_live:
             # A recorded feed's later bars lie in the catalogue already: the account has not lived them yet.
             bars = [[bar for bar in series if bar.closed_at <= account.latest_at] for series in bars]

@@ -147,17 +147,29 @@ class Queries:
         """None while the run has no curve yet."""
         return next(iter(self._of_run("metrics", "run_id", run_id, None, None)), None)
 
-    def bars(self, symbol: Symbol, timeframe: str, start: datetime, end: datetime, limit: int = 5_000) -> Rows:
-        """Bars to draw, at most `limit`, the latest ones of the range, in order."""
+    def bars(
+        self,
+        symbol: Symbol,
+        timeframe: str,
+        start: datetime,
+        end: datetime,
+        limit: int = 5_000,
+        known_at: datetime | None = None,
+    ) -> Rows:
+        """Bars to draw, at most `limit`, the latest ones of the range, in order; as they were known at an instant."""
         rows = self._rows(
             SQL(
-                "SELECT opened_at, closed_at, open, high, low, close, volume FROM quantagent.current_bars "
-                "WHERE symbol = %s AND timeframe = %s AND opened_at >= %s AND closed_at <= %s "
-                "ORDER BY opened_at DESC LIMIT %s"
+                "SELECT opened_at, closed_at, open, high, low, close, volume FROM ("
+                "SELECT DISTINCT ON (opened_at) * FROM quantagent.bars "
+                "WHERE symbol = %s AND timeframe = %s AND opened_at >= %s AND opened_at < %s AND learned_at <= %s "
+                "ORDER BY opened_at DESC, revision DESC) AS known "
+                "WHERE closed_at <= %s ORDER BY opened_at DESC LIMIT %s"
             ),
             symbol,
             timeframe,
             start,
+            end,
+            known_at or "infinity",
             end,
             limit,
         )

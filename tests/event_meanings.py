@@ -16,6 +16,7 @@ MEANINGS: dict[str, str] = {
     "end": "the last bar closes no later",
     "label": "tells runs with the same question apart",
     "of_run": "the run that this one replays",
+    "known_at": "what of its bars was learned later, it does not see",
     "book_stream": "the stream with everything the run decided",
     "engine_version": "the version of quantagent that began the run",
     "started_from": "the open of its first bar",
@@ -122,6 +123,7 @@ MEANINGS: dict[str, str] = {
     "claimed_by": "host and process that claimed it",
     "outcomes": "pairs of a symbol and what came of it",
     "SlotFailed.reason": "why it was given up",
+    "FeedResumed.after": "bars that opened up to then are kept as they were seen",
     # --- of profiles
     "ProfileSaved.name": "the profile's name",
     "document": "its canonical JSON",

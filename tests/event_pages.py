@@ -74,6 +74,11 @@ SECTIONS = (
         (events.SlotClaimed, events.SlotCompleted, events.SlotFailed),
     ),
     Section(
+        "feed:<run_id>",
+        "How a paper run that was taken up again went on to see more of its bars.",
+        (events.FeedResumed,),
+    ),
+    Section(
         "control:<account>",
         "What persons and checks tell an account, beside the `TradingHalted` and `TradingResumed` that its books hold "
         "too, each from the instant at which it took effect there.",

@@ -16,7 +16,7 @@ DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 DAYS = [date(1990, 1, 1) + n * DAY for n in range((date(2036, 1, 1) - date(1990, 1, 1)).days)]
 
 
-@pytest.mark.parametrize(("calendar", "hour"), [("FX", 17), ("CME", 17), ("XNYS", 16)])
+@pytest.mark.parametrize(("calendar", "hour"), [("FX", 17), ("CME", 17), ("NYMEX", 17), ("XNYS", 16)])
 def test_sessions_end_in_the_afternoon_of_new_york_on_every_weekday_of_46_years(calendar: Calendar, hour: int) -> None:
     ends = [datetime.combine(day, time(hour), NEW_YORK).astimezone(UTC) for day in DAYS if day.weekday() < 5]
     for end, following in pairwise(ends):

@@ -98,7 +98,7 @@ class TestEveryCatalogue:
             ([bar(0), bar(0)], "was given before"),
             ([bar(0), bar(0.5)], "overlaps the one given before it"),
             ([bar(0, symbol="Y-USD")], "it is a bar of Y-USD"),
-            ([bar(0, timeframe=M30)], "does not last exactly 1h"),
+            ([bar(0, timeframe=Timeframe.H4)], "does not last up to 1h"),
             ([bar(0, "-1")], "open -1 is not a price above 0"),
             ([bar(0, "NaN")], "open NaN is not a price above 0"),
             ([bar(0, "1.10")], "open 1.10 is not a price above 0 with at most 12 decimals"),

@@ -16,7 +16,7 @@ from engine.store import ENGINE_VERSION, Batch, Cause, Store
 from engine.store.codec import name_of, payload_of
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
-from engine.versions import FORMER, NAMES, TYPES, UPCASTERS, RunStartedV1, names, newest
+from engine.versions import FORMER, NAMES, TYPES, UPCASTERS, RunRequestedV2, RunStartedV1, names, newest
 from tests.test_events import load, payload
 from tests.workloads import golden_config, scripted, walk
 
@@ -112,7 +112,7 @@ def test_a_former_shape_is_never_appended() -> None:
 def test_a_run_begun_by_an_older_engine_is_completed(begun: Store) -> None:
     result = completed(begun)
     requested, started, ended = begun.read(STREAM)
-    assert [row.name for row in (requested, started, ended)] == ["RunRequested.v2", "RunStarted.v1", "RunEnded.v1"]
+    assert [row.name for row in (requested, started, ended)] == ["RunRequested.v3", "RunStarted.v1", "RunEnded.v1"]
     assert started.payload == msgspec.json.encode(OLD_START)
     assert started.event == newest(OLD_START)
     assert result == completed(MemoryStore())
@@ -140,6 +140,19 @@ def test_what_was_installed_at_the_start_stays_recorded(store: Store) -> None:
 def test_a_run_that_was_only_requested_is_started(store: Store) -> None:
     store.append([Batch(STREAM, 0, [ASKED])], ME)
     runs.begin(store, ASKED, FIRST, "test", "now")
+    assert [row.name for row in store.read(STREAM)] == ["RunRequested.v3", "RunStarted.v2"]
+
+
+def test_a_run_asked_by_an_older_engine_keeps_its_question(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It did not say by when its bars were known: they are all there is, whoever goes on with it."""
+    fields = {name: getattr(ASKED, name) for name in RunRequestedV2.__struct_fields__}
+    with monkeypatch.context() as past:
+        past.setitem(NAMES, RunRequestedV2, "RunRequested.v2")
+        store.append([Batch(STREAM, 0, [RunRequestedV2(**fields)])], ME)
+    asked = msgspec.structs.replace(ASKED, known_at=LAST)
+    assert runs.recorded(store, asked) == ASKED
+    for _ in range(2):
+        assert runs.begin(store, asked, FIRST, "test", "now").known_at is None
     assert [row.name for row in store.read(STREAM)] == ["RunRequested.v2", "RunStarted.v2"]
 
 

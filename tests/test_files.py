@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from engine.errors import BadInput
 from engine.feed.checks import bar_line
-from engine.feed.files import FileBars, read_bars
+from engine.feed.files import read_bars
+from engine.feed.quality import Judged
 from engine.market import Bar, Timeframe
 from engine.money import exact
 
@@ -25,7 +26,7 @@ NEXT = "2024-01-01T01:00:00Z,11,12,9,10,6\n"
 H1 = Timeframe.H1
 
 
-def read(folder: Path, content: str | bytes, **options: Any) -> FileBars:
+def read(folder: Path, content: str | bytes, **options: Any) -> Judged:
     path = folder / "bars.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return read_bars(path, "X-USD", H1, **options)
@@ -38,9 +39,9 @@ def refusal(folder: Path, content: str | bytes, **options: Any) -> str:
 
 
 def test_a_bar_keeps_its_digits_and_lasts_its_timeframe(tmp_path: Path) -> None:
-    bars, refused = read(tmp_path, HEADER + "2024-01-01T00:00:00Z,0.10,69.80000305,0.000000000001,1.5,1e3\n")
-    assert refused == []
-    assert bars == [
+    judged = read(tmp_path, HEADER + "2024-01-01T00:00:00Z,0.10,69.80000305,0.000000000001,1.5,1e3\n")
+    assert judged.refused == []
+    assert judged.bars() == [
         Bar(
             "X-USD",
             datetime(2024, 1, 1, tzinfo=UTC),
@@ -61,16 +62,16 @@ def test_a_bar_keeps_its_digits_and_lasts_its_timeframe(tmp_path: Path) -> None:
     ],
 )
 def test_common_headers_are_understood(tmp_path: Path, header: str) -> None:
-    assert read(tmp_path, f"{header}\n{GOOD}").bars == read(tmp_path, HEADER + GOOD).bars
+    assert read(tmp_path, f"{header}\n{GOOD}").bars() == read(tmp_path, HEADER + GOOD).bars()
 
 
 def test_columns_may_stand_in_any_order_and_others_are_ignored(tmp_path: Path) -> None:
-    bars = read(tmp_path, "Datetime,Close,High,Low,Open,Volume,src\n2024-01-01T00:00:00Z,11,12,9,10,5,vendor\n").bars
-    assert bars == read(tmp_path, HEADER + GOOD).bars
+    bars = read(tmp_path, "Datetime,Close,High,Low,Open,Volume,src\n2024-01-01T00:00:00Z,11,12,9,10,5,vendor\n").bars()
+    assert bars == read(tmp_path, HEADER + GOOD).bars()
 
 
 def test_without_a_volume_column_volume_is_zero(tmp_path: Path) -> None:
-    assert read(tmp_path, "ts,open,high,low,close\n2024-01-01T00:00:00Z,10,12,9,11\n").bars[0].volume == 0
+    assert read(tmp_path, "ts,open,high,low,close\n2024-01-01T00:00:00Z,10,12,9,11\n").bars()[0].volume == 0
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_without_a_volume_column_volume_is_zero(tmp_path: Path) -> None:
     ],
 )
 def test_times_become_utc(tmp_path: Path, written: str, zone: str | None, hour: int) -> None:
-    bar = read(tmp_path, f"{HEADER}{written},10,12,9,11,5\n", zone=zone).bars[0]
+    bar = read(tmp_path, f"{HEADER}{written},10,12,9,11,5\n", zone=zone).bars()[0]
     assert (bar.opened_at, bar.opened_at.tzinfo) == (datetime(2024, 1, 1, hour, tzinfo=UTC), UTC)
 
 
@@ -125,7 +126,7 @@ def test_an_unknown_zone_is_refused(tmp_path: Path) -> None:
         ("2024-01-01T01:00:00Z,10,12,9,11", "the row has 5 cells, the header 6"),
         ("2024-01-01T00:00:00Z,10,12,9,11,5", "a bar that opens at 2024-01-01T00:00:00Z was given before"),
         ("2023-12-31T23:00:00Z,10,12,9,11,5", "sort them by time"),
-        ("2024-01-01T00:30:00Z,10,12,9,11,5", "overlaps the one given before it, which closes at 2024-01-01T01:00:00Z"),
+        ("2024-01-01T00:30:00Z,10,12,9,11,5", "no 1h bar opens at 2024-01-01T00:30:00Z in the calendar 24/7"),
         ("yesterday,10,12,9,11,5", "time 'yesterday' is not one like 2024-01-31T09:00:00Z"),
         ("1704067200,10,12,9,11,5", "time '1704067200' is not one like"),
         ("2024-02-30T01:00:00Z,10,12,9,11,5", "time '2024-02-30T01:00:00Z' is not one like"),
@@ -140,10 +141,10 @@ def test_an_unusable_row_is_refused_with_its_line_its_value_and_the_reason(
     assert message.startswith("bars.csv, line 3: ")
     assert reason in message
     assert "--accept-valid" in message
-    bars, refused = read(tmp_path, f"{HEADER}{GOOD}{row}\n2024-01-01T05:00:00Z,10,12,9,11,5\n", accept_valid=True)
-    assert [bar.opened_at.hour for bar in bars] == [0, 5]
-    assert [(each.row, each.line) for each in refused] == [(3, row)]
-    assert reason in refused[0].reason
+    judged = read(tmp_path, f"{HEADER}{GOOD}{row}\n2024-01-01T05:00:00Z,10,12,9,11,5\n", accept_valid=True)
+    assert [bar.opened_at.hour for bar in judged.bars()] == [0, 5]
+    assert [(each.row, each.line) for each in judged.refused] == [(3, row)]
+    assert reason in judged.refused[0].reason
 
 
 def test_a_bar_that_was_still_forming_is_refused(tmp_path: Path) -> None:
@@ -151,9 +152,9 @@ def test_a_bar_that_was_still_forming_is_refused(tmp_path: Path) -> None:
     assert "line 3: the bar closes only at 2024-01-01T02:00:00Z" in refusal(
         tmp_path, HEADER + GOOD + NEXT, learned_at=learned_at
     )
-    bars, refused = read(tmp_path, HEADER + GOOD + NEXT, learned_at=learned_at, accept_valid=True)
-    assert (len(bars), [each.row for each in refused]) == (1, [3])
-    assert len(read(tmp_path, HEADER + GOOD + NEXT, learned_at=learned_at + timedelta(minutes=1)).bars) == 2
+    judged = read(tmp_path, HEADER + GOOD + NEXT, learned_at=learned_at, accept_valid=True)
+    assert (len(judged.bars()), [each.row for each in judged.refused]) == (1, [3])
+    assert len(read(tmp_path, HEADER + GOOD + NEXT, learned_at=learned_at + timedelta(minutes=1)).bars()) == 2
 
 
 def test_the_refusal_counts_the_other_unusable_rows(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_the_refusal_counts_the_other_unusable_rows(tmp_path: Path) -> None:
 
 
 def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
-    assert len(read(tmp_path, f"{HEADER}\n{GOOD}\n\n{NEXT}\n").bars) == 2
+    assert len(read(tmp_path, f"{HEADER}\n{GOOD}\n\n{NEXT}\n").bars()) == 2
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_an_unusable_symbol_is_refused(tmp_path: Path) -> None:
 # --- Parquet ------------------------------------------------------------------------------------------------------
 
 
-def parquet(folder: Path, times: pl.Series, prices: pl.Series, **options: Any) -> FileBars:
+def parquet(folder: Path, times: pl.Series, prices: pl.Series, **options: Any) -> Judged:
     path = folder / "bars.parquet"
     pl.DataFrame([times.alias("ts"), *(prices.alias(name) for name in ("Open", "High", "Low", "Close"))]).write_parquet(
         path
@@ -228,7 +229,7 @@ AT = datetime(2024, 1, 1, 9, tzinfo=UTC)
     ],
 )
 def test_parquet_numbers_are_taken_as_their_shortest_text(tmp_path: Path, prices: pl.Series, text: str) -> None:
-    assert parquet(tmp_path, pl.Series([AT]), prices).bars[0].close == Decimal(text)
+    assert parquet(tmp_path, pl.Series([AT]), prices).bars()[0].close == Decimal(text)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_parquet_numbers_are_taken_as_their_shortest_text(tmp_path: Path, prices
     ],
 )
 def test_parquet_times_become_utc(tmp_path: Path, times: pl.Series, zone: str | None) -> None:
-    assert parquet(tmp_path, times, pl.Series([1.0]), zone=zone).bars[0].opened_at == AT
+    assert parquet(tmp_path, times, pl.Series([1.0]), zone=zone).bars()[0].opened_at == AT
 
 
 def test_parquet_times_without_a_zone_are_refused(tmp_path: Path) -> None:
@@ -279,7 +280,8 @@ def test_bars_written_as_text_are_read_back_exactly(tmp_path_factory: pytest.Tem
     path = tmp_path_factory.mktemp("files") / "bars.csv"
     lines = [bar_line(bar, H1).removeprefix("X-USD,1h,") for bar in bars]
     path.write_text(HEADER + "".join(lines))
-    assert read_bars(path, "X-USD", H1) == FileBars(bars, [])
+    judged = read_bars(path, "X-USD", H1)
+    assert (judged.bars(), judged.refused) == (bars, [])
 
 
 @given(content=st.binary(max_size=200))

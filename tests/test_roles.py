@@ -46,6 +46,7 @@ CHANGES = [
     "DROP TRIGGER append_only ON quantagent.events",
     "DROP TABLE quantagent.events CASCADE",
     "LOCK TABLE quantagent.events IN EXCLUSIVE MODE",
+    "DELETE FROM quantagent.asked_bars",
     "UPDATE quantagent.seals SET hash = hash",
     "DELETE FROM quantagent.seals",
     "TRUNCATE quantagent.seals",
@@ -81,6 +82,8 @@ WRITES = [
     "UPDATE quantagent.daemons SET stop_requested = true",
     "INSERT INTO quantagent.paper_slots VALUES ('r', now(), 0)",
     "INSERT INTO quantagent.instruments VALUES ('A', 'USD', 2, 1, 1, '24/7')",
+    "INSERT INTO quantagent.asked_bars (symbol, timeframe, provider, start_at, end_at, asked_at, rows) "
+    "VALUES ('A', '1h', 'p', now(), now() + interval '1h', now(), 0)",
     "INSERT INTO quantagent.imported_signals VALUES ('d', 1, 'A', now(), 'LONG', 1)",
     "CREATE SCHEMA mine",
     "CREATE TABLE public.mine (x integer)",

@@ -19,6 +19,7 @@ from analysis import variants
 from analysis.analyst import opinions
 from engine import clock, runs
 from engine.audit.anchors import Anchor, anchor, anchors_of, log_id_of
+from engine.audit.regenerate import dataset_digest
 from engine.breakers import Command
 from engine.config import RunConfig
 from engine.errors import BadInput, NotFound
@@ -191,7 +192,8 @@ class Answer(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """A question resolved against the catalogue: the very bars, their digest and range, the frozen configuration."""
+    """A question resolved against the catalogue: the very bars, their digest and range, by when all of it was known,
+    and the frozen configuration."""
 
     chosen: profile_log.Chosen
     config: RunConfig
@@ -199,36 +201,39 @@ class Setup(NamedTuple):
     dataset_digest: str
     start: datetime
     end: datetime
+    known_at: datetime
 
 
 def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
     """Makes the analyses that are missing, runs the session over the bars, and brings the read models up to date."""
     ready = set_up(app, question)
-    symbols, timeframe = ready.config.symbols, ready.config.timeframe
-    total = sum(map(len, ready.bars))
-    made = found = 0
-    notices: list[str] = []
     if question.signals is not None:
         file = read_signals(question.signals)
-        check_signals_fit(file, ready.bars[: len(symbols)])
+        check_signals_fit(file, ready.bars[: len(ready.config.symbols)])
         save_signals(app.store, app.dsn, file, app.settings.actor)
-        analyst: Analyst = ImportedAnalyst(file)
-        variant = file.variant
-    else:
-        asked = variants.find(question.variant)
-        variant = asked.name
-        formed = opinions(
-            app.store,
-            app.catalogue,
-            symbols,
-            timeframe,
-            question.start,
-            question.end,
-            actor=app.settings.actor,
-            variant=asked,
-            progress=lambda done: tell("analyses", done, total),
-        )
-        analyst, made, found, notices = formed, formed.made, formed.found, formed.notices
+        requested = _asked(app, ready, file.variant, question.label)
+        result = _perform(app, requested, ready.bars, ImportedAnalyst(file), tell)
+        return Answer(result, 0, 0, ready.chosen.told)
+    variant, total = variants.find(question.variant), sum(map(len, ready.bars))
+    requested = _asked(app, ready, variant.name, question.label)
+    formed = opinions(
+        app.store,
+        app.catalogue.as_known_at(requested.known_at),
+        ready.config.symbols,
+        ready.config.timeframe,
+        question.start,
+        question.end,
+        actor=app.settings.actor,
+        variant=variant,
+        progress=lambda done: tell("analyses", done, total),
+    )
+    result = _perform(app, requested, ready.bars, formed, tell)
+    return Answer(result, formed.made, formed.found, ready.chosen.told, tuple(formed.notices))
+
+
+def _asked(app: App, ready: Setup, variant: str, label: str) -> RunRequested:
+    """The run of a question. Where it was asked before, its opinions too are of what was known then: of the bars before
+    its first, which are not part of its name, others may have been learned since."""
     requested = runs.request(
         Environment.BACKTEST,
         ready.config,
@@ -237,10 +242,10 @@ def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
         variant=variant,
         start=ready.start,
         end=ready.end,
-        label=question.label,
+        label=label,
+        known_at=ready.known_at,
     )
-    result = _perform(app, requested, ready.bars, analyst, tell)
-    return Answer(result, made, found, ready.chosen.told, tuple(notices))
+    return runs.recorded(app.store, requested)
 
 
 def replay(
@@ -256,10 +261,10 @@ def replay(
     result = runs.result_of(app.store, source.run_id)
     # A paper run was asked before its end was known, and may have gone on since.
     end = result.ended.ended_at if result and source.environment is Environment.PAPER else source.end
-    fed = config.fed
-    bars = [app.catalogue.bars(symbol, config.timeframe, source.start, end) for symbol in fed]
-    asked_of = app.catalogue.digest(source.config.fed, config.timeframe, source.start, end)
-    check_replayable(app.store, source, asked_of)
+    bars, asked_of = (
+        runs.bars_seen(app.catalogue, app.store, source, symbols, end) for symbols in (config.fed, source.config.fed)
+    )
+    check_replayable(app.store, source, dataset_digest(asked_of, config.timeframe))
     total = sum(map(len, bars))
     analyst = stored_opinions(
         app.store,
@@ -271,11 +276,12 @@ def replay(
         Environment.REPLAY,
         config,
         profile=name,
-        dataset_digest=app.catalogue.digest(fed, config.timeframe, source.start, end),
+        dataset_digest=dataset_digest(bars, config.timeframe),
         variant=source.variant,
         start=source.start,
         end=end,
         of_run=source.run_id,
+        known_at=source.known_at,
     )
     told_then = commands_of(app.store, source)
     return Answer(_perform(app, requested, bars, analyst, tell, told_then), 0, total, told)
@@ -294,14 +300,17 @@ def set_up(app: App, question: Question, environment: Environment = Environment.
     instruments = [app.catalogue.instrument(symbol) for symbol in symbols]
     config = _resolved(app, chosen.profile, instruments, question.timeframe)
     fed = config.fed
-    bars = [app.catalogue.bars(symbol, question.timeframe, question.start, question.end) for symbol in fed]
+    known_at = app.catalogue.known_at()
+    known = app.catalogue.as_known_at(known_at)
+    bars = [known.bars(symbol, question.timeframe, question.start, question.end) for symbol in fed]
     return Setup(
         chosen=chosen,
         config=config,
         bars=bars,
-        dataset_digest=app.catalogue.digest(fed, question.timeframe, question.start, question.end),
+        dataset_digest=known.digest(fed, question.timeframe, question.start, question.end),
         start=question.start or min(series[0].opened_at for series in bars),
         end=question.end or max(series[-1].closed_at for series in bars),
+        known_at=known_at,
     )
 
 
@@ -356,10 +365,11 @@ def latest_opinion(
     app: App, symbol: Symbol, timeframe: Timeframe, end: datetime | None = None, variant: str = "rules"
 ) -> dict[str, Any]:
     """The analysis of the latest bar of a symbol, made now unless it is stored."""
-    bar = app.catalogue.bars(symbol, timeframe, None, end)[-1]
+    known = app.catalogue.as_known_at(app.catalogue.known_at())
+    bar = known.bars(symbol, timeframe, None, end)[-1]
     asked = variants.find(variant)
     formed = opinions(
-        app.store, app.catalogue, [symbol], timeframe, bar.opened_at, end, actor=app.settings.actor, variant=asked
+        app.store, known, [symbol], timeframe, bar.opened_at, end, actor=app.settings.actor, variant=asked
     )
     wish = formed.wish(bar)
     return {

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -26,14 +26,14 @@ from engine.clock import AcceleratedClock
 from engine.control import Lease, Slot
 from engine.errors import QuantagentError
 from engine.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded, RunRequested
-from engine.feed.recorded import Moment, moments
-from engine.market import Bar, Symbol, Timeframe, instant_text
+from engine.market import Symbol, Timeframe, instant_text
 from engine.reconcile import Oversight
 from engine.session import Journal, Session
 from engine.store import Cause
 from projections.follow import Heard, following
 from ui.compose import App, Question, Tell, set_up, silent
 from ui.installed import lock_digest
+from ui.paper_feed import DueSlot, bars_to_live, due_slots
 from ui.ticking import Ticker
 
 _LOG = logging.getLogger("quantagent.paper")
@@ -60,24 +60,6 @@ class PaperPlan(NamedTuple):
     risk_profile: str | None = None
 
 
-class DueSlot(NamedTuple):
-    """A slot, and the market's instants that lead up to it."""
-
-    slot: Slot
-    moments: list[Moment]
-
-
-def due_slots(account: str, timeframe: Timeframe, bars_by_symbol: Sequence[Sequence[Bar]]) -> Iterator[DueSlot]:
-    """One slot for every instant at which bars close."""
-    waiting: list[Moment] = []
-    for moment in moments(bars_by_symbol):
-        waiting.append(moment)
-        if moment.closed:
-            symbols = tuple(bar.symbol for bar in moment.closed)
-            yield DueSlot(Slot(account, timeframe.value, moment.at, symbols), waiting)
-            waiting = []
-
-
 class PaperDaemon:
     """Drives one account over the recorded feed. `run` blocks until the feed ends or a stop is asked for."""
 
@@ -94,9 +76,9 @@ class PaperDaemon:
             risk_profile=plan.risk_profile,
         )
         ready = set_up(app, question, Environment.PAPER)
-        self._bars = ready.bars
+        self._known_at = ready.known_at
         self.profile_told = ready.chosen.told
-        self._requested = runs.request(
+        asked = runs.request(
             Environment.PAPER,
             ready.config,
             profile=ready.chosen.name,
@@ -105,7 +87,9 @@ class PaperDaemon:
             variant=self._variant.name,
             start=ready.start,
             end=ready.end,
+            known_at=ready.known_at,
         )
+        self._requested = runs.recorded(app.store, asked)
         self._instance = f"{socket.gethostname()}:{os.getpid()}:{instant_text(clock.now())}"
         self._cause = Cause(f"daemon {self._instance}", self._requested.run_id)
         self._clock = AcceleratedClock(ready.start, plan.speed)
@@ -144,13 +128,22 @@ class PaperDaemon:
 
     def _open(self) -> PostgresBlotter:
         """Finds the run and its broker's record, and holds them against each other before anything is done."""
-        first = min(bars[0].opened_at for bars in self._bars)
+        bars = bars_to_live(
+            self._app.catalogue,
+            self._app.store,
+            self._requested,
+            self._plan.account,
+            self._plan.end,
+            self._known_at,
+            self._cause,
+        )
+        first = min(series[0].opened_at for series in bars)
         requested = runs.begin(self._app.store, self._requested, first, self._cause.actor, lock_digest())
         self._requested = requested
         self._journal = Journal(self._app.store, runs.book_stream(requested.run_id), self._cause)
         self._analyst = LiveAnalyst(
             self._app.store,
-            self._app.catalogue,
+            self._app.catalogue.as_known_at(requested.known_at),
             requested.config.symbols,
             requested.config.timeframe,
             requested.start,
@@ -160,7 +153,7 @@ class PaperDaemon:
         )
         self._blotter = self._opened_blotter(requested)
         self._session = Session(requested.config, requested.config_digest, self._analyst, self._journal, self._blotter)
-        self._slots = list(due_slots(self._plan.account, self._plan.timeframe, self._bars))
+        self._slots = list(due_slots(self._plan.account, self._plan.timeframe, bars))
         return self._blotter
 
     def _opened_blotter(self, requested: RunRequested) -> PostgresBlotter:

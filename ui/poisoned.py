@@ -44,9 +44,8 @@ def check_variant(app: App, question: Question, tell: Tell = silent) -> Checked:
     """
     variant = variants.find(question.variant)
     ready = set_up(app, question)
-    known = [
-        app.catalogue.bars(bars[0].symbol, ready.config.timeframe, None, bars[-1].closed_at) for bars in ready.bars
-    ]
+    catalogue = app.catalogue.as_known_at(ready.known_at)
+    known = [catalogue.bars(bars[0].symbol, ready.config.timeframe, None, bars[-1].closed_at) for bars in ready.bars]
     traded = [bars for bars in known if bars[0].symbol in ready.config.symbols]
     tried = sum(len(conformance.sampled(variant, bars, ready.start)) for bars in traded)
     findings: list[Finding] = []

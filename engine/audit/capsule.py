@@ -367,10 +367,12 @@ def life_of(rows: Iterable[Recorded]) -> Life:
 
 
 def _bar(line: bytes, timeframe: Timeframe) -> Bar:
-    symbol, _, at, *numbers = line.decode().rstrip("\n").split(",")
+    symbol, _, at, *rest = line.decode().rstrip("\n").split(",")
+    numbers, cut = rest[:5], rest[5:]
     if len(numbers) == 5:
         opened_at = datetime.fromisoformat(at)
-        bar = Bar(symbol, opened_at, opened_at + timeframe.duration, *map(exact, numbers))
+        closed_at = datetime.fromisoformat(cut[0]) if cut else opened_at + timeframe.duration
+        bar = Bar(symbol, opened_at, closed_at, *map(exact, numbers))
         if bar_line(bar, timeframe).encode() == line:
             return bar
     raise ValueError(f"{line[:80].decode(errors='replace').rstrip()} in bars.csv is no bar as digests spell it")

@@ -19,6 +19,7 @@ from engine.events import (
     BookOpened,
     CashAdjusted,
     Fact,
+    FeedResumed,
     OrderCanceled,
     OrderExpired,
     OrderFilled,
@@ -282,6 +283,8 @@ def _says_of_work(event: Fact) -> str:
             return f"{event.account} {event.timeframe} claimed by {event.claimed_by}"
         case SlotCompleted():
             return "; ".join(f"{symbol} {outcome}" for symbol, outcome in event.outcomes)
+        case FeedResumed():
+            return f"goes on after {event.after:%Y-%m-%d %H:%M}Z, bars known by {event.known_at:%Y-%m-%d %H:%M}Z"
         case ProfileSaved():
             return f"{event.kind} profile {event.name} saved, digest {event.digest[:16]}"
         case ProfileActivated():

@@ -21,7 +21,7 @@ from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
 from engine.market import Bar, Symbol, Timeframe, instant_text
 from engine.orders import Wish
 from engine.replay import Difference, commands_of, difference, engine_version_of, opinions_named
-from engine.runs import book_stream, by_instant, result_of
+from engine.runs import bars_seen, book_stream, by_instant, result_of
 from engine.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Cause, Recorded, Store
 from engine.store.memory import MemoryStore
@@ -144,7 +144,7 @@ def _dataset_stored(run: RunRequested) -> str:
 
 
 def bars_of(catalogue: Bars, store: Store, run: RunRequested) -> list[list[Bar]]:
-    """The bars of a run, as the catalogue has them now. Raises `BadInput` where a symbol has none any more.
+    """The bars of a run, as it saw them. Raises `BadInput` where a symbol has none any more.
 
     A paper run was asked before its end was known: it has the bars up to its last slot or, while it goes on, all.
     """
@@ -152,7 +152,7 @@ def bars_of(catalogue: Bars, store: Store, run: RunRequested) -> list[list[Bar]]
     if run.environment is Environment.PAPER:
         result = result_of(store, run.run_id)
         end = result.ended.ended_at if result else None
-    return [catalogue.bars(symbol, run.config.timeframe, run.start, end) for symbol in run.config.fed]
+    return bars_seen(catalogue, store, run, run.config.fed, end)
 
 
 def opinions_of(

@@ -6,6 +6,7 @@ Doing it again changes nothing. No analysis is made: the analyst answers from wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ import msgspec
 
 from engine import clock, halts, runs
 from engine.audit.capsule import Capsule, damage_in_words
+from engine.audit.regenerate import dataset_digest
 from engine.errors import BadInput, BookMoved
-from engine.events import Environment, RunEnded
+from engine.events import Environment, RunEnded, RunRequested
 from engine.feed import Bars
 from engine.feed.signals import ImportedAnalyst, save_signals
 from engine.market import Bar
@@ -61,10 +63,9 @@ def reproduce(
     Raises `BadInput` where something else is stored here already: other values of a bar, another opinion on it. Raises
     `BookMoved` or `ReplayDiverged` where the run itself is here and is another one.
     """
-    requested = capsule.requested
     with damage_in_words(capsule.path):
         bars = capsule.bars()
-    _take_bars(catalogue, capsule, bars, actor)
+    requested = _asked_here(store, catalogue, capsule, bars, actor)
     analyst = _take_opinions(store, dsn, capsule, actor, tell)
     total = sum(map(len, bars))
     result = runs.perform(
@@ -83,6 +84,26 @@ def reproduce(
     return Reproduced(capsule, result.ended, parted)
 
 
+def _asked_here(
+    store: Store, catalogue: Bars, capsule: Capsule, bars_by_symbol: Sequence[Sequence[Bar]], actor: str
+) -> RunRequested:
+    """The run as this log has it or will have it: by when its bars were known is this catalogue's to say."""
+    requested, timeframe = capsule.requested, capsule.requested.config.timeframe
+    # A paper run was asked before its end was known.
+    end = capsule.life.ended.ended_at if requested.environment is Environment.PAPER else requested.end
+    fed, digest = requested.config.fed, capsule.manifest.dataset_digest
+    here = runs.recorded(store, requested)
+    if here is not requested:
+        with suppress(BadInput):
+            if dataset_digest(runs.bars_seen(catalogue, store, here, fed, end), timeframe) == digest:
+                return here
+    _take_bars(catalogue, capsule, bars_by_symbol, actor)
+    known_at = catalogue.known_at()
+    if catalogue.as_known_at(known_at).digest(fed, timeframe, requested.start, end) != digest:
+        raise BadInput(f"this catalogue has bars in the run's range that {capsule.path} has not. {ELSEWHERE}")
+    return msgspec.structs.replace(requested, known_at=known_at)
+
+
 def _take_bars(catalogue: Bars, capsule: Capsule, bars_by_symbol: Sequence[Sequence[Bar]], actor: str) -> None:
     requested = capsule.requested
     config, source = requested.config, f"capsule of run {requested.run_id}"
@@ -96,10 +117,6 @@ def _take_bars(catalogue: Bars, capsule: Capsule, bars_by_symbol: Sequence[Seque
             catalogue.save_instrument(instrument)
     for symbol, bars in zip(config.fed, bars_by_symbol, strict=True):
         catalogue.add(symbol, config.timeframe, bars, source=source, learned_at=clock.now(), actor=actor)
-    # A paper run was asked before its end was known.
-    end = capsule.life.ended.ended_at if requested.environment is Environment.PAPER else requested.end
-    if catalogue.digest(config.fed, config.timeframe, requested.start, end) != capsule.manifest.dataset_digest:
-        raise BadInput(f"this catalogue has bars in the run's range that {capsule.path} has not. {ELSEWHERE}")
 
 
 def _take_opinions(store: Store, dsn: str, capsule: Capsule, actor: str, tell: Tell) -> Analyst:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from engine.market import Bar, Instrument, Symbol, Timeframe
@@ -15,12 +15,21 @@ from engine.market import Bar, Instrument, Symbol, Timeframe
 if TYPE_CHECKING:
     import polars as pl
 
+    from engine.feed.quality import Judged
+    from engine.feed.sessions import Span
+
+
+NOTHING_KNOWN = datetime.min.replace(tzinfo=UTC)
+"""The instant by which an empty catalogue has learned everything in it."""
+
 
 class Added(NamedTuple):
-    """What `Bars.add` did: how many bars were new, and how many were stored already with the same values."""
+    """What adding did: how many bars were new, stored already with the same values, or stored with other ones and
+    corrected."""
 
     new: int
     known: int
+    corrected: int = 0
 
 
 class Held(NamedTuple):
@@ -54,8 +63,30 @@ class Import(NamedTuple):
     refused: tuple[Refused, ...]
 
 
+class Revision(NamedTuple):
+    """A bar as it was learned at an instant; the first revision has number 1."""
+
+    bar: Bar
+    revision: int
+    learned_at: datetime
+    source: str
+
+
+class Asked(NamedTuple):
+    """What a provider was asked for, and how many rows it had."""
+
+    provider: str
+    span: Span
+    asked_at: datetime
+    rows: int
+
+
 class Bars(Protocol):
     """A catalogue of bars. A range holds the bars that open at or after `start` and close at or before `end`.
+
+    Bars are never overwritten: a corrected bar is a revision beside the one before, and the latest is what is read.
+    Whatever is stored is learned later than all that was stored before it: where the clock says otherwise, a
+    microsecond later.
 
     Reading nothing is an error: `NotFound` for a symbol without bars, `BadInput` for a range without any, naming
     what there is.
@@ -71,12 +102,42 @@ class Bars(Protocol):
         learned_at: datetime,
         actor: str = "",
         refused: Sequence[Refused] = (),
+        correct: bool = False,
     ) -> Added:
         """Stores all bars or none, and may be repeated: bars stored already with the same values are counted as known.
 
-        Raises `BadInput` for a bar that is impossible, not yet closed at `learned_at`, overlaps another one, or is
-        stored with other values.
+        `correct`: a bar that is stored with other values becomes its next revision. Raises `BadInput` for a bar that is
+        impossible, not yet closed at `learned_at`, overlaps another one, or, without `correct`, is stored with other
+        values.
         """
+        ...
+
+    def add_judged(
+        self, judged: Judged, *, source: str, learned_at: datetime, actor: str = "", correct: bool = False
+    ) -> Added:
+        """The same for bars that `engine.feed.quality.judge` let in as they were at `learned_at`, and many of them."""
+        ...
+
+    def known_at(self) -> datetime:
+        """An instant by which all was learned that is there now: whatever comes is learned later."""
+        ...
+
+    def as_known_at(self, at: datetime | None) -> Bars:
+        """The same catalogue without what was learned after an instant; all of it for None. Nothing can be added."""
+        ...
+
+    def history(
+        self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
+    ) -> list[Revision]:
+        """Every revision of the bars of a range, by open and then by revision; none is no error here."""
+        ...
+
+    def record_asked(self, symbol: Symbol, timeframe: Timeframe, asked: Asked) -> None:
+        """Remembers what a provider was asked."""
+        ...
+
+    def asked(self, symbol: Symbol, timeframe: Timeframe) -> list[Asked]:
+        """What providers were asked, in the order it was remembered."""
         ...
 
     def frame(

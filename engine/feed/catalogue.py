@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, LiteralString
@@ -14,96 +14,88 @@ import msgspec
 import psycopg
 
 from engine.errors import BadInput, StoreUnavailable
-from engine.feed import Added, Held, Import, Refused
-from engine.feed.checks import (
-    bar_line,
-    check_range,
-    check_series,
-    import_digest,
-    nothing_found,
-    other_values,
-    overlap,
-)
+from engine.feed import NOTHING_KNOWN, Added, Asked, Held, Import, Refused, Revision
+from engine.feed.checks import check_range, check_series, nothing_found
+from engine.feed.columns import NUMBERS, texts_in, texts_of
+from engine.feed.sessions import Span
+from engine.feed.storing import LATEST, Incoming, store
 from engine.market import Bar, Instrument, Symbol, Timeframe, instrument_for
 from engine.money import exact
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from engine.feed.quality import Judged
+
 _IN_RANGE: LiteralString = """
-    FROM quantagent.current_bars
-    WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
-      AND opened_at >= %(start)s AND closed_at <= %(end)s
+    FROM (
+        SELECT DISTINCT ON (opened_at) *
+        FROM quantagent.bars
+        WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
+          AND opened_at >= %(start)s AND learned_at <= %(known_at)s
+        ORDER BY opened_at, revision DESC
+    ) AS known
+    WHERE closed_at <= %(end)s
     ORDER BY opened_at
 """
 
-# The columns of `checks.bar_line`, so that the database itself writes the text that is digested.
+# What `checks.bar_line` writes, so that the database itself writes the text that is digested. A difference of instants
+# knows no time zone; an instant and a day after it would.
 _LINE: LiteralString = """
-    symbol, timeframe, to_char(opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-    open, high, low, close, volume
+    concat_ws(',',
+        symbol, timeframe, to_char(opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        open, high, low, close, volume,
+        CASE WHEN closed_at - opened_at <> %(duration)s
+        THEN to_char(closed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') END)
 """
 
-_MICROSECONDS: LiteralString = """
-    (extract(epoch FROM opened_at) * 1000000)::bigint, (extract(epoch FROM closed_at) * 1000000)::bigint,
-    open, high, low, close, volume
+# Bars open and close at whole seconds.
+_SECONDS: LiteralString = """
+    date_part('epoch', opened_at)::bigint, date_part('epoch', closed_at)::bigint, open, high, low, close, volume
 """
 
-_INCOMING: LiteralString = """
-    CREATE TEMP TABLE incoming (
-        symbol text, timeframe text, opened_at timestamptz,
-        open numeric, high numeric, low numeric, close numeric, volume numeric
-    ) ON COMMIT DROP
+_LINES: LiteralString = "COPY (SELECT " + _LINE + _IN_RANGE + ") TO STDOUT"
+_SECONDS_CSV: LiteralString = "COPY (SELECT " + _SECONDS + _IN_RANGE + ") TO STDOUT (FORMAT csv)"
+_BARS: LiteralString = "SELECT opened_at, closed_at, open, high, low, close, volume" + _IN_RANGE
+
+_HISTORY: LiteralString = """
+    SELECT revision, learned_at, source, opened_at, closed_at, open, high, low, close, volume
+    FROM quantagent.bars
+    WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
+      AND opened_at >= %(start)s AND closed_at <= %(end)s AND learned_at <= %(known_at)s
+    ORDER BY opened_at, revision
 """
 
-# One look into the primary key per bar, whatever the planner knows: fresh tables have no statistics, and the join it
-# then chooses compares every bar with every other.
-_FIRST_CONFLICT: LiteralString = """
-    SELECT opened_at, stored.*
-    FROM incoming CROSS JOIN LATERAL (
-        SELECT bars.open, bars.high, bars.low, bars.close, bars.volume
-        FROM quantagent.bars
-        WHERE (bars.symbol, bars.timeframe, bars.opened_at)
-            = (incoming.symbol, incoming.timeframe, incoming.opened_at)
+# Every bar has one first revision; the series ends where the latest revision of its last bar closes.
+_LISTING: LiteralString = """
+    SELECT symbol, timeframe, first, closed_at, count
+    FROM (
+        SELECT symbol, timeframe, min(opened_at) AS first, max(opened_at) AS opened_at, count(*) AS count
+        FROM quantagent.bars WHERE revision = 1 AND learned_at <= %(known_at)s GROUP BY 1, 2
+    ) AS series CROSS JOIN LATERAL (
+        SELECT closed_at FROM quantagent.bars
+        WHERE (bars.symbol, bars.timeframe, bars.opened_at) = (series.symbol, series.timeframe, series.opened_at)
+          AND learned_at <= %(known_at)s
         ORDER BY revision DESC LIMIT 1
-    ) AS stored
-    WHERE (incoming.open, incoming.high, incoming.low, incoming.close, incoming.volume)
-       <> (stored.open, stored.high, stored.low, stored.close, stored.volume)
-    ORDER BY opened_at LIMIT 1
-"""
-
-_STORE_NEW: LiteralString = """
-    INSERT INTO quantagent.bars
-        (symbol, timeframe, opened_at, closed_at, open, high, low, close, volume, learned_at, source)
-    SELECT symbol, timeframe, opened_at, opened_at + %(duration)s, open, high, low, close, volume,
-           %(learned_at)s, %(source)s
-    FROM incoming
-    ON CONFLICT DO NOTHING
-"""
-
-_FIRST_OVERLAP: LiteralString = """
-    SELECT previous_opened_at, opened_at FROM (
-        SELECT opened_at,
-               lag(opened_at) OVER (ORDER BY opened_at) AS previous_opened_at,
-               lag(closed_at) OVER (ORDER BY opened_at) AS previous_closed_at
-        FROM quantagent.current_bars
-        WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
-          AND opened_at > %(first)s - %(duration)s AND opened_at < %(last)s
-    ) AS neighbours
-    WHERE opened_at < previous_closed_at
-    ORDER BY opened_at LIMIT 1
-"""
-
-_RECORD_IMPORT: LiteralString = """
-    INSERT INTO quantagent.bar_imports (symbol, timeframe, source, actor, learned_at, digest, rows, refused)
-    VALUES (%(symbol)s, %(timeframe)s, %(source)s, %(actor)s, %(learned_at)s, %(digest)s, %(rows)s, %(refused)s)
-    ON CONFLICT DO NOTHING RETURNING import_id
+    ) AS latest
+    ORDER BY symbol COLLATE "C", timeframe COLLATE "C"
 """
 
 _REFUSED: LiteralString = "SELECT import_id, row_number, line, reason FROM quantagent.refused_bars ORDER BY 1, 2"
 
 _IMPORTS: LiteralString = """
     SELECT import_id, symbol, timeframe, source, actor, learned_at, digest, rows
-    FROM quantagent.bar_imports ORDER BY import_id
+    FROM quantagent.bar_imports WHERE learned_at <= %(known_at)s ORDER BY import_id
+"""
+
+_RECORD_ASKED: LiteralString = """
+    INSERT INTO quantagent.asked_bars (symbol, timeframe, provider, start_at, end_at, asked_at, rows)
+    VALUES (%s, %s, %s, %s, %s, %s, %s)
+"""
+
+_ASKED: LiteralString = """
+    SELECT provider, start_at, end_at, asked_at, rows
+    FROM quantagent.asked_bars WHERE symbol = %s AND timeframe = %s ORDER BY asked_id
 """
 
 _SAVE_INSTRUMENT: LiteralString = """
@@ -119,8 +111,8 @@ _SAVE_INSTRUMENT: LiteralString = """
 class Catalogue:
     """`engine.feed.Bars` in a database that `engine.store.migrations.migrate` has set up."""
 
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+    def __init__(self, dsn: str, known_at: datetime | None = None) -> None:
+        self._dsn, self._known_at = dsn, known_at
 
     def add(
         self,
@@ -132,27 +124,39 @@ class Catalogue:
         learned_at: datetime,
         actor: str = "",
         refused: Sequence[Refused] = (),
+        correct: bool = False,
     ) -> Added:
         check_series(symbol, timeframe, bars, learned_at)
-        lines = "".join(bar_line(bar, timeframe) for bar in bars)
-        facts = {
-            "symbol": symbol,
-            "timeframe": timeframe.value,
-            "duration": timeframe.duration,
-            "learned_at": learned_at,
-            "source": source,
-            "actor": actor,
-            "digest": import_digest(lines, refused),
-            "rows": len(bars),
-            "refused": len(refused),
-        }
+        first, last = (bars[0].opened_at, bars[-1].closed_at) if bars else (None, None)
+        texts = texts_of(bars, timeframe)
+        return self._store(Incoming(symbol, timeframe, texts, first, last, source, learned_at, actor, refused), correct)
+
+    def add_judged(
+        self, judged: Judged, *, source: str, learned_at: datetime, actor: str = "", correct: bool = False
+    ) -> Added:
+        symbol, timeframe, frame = judged.instrument.symbol, judged.timeframe, judged.frame
+        opens, closes = frame["opened_at"], frame["closed_at"]
+        assert (opens.diff().drop_nulls() > timedelta(0)).all(), "the judge leaves bars in order"
+        first, last = (opens[0], closes[-1]) if len(opens) else (None, None)
+        assert last is None or last <= learned_at, "the judge leaves out what is still forming"
+        texts = texts_in(frame, timeframe)
+        return self._store(
+            Incoming(symbol, timeframe, texts, first, last, source, learned_at, actor, judged.refused), correct
+        )
+
+    def _store(self, incoming: Incoming, correct: bool) -> Added:
+        assert self._known_at is None, "what was known in the past cannot be added to"
         with self._connection() as conn:
-            # One writer per series: two that add neighbouring bars at once could otherwise overlap unseen.
-            conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%(symbol)s || ' ' || %(timeframe)s, 0))", facts)
-            new = _store(conn, bars, timeframe, lines, facts) if bars else 0
-            if new or refused:
-                _record(conn, facts, refused)
-        return Added(new, len(bars) - new)
+            return store(conn, incoming, correct)
+
+    def known_at(self) -> datetime:
+        with self._connection() as conn:
+            (latest,) = conn.execute(LATEST + "WHERE learned_at <= %(known_at)s", self._bound).fetchone() or (None,)
+        return NOTHING_KNOWN if latest is None else latest.astimezone(UTC)
+
+    def as_known_at(self, at: datetime | None) -> Catalogue:
+        bounds = [each for each in (at, self._known_at) if each is not None]
+        return Catalogue(self._dsn, min(bounds, default=None))
 
     def frame(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
@@ -160,26 +164,22 @@ class Catalogue:
         import polars as pl
 
         with self._connection() as conn:
-            text = b"".join(_copied(conn, _MICROSECONDS, symbol, timeframe, start, end))
+            text = b"".join(_copied(conn, _SECONDS_CSV, self._range(symbol, timeframe, start, end)))
         if not text:
             raise nothing_found(symbol, timeframe, start, end, self.listing())
-        numbers = ("open", "high", "low", "close", "volume")
-        schema = {"opened_at": pl.Int64, "closed_at": pl.Int64} | dict.fromkeys(numbers, pl.Float64)
+        schema = {"opened_at": pl.Int64, "closed_at": pl.Int64} | dict.fromkeys(NUMBERS, pl.Float64)
         frame = pl.read_csv(text, has_header=False, schema=schema)
-        return frame.with_columns(pl.col("opened_at", "closed_at").cast(pl.Datetime("us", "UTC")))
+        times = pl.from_epoch(pl.col("opened_at", "closed_at"), "s").cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+        return frame.with_columns(times)
 
     def bars(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> list[Bar]:
-        query: LiteralString = "SELECT opened_at, closed_at, open, high, low, close, volume" + _IN_RANGE
         with self._connection() as conn:
-            rows = conn.execute(query, _range(symbol, timeframe, start, end)).fetchall()
+            rows = conn.execute(_BARS, self._range(symbol, timeframe, start, end)).fetchall()
         if not rows:
             raise nothing_found(symbol, timeframe, start, end, self.listing())
-        return [
-            Bar(symbol, opened_at.astimezone(UTC), closed_at.astimezone(UTC), *map(exact, numbers))
-            for opened_at, closed_at, *numbers in rows
-        ]
+        return [_bar(symbol, *row) for row in rows]
 
     def digest(
         self,
@@ -194,21 +194,40 @@ class Catalogue:
         with self._connection() as conn:
             for symbol in symbols:
                 before = sha.digest()
-                for chunk in _copied(conn, _LINE, symbol, timeframe, start, end):
+                for chunk in _copied(conn, _LINES, self._range(symbol, timeframe, start, end)):
                     sha.update(chunk)
                 if sha.digest() == before:
                     raise nothing_found(symbol, timeframe, start, end, self.listing())
         return sha.hexdigest()
 
     def listing(self) -> list[Held]:
-        query: LiteralString = """
-            SELECT symbol, timeframe, min(opened_at), max(closed_at), count(DISTINCT opened_at)
-            FROM quantagent.bars GROUP BY 1, 2 ORDER BY symbol COLLATE "C", timeframe COLLATE "C"
-        """
         with self._connection() as conn:
             return [
                 Held(symbol, Timeframe(timeframe), first.astimezone(UTC), last.astimezone(UTC), count)
-                for symbol, timeframe, first, last, count in conn.execute(query)
+                for symbol, timeframe, first, last, count in conn.execute(_LISTING, self._bound)
+            ]
+
+    def history(
+        self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
+    ) -> list[Revision]:
+        with self._connection() as conn:
+            return [
+                Revision(_bar(symbol, *row), revision, learned_at.astimezone(UTC), source)
+                for revision, learned_at, source, *row in conn.execute(
+                    _HISTORY, self._range(symbol, timeframe, start, end)
+                )
+            ]
+
+    def record_asked(self, symbol: Symbol, timeframe: Timeframe, asked: Asked) -> None:
+        provider, span, asked_at, rows = asked
+        with self._connection() as conn:
+            conn.execute(_RECORD_ASKED, (symbol, timeframe.value, provider, *span, asked_at, rows))
+
+    def asked(self, symbol: Symbol, timeframe: Timeframe) -> list[Asked]:
+        with self._connection() as conn:
+            return [
+                Asked(provider, Span(start.astimezone(UTC), end.astimezone(UTC)), at.astimezone(UTC), rows)
+                for provider, start, end, at, rows in conn.execute(_ASKED, (symbol, timeframe.value))
             ]
 
     def imports(self) -> list[Import]:
@@ -216,7 +235,7 @@ class Catalogue:
         with self._connection() as conn:
             for import_id, *row in conn.execute(_REFUSED):
                 refused.setdefault(import_id, []).append(Refused(*row))
-            stored = conn.execute(_IMPORTS).fetchall()
+            stored = conn.execute(_IMPORTS, self._bound).fetchall()
         return [
             Import(name, Timeframe(frame), source, actor, at.astimezone(UTC), digest, rows, tuple(refused.get(key, ())))
             for key, name, frame, source, actor, at, digest, rows in stored
@@ -239,6 +258,22 @@ class Catalogue:
         with self._connection() as conn:
             conn.execute(_SAVE_INSTRUMENT, msgspec.structs.astuple(instrument))
 
+    @property
+    def _bound(self) -> dict[str, Any]:
+        return {"known_at": self._known_at or "infinity"}
+
+    def _range(
+        self, symbol: Symbol, timeframe: Timeframe, start: datetime | None, end: datetime | None
+    ) -> dict[str, Any]:
+        check_range(start, end)
+        return self._bound | {
+            "symbol": symbol,
+            "timeframe": timeframe.value,
+            "duration": timeframe.duration,
+            "start": start or "-infinity",
+            "end": end or "infinity",
+        }
+
     @contextmanager
     def _connection(self) -> Generator[psycopg.Connection[tuple[Any, ...]]]:
         """A transaction: committed at the end, rolled back by an error."""
@@ -256,60 +291,12 @@ class Catalogue:
             ) from None
 
 
-def _range(
-    symbol: Symbol, timeframe: Timeframe, start: datetime | None, end: datetime | None
-) -> dict[str, datetime | str]:
-    check_range(start, end)
-    return {
-        "symbol": symbol,
-        "timeframe": timeframe.value,
-        "start": start or "-infinity",
-        "end": end or "infinity",
-    }
-
-
-def _copied(
-    conn: psycopg.Connection[Any],
-    columns: LiteralString,
-    symbol: Symbol,
-    timeframe: Timeframe,
-    start: datetime | None,
-    end: datetime | None,
-) -> Iterator[bytes]:
-    """Columns of a range as CSV, in chunks of any size."""
-    query: LiteralString = "COPY (SELECT " + columns + _IN_RANGE + ") TO STDOUT (FORMAT csv)"
-    with conn.cursor().copy(query, _range(symbol, timeframe, start, end)) as copy:
+def _copied(conn: psycopg.Connection[Any], query: LiteralString, asked: dict[str, Any]) -> Iterator[bytes]:
+    """What a query of a range writes, in chunks of any size."""
+    with conn.cursor().copy(query, asked) as copy:
         for chunk in copy:
             yield bytes(chunk)
 
 
-def _store(
-    conn: psycopg.Connection[Any], bars: Sequence[Bar], timeframe: Timeframe, lines: str, facts: dict[str, Any]
-) -> int:
-    """Inserts the bars that are not stored yet and counts them; raises `BadInput` for one that contradicts."""
-    cursor = conn.execute(_INCOMING)
-    with cursor.copy("COPY incoming FROM STDIN (FORMAT csv)") as copy:
-        copy.write(lines)
-    conflict: tuple[datetime, Decimal, Decimal, Decimal, Decimal, Decimal] | None
-    conflict = cursor.execute(_FIRST_CONFLICT, facts).fetchone()
-    if conflict is not None:
-        opened_at, *numbers = conflict
-        given = next(bar for bar in bars if bar.opened_at == opened_at)
-        stored = Bar(given.symbol, given.opened_at, given.closed_at, *map(exact, numbers))
-        raise other_values(stored, given, timeframe)
-    new = cursor.execute(_STORE_NEW, facts).rowcount
-    reach = facts | {"first": bars[0].opened_at, "last": bars[-1].closed_at}
-    overlapping = cursor.execute(_FIRST_OVERLAP, reach).fetchone()
-    if overlapping is not None:
-        raise overlap(facts["symbol"], timeframe, *overlapping)
-    return new
-
-
-def _record(conn: psycopg.Connection[Any], facts: dict[str, Any], refused: Sequence[Refused]) -> None:
-    cursor = conn.execute(_RECORD_IMPORT, facts)
-    row = cursor.fetchone()
-    if row is not None:
-        cursor.executemany(
-            "INSERT INTO quantagent.refused_bars (import_id, row_number, line, reason) VALUES (%s, %s, %s, %s)",
-            [(row[0], *each) for each in refused],
-        )
+def _bar(symbol: Symbol, opened_at: datetime, closed_at: datetime, *numbers: Decimal) -> Bar:
+    return Bar(symbol, opened_at.astimezone(UTC), closed_at.astimezone(UTC), *map(exact, numbers))

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from hashlib import sha256
 
 from engine.errors import BadInput, NotFound
 from engine.feed import Held, Refused
-from engine.market import Bar, Symbol, Timeframe, check_symbol
-from engine.money import is_exact
+from engine.market import Bar, Calendar, Symbol, Timeframe, check_symbol
+from engine.money import PLACES, exact, is_exact
+
+
+class Unusable(Exception):
+    """Why a row is no bar, as the end of a sentence."""
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+
+
+def number(name: str, text: str) -> Decimal:
+    """The exact number that is written. Raises `Unusable` for what is none, or would have to be rounded."""
+    if not _NUMBER.fullmatch(text):
+        raise Unusable(f"{name} {text!r} is not a number")
+    written = Decimal(text)
+    try:
+        value = exact(written)
+    except ValueError as error:
+        raise Unusable(f"{name}: {error}") from None
+    if value != written:
+        raise Unusable(f"{name} {text} has more than {PLACES} decimals; round it")
+    return value
 
 
 def bar_line(bar: Bar, timeframe: Timeframe) -> str:
-    """The canonical text of a bar; equal bars have equal lines. Digests and the catalogue's own imports use it."""
+    """The canonical text of a bar; equal bars have equal lines. Digests and the catalogue's own imports use it.
+
+    A bar that its session's end cuts short says when it closes; of the others that is known.
+    """
     numbers = (bar.open, bar.high, bar.low, bar.close, bar.volume)
-    return ",".join((bar.symbol, timeframe, time_text(bar.opened_at), *(format(n, "f") for n in numbers))) + "\n"
+    cut = () if bar.closed_at == bar.opened_at + timeframe.duration else (time_text(bar.closed_at),)
+    return ",".join((bar.symbol, timeframe, time_text(bar.opened_at), *(format(n, "f") for n in numbers), *cut)) + "\n"
 
 
 def import_digest(lines: str, refused: Sequence[Refused]) -> str:
@@ -48,25 +75,49 @@ def fault_in(bar: Bar, timeframe: Timeframe) -> str | None:
         return f"high {bar.high:f} is below another price of the bar ({values_text(bar)})"
     if bar.low > min(bar.open, bar.close):
         return f"low {bar.low:f} is above another price of the bar ({values_text(bar)})"
-    if bar.opened_at.microsecond or bar.closed_at != bar.opened_at + timeframe.duration:
-        return f"the bar does not last exactly {timeframe} from a whole second"
+    lasts = bar.closed_at - bar.opened_at
+    if bar.opened_at.microsecond or bar.closed_at.microsecond or not timedelta(0) < lasts <= timeframe.duration:
+        return f"the bar does not last up to {timeframe} from a whole second to another"
     return None
 
 
 def fault_after(last: Bar, bar: Bar) -> str | None:
     """Why a bar cannot follow another one, as the end of a sentence; None if it can."""
-    if bar.opened_at == last.opened_at:
-        return f"a bar that opens at {time_text(bar.opened_at)} was given before"
-    if bar.opened_at < last.opened_at:
-        return f"the bar opens before the one given before it, at {time_text(last.opened_at)}; sort them by time"
+    if bar.opened_at <= last.opened_at:
+        return out_of_order(bar.opened_at, last.opened_at)
     if bar.opened_at < last.closed_at:
         return f"the bar overlaps the one given before it, which closes at {time_text(last.closed_at)}"
     return None
 
 
-def still_forming(bar: Bar) -> str:
+def out_of_order(opened_at: datetime, before: datetime) -> str:
+    """Why a bar cannot follow one that opens at the same time or later, as the end of a sentence."""
+    if opened_at == before:
+        return f"a bar that opens at {time_text(opened_at)} was given before"
+    return f"the bar opens before the one given before it, at {time_text(before)}; sort them by time"
+
+
+def misaligned(opened_at: datetime, timeframe: Timeframe, calendar: Calendar) -> str:
+    """Why no bar opens in the middle of another, as the end of a sentence."""
+    return f"no {timeframe} bar opens at {time_text(opened_at)} in the calendar {calendar}: {OTHER_CALENDAR}"
+
+
+def closed_then(opened_at: datetime, timeframe: Timeframe, calendar: Calendar) -> str:
+    """Why no bar opens while a market is closed, as the end of a sentence."""
+    return f"the calendar {calendar} has no {timeframe} bar at {time_text(opened_at)}, it is closed: {OTHER_CALENDAR}"
+
+
+def no_session(day: date, timeframe: Timeframe, calendar: Calendar) -> str:
+    """Why a day has no bar, as the end of a sentence."""
+    return f"the calendar {calendar} has no {timeframe} bar of {day}, it is closed: {OTHER_CALENDAR}"
+
+
+OTHER_CALENDAR = "name the symbol's own with --calendar if that is another"
+
+
+def still_forming(closed_at: datetime) -> str:
     """Why a bar is not known yet, as the end of a sentence."""
-    return f"the bar closes only at {time_text(bar.closed_at)} and is known only then; leave it out"
+    return f"the bar closes only at {time_text(closed_at)} and is known only then; leave it out"
 
 
 def check_series(symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], learned_at: datetime) -> None:
@@ -78,7 +129,7 @@ def check_series(symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], lear
         if bar.symbol != symbol:
             fault = f"it is a bar of {bar.symbol}"
         elif bar.closed_at > learned_at:
-            fault = still_forming(bar)
+            fault = still_forming(bar.closed_at)
         if fault:
             raise BadInput(f"{symbol} {timeframe} at {time_text(bar.opened_at)} cannot be stored: {fault}.")
         last = bar
@@ -94,10 +145,13 @@ def check_range(start: datetime | None, end: datetime | None) -> None:
 
 def other_values(stored: Bar, given: Bar, timeframe: Timeframe) -> BadInput:
     """The refusal to overwrite a bar."""
+    before, now = values_text(stored), values_text(given)
+    if stored.closed_at != given.closed_at:
+        before, now = (f"{time_text(bar.closed_at)} {values_text(bar)}" for bar in (stored, given))
     return BadInput(
-        f"{given.symbol} {timeframe} at {time_text(given.opened_at)} is stored as {values_text(stored)}, and was given "
-        f"as {values_text(given)}: stored bars are never overwritten. Leave that bar out, or import the other source "
-        "under a symbol of its own."
+        f"{given.symbol} {timeframe} at {time_text(given.opened_at)} is stored as {before}, and was given as {now}: "
+        "stored bars are never overwritten. Leave that bar out, keep it as a revision with --correct, or import the "
+        "other source under a symbol of its own."
     )
 
 

@@ -10,32 +10,23 @@ import io
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.errors import BadInput
-from engine.feed import Refused
-from engine.feed.checks import fault_after, fault_in, still_forming
-from engine.market import Bar, Symbol, Timeframe, check_symbol
-from engine.money import PLACES, ZERO, exact
+from engine.feed.checks import Unusable, no_session
+from engine.feed.quality import NUMBERS, PRICES, Judged, judge
+from engine.feed.sessions import bar_of_day
+from engine.market import Calendar, Instrument, Symbol, Timeframe, check_symbol, instrument_for
 
 if TYPE_CHECKING:
     import polars as pl
 
 TIME_COLUMNS = ("opened_at", "ts", "ts_utc", "datetime", "timestamp", "date", "time")
-PRICE_COLUMNS = ("open", "high", "low", "close")
 
 _TIME = re.compile(r"(19|20|21)\d\d-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.0+)?)?(?P<zone>Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
-
-
-class FileBars(NamedTuple):
-    """The usable bars of a file, in order, and the rows that are none."""
-
-    bars: list[Bar]
-    refused: list[Refused]
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 class _Table(NamedTuple):
@@ -49,104 +40,114 @@ class _Table(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """Where in a row to look; `volume` is None in a file without volumes."""
+    """Where in a row to look: the time, then `NUMBERS`; None for the volume of a file without."""
 
     time: int
-    prices: tuple[int, int, int, int]
-    volume: int | None
+    numbers: tuple[int | None, ...]
     width: int
 
 
-class _Unusable(Exception):
-    """Why a row is no bar."""
+class _Clock(NamedTuple):
+    """How times are to be read: `local` is where those without an offset were written."""
+
+    calendar: Calendar
+    timeframe: Timeframe
+    local: tzinfo | None
+
+    def opened_at(self, text: str) -> datetime:
+        """The open that a row is stamped with. Raises `Unusable` for what is no time, or no day with a bar."""
+        if _DAY.fullmatch(text) and not self.timeframe.within_sessions:
+            day = _moment(text).date()
+            bar = bar_of_day(self.calendar, self.timeframe, day)
+            if bar is None:
+                raise Unusable(no_session(day, self.timeframe, self.calendar))
+            return bar.start
+        return _instant(text, self.local)
 
 
 def read_bars(
     path: Path | str,
-    symbol: Symbol,
+    symbol: Symbol | Instrument,
     timeframe: Timeframe,
     *,
     zone: str | None = None,
     learned_at: datetime | None = None,
     accept_valid: bool = False,
-) -> FileBars:
+) -> Judged:
     """The bars of a CSV or Parquet file, stamped with their open.
 
     Columns: a time (`opened_at`, `ts`, `ts_utc`, `datetime`, `timestamp`, `date` or `time`), open, high, low, close,
     and volume if there is one (else it is 0), in any case and order; others are ignored. `zone` (an IANA name) is
-    where times without an offset were written. Bars that close after `learned_at` were still forming: unusable.
+    where times without an offset were written; of bars of a day or longer a date alone names their session. Bars that
+    close after `learned_at` were still forming: unusable. A symbol stands for its built-in instrument or the usual.
 
     Raises `BadInput` for a file that is no table of bars and for the first unusable row; with `accept_valid`, unusable
     rows are left out and returned.
     """
-    check_symbol(symbol)
-    local = _zone(zone)
+    instrument = symbol if isinstance(symbol, Instrument) else instrument_for(check_symbol(symbol))
     table = _table(Path(path))
-    columns = _find_columns(table)
-    bars: list[Bar] = []
-    refused: list[Refused] = []
-    for number, cells in table.rows:
-        try:
-            bar = _bar(cells, columns, symbol, timeframe, local)
-            fault = fault_in(bar, timeframe) or (fault_after(bars[-1], bar) if bars else None)
-            if fault:
-                raise _Unusable(fault)
-            if learned_at is not None and bar.closed_at > learned_at:
-                raise _Unusable(still_forming(bar))
-            bars.append(bar)
-        except _Unusable as why:
-            refused.append(Refused(number, ",".join(cells), str(why)))
-    if refused and not accept_valid:
-        row, _, reason = refused[0]
-        others = f" ({len(refused)} rows are unusable in all)" if len(refused) > 1 else ""
+    judged = judge(_rows(table, _Clock(instrument.calendar, timeframe, _zone(zone))), instrument, timeframe, learned_at)
+    if judged.refused and not accept_valid:
+        row, _, reason = judged.refused[0]
+        others = f" ({len(judged.refused)} rows are unusable in all)" if len(judged.refused) > 1 else ""
         raise BadInput(
             f"{table.name}, {table.unit} {row}: {reason}{others}. Nothing was taken; correct the file, "
             "or take the usable rows with --accept-valid."
         )
-    if not bars:
-        raise BadInput(f"{table.name} holds no usable bar: it has {len(refused)} rows below its header, none usable.")
-    return FileBars(bars, refused)
+    if judged.frame.is_empty():
+        raise BadInput(
+            f"{table.name} holds no usable bar: it has {len(judged.refused)} rows below its header, none usable."
+        )
+    return judged
 
 
-def _bar(cells: list[str], columns: _Columns, symbol: Symbol, timeframe: Timeframe, local: tzinfo | None) -> Bar:
-    if len(cells) != columns.width:
-        raise _Unusable(f"the row has {len(cells)} cells, the header {columns.width}")
-    opened_at = _instant(cells[columns.time], local)
-    open_, high, low, close = (_number(name, cells[at]) for name, at in zip(PRICE_COLUMNS, columns.prices, strict=True))
-    volume = ZERO if columns.volume is None else _number("volume", cells[columns.volume])
-    return Bar(symbol, opened_at, opened_at + timeframe.duration, open_, high, low, close, volume)
+def rows_of(path: Path, instrument: Instrument, timeframe: Timeframe) -> pl.DataFrame:
+    """All rows of a file, good and bad, as `engine.feed.quality.judge` takes them. Raises `BadInput` as above."""
+    return _rows(_table(path), _Clock(instrument.calendar, timeframe, None))
 
 
-def _number(name: str, text: str) -> Decimal:
-    if not _NUMBER.fullmatch(text):
-        raise _Unusable(f"{name} {text!r} is not a number")
-    written = Decimal(text)
-    try:
-        value = exact(written)
-    except ValueError as error:
-        raise _Unusable(f"{name}: {error}") from None
-    if value != written:
-        raise _Unusable(f"{name} {text} has more than {PLACES} decimals; round it")
-    return value
+def _rows(table: _Table, clock: _Clock) -> pl.DataFrame:
+    """Times read, numbers as they are written, and what is wrong with rows that cannot be read so far."""
+    import polars as pl
+
+    columns = _find_columns(table)
+    told: list[tuple[object, ...]] = []
+    for row, cells in table.rows:
+        opened_at, numbers, fault = None, [""] * len(NUMBERS), None
+        try:
+            if len(cells) != columns.width:
+                raise Unusable(f"the row has {len(cells)} cells, the header {columns.width}")
+            numbers = ["0" if at is None else cells[at] for at in columns.numbers]
+            opened_at = clock.opened_at(cells[columns.time])
+        except Unusable as why:
+            fault = str(why)
+        told.append((row, opened_at, *numbers, fault, ",".join(cells)))
+    texts = dict.fromkeys((*NUMBERS, "fault", "line"), pl.String())
+    schema = {"row": pl.Int64(), "opened_at": pl.Datetime("us", "UTC")} | texts
+    return pl.DataFrame(told, schema=schema, orient="row")
 
 
 def _instant(text: str, local: tzinfo | None) -> datetime:
     """The UTC instant of a time as written; whole seconds from 1900 to 2199."""
-    match = _TIME.fullmatch(text)
-    try:
-        at = datetime.fromisoformat(text) if match else None
-    except ValueError:
-        at = None
-    if match is None or at is None:
-        raise _Unusable(f"time {text!r} is not one like 2024-01-31T09:00:00Z (whole seconds, 1900 to 2199)")
+    at = _moment(text)
     if at.tzinfo is not None:
         return at.astimezone(UTC)
     if local is None:
-        raise _Unusable(
+        raise Unusable(
             f"time {text!r} has no zone; end it with Z or an offset, or name where it was written with --zone, "
             "for example --zone UTC"
         )
     return _from_local(text, at, local)
+
+
+def _moment(text: str) -> datetime:
+    """A time as written, with its offset if it has one."""
+    try:
+        if _TIME.fullmatch(text):
+            return datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    raise Unusable(f"time {text!r} is not one like 2024-01-31T09:00:00Z (whole seconds, 1900 to 2199)")
 
 
 def _from_local(text: str, at: datetime, local: tzinfo) -> datetime:
@@ -155,7 +156,7 @@ def _from_local(text: str, at: datetime, local: tzinfo) -> datetime:
     if first == second:
         return first
     came = "twice" if first < second else "never"
-    raise _Unusable(f"time {text!r} came {came} in {local}, where the clocks were changed; write it with its offset")
+    raise Unusable(f"time {text!r} came {came} in {local}, where the clocks were changed; write it with its offset")
 
 
 def _zone(name: str | None) -> tzinfo | None:
@@ -169,22 +170,21 @@ def _zone(name: str | None) -> tzinfo | None:
 
 def _find_columns(table: _Table) -> _Columns:
     names = [name.strip().lower() for name in table.columns]
-    for name in (*TIME_COLUMNS, *PRICE_COLUMNS, "volume"):
+    for name in (*TIME_COLUMNS, *PRICES, "volume"):
         if names.count(name) > 1:
             raise BadInput(f"{table.name} has {names.count(name)} columns named {name}: keep the right one.")
     times = [name for name in names if name in TIME_COLUMNS]
     if len(times) > 1:
         raise BadInput(f"{table.name} has several time columns ({', '.join(times)}): keep the one of the bar's open.")
-    missing = [name for name in PRICE_COLUMNS if name not in names]
+    missing = [name for name in PRICES if name not in names]
     if missing or not times:
         lacking = ", ".join((["a time"] if not times else []) + missing)
         raise BadInput(
             f"{table.name} is no table of bars: it lacks {lacking}; its columns are {', '.join(names)[:200]}. "
             "Name them opened_at,open,high,low,close,volume, separated by commas."
         )
-    open_, high, low, close = map(names.index, PRICE_COLUMNS)
-    volume = names.index("volume") if "volume" in names else None
-    return _Columns(names.index(times[0]), (open_, high, low, close), volume, len(names))
+    places = tuple(names.index(name) if name in names else None for name in NUMBERS)
+    return _Columns(names.index(times[0]), places, len(names))
 
 
 def _table(path: Path) -> _Table:
@@ -231,7 +231,7 @@ def _parquet(name: str, content: bytes) -> _Table:
         texts = [
             _time_texts(frame[column]) if frame[column].dtype.is_temporal() else frame[column].cast(pl.String)
             for column in frame.columns
-            if column.strip().lower() in (*TIME_COLUMNS, *PRICE_COLUMNS, "volume")
+            if column.strip().lower() in (*TIME_COLUMNS, *PRICES, "volume")
         ]
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]

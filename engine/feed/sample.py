@@ -22,7 +22,7 @@ def load_sample(catalogue: Bars, *, actor: str = "") -> dict[Symbol, Added]:
         symbol: catalogue.add(
             symbol,
             SAMPLE_TIMEFRAME,
-            read_bars(path, symbol, SAMPLE_TIMEFRAME).bars,
+            read_bars(path, symbol, SAMPLE_TIMEFRAME).bars(),
             source=f"sample {path.name}",
             learned_at=learned_at,
             actor=actor,

@@ -24,8 +24,8 @@ GRANT USAGE ON SCHEMA quantagent TO quantagent_writer, quantagent_reader, quanta
 GRANT SELECT ON ALL TABLES IN SCHEMA quantagent TO quantagent_writer, quantagent_reader, quantagent_auditor;
 GRANT INSERT ON quantagent.events, quantagent.seals TO quantagent_writer;
 GRANT EXECUTE ON FUNCTION quantagent.begin_append TO quantagent_writer;
-GRANT INSERT ON quantagent.bars, quantagent.bar_imports, quantagent.refused_bars, quantagent.imported_signals
-    TO quantagent_writer;
+GRANT INSERT ON quantagent.bars, quantagent.bar_imports, quantagent.refused_bars, quantagent.asked_bars,
+    quantagent.imported_signals TO quantagent_writer;
 GRANT INSERT ON quantagent.paper_accounts, quantagent.paper_orders, quantagent.paper_executions,
     quantagent.paper_endings, quantagent.paper_cash, quantagent.paper_slots TO quantagent_writer;
 GRANT INSERT, UPDATE ON quantagent.instruments, quantagent.daemons TO quantagent_writer;
@@ -35,7 +35,8 @@ _IS_SET_UP = """
 SELECT count(*) = 3 AND bool_and(has_table_privilege(rolname, 'quantagent.seals', 'SELECT'))
     AND bool_or(rolname = 'quantagent_writer' AND has_database_privilege(rolname, current_database(), 'CREATE')
         AND has_table_privilege(rolname, 'quantagent.seals', 'INSERT')
-        AND has_table_privilege(rolname, 'quantagent.paper_slots', 'INSERT'))
+        AND has_table_privilege(rolname, 'quantagent.paper_slots', 'INSERT')
+        AND has_table_privilege(rolname, 'quantagent.asked_bars', 'INSERT'))
     AND bool_and(rolcanlogin OR NOT %s)
 FROM pg_roles WHERE rolname = ANY(%s)
 """

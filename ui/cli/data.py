@@ -1,19 +1,36 @@
-"""`quantagent data`: bars in, and what there is."""
+"""`quantagent data`: bars in and out, and what there is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ui.cli.output import AsJson, Frame, err, errors_in_words, print_json, print_rows, progress
+from ui.cli import data_quality
+from ui.cli.output import AsJson, End, Frame, Start, err, errors_in_words, instant_of, print_json, print_rows, progress
 
 if TYPE_CHECKING:
-    from engine.feed import Bars
+    from engine.feed import Added, Bars, Refused
+    from engine.market import Instrument
 
-app = typer.Typer(name="data", help="Bars: import files, load the sample, list what there is.", no_args_is_help=True)
+Provided = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        envvar="QUANTAGENT_PROVIDER",
+        metavar="NAME",
+        help="yahoo, synthetic, sample, folder:PATH, or an installed one.",
+    ),
+]
+
+app = typer.Typer(
+    name="data", help="Bars: fetch and import them, see what is missing or was corrected.", no_args_is_help=True
+)
+app.command("check")(data_quality.check)
+app.command("gaps")(data_quality.gaps)
+app.command("revisions")(data_quality.revisions)
 
 
 @app.command("sample")
@@ -40,6 +57,9 @@ def import_file(
     accept_valid: Annotated[
         bool, typer.Option("--accept-valid", help="Store the good bars and record the refused ones with reasons.")
     ] = False,
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Where other values are stored, keep the file's as their revision.")
+    ] = False,
     quote: Annotated[
         str | None, typer.Option(help="Currency of the prices, for a symbol that is not built in.")
     ] = None,
@@ -47,7 +67,7 @@ def import_file(
     step: Annotated[str | None, typer.Option(help="Smallest tradable quantity.")] = None,
     multiplier: Annotated[str | None, typer.Option(help="Money per unit of price and quantity, 1000 for CL=F.")] = None,
     tick: Annotated[str | None, typer.Option(help="Smallest difference between two prices.")] = None,
-    calendar: Annotated[str | None, typer.Option(help="24/7, FX, XNYS or CME.")] = None,
+    calendar: Annotated[str | None, typer.Option(help="24/7, FX, XNYS, CME or NYMEX.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import a file: all of it or, when any bar is refused, nothing (see --accept-valid)."""
@@ -56,36 +76,122 @@ def import_file(
     from engine.market import Timeframe, check_symbol
     from ui.compose import open_app
 
-    with errors_in_words():
-        check_symbol(symbol)
+    said = {"quote": quote, "price_decimals": decimals, "calendar": calendar}
+    amounts = {"quantity_step": step, "multiplier": multiplier, "tick": tick}
+    with errors_in_words(), open_app() as opened, progress() as tell:
         frame, learned_at = Timeframe.parse(timeframe), clock.now()
-        read = read_bars(file, symbol, frame, zone=zone, learned_at=learned_at, accept_valid=accept_valid)
-        with open_app() as opened, progress() as tell:
-            tell("bars", 0, len(read.bars))
-            added = opened.catalogue.add(
-                symbol,
-                frame,
-                read.bars,
-                source=file.name,
-                learned_at=learned_at,
-                actor=opened.settings.actor,
-                refused=read.refused,
-            )
-            tell("bars", len(read.bars), len(read.bars))
-            said = {"quote": quote, "price_decimals": decimals, "calendar": calendar}
-            amounts = {"quantity_step": step, "multiplier": multiplier, "tick": tick}
-            _save_instrument(opened.catalogue, symbol, said, amounts)
-        if as_json:
-            print_json(symbol=symbol, new=added.new, known=added.known, refused=[r._asdict() for r in read.refused])
-            return
-        err.print(f"{symbol} {frame}: {added.new:,} bars are new, {added.known:,} were known.")
-        if read.refused:
-            print_rows(
-                f"{len(read.refused)} rows refused", [r._asdict() for r in read.refused[:20]], ["row", "line", "reason"]
-            )
+        instrument = _instrument(opened.catalogue, check_symbol(symbol), said, amounts)
+        tell("rows read", 0, 1)
+        judged = read_bars(file, instrument, frame, zone=zone, learned_at=learned_at, accept_valid=accept_valid)
+        tell("rows read", 1, 1)
+        bars = judged.frame.height
+        tell("bars", 0, bars)
+        added = opened.catalogue.add_judged(
+            judged, source=file.name, learned_at=learned_at, actor=opened.settings.actor, correct=correct
+        )
+        tell("bars", bars, bars)
+        if any(value is not None for value in (*said.values(), *amounts.values())):
+            opened.catalogue.save_instrument(instrument)
+    flagged = judged.frame.filter(judged.frame["flags"] != "").height
+    if as_json:
+        refused = [row._asdict() for row in judged.refused]
+        print_json(symbol=symbol, **added._asdict(), flagged=flagged, refused=refused)
+        return
+    err.print(f"{symbol} {frame}: {_in_words(added)}.")
+    if flagged:
+        err.print(f"{flagged:,} bars deserve a look: `quantagent data check {symbol}` names them.")
+    _show_refused(judged.refused)
 
 
-def _save_instrument(bars: Bars, symbol: str, said: Mapping[str, object], amounts: Mapping[str, str | None]) -> None:
+def _in_words(added: Added) -> str:
+    corrected = f", {added.corrected:,} are corrected" if added.corrected else ""
+    return f"{added.new:,} bars are new, {added.known:,} were known{corrected}"
+
+
+def _show_refused(refused: Sequence[Refused]) -> None:
+    if refused:
+        print_rows(f"{len(refused)} rows refused", [r._asdict() for r in refused[:20]], ["row", "line", "reason"])
+
+
+@app.command("fetch")
+def fetch(
+    symbols: Annotated[
+        list[str], typer.Argument(metavar="SYMBOL...", help="Like SPX; with a provider of its own synthetic:BTC-USD.")
+    ],
+    timeframe: Frame = "1h",
+    start: Start = None,
+    end: End = None,
+    provider: Provided = "yahoo",
+    again: Annotated[
+        bool, typer.Option("--again", help="Ask for what is stored too, and keep what has changed as revisions.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch exactly what is missing. Stopped or refused in the middle, the same command goes on from there."""
+    from engine.market import Timeframe
+    from ui.compose import open_app
+    from ui.market_data import fetch_missing, wanted
+
+    results: list[dict[str, object]] = []
+    with errors_in_words(), open_app() as opened:
+        frame, since, until = Timeframe.parse(timeframe), instant_of(start), instant_of(end)
+        for each in [wanted(opened, symbol, provider) for symbol in symbols]:
+            with progress() as tell:
+                got = fetch_missing(opened, each, frame, since, until, again=again, tell=tell)
+            made_up = " (made up)" if each.provider.synthetic else ""
+            corrected = f", {got.corrected:,} are corrected" if got.corrected else ""
+            asked = "nothing was missing" if got.calls == 0 else f"asked {got.calls:,} times, {got.new:,} bars are new"
+            err.print(f"{each.symbol} {frame} from {each.provider.name}{made_up}: {asked}{corrected}.")
+            if not as_json:
+                _show_refused(got.refused)
+            refused = [row._asdict() for row in got.refused]
+            named = {"symbol": each.symbol, "provider": each.provider.name, "synthetic": each.provider.synthetic}
+            results.append({**named, **got._asdict(), "refused": refused})
+    if as_json:
+        print_json(fetched=results)
+
+
+@app.command("export")
+def export(
+    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Whose bars, like BTC-USD.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new .csv or .parquet file.")],
+    timeframe: Frame = "1h",
+    start: Start = None,
+    end: End = None,
+    known_at: Annotated[
+        str | None,
+        typer.Option("--known-at", metavar="TIME", help="As it was known then: without later bars and corrections."),
+    ] = None,
+) -> None:
+    """Write stored bars, exactly, to a file that `data import` takes."""
+    import polars as pl
+
+    from engine.errors import BadInput
+    from engine.feed.quality import NUMBERS, frame_of
+    from engine.market import Timeframe, check_symbol
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened:
+        if file.suffix not in (".csv", ".parquet"):
+            raise BadInput(f"{file} is neither a .csv nor a .parquet file: end its name with one of these.")
+        if file.exists():
+            raise BadInput(f"{file} is there already: name another file, or remove it.")
+        bars = opened.catalogue.as_known_at(instant_of(known_at))
+        stored = bars.bars(check_symbol(symbol), Timeframe.parse(timeframe), instant_of(start), instant_of(end))
+        frame = frame_of(stored)
+        part = file.with_name(f".{file.name}.part")
+        if file.suffix == ".csv":
+            texts = {name: [f"{getattr(bar, name):f}" for bar in stored] for name in NUMBERS}
+            frame.with_columns(**{name: pl.Series(text) for name, text in texts.items()}).write_csv(
+                part, datetime_format="%Y-%m-%dT%H:%M:%SZ"
+            )
+        else:
+            frame.write_parquet(part)
+        part.replace(file)
+        err.print(f"{file}: {frame.height:,} {timeframe} bars of {symbol}.")
+
+
+def _instrument(bars: Bars, symbol: str, said: Mapping[str, object], amounts: Mapping[str, str | None]) -> Instrument:
     import msgspec
 
     from engine.errors import BadInput
@@ -95,9 +201,8 @@ def _save_instrument(bars: Bars, symbol: str, said: Mapping[str, object], amount
     try:
         given = {**said, **{name: exact(text) for name, text in amounts.items() if text is not None}}
         changes = {name: value for name, value in given.items() if value is not None}
-        if changes:
-            plain = msgspec.to_builtins(bars.instrument(symbol)) | msgspec.to_builtins(changes)
-            bars.save_instrument(msgspec.convert(plain, Instrument))
+        plain = msgspec.to_builtins(bars.instrument(symbol)) | msgspec.to_builtins(changes)
+        return msgspec.convert(plain, Instrument)
     except ValueError as error:
         raise BadInput(f"the instrument of {symbol} cannot be used: {error}.") from None
 

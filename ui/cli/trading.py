@@ -68,6 +68,12 @@ def backtest(
         Path | None, typer.Option(metavar="FILE.csv", help="Trade these signals: symbol,at,decision[,confidence].")
     ] = None,
     label: Annotated[str, typer.Option(help="Ask the same question again under a name.")] = "",
+    fetch: Annotated[
+        str,
+        typer.Option(
+            "--fetch", metavar="PROVIDER", help="Fetch first what is missing of --symbols: yahoo, synthetic..."
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Run the rules over stored bars. The same question is the same run: asking twice stores nothing twice."""
@@ -89,6 +95,10 @@ def backtest(
         )
         with open_app() as opened:
             with progress() as tell:
+                if fetch:
+                    from ui.market_data import with_bars
+
+                    question = with_bars(opened, question, fetch, tell)
                 answer = run(opened, question, tell)
             for notice in answer.notices:
                 err.print(notice, markup=False)

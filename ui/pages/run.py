@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from engine.events import RunRequested
+from engine.events import Environment, RunRequested
 from engine.orders import trade_id
 from projections.queries import PAGE, Queries
 from ui import figures, views
@@ -195,7 +195,9 @@ def _prices(queries: Queries, run: Row, request: RunRequested, chosen: Chosen | 
     symbol, shown = symbol or symbols[0], shown or AROUND
     lived = queries.lived_until(run["run_id"]) or run["start_at"]
     start, end = _stretch(run["start_at"], lived, request, chosen if shown == AROUND else None)
-    bars = queries.bars(symbol, run["timeframe"], start, end, RANGES[shown] if chosen else 500)
+    # A paper run goes on to see more than was known at its beginning.
+    known_at = None if request.environment is Environment.PAPER else request.known_at
+    bars = queries.bars(symbol, run["timeframe"], start, end, RANGES[shown] if chosen else 500, known_at)
     if not bars:
         st.caption(f"There are no bars of {symbol} in this stretch.")
         return

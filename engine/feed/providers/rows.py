@@ -1,0 +1,38 @@
+"""Rows as providers tell them: their shape, and which of them a span and an instant let through."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import polars as pl
+
+from engine.feed.quality import NUMBERS
+from engine.feed.sessions import Span, grid
+from engine.market import Instrument, Timeframe
+
+TIME = pl.Datetime("us", "UTC")
+COLUMNS = ("opened_at", *NUMBERS)
+
+
+def none() -> pl.DataFrame:
+    """No rows: the answer where there are no bars."""
+    return pl.DataFrame(schema={"opened_at": TIME, **dict.fromkeys(NUMBERS, pl.Float64)})
+
+
+def closed(
+    rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, span: Span, known_at: datetime
+) -> pl.DataFrame:
+    """The rows that open in the span and had closed at `known_at`, as they came.
+
+    A row closes with the bar of the grid that opens with it; one that is off the grid, a whole timeframe later.
+    """
+    inside = rows.filter(pl.col("opened_at") >= span.start, pl.col("opened_at") < span.end)
+    if inside.is_empty():
+        return inside
+    bars = grid(instrument.calendar, timeframe, span)
+    usual = pl.col("opened_at") + timeframe.duration
+    return (
+        inside.join(bars.select("opened_at", "closed_at"), on="opened_at", how="left", maintain_order="left")
+        .filter(pl.coalesce("closed_at", usual) <= known_at)
+        .select(COLUMNS)
+    )

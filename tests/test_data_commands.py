@@ -1,0 +1,157 @@
+"""`quantagent data` as a user types it: fetching, holes with reasons, corrections, files out and in."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from engine.feed.sessions import Span, grid
+from engine.market import Timeframe
+from tests.test_commands import QUANTAGENT, answer, refusal, run
+from ui.cli.data_quality import picture
+
+MONTH = ("--start", "2024-11-25", "--end", "2024-12-25")
+HOURS = grid("XNYS", Timeframe.H1, Span(datetime(2024, 11, 25, tzinfo=UTC), datetime(2024, 12, 25, tzinfo=UTC)))
+
+
+@pytest.fixture
+def env(dsn: str, tmp_path: Path) -> dict[str, str]:
+    ours = {"QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(tmp_path), "QUANTAGENT_ACTOR": "tester"}
+    return {name: value for name, value in os.environ.items() if name != "QUANTAGENT_PROVIDER"} | ours
+
+
+def rewritten(path: Path, change: dict[int, dict[str, str]], without: tuple[int, ...] = ()) -> Path:
+    """A copy of an exported file with some rows changed and some left out."""
+    with path.open() as file:
+        rows = [row | change.get(n, {}) for n, row in enumerate(csv.DictReader(file)) if n not in without]
+    copy = path.with_stem(f"{path.stem}-{len(change)}-{len(without)}")
+    with copy.open("w") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return copy
+
+
+def test_a_fetch_brings_what_is_missing_and_a_second_one_asks_for_nothing(env: dict[str, str]) -> None:
+    (first,) = answer(env, "data", "fetch", "synthetic:SPX", *MONTH)["fetched"]
+    assert (first["symbol"], first["synthetic"], first["new"]) == ("SYNTHETIC.SPX", True, HOURS.height)
+    assert first["calls"] > 0
+    (again,) = answer(env, "data", "fetch", "SPX", "--provider", "synthetic", *MONTH)["fetched"]
+    assert (again["calls"], again["new"]) == (0, 0)
+    (report,) = answer(env, "data", "check", "SYNTHETIC.SPX")["reports"]
+    assert (report["bars"], report["expected"], report["missing"]) == (HOURS.height, HOURS.height, [])
+    # Thanksgiving is no day of the picture, the half days are.
+    assert "2024-11-28" not in report["days"]
+    assert report["days"]["2024-11-29"] == [4, 4]
+
+
+def test_a_backtest_fetches_first_and_the_same_one_again_calls_nobody(env: dict[str, str]) -> None:
+    asked = ("backtest", "--fetch", "synthetic", "--symbols", "SPX", "--timeframe", "1h", *MONTH)
+    first, again = answer(env, *asked), answer(env, *asked)
+    assert first["book_digest"] == again["book_digest"]
+    assert answer(env, "data", "fetch", "synthetic:SPX", *MONTH)["fetched"][0]["calls"] == 0
+
+
+def test_a_hole_is_shown_with_its_reason_and_a_file_comes_back_as_it_went(env: dict[str, str], tmp_path: Path) -> None:
+    run(env, "data", "fetch", "synthetic:SPX", *MONTH)
+    for name in ("spx.csv", "spx.parquet"):
+        run(env, "data", "export", "SYNTHETIC.SPX", tmp_path / name)
+        back = answer(env, "data", "import", tmp_path / name, "--symbol", "SYNTHETIC.SPX")
+        assert (back["new"], back["known"], back["corrected"]) == (0, HOURS.height, 0)
+    holed = rewritten(tmp_path / "spx.csv", {}, without=(7, 8, 9, 30))
+    run(env, "data", "import", holed, "--symbol", "OWN", "--calendar", "XNYS")
+    missing = answer(env, "data", "gaps", "OWN")["missing"]
+    assert [each["bars"] for each in missing] == [3, 1]
+    assert {each["why"] for each in missing} == {
+        f"{holed.name}, where the bars around it come from, has none, and no provider was asked"
+    }
+    shown = run(env, "data", "check", "OWN").stdout
+    assert "2024-11 ························" in shown
+    assert "▓" in shown
+
+
+def test_a_correction_is_a_revision_and_what_was_known_before_can_be_read(env: dict[str, str], tmp_path: Path) -> None:
+    run(env, "data", "fetch", "synthetic:SPX", *MONTH)
+    run(env, "data", "export", "SYNTHETIC.SPX", tmp_path / "spx.csv")
+    changed = rewritten(tmp_path / "spx.csv", {5: {"volume": "7"}})
+    assert "stored bars are never overwritten" in refusal(env, "data", "import", changed, "--symbol", "SYNTHETIC.SPX")
+    before = datetime.now(UTC).isoformat()
+    told = answer(env, "data", "import", changed, "--symbol", "SYNTHETIC.SPX", "--correct")
+    assert (told["new"], told["corrected"]) == (0, 1)
+    revisions = answer(env, "data", "revisions")["revisions"]
+    assert [(each["revision"], each["source"]) for each in revisions] == [(1, "synthetic"), (2, changed.name)]
+    assert revisions[1]["volume"] == "7"
+    run(env, "data", "export", "SYNTHETIC.SPX", tmp_path / "then.csv", "--known-at", before)
+    run(env, "data", "export", "SYNTHETIC.SPX", tmp_path / "now.csv")
+    assert (tmp_path / "then.csv").read_text() == (tmp_path / "spx.csv").read_text()
+    assert (tmp_path / "now.csv").read_text() == changed.read_text()
+
+
+def test_a_fetch_that_is_killed_goes_on_where_it_ended(env: dict[str, str], dsn: str) -> None:
+    asked = ("data", "fetch", "synthetic:BTC-USD", "--timeframe", "1m", "--start", "2024-01-01", "--end", "2024-07-01")
+    killed = subprocess.Popen([str(QUANTAGENT), *asked], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until = time.monotonic() + 60
+    while stored(dsn) == 0 and time.monotonic() < until and killed.poll() is None:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    kept = stored(dsn)
+    (went_on,) = answer(env, *asked)["fetched"]
+    assert went_on["new"] == 182 * 24 * 60 - kept
+    assert stored(dsn) == 182 * 24 * 60
+
+
+def stored(dsn: str) -> int:
+    """How many bars there are, or 0 before the tables are."""
+    with psycopg.connect(dsn) as conn:
+        try:
+            row = conn.execute("SELECT count(*) FROM quantagent.bars").fetchone()
+        except psycopg.errors.UndefinedTable:
+            return 0
+    return row[0] if row else 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("fetch", "SPX", "--provider", "nobody"), "provider 'nobody' is unknown: there is folder:PATH"),
+        (("fetch", "synthetic:SPX", "--start", "2024-02-01", "--end", "2024-01-01"), "is empty: start before the end"),
+        (("fetch", "folder:/nowhere:SPX"), "/nowhere"),
+        (("fetch", "synthetic:SPX", "--timeframe", "7m"), "timeframe '7m' is unknown"),
+        (("gaps", "NONE"), "there are no 1h bars of NONE"),
+        (("export", "NONE", "bars.txt"), "neither a .csv nor a .parquet file"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(env: dict[str, str], arguments: tuple[str, ...], words: str) -> None:
+    done = run_any(env, "data", *arguments)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert words in said[0]
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (1, 2)
+
+
+def run_any(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(QUANTAGENT), *arguments], env=env, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_a_picture_has_a_line_a_month_and_a_character_a_day() -> None:
+    day = datetime(2024, 1, 30, tzinfo=UTC).date()
+    counts = {
+        day: (7, 7),
+        day + timedelta(days=1): (6, 7),
+        day + timedelta(days=2): (2, 7),
+        day + timedelta(days=5): (0, 7),
+    }
+    assert picture(counts) == ["2024-01 " + "·" * 29 + "█▓", "2024-02 ░··×" + "·" * 25]
+    assert picture({}) == []

@@ -1,0 +1,206 @@
+"""`quantagent data check`, `gaps` and `revisions`: what the stored bars are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ui.cli.output import AsJson, End, Frame, Start, err, errors_in_words, instant_of, out, print_json, print_rows
+
+if TYPE_CHECKING:
+    from engine.feed import Revision
+    from engine.feed.report import Report
+    from ui.compose import App
+
+SHOWN = 20
+HOLE = ["from", "to", "bars", "why"]
+REVISION = ["symbol", "opened_at", "revision", "open", "high", "low", "close", "volume", "learned_at", "source"]
+
+SymbolArgument = Annotated[str | None, typer.Argument(metavar="[SYMBOL]", help="Only this symbol.")]
+OneFrame = Annotated[str | None, typer.Option("--timeframe", metavar="1h", help="Only this timeframe.")]
+
+
+def check(
+    symbol: SymbolArgument = None,
+    timeframe: OneFrame = None,
+    start: Start = None,
+    end: End = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold stored bars against their calendar: holes with reasons, bars to look at, and a picture of the days."""
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened:
+        reports = list(_reports(opened, symbol, timeframe, start, end))
+        if as_json:
+            print_json(reports=[_plain(each) for each in reports])
+            return
+        print_rows("Stored bars", [_summary(each) for each in reports], [
+            "symbol", "timeframe", "first", "last", "bars", "expected", "holes", "flagged", "corrected", "refused",
+        ])  # fmt: skip
+        for each in reports:
+            if symbol is not None or len(reports) == 1:
+                _show(each)
+
+
+def gaps(symbol: str, timeframe: Frame = "1h", start: Start = None, end: End = None, as_json: AsJson = False) -> None:
+    """Every hole in a symbol's bars inside its trading hours, and why it is there."""
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened:
+        (report,) = _reports(opened, symbol, timeframe, start, end)
+        if as_json:
+            print_json(symbol=symbol, timeframe=timeframe, missing=_holes(report))
+        elif report.missing:
+            print_rows(
+                f"{symbol} {timeframe}: bars that are missing (UTC)", _holes(report), ["from", "to", "bars", "why"]
+            )
+        else:
+            err.print(f"{symbol} {timeframe}: all {report.bars:,} bars of its calendar are there.")
+
+
+def revisions(
+    symbol: SymbolArgument = None,
+    timeframe: OneFrame = None,
+    start: Start = None,
+    end: End = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bars that were learned anew with other values; runs made before keep what they knew."""
+    from engine.market import Timeframe
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened:
+        rows = [
+            _revision(each)
+            for held in opened.catalogue.listing()
+            if symbol in (None, held.symbol) and (timeframe is None or held.timeframe is Timeframe.parse(timeframe))
+            for each in _revised(
+                opened.catalogue.history(held.symbol, held.timeframe, instant_of(start), instant_of(end))
+            )
+        ]
+        if as_json:
+            print_json(revisions=rows)
+        elif rows:
+            columns = [
+                "symbol",
+                "opened_at",
+                "revision",
+                "open",
+                "high",
+                "low",
+                "close",
+                "volume",
+                "learned_at",
+                "source",
+            ]
+            print_rows("Bars with more than one revision (UTC)", rows, columns)
+        else:
+            err.print("No bar was ever corrected.")
+
+
+def _reports(
+    opened: App, symbol: str | None, timeframe: str | None, start: str | None, end: str | None
+) -> Iterable[Report]:
+    from engine.errors import NotFound
+    from engine.feed.report import report
+    from engine.market import Timeframe
+
+    frame = None if timeframe is None else Timeframe.parse(timeframe)
+    listing = opened.catalogue.listing()
+    chosen = [each for each in listing if symbol in (None, each.symbol) and frame in (None, each.timeframe)]
+    if not chosen:
+        known = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
+        raise NotFound(f"there are no {frame or ''} bars of {symbol or 'any symbol'}; the catalogue holds {known}.")
+    for each in chosen:
+        instrument = opened.catalogue.instrument(each.symbol)
+        yield report(opened.catalogue, instrument, each.timeframe, instant_of(start), instant_of(end))
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    return {
+        "symbol": report.instrument.symbol,
+        "timeframe": report.timeframe,
+        "calendar": report.instrument.calendar,
+        "first": report.span.start,
+        "last": report.span.end,
+        "bars": report.bars,
+        "expected": report.expected,
+        "holes": len(report.missing),
+        "flagged": len(report.flagged),
+        "corrected": report.corrected,
+        "refused": len(report.refused),
+    }
+
+
+def _holes(report: Report) -> list[dict[str, Any]]:
+    return [
+        {"from": each.hole.span.start, "to": each.hole.span.end, "bars": each.hole.bars, "why": each.reason}
+        for each in report.missing
+    ]
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    return _summary(report) | {
+        "missing": _holes(report),
+        "flags": [each._asdict() for each in report.flagged],
+        "refused_rows": [each._asdict() for each in report.refused],
+        "days": {str(day): counts for day, counts in report.days.items()},
+    }
+
+
+def _show(report: Report) -> None:
+    """What a person sees of one series: the days, the holes, what is flagged and what was refused."""
+    name = f"{report.instrument.symbol} {report.timeframe}"
+    out.print(f"\n{name}, a character a day: █ all bars, ▓ most, ░ some, × none, · closed")
+    for line in picture(report.days):
+        out.print(line)
+    for title, rows, columns in (
+        ("Missing", _holes(report), HOLE),
+        ("To look at", [each._asdict() for each in report.flagged], ["opened_at", "reason"]),
+        ("Refused", [each._asdict() for each in report.refused], ["row", "line", "reason"]),
+    ):
+        if rows:
+            more = f" (the first {SHOWN} of {len(rows):,}; all with --json)" if len(rows) > SHOWN else ""
+            print_rows(f"\n{title}{more}", rows[:SHOWN], columns)
+
+
+def picture(days: Mapping[date, tuple[int, int]]) -> list[str]:
+    """A line for each month with a character for each of its days."""
+    if not days:
+        return []
+    lines: list[str] = []
+    month, last = min(days).replace(day=1), max(days)
+    while month <= last:
+        following = (month + timedelta(days=31)).replace(day=1)
+        line = [_day(days.get(month + timedelta(days=n))) for n in range((following - month).days)]
+        lines.append(f"{month:%Y-%m} {''.join(line)}")
+        month = following
+    return lines
+
+
+def _day(counts: tuple[int, int] | None) -> str:
+    if counts is None:
+        return "·"
+    there, expected = counts
+    if there == 0:
+        return "×"
+    return "█" if there == expected else "▓" if 2 * there >= expected else "░"
+
+
+def _revised(history: Iterable[Revision]) -> list[Revision]:
+    """All revisions of the bars that have more than one."""
+    revised: dict[datetime, list[Revision]] = {}
+    for each in history:
+        revised.setdefault(each.bar.opened_at, []).append(each)
+    return [each for bar in revised.values() if len(bar) > 1 for each in bar]
+
+
+def _revision(revision: Revision) -> dict[str, Any]:
+    bar = revision.bar
+    numbers = {name: getattr(bar, name) for name in ("open", "high", "low", "close", "volume")}
+    known = {"revision": revision.revision, "learned_at": revision.learned_at, "source": revision.source}
+    return {"symbol": bar.symbol, "opened_at": bar.opened_at, "closed_at": bar.closed_at, **numbers, **known}

@@ -1,0 +1,103 @@
+"""Market data for commands, the page and Python: who provides it, and bars that are fetched where they are missing."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine import clock
+from engine.errors import BadInput
+from engine.feed import providers
+from engine.feed.fetch import Fetched, fetch
+from engine.feed.sessions import Span
+from engine.market import Symbol, Timeframe, check_symbol
+from ui.compose import App, Question, Tell, silent
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from engine.feed.providers import Provider
+
+SYNTHETIC = "synthetic"
+SYMBOLS_TABLE = "symbols.toml"
+USUAL_STRETCH = timedelta(days=365)
+"""How far back a fetch goes that says nothing of it, where the provider has so much."""
+
+
+class Wanted(NamedTuple):
+    """A symbol, and the provider that is asked for it."""
+
+    symbol: Symbol
+    provider: Provider
+
+
+def wanted(app: App, text: str, provider: str) -> Wanted:
+    """What `SYMBOL` or `PROVIDER:SYMBOL` names; made-up bars bear that in their symbol."""
+    named, colon, symbol = text.rpartition(":")
+    name = named if colon else provider
+    if name == SYNTHETIC and not symbol.startswith(f"{SYNTHETIC.upper()}."):
+        symbol = f"{SYNTHETIC.upper()}.{symbol}"
+    if not name:
+        raise BadInput(
+            f"no provider is named for {symbol}: write PROVIDER:{symbol} or --provider with one of "
+            f"{', '.join(providers.names())}, or set QUANTAGENT_PROVIDER."
+        )
+    return Wanted(check_symbol(symbol), providers.find(name, app.home / SYMBOLS_TABLE))
+
+
+def fetch_missing(
+    app: App,
+    asked: Wanted,
+    timeframe: Timeframe,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    *,
+    again: bool = False,
+    tell: Tell = silent,
+) -> Fetched:
+    """Fetches what the catalogue lacks between two instants; without a start, of the latest year the provider has."""
+    instrument = app.catalogue.instrument(asked.symbol)
+    end = end or clock.now()
+    if start is None:
+        reach = asked.provider.reach(instrument, timeframe)
+        back = USUAL_STRETCH if reach is None or reach.back is None else min(reach.back, USUAL_STRETCH)
+        start = end - back
+    if start >= end:
+        raise BadInput(f"the range from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} is empty: start before the end.")
+    return fetch(
+        app.catalogue,
+        asked.provider,
+        instrument,
+        timeframe,
+        Span(start, end),
+        actor=app.settings.actor,
+        again=again,
+        progress=lambda done, everything: tell(f"{asked.symbol} {timeframe}", done, everything),
+    )
+
+
+def with_bars(app: App, question: Question, provider: str, tell: Tell = silent) -> Question:
+    """The same question, about bars that are there now: what its symbols lack is fetched first."""
+    if not question.symbols:
+        raise BadInput("bars are fetched of symbols that are named: say which with --symbols A,B.")
+    asked = [wanted(app, symbol, provider) for symbol in question.symbols]
+    for each in asked:
+        fetch_missing(app, each, question.timeframe, question.start, question.end, tell=tell)
+    return question._replace(symbols=tuple(each.symbol for each in asked))
+
+
+def get_ohlc(
+    app: App,
+    text: str,
+    timeframe: Timeframe,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    *,
+    provider: str = "",
+) -> pl.DataFrame:
+    """Bars inside a range, after fetching what is missing of them; without a provider, what is stored."""
+    if not provider and ":" not in text:
+        return app.catalogue.frame(check_symbol(text), timeframe, start, end)
+    asked = wanted(app, text, provider)
+    fetch_missing(app, asked, timeframe, start, end)
+    return app.catalogue.frame(asked.symbol, timeframe, start, end)
