@@ -172,13 +172,14 @@ def nothing_found(
     if not ours:
         known = ", ".join(dict.fromkeys(held.symbol for held in listing)) or "no bars yet"
         return NotFound(
-            f"there are no bars of {symbol}; the catalogue holds {known}. Import some with `quantagent data import "
-            f"FILE --symbol {symbol} --timeframe {timeframe}`, or the bundled sample with `quantagent data sample`."
+            f"there are no bars of {symbol}; the catalogue holds {known}. Fetch some with `quantagent data fetch {symbol} "
+            f"--timeframe {timeframe}`, import `quantagent data import FILE --symbol {symbol} --timeframe {timeframe}`, "
+            "or load the bundled sample with `quantagent data sample`."
         )
     holds = ", ".join(f"{held.timeframe} from {time_text(held.first)} to {time_text(held.last)}" for held in ours)
     since = f" from {time_text(start)}" if start else ""
     until = f" to {time_text(end)}" if end else ""
     return BadInput(
         f"there are no {timeframe} bars of {symbol}{since}{until}; the catalogue holds {holds}. Ask for a range inside "
-        f"it, or import more with `quantagent data import FILE --symbol {symbol} --timeframe {timeframe}`."
+        f"it, or bring more with `quantagent data fetch {symbol} --timeframe {timeframe}` or `quantagent data import`."
     )

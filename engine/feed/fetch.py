@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine import clock
-from engine.errors import BadInput
+from engine.errors import BadInput, NotFound
 from engine.feed import Asked, Bars, Refused
 from engine.feed.checks import time_text
 from engine.feed.gaps import Hole, holes, missing, unasked
@@ -85,10 +85,12 @@ def _told(provider: Provider, instrument: Instrument, timeframe: Timeframe) -> t
         reach = offered[each]
         if reach is not None:
             return each, reach
-    kinds = ", ".join(each for each in Timeframe if offered[each] is not None) or "no bars at all"
+    kinds = [each for each in Timeframe if offered[each] is not None]
+    if not kinds:
+        raise NotFound(f"{provider.name} has no bars of {instrument.symbol}: name another provider with --provider.")
     raise BadInput(
         f"{provider.name} has no {timeframe} bars of {instrument.symbol}, and none that they could be made of; it has "
-        f"{kinds}: ask for one of these, or another provider with --provider."
+        f"{', '.join(kinds)}: ask for one of these, or another provider with --provider."
     )
 
 

@@ -114,7 +114,8 @@ def _reports(
     chosen = [each for each in listing if symbol in (None, each.symbol) and frame in (None, each.timeframe)]
     if not chosen:
         known = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
-        raise NotFound(f"there are no {frame or ''} bars of {symbol or 'any symbol'}; the catalogue holds {known}.")
+        wanted = " ".join(["there are no", *([frame] if frame else []), "bars", *([f"of {symbol}"] if symbol else [])])
+        raise NotFound(f"{wanted}; the catalogue holds {known}. Bring some with `quantagent data fetch` or `import`.")
     for each in chosen:
         instrument = opened.catalogue.instrument(each.symbol)
         yield report(opened.catalogue, instrument, each.timeframe, instant_of(start), instant_of(end))
