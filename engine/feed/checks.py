@@ -172,9 +172,9 @@ def nothing_found(
     if not ours:
         known = ", ".join(dict.fromkeys(held.symbol for held in listing)) or "no bars yet"
         return NotFound(
-            f"there are no bars of {symbol}; the catalogue holds {known}. Fetch some with `quantagent data fetch {symbol} "
-            f"--timeframe {timeframe}`, import `quantagent data import FILE --symbol {symbol} --timeframe {timeframe}`, "
-            "or load the bundled sample with `quantagent data sample`."
+            f"there are no bars of {symbol}; the catalogue holds {known}. Fetch some with `quantagent data fetch "
+            f"{symbol} --timeframe {timeframe}`, import some with `quantagent data import FILE --symbol {symbol} "
+            f"--timeframe {timeframe}`, or load the bundled sample with `quantagent data sample`."
         )
     holds = ", ".join(f"{held.timeframe} from {time_text(held.first)} to {time_text(held.last)}" for held in ours)
     since = f" from {time_text(start)}" if start else ""
