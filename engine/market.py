@@ -108,7 +108,8 @@ _DURATIONS = {
     Timeframe.H4: timedelta(hours=4),
     Timeframe.D1: timedelta(days=1),
     Timeframe.W1: timedelta(days=7),
-    Timeframe.MO1: timedelta(days=31),
+    # Before 2007 New York set its clocks back in October.
+    Timeframe.MO1: timedelta(days=31, hours=1),
 }
 
 

@@ -29,7 +29,7 @@ SINCE = datetime(2022, 1, 1, tzinfo=UTC)
 class FarAway:
     """The synthetic provider behind a wire: each call waits, and covers what one of Yahoo's covers."""
 
-    name, synthetic = "far away", True
+    name, synthetic, remembers = "far away", True, True
 
     def __init__(self, provider: Synthetic, call: timedelta | None) -> None:
         self._provider, self._call, self.calls = provider, call, 0

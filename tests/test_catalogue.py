@@ -9,6 +9,7 @@ from decimal import Decimal
 from functools import partial
 from hashlib import sha256
 from itertools import count, cycle, islice
+from typing import Any, LiteralString
 
 import msgspec
 import polars as pl
@@ -21,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 
 from engine.errors import BadInput, NotFound, StoreUnavailable
 from engine.feed import Added, Bars, Held, Refused
+from engine.feed import catalogue as catalogues
 from engine.feed.catalogue import Catalogue
 from engine.feed.memory import MemoryCatalogue
 from engine.market import Bar, Instrument, Timeframe, instrument_for
@@ -308,6 +310,23 @@ def test_the_latest_revision_of_a_bar_is_the_one_that_is_read(dsn: str) -> None:
     assert catalogue.frame("X-USD", H1)["close"].to_list() == [11, 10]
     assert catalogue.listing() == [Held("X-USD", H1, START, START + 2 * HOUR, 2)]
     assert add(catalogue, revised) == Added(0, 2)
+
+
+@pytest.mark.parametrize("query", ["_LINES", "_SECONDS_CSV", "_BARS", "_HISTORY", "_REVISED"])
+def test_a_read_of_an_early_hour_does_not_go_on_to_the_end_of_the_series(dsn: str, query: str) -> None:
+    add(Catalogue(dsn), [bar(hour) for hour in range(500)])
+    asked = Catalogue(dsn)._range("X-USD", H1, START, START + 2 * HOUR)  # pyright: ignore[reportPrivateUsage]
+    select: LiteralString = getattr(catalogues, query).removeprefix("COPY (").partition(") TO STDOUT")[0]
+    with psycopg.connect(dsn) as conn:
+        ((plans,),) = conn.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + select, asked).fetchall()
+    assert max(rows_of(plans[0]["Plan"])) == (0 if query == "_REVISED" else 2)
+
+
+def rows_of(plan: dict[str, Any]) -> Iterator[int]:
+    """How many rows each step of a plan looked at."""
+    yield plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+    for step in plan.get("Plans", []):
+        yield from rows_of(step)
 
 
 def test_writers_at_the_same_time_store_each_bar_once(dsn: str) -> None:

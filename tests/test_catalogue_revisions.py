@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from itertools import count
@@ -24,7 +24,7 @@ from engine.feed.catalogue import Catalogue
 from engine.feed.checks import bar_line
 from engine.feed.memory import MemoryCatalogue
 from engine.feed.quality import Judged
-from engine.feed.sessions import Span
+from engine.feed.sessions import Span, bar_of_day
 from engine.market import Bar, Instrument, Timeframe, instrument_for
 from engine.money import exact
 
@@ -80,6 +80,24 @@ def test_a_corrected_bar_is_a_revision_beside_the_one_before(catalogue: Bars) ->
     ]
     assert catalogue.history("X-USD", H1, START + 2 * HOUR) == [Revision(bar(2), 1, JULY, "of July")]
     assert catalogue.history("Y-USD", H1) == []
+
+
+def test_revised_are_all_revisions_of_the_bars_that_have_several_and_of_no_others(catalogue: Bars) -> None:
+    add(catalogue, [bar(hour) for hour in range(4)], JUNE)
+    assert catalogue.revised("X-USD", H1) == []
+    add(catalogue, [bar(0, "11"), bar(2, "12"), bar(4)], JULY, correct=True)
+    add(catalogue, [bar(2, "13")], AUGUST, correct=True)
+    first = [Revision(bar(0), 1, JUNE, "of June"), Revision(bar(0, "11"), 2, JULY, "of July")]
+    third = [Revision(bar(2), 1, JUNE, "of June"), Revision(bar(2, "12"), 2, JULY, "of July")]
+    third_now = [*third, Revision(bar(2, "13"), 3, AUGUST, "of August")]
+    assert catalogue.revised("X-USD", H1) == [*first, *third_now]
+    assert catalogue.revised("X-USD", H1, START + HOUR) == third_now
+    assert catalogue.revised("X-USD", H1, end=START + 2.5 * HOUR) == first
+    assert catalogue.as_known_at(JULY).revised("X-USD", H1) == [*first, *third]
+    assert catalogue.as_known_at(JUNE).revised("X-USD", H1) == []
+    assert catalogue.revised("Y-USD", H1) == catalogue.revised("X-USD", D1) == []
+    with pytest.raises(BadInput, match="give a start that is before the end"):
+        catalogue.revised("X-USD", H1, JULY, JUNE)
 
 
 def test_other_values_are_refused_unless_they_are_a_correction(catalogue: Bars) -> None:
@@ -291,6 +309,15 @@ def test_from_the_judge_too_other_values_are_refused_unless_they_are_a_correctio
         catalogue.add_judged(judged([bar(0, "11")]), source="s", learned_at=JULY)
     assert catalogue.add_judged(judged([bar(0, "11")]), source="s", learned_at=JULY, correct=True) == Added(0, 0, 1)
     assert catalogue.bars("X-USD", H1) == [bar(0, "11")]
+
+
+def test_the_month_in_which_clocks_were_set_back_is_stored(catalogue: Bars) -> None:
+    span = bar_of_day("FX", Timeframe.MO1, date(2003, 10, 1))
+    assert span is not None
+    month = Bar("EUR-USD", *span, *[Decimal(1)] * 5)
+    assert catalogue.add_judged(judged([month], timeframe=Timeframe.MO1), source="s", learned_at=JUNE) == Added(1, 0)
+    assert catalogue.add("EUR-USD", Timeframe.MO1, [month], source="s", learned_at=JUNE) == Added(0, 1)
+    assert catalogue.bars("EUR-USD", Timeframe.MO1) == [month]
 
 
 def test_many_bars_go_in_whole(dsn: str) -> None:

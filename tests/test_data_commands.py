@@ -19,6 +19,7 @@ from tests.test_commands import QUANTAGENT, answer, refusal, run
 from ui.cli.data_quality import picture
 
 MONTH = ("--start", "2024-11-25", "--end", "2024-12-25")
+ROOT = Path(__file__).parent.parent
 HOURS = grid("XNYS", Timeframe.H1, Span(datetime(2024, 11, 25, tzinfo=UTC), datetime(2024, 12, 25, tzinfo=UTC)))
 
 
@@ -53,6 +54,35 @@ def test_a_fetch_brings_what_is_missing_and_a_second_one_asks_for_nothing(env: d
     assert report["days"]["2024-11-29"] == [4, 4]
 
 
+@pytest.fixture
+def tide(env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Where the provider that docs/providers.md shows is installed as it says there."""
+    page = (ROOT / "docs" / "providers.md").read_text()
+    (tmp_path / "tide.py").write_text(page.split("```python\n")[1].split("```")[0])
+    about = tmp_path / "tide-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tide\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[quantagent.providers]\ntide = tide:Tide\n")
+    return env | {"PYTHONPATH": str(tmp_path)}
+
+
+def test_made_up_bars_bear_that_in_their_symbol_whoever_makes_them_up(tide: dict[str, str]) -> None:
+    for text in ("tide:TIDE", "tide:SYNTHETIC.TIDE"):
+        (told,) = answer(tide, "data", "fetch", text, *MONTH)["fetched"]
+        assert (told["symbol"], told["synthetic"], told["refused"]) == ("SYNTHETIC.TIDE", True, [])
+    (listed,) = answer(tide, "data", "list")["bars"]
+    assert (listed["symbol"], listed["bars"]) == ("SYNTHETIC.TIDE", 30 * 24)
+
+
+def test_a_symbol_that_is_not_built_in_is_given_its_calendar_by_a_fetch_and_keeps_it(tide: dict[str, str]) -> None:
+    (first,) = answer(tide, "data", "fetch", "tide:TIDE", "--calendar", "XNYS", *MONTH)["fetched"]
+    assert first["new"] == HOURS.height
+    (again,) = answer(tide, "data", "fetch", "tide:TIDE", *MONTH)["fetched"]
+    assert (again["calls"], again["new"]) == (0, 0)
+    (report,) = answer(tide, "data", "check", "SYNTHETIC.TIDE")["reports"]
+    assert (report["expected"], report["missing"]) == (HOURS.height, [])
+
+
 def test_a_backtest_fetches_first_and_the_same_one_again_calls_nobody(env: dict[str, str]) -> None:
     asked = ("backtest", "--fetch", "synthetic", "--symbols", "SPX", "--timeframe", "1h", *MONTH)
     first, again = answer(env, *asked), answer(env, *asked)
@@ -71,7 +101,7 @@ def test_a_hole_is_shown_with_its_reason_and_a_file_comes_back_as_it_went(env: d
     missing = answer(env, "data", "gaps", "OWN")["missing"]
     assert [each["bars"] for each in missing] == [3, 1]
     assert {each["why"] for each in missing} == {
-        f"{holed.name}, where the bars around it come from, has none, and no provider was asked"
+        f"{holed.name}, where the bars around it come from, has none; nobody else is known to have been asked"
     }
     shown = run(env, "data", "check", "OWN").stdout
     assert "2024-11 ························" in shown
@@ -126,6 +156,7 @@ def stored(dsn: str) -> int:
         (("fetch", "synthetic:SPX", "--start", "2024-02-01", "--end", "2024-01-01"), "is empty: start before the end"),
         (("fetch", "folder:/nowhere:SPX"), "/nowhere"),
         (("fetch", "synthetic:SPX", "--timeframe", "7m"), "timeframe '7m' is unknown"),
+        (("fetch", "synthetic:SPX", "--calendar", "LSE"), "calendar 'LSE' is unknown: use one of 24/7, FX, XNYS"),
         (("gaps", "NONE"), "there are no 1h bars of NONE"),
         (("export", "NONE", "bars.txt"), "neither a .csv nor a .parquet file"),
     ],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+from typing import get_args
 
+import polars as pl
 import pytest
 from msgspec.structs import replace
 
 from engine.errors import BadInput
-from engine.market import BUILT_IN_INSTRUMENTS, Timeframe, instrument_for
+from engine.feed.sessions import TABLE_FIRST, TABLE_LAST, Span, bar_of_day, grid
+from engine.market import BUILT_IN_INSTRUMENTS, Calendar, Timeframe, instrument_for
 
 FUTURES = ("CL", "GC", "ES", "NQ")
 
@@ -47,6 +50,21 @@ def test_timeframes_grow_from_a_minute_to_a_month_and_are_parsed_by_name() -> No
     assert list(map(Timeframe.parse, names)) == list(Timeframe)
     assert all(shorter.duration < longer.duration for shorter, longer in pairwise(Timeframe))
     assert [timeframe for timeframe in Timeframe if not timeframe.within_sessions] == ["1d", "1w", "1mo"]
-    assert [Timeframe.W1.duration, Timeframe.MO1.duration] == [timedelta(days=7), timedelta(days=31)]
+    assert [Timeframe.W1.duration, Timeframe.MO1.duration] == [timedelta(days=7), timedelta(days=31, hours=1)]
     with pytest.raises(BadInput, match=f"use one of {', '.join(names)}"):
         Timeframe.parse("1M")
+
+
+@pytest.mark.parametrize("calendar", get_args(Calendar))
+def test_no_bar_of_any_calendar_outlasts_its_timeframe(calendar: Calendar) -> None:
+    # A month less at both ends: the bars around them are looked at too.
+    years = Span(datetime(TABLE_FIRST.year, 3, 1, tzinfo=UTC), datetime(TABLE_LAST.year, 11, 1, tzinfo=UTC))
+    for timeframe in (Timeframe.H4, Timeframe.D1, Timeframe.W1, Timeframe.MO1):
+        bars = grid(calendar, timeframe, years)
+        assert bars.filter(pl.col("closed_at") - pl.col("opened_at") > timeframe.duration).is_empty()
+
+
+def test_a_month_in_which_clocks_are_set_back_is_the_longest_bar() -> None:
+    october = bar_of_day("FX", Timeframe.MO1, date(2003, 10, 1))
+    assert october is not None
+    assert october.end - october.start == Timeframe.MO1.duration == timedelta(days=31, hours=1)

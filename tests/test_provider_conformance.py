@@ -16,6 +16,7 @@ from engine.feed.providers.conformance import CHECKS, UNKNOWN, check
 from engine.feed.providers.folder import Folder
 from engine.feed.providers.rows import NUMBERS, closed, none
 from engine.feed.providers.yahoo import Yahoo
+from engine.feed.quality import PRICES
 from engine.feed.sample import SAMPLE_FILES
 from engine.feed.sessions import Span, grid, sessions
 from engine.market import Instrument, Symbol, Timeframe, instrument_for
@@ -97,6 +98,7 @@ class Honest:
 
     name = "honest"
     synthetic = False
+    remembers = True
 
     def reach(self, instrument: Instrument, timeframe: Timeframe) -> Reach | None:
         return Reach(back=30 * DAY)
@@ -110,7 +112,7 @@ class Honest:
 
     def everything(self, timeframe: Timeframe) -> pl.DataFrame:
         opens = grid("XNYS", timeframe, Span(WEEK.start - 9 * DAY, WEEK.end + DAY))["opened_at"]
-        numbers = pl.int_range(len(opens), eager=True).cast(pl.Float64)
+        numbers = pl.int_range(1, len(opens) + 1, eager=True).cast(pl.Float64)
         return pl.DataFrame({"opened_at": opens, **dict.fromkeys(NUMBERS, numbers)})
 
 
@@ -142,7 +144,22 @@ class Adjusting(Honest):
 
     def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime) -> pl.DataFrame:
         told = super().fetch(instrument, timeframe, span, now)
-        return told.with_columns(pl.col("close") - pl.col("close").first())
+        return told.with_columns(pl.col(PRICES) - pl.col("close").first() + 1)
+
+
+class Impossible(Honest):
+    """A high below the low."""
+
+    def everything(self, timeframe: Timeframe) -> pl.DataFrame:
+        return super().everything(timeframe).with_columns(high=pl.col("low") / 2)
+
+
+class Askew(Honest):
+    """Bars that open a minute after those of the calendar."""
+
+    def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime) -> pl.DataFrame:
+        told = super().fetch(instrument, timeframe, span, now - timedelta(minutes=1))
+        return told.with_columns(pl.col("opened_at") + timedelta(minutes=1))
 
 
 class Hasty(Honest):
@@ -188,6 +205,12 @@ class Deeper(Honest):
 
 BAD: list[tuple[type[Honest], str, str]] = [
     (Wide, "nothing is outside of the span", "opens at 2025-02-1"),
+    (
+        Impossible,
+        "the catalogue takes its rows",
+        "2025-02-18T14:30:00Z,36.0,18.0,36.0,36.0,36.0 is refused: high 18 is",
+    ),
+    (Askew, "the catalogue takes its rows", "2025-02-18T14:31:00Z"),
     (Moody, "the same question has the same answer", "and then"),
     (Sharing, "an answer is the caller's own", "columns are opened_at, open, high, low, close, not"),
     (Adjusting, "two halves of a span are the whole", "and then"),
@@ -209,7 +232,7 @@ def test_a_provider_that_keeps_its_word_passes() -> None:
 def test_a_broken_word_is_found(bad: type[Honest], broken: str, what: str) -> None:
     findings = {finding.check: finding.what for finding in check(bad(), SPX, Timeframe.H1, WEEK, LATER)}
     assert what in findings[broken]
-    if bad not in (Moody, Wide):
+    if bad not in (Moody, Wide, Prophet):
         assert list(findings) == [broken]
 
 

@@ -36,12 +36,14 @@ YEAR_2017 = Span(datetime(2017, 1, 1, tzinfo=UTC), datetime(2018, 1, 1, tzinfo=U
 
 def test_what_comes_with_the_project_is_found() -> None:
     assert names() == ["sample", "synthetic", "yahoo"]
-    assert [(find(name).name, find(name).synthetic) for name in names()] == [
-        ("sample", False),
-        ("synthetic", True),
-        ("yahoo", False),
+    assert [(each.name, each.synthetic, each.remembers) for each in map(find, names())] == [
+        ("sample", False, False),
+        ("synthetic", True, False),
+        ("yahoo", False, True),
     ]
-    assert isinstance(find("folder:bars"), Folder)
+    folder = find("folder:bars")
+    assert isinstance(folder, Folder)
+    assert not folder.remembers, "all folders have one name, and what one lacks another may have"
 
 
 def test_yfinance_and_pandas_are_loaded_by_the_first_call_only() -> None:
@@ -62,7 +64,7 @@ def test_an_unknown_provider_is_told_those_there_are() -> None:
 
 PACKAGE = """
 class Mine:
-    name, synthetic = "mine", False
+    name, synthetic, remembers = "mine", False, True
     def reach(self, instrument, timeframe): return None
     def fetch(self, instrument, timeframe, span, now): return None
 
@@ -71,6 +73,9 @@ class Called(Mine):
 
 class Vague(Mine):
     synthetic = "no"
+
+class Forgetful(Mine):
+    remembers = None
 
 class Mute(Mine):
     fetch = None
@@ -115,6 +120,7 @@ def test_a_provider_of_a_package_is_found(installed: Callable[..., None]) -> Non
     [
         ("Called", "is no provider: it calls itself 'other'"),
         ("Vague", "is no provider: `synthetic` must say True or False"),
+        ("Forgetful", "is no provider: `remembers` must say True or False"),
         ("Mute", "is no provider: it has no method `fetch`"),
         ("Broken", r"cannot be loaded: KeyError: 'API_KEY' \(bars_of_mine.py, line \d+\)"),
         ("Missing", "cannot be loaded: AttributeError"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -32,6 +33,7 @@ from engine.store.postgres import PostgresStore
 from engine.versions import names
 from projections.rebuild import rebuild
 from tests.conftest import database
+from tests.test_commands import answer, refusal
 from tests.workloads import golden_config, walk
 from ui.compose import App, Question, backtest, load_sample, open_app, replay
 from ui.daemon import PaperDaemon, PaperPlan
@@ -104,6 +106,21 @@ def test_who_works_with_the_database_may_learn_and_note_what_was_asked(app: App)
         assert catalogue.bars("EUR-USD", H1, SATURDAY, SATURDAY + HOUR) == [quiet(SATURDAY)]
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             catalogue.record_asked("EUR-USD", H1, asked)
+
+
+def test_the_command_shows_what_was_corrected_and_names_what_is_not_there(app: App) -> None:
+    env = {**os.environ, "QUANTAGENT_DSN": app.dsn, "QUANTAGENT_ACTOR": "tester"}
+    learn(app, [doubled(bar_at(app, "BTC-USD", SUNDAY)), quiet(SATURDAY)])
+    shown = answer(env, "data", "revisions", "--timeframe", "1h")["revisions"]
+    assert [(each["symbol"], each["opened_at"], each["revision"]) for each in shown] == [
+        ("BTC-USD", "2017-08-20T12:00:00Z", 1),
+        ("BTC-USD", "2017-08-20T12:00:00Z", 2),
+    ]
+    assert answer(env, "data", "revisions", "EUR-USD")["revisions"] == []
+    nothing = refusal(env, "data", "revisions", "NOPE")
+    assert "there are no bars of NOPE; the catalogue holds BTC-USD 1h" in nothing
+    assert refusal(env, "data", "check", "NOPE") == nothing
+    assert "there are no 5m bars of BTC-USD" in refusal(env, "data", "revisions", "BTC-USD", "--timeframe", "5m")
 
 
 # --- Backtests ----------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from tests.yahoo_answers import (
 )
 
 SPX, CL, BTC, EUR = (instrument_for(symbol) for symbol in ("SPX", "CL", "BTC-USD", "EUR-USD"))
+VIX, CHICAGO = instrument_for("VIX"), "America/Chicago"
 WEDNESDAY = Span(datetime(2025, 2, 19, tzinfo=UTC), datetime(2025, 2, 20, tzinfo=UTC))
 LATER = datetime(2025, 2, 24, tzinfo=UTC)
 
@@ -252,6 +253,47 @@ def test_times_of_another_zone_than_the_calendars_are_refused(world: World, time
     tokyo = served([Row(hour(15), 1, 1, 1, 1)], "XNYS", "Asia/Tokyo")
     with pytest.raises(ProviderUnavailable, match=r"SPX are those of Asia/Tokyo, .* XNYS go by America/New_York"):
         world.yahoo(tokyo).fetch(SPX, timeframe, WEDNESDAY, LATER)
+
+
+@pytest.mark.parametrize(
+    ("instrument", "zone", "remedy"),
+    [
+        (
+            Instrument("MSFT"),
+            "America/New_York",
+            r"--calendar XNYS \(or CME, NYMEX, FX\) of `quantagent data fetch MSFT`",
+        ),
+        (Instrument("MSFT", calendar="CME"), "America/Chicago", "--calendar XNYS of `quantagent data fetch MSFT`"),
+        (Instrument("BTC-EUR", calendar="FX"), "UTC", "--calendar 24/7 of `quantagent data fetch BTC-EUR`"),
+        (Instrument("DAX"), "Europe/Berlin", "no calendar of ours goes by that zone, import its bars from a file"),
+    ],
+)
+def test_bars_of_another_calendar_are_refused_with_the_one_to_give(
+    world: World, instrument: Instrument, zone: str, remedy: str
+) -> None:
+    elsewhere = served(hourly(SPX, WEDNESDAY), "XNYS", zone)
+    with pytest.raises(ProviderUnavailable, match=rf"{instrument.symbol} are those of {zone}, .*{remedy}\.$"):
+        world.yahoo(elsewhere).fetch(instrument, Timeframe.H1, WEDNESDAY, LATER)
+
+
+@pytest.mark.parametrize(("symbol", "name"), [("MSFT", "MSFT"), ("BRK.B", "BRK-B")])
+def test_a_share_that_is_not_built_in_is_told_once_its_calendar_is(world: World, symbol: str, name: str) -> None:
+    rows = hourly(SPX, WEDNESDAY)
+    yahoo = world.yahoo(served(rows, "XNYS")).renamed({"BRK.B": "BRK-B"})
+    told = yahoo.fetch(Instrument(symbol, calendar="XNYS"), Timeframe.H1, WEDNESDAY, LATER)
+    assert told.rows() == [tuple(row) for row in rows]
+    assert [asked for asked, _ in world.asked] == [name]
+
+
+def test_the_vix_is_told_in_the_time_of_chicago_and_has_the_sessions_of_new_york(world: World) -> None:
+    hours = hourly(VIX, WEDNESDAY, price=15.27)
+    told = world.yahoo(served(hours, "XNYS", CHICAGO)).fetch(VIX, Timeframe.H1, WEDNESDAY, LATER)
+    assert told.rows() == [tuple(row) for row in hours]
+    days = [Row(midnight(*day, CHICAGO), 15.5 + n, 17, 14, 15.27, 0) for n, day in enumerate(DATES)]
+    span = Span(midnight(*DATES[0]), midnight(2025, 2, 20))
+    told = world.yahoo(served(days, "XNYS", CHICAGO)).fetch(VIX, Timeframe.D1, span, LATER)
+    assert told["opened_at"].to_list() == [datetime(*day, 14, 30, tzinfo=UTC) for day in DATES]
+    assert told["open"].to_list() == [15.5, 16.5, 17.5, 18.5]
 
 
 # --- Refusals and patience ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from engine.errors import BadInput
 from engine.feed import providers
 from engine.feed.fetch import Fetched, fetch
 from engine.feed.sessions import Span
-from engine.market import Symbol, Timeframe, check_symbol
+from engine.market import SYNTHETIC, Symbol, Timeframe, check_symbol
 from ui.compose import App, Question, Tell, silent
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from engine.feed.providers import Provider
 
-SYNTHETIC = "synthetic"
 SYMBOLS_TABLE = "symbols.toml"
 USUAL_STRETCH = timedelta(days=365)
 """How far back a fetch goes that says nothing of it, where the provider has so much."""
@@ -35,14 +34,15 @@ def wanted(app: App, text: str, provider: str) -> Wanted:
     """What `SYMBOL` or `PROVIDER:SYMBOL` names; made-up bars bear that in their symbol."""
     named, colon, symbol = text.rpartition(":")
     name = named if colon else provider
-    if name == SYNTHETIC and not symbol.startswith(f"{SYNTHETIC.upper()}."):
-        symbol = f"{SYNTHETIC.upper()}.{symbol}"
     if not name:
         raise BadInput(
             f"no provider is named for {symbol}: write PROVIDER:{symbol} or --provider with one of "
             f"{', '.join(providers.names())}, or set QUANTAGENT_PROVIDER."
         )
-    return Wanted(check_symbol(symbol), providers.find(name, app.home / SYMBOLS_TABLE))
+    found = providers.find(name, app.home / SYMBOLS_TABLE)
+    if found.synthetic and not symbol.startswith(SYNTHETIC):
+        symbol = f"{SYNTHETIC}{symbol}"
+    return Wanted(check_symbol(symbol), found)
 
 
 def fetch_missing(

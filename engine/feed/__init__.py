@@ -132,6 +132,12 @@ class Bars(Protocol):
         """Every revision of the bars of a range, by open and then by revision; none is no error here."""
         ...
 
+    def revised(
+        self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
+    ) -> list[Revision]:
+        """What `history` says of the bars that were corrected; a series that never was costs no objects."""
+        ...
+
     def record_asked(self, symbol: Symbol, timeframe: Timeframe, asked: Asked) -> None:
         """Remembers what a provider was asked."""
         ...

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
     from engine.feed.quality import Judged
 
+# The end bounds the opens as well, which are indexed: what closes by then has opened before.
 _IN_RANGE: LiteralString = """
     FROM (
         SELECT DISTINCT ON (opened_at) *
         FROM quantagent.bars
         WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
-          AND opened_at >= %(start)s AND learned_at <= %(known_at)s
+          AND opened_at >= %(start)s AND opened_at < %(end)s AND learned_at <= %(known_at)s
         ORDER BY opened_at, revision DESC
     ) AS known
     WHERE closed_at <= %(end)s
@@ -58,13 +59,16 @@ _LINES: LiteralString = "COPY (SELECT " + _LINE + _IN_RANGE + ") TO STDOUT"
 _SECONDS_CSV: LiteralString = "COPY (SELECT " + _SECONDS + _IN_RANGE + ") TO STDOUT (FORMAT csv)"
 _BARS: LiteralString = "SELECT opened_at, closed_at, open, high, low, close, volume" + _IN_RANGE
 
-_HISTORY: LiteralString = """
-    SELECT revision, learned_at, source, opened_at, closed_at, open, high, low, close, volume
+_REVISIONS: LiteralString = """
     FROM quantagent.bars
-    WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
-      AND opened_at >= %(start)s AND closed_at <= %(end)s AND learned_at <= %(known_at)s
-    ORDER BY opened_at, revision
+    WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s AND opened_at >= %(start)s AND opened_at < %(end)s
+      AND closed_at <= %(end)s AND learned_at <= %(known_at)s
 """
+_HISTORY: LiteralString = (
+    "SELECT revision, learned_at, source, opened_at, closed_at, open, high, low, close, volume" + _REVISIONS
+)
+# An array is made once and looked up in the index, where a planner without statistics would join two whole series.
+_REVISED: LiteralString = _HISTORY + "AND opened_at = ANY (ARRAY(SELECT opened_at" + _REVISIONS + "AND revision > 1))"
 
 # Every bar has one first revision; the series ends where the latest revision of its last bar closes.
 _LISTING: LiteralString = """
@@ -210,11 +214,21 @@ class Catalogue:
     def history(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> list[Revision]:
+        return self._revisions(_HISTORY, symbol, timeframe, start, end)
+
+    def revised(
+        self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
+    ) -> list[Revision]:
+        return self._revisions(_REVISED, symbol, timeframe, start, end)
+
+    def _revisions(
+        self, query: LiteralString, symbol: Symbol, timeframe: Timeframe, start: datetime | None, end: datetime | None
+    ) -> list[Revision]:
         with self._connection() as conn:
             return [
                 Revision(_bar(symbol, *row), revision, learned_at.astimezone(UTC), source)
                 for revision, learned_at, source, *row in conn.execute(
-                    _HISTORY, self._range(symbol, timeframe, start, end)
+                    query + " ORDER BY opened_at, revision", self._range(symbol, timeframe, start, end)
                 )
             ]
 

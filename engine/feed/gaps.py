@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 
 class Hole(NamedTuple):
-    """Neighbouring bars that are missing: from the first one's open to the last one's close, and how many they are."""
+    """Neighbouring bars that are missing: from the first one's open to the last one's close, how many they are, and
+    their places in the grid."""
 
     span: Span
     bars: int
+    first: int
+    last: int
 
 
 def missing(held: pl.DataFrame, calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
@@ -34,8 +37,21 @@ def unasked(bars: pl.DataFrame, asked: Sequence[Asked]) -> pl.DataFrame:
     """Of missing bars those that nobody was asked for."""
     import polars as pl
 
-    inside = [(pl.col("opened_at") >= each.span.start) & (pl.col("closed_at") <= each.span.end) for each in asked]
-    return bars.filter(~pl.any_horizontal(inside)) if inside else bars
+    times = pl.Datetime("us", "UTC")
+    spans = pl.DataFrame(covered(asked), {"asked_from": times, "asked_to": times}, orient="row")
+    known = bars.join_asof(spans, left_on="opened_at", right_on="asked_from")
+    return known.filter((pl.col("closed_at") > pl.col("asked_to")).fill_null(True)).select(bars.columns)
+
+
+def covered(asked: Sequence[Asked]) -> list[Span]:
+    """What was asked for, in order and as few spans as can be."""
+    spans: list[Span] = []
+    for start, end in sorted(each.span for each in asked):
+        if spans and start <= spans[-1].end:
+            spans[-1] = Span(spans[-1].start, max(spans[-1].end, end))
+        else:
+            spans.append(Span(start, end))
+    return spans
 
 
 def holes(bars: pl.DataFrame) -> list[Hole]:
@@ -44,8 +60,9 @@ def holes(bars: pl.DataFrame) -> list[Hole]:
 
     numbered = bars.with_row_index("nth").with_columns(hole=pl.col("place").cast(pl.Int64) - pl.col("nth"))
     first, last = pl.col("opened_at").first(), pl.col("closed_at").last()
-    found = numbered.group_by("hole", maintain_order=True).agg(first, last, pl.len())
+    places = (pl.col("place").first().alias("first"), pl.col("place").last().alias("last"))
+    found = numbered.group_by("hole", maintain_order=True).agg(first, last, pl.len(), *places)
     return [
-        Hole(Span(start.astimezone(UTC), end.astimezone(UTC)), count)
-        for start, end, count in found.select("opened_at", "closed_at", "len").iter_rows()
+        Hole(Span(start.astimezone(UTC), end.astimezone(UTC)), *counts)
+        for start, end, *counts in found.select("opened_at", "closed_at", "len", "first", "last").iter_rows()
     ]

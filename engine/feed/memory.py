@@ -169,6 +169,13 @@ class MemoryCatalogue:
             if self._is_learned(each.learned_at) and _is_within(each.bar, start, end)
         ]
 
+    def revised(
+        self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
+    ) -> list[Revision]:
+        history = self.history(symbol, timeframe, start, end)
+        several = {each.bar.opened_at for each in history if each.revision > 1}
+        return [each for each in history if each.bar.opened_at in several]
+
     def record_asked(self, symbol: Symbol, timeframe: Timeframe, asked: Asked) -> None:
         self._asked.setdefault((symbol, timeframe), []).append(asked)
 

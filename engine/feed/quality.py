@@ -30,7 +30,8 @@ RANGE_BARS = 14
 """Over how many bars that mean is taken: the length that Wilder (1978) gave."""
 
 # Digits that a Decimal(38, 12) holds without rounding, in the spelling that needs no second look.
-_PLAIN = rf"^\d{{1,15}}(\.\d{{1,{PLACES}}})?$"
+_PLAIN = rf"^[0-9]{{1,15}}(\.[0-9]{{1,{PLACES}}})?$"
+_TOO_LARGE = Decimal(10) ** (38 - PLACES)
 
 
 class Judged(NamedTuple):
@@ -68,9 +69,9 @@ def judge(
     """Judges rows as they were told.
 
     raw: `opened_at` (UTC, microseconds; null where a row has no usable time), open, high, low, close and volume as text
-    or floats; if there are, `row` (the number a person would look for, else counted from 1), `line` (the row as it was
-    written) and `fault` (why it is none already, null where it may be). Bars that close after `learned_at` are refused:
-    they were still forming.
+    or floats, which are taken as their shortest text, rounded to 12 decimals; if there are, `row` (the number a person
+    would look for, else counted from 1), `line` (the row as it was written) and `fault` (why it is none already, null
+    where it may be). Bars that close after `learned_at` are refused: they were still forming.
     """
     import polars as pl
 
@@ -96,11 +97,22 @@ def _texts(raw: pl.DataFrame) -> pl.DataFrame:
     rows = raw if "row" in raw.columns else raw.with_row_index("row", offset=1)
     if "fault" not in rows.columns:
         rows = rows.with_columns(fault=pl.lit(None, pl.String))
-    rows = rows.with_columns(pl.col("row").cast(pl.Int64), pl.col(NUMBERS).cast(pl.String).fill_null(""))
+    rows = rows.with_columns(pl.col("row").cast(pl.Int64), *(_text(rows.schema[name], name) for name in NUMBERS))
     if "line" not in rows.columns:
         times = pl.col("opened_at").dt.to_string("%Y-%m-%dT%H:%M:%SZ").fill_null("")
         rows = rows.with_columns(line=pl.concat_str(times, *NUMBERS, separator=","))
     return rows.select("row", "opened_at", *NUMBERS, "fault", "line")
+
+
+def _text(kind: pl.DataType, name: str) -> pl.Expr:
+    """A column as text. A float has no digits of its own: what it has beyond those that are kept is rounded off."""
+    import polars as pl
+
+    text = pl.col(name).cast(pl.String)
+    if kind.is_float():
+        rounded = text.cast(pl.Decimal(38, PLACES), strict=False).cast(pl.String)
+        text = pl.when(text.str.contains(_PLAIN)).then(text).otherwise(pl.coalesce(rounded, text))
+    return text.fill_null("").alias(name)
 
 
 def _plain() -> pl.Expr:
@@ -117,7 +129,7 @@ def _possible() -> pl.Expr:
 
     tops = (pl.col("high") >= pl.col(name) for name in PRICES)
     bottoms = (pl.col("low") <= pl.col(name) for name in PRICES)
-    return pl.all_horizontal(*tops, *bottoms, pl.col("low") > 0)
+    return pl.all_horizontal(*tops, *bottoms, pl.col("low") > 0, pl.col(NUMBERS).is_not_null())
 
 
 def _second_look(
@@ -144,7 +156,10 @@ def _bar(opened_at: datetime | None, texts: Iterable[str], instrument: Instrumen
     if opened_at is None:
         raise Unusable("the row has no time")
     at = opened_at.astimezone(UTC)
-    numbers = (number(name, text) for name, text in zip(NUMBERS, texts, strict=True))
+    numbers = [number(name, text) for name, text in zip(NUMBERS, texts, strict=True)]
+    for name, value in zip(NUMBERS, numbers, strict=True):
+        if abs(value) >= _TOO_LARGE:
+            raise Unusable(f"{name} {value} has more than {38 - PLACES} digits before the point")
     try:
         closed_at = at + timeframe.duration
     except OverflowError:

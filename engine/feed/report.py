@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engine.feed import Asked, Bars, Refused, Revision
 from engine.feed.checks import nothing_found, time_text
-from engine.feed.gaps import Hole, holes, missing
+from engine.feed.gaps import Hole, covered, holes, missing
 from engine.feed.quality import flags, frame_of
+from engine.feed.resample import fits
 from engine.feed.sessions import Span, grid, sessions
 from engine.market import Instrument, Timeframe
 
@@ -71,7 +72,9 @@ def report(
     whole = grid(calendar, timeframe, span).filter(pl.col("closed_at") <= span.end)
     lacking = missing(frame, calendar, timeframe, span)
     marks = frame.select("opened_at", flags(frame, instrument)).filter(pl.col("flags") != "")
-    asked = catalogue.asked(symbol, timeframe)
+    asked = [
+        row for each in Timeframe if each is timeframe or fits(each, timeframe) for row in catalogue.asked(symbol, each)
+    ]
     imports = (each for each in catalogue.imports() if (each.symbol, each.timeframe) == (symbol, timeframe))
     return Report(
         instrument,
@@ -89,12 +92,14 @@ def report(
 
 def _why(hole: Hole, asked: Sequence[Asked], stored: Sequence[Revision]) -> str:
     """What is known of a hole: who was asked for it and had nothing, or where the bars around it come from."""
-    answers = [each for each in asked if each.span.start <= hole.span.start and hole.span.end <= each.span.end]
-    if answers:
-        return f"{answers[-1].provider} was asked on {time_text(answers[-1].asked_at)} and has none"
+    for provider in dict.fromkeys(each.provider for each in asked):
+        answers = [each for each in asked if each.provider == provider and each.span.end > hole.span.start]
+        if any(span.start <= hole.span.start and hole.span.end <= span.end for span in covered(answers)):
+            return f"{provider} was asked on {time_text(answers[-1].asked_at)} and has none"
     after = bisect(stored, hole.span.start, key=lambda each: each.bar.opened_at)
     sources = dict.fromkeys(each.source for each in stored[max(0, after - 1) : after + 1])
-    return f"{' and '.join(sources)}, where the bars around it come from, has none, and no provider was asked"
+    told = " and ".join(sources)
+    return f"{told}, where the bars around it come from, has none; nobody else is known to have been asked"
 
 
 def _by_day(

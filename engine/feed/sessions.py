@@ -34,6 +34,9 @@ TABLE_FIRST, TABLE_LAST = date(1970, 1, 1), date(2050, 12, 31)
 """The days for which the holidays of New York are known: before, its exchange kept other hours; after, few would be
 right."""
 
+# The days that are placed: a month's bar needs the whole month.
+_IN_TABLE, _ANY_TIME = (date(1970, 2, 1), date(2050, 11, 30)), (date(1899, 1, 1), date(2200, 12, 31))
+
 _DAY = timedelta(days=1)
 _MONTH = timedelta(days=31)
 _FRIDAY = 4
@@ -81,14 +84,17 @@ def grid(calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
 
 def placed(calendar: Calendar, timeframe: Timeframe, opens: pl.Series) -> pl.DataFrame:
     """Where instants (UTC, microseconds) stand in the grid: each once as opened_at, closed_at of the bar that opens
-    then (null if none does), and `trades`, whether the market is open. Raises as `sessions` does.
+    then (null if none does), and `trades`, whether the market is known to be open.
 
-    Only the sessions around the instants are looked at: one that lies centuries off costs nothing.
+    Only the sessions around the instants are looked at: one that lies centuries off costs nothing, and one beyond the
+    table of holidays has no bar.
     """
     import polars as pl
 
     asked = opens.drop_nulls().unique().sort().to_frame("opened_at")
-    whole = [bar[1:] for span in _stretches(asked) for bar in _whole(calendar, timeframe, span)]
+    first, last = _ANY_TIME if calendar in ("24/7", "FX") else _IN_TABLE
+    stretches = _stretches(asked.filter(pl.col("opened_at").dt.date().is_between(first, last)))
+    whole = [bar[1:] for span in stretches for bar in _whole(calendar, timeframe, span)]
     times = pl.Datetime("us", "UTC")
     known = pl.DataFrame(whole, {"begins": times, "ends": times}, orient="row").unique("begins").sort("begins")
     found = asked.join_asof(known, left_on="opened_at", right_on="begins")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -125,6 +125,9 @@ def fetch(
     again: Annotated[
         bool, typer.Option("--again", help="Ask for what is stored too, and keep what has changed as revisions.")
     ] = False,
+    calendar: Annotated[
+        str | None, typer.Option(help="24/7, FX, XNYS, CME or NYMEX, for symbols that are not built in; kept.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch exactly what is missing. Stopped or refused in the middle, the same command goes on from there."""
@@ -136,12 +139,19 @@ def fetch(
     with errors_in_words(), open_app() as opened:
         frame, since, until = Timeframe.parse(timeframe), instant_of(start), instant_of(end)
         for each in [wanted(opened, symbol, provider) for symbol in symbols]:
+            instrument = _instrument(opened.catalogue, each.symbol, {"calendar": calendar}, {})
+            if instrument != opened.catalogue.instrument(each.symbol):
+                opened.catalogue.save_instrument(instrument)
             with progress() as tell:
                 got = fetch_missing(opened, each, frame, since, until, again=again, tell=tell)
             made_up = " (made up)" if each.provider.synthetic else ""
             corrected = f", {got.corrected:,} are corrected" if got.corrected else ""
             asked = "nothing was missing" if got.calls == 0 else f"asked {got.calls:,} times, {got.new:,} bars are new"
             err.print(f"{each.symbol} {frame} from {each.provider.name}{made_up}: {asked}{corrected}.")
+            if got.beyond:
+                err.print(
+                    f"{got.beyond:,} missing bars lie before what {each.provider.name} has: import them from a file."
+                )
             if not as_json:
                 _show_refused(got.refused)
             refused = [row._asdict() for row in got.refused]
@@ -195,9 +205,11 @@ def _instrument(bars: Bars, symbol: str, said: Mapping[str, object], amounts: Ma
     import msgspec
 
     from engine.errors import BadInput
-    from engine.market import Instrument
+    from engine.market import Calendar, Instrument
     from engine.money import exact
 
+    if said.get("calendar") not in (None, *get_args(Calendar)):
+        raise BadInput(f"calendar {said['calendar']!r} is unknown: use one of {', '.join(get_args(Calendar))}.")
     try:
         given = {**said, **{name: exact(text) for name, text in amounts.items() if text is not None}}
         changes = {name: value for name, value in given.items() if value is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +11,7 @@ import typer
 from ui.cli.output import AsJson, End, Frame, Start, err, errors_in_words, instant_of, out, print_json, print_rows
 
 if TYPE_CHECKING:
-    from engine.feed import Revision
+    from engine.feed import Held, Revision
     from engine.feed.report import Report
     from ui.compose import App
 
@@ -70,34 +70,18 @@ def revisions(
     as_json: AsJson = False,
 ) -> None:
     """Bars that were learned anew with other values; runs made before keep what they knew."""
-    from engine.market import Timeframe
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
         rows = [
             _revision(each)
-            for held in opened.catalogue.listing()
-            if symbol in (None, held.symbol) and (timeframe is None or held.timeframe is Timeframe.parse(timeframe))
-            for each in _revised(
-                opened.catalogue.history(held.symbol, held.timeframe, instant_of(start), instant_of(end))
-            )
+            for held in _chosen(opened, symbol, timeframe)
+            for each in opened.catalogue.revised(held.symbol, held.timeframe, instant_of(start), instant_of(end))
         ]
         if as_json:
             print_json(revisions=rows)
         elif rows:
-            columns = [
-                "symbol",
-                "opened_at",
-                "revision",
-                "open",
-                "high",
-                "low",
-                "close",
-                "volume",
-                "learned_at",
-                "source",
-            ]
-            print_rows("Bars with more than one revision (UTC)", rows, columns)
+            print_rows("Bars with more than one revision (UTC)", rows, REVISION)
         else:
             err.print("No bar was ever corrected.")
 
@@ -105,8 +89,16 @@ def revisions(
 def _reports(
     opened: App, symbol: str | None, timeframe: str | None, start: str | None, end: str | None
 ) -> Iterable[Report]:
-    from engine.errors import NotFound
     from engine.feed.report import report
+
+    for each in _chosen(opened, symbol, timeframe):
+        instrument = opened.catalogue.instrument(each.symbol)
+        yield report(opened.catalogue, instrument, each.timeframe, instant_of(start), instant_of(end))
+
+
+def _chosen(opened: App, symbol: str | None, timeframe: str | None) -> list[Held]:
+    """What is held of a symbol and timeframe, of any for None. Raises `NotFound` where nothing is."""
+    from engine.errors import NotFound
     from engine.market import Timeframe
 
     frame = None if timeframe is None else Timeframe.parse(timeframe)
@@ -116,9 +108,7 @@ def _reports(
         known = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
         wanted = " ".join(["there are no", *([frame] if frame else []), "bars", *([f"of {symbol}"] if symbol else [])])
         raise NotFound(f"{wanted}; the catalogue holds {known}. Bring some with `quantagent data fetch` or `import`.")
-    for each in chosen:
-        instrument = opened.catalogue.instrument(each.symbol)
-        yield report(opened.catalogue, instrument, each.timeframe, instant_of(start), instant_of(end))
+    return chosen
 
 
 def _summary(report: Report) -> dict[str, Any]:
@@ -190,14 +180,6 @@ def _day(counts: tuple[int, int] | None) -> str:
     if there == 0:
         return "×"
     return "█" if there == expected else "▓" if 2 * there >= expected else "░"
-
-
-def _revised(history: Iterable[Revision]) -> list[Revision]:
-    """All revisions of the bars that have more than one."""
-    revised: dict[datetime, list[Revision]] = {}
-    for each in history:
-        revised.setdefault(each.bar.opened_at, []).append(each)
-    return [each for bar in revised.values() if len(bar) > 1 for each in bar]
 
 
 def _revision(revision: Revision) -> dict[str, Any]:

@@ -51,9 +51,12 @@ def instant_of(text: str | None) -> datetime | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+        instant = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError):
         raise BadInput(f"{text!r} is not a time: write 2017-08-01 or 2017-08-01T12:00Z.") from None
+    if not 1900 <= instant.year <= 2199:
+        raise BadInput(f"{text!r} is no time of a market: write one from 1900 to 2199.")
+    return instant
 
 
 def day_of(text: str | None) -> date | None:

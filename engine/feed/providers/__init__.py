@@ -39,13 +39,20 @@ class Reach(NamedTuple):
 
 
 class Provider(Protocol):
-    """Whoever tells bars. name: as found and as stored with the bars; synthetic: whether they are made up."""
+    """Whoever tells bars.
+
+    name: as found and as stored with the bars; synthetic: whether they are made up; remembers: whether what it had not
+    is worth remembering: true for those far away, false where asking again costs nothing.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def synthetic(self) -> bool: ...
+
+    @property
+    def remembers(self) -> bool: ...
 
     def reach(self, instrument: Instrument, timeframe: Timeframe) -> Reach | None:
         """How far its bars reach; None when it does not offer them."""
@@ -108,6 +115,8 @@ def _fault(made: object, name: str) -> str:
         return f"it calls itself {getattr(made, 'name', None)!r}; give the entry point and the class one name"
     if not isinstance(getattr(made, "synthetic", None), bool):
         return "`synthetic` must say True or False: whether its bars are made up"
+    if not isinstance(getattr(made, "remembers", None), bool):
+        return "`remembers` must say True or False: whether what it had not is worth remembering"
     for method in ("reach", "fetch"):
         if not callable(getattr(made, method, None)):
             return f"it has no method `{method}`"

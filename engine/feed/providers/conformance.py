@@ -1,7 +1,8 @@
-"""Whether a provider keeps its word: the same answer twice, nothing from outside the span or after now, its reach.
+"""Whether a provider keeps its word: the same answer twice, nothing from outside the span or after now, its reach, and
+rows that the catalogue would take.
 
 `check` is meant for a provider's own tests, `assert check(provider, instrument, timeframe, span, now) == []`, with an
-answer that is recorded: it asks some ten times. What it cannot try is whether the prices are right.
+answer that is recorded and good: it asks some ten times. What it cannot try is whether the prices are right.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import polars as pl
 from engine.errors import NotFound, ProviderUnavailable, QuantagentError
 from engine.feed.checks import time_text
 from engine.feed.providers import Provider, Reach
-from engine.feed.providers.rows import COLUMNS, TIME
-from engine.feed.quality import NUMBERS
+from engine.feed.providers.rows import fault_in_shape
+from engine.feed.quality import judge
 from engine.feed.sessions import Span, grid
 from engine.market import Instrument, Timeframe
 
@@ -60,7 +61,7 @@ def check(provider: Provider, instrument: Instrument, timeframe: Timeframe, span
         rows = provider.fetch(instrument, timeframe, span, now)
     except Exception as error:
         return [Finding("it answers", _words(error))]
-    faults = _shape(rows)
+    faults = fault_in_shape(rows)
     if faults:
         return [Finding("its rows have the columns and types of the protocol", faults)]
     if rows.height < 2:
@@ -81,20 +82,6 @@ def _words(error: Exception) -> str:
     return f"it raised {type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _shape(rows: object) -> str:
-    """What is wrong with the kind of an answer; empty if nothing is."""
-    if not isinstance(rows, pl.DataFrame):
-        return f"it answered with {type(rows).__name__}, not with a polars DataFrame"
-    if tuple(rows.columns) != COLUMNS:
-        return f"its columns are {', '.join(rows.columns)}, not {', '.join(COLUMNS)}"
-    if rows.schema["opened_at"] != TIME:
-        return f"opened_at is {rows.schema['opened_at']}, not {TIME}: convert times to UTC"
-    if rows["opened_at"].null_count():
-        return f"{rows['opened_at'].null_count()} rows have no time"
-    wrong = [name for name in NUMBERS if not isinstance(rows.schema[name], pl.Float64 | pl.String)]
-    return f"{wrong[0]} is {rows.schema[wrong[0]]}, not Float64 or String" if wrong else ""
-
-
 # --- The checks: each yields what it finds ------------------------------------------------------------------------
 
 
@@ -102,6 +89,11 @@ def _inside(trial: Trial) -> Iterator[str]:
     for opened_at in trial.rows["opened_at"]:
         if not trial.span.start <= opened_at < trial.span.end:
             yield f"a row opens at {time_text(opened_at)}"
+
+
+def _accepted(trial: Trial) -> Iterator[str]:
+    for refused in judge(trial.rows, trial.instrument, trial.timeframe, trial.now).refused:
+        yield f"{refused.line} is refused: {refused.reason}"
 
 
 def _twice(trial: Trial) -> Iterator[str]:
@@ -115,7 +107,7 @@ def _apart(trial: Trial) -> Iterator[str]:
     told.drop_in_place("volume")
     told[0, "open"] = None
     again = trial.ask()
-    yield from [_shape(again)] if _shape(again) else _difference(before, again)
+    yield from [fault_in_shape(again)] if fault_in_shape(again) else _difference(before, again)
 
 
 def _halves(trial: Trial) -> Iterator[str]:
@@ -170,6 +162,7 @@ def _reach(trial: Trial) -> Iterator[str]:
 
 CHECKS: dict[str, Callable[[Trial], Iterator[str]]] = {
     "nothing is outside of the span": _inside,
+    "the catalogue takes its rows": _accepted,
     "the same question has the same answer": _twice,
     "two halves of a span are the whole": _halves,
     "nothing is told before it has closed": _past,
@@ -181,7 +174,7 @@ CHECKS: dict[str, Callable[[Trial], Iterator[str]]] = {
 
 def _difference(rows: pl.DataFrame, others: pl.DataFrame) -> Iterator[str]:
     """Where two answers part."""
-    fault = _shape(others)
+    fault = fault_in_shape(others)
     if fault:
         yield fault
     elif rows.height != others.height:

@@ -26,6 +26,7 @@ class Folder:
 
     name = "folder"
     synthetic = False
+    remembers = False
 
     def __init__(self, path: Path) -> None:
         self.path = path

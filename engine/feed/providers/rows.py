@@ -36,3 +36,17 @@ def closed(
         .filter(pl.coalesce("closed_at", usual) <= known_at)
         .select(COLUMNS)
     )
+
+
+def fault_in_shape(rows: object) -> str:
+    """What is wrong with the kind of an answer; empty if nothing is."""
+    if not isinstance(rows, pl.DataFrame):
+        return f"it answered with {type(rows).__name__}, not with a polars DataFrame"
+    if tuple(rows.columns) != COLUMNS:
+        return f"its columns are {', '.join(rows.columns)}, not {', '.join(COLUMNS)}"
+    if rows.schema["opened_at"] != TIME:
+        return f"opened_at is {rows.schema['opened_at']}, not {TIME}: convert times to UTC"
+    if rows["opened_at"].null_count():
+        return f"{rows['opened_at'].null_count()} rows have no time"
+    wrong = [name for name in NUMBERS if not isinstance(rows.schema[name], pl.Float64 | pl.String)]
+    return f"{wrong[0]} is {rows.schema[wrong[0]]}, not Float64 or String" if wrong else ""

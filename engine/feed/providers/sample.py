@@ -20,6 +20,7 @@ class Sample:
 
     name = "sample"
     synthetic = False
+    remembers = False
 
     def reach(self, instrument: Instrument, timeframe: Timeframe) -> Reach | None:
         return Reach() if instrument.symbol in SAMPLE_FILES and timeframe is SAMPLE_TIMEFRAME else None

@@ -79,6 +79,7 @@ class Synthetic:
 
     name = "synthetic"
     synthetic = True
+    remembers = False
 
     def reach(self, instrument: Instrument, timeframe: Timeframe) -> Reach | None:
         try:

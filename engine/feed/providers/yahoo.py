@@ -49,10 +49,11 @@ _OFFERED: dict[Timeframe, tuple[str, Reach]] = {
     Timeframe.W1: ("1wk", Reach()),
     Timeframe.MO1: ("1mo", Reach()),
 }
-_NEW_YORK, _LONDON = "America/New_York", "Europe/London"
+_NEW_YORK, _CHICAGO, _LONDON = "America/New_York", "America/Chicago", "Europe/London"
 _ZONES: dict[Calendar, tuple[str, ...]] = {
     "24/7": ("UTC",),
-    "XNYS": (_NEW_YORK,),
+    # The VIX is told in the time of Chicago: its dates are the same days.
+    "XNYS": (_NEW_YORK, _CHICAGO),
     "CME": (_NEW_YORK,),
     "NYMEX": (_NEW_YORK,),
     "FX": (_LONDON, _NEW_YORK),
@@ -69,6 +70,7 @@ class Yahoo:
 
     name = "yahoo"
     synthetic = False
+    remembers = True
 
     def __init__(
         self,
@@ -241,12 +243,18 @@ def _rows(table: Any, instrument: Instrument, timeframe: Timeframe) -> pl.DataFr
 
 def _check_zone(zone: str, instrument: Instrument) -> None:
     """In another zone its dates would name other sessions, and yfinance take other hours for closed ones."""
-    ours = _ZONES[instrument.calendar]
-    if zone not in ours:
-        raise ProviderUnavailable(
-            f"yahoo's times of {instrument.symbol} are those of {zone}, and markets of the calendar "
-            f"{instrument.calendar} go by {' or '.join(ours)}: give the instrument the calendar by which it trades."
-        )
+    symbol, ours = instrument.symbol, _ZONES[instrument.calendar]
+    if zone in ours:
+        return
+    remedy = "no calendar of ours goes by that zone, import its bars from a file"
+    fitting = [calendar for calendar, zones in _ZONES.items() if zone in zones]
+    if fitting:
+        others = f" (or {', '.join(fitting[1:])})" if fitting[1:] else ""
+        remedy = f"give its calendar with --calendar {fitting[0]}{others} of `quantagent data fetch {symbol}`"
+    raise ProviderUnavailable(
+        f"yahoo's times of {symbol} are those of {zone}, and markets of the calendar {instrument.calendar} go by "
+        f"{' or '.join(ours)}: {remedy}."
+    )
 
 
 def _opens(dates: list[date], rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe) -> pl.Series:
