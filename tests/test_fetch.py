@@ -157,8 +157,9 @@ def test_bars_that_are_there_need_no_provider_that_has_them_still() -> None:
     assert fetched(catalogue, Recorded(Reach(back=timedelta(days=1)))) == Fetched()
 
 
-def test_a_thin_series_is_asked_for_in_few_calls() -> None:
-    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+def test_a_thin_series_is_asked_for_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 3, 2, 14, tzinfo=UTC)
+    monkeypatch.setattr("engine.clock.now", lambda: now)
     hours = [now - timedelta(hours=n) for n in range(1, 40)]
     quiet = tuple(Span(at, at + timedelta(hours=1)) for at in hours[::3])
     catalogue, provider = MemoryCatalogue(), Recorded(lacks=quiet)
@@ -240,8 +241,11 @@ def test_a_fetch_that_is_stopped_goes_on_where_it_ended() -> None:
     assert all(later.start >= provider.asked[2].end for later in provider.asked[3:])
 
 
-def test_the_forming_bar_never_enters_and_a_young_one_that_is_missing_is_asked_for_again() -> None:
-    now = datetime.now(UTC)
+def test_the_forming_bar_never_enters_and_a_young_one_that_is_missing_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = datetime(2026, 3, 2, 14, 20, tzinfo=UTC)
+    monkeypatch.setattr("engine.clock.now", lambda: now)
     young = Span(now - timedelta(hours=5), now + timedelta(hours=5))
     last = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     catalogue, provider = MemoryCatalogue(), Recorded(lacks=(Span(last, last + timedelta(hours=1)),))
