@@ -108,6 +108,15 @@ def test_a_hole_is_shown_with_its_reason_and_a_file_comes_back_as_it_went(env: d
     assert "▓" in shown
 
 
+def test_what_is_to_come_is_not_missing_and_a_series_without_the_range_is_left_out(env: dict[str, str]) -> None:
+    run(env, "data", "sample")
+    run(env, "data", "fetch", "synthetic:SPX", *MONTH)
+    (report,) = answer(env, "data", "check", "SYNTHETIC.SPX", "--start", "2024-11-25", "--end", "2199-01-01")["reports"]
+    assert datetime.fromisoformat(report["last"]) <= datetime.now(UTC)
+    (only,) = answer(env, "data", "check", "--start", "2024-01-01")["reports"]
+    assert only["symbol"] == "SYNTHETIC.SPX"
+
+
 def test_a_correction_is_a_revision_and_what_was_known_before_can_be_read(env: dict[str, str], tmp_path: Path) -> None:
     run(env, "data", "fetch", "synthetic:SPX", *MONTH)
     run(env, "data", "export", "SYNTHETIC.SPX", tmp_path / "spx.csv")

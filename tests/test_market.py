@@ -7,6 +7,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import get_args
 
+import msgspec
 import polars as pl
 import pytest
 from msgspec.structs import replace
@@ -68,3 +69,8 @@ def test_a_month_in_which_clocks_are_set_back_is_the_longest_bar() -> None:
     october = bar_of_day("FX", Timeframe.MO1, date(2003, 10, 1))
     assert october is not None
     assert october.end - october.start == Timeframe.MO1.duration == timedelta(days=31, hours=1)
+
+
+def test_a_made_up_symbol_has_the_instrument_of_the_market_it_imitates() -> None:
+    for symbol in ("SYNTHETIC.ES", "SYNTHETIC.ES.7"):
+        assert instrument_for(symbol) == msgspec.structs.replace(instrument_for("ES"), symbol=symbol)

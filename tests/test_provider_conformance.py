@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 
 from engine.errors import BadInput, NotFound, ProviderUnavailable
+from engine.feed.columns import PRICES
 from engine.feed.providers import Provider, Reach, find
 from engine.feed.providers.budget import Budget
 from engine.feed.providers.conformance import CHECKS, UNKNOWN, check
 from engine.feed.providers.folder import Folder
 from engine.feed.providers.rows import NUMBERS, closed, none
 from engine.feed.providers.yahoo import Yahoo
-from engine.feed.quality import PRICES
 from engine.feed.sample import SAMPLE_FILES
 from engine.feed.sessions import Span, grid, sessions
 from engine.market import Instrument, Symbol, Timeframe, instrument_for

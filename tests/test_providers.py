@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BadInput, NotFound, ProviderUnavailable
+from engine.feed.columns import PRICES
 from engine.feed.providers import Reach, find, names, symbols
 from engine.feed.providers.budget import ATTEMPTS, PAUSE_MAX_S, PAUSE_S, Budget, TryAgain, pause_s, share
 from engine.feed.providers.folder import Folder
 from engine.feed.providers.synthetic import COURSES, Synthetic
 from engine.feed.providers.yahoo import Yahoo
-from engine.feed.quality import PRICES, judge
+from engine.feed.quality import judge
 from engine.feed.sessions import Span, grid
 from engine.market import BUILT_IN_INSTRUMENTS, Instrument, Symbol, Timeframe, instrument_for
 

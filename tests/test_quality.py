@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.feed.checks import fault_in
+from engine.feed.columns import NUMBERS, PRICES
 from engine.feed.files import read_bars
-from engine.feed.quality import JUMP, NUMBERS, PRICES, RANGE_BARS, Judged, flags, frame_of, judge
+from engine.feed.quality import JUMP, RANGE_BARS, Judged, flags, frame_of, judge
 from engine.feed.sessions import Span, bar_at, grid
 from engine.market import Bar, Calendar, Instrument, Timeframe, instrument_for
 from engine.money import exact

@@ -12,7 +12,8 @@ from engine.market import Bar, Symbol, Timeframe
 if TYPE_CHECKING:
     import polars as pl
 
-NUMBERS = ("open", "high", "low", "close", "volume")
+PRICES = ("open", "high", "low", "close")
+NUMBERS = (*PRICES, "volume")
 COLUMNS = ("opened_at", "closed_at", *NUMBERS)
 
 # Rows made into text at a time: some megabytes.

@@ -15,9 +15,10 @@ from engine import clock, plugins
 from engine.errors import BadInput, NotFound, ProviderUnavailable, QuantagentError
 from engine.feed import Asked, Bars, Refused
 from engine.feed.checks import time_text
+from engine.feed.columns import NUMBERS
 from engine.feed.gaps import Hole, holes, missing, unasked
 from engine.feed.providers import Provider, Reach
-from engine.feed.quality import NUMBERS, Judged, frame_of, judge
+from engine.feed.quality import Judged, frame_of, judge
 from engine.feed.resample import fits, resampled
 from engine.feed.sessions import Span, grid
 from engine.market import Instrument, Timeframe

@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.errors import BadInput
 from engine.feed.checks import Unusable, no_session
-from engine.feed.quality import NUMBERS, PRICES, Judged, judge
+from engine.feed.columns import NUMBERS, PRICES
+from engine.feed.quality import Judged, judge
 from engine.feed.sessions import bar_of_day
 from engine.market import Calendar, Instrument, Symbol, Timeframe, check_symbol, instrument_for
 

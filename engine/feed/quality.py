@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engine.feed import Refused
 from engine.feed.checks import Unusable, closed_then, fault_in, misaligned, number, out_of_order, still_forming
+from engine.feed.columns import NUMBERS, PRICES
 from engine.feed.sessions import placed
 from engine.market import Bar, Instrument, Timeframe
 from engine.money import PLACES, exact
 
 if TYPE_CHECKING:
     import polars as pl
-
-PRICES = ("open", "high", "low", "close")
-NUMBERS = (*PRICES, "volume")
 
 JUMP = 10
 """A bar is flagged whose true range is more than this many times the mean of those before it."""

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from engine.errors import BadInput
+from engine.feed.columns import NUMBERS
 from engine.feed.sessions import Span, grid
 from engine.market import Calendar, Timeframe
 
@@ -35,7 +36,7 @@ def resampled(
     last = cast("datetime | None", frame["closed_at"].max())
     if first is None or last is None:
         none = pl.lit(0, pl.UInt32)
-        return frame.select("opened_at", "closed_at", *_NUMBERS, bars=none, expected=none)
+        return frame.select("opened_at", "closed_at", *NUMBERS, bars=none, expected=none)
     around = Span(first - to.duration, last + to.duration)
     larger = grid(calendar, to, around).filter(pl.col("closed_at") <= (known_at or last))
     parts = (
@@ -56,9 +57,6 @@ def resampled(
         expected=pl.len(),
     )
     return bars.filter(pl.col("bars") > 0).rename({"begins": "opened_at", "ends": "closed_at"})
-
-
-_NUMBERS = ("open", "high", "low", "close", "volume")
 
 
 def fits(of: Timeframe, to: Timeframe) -> bool:

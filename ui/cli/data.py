@@ -177,7 +177,8 @@ def export(
     import polars as pl
 
     from engine.errors import BadInput
-    from engine.feed.quality import NUMBERS, frame_of
+    from engine.feed.columns import NUMBERS
+    from engine.feed.quality import frame_of
     from engine.market import Timeframe, check_symbol
     from ui.compose import open_app
 

@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.output import AsJson, End, Frame, Start, err, errors_in_words, instant_of, out, print_json, print_rows
+from ui.cli.output import (
+    AsJson,
+    End,
+    Frame,
+    Start,
+    err,
+    errors_in_words,
+    instant_of,
+    out,
+    print_json,
+    print_rows,
+    progress,
+)
 
 if TYPE_CHECKING:
     from engine.feed import Held, Revision
     from engine.feed.report import Report
-    from ui.compose import App
+    from ui.compose import App, Tell
 
 SHOWN = 20
 HOLE = ["from", "to", "bars", "why"]
@@ -34,7 +46,8 @@ def check(
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
-        reports = list(_reports(opened, symbol, timeframe, start, end))
+        with progress() as tell:
+            reports = list(_reports(opened, symbol, timeframe, start, end, tell))
         if as_json:
             print_json(reports=[_plain(each) for each in reports])
             return
@@ -51,7 +64,8 @@ def gaps(symbol: str, timeframe: Frame = "1h", start: Start = None, end: End = N
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
-        (report,) = _reports(opened, symbol, timeframe, start, end)
+        with progress() as tell:
+            (report,) = _reports(opened, symbol, timeframe, start, end, tell)
         if as_json:
             print_json(symbol=symbol, timeframe=timeframe, missing=_holes(report))
         elif report.missing:
@@ -87,13 +101,21 @@ def revisions(
 
 
 def _reports(
-    opened: App, symbol: str | None, timeframe: str | None, start: str | None, end: str | None
+    opened: App, symbol: str | None, timeframe: str | None, start: str | None, end: str | None, tell: Tell
 ) -> Iterable[Report]:
+    from engine import clock
     from engine.feed.report import report
 
-    for each in _chosen(opened, symbol, timeframe):
-        instrument = opened.catalogue.instrument(each.symbol)
-        yield report(opened.catalogue, instrument, each.timeframe, instant_of(start), instant_of(end))
+    chosen, since, until = _chosen(opened, symbol, timeframe), instant_of(start), instant_of(end)
+    if until is not None:
+        # What is still to come is not missing.
+        until = min(until, clock.now())
+    for done, each in enumerate(chosen):
+        tell("series", done, len(chosen))
+        # A range that some of several series have nothing of is a question about the others.
+        if len(chosen) == 1 or ((until is None or each.first < until) and (since is None or each.last > since)):
+            yield report(opened.catalogue, opened.catalogue.instrument(each.symbol), each.timeframe, since, until)
+        tell("series", done + 1, len(chosen))
 
 
 def _chosen(opened: App, symbol: str | None, timeframe: str | None) -> list[Held]:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import polars as pl
 
-from engine.feed.quality import NUMBERS
+from engine.feed.columns import NUMBERS
 from engine.feed.sessions import Span, grid
 from engine.market import Instrument, Timeframe
 

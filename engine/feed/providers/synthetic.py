@@ -19,9 +19,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from engine.errors import BadInput, NotFound
+from engine.feed.columns import NUMBERS
 from engine.feed.providers import Reach
 from engine.feed.providers.rows import COLUMNS, none
-from engine.feed.quality import NUMBERS
 from engine.feed.resample import resampled
 from engine.feed.sessions import Span, grid
 from engine.market import SYNTHETIC, Instrument, Symbol, Timeframe

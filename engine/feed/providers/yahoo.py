@@ -21,11 +21,11 @@ import polars as pl
 
 from engine.errors import NotFound, ProviderUnavailable
 from engine.feed.checks import time_text
+from engine.feed.columns import NUMBERS, PRICES
 from engine.feed.providers import Reach
 from engine.feed.providers.budget import Budget, TryAgain
 from engine.feed.providers.rows import COLUMNS, TIME, closed, none
 from engine.feed.providers.symbols import shipped_names
-from engine.feed.quality import NUMBERS, PRICES
 from engine.feed.sessions import Span, bar_of_day
 from engine.market import Calendar, Instrument, Symbol, Timeframe
 
