@@ -6,6 +6,7 @@ is not seen.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from datetime import date
@@ -28,12 +29,16 @@ def reached_by(act: Callable[[], object]) -> list[str]:
         if event == "c_call" and (reached := _reached(called)):
             calls.append(f"{reached} ({getattr(called, '__qualname__', called)})")
 
-    before = sys.getprofile()
+    before, collecting = sys.getprofile(), gc.isenabled()
+    # A collection in between would call other people's finalisers, and they may ask for what they like.
+    gc.disable()
     sys.setprofile(watch)
     try:
         act()
     finally:
         sys.setprofile(before)
+        if collecting:
+            gc.enable()
     return calls
 
 

@@ -159,3 +159,26 @@ def test_only_what_reaches_beyond_is_noticed(tmp_path: Path) -> None:
     opened.close()
     listening.close()
     assert reached_by(lambda: sum(bar.close for bar in BARS) and str(BARS[0].opened_at.timestamp())) == []
+
+
+def test_what_others_leave_behind_is_not_held_against_a_strategy() -> None:
+    """Finalisers of objects that are collected while a strategy computes are not its own doing."""
+    import gc
+    import time
+
+    class Left:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            time.time()
+
+    def computes() -> None:
+        # Many times what brings about a collection.
+        assert len([[n] for n in range(100_000)]) == 100_000
+
+    gc.collect()
+    for _ in range(50):
+        Left()
+    assert reached_by(computes) == []
+    assert gc.isenabled()
