@@ -91,7 +91,7 @@ class Backtest:
         timeframe: str = "1h",
         profile: str | None = None,
         risk_profile: str | None = None,
-        variant: str = "rules",
+        variant: str = "",
         signals: str | Path | None = None,
         label: str = "",
     ) -> None:

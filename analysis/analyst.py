@@ -7,30 +7,22 @@ is the same analysis for every run, and a revised bar makes another one. Batch a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
 
-from analysis.variants import RULES, Formed, Own, Variant
+from analysis.variants import RULES, Chain, Formed, Maker, Own, Stored, Variant, Window, links
 from engine.errors import BadInput
-from engine.events import AnalysisMade
+from engine.events import AnalysisFailed, AnalysisMade
 from engine.feed import Bars
 from engine.feed.checks import bar_line
 from engine.market import Bar, Symbol, Timeframe, instant_text
 from engine.orders import Wish, analysis_stream, wish_of
-from engine.store import Batch, Cause, Store
+from engine.store import Batch, Cause, Recorded, Store
 
 CHUNK = 500
-
-
-class Window(NamedTuple):
-    """One bar to have an opinion on: its row among the bars, its close, how many bars are seen, their digest."""
-
-    row: int
-    at: datetime
-    bars: int
-    digest: str
+_NOTHING_READ: Mapping[str, int] = {}
 
 
 def windows(bars: Sequence[Bar], timeframe: Timeframe, size: int) -> Iterator[Window]:
@@ -45,7 +37,9 @@ def analysis_id(symbol: Symbol, timeframe: Timeframe, window: Window, variant: s
     return f"{symbol}.{timeframe}@{instant_text(window.at)}.{variant}.{window.digest[:16]}"
 
 
-def fact(symbol: Symbol, timeframe: Timeframe, window: Window, variant: Variant, formed: Formed) -> AnalysisMade:
+def fact(
+    symbol: Symbol, timeframe: Timeframe, window: Window, variant: Variant | Maker, formed: Formed
+) -> AnalysisMade:
     """An opinion as it is stored."""
     opinion = formed.opinion
     return AnalysisMade(
@@ -69,15 +63,18 @@ def fact(symbol: Symbol, timeframe: Timeframe, window: Window, variant: Variant,
 
 
 class Opinions:
-    """The wishes of all bars of a run, in memory. `made` of them are new, `found` were stored before; `notices` tell
-    in words where there were too few bars for more than a HOLD."""
+    """The wishes of all bars of a run, in memory.
+
+    `made` of them are new, `found` were stored before; `failed` are those for which no opinion could be made, which is
+    a HOLD. `notices` tell in words what a person should know of them.
+    """
 
     def __init__(self) -> None:
         self._wishes: dict[tuple[Symbol, datetime], Wish] = {}
-        self.made = self.found = 0
+        self.made = self.found = self.failed = 0
         self.notices: list[str] = []
 
-    def take(self, fact: AnalysisMade, version: int) -> None:
+    def take(self, fact: AnalysisMade | AnalysisFailed, version: int) -> None:
         self._wishes[fact.symbol, fact.as_of] = wish_of(fact, version)
 
     def wish(self, bar: Bar) -> Wish:
@@ -93,30 +90,35 @@ def opinions(
     end: datetime | None,
     *,
     actor: str,
-    variant: Variant = RULES,
+    variant: Variant | Maker | Chain = RULES,
     progress: Callable[[int], None] = lambda done: None,
+    retry: bool = False,
+    read: Mapping[str, int] = _NOTHING_READ,
 ) -> Opinions:
-    """An opinion on every bar of the range: stored ones are read, missing ones made and stored, 500 at a time.
+    """An opinion on every bar of the range: stored ones are read, missing ones made and stored.
 
-    Windows reach back before `start`, never beyond their own bar. `progress` hears how many are done.
+    Windows reach back before `start`, never beyond their own bar. `progress` hears how many are done. A failure that
+    is stored stays one, so that the same question has the same answer; `retry` asks again. `read`: the versions of
+    analyses that a run has read before it was interrupted, which it goes on with.
     """
-    all_of_them = Opinions()
+    formed = Opinions()
     for symbol in symbols:
         bars = catalogue.bars(symbol, timeframe, None, end)
-        desk = _Desk(store, symbol, timeframe, variant, actor)
-        wanted = [
-            window
-            for bar, window in zip(bars, windows(bars, timeframe, variant.window_bars), strict=True)
-            if start is None or bar.opened_at >= start
-        ]
-        warm_up = sum(window.bars < variant.warm_up_bars for window in wanted)
-        all_of_them.notices += warm_up_notices(variant, symbol, warm_up, len(wanted))
-        for first in range(0, len(wanted), CHUNK):
-            missing = desk.take_stored(bars, wanted[first : first + CHUNK], all_of_them)
-            progress(all_of_them.made + all_of_them.found)
-            desk.make(bars, missing, all_of_them)
-            progress(all_of_them.made + all_of_them.found)
-    return all_of_them
+        rows: Collection[int] = [row for row, bar in enumerate(bars) if start is None or bar.opened_at >= start]
+        failures: dict[int, Stored] = {}
+        for one in links(variant):
+            desk = _Desk(store, symbol, timeframe, one, actor, retry, read)
+            wanted = [window for window in windows(bars, timeframe, one.window_bars) if window.row in rows]
+            warm_up = sum(window.bars < one.warm_up_bars for window in wanted)
+            formed.notices += warm_up_notices(one, symbol, warm_up, len(wanted))
+            failed = desk.settle(bars, wanted, formed, progress)
+            failures = {**failed, **{row: failures[row] for row in failed if row in failures}}
+            rows = failed
+        formed.notices += failure_notices(variant, symbol, len(failures))
+        formed.failed += len(failures)
+        for failure in failures.values():
+            formed.take(*failure)
+    return formed
 
 
 class _Desk(NamedTuple):
@@ -125,24 +127,49 @@ class _Desk(NamedTuple):
     store: Store
     symbol: Symbol
     timeframe: Timeframe
-    variant: Variant
+    variant: Variant | Maker
     actor: str
+    retry: bool = False
+    read: Mapping[str, int] = _NOTHING_READ
 
-    def take_stored(self, bars: Sequence[Bar], chunk: Iterable[Window], into: Opinions) -> list[Window]:
+    def settle(
+        self,
+        bars: Sequence[Bar],
+        wanted: Sequence[Window],
+        into: Opinions,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> dict[int, Stored]:
+        """Takes or makes the opinion on each window; returns the failures by their rows."""
+        failures: dict[int, Stored] = {}
+        # Who asks models works on as many windows as it may at the same time; computed ones are made by the chunk.
+        chunk = len(wanted) if isinstance(self.variant, Maker) else CHUNK
+        for first in range(0, len(wanted), max(chunk, 1)):
+            missing = self._take_stored(bars, wanted[first : first + chunk], into, failures)
+            progress(into.made + into.found)
+            self._add_missing(bars, missing, into, failures, progress)
+            progress(into.made + into.found)
+        return failures
+
+    def _take_stored(
+        self, bars: Sequence[Bar], chunk: Iterable[Window], into: Opinions, failures: dict[int, Stored]
+    ) -> list[Window]:
         """Takes what is stored; returns what is not."""
         ids = {analysis_id(self.symbol, self.timeframe, window, self.variant.name): window for window in chunk}
         stored = self.store.read_many([analysis_stream(each) for each in ids])
         missing: list[Window] = []
         known: AnalysisMade | None = None
         for each, window in ids.items():
-            rows = stored.get(analysis_stream(each), ())
-            found = next(((row.event, row.version) for row in rows if isinstance(row.event, AnalysisMade)), None)
-            if found is None:
+            found = settled(stored.get(analysis_stream(each), ()), self.read.get(each))
+            again = self.retry and each not in self.read
+            if found is None or (again and isinstance(found.fact, AnalysisFailed)):
                 missing.append(window)
+                continue
+            if isinstance(found.fact, AnalysisFailed):
+                failures[window.row] = found
             else:
                 into.take(*found)
-                into.found += 1
-                known = found[0]
+                known = found.fact
+            into.found += 1
         if known is not None:
             self._check_still_said(bars, ids[known.analysis_id], known)
         return missing
@@ -151,7 +178,7 @@ class _Desk(NamedTuple):
         """A strategy that was changed and kept its version would go on trading what it used to say."""
         if not isinstance(self.variant, Own):
             return
-        (now,) = self._facts(bars, [window])
+        (now,) = self._facts(self.variant, bars, [window])
         if now != stored:
             raise BadInput(
                 f"variant {self.variant.name} said {stored.decision} {stored.confidence} on {self.symbol} at "
@@ -159,9 +186,29 @@ class _Desk(NamedTuple):
                 "give a changed strategy another version, and see `quantagent check-lookahead` if it was not changed."
             )
 
-    def make(self, bars: Sequence[Bar], missing: Sequence[Window], into: Opinions) -> None:
+    def _add_missing(
+        self,
+        bars: Sequence[Bar],
+        missing: Sequence[Window],
+        into: Opinions,
+        failures: dict[int, Stored],
+        progress: Callable[[int], None],
+    ) -> None:
         """Makes what is not stored, and stores it."""
-        facts = self._facts(bars, missing)
+        if isinstance(self.variant, Maker):
+            rows = {window.at: window.row for window in missing}
+
+            def heard(stored: Stored) -> None:
+                if isinstance(stored.fact, AnalysisFailed):
+                    failures[rows[stored.fact.as_of]] = stored
+                else:
+                    into.take(*stored)
+                into.made += 1
+                progress(into.made + into.found)
+
+            self.variant.make(self.symbol, self.timeframe, bars, missing, heard)
+            return
+        facts = self._facts(self.variant, bars, missing)
         if facts:
             batches = [Batch(analysis_stream(each.analysis_id), 0, [each]) for each in facts]
             self.store.append(batches, Cause(self.actor))
@@ -169,15 +216,39 @@ class _Desk(NamedTuple):
             into.take(each, 1)
         into.made += len(facts)
 
-    def _facts(self, bars: Sequence[Bar], wanted: Sequence[Window]) -> list[AnalysisMade]:
-        formed = self.variant.analyse(bars, [window.row for window in wanted])
+    def _facts(self, variant: Variant, bars: Sequence[Bar], wanted: Sequence[Window]) -> list[AnalysisMade]:
+        formed = variant.analyse(bars, [window.row for window in wanted])
         return [
-            fact(self.symbol, self.timeframe, window, self.variant, each)
+            fact(self.symbol, self.timeframe, window, variant, each)
             for window, each in zip(wanted, formed, strict=True)
         ]
 
 
-def warm_up_notices(variant: Variant, symbol: Symbol, short: int, bars: int | None = None) -> list[str]:
+def settled(rows: Iterable[Recorded], version: int | None = None) -> Stored | None:
+    """What an analysis's stream says: its first opinion, else its last failure; or what it said at a version."""
+    failure: Stored | None = None
+    for row in rows:
+        if version is not None and row.version != version:
+            continue
+        if isinstance(row.event, AnalysisMade):
+            return Stored(row.event, row.version)
+        if isinstance(row.event, AnalysisFailed):
+            failure = Stored(row.event, row.version)
+    return failure
+
+
+def failure_notices(variant: Variant | Maker | Chain, symbol: Symbol, failed: int) -> list[str]:
+    """What to tell of windows that nobody had an opinion on."""
+    if not failed:
+        return []
+    which = "1 analysis" if failed == 1 else f"{failed:,} analyses"
+    return [
+        f"{which} of {symbol} by {variant.name} failed and count as HOLD: `quantagent analyses list --failed` tells "
+        "why, and `quantagent analyses make --retry` asks again."
+    ]
+
+
+def warm_up_notices(variant: Variant | Maker, symbol: Symbol, short: int, bars: int | None = None) -> list[str]:
     """What to tell when the first bars of a run, or of `bars` all, have too few before them; nothing when none has."""
     if not short:
         return []
@@ -191,7 +262,8 @@ def warm_up_notices(variant: Variant, symbol: Symbol, short: int, bars: int | No
 class LiveAnalyst:
     """Has its opinion when the bar closes: what a daemon uses. Adopts a stored analysis of the same window.
 
-    `warn` hears in words where there are too few bars yet for more than a HOLD.
+    `warn` hears in words where there are too few bars yet for more than a HOLD, and where an analysis failed. `read` as
+    of `opinions`.
     """
 
     def __init__(
@@ -202,29 +274,44 @@ class LiveAnalyst:
         timeframe: Timeframe,
         start: datetime,
         actor: str,
-        variant: Variant = RULES,
+        variant: Variant | Maker | Chain = RULES,
         warn: Callable[[str], object] = lambda notice: None,
+        read: Mapping[str, int] = _NOTHING_READ,
     ) -> None:
-        self._timeframe, self._variant = timeframe, variant
-        self._desks = {symbol: _Desk(store, symbol, timeframe, variant, actor) for symbol in symbols}
-        self._seen = {
-            symbol: deque(_before(catalogue, symbol, timeframe, start), variant.window_bars) for symbol in symbols
+        self._timeframe, self._variant, self._warn = timeframe, variant, warn
+        self._desks = {
+            symbol: [_Desk(store, symbol, timeframe, one, actor, read=read) for one in links(variant)]
+            for symbol in symbols
         }
+        longest = max(one.window_bars for one in links(variant))
+        self._seen = {symbol: deque(_before(catalogue, symbol, timeframe, start), longest) for symbol in symbols}
         self.made = 0
         for symbol, seen in self._seen.items():
-            # The bar that makes a window whole has its opinion.
-            for notice in warm_up_notices(variant, symbol, max(0, variant.warm_up_bars - 1 - len(seen))):
-                warn(notice)
+            for one in links(variant):
+                # The bar that makes a window whole has its opinion.
+                for notice in warm_up_notices(one, symbol, max(0, one.warm_up_bars - 1 - len(seen))):
+                    warn(notice)
 
     def wish(self, bar: Bar) -> Wish:
-        seen, desk = self._seen[bar.symbol], self._desks[bar.symbol]
+        seen = self._seen[bar.symbol]
         seen.append(bar)
-        bars = list(seen)
-        *_, window = windows(bars, self._timeframe, self._variant.window_bars)
-        opinion = Opinions()
-        desk.make(bars, desk.take_stored(bars, [window], opinion), opinion)
-        self.made += opinion.made
-        return opinion.wish(bar)
+        bars, formed = list(seen), Opinions()
+        failures: list[Stored] = []
+        for desk in self._desks[bar.symbol]:
+            *_, window = windows(bars, self._timeframe, desk.variant.window_bars)
+            failed = desk.settle(bars, [window], formed)
+            if not failed:
+                break
+            failures += failed.values()
+        else:
+            formed.take(*failures[0])
+            self._warn(f"{bar.symbol} at {instant_text(bar.closed_at)}: HOLD, for {_reason(failures[0])}")
+        self.made += formed.made
+        return formed.wish(bar)
+
+
+def _reason(stored: Stored) -> str:
+    return stored.fact.reason if isinstance(stored.fact, AnalysisFailed) else ""
 
 
 def _before(catalogue: Bars, symbol: Symbol, timeframe: Timeframe, start: datetime) -> list[Bar]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, DivisionByZero, InvalidOperation, Overflow, localcontext
 from hashlib import sha256
 from importlib.abc import ExecutionLoader
 from importlib.metadata import EntryPoint
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -25,7 +26,8 @@ from analysis.indicators import WINDOW_BARS
 from analysis.strategies import Opinion, Strategy
 from engine import plugins
 from engine.errors import BadInput, QuantagentError
-from engine.market import Bar, instant_text
+from engine.events import AnalysisFailed, AnalysisMade
+from engine.market import Bar, Symbol, Timeframe, instant_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -87,6 +89,68 @@ class Variant(Protocol):
         `bars` are bars of one symbol, oldest first; windows at their beginning are as short as the bars are.
         """
         ...
+
+
+class Window(NamedTuple):
+    """One bar to have an opinion on: its row among the bars, its close, how many bars are seen, their digest."""
+
+    row: int
+    at: datetime
+    bars: int
+    digest: str
+
+
+class Stored(NamedTuple):
+    """An opinion, or that there is none, and its version in the analysis's stream."""
+
+    fact: AnalysisMade | AnalysisFailed
+    version: int
+
+
+@runtime_checkable
+class Maker(Protocol):
+    """Who asks others for opinions, which takes time and money and may fail: language models.
+
+    Makes and stores many analyses at the same time; name, version, window_bars and warm_up_bars as of a `Variant`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def window_bars(self) -> int: ...
+
+    @property
+    def warm_up_bars(self) -> int: ...
+
+    def make(
+        self,
+        symbol: Symbol,
+        timeframe: Timeframe,
+        bars: Sequence[Bar],
+        windows: Sequence[Window],
+        heard: Callable[[Stored], None],
+    ) -> None:
+        """Makes and stores the opinion on each of the windows of these bars, and tells each as it comes."""
+        ...
+
+
+class Chain(NamedTuple):
+    """Variants of which each is asked about what those before it failed at. A HOLD is no failure."""
+
+    variants: tuple[Variant | Maker, ...]
+
+    @property
+    def name(self) -> str:
+        return ",".join(one.name for one in self.variants)
+
+
+def links(variant: Variant | Maker | Chain) -> tuple[Variant | Maker, ...]:
+    """The variants to be asked, in order."""
+    return variant.variants if isinstance(variant, Chain) else (variant,)
 
 
 class Rules:

@@ -153,10 +153,61 @@ class Protection(Exact, frozen=True, omit_defaults=True):
     trail: Decimal | None = None
 
 
-class AnalysisMade(Fact, frozen=True):
+class ModelCall(Exact, frozen=True, omit_defaults=True):
+    """One question to a model, and what came back: the texts are stored under their digests, beside the log.
+
+    seq counts the questions of a node and attempt the tries of one question, both from 1. outcome: `answered`, or the
+    kind of fault. response: empty where none came. cost: US dollars.
+    """
+
+    node: str
+    seq: int
+    attempt: int
+    model: str
+    outcome: str
+    request: str
+    response: str
+    input_tokens: int
+    output_tokens: int
+    cost: Decimal
+    latency_ms: int
+    answered_by: str = ""
+    system_fingerprint: str = ""
+
+
+class GraphWork(Exact, frozen=True, omit_defaults=True):
+    """How a graph of agents came to an opinion, or failed to. Tokens and cost are those of all its calls.
+
+    latency_ms: from beginning to end, which is less than the sum of its nodes where these work at the same time.
+    """
+
+    preset: str
+    preset_digest: str
+    model_provider: str
+    model_name: str
+    graph_version: str
+    prompt_digests: tuple[tuple[str, str], ...]
+    calls: tuple[ModelCall, ...]
+    input_tokens: int
+    output_tokens: int
+    cost: Decimal
+    latency_ms: int
+    node_latency_ms: tuple[tuple[str, int], ...] = ()
+    temperature: Decimal | None = None
+    seed: int | None = None
+    sighted: bool = False
+    artefacts: tuple[tuple[str, str], ...] = ()
+    knowledge_cutoff: str = ""
+    thread_id: str = ""
+    checkpoint_id: str = ""
+    state_snapshot: str = ""
+
+
+class AnalysisMade(Fact, frozen=True, omit_defaults=True):
     """One opinion on exactly the bars of one window. `reports` is the canonical JSON of the analysts' reports.
 
-    stop, target: prices at which its position shall be given up; entry: how its order shall be executed.
+    stop, target: prices at which its position shall be given up; entry: how its order shall be executed; work: how a
+    graph of agents came to it. What does not apply is left out of the stored payload.
     """
 
     analysis_id: str
@@ -172,20 +223,17 @@ class AnalysisMade(Fact, frozen=True):
     window_digest: str
     window_bars: int
     agent_version: str
-    graph_version: str = ""
-    model_provider: str = ""
-    model_name: str = ""
-    temperature: Decimal | None = None
-    thread_id: str = ""
-    checkpoint_id: str = ""
-    state_snapshot: str = ""
     stop: Decimal | None = None
     target: Decimal | None = None
     entry: OrderTerms | None = None
+    work: GraphWork | None = None
 
 
-class AnalysisFailed(Fact, frozen=True):
-    """No opinion came of these bars; a later attempt may still make one."""
+class AnalysisFailed(Fact, frozen=True, omit_defaults=True):
+    """No opinion came of these bars; a later attempt may still make one. Who consults the failure is told HOLD.
+
+    work: how a graph of agents failed at it. What does not apply is left out of the stored payload.
+    """
 
     analysis_id: str
     symbol: Symbol
@@ -193,6 +241,12 @@ class AnalysisFailed(Fact, frozen=True):
     as_of: datetime
     variant: str
     reason: str
+    window_digest: str = ""
+    work: GraphWork | None = None
+
+
+Attempt = AnalysisMade | AnalysisFailed
+"""What a run consults: an opinion, or that there is none."""
 
 
 class SignalsImported(Fact, frozen=True):
@@ -474,9 +528,10 @@ class FeedResumed(Fact, frozen=True):
     known_at: datetime
 
 
-# --- Configuration: profile:<name> --------------------------------------------------------------------------------
+# --- Configuration: profile:<name>, model:<name> ------------------------------------------------------------------
 
 
+Scope = Literal["global", "backtest", "paper"]
 ProfileKind = Literal["combined", "portfolio", "risk"]
 
 
@@ -492,8 +547,25 @@ class ProfileSaved(Fact, frozen=True):
 class ProfileActivated(Fact, frozen=True):
     """From now on the default of an environment, or of all where it names none. An empty `name` ends that."""
 
-    scope: Literal["global", "backtest", "paper"]
+    scope: Scope
     kind: ProfileKind
+    name: str
+    digest: str
+
+
+class ModelSaved(Fact, frozen=True):
+    """How a model is reached and asked: `document` is the preset's canonical JSON, `digest` its SHA-256. No key is
+    part of it."""
+
+    name: str
+    document: str
+    digest: str
+
+
+class ModelActivated(Fact, frozen=True):
+    """From now on the preset of an environment, or of all where it names none. An empty `name` ends that."""
+
+    scope: Scope
     name: str
     digest: str
 
@@ -544,4 +616,6 @@ EVENT_TYPES: tuple[type[Fact], ...] = (
     FeedResumed,
     ProfileSaved,
     ProfileActivated,
+    ModelSaved,
+    ModelActivated,
 )

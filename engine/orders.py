@@ -10,8 +10,9 @@ from decimal import Decimal
 
 import msgspec
 
-from engine.events import AnalysisMade, OrderTerms
+from engine.events import AnalysisFailed, Attempt, OrderTerms
 from engine.market import Direction, Symbol, instant_text
+from engine.money import ZERO
 
 
 class Wish(msgspec.Struct, frozen=True, gc=False):
@@ -55,17 +56,19 @@ def analysis_stream(analysis_id: str) -> str:
     return f"analysis:{analysis_id}"
 
 
-def wish_of(made: AnalysisMade, version: int) -> Wish:
-    """What an analysis asks for."""
+def wish_of(fact: Attempt, version: int) -> Wish:
+    """What an analysis asks for, which is nothing where it failed; `version` is the fact's in the analysis's stream."""
+    if isinstance(fact, AnalysisFailed):
+        return Wish(fact.symbol, Direction.HOLD, ZERO, fact.analysis_id, version)
     return Wish(
-        symbol=made.symbol,
-        direction=made.decision,
-        confidence=made.confidence,
-        analysis_id=made.analysis_id,
+        symbol=fact.symbol,
+        direction=fact.decision,
+        confidence=fact.confidence,
+        analysis_id=fact.analysis_id,
         analysis_version=version,
-        horizon_bars=made.horizon_bars,
-        risk_reward=made.risk_reward,
-        stop=made.stop,
-        target=made.target,
-        entry=made.entry,
+        horizon_bars=fact.horizon_bars,
+        risk_reward=fact.risk_reward,
+        stop=fact.stop,
+        target=fact.target,
+        entry=fact.entry,
     )

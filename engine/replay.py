@@ -13,12 +13,15 @@ from typing import NamedTuple
 from engine import halts
 from engine.breakers import Command
 from engine.errors import AnalysisMissing, BadInput
-from engine.events import AnalysesConsulted, AnalysisMade, Environment, RunRequested, RunStarted
+from engine.events import AnalysesConsulted, Attempt, Environment, RunRequested, RunStarted
 from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
 from engine.market import Bar, Symbol, instant_text
 from engine.orders import Wish, analysis_stream, wish_of
 from engine.runs import book_stream, result_of, run_stream
 from engine.store import Recorded, Store
+
+Named = tuple[str, int]
+"""An analysis and the version, in its stream, of the fact that was read of it."""
 
 
 class StoredOpinions:
@@ -37,12 +40,11 @@ class StoredOpinions:
         return wish
 
 
-def consulted(store: Store, run_id: str) -> Iterator[str]:
-    """The ids of the analyses a run read, in order."""
+def consulted(store: Store, run_id: str) -> Iterator[Named]:
+    """The analyses that a run read, each with the version it read, in order."""
     for row in store.read(book_stream(run_id)):
         if isinstance(row.event, AnalysesConsulted):
-            for analysis_id, _ in row.event.analyses:
-                yield analysis_id
+            yield from row.event.analyses
 
 
 def consulted_opinions(
@@ -52,25 +54,29 @@ def consulted_opinions(
 
     Raises `AnalysisMissing` with the key of the first that is not stored.
     """
-    ids = list(consulted(store, source.run_id))
+    read = list(consulted(store, source.run_id))
     if source.variant.startswith(VARIANT_PREFIX):
         imported = ImportedAnalyst(load_file(source.variant)).by_id()
-        yield from (imported[analysis_id] for analysis_id in ids)
+        yield from (imported[analysis_id] for analysis_id, _ in read)
     else:
-        yield from opinions_named(store, ids)
+        yield from opinions_named(store, read)
 
 
-def opinions_named(store: Store, ids: Sequence[str]) -> Iterator[tuple[datetime, Wish]]:
-    """(instant, wish) of stored analyses, in the order of their ids. Raises `AnalysisMissing` for the first without."""
-    for start in range(0, len(ids), 500):
-        chunk = ids[start : start + 500]
-        found = store.read_many([analysis_stream(analysis_id) for analysis_id in chunk])
-        for analysis_id in chunk:
+def opinions_named(store: Store, read: Sequence[Named]) -> Iterator[tuple[datetime, Wish]]:
+    """(instant, wish) of stored analyses at the versions named, in their order.
+
+    What was made of an analysis later is not what was read: one that failed then stays a HOLD. Raises
+    `AnalysisMissing` for the first that is not stored.
+    """
+    for start in range(0, len(read), 500):
+        chunk = read[start : start + 500]
+        found = store.read_many([analysis_stream(analysis_id) for analysis_id, _ in chunk])
+        for analysis_id, version in chunk:
             rows = found.get(analysis_stream(analysis_id), [])
-            opinion = next(((row.event, row.version) for row in rows if isinstance(row.event, AnalysisMade)), None)
-            if opinion is None:
+            fact = next((row.event for row in rows if row.version == version), None)
+            if not isinstance(fact, Attempt):
                 raise AnalysisMissing(analysis_id)
-            yield opinion[0].as_of, wish_of(*opinion)
+            yield fact.as_of, wish_of(fact, version)
 
 
 def stored_opinions(

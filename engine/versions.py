@@ -14,12 +14,15 @@ from typing import Any, Literal
 from engine.config import RunConfig
 from engine.events import (
     EVENT_TYPES,
+    AnalysisFailed,
     AnalysisMade,
     BookOpened,
     Environment,
     Fact,
+    GraphWork,
     OrderFilled,
     OrderPlaced,
+    OrderTerms,
     PositionsMarked,
     ProfileSaved,
     RunRequested,
@@ -97,6 +100,45 @@ class AnalysisMadeV1(Fact, frozen=True):
     thread_id: str = ""
     checkpoint_id: str = ""
     state_snapshot: str = ""
+
+
+class AnalysisMadeV2(Fact, frozen=True):
+    """Before a graph of agents told its calls."""
+
+    analysis_id: str
+    symbol: Symbol
+    timeframe: str
+    as_of: datetime
+    variant: str
+    decision: Direction
+    confidence: Decimal
+    horizon_bars: int | None
+    risk_reward: Decimal | None
+    reports: str
+    window_digest: str
+    window_bars: int
+    agent_version: str
+    graph_version: str = ""
+    model_provider: str = ""
+    model_name: str = ""
+    temperature: Decimal | None = None
+    thread_id: str = ""
+    checkpoint_id: str = ""
+    state_snapshot: str = ""
+    stop: Decimal | None = None
+    target: Decimal | None = None
+    entry: OrderTerms | None = None
+
+
+class AnalysisFailedV1(Fact, frozen=True):
+    """Before a failure told how it came about."""
+
+    analysis_id: str
+    symbol: Symbol
+    timeframe: str
+    as_of: datetime
+    variant: str
+    reason: str
 
 
 class BookOpenedV1(Fact, frozen=True):
@@ -194,6 +236,28 @@ def run_started_v2(old: RunStartedV1) -> RunStarted:
     return RunStarted(**_fields(old), lock_digest="")
 
 
+def analysis_made_v3(old: AnalysisMadeV2) -> AnalysisMade:
+    """What was said of a model goes into its work; how often it was asked was not written down."""
+    fields = _fields(old)
+    said = {name: fields.pop(name) for name in _SAID_OF_A_MODEL}
+    if not any(value or value == 0 for value in said.values()):
+        return AnalysisMade(**fields)
+    unknown = {"preset": "", "preset_digest": "", "prompt_digests": (), "calls": ()}
+    work = GraphWork(**unknown, **said, input_tokens=0, output_tokens=0, cost=Decimal(0), latency_ms=0)
+    return AnalysisMade(**fields, work=work)
+
+
+_SAID_OF_A_MODEL = (
+    "graph_version",
+    "model_provider",
+    "model_name",
+    "temperature",
+    "thread_id",
+    "checkpoint_id",
+    "state_snapshot",
+)
+
+
 def book_opened_v2(old: BookOpenedV1) -> BookOpened:
     return BookOpened(**_fields(old), margin_pct=Decimal(100))
 
@@ -217,7 +281,8 @@ def trading_resumed_v2(old: TradingResumedV1) -> TradingResumed:
 FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
     RunRequested: (RunRequestedV1, RunRequestedV2),
     RunStarted: (RunStartedV1,),
-    AnalysisMade: (AnalysisMadeV1,),
+    AnalysisMade: (AnalysisMadeV1, AnalysisMadeV2),
+    AnalysisFailed: (AnalysisFailedV1,),
     BookOpened: (BookOpenedV1,),
     SignalRaised: (SignalRaisedV1,),
     OrderPlaced: (OrderPlacedV1,),
@@ -232,7 +297,9 @@ UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {
     RunRequestedV1: lambda old: RunRequestedV2(**_fields(old)),
     RunRequestedV2: lambda old: RunRequested(**_fields(old)),
     RunStartedV1: run_started_v2,
-    AnalysisMadeV1: lambda old: AnalysisMade(**_fields(old)),
+    AnalysisMadeV1: lambda old: AnalysisMadeV2(**_fields(old)),
+    AnalysisMadeV2: analysis_made_v3,
+    AnalysisFailedV1: lambda old: AnalysisFailed(**_fields(old)),
     BookOpenedV1: book_opened_v2,
     SignalRaisedV1: lambda old: SignalRaised(**_fields(old)),
     OrderPlacedV1: order_placed_v2,

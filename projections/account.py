@@ -17,6 +17,7 @@ from engine.events import (
     RunRequested,
     RunStarted,
 )
+from engine.replay import Named
 from engine.runs import book_stream, run_stream
 from engine.store import Recorded, Store
 from engine.versions import names
@@ -26,7 +27,8 @@ NAMES = frozenset(names([RunRequested, RunStarted, RunEnded, RunFailed, *get_arg
 
 
 class Account:
-    """moves: fills and other movements of cash; consulted: the ids of the analyses the run has read; both in order.
+    """moves: fills and other movements of cash; consulted: the analyses the run has read, each with the version
+    it read; both in order.
 
     latest_at: how far it has come in market time.
     """
@@ -39,7 +41,7 @@ class Account:
         self.latest_at = request.start
         self.moves: list[OrderFilled | CashAdjusted] = []
         self.trades = TradesView()
-        self.consulted: list[str] = []
+        self.consulted: list[Named] = []
 
     @property
     def is_live(self) -> bool:
@@ -61,7 +63,7 @@ class Account:
         if isinstance(event, CashAdjusted):
             self.moves.append(event)
         if isinstance(event, AnalysesConsulted):
-            self.consulted += [analysis_id for analysis_id, _ in event.analyses]
+            self.consulted += event.analyses
         self.trades.note(event)
         return []
 

@@ -28,6 +28,7 @@ def _row(at: datetime, wish: Wish, closes: Mapping[Symbol, Mapping[datetime, Dec
         "symbol": wish.symbol,
         "at": at,
         "analysis_id": wish.analysis_id,
+        "analysis_version": wish.analysis_version,
         "decision": wish.direction.value,
         "confidence": wish.confidence,
         "close": now,

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from engine.events import AnalysisMade, RunRequested
+from engine.events import Attempt, RunRequested
 from engine.feed import Bars
 from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, load_signals
 from engine.money import total
 from engine.orders import Wish, wish_of
-from engine.replay import opinions_named
+from engine.replay import Named, opinions_named
 from engine.runs import bars_seen
 from engine.store import Recorded, Store
 from projections import tables
@@ -41,10 +41,10 @@ class Performance:
         self._accounts: dict[str, Account] = {}
         self._opinions: dict[str, list[Opinion]] = {}
         self._moved: set[str] = set()
-        self._heard: dict[str, Opinion] = {}
+        self._heard: dict[Named, Opinion] = {}
 
     def apply(self, recorded: Recorded) -> Iterable[Change]:
-        if isinstance(recorded.event, AnalysisMade):
+        if isinstance(recorded.event, Attempt):
             self._hear(recorded.event, recorded.version)
         run_id = run_of(recorded)
         if run_id is None:
@@ -63,7 +63,7 @@ class Performance:
         self._moved.clear()
 
     def forget(self) -> None:
-        # What was heard stays: an opinion never changes.
+        # What was heard stays: a fact never changes.
         self._accounts.clear()
         self._opinions.clear()
         self._moved.clear()
@@ -82,8 +82,8 @@ class Performance:
         self._opinions.pop(run_id, None)
         self._moved.discard(run_id)
 
-    def _hear(self, made: AnalysisMade, version: int) -> None:
-        self._heard[made.analysis_id] = made.as_of, wish_of(made, version)
+    def _hear(self, fact: Attempt, version: int) -> None:
+        self._heard[fact.analysis_id, version] = fact.as_of, wish_of(fact, version)
         if len(self._heard) > REMEMBERED:
             del self._heard[next(iter(self._heard))]
 
@@ -106,15 +106,15 @@ class Performance:
         """Every opinion the run has consulted, in order."""
         if account.request.variant.startswith(VARIANT_PREFIX):
             imported = ImportedAnalyst(load_signals(self._store, self._dsn, account.request.variant)).by_id()
-            return [imported[analysis_id] for analysis_id in account.consulted]
+            return [imported[analysis_id] for analysis_id, _ in account.consulted]
         known = self._opinions.setdefault(account.request.run_id, [])
         known += self._found(account.consulted[len(known) :])
         return known
 
-    def _found(self, ids: Sequence[str]) -> list[Opinion]:
-        unheard = [analysis_id for analysis_id in ids if analysis_id not in self._heard]
+    def _found(self, consulted: Sequence[Named]) -> list[Opinion]:
+        unheard = [each for each in consulted if each not in self._heard]
         read = dict(zip(unheard, opinions_named(self._store, unheard), strict=True))
-        return [read.get(analysis_id) or self._heard[analysis_id] for analysis_id in ids]
+        return [read.get(each) or self._heard[each] for each in consulted]
 
 
 def _metrics_row(account: Account, curve: list[EquityPoint]) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
@@ -16,6 +16,15 @@ from projections.schemas import VIEWS
 Rows = list[dict[str, Any]]
 STATEMENT_TIMEOUT = "5s"
 PAGE = 500
+
+By = Literal["analysis", "run", "day", "variant"]
+
+_GROUPS: dict[By, LiteralString] = {
+    "analysis": "c.analysis_id, c.variant",
+    "run": "d.environment, d.run_id",
+    "day": "c.day",
+    "variant": "c.variant, c.preset",
+}
 
 
 class Queries:
@@ -184,6 +193,50 @@ class Queries:
         """When a profile became a default, or ceased to be one (`active` is false), oldest first."""
         query = SQL("SELECT *, digest IS NOT NULL AS active FROM {} WHERE name = %s ORDER BY position")
         return self._rows(query.format(_table("profile_activations")), name)
+
+    def model_versions(self, name: str) -> Rows:
+        """The saved versions of a model preset, oldest first."""
+        query = SQL("SELECT * FROM {} WHERE name = %s ORDER BY version, position").format(_table("model_versions"))
+        return self._rows(query, name)
+
+    def model_activations(self, name: str) -> Rows:
+        """When a model preset became a default, or ceased to be one (`active` is false), oldest first."""
+        query = SQL("SELECT *, digest IS NOT NULL AS active FROM {} WHERE name = %s ORDER BY position")
+        return self._rows(query.format(_table("model_activations")), name)
+
+    def analyses(self, symbol: Symbol | None = None, variant: str | None = None, limit: int = PAGE) -> Rows:
+        """Stored analyses, those of the newest bars first, the failed ones among them."""
+        query = SQL(
+            "SELECT * FROM {} WHERE (%s::text IS NULL OR symbol = %s) AND (%s::text IS NULL OR variant = %s) "
+            "ORDER BY at DESC, analysis_id LIMIT %s"
+        )
+        return self._rows(query.format(_table("analyses")), symbol, symbol, variant, variant, limit)
+
+    def model_calls(self, analysis_id: str) -> Rows:
+        """The questions that were asked for an analysis, in order, those of its failures first."""
+        query = SQL("SELECT * FROM {} WHERE analysis_id = %s ORDER BY version, n").format(_table("model_calls"))
+        return self._rows(query, analysis_id)
+
+    def costs(self, by: By, run_id: str | None = None) -> Rows:
+        """Model calls added up by analysis, run, UTC day or variant, of one run or of all; the latest first.
+
+        calls, failures (those without a usable answer), analyses, input_tokens, output_tokens, cost (US dollars). Of a
+        run: of the analyses it consulted, and no attempt that came later. Runs share analyses, so that they add up to
+        more than was spent.
+        """
+        joined = SQL("FROM {} c").format(_table("model_calls"))
+        if by == "run" or run_id is not None:
+            joined += SQL(
+                " JOIN {} d ON d.analysis_id = c.analysis_id AND c.version <= d.analysis_version "
+                "AND (%s::text IS NULL OR d.run_id = %s)"
+            ).format(_table("decisions"))
+        query = SQL(
+            "SELECT {group}, count(*) AS calls, count(*) FILTER (WHERE c.outcome <> 'answered') AS failures, "
+            "count(DISTINCT c.analysis_id) AS analyses, sum(c.input_tokens)::bigint AS input_tokens, "
+            "sum(c.output_tokens)::bigint AS output_tokens, sum(c.cost) AS cost "
+            "{joined} GROUP BY {group} ORDER BY max(c.position) DESC, {group}"
+        ).format(group=SQL(_GROUPS[by]), joined=joined)
+        return self._rows(query, *([run_id, run_id] if b" JOIN " in joined.as_bytes() else []))
 
     def _of_run(
         self, table: LiteralString, time: LiteralString, run_id: str, symbol: Symbol | None, on: date | None

@@ -19,6 +19,7 @@ from engine.store import Recorded, Store
 from projections import schemas
 from projections.analyses import Analyses
 from projections.books import Books
+from projections.models import Models
 from projections.performance import Performance
 from projections.profiles import Profiles
 from projections.projection import Projection, fold, stops_at, write
@@ -80,8 +81,9 @@ class Runner:
     ) -> None:
         self._store, self.dsn, self.schema = store, dsn, schema
         self._projections = projections or (
-            Analyses(),
+            Analyses(store),
             Books(store),
+            Models(store),
             Performance(store, catalogue, dsn),
             Profiles(store),
         )

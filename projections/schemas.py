@@ -205,6 +205,8 @@ def _tables(schema: str) -> str:
         f"CREATE INDEX ON {schema}.trades (symbol, entry_at);",
         f"CREATE INDEX ON {schema}.signals (analysis_id);",
         f"CREATE INDEX ON {schema}.analyses (symbol, at);",
+        f"CREATE INDEX ON {schema}.model_calls (variant);",
+        f"CREATE INDEX ON {schema}.decisions (analysis_id);",
         f"CREATE TABLE {schema}.progress (projection text PRIMARY KEY, position bigint NOT NULL DEFAULT 0, "
         "updated_at timestamptz NOT NULL DEFAULT now(), stopped_at bigint, reason text);",
         *(f"INSERT INTO {schema}.progress (projection) VALUES ('{name}');" for name in projections),

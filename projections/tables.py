@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 # Raise it with any change in what a projection writes: the tables are made anew beside those of the version before.
-VERSION = 3
+VERSION = 4
 
 
 class Column(NamedTuple):
@@ -273,11 +273,33 @@ DAYS = _table(
     ("financing", "numeric", "account currency, of the run so far", "CashAdjusted.amount"),
 )
 
+WORK = (
+    ("model_provider", "text", "name", "GraphWork.model_provider"),
+    ("model_name", "text", "name", "GraphWork.model_name"),
+    ("temperature", "numeric", "", "GraphWork.temperature"),
+    ("seed", "bigint", "", "GraphWork.seed"),
+    ("preset", "text", "name", "GraphWork.preset"),
+    ("preset_digest", "text", "SHA-256 of the preset's document", "GraphWork.preset_digest"),
+    ("sighted", "boolean", "whether it was shown pictures", "GraphWork.sighted"),
+    ("knowledge_cutoff", "text", "date, empty when unknown", "GraphWork.knowledge_cutoff"),
+    ("input_tokens", "bigint", "count", "GraphWork.input_tokens"),
+    ("output_tokens", "bigint", "count", "GraphWork.output_tokens"),
+    ("cost", "numeric", "US dollars", "GraphWork.cost"),
+    ("latency_ms", "bigint", "milliseconds", "GraphWork.latency_ms"),
+    ("artefacts", "text", "JSON list of agent and SHA-256 of its picture", "GraphWork.artefacts"),
+    ("graph_version", "text", "version", "GraphWork.graph_version"),
+    ("thread_id", "text", "id", "GraphWork.thread_id"),
+    ("checkpoint_id", "text", "id", "GraphWork.checkpoint_id"),
+    ("state_snapshot", "text", "JSON", "GraphWork.state_snapshot"),
+)
+"""What an analysis's row tells of the graph of agents behind it; empty or null where there is none."""
+
 ANALYSES = Table(
     "analyses",
     "analyses",
-    "never",
-    "One row per stored analysis, shared by all runs that consult it.",
+    "by key",
+    "One row per stored analysis, shared by all runs that consult it. One that failed is replaced by the opinion, once "
+    "that is made.",
     ("analysis_id",),
     tuple(
         Column(*column)
@@ -287,20 +309,50 @@ ANALYSES = Table(
             ("timeframe", "text", "bar length", "AnalysisMade.timeframe"),
             ("at", "timestamptz", "UTC, close of the bar", "AnalysisMade.as_of"),
             ("variant", "text", "name", "AnalysisMade.variant"),
-            ("decision", "text", "LONG, SHORT or HOLD", "AnalysisMade.decision"),
-            ("confidence", "numeric", "0 to 1", "AnalysisMade.confidence"),
+            ("status", "text", "made or failed", "AnalysisMade, AnalysisFailed"),
+            ("reason", "text", "why it failed, null when made", "AnalysisFailed.reason"),
+            ("version", "bigint", "of the event in the analysis's stream", "AnalysisMade, AnalysisFailed"),
+            ("decision", "text", "LONG, SHORT, FLAT or HOLD, null when failed", "AnalysisMade.decision"),
+            ("confidence", "numeric", "0 to 1, null when failed", "AnalysisMade.confidence"),
             ("horizon_bars", "integer", "bars", "AnalysisMade.horizon_bars"),
             ("risk_reward", "numeric", "ratio", "AnalysisMade.risk_reward"),
-            ("model_provider", "text", "name", "AnalysisMade.model_provider"),
-            ("model_name", "text", "name", "AnalysisMade.model_name"),
-            ("temperature", "numeric", "", "AnalysisMade.temperature"),
-            ("agent_version", "text", "version", "AnalysisMade.agent_version"),
-            ("graph_version", "text", "version", "AnalysisMade.graph_version"),
-            ("thread_id", "text", "id", "AnalysisMade.thread_id"),
-            ("checkpoint_id", "text", "id", "AnalysisMade.checkpoint_id"),
-            ("state_snapshot", "text", "JSON", "AnalysisMade.state_snapshot"),
+            ("agent_version", "text", "version, empty when failed", "AnalysisMade.agent_version"),
             ("window_digest", "text", "SHA-256", "AnalysisMade.window_digest"),
-            ("position", "bigint", "place in the log", "position of AnalysisMade"),
+            *WORK,
+            ("position", "bigint", "place in the log", "position of AnalysisMade or AnalysisFailed"),
+        )
+    ),
+)
+
+MODEL_CALLS = Table(
+    "model_calls",
+    "analyses",
+    "never",
+    "One row per question to a model, of analyses that were made and of those that failed.",
+    ("analysis_id", "version", "n"),
+    tuple(
+        Column(*column)
+        for column in (
+            ("analysis_id", "text", "id", "AnalysisMade.analysis_id"),
+            ("version", "bigint", "of the event in the analysis's stream", "AnalysisMade, AnalysisFailed"),
+            ("n", "bigint", "place in the event, from 1", "GraphWork.calls"),
+            ("variant", "text", "name", "AnalysisMade.variant"),
+            ("preset", "text", "name", "GraphWork.preset"),
+            ("node", "text", "agent", "ModelCall.node"),
+            ("seq", "integer", "the agent's question, from 1", "ModelCall.seq"),
+            ("attempt", "integer", "try of the question, from 1", "ModelCall.attempt"),
+            ("model", "text", "name asked for", "ModelCall.model"),
+            ("answered_by", "text", "name that answered", "ModelCall.answered_by"),
+            ("system_fingerprint", "text", "", "ModelCall.system_fingerprint"),
+            ("outcome", "text", "answered, or the kind of fault", "ModelCall.outcome"),
+            ("request", "text", "SHA-256", "ModelCall.request"),
+            ("response", "text", "SHA-256, empty when none came", "ModelCall.response"),
+            ("input_tokens", "bigint", "count", "ModelCall.input_tokens"),
+            ("output_tokens", "bigint", "count", "ModelCall.output_tokens"),
+            ("cost", "numeric", "US dollars", "ModelCall.cost"),
+            ("latency_ms", "bigint", "milliseconds", "ModelCall.latency_ms"),
+            ("day", "date", "UTC, on which the analysis was recorded", "metadata of AnalysisMade or AnalysisFailed"),
+            ("position", "bigint", "place in the log", "position of AnalysisMade or AnalysisFailed"),
         )
     ),
 )
@@ -314,6 +366,7 @@ DECISIONS = _table(
     ("symbol", "text", "", "AnalysisMade.symbol"),
     ("at", "timestamptz", "UTC, close of the bar", "AnalysisMade.as_of"),
     ("analysis_id", "text", "id", "AnalysesConsulted.analyses"),
+    ("analysis_version", "bigint", "of the event in the analysis's stream", "AnalysesConsulted.analyses"),
     ("decision", "text", "LONG, SHORT, FLAT or HOLD", "AnalysisMade.decision"),
     ("confidence", "numeric", "0 to 1", "AnalysisMade.confidence"),
     ("close", "numeric", "quote currency", "bars"),
@@ -407,6 +460,45 @@ PROFILE_ACTIVATIONS = Table(
     ),
 )
 
+MODEL_VERSIONS = Table(
+    "model_versions",
+    "models",
+    "never",
+    "One row per saved version of a model preset. Presets belong to no run.",
+    ("position",),
+    tuple(
+        Column(*column)
+        for column in (
+            ("name", "text", "name", "ModelSaved.name"),
+            ("version", "bigint", "counted from 1", "the preset's stream"),
+            ("digest", "text", "SHA-256 of the document", "ModelSaved.digest"),
+            ("actor", "text", "who saved it", "metadata of ModelSaved"),
+            ("saved_at", "timestamptz", "UTC, wall clock", "metadata of ModelSaved"),
+            ("document", "text", "JSON", "ModelSaved.document"),
+            ("position", "bigint", "place in the log", "position of ModelSaved"),
+        )
+    ),
+)
+
+MODEL_ACTIVATIONS = Table(
+    "model_activations",
+    "models",
+    "never",
+    "One row whenever a model preset became a default, or ceased to be one. The latest one of a scope holds.",
+    ("position",),
+    tuple(
+        Column(*column)
+        for column in (
+            ("scope", "text", "global, backtest or paper", "ModelActivated.scope"),
+            ("name", "text", "name", "ModelActivated.name, the stream's name where a default ends"),
+            ("digest", "text", "SHA-256 of the version, null where a default ends", "ModelActivated.digest"),
+            ("at", "timestamptz", "UTC, wall clock", "metadata of ModelActivated"),
+            ("actor", "text", "who did it", "metadata of ModelActivated"),
+            ("position", "bigint", "place in the log", "position of ModelActivated"),
+        )
+    ),
+)
+
 TABLES: tuple[Table, ...] = (
     RUNS,
     PORTFOLIO,
@@ -418,11 +510,14 @@ TABLES: tuple[Table, ...] = (
     FILLS,
     TRADES,
     ANALYSES,
+    MODEL_CALLS,
     DECISIONS,
     EQUITY,
     METRICS,
     PROFILE_VERSIONS,
     PROFILE_ACTIVATIONS,
+    MODEL_VERSIONS,
+    MODEL_ACTIVATIONS,
 )
 
 
@@ -438,7 +533,7 @@ def document() -> str:
         "`quantagent projections status` says how far they are. All times are UTC. This page is generated from "
         "`projections/tables.py` by `make docs`.",
         "",
-        "Four projections write them, each at its own pace. One that meets an event it cannot project stops before "
+        "Five projections write them, each at its own pace. One that meets an event it cannot project stops before "
         "it, says so in its status and tries again with every new attempt; the others go on.",
         "",
         "`event_log` is a view: every event of the log with its payload and metadata as JSON, its run and environment.",

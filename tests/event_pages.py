@@ -43,7 +43,8 @@ SECTIONS = (
     ),
     Section(
         "analysis:<analysis_id>",
-        "Attempts at one opinion on exactly those bars. The first `AnalysisMade` is the opinion; all runs share it.",
+        "Attempts at one opinion on exactly those bars. The first `AnalysisMade` is the opinion; all runs share it. A run "
+        "that consulted a failure before that stays with it: it names the version that it read.",
         (events.AnalysisMade, events.AnalysisFailed),
     ),
     Section("signals:<digest>", "Somebody else's signals, imported from a file.", (events.SignalsImported,)),
@@ -89,6 +90,11 @@ SECTIONS = (
         "The versions of one profile, and where it is the default.",
         (events.ProfileSaved, events.ProfileActivated),
     ),
+    Section(
+        "model:<name>",
+        "The versions of how one model is reached and asked, and where it is the default.",
+        (events.ModelSaved, events.ModelActivated),
+    ),
 )
 
 VALUES: tuple[type[msgspec.Struct], ...] = (
@@ -101,6 +107,8 @@ VALUES: tuple[type[msgspec.Struct], ...] = (
     config.Override,
     events.OrderTerms,
     events.Protection,
+    events.GraphWork,
+    events.ModelCall,
     config.Sizing,
     config.RiskLimits,
     config.Exits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import pytest
 
 from engine import runs
 from engine.errors import BookMoved
-from engine.events import EVENT_TYPES, Environment, Fact, RunFailed, RunStarted
+from engine.events import EVENT_TYPES, AnalysisMade, Environment, Fact, RunFailed, RunStarted
 from engine.store import ENGINE_VERSION, Batch, Cause, Store
 from engine.store.codec import name_of, payload_of
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
-from engine.versions import FORMER, NAMES, TYPES, UPCASTERS, RunRequestedV2, RunStartedV1, names, newest
+from engine.versions import FORMER, NAMES, TYPES, UPCASTERS, AnalysisMadeV2, RunRequestedV2, RunStartedV1, names, newest
 from tests.test_events import load, payload
 from tests.workloads import golden_config, scripted, walk
 
@@ -70,6 +71,29 @@ def test_every_former_shape_leads_to_the_next(kind: type[Fact]) -> None:
         assert type(UPCASTERS[old](fact)) is new
         assert type(newest(fact)) is kind
     assert kind not in UPCASTERS
+
+
+def test_what_an_old_analysis_said_of_a_model_is_its_work_and_nothing_is_made_up() -> None:
+    old = msgspec.json.decode(payload("AnalysisMade.v2"), type=AnalysisMadeV2)
+    new = newest(old)
+    assert isinstance(new, AnalysisMade)
+    assert new.work is not None
+    told = ("graph_version", "model_provider", "model_name", "temperature", "thread_id", "checkpoint_id")
+    assert [getattr(new.work, name) for name in told] == [getattr(old, name) for name in told]
+    assert new.work.state_snapshot == old.state_snapshot
+    assert (new.work.calls, new.work.preset, new.work.cost, new.work.input_tokens) == ((), "", 0, 0)
+    assert (new.stop, new.target, new.entry, new.decision) == (old.stop, old.target, old.entry, old.decision)
+
+
+@pytest.mark.parametrize(("temperature", "has_work"), [(None, False), (Decimal(0), True)])
+def test_an_old_analysis_that_said_nothing_of_a_model_has_no_work(temperature: Decimal | None, has_work: bool) -> None:
+    old = msgspec.json.decode(payload("AnalysisMade.v2"), type=AnalysisMadeV2)
+    blank = dict.fromkeys(
+        ("graph_version", "model_provider", "model_name", "thread_id", "checkpoint_id", "state_snapshot"), ""
+    )
+    new = newest(msgspec.structs.replace(old, **blank, temperature=temperature))
+    assert isinstance(new, AnalysisMade)
+    assert (new.work is not None) is has_work
 
 
 def test_only_former_shapes_are_upcast() -> None:

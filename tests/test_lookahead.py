@@ -93,7 +93,7 @@ def ruled(bars_by_symbol: list[list[Bar]]) -> tuple[list[AnalysisMade], list[Boo
     script = {(bar.symbol, bar.closed_at): formed.wish(bar) for bars in bars_by_symbol for bar in bars}
     config = config_of(symbols, slippage_bps="5", commission_bps="10", position_pct="10", holding_bars=4)
     events = play(History(config, bars_by_symbol, script), store).events
-    return [row.event for row in read_from(store, ["AnalysisMade.v2"]) if isinstance(row.event, AnalysisMade)], events
+    return [row.event for row in read_from(store, ["AnalysisMade.v3"]) if isinstance(row.event, AnalysisMade)], events
 
 
 @given(st.integers(260, COUNT - 2), st.sampled_from([(11, 7), (23, 5)]))

@@ -256,12 +256,12 @@ def test_a_new_version_that_stops_where_the_old_one_got_past_is_not_shown(world:
     world.analyse(5)
     world.runner().catch_up()
     pretend_it_is_of_version(world.dsn, VERSION - 1)
-    bad = world.store.read_all(names=["AnalysisMade.v2"])[2].position
+    bad = world.store.read_all(names=["AnalysisMade.v3"])[2].position
     world.change("UPDATE quantagent.events SET topic = 'Unheard.v1' WHERE notification_id = %s", bad)
     world.runner().catch_up()
     status = world.runner().status()
     assert not status.published
-    assert len(status.stopped) == 4
+    assert len(status.stopped) == 5
     assert len(world.rows(VIEWS)["analyses"]) == 5
     world.change("UPDATE quantagent.events SET topic = 'AnalysisMade.v2' WHERE notification_id = %s", bad)
     world.runner().catch_up()

@@ -243,7 +243,7 @@ def test_a_book_that_is_not_the_one_the_run_ended_with_is_told(ended: Ended) -> 
 
 def test_an_opinion_that_is_gone_is_named(ended: Ended) -> None:
     store, asked = ended
-    first = next(replay.consulted(store, asked.run_id))
+    first, _ = next(replay.consulted(store, asked.run_id))
     store.drop_last_of(f"analysis:{first}")
     with pytest.raises(AnalysisMissing) as refused:
         again(store, asked)
@@ -253,17 +253,31 @@ def test_an_opinion_that_is_gone_is_named(ended: Ended) -> None:
 def test_a_list_that_differs_is_told_by_the_places_in_it(ended: Ended) -> None:
     store, asked = ended
     names = next(row for row in store.read(runs.book_stream(asked.run_id)) if row.name == "AnalysesConsulted.v1")
-    first = next(replay.consulted(store, asked.run_id))
-    store.edit(names.position, f'["{first}",2]'.encode(), f'["{first}",1]'.encode())
+    first, second = list(replay.consulted(store, asked.run_id))[:2]
+    inside = f'["{first[0]}",2],["{second[0]}",2]', f'["{second[0]}",2],["{first[0]}",2]'
+    store.edit(names.position, *(each.encode() for each in inside))
     found = again(store, asked)
     assert found.difference is not None
-    assert event_changes(*found.difference[1:]) == [("analyses.0.1", "1", "2")]
+    assert event_changes(*found.difference[1:]) == [
+        ("analyses.0.0", second[0], first[0]),
+        ("analyses.1.0", first[0], second[0]),
+    ]
+
+
+def test_another_version_of_an_opinion_than_the_one_consulted_is_told(ended: Ended) -> None:
+    """The first bar's opinion is HOLD either way, so that the book alone would not show it."""
+    store, asked = ended
+    names = next(row for row in store.read(runs.book_stream(asked.run_id)) if row.name == "AnalysesConsulted.v1")
+    first, _ = next(replay.consulted(store, asked.run_id))
+    store.edit(names.position, f'["{first}",2]'.encode(), f'["{first}",1]'.encode())
+    found = again(store, asked)
+    assert (found.equal, found.analyses.equal, found.difference) == (False, False, None)
 
 
 def test_an_opinion_that_the_book_no_longer_names_is_missed_at_its_bar(ended: Ended) -> None:
     store, asked = ended
     names = next(row for row in store.read(runs.book_stream(asked.run_id)) if row.name == "AnalysesConsulted.v1")
-    first = next(replay.consulted(store, asked.run_id))
+    first, _ = next(replay.consulted(store, asked.run_id))
     store.edit(names.position, f'["{first}",2],'.encode(), b"")
     with pytest.raises(AnalysisMissing, match=r"AAA\.1h@20240101T010000Z\.rules"):
         again(store, asked)

@@ -73,6 +73,10 @@ CHANGES = [
     "UPDATE quantagent.paper_orders SET quantity = quantity",
     "DELETE FROM quantagent.paper_executions",
     "TRUNCATE quantagent.paper_cash",
+    "UPDATE quantagent.llm_bodies SET body = body",
+    "DELETE FROM quantagent.llm_bodies",
+    "UPDATE quantagent.llm_calls SET cost = 0",
+    "TRUNCATE quantagent.llm_calls, quantagent.llm_bodies",
 ]
 WRITES = [
     "INSERT INTO quantagent.events SELECT gen_random_uuid(), 1, topic, state, 99 FROM quantagent.events LIMIT 1",
@@ -85,6 +89,7 @@ WRITES = [
     "INSERT INTO quantagent.asked_bars (symbol, timeframe, provider, start_at, end_at, asked_at, rows) "
     "VALUES ('A', '1h', 'p', now(), now() + interval '1h', now(), 0)",
     "INSERT INTO quantagent.imported_signals VALUES ('d', 1, 'A', now(), 'LONG', 1)",
+    "INSERT INTO quantagent.llm_bodies VALUES (encode(sha256('x'), 'hex'), 'x')",
     "CREATE SCHEMA mine",
     "CREATE TABLE public.mine (x integer)",
     "CREATE TEMPORARY TABLE mine (x integer)",
@@ -131,7 +136,7 @@ def test_the_refusals_are_those_of_rights(logins: Access) -> None:
 
 
 def test_even_the_owner_is_stopped_by_a_trigger_until_it_is_taken_away(dsn: str) -> None:
-    for table in ("events", "seals", "log_identity", "imported_signals"):
+    for table in ("events", "seals", "log_identity", "imported_signals", "llm_calls"):
         for change in (f"DELETE FROM quantagent.{table}", f"TRUNCATE quantagent.{table}"):
             with psycopg.connect(dsn) as conn, pytest.raises(psycopg.errors.RaiseException, match="is append-only"):
                 conn.execute(change.encode())

@@ -195,7 +195,7 @@ def no_file(variant: str) -> SignalFile:
 
 def test_a_replay_reads_the_same_opinions_into_the_same_bytes_and_makes_none(store: Store) -> None:
     source = performed(store, question("rules"), Stored(store))
-    analyses = store.read_all(limit=100_000, names=["AnalysisMade.v2"])
+    analyses = store.read_all(limit=100_000, names=["AnalysisMade.v3"])
     heard: list[int] = []
     analyst = replay.stored_opinions(store, source.request, no_file, heard.append)
     again = performed(store, question("rules", of_run=source.request.run_id), analyst)
@@ -204,7 +204,7 @@ def test_a_replay_reads_the_same_opinions_into_the_same_bytes_and_makes_none(sto
         source.ended.book_digest,
         source.ended.analyses_digest,
     )
-    assert store.read_all(limit=100_000, names=["AnalysisMade.v2"]) == analyses
+    assert store.read_all(limit=100_000, names=["AnalysisMade.v3"]) == analyses
     assert heard == list(range(1, 241))
     assert list(replay.consulted(store, again.request.run_id)) == list(replay.consulted(store, source.request.run_id))
 
@@ -212,7 +212,7 @@ def test_a_replay_reads_the_same_opinions_into_the_same_bytes_and_makes_none(sto
 def test_a_replay_of_an_opinion_that_is_not_stored_names_it() -> None:
     store = MemoryStore()
     source = performed(store, question("rules"))
-    missing = next(replay.consulted(store, source.request.run_id))
+    missing, _ = next(replay.consulted(store, source.request.run_id))
     with pytest.raises(AnalysisMissing, match="a replay never makes one") as refused:
         replay.stored_opinions(store, source.request, no_file)
     assert refused.value.key == missing

@@ -43,7 +43,7 @@ RESTORE = "UPDATE quantagent.events SET state = %s WHERE notification_id = %s"
 
 def test_a_damaged_analysis_stops_analyses_while_books_go_on_and_repair_lets_it_recover(world: World) -> None:
     world.analyse(5)
-    bad = position_of(world, "AnalysisMade.v2", 2)
+    bad = position_of(world, "AnalysisMade.v3", 2)
     with psycopg.connect(world.dsn) as conn:
         (state,) = conn.execute(
             "SELECT state FROM quantagent.events WHERE notification_id = %s", (bad,)
@@ -76,14 +76,15 @@ def test_the_status_command_says_what_stopped_and_exits_with_a_no(world: World, 
     world.analyse(3)
     assert answer(env, "projections", "status")["projections"][0]["stopped_at"] is None
     world.analyse(2, 3)
-    bad = position_of(world, "AnalysisMade.v2", 3)
+    bad = position_of(world, "AnalysisMade.v3", 3)
     world.change(DAMAGE, "[", bad)
     # As the command does it: the read tables belong to whoever projected first.
     assert run(env, "projections", "rebuild", "--json").returncode == 0
     shown = json.loads(run(env, "projections", "status", "--json", code=3).stdout)
     assert (shown["version"], shown["published"], shown["lag"]) == (VERSION, True, 2)
     found = {each["projection"]: (each["lag"], each["stopped_at"]) for each in shown["projections"]}
-    assert found == {"analyses": (2, bad), "books": (0, None), "performance": (0, None), "profiles": (0, None)}
+    others = dict.fromkeys(("books", "models", "performance", "profiles"), (0, None))
+    assert found == {"analyses": (2, bad), **others}
     told = run(env, "projections", "status", code=3)
     assert f"position {bad} cannot be read" in told.stderr
     assert str(bad) in told.stdout
@@ -91,7 +92,7 @@ def test_the_status_command_says_what_stopped_and_exits_with_a_no(world: World, 
 
 def test_a_rebuild_with_a_damaged_event_stops_where_the_present_tables_do(world: World) -> None:
     world.analyse(3)
-    bad = position_of(world, "AnalysisMade.v2", 1)
+    bad = position_of(world, "AnalysisMade.v3", 1)
     world.change(DAMAGE, "[", bad)
     world.run(question(BOLD))
     world.runner().catch_up()
@@ -103,14 +104,14 @@ def test_a_rebuild_with_a_damaged_event_stops_where_the_present_tables_do(world:
 
 def test_a_name_that_nobody_knows_stops_every_projection_before_it(world: World) -> None:
     world.analyse(4)
-    bad = position_of(world, "AnalysisMade.v2", 1)
+    bad = position_of(world, "AnalysisMade.v3", 1)
     world.change("UPDATE quantagent.events SET topic = %s WHERE notification_id = %s", "OrderTeleported.v1", bad)
     one = world.runner()
     one.catch_up()
     found = reached(one)
     assert {(each.position, each.stopped_at) for each in found.values()} == {(bad - 1, bad)}
     assert all("'OrderTeleported.v1'" in (each.reason or "") for each in found.values())
-    world.change("UPDATE quantagent.events SET topic = %s WHERE notification_id = %s", "AnalysisMade.v2", bad)
+    world.change("UPDATE quantagent.events SET topic = %s WHERE notification_id = %s", "AnalysisMade.v3", bad)
     assert one.catch_up() == 3
     assert len(world.rows()["analyses"]) == 4
 
@@ -150,13 +151,13 @@ def test_rows_that_the_database_refuses_stop_their_projection(world: World) -> N
     one = world.runner()
     one.catch_up()
     with psycopg.connect(world.dsn, autocommit=True) as conn:
-        conn.execute("INSERT INTO read_models_v3.analyses (analysis_id) VALUES ('AAA.1h@4.test.0')")
+        conn.execute("ALTER TABLE read_models_v4.analyses ADD CHECK (analysis_id <> 'AAA.1h@4.test.0')")
     world.analyse(3, 3)
     one.catch_up()
     found = reached(one)["analyses"]
-    assert found.stopped_at == position_of(world, "AnalysisMade.v2", 4) == found.position + 1
-    assert "UniqueViolation" in (found.reason or "")
-    # Somebody's own row in our tables is no reason to keep them.
+    assert found.stopped_at == position_of(world, "AnalysisMade.v3", 4) == found.position + 1
+    assert "CheckViolation" in (found.reason or "")
+    # What somebody did to our tables is no reason to keep them.
     rebuilt = rebuild(world.store, world.catalogue, world.dsn)
     assert not rebuilt.same
     assert rebuilt.rows["analyses"] == 6

@@ -54,6 +54,24 @@ def test_no_other_line_below_the_lows_is_closer_to_them(seed: int, tilt: float) 
 
 
 @given(seed=st.integers(0, 10**6))
+@settings(max_examples=25)
+def test_trying_every_pair_of_bars_finds_no_closer_line_than_ours(seed: int) -> None:
+    frame = walk(seed, 120)
+    windows = Windows.of(frame, [119])
+    low, high = frame["low"].to_numpy()[-FIT_BARS:], frame["high"].to_numpy()[-FIT_BARS:]
+    for line, points, side in ((support_lines(windows), low, 1), (resistance_lines(windows), high, -1)):
+        left, right = np.triu_indices(FIT_BARS, 1)
+        slopes = (points[right] - points[left]) / (right - left)
+        over = side * (
+            points - points[right, np.newaxis] - slopes[:, np.newaxis] * (POSITIONS - POSITIONS[right, None])
+        )
+        totals = np.where((over > -1e-6).all(axis=1), over.sum(axis=1), np.inf)
+        ours = side * (points - line.level[0] - line.slope[0] * POSITIONS)
+        assert ours.min() > -1e-6
+        assert ours.sum() == pytest.approx(totals.min(), rel=1e-9, abs=1e-6)
+
+
+@given(seed=st.integers(0, 10**6))
 @settings(max_examples=40)
 def test_prices_upside_down_swap_support_and_resistance_and_turn_the_trend(seed: int) -> None:
     frame = walk(seed, 200)

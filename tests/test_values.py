@@ -13,7 +13,7 @@ import pytest
 from engine import errors
 from engine.config import Costs, Entry, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing, digest_of
 from engine.errors import BadInput
-from engine.events import AnalysisMade, OrderTerms, PositionsMarked
+from engine.events import AnalysisFailed, AnalysisMade, OrderTerms, PositionsMarked
 from engine.market import (
     Direction,
     Instrument,
@@ -185,6 +185,11 @@ def test_an_analysis_asks_for_what_it_has_said() -> None:
         "AAA", Direction.LONG, ONE, "key", 2, 4, exact("1.5"), exact("95"), exact("120"), made.entry
     )
     assert analysis_stream("key") == "analysis:key"
+
+
+def test_an_analysis_that_failed_asks_for_nothing() -> None:
+    failed = AnalysisFailed("key", "AAA", "1h", AT, "gpt@1", "the server was busy", "digest")
+    assert wish_of(failed, 3) == Wish("AAA", Direction.HOLD, exact("0"), "key", 3)
 
 
 def test_a_digest_is_the_same_for_the_same_configuration_and_for_no_other() -> None:

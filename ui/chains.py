@@ -12,9 +12,12 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from engine.audit.journal import asked_in_words
 from engine.audit.why import Link, checks_of, reasons_of
 from engine.events import (
+    AnalysisFailed,
     AnalysisMade,
+    GraphWork,
     OrderCanceled,
     OrderFilled,
     OrderPlaced,
@@ -104,6 +107,8 @@ def _step(link: Link) -> Step:
     match event:
         case AnalysisMade():
             says, facts = event.decision.value, _facts_of_analysis(event)
+        case AnalysisFailed():
+            says, facts = f"no opinion: {event.reason}", _facts_of_failure(event)
         case SignalRaised():
             says = event.direction.value
             facts = [
@@ -162,13 +167,22 @@ def _facts_of_order(order: OrderPlaced) -> list[tuple[str, str]]:
 
 
 def _facts_of_analysis(made: AnalysisMade) -> list[tuple[str, str]]:
-    model = f"{made.model_provider} {made.model_name}".strip()
-    facts = [("confidence", number(made.confidence)), ("by", f"{made.variant}, {model}" if model else made.variant)]
+    facts = [("confidence", number(made.confidence)), ("by", _by(made.variant, made.work))]
     if made.horizon_bars is not None:
         facts.append(("horizon", f"{made.horizon_bars} bars"))
     if made.risk_reward is not None:
         facts.append(("risk-reward", number(made.risk_reward)))
     return [*facts, ("window", f"{made.window_bars} bars, {made.window_digest[:12]}")]
+
+
+def _facts_of_failure(failed: AnalysisFailed) -> list[tuple[str, str]]:
+    asked = [("asked", asked_in_words(failed.work))] if failed.work is not None and failed.work.calls else []
+    return [("by", _by(failed.variant, failed.work)), *asked]
+
+
+def _by(variant: str, work: GraphWork | None) -> str:
+    model = "" if work is None else f"{work.model_provider} {work.model_name}".strip()
+    return f"{variant}, {model}" if model else variant
 
 
 def _reports(made: AnalysisMade) -> tuple[Report, ...]:

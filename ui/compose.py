@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from analysis import variants
 from analysis.analyst import opinions
 from engine import clock, runs
 from engine.audit.anchors import Anchor, anchor, anchors_of, log_id_of
@@ -28,7 +28,8 @@ from engine.feed import Bars
 from engine.feed.catalogue import Catalogue
 from engine.feed.signals import ImportedAnalyst, check_signals_fit, load_signals, read_signals, save_signals
 from engine.market import Bar, Instrument, Symbol, Timeframe
-from engine.replay import check_replayable, commands_of, stored_opinions
+from engine.money import ZERO
+from engine.replay import check_replayable, commands_of, consulted, stored_opinions
 from engine.session import Analyst
 from engine.store import Store, roles
 from engine.store.embedded_files import default_home
@@ -38,8 +39,12 @@ from engine.store.roles import Access
 from projections.queries import Queries
 from projections.runner import Runner
 from ui import profile_log, profiles
+from ui.analysts import analyst_of
 from ui.installed import lock_digest
 from ui.settings import Settings, from_environment
+
+if TYPE_CHECKING:
+    from analysis.graph.generation import Progress
 
 Tell = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much is done, of how much."""
@@ -54,12 +59,16 @@ def print_to_stderr(message: str) -> None:
 
 
 class App(NamedTuple):
-    """One opened system: the log, the bars, and how to reach the database for each kind of work."""
+    """One opened system: the log, the bars, and how to reach the database for each kind of work.
+
+    at_end: closes what is opened later, when the system is closed.
+    """
 
     settings: Settings
     access: Access
     store: Store
     catalogue: Bars
+    at_end: ExitStack | None = None
 
     @property
     def dsn(self) -> str:
@@ -106,8 +115,8 @@ def open_app(settings: Settings | None = None, warn: Callable[[str], None] = pri
     What was appended meanwhile is anchored at the end; `warn` hears when it could not be.
     """
     settings = settings or from_environment()
-    with _access(settings) as access, PostgresStore(access.writer) as store:
-        app = App(settings, access, store, Catalogue(access.writer))
+    with _access(settings) as access, PostgresStore(access.writer) as store, ExitStack() as at_end:
+        app = App(settings, access, store, Catalogue(access.writer), at_end)
         try:
             yield app
         finally:
@@ -119,8 +128,8 @@ def open_app(settings: Settings | None = None, warn: Callable[[str], None] = pri
 def open_audit(settings: Settings | None = None) -> Generator[App]:
     """The same system as an auditor has it: everything can be read, and nothing written."""
     settings = settings or from_environment()
-    with _access(settings) as access, PostgresStore(access.auditor) as store:
-        yield App(settings, Access(*[access.auditor] * 4), store, Catalogue(access.auditor))
+    with _access(settings) as access, PostgresStore(access.auditor) as store, ExitStack() as at_end:
+        yield App(settings, Access(*[access.auditor] * 4), store, Catalogue(access.auditor), at_end)
 
 
 def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:
@@ -164,7 +173,8 @@ class Question(NamedTuple):
     """What a backtest asks. Without bounds: all bars.
 
     Without symbols: the profile's universe, or all that the catalogue holds in the timeframe. Without profiles: those
-    in force.
+    in force. Without a variant: the model that is active, else the rules. budget: US dollars for what models are asked.
+    retry: ask models again where they failed before.
     """
 
     symbols: Sequence[Symbol] = ()
@@ -172,16 +182,19 @@ class Question(NamedTuple):
     start: datetime | None = None
     end: datetime | None = None
     profile: str | None = None
-    variant: str = "rules"
+    variant: str = ""
     signals: Path | None = None
     label: str = ""
     risk_profile: str | None = None
+    budget: Decimal | None = None
+    retry: bool = False
 
 
 class Answer(NamedTuple):
     """A finished run, how many analyses were made for it and how many found stored, and where its profile is from.
 
-    notices: what a person should know of the analyses, such as bars that were too few for more than a HOLD.
+    analyses_failed: how many of them are no opinion; cost: of those made, in US dollars; notices: what a person should
+    know of the analyses, such as bars that were too few for more than a HOLD.
     """
 
     result: runs.Result
@@ -189,6 +202,8 @@ class Answer(NamedTuple):
     analyses_found: int
     profile_told: str
     notices: tuple[str, ...] = ()
+    analyses_failed: int = 0
+    cost: Decimal = ZERO
 
 
 class Setup(NamedTuple):
@@ -204,6 +219,21 @@ class Setup(NamedTuple):
     known_at: datetime
 
 
+class Spending:
+    """What a generation has cost so far, in the words of its progress bar."""
+
+    def __init__(self) -> None:
+        self.cost, self.failed = ZERO, 0
+
+    def hear(self, progress: Progress) -> None:
+        self.cost, self.failed = progress.cost, progress.failed
+
+    @property
+    def told(self) -> str:
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        return f"analyses | ${self.cost:.4f}{failed}" if self.cost or self.failed else "analyses"
+
+
 def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
     """Makes the analyses that are missing, runs the session over the bars, and brings the read models up to date."""
     ready = set_up(app, question)
@@ -214,7 +244,8 @@ def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
         requested = _asked(app, ready, file.variant, question.label)
         result = _perform(app, requested, ready.bars, ImportedAnalyst(file), tell)
         return Answer(result, 0, 0, ready.chosen.told)
-    variant, total = variants.find(question.variant), sum(map(len, ready.bars))
+    total, spent = sum(map(len, ready.bars)), Spending()
+    variant = analyst_of(app, question.variant, Environment.BACKTEST, budget=question.budget, progress=spent.hear)
     requested = _asked(app, ready, variant.name, question.label)
     formed = opinions(
         app.store,
@@ -225,10 +256,14 @@ def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
         question.end,
         actor=app.settings.actor,
         variant=variant,
-        progress=lambda done: tell("analyses", done, total),
+        progress=lambda done: tell(spent.told, done, total),
+        retry=question.retry,
+        read=dict(consulted(app.store, requested.run_id)),
     )
     result = _perform(app, requested, ready.bars, formed, tell)
-    return Answer(result, formed.made, formed.found, ready.chosen.told, tuple(formed.notices))
+    return Answer(
+        result, formed.made, formed.found, ready.chosen.told, tuple(formed.notices), formed.failed, spent.cost
+    )
 
 
 def _asked(app: App, ready: Setup, variant: str, label: str) -> RunRequested:
@@ -362,14 +397,27 @@ def load_sample(app: App) -> int:
 
 
 def latest_opinion(
-    app: App, symbol: Symbol, timeframe: Timeframe, end: datetime | None = None, variant: str = "rules"
+    app: App,
+    symbol: Symbol,
+    timeframe: Timeframe,
+    end: datetime | None = None,
+    variant: str = "",
+    *,
+    retry: bool = False,
 ) -> dict[str, Any]:
-    """The analysis of the latest bar of a symbol, made now unless it is stored."""
+    """The analysis of the latest bar of a symbol, made now unless it is stored. A failure is a HOLD with its reason."""
     known = app.catalogue.as_known_at(app.catalogue.known_at())
     bar = known.bars(symbol, timeframe, None, end)[-1]
-    asked = variants.find(variant)
     formed = opinions(
-        app.store, known, [symbol], timeframe, bar.opened_at, end, actor=app.settings.actor, variant=asked
+        app.store,
+        known,
+        [symbol],
+        timeframe,
+        bar.opened_at,
+        end,
+        actor=app.settings.actor,
+        variant=analyst_of(app, variant, Environment.BACKTEST),
+        retry=retry,
     )
     wish = formed.wish(bar)
     return {
@@ -380,4 +428,5 @@ def latest_opinion(
         "horizon_bars": wish.horizon_bars,
         "analysis_id": wish.analysis_id,
         "made": formed.made == 1,
+        "failed": formed.failed == 1,
     }

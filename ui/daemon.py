@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from analysis import variants
 from analysis.analyst import LiveAnalyst
 from engine import clock, control, runs
 from engine.blotter import PostgresBlotter
@@ -28,9 +27,11 @@ from engine.errors import QuantagentError
 from engine.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded, RunRequested
 from engine.market import Symbol, Timeframe, instant_text
 from engine.reconcile import Oversight
+from engine.replay import consulted
 from engine.session import Journal, Session
 from engine.store import Cause
 from projections.follow import Heard, following
+from ui.analysts import analyst_of
 from ui.compose import App, Question, Tell, set_up, silent
 from ui.installed import lock_digest
 from ui.paper_feed import DueSlot, bars_to_live, due_slots
@@ -53,7 +54,7 @@ class PaperPlan(NamedTuple):
     symbols: Sequence[Symbol] = ()
     timeframe: Timeframe = Timeframe.H1
     profile: str | None = None
-    variant: str = "rules"
+    variant: str = ""
     start: datetime | None = None
     end: datetime | None = None
     speed: float = 0.0
@@ -65,7 +66,7 @@ class PaperDaemon:
 
     def __init__(self, app: App, plan: PaperPlan, tell: Tell = silent) -> None:
         self._app, self._plan, self._tell = app, plan, tell
-        self._variant = variants.find(plan.variant)
+        self._variant = analyst_of(app, plan.variant, Environment.PAPER)
         question = Question(
             symbols=plan.symbols,
             timeframe=plan.timeframe,
@@ -150,6 +151,7 @@ class PaperDaemon:
             self._cause.actor,
             self._variant,
             _LOG.warning,
+            dict(consulted(self._app.store, requested.run_id)),
         )
         self._blotter = self._opened_blotter(requested)
         self._session = Session(requested.config, requested.config_digest, self._analyst, self._journal, self._blotter)

@@ -42,7 +42,8 @@ def check_variant(app: App, question: Question, tell: Tell = silent) -> Checked:
 
     Raises `BadInput` when there is no such variant, or no bar with a whole window.
     """
-    variant = variants.find(question.variant)
+    name = question.variant or variants.RULES.name
+    variant = variants.find(name)
     ready = set_up(app, question)
     catalogue = app.catalogue.as_known_at(ready.known_at)
     known = [catalogue.bars(bars[0].symbol, ready.config.timeframe, None, bars[-1].closed_at) for bars in ready.bars]
@@ -52,7 +53,7 @@ def check_variant(app: App, question: Question, tell: Tell = silent) -> Checked:
     for n, bars in enumerate(traded):
         done_before = n * len(CHECKS)
         findings += conformance.check(
-            question.variant,
+            name,
             bars,
             ready.start,
             progress=lambda done, before=done_before: tell("checks", before + done, len(traded) * len(CHECKS)),

@@ -6,16 +6,16 @@ the default: saving another one changes no run until that one is activated. A ru
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from engine.errors import BadInput, NotFound
-from engine.events import Environment, Fact, ProfileActivated, ProfileKind, ProfileSaved
-from engine.store import Batch, Cause, Store, read_from
+from engine.events import Environment, Fact, ProfileActivated, ProfileKind, ProfileSaved, Scope
+from engine.store import Store, read_from
 from engine.versions import names
+from ui.documents import is_file
 from ui.profile_fields import Document, Portfolio, Profile, Risk, Said
 from ui.profiles import (
     BUILT_IN,
@@ -25,13 +25,12 @@ from ui.profiles import (
     document_of,
     facts_of,
     from_json,
-    is_file,
     read_file,
     text_of,
 )
+from ui.versioned import append, check_name, in_words, numbered
 
 Half = Literal["portfolio", "risk"]
-Scope = Literal["global", "backtest", "paper"]
 
 HALVES: dict[ProfileKind, tuple[Half, ...]] = {
     "combined": ("portfolio", "risk"),
@@ -122,7 +121,7 @@ def find(store: Store, given: str) -> Document:
 
 def _version(store: Store, given: str) -> Version | None:
     """The saved version of that name, None where the profile is built in."""
-    name, at, number = given.partition("@")
+    name = given.partition("@")[0]
     saved = versions(store)
     of_name = saved.get(name, [])
     if not of_name and name not in BUILT_IN:
@@ -130,13 +129,7 @@ def _version(store: Store, given: str) -> Version | None:
         raise NotFound(
             f"there is no profile {name!r}: choose one of {known}, or give a file that ends in .json or .toml."
         )
-    if not at:
-        return of_name[-1] if of_name else None
-    found = next((version for version in of_name if str(version.number) == number), None)
-    if found is None:
-        has = f"versions 1 to {len(of_name)}" if of_name else "no versions: it is built in"
-        raise NotFound(f"there is no profile {given!r}: {name} has {has}.")
-    return found
+    return numbered("profile", given, of_name, "no versions: it is built in")
 
 
 class Change(NamedTuple):
@@ -205,7 +198,7 @@ def _default(store: Store, half: Half, environment: Environment | None) -> _Foun
     found = next((defaults[scope, half] for scope in scopes if (scope, half) in defaults), None)
     if found is None:
         return _Found(DEFAULT, BUILT_IN[DEFAULT], "built in")
-    where = "globally" if found.scope == "global" else f"for {found.scope}"
+    where = in_words(found.scope)
     saved = versions(store).get(found.name, [])
     version = next((version for version in reversed(saved) if version.saved.digest == found.digest), None)
     if version is None:
@@ -220,8 +213,7 @@ def _default(store: Store, half: Half, environment: Environment | None) -> _Foun
 
 def save(store: Store, name: str, document: Document, actor: str) -> Version:
     """Saves a version and returns it; a document equal to the latest version adds none."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name):
-        raise BadInput(f"profile name {name!r} is not usable: write small letters, digits, - and _, 40 at most.")
+    check_name("profile", name)
     if name in BUILT_IN:
         raise BadInput(f"profile {name} is built in and stays as it is: save yours under another name.")
     text = text_of(document)
@@ -260,7 +252,7 @@ def deactivate(store: Store, scope: Scope, actor: str) -> list[str]:
         if default.scope == scope:
             halves.setdefault(default.name, []).append(default.half)
     if not halves:
-        raise NotFound(f"no profile is active {'globally' if scope == 'global' else f'for {scope}'}.")
+        raise NotFound(f"no profile is active {in_words(scope)}.")
     ends = {
         name: ProfileActivated(scope, "combined" if len(held) > 1 else held[0], "", "") for name, held in halves.items()
     }
@@ -270,7 +262,4 @@ def deactivate(store: Store, scope: Scope, actor: str) -> list[str]:
 
 def _append(store: Store, facts: Mapping[str, Fact], actor: str) -> None:
     """One fact to the stream of each profile, all or none."""
-    streams = {f"profile:{name}": fact for name, fact in facts.items()}
-    there = store.read_many(list(streams))
-    batches = [Batch(stream, len(there.get(stream, ())), [fact]) for stream, fact in streams.items()]
-    store.append(batches, Cause(actor))
+    append(store, {f"profile:{name}": fact for name, fact in facts.items()}, actor)

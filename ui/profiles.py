@@ -5,8 +5,6 @@ Which one a run takes, and the versions in the log, are in `ui.profile_log`; the
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
@@ -19,6 +17,8 @@ from pydantic import ValidationError
 from engine.config import Costs, Entry, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing
 from engine.errors import BadInput
 from engine.market import Instrument, Symbol, Timeframe, periods_per_year
+from ui import documents
+from ui.documents import first_fault, read_values
 from ui.profile_fields import (
     KINDS,
     CostsPart,
@@ -158,52 +158,14 @@ def digest_of(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def is_file(given: str) -> bool:
-    """Whether a profile is given as a file: by its ending."""
-    return Path(given).suffix in (".json", ".toml")
-
-
 def read_file(path: Path) -> Document:
     """The profile in a JSON or TOML file. Raises `BadInput` naming the file, the field and what is wrong with it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadInput(
-            f"profile {path} cannot be read ({error.strerror}): give the path of a JSON or TOML file."
-        ) from None
-    except UnicodeDecodeError:
-        raise BadInput(f"profile {path} is not a text file: a profile is a JSON or TOML document.") from None
-    return document_of(_from_toml(text, str(path)) if path.suffix == ".toml" else from_json(text, str(path)), str(path))
+    return document_of(read_values(path, "profile"), str(path))
 
 
 def from_json(text: str, where: str) -> object:
-    """The values of a JSON text, its numbers exact."""
-    try:
-        return json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"profile {where} is not JSON: {error}.") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Said:
-    said = dict(pairs)
-    if len(said) < len(pairs):
-        raise ValueError("a field is named twice: " + ", ".join(name for name, _ in pairs))
-    return said
-
-
-def _from_toml(text: str, where: str) -> object:
-    """The values of a TOML text, its numbers exact. TOML has no null: `"none"` stands for it."""
-    try:
-        return _with_none(tomllib.loads(text, parse_float=Decimal))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"profile {where} is not TOML: {error}.") from None
-
-
-def _with_none(value: object) -> object:
-    if not isinstance(value, dict):
-        return None if value == "none" else value
-    said: Said = {**value}
-    return {name: _with_none(each) for name, each in said.items()}
+    """The values of a profile's JSON text, its numbers exact."""
+    return documents.from_json(text, f"profile {where}")
 
 
 def whole(given: str) -> Profile:
@@ -240,8 +202,5 @@ def _refused(where: str, reason: str) -> BadInput:
 
 
 def _in_words(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"] if part != "[key]")
     unknown = f"there is no such field in a {error.title.lower()} profile".replace("a profile profile", "a profile")
-    said = unknown if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    return f"{field}: {said}" if field else said
+    return first_fault(error, unknown)

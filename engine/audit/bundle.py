@@ -25,7 +25,7 @@ from engine.feed.checks import bar_line
 from engine.feed.signals import SignalFile
 from engine.market import Bar
 from engine.orders import analysis_stream
-from engine.replay import consulted
+from engine.replay import Named, consulted
 from engine.runs import book_stream, result_of, run_stream
 from engine.store import Store
 from engine.store.codec import stream_id
@@ -102,8 +102,7 @@ def _contents(
     yield "run.jsonl", _encoded(_rows_of(conn, [run]))
     yield "book.jsonl", _encoded(_rows_of(conn, [book]))
     if signals is None:
-        ids = dict.fromkeys(consulted(store, run_id))
-        yield "analyses.jsonl", _encoded(_rows_of(conn, [stream_id(analysis_stream(each)) for each in ids]))
+        yield "analyses.jsonl", _encoded(_analyses(conn, consulted(store, run_id)))
     else:
         yield "signals.jsonl", _encoded(signals.rows)
     yield "bars.csv", (bar_line(bar, timeframe).encode() for bars in bars_by_symbol for bar in bars)
@@ -112,6 +111,15 @@ def _contents(
     lock = "".join(f"{line}\n" for line in lock_lines).encode()
     if sha256(lock).hexdigest() == life.started.lock_digest:
         yield "lock.txt", [lock]
+
+
+def _analyses(conn: psycopg.Connection[Any], read: Iterable[Named]) -> Iterator[EventLine]:
+    """What is stored of the analyses up to the versions that were read: what was made later is no part of the run."""
+    latest: dict[UUID, int] = {}
+    for analysis_id, version in read:
+        stream = stream_id(analysis_stream(analysis_id))
+        latest[stream] = max(version, latest.get(stream, 0))
+    return (line for line in _rows_of(conn, list(latest)) if line.version <= latest[line.stream_id])
 
 
 def _rows_of(conn: psycopg.Connection[Any], streams: list[UUID]) -> Iterator[EventLine]:

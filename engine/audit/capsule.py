@@ -26,7 +26,7 @@ from engine.audit.anchors import Anchor, is_signed
 from engine.audit.compare import BookDigest
 from engine.audit.export import EventLine, SealLine
 from engine.errors import BadInput, UnreadableEvent
-from engine.events import AnalysesConsulted, AnalysisMade, Environment, RunEnded, RunRequested, RunStarted
+from engine.events import AnalysesConsulted, Attempt, Environment, RunEnded, RunRequested, RunStarted
 from engine.feed.checks import bar_line
 from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, ImportedSignal, SignalFile, digest_of_rows
 from engine.market import Bar, Symbol, Timeframe
@@ -248,7 +248,7 @@ class Capsule:
             for row in self.analyses():
                 if row.stream not in streams:
                     raise ValueError(f"analyses.jsonl holds {row.stream}, which the run did not consult")
-                if isinstance(row.event, AnalysisMade) and row.stream == analysis_stream(row.event.analysis_id):
+                if isinstance(row.event, Attempt) and row.stream == analysis_stream(row.event.analysis_id):
                     known.add((row.event.analysis_id, row.version))
         missing = next((pair for pair in pairs if pair not in known), None)
         if missing is not None:

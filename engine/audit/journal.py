@@ -20,6 +20,9 @@ from engine.events import (
     CashAdjusted,
     Fact,
     FeedResumed,
+    GraphWork,
+    ModelActivated,
+    ModelSaved,
     OrderCanceled,
     OrderExpired,
     OrderFilled,
@@ -250,6 +253,15 @@ def says(event: Fact) -> str:
             return _says_of_work(event)
 
 
+def asked_in_words(work: GraphWork) -> str:
+    """The question that a work with calls failed at: who asked which model how often, and what came of it last."""
+    last = next((call for call in reversed(work.calls) if call.outcome != "answered"), work.calls[-1])
+    tries = [call for call in work.calls if (call.node, call.seq) == (last.node, last.seq)]
+    models = " and ".join(dict.fromkeys(call.model for call in tries))
+    often = "once" if len(tries) == 1 else f"{len(tries)} times, the last time"
+    return f"{last.node} asked {models} {often}: {last.outcome.replace('_', ' ')}"
+
+
 def terms_in_words(order: OrderPlaced) -> str:
     """What an order is for and how it is executed: `stop STOP 99.5 GTC`."""
     terms = order.terms
@@ -276,7 +288,8 @@ def _says_of_work(event: Fact) -> str:
         case RunFailed() | SlotFailed():
             return f"failed: {event.reason}"
         case AnalysisFailed():
-            return f"{event.variant} failed: {event.reason}"
+            asked = f" ({asked_in_words(event.work)})" if event.work is not None and event.work.calls else ""
+            return f"{event.variant} failed: {event.reason}{asked}"
         case SignalsImported():
             return f"{event.rows} signals as {event.variant}"
         case SlotClaimed():
@@ -289,6 +302,10 @@ def _says_of_work(event: Fact) -> str:
             return f"{event.kind} profile {event.name} saved, digest {event.digest[:16]}"
         case ProfileActivated():
             return f"{event.kind} profile {event.name or 'of its own'} is the default, {event.scope}"
+        case ModelSaved():
+            return f"model {event.name} saved, digest {event.digest[:16]}"
+        case ModelActivated():
+            return f"model {event.name or 'of its own'} is the default, {event.scope}"
         case AlertRaised():
             return f"{event.kind}: {event.detail}"
         case _:

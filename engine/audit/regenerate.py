@@ -20,7 +20,7 @@ from engine.feed.recorded import moments
 from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
 from engine.market import Bar, Symbol, Timeframe, instant_text
 from engine.orders import Wish
-from engine.replay import Difference, commands_of, difference, engine_version_of, opinions_named
+from engine.replay import Difference, Named, commands_of, difference, engine_version_of, opinions_named
 from engine.runs import bars_seen, book_stream, by_instant, result_of
 from engine.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Cause, Recorded, Store
@@ -165,32 +165,32 @@ def opinions_of(
     variant. Raises `AnalysisMissing` for the first opinion that is not stored."""
     if run.variant.startswith(VARIANT_PREFIX):
         return ImportedAnalyst(load_file(run.variant))
-    ids, complete_until = _consulted(store, run)
+    read, complete_until = _consulted(store, run)
     wishes: dict[tuple[Symbol, datetime], Wish] = {}
-    for at, wish in opinions_named(store, ids):
+    for at, wish in opinions_named(store, read):
         wishes[wish.symbol, at] = wish
         progress(len(wishes))
     return _Opinions(run, wishes, complete_until)
 
 
-def _consulted(store: Store, run: RunRequested) -> tuple[list[str], datetime | None]:
-    """The ids of the opinions that a book names, and until when it names all.
+def _consulted(store: Store, run: RunRequested) -> tuple[list[Named], datetime | None]:
+    """The opinions that a book names, and until when it names all.
 
     It names all once a session day, and the others where they led to a signal: what a book consulted since its latest
     roll, and took for no reason to act, is not in it yet. Silence there decides the same.
     """
-    ids: dict[str, None] = {}
+    read: dict[Named, None] = {}
     until = None
     for row in store.read(book_stream(run.run_id)):
         match row.event:
             case AnalysesConsulted(at=at, analyses=analyses):
-                ids.update(dict.fromkeys(analysis_id for analysis_id, _ in analyses))
+                read.update(dict.fromkeys(analyses))
                 until = at
-            case SignalRaised(analysis_id=analysis_id) if analysis_id:
-                ids[analysis_id] = None
+            case SignalRaised(analysis_id=analysis_id, analysis_version=version) if analysis_id:
+                read[analysis_id, version] = None
             case _:
                 pass
-    return list(ids), until
+    return list(read), until
 
 
 class _Opinions:

@@ -128,23 +128,30 @@ def _take_opinions(store: Store, dsn: str, capsule: Capsule, actor: str, tell: T
         if file is not None:
             save_signals(store, dsn, file, actor)
             return ImportedAnalyst(file)
-        ids = list(dict.fromkeys(analysis_id for analysis_id, _ in capsule.consulted()))
+        read = list(dict.fromkeys(capsule.consulted()))
         cause, rows = Cause(actor, requested.run_id, f"capsule of log {capsule.manifest.log}"), capsule.analyses()
         done = 0
         while chunk := list(islice(rows, CHUNK)):
-            store.append(list(_batches(chunk)), cause)
+            store.append(list(_batches(store, chunk)), cause)
             done += len(chunk)
-            tell("analyses", done, max(done, len(ids)))
+            tell("analyses", done, max(done, len(read)))
     except BookMoved as error:
         raise BadInput(f"{error.stream} says something else here than in {capsule.path}. {ELSEWHERE}") from None
-    wishes = {(wish.symbol, at): wish for at, wish in opinions_named(store, ids)}
+    wishes = {(wish.symbol, at): wish for at, wish in opinions_named(store, read)}
     return StoredOpinions(wishes, requested)
 
 
-def _batches(rows: Sequence[Recorded]) -> Iterator[Batch]:
-    """The facts at the versions they had, stream by stream; those of one stream follow each other."""
+def _batches(store: Store, rows: Sequence[Recorded]) -> Iterator[Batch]:
+    """The facts at the versions they had, stream by stream; those of one stream follow each other.
+
+    What says the same here under a former name of its event is not appended: it would be another payload.
+    """
     by_stream: dict[str, list[Recorded]] = {}
     for row in rows:
         by_stream.setdefault(row.stream, []).append(row)
+    there = store.read_many(list(by_stream))
     for stream, mine in by_stream.items():
-        yield Batch(stream, mine[0].version - 1, [row.event for row in mine])
+        here = {row.version: row.event for row in there.get(stream, ())}
+        missing = [row for row in mine if here.get(row.version) != row.event]
+        if missing:
+            yield Batch(stream, missing[0].version - 1, [row.event for row in missing])

@@ -13,7 +13,9 @@ from engine.book import Book, evolve
 from engine.errors import BadInput, NotFound
 from engine.events import (
     AnalysesConsulted,
+    AnalysisFailed,
     AnalysisMade,
+    Attempt,
     BookEvent,
     Fact,
     OrderCanceled,
@@ -93,7 +95,7 @@ class _History:
         self.rows = list(store.read(book_stream(run.run_id)))
         self.signals: dict[str, Recorded] = {}
         self.orders: dict[str, Recorded] = {}
-        self.consulted: dict[str, Recorded] = {}
+        self.consulted: dict[str, tuple[Recorded, int]] = {}
         self._verdicts: dict[str, Recorded] = {}
         self._order_of_signal: dict[str, Recorded] = {}
         self._ends: dict[str, list[Recorded]] = {}
@@ -110,7 +112,7 @@ class _History:
                 case OrderFilled() | OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced() as end:
                     self._ends.setdefault(end.order_id, []).append(row)
                 case AnalysesConsulted(analyses=analyses):
-                    self.consulted.update((analysis_id, row) for analysis_id, _ in analyses)
+                    self.consulted.update((analysis_id, (row, version)) for analysis_id, version in analyses)
                 case _:
                     pass
 
@@ -119,7 +121,7 @@ class _History:
         signal = row.event
         assert isinstance(signal, SignalRaised)
         if signal.analysis_id:
-            yield self._analysis(signal.analysis_id)
+            yield self._analysis(signal.analysis_id, signal.analysis_version)
         yield _link("signal", signal_id, signal.at, row)
         verdict = self._verdicts[signal_id]
         yield _link("risk decision", signal_id, signal.at, verdict)
@@ -182,9 +184,10 @@ class _History:
             for signal_id in raised:
                 yield from self.of_signal(signal_id)
             return
-        analysis = self._analysis(analysis_id)
+        read_by, version = self.consulted[analysis_id]
+        analysis = self._analysis(analysis_id, version)
         yield analysis
-        yield self._nothing_done(analysis)
+        yield _nothing_done(analysis, read_by)
 
     def of_bar(self, symbol: Symbol, at: datetime) -> Iterator[Link]:
         mark = f"{symbol}.{self._run.config.timeframe}@{instant_text(at)}."
@@ -200,23 +203,26 @@ class _History:
                 "one of its bars, in UTC."
             )
 
-    def _analysis(self, analysis_id: str) -> Link:
+    def _analysis(self, analysis_id: str, version: int) -> Link:
+        """The analysis as it was read: what was made of it later is not why."""
         for row in self._store.read(analysis_stream(analysis_id)):
-            if isinstance(row.event, AnalysisMade):
+            if row.version == version and isinstance(row.event, Attempt):
                 return _link("analysis", analysis_id, row.event.as_of, row)
         at = instant_from(analysis_id.rpartition("@")[2])
         return Link("imported signal", analysis_id, at, 0, f"row of {self._run.variant}", None)
 
-    def _nothing_done(self, analysis: Link) -> Link:
-        made = analysis.event.event if analysis.event else None
-        if not isinstance(made, AnalysisMade):
-            reason = "no signal: the opinion was HOLD, or what was held already"
-        elif made.decision is Direction.HOLD:
+
+def _nothing_done(analysis: Link, read_by: Recorded) -> Link:
+    match analysis.event.event if analysis.event else None:
+        case AnalysisFailed():
+            reason = "no signal: there was no opinion, because the analysis had failed"
+        case AnalysisMade(decision=Direction.HOLD):
             reason = "no signal: the opinion was HOLD"
-        else:
-            reason = f"no signal: the book already was {made.decision}, or an order to it worked"
-        read_by = self.consulted[analysis.key]
-        return Link("nothing", analysis.key, analysis.at, read_by.position, reason, None)
+        case AnalysisMade(decision=decision):
+            reason = f"no signal: the book already was {decision}, or an order to it worked"
+        case _:
+            reason = "no signal: the opinion was HOLD, or what was held already"
+    return Link("nothing", analysis.key, analysis.at, read_by.position, reason, None)
 
 
 def _protects(order: OrderPlaced) -> bool:
@@ -245,7 +251,7 @@ def checks_of(links: Iterable[Link]) -> Iterator[tuple[str, bool, str, str]]:
 
 
 def reasons_of(link: Link) -> list[str]:
-    """What the analyst gave as its reasons, where the link is an analysis."""
+    """What the analyst gave as its reasons, where the link is an opinion."""
     made = link.event.event if link.event is not None else None
     if not isinstance(made, AnalysisMade):
         return []

@@ -28,6 +28,7 @@ GRANT INSERT ON quantagent.bars, quantagent.bar_imports, quantagent.refused_bars
     quantagent.imported_signals TO quantagent_writer;
 GRANT INSERT ON quantagent.paper_accounts, quantagent.paper_orders, quantagent.paper_executions,
     quantagent.paper_endings, quantagent.paper_cash, quantagent.paper_slots TO quantagent_writer;
+GRANT INSERT ON quantagent.llm_calls, quantagent.llm_bodies TO quantagent_writer;
 GRANT INSERT, UPDATE ON quantagent.instruments, quantagent.daemons TO quantagent_writer;
 """
 
@@ -36,7 +37,8 @@ SELECT count(*) = 3 AND bool_and(has_table_privilege(rolname, 'quantagent.seals'
     AND bool_or(rolname = 'quantagent_writer' AND has_database_privilege(rolname, current_database(), 'CREATE')
         AND has_table_privilege(rolname, 'quantagent.seals', 'INSERT')
         AND has_table_privilege(rolname, 'quantagent.paper_slots', 'INSERT')
-        AND has_table_privilege(rolname, 'quantagent.asked_bars', 'INSERT'))
+        AND has_table_privilege(rolname, 'quantagent.asked_bars', 'INSERT')
+        AND has_table_privilege(rolname, 'quantagent.llm_calls', 'INSERT'))
     AND bool_and(rolcanlogin OR NOT %s)
 FROM pg_roles WHERE rolname = ANY(%s)
 """

@@ -18,6 +18,7 @@ from ui.cli import (
     evidence,
     halting,
     log,
+    models,
     paper,
     presets,
     projecting,
@@ -75,6 +76,7 @@ app.command()(halting.halt)
 app.command()(halting.resume)
 app.command("halts")(halting.listing)
 app.add_typer(presets.app)
+app.add_typer(models.app)
 app.add_typer(projecting.app)
 app.command()(system.dashboard)
 app.add_typer(db.app)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def check_lookahead(
-    variant: OfVariant = "rules",
+    variant: OfVariant = "",
     symbols: Symbols = "",
     timeframe: Frame = "1h",
     start: Start = None,

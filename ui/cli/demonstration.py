@@ -28,7 +28,7 @@ def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
         new_bars = load_sample(app)
         say(f"   {new_bars:,} bars imported now, the rest was there")
         say("2  One analysis per bar and symbol, then the backtest under `realistic`")
-        answer = backtest(app, Question(symbols=("BTC-USD", "EUR-USD"), profile="realistic"), tell)
+        answer = backtest(app, Question(symbols=("BTC-USD", "EUR-USD"), profile="realistic", variant="rules"), tell)
         say("3  Replay from the stored analyses, and once more under `classic`")
         again = replay(app, answer.result.request.run_id, None, tell)
         classic = replay(app, answer.result.request.run_id, "classic", tell)

@@ -68,6 +68,21 @@ def day_of(text: str | None) -> date | None:
         raise BadInput(f"{text!r} is not a date: write 2017-08-01.") from None
 
 
+def dollars_of(text: str) -> Decimal | None:
+    """An amount of US dollars; None where none is said."""
+    from engine.money import exact
+
+    if not text:
+        return None
+    try:
+        amount = exact(text)
+    except ValueError:
+        raise BadInput(f"{text!r} is no amount of dollars: write 2.50.") from None
+    if amount < 0:
+        raise BadInput(f"a budget of {text} dollars cannot be spent: write 2.50.")
+    return amount
+
+
 @contextmanager
 def errors_in_words() -> Generator[None]:
     """Turns an error meant for people into its one sentence on stderr and an exit code: 2 for bad input, else 1."""
@@ -186,10 +201,12 @@ def progress() -> Generator[Callable[[str, int, int], None]]:
         tasks: dict[str, TaskID] = {}
         seen: dict[str, int] = {}
 
-        def tell(what: str, done: int, total: int) -> None:
+        def tell(told: str, done: int, total: int) -> None:
+            # What follows the stroke changes on the way.
+            what = told.partition(" | ")[0]
             if what not in tasks or done < seen[what]:
-                tasks[what] = shown.add_task(what, total=total)
+                tasks[what] = shown.add_task(told, total=total)
             seen[what] = done
-            shown.update(tasks[what], completed=done, total=total)
+            shown.update(tasks[what], completed=done, total=total, description=told.replace(" | ", " "))
 
         yield tell

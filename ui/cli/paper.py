@@ -40,7 +40,7 @@ def start(
     timeframe: Frame = "1h",
     profile: OfProfile = None,
     risk_profile: OfRisk = None,
-    variant: OfVariant = "rules",
+    variant: OfVariant = "",
     feed: Annotated[str, typer.Option(help="Where bars come from: `recorded` plays stored bars.")] = "recorded",
     start_at: Start = None,
     end: End = None,

@@ -13,6 +13,7 @@ from ui.cli.output import AsJson, err, errors_in_words, out, print_json, print_r
 
 if TYPE_CHECKING:
     from engine.store import Store
+    from ui import model_log
     from ui.profile_fields import Document
     from ui.profile_log import Active, Scope, Version
 
@@ -56,7 +57,7 @@ def listing(as_json: AsJson = False) -> None:
             "name": name,
             "kind": document.kind,
             "version": len(saved[name]) if name in saved else "built in",
-            "active": _where_active(name, list(active), saved.get(name, [])),
+            "active": where_active(name, list(active), saved.get(name, [])),
             **_main_figures(document),
         }
         for name, document in known.items()
@@ -64,7 +65,9 @@ def listing(as_json: AsJson = False) -> None:
     print_rows("Profiles", rows, list(rows[0]))
 
 
-def _where_active(name: str, active: Sequence[Active], saved: Sequence[Version]) -> str:
+def where_active(
+    name: str, active: Sequence[Active | model_log.Active], saved: Sequence[Version | model_log.Version]
+) -> str:
     """`backtest, global`; where an older version than the last one is active, with its number."""
     places: dict[str, None] = {}
     for default in active:
@@ -163,15 +166,16 @@ def activate(
     """Make a profile the default: of an environment, or of all that have none of their own."""
     from ui import profile_log
     from ui.compose import open_app
+    from ui.versioned import in_words
 
     with errors_in_words():
-        scope = _scope_of(environment)
+        scope = scope_of(environment)
         with open_app() as opened:
             fact = profile_log.activate(opened.store, name, scope, opened.settings.actor)
     if as_json:
         print_json(name=fact.name, scope=fact.scope, kind=fact.kind, digest=fact.digest)
     else:
-        err.print(f"Profile {name} is active {_in_words(scope)}, digest {fact.digest[:12]}.")
+        err.print(f"Profile {name} is active {in_words(scope)}, digest {fact.digest[:12]}.")
 
 
 @app.command("deactivate")
@@ -179,28 +183,25 @@ def deactivate(environment: Environment = None, as_json: AsJson = False) -> None
     """End the default of an environment, or the one of all."""
     from ui import profile_log
     from ui.compose import open_app
+    from ui.versioned import in_words
 
     with errors_in_words():
-        scope = _scope_of(environment)
+        scope = scope_of(environment)
         with open_app() as opened:
             ended = profile_log.deactivate(opened.store, scope, opened.settings.actor)
     if as_json:
         print_json(scope=scope, ended=ended)
     else:
-        err.print(f"No profile is active {_in_words(scope)} any more: {' and '.join(ended)} was.")
+        err.print(f"No profile is active {in_words(scope)} any more: {' and '.join(ended)} was.")
 
 
-def _scope_of(environment: str | None) -> Scope:
+def scope_of(environment: str | None) -> Scope:
     from ui.settings import check_environment
 
     if environment is None:
         return "global"
     check_environment(environment)
     return "paper" if environment == "paper" else "backtest"
-
-
-def _in_words(scope: Scope) -> str:
-    return "globally" if scope == "global" else f"for {scope}"
 
 
 @app.command("diff")

@@ -14,6 +14,7 @@ from ui.cli.output import (
     Frame,
     Start,
     Symbols,
+    dollars_of,
     err,
     errors_in_words,
     instant_of,
@@ -51,7 +52,10 @@ METRICS = (
 OfVariant = Annotated[
     str,
     typer.Option(
-        "--variant", metavar="V", help="Whose analyses: `rules`, a strategy's name, or your own as FILE.py:CLASS."
+        "--variant",
+        metavar="V",
+        help="Whose analyses: `rules`, a strategy's name, your own as FILE.py:CLASS, a model's name, or A,B to ask B "
+        "where A fails. Default: the active model, else `rules`.",
     ),
 ]
 
@@ -63,7 +67,7 @@ def backtest(
     end: End = None,
     profile: OfProfile = None,
     risk_profile: OfRisk = None,
-    variant: OfVariant = "rules",
+    variant: OfVariant = "",
     signals: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Trade these signals: symbol,at,decision[,confidence].")
     ] = None,
@@ -74,6 +78,10 @@ def backtest(
             "--fetch", metavar="PROVIDER", help="Fetch first what is missing of --symbols: yahoo, synthetic..."
         ),
     ] = "",
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="USD", help="What the model may cost for this; it stops before more.")
+    ] = "",
+    retry: Annotated[bool, typer.Option("--retry", help="Ask the model again where it failed before.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the rules over stored bars. The same question is the same run: asking twice stores nothing twice."""
@@ -92,6 +100,8 @@ def backtest(
             variant=variant,
             signals=signals,
             label=label,
+            budget=dollars_of(budget),
+            retry=retry,
         )
         with open_app() as opened:
             with progress() as tell:

@@ -1,0 +1,157 @@
+"""Reads an answer of the chat-completions protocol with suspicion, before anything else believes it.
+
+What a server says is somebody else's text. An answer counts only if it is complete, is JSON that can be read in one
+way, offers no text that cannot be stored, and calls no tool that was not offered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any, NamedTuple, cast
+
+CONTENT_LENGTH_MAX = 20_000
+ARGUMENTS_LENGTH_MAX = 2_000
+TOOL_CALLS_MAX = 16
+TOKENS_MAX = 10_000_000
+
+
+class Unusable(ValueError):
+    """An answer that does not count; `outcome` names the kind, the message says what is wrong with it."""
+
+    def __init__(self, outcome: str, what: str) -> None:
+        super().__init__(what)
+        self.outcome = outcome
+
+
+class Answer(NamedTuple):
+    """What a model said: text, and tools it calls as (name, arguments)."""
+
+    content: str
+    tool_calls: tuple[tuple[str, str], ...]
+
+
+class Usage(NamedTuple):
+    """What an answer cost in tokens, and who gave it; None where the server does not say or says what cannot be."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    answered_by: str = ""
+    system_fingerprint: str = ""
+
+
+def strict_json(text: str) -> Any:
+    """JSON that means one thing: no duplicate key, no NaN or infinity, no lone surrogate, no endless nesting."""
+    try:
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        raise Unusable("invalid", "its JSON is nested without end") from None
+    except Unusable:
+        raise
+    except ValueError as error:
+        raise Unusable("invalid", f"it is no JSON ({error})") from None
+    if _has_surrogate(text) or _has_surrogate(json.dumps(value, ensure_ascii=False)):
+        raise Unusable("invalid", "it holds half a character (a lone surrogate)")
+    return value
+
+
+def read_answer(body: str, offered: Collection[str]) -> Answer:
+    """The answer in a response's body. `offered`: the names of the tools that may be called. Raises `Unusable`."""
+    choices = _object(strict_json(body)).get("choices")
+    choice = _object(choices[0] if isinstance(choices, list) and choices else None)
+    message = _object(choice.get("message"))
+    if not message:
+        raise Unusable("invalid", "it has no message")
+    _check_ending(choice.get("finish_reason"), message.get("refusal"))
+    answer = Answer(_text(message.get("content")), tuple(_call(each) for each in _calls(message.get("tool_calls"))))
+    if not answer.content and not answer.tool_calls:
+        raise Unusable("invalid", "it says nothing")
+    unknown = [name for name, _ in answer.tool_calls if name not in offered]
+    if unknown:
+        raise Unusable("unknown_tool", f"it calls {unknown[0][:40]!r}, which it was not offered")
+    return answer
+
+
+def usage_of(body: str) -> Usage:
+    """The usage that a response tells, as far as it can be believed."""
+    try:
+        envelope = _object(json.loads(body))
+    except (ValueError, RecursionError):
+        return Usage()
+    tokens = _object(envelope.get("usage"))
+    return Usage(
+        _count(tokens.get("prompt_tokens")),
+        _count(tokens.get("completion_tokens")),
+        _name(envelope.get("model")),
+        _name(envelope.get("system_fingerprint")),
+    )
+
+
+def _check_ending(reason: object, refusal: object) -> None:
+    if reason == "length":
+        raise Unusable("truncated", "it was cut off at the limit of its tokens")
+    if reason == "content_filter":
+        raise Unusable("refused", "a content filter stopped it")
+    if refusal:
+        raise Unusable("refused", f"the model refused: {str(refusal)[:80]!r}")
+
+
+def _text(content: object) -> str:
+    if content is not None and not isinstance(content, str):
+        raise Unusable("invalid", "its content is no text")
+    if content and len(content) > CONTENT_LENGTH_MAX:
+        raise Unusable("invalid", f"its content has more than {CONTENT_LENGTH_MAX:,} characters")
+    return content or ""
+
+
+def _calls(said: Any) -> list[dict[str, Any]]:
+    if said is None:
+        return []
+    if not isinstance(said, list) or len(cast("list[Any]", said)) > TOOL_CALLS_MAX:
+        raise Unusable("invalid", f"it does not call at most {TOOL_CALLS_MAX} tools")
+    calls = [_object(each) for each in cast("list[Any]", said)]
+    ids = [each.get("id") for each in calls]
+    if not all(isinstance(each, str) and 0 < len(each) <= 200 for each in ids) or len(set(ids)) < len(ids):
+        raise Unusable("invalid", "its tool calls do not each have an id of their own")
+    return calls
+
+
+def _call(call: dict[str, Any]) -> tuple[str, str]:
+    function = _object(call.get("function"))
+    name, arguments = function.get("name"), function.get("arguments")
+    if not isinstance(name, str) or not isinstance(arguments, str):
+        raise Unusable("invalid", "it calls a tool without a name or without arguments")
+    if len(arguments) > ARGUMENTS_LENGTH_MAX or not isinstance(strict_json(arguments or "{}"), dict):
+        raise Unusable("invalid", f"its arguments for {name[:40]!r} are no JSON object of a usual length")
+    return name, arguments
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A JSON object; an empty one in the place of anything else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Unusable("invalid", "it has the same key twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise Unusable("invalid", f"it says {name}, which is no number")
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= each <= "\udfff" for each in text)
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TOKENS_MAX else None
+
+
+def _name(value: object) -> str:
+    """Somebody else's name for something, as far as it can be stored and shown."""
+    return (
+        "".join(each for each in value if each.isascii() and each.isprintable())[:100] if isinstance(value, str) else ""
+    )

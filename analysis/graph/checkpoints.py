@@ -1,0 +1,112 @@
+"""Where an analysis goes on after a crash: LangGraph's checkpoints, in a schema of their own beside the log.
+
+They are scaffolding. What counts is in the log; a checkpoint only saves asking a finished agent again, and shows later
+which states an analysis went through, where the preset keeps them: `all` of them, the `latest`, or `none`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Literal, LiteralString
+
+import psycopg
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import DictRow, dict_row
+from psycopg.sql import SQL, Identifier
+from psycopg_pool import AsyncConnectionPool
+
+SCHEMA: LiteralString = "langgraph"
+CONNECTIONS = 4
+
+Keep = Literal["all", "latest", "none"]
+
+_IS_SET_UP = "SELECT to_regclass('langgraph.checkpoint_migrations') IS NOT NULL"
+_OLD = "SELECT thread_id FROM checkpoints GROUP BY thread_id HAVING max((checkpoint ->> 'ts')::timestamptz) < %s"
+_ROWS = """
+SELECT (SELECT count(*) FROM checkpoints WHERE thread_id = %(thread)s)
+     + (SELECT count(*) FROM checkpoint_blobs WHERE thread_id = %(thread)s)
+     + (SELECT count(*) FROM checkpoint_writes WHERE thread_id = %(thread)s) AS rows,
+       (SELECT coalesce(sum(octet_length(checkpoint::text) + octet_length(metadata::text)), 0) FROM checkpoints
+        WHERE thread_id = %(thread)s)
+     + (SELECT coalesce(sum(octet_length(blob)), 0) FROM checkpoint_blobs WHERE thread_id = %(thread)s)
+     + (SELECT coalesce(sum(octet_length(blob)), 0) FROM checkpoint_writes WHERE thread_id = %(thread)s) AS bytes
+"""
+
+
+def set_up(owner: str, worker: str) -> None:
+    """Makes the schema and its tables, and lets the role of `worker` use them; nothing if they are there.
+
+    Both are connection strings; the tables belong to `owner`.
+    """
+    with psycopg.Connection[DictRow].connect(
+        _within(owner), autocommit=True, row_factory=dict_row, prepare_threshold=0
+    ) as conn:
+        conn.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(SCHEMA)))
+        PostgresSaver(conn).setup()
+        with psycopg.connect(worker) as other:
+            row = other.execute("SELECT current_user::text").fetchone()
+        assert row is not None, "a query for one row has one"
+        role = Identifier(row[0])
+        conn.execute(SQL("GRANT USAGE ON SCHEMA {} TO {}").format(Identifier(SCHEMA), role))
+        rights = SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {} TO {}")
+        conn.execute(rights.format(Identifier(SCHEMA), role))
+
+
+def is_set_up(dsn: str) -> bool:
+    with psycopg.connect(dsn) as conn:
+        return conn.execute(_IS_SET_UP).fetchone() == (True,)
+
+
+class Checkpoints:
+    """The checkpoints of all threads, for one worker (a saver does one thing at a time)."""
+
+    def __init__(self, saver: AsyncPostgresSaver, pool: AsyncConnectionPool[AsyncConnection[DictRow]]) -> None:
+        self.saver, self._pool = saver, pool
+
+    async def settle(self, thread_id: str, keep: Keep) -> None:
+        """The analysis is in the log: what is left of its thread is what the preset keeps."""
+        if keep == "latest":
+            await self.saver.aprune([thread_id], strategy="keep_latest")
+        elif keep == "none":
+            await self.saver.adelete_thread(thread_id)
+
+    async def forget(self, before: datetime) -> int:
+        """Deletes the threads that were last written before an instant; how many."""
+        async with self._pool.connection() as conn:
+            rows = await (await conn.execute(_OLD, (before,))).fetchall()
+        for row in rows:
+            await self.saver.adelete_thread(row["thread_id"])
+        return len(rows)
+
+    async def size(self, thread_id: str) -> tuple[int, int]:
+        """Rows and bytes of a thread."""
+        async with self._pool.connection() as conn:
+            row = await (await conn.execute(_ROWS, {"thread": thread_id})).fetchone()
+        assert row is not None, "a query for one row has one"
+        return row["rows"], int(row["bytes"])
+
+
+@asynccontextmanager
+async def checkpoints(dsn: str) -> AsyncGenerator[Checkpoints]:
+    """Opens the checkpoints as the role of a connection string."""
+    kwargs: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+    async with AsyncConnectionPool[AsyncConnection[DictRow]](
+        _within(dsn), min_size=1, max_size=CONNECTIONS, kwargs=kwargs, open=False
+    ) as pool:
+        yield Checkpoints(AsyncPostgresSaver(pool), pool)
+
+
+def thread(thread_id: str) -> RunnableConfig:
+    """The configuration that names a thread to the graph."""
+    return {"configurable": {"thread_id": thread_id}}
+
+
+def _within(dsn: str) -> str:
+    options = conninfo_to_dict(dsn).get("options") or ""
+    return make_conninfo(dsn, options=f"{options} -c search_path={SCHEMA}".strip())

@@ -1,0 +1,219 @@
+"""Makes many analyses at the same time, within a preset's limits; each is stored as soon as it is made.
+
+What is stored is never asked again: a generation that was stopped, killed or out of budget goes on where it was. A
+model that fails many times in a row ends it, for the rest would fail too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+
+import httpx2
+
+from analysis.analyst import settled
+from analysis.artefacts import Artefacts
+from analysis.calls import Calls
+from analysis.graph.attempt import Attempt, Budget, Model
+from analysis.graph.checkpoints import Checkpoints, checkpoints
+from analysis.graph.graph import Graph, build
+from analysis.graph.making import Author, Job, Opinion, beginning, make
+from analysis.graph.models import reached
+from analysis.graph.wire import Live
+from analysis.presets import ModelPreset
+from analysis.variants import Stored
+from engine.errors import BookMoved, QuantagentError
+from engine.events import AnalysisFailed, AnalysisMade
+from engine.money import ZERO, add
+from engine.orders import analysis_stream
+from engine.store import Batch, Cause, Recorded, Store
+
+FAILURES_IN_A_ROW = 10
+DAY = timedelta(days=1)
+
+
+class ModelUnavailable(QuantagentError):
+    """A model failed so often that asking on makes no sense."""
+
+
+class Resources(NamedTuple):
+    """What analyses are made with: the log and whose name is put to it, the recorded calls, where pictures are kept,
+    the database of the checkpoints, and the wall clock."""
+
+    store: Store
+    actor: str
+    calls: Calls
+    now: Callable[[], datetime]
+    pictures: Artefacts | None = None
+    checkpoints: str | None = None
+    transport: Callable[[], httpx2.AsyncBaseTransport] = Live
+
+
+class Progress(NamedTuple):
+    """How far a generation is: analyses done (failed ones among them), and what they have cost in US dollars."""
+
+    done: int
+    failed: int
+    cost: Decimal
+
+
+Heard = Callable[[Stored, Progress], None]
+
+
+async def generate(
+    presets: Sequence[tuple[str, ModelPreset]],
+    author: Author,
+    jobs: Sequence[Job],
+    resources: Resources,
+    heard: Heard,
+    *,
+    budget: Decimal | None = None,
+) -> None:
+    """Makes and stores the opinion on every job; `heard` is told of each, as they come.
+
+    presets: the variant's own, then its fallbacks. budget: US dollars for all of this, beside each preset's own by the
+    day. Raises `BudgetSpent` before a question that could cost more than is left, and `ModelUnavailable`; what was
+    made until then is stored.
+    """
+    if not jobs:
+        return
+    began = resources.now()
+    async with AsyncExitStack() as stack:
+        models = await stack.enter_async_context(reached(presets, resources.transport))
+        models = tuple(_budgeted(model, resources, budget, began, presets) for model in models)
+        desk = _Desk(resources, author, models, heard)
+        workers = min(presets[0][1].concurrency, len(jobs))
+        waiting = iter(jobs)
+        savers = [await stack.enter_async_context(_saver(resources, presets[0][1])) for _ in range(workers)]
+        async with asyncio.TaskGroup() as group:
+            for saver in savers:
+                group.create_task(_work(desk, waiting, saver))
+    if desk.stopped is not None:
+        raise desk.stopped
+
+
+def _budgeted(
+    model: Model,
+    resources: Resources,
+    budget: Decimal | None,
+    began: datetime,
+    presets: Sequence[tuple[str, ModelPreset]],
+) -> Model:
+    """The model with what may be spent on it today, and on all of them together here."""
+
+    def spent_today() -> Decimal:
+        day = beginning(resources.now())
+        return resources.calls.spent(model.name, day, day + DAY)
+
+    def spent_here() -> Decimal:
+        spent = ZERO
+        for name, _ in presets:
+            spent = add(spent, resources.calls.spent(name, began, datetime.max.replace(tzinfo=began.tzinfo)))
+        return spent
+
+    daily = Budget(model.preset.budget_usd, spent_today, f"model {model.name} today")
+    return model._replace(budgets=(daily, Budget(budget, spent_here, "this generation")))
+
+
+def _saver(resources: Resources, preset: ModelPreset) -> _MaybeCheckpoints:
+    wanted = resources.checkpoints is not None and preset.checkpoints != "none"
+    return _MaybeCheckpoints(resources.checkpoints if wanted else None)
+
+
+class _MaybeCheckpoints:
+    """The checkpoints of one worker, or None where there are none."""
+
+    def __init__(self, dsn: str | None) -> None:
+        self._dsn, self._stack = dsn, AsyncExitStack()
+
+    async def __aenter__(self) -> Checkpoints | None:
+        return None if self._dsn is None else await self._stack.enter_async_context(checkpoints(self._dsn))
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+
+class _Desk:
+    """What the workers share: the graph, the log, the progress, and why to stop."""
+
+    def __init__(self, resources: Resources, author: Author, models: tuple[Model, ...], heard: Heard) -> None:
+        self.resources, self.author, self.models = resources, author, models
+        self.graph: Graph = build()
+        self.stopped: QuantagentError | None = None
+        self._heard, self._log = heard, asyncio.Lock()
+        self._progress, self._in_a_row = Progress(0, 0, ZERO), 0
+
+    async def stored(self, analysis: str) -> list[Recorded]:
+        async with self._log:
+            return await asyncio.to_thread(lambda: list(self.resources.store.read(analysis_stream(analysis))))
+
+    async def store(self, fact: Opinion, after: int) -> Stored:
+        """Appends a fact, or finds the opinion that somebody else has stored meanwhile."""
+        batch = Batch(analysis_stream(fact.analysis_id), after, [fact])
+        try:
+            async with self._log:
+                await asyncio.to_thread(self.resources.store.append, [batch], Cause(self.resources.actor))
+        except BookMoved:
+            rows = await self.stored(fact.analysis_id)
+            theirs = _opinion(rows)
+            return theirs if theirs is not None else await self.store(fact, len(rows))
+        return Stored(fact, after + 1)
+
+    def hear(self, stored: Stored, *, made: bool) -> None:
+        failed = isinstance(stored.fact, AnalysisFailed)
+        cost = stored.fact.work.cost if made and stored.fact.work is not None else ZERO
+        before = self._progress
+        self._progress = Progress(before.done + 1, before.failed + failed, add(before.cost, cost))
+        self._in_a_row = self._in_a_row + 1 if failed else 0
+        if isinstance(stored.fact, AnalysisFailed) and self._in_a_row >= FAILURES_IN_A_ROW:
+            self.stopped = ModelUnavailable(
+                f"{self._in_a_row} analyses in a row failed with {self.author.preset}, the last one because "
+                f"{stored.fact.reason}: see that the model can be reached, and give the same command again with "
+                "--retry."
+            )
+        self._heard(stored, self._progress)
+
+
+async def _work(desk: _Desk, waiting: Iterable[Job], saver: Checkpoints | None) -> None:
+    for job in waiting:
+        if desk.stopped is not None:
+            return
+        try:
+            await _settle(desk, job, saver)
+        except QuantagentError as error:
+            # A spent budget, or a database that is gone. The others may finish what they have paid for.
+            desk.stopped = error
+            return
+
+
+async def _settle(desk: _Desk, job: Job, saver: Checkpoints | None) -> None:
+    """Makes and stores one opinion, unless somebody has."""
+    analysis = job.id_for(desk.author.variant)
+    rows = await desk.stored(analysis)
+    known = _opinion(rows)
+    if known is not None:
+        desk.hear(known, made=False)
+        return
+    resources = desk.resources
+    attempt = Attempt(
+        analysis_id=analysis,
+        version=len(rows) + 1,
+        variant=desk.author.variant,
+        models=desk.models,
+        calls=resources.calls,
+        pictures=resources.pictures,
+        now=resources.now,
+    )
+    fact = await make(desk.graph, job, attempt, desk.author, saver)
+    desk.hear(await desk.store(fact, len(rows)), made=True)
+    if saver is not None and fact.work is not None:
+        await saver.settle(fact.work.thread_id, desk.models[0].preset.checkpoints)
+
+
+def _opinion(rows: Iterable[Recorded]) -> Stored | None:
+    found = settled(rows)
+    return found if found is not None and isinstance(found.fact, AnalysisMade) else None

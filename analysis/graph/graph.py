@@ -1,0 +1,63 @@
+"""The whole analysis: indicator, then pattern and trend at the same time, then decision.
+
+    indicator -> (pattern || trend) -> decision
+
+The graph knows no model, no store and no server: it is told in its context (`Attempt`) whom to ask. It is made once in
+a process and used by any number of analyses at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from hashlib import sha256
+from typing import Any
+
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+
+from analysis.graph import prompts
+from analysis.graph.agents import AGENTS, compiled
+from analysis.graph.attempt import Attempt
+from analysis.graph.states import Asked, GraphState, Reports
+
+AGENT_VERSION = "graph.1"
+NODES = tuple(agent.node for agent in AGENTS)
+
+_INPUTS: dict[str, type[Any]] = {"indicator": Asked, "pattern": Asked, "trend": Asked, "decision": Reports}
+
+
+Graph = CompiledStateGraph[Any, Any, Any, Any]
+
+
+@cache
+def build() -> Graph:
+    """The graph, without a checkpointer; its agents have none whatever the graph itself has."""
+    # Its types say less than they could.
+    parent: Any = StateGraph(GraphState, context_schema=Attempt, input_schema=Asked)
+    for agent in AGENTS:
+        parent.add_node(agent.node, compiled(agent), input_schema=_INPUTS[agent.node])
+    parent.add_edge(START, "indicator")
+    parent.add_edge("indicator", "pattern")
+    parent.add_edge("indicator", "trend")
+    # One edge from both: two edges would run the decision twice once the branches differ in length.
+    parent.add_edge(["pattern", "trend"], "decision")
+    parent.add_edge("decision", END)
+    return parent.compile(name="analysis")
+
+
+@cache
+def version() -> str:
+    """Of the graph's shape: its nodes and edges, each agent's, the tools and the forms of the answers."""
+    drawn = build().get_graph(xray=True)
+    edges = sorted((edge.source, edge.target, edge.conditional) for edge in drawn.edges)
+    forms = {agent.node: agent.reading.model_json_schema() for agent in AGENTS}
+    tools = {tool.name: convert_to_openai_tool(tool) for agent in AGENTS for tool in agent.may_use}
+    shape = json.dumps([sorted(drawn.nodes), edges, forms, tools], sort_keys=True)
+    return sha256(shape.encode()).hexdigest()[:12]
+
+
+def prompt_digests() -> tuple[tuple[str, str], ...]:
+    """(agent, SHA-256 of its prompt)."""
+    return tuple((node, prompts.digest(node)) for node in NODES)

@@ -1,0 +1,54 @@
+"""Reaches the models of a preset and its fallbacks, over one HTTP client that goes nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx2
+from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
+
+from analysis.graph.attempt import Model
+from analysis.graph.wire import client
+from analysis.presets import ModelPreset, api_key
+
+NO_KEY = "none"
+"""What is sent to servers that want no key: the protocol has no way to send nothing."""
+
+
+@asynccontextmanager
+async def reached(
+    presets: Sequence[tuple[str, ModelPreset]], transport: Callable[[], httpx2.AsyncBaseTransport]
+) -> AsyncGenerator[tuple[Model, ...]]:
+    """The models of named presets, ready to be asked until the context ends."""
+    async with AsyncExitStack() as stack:
+        made = [_model(name, preset, await stack.enter_async_context(client(transport()))) for name, preset in presets]
+        yield tuple(made)
+
+
+def _model(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
+    key = api_key(preset)
+    secret = key.get_secret_value() if key else ""
+    chat = ChatOpenAI(
+        model=preset.model,
+        base_url=preset.base_url,
+        api_key=SecretStr(secret or NO_KEY),
+        temperature=None if preset.temperature is None else float(preset.temperature),
+        seed=preset.seed,
+        max_completion_tokens=preset.max_output_tokens,
+        timeout=preset.timeout_s,
+        # One layer tries again, and it is not this one.
+        max_retries=0,
+        use_responses_api=False,
+        disable_streaming=True,
+        http_async_client=http,
+    )
+    return Model(name, preset, chat, secret, _pace(preset))
+
+
+def _pace(preset: ModelPreset) -> InMemoryRateLimiter | None:
+    if preset.requests_per_minute is None:
+        return None
+    return InMemoryRateLimiter(requests_per_second=preset.requests_per_minute / 60, check_every_n_seconds=0.05)

@@ -1,0 +1,26 @@
+"""What each agent is told: `<agent>.md` beside this file. A changed prompt is another variant, by its digest."""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+PICTURED = "as a picture of its candles"
+WRITTEN = "as a table of prices"
+
+
+@cache
+def prompt(agent: str) -> str:
+    """The text of an agent's prompt, as it lies in the file."""
+    return Path(__file__).with_name(f"{agent}.md").read_text(encoding="utf-8")
+
+
+def told(agent: str, sighted: bool) -> str:
+    """The prompt of an agent, for a model that sees pictures or for one that reads tables."""
+    return prompt(agent).replace("{medium}", PICTURED if sighted else WRITTEN)
+
+
+def digest(agent: str) -> str:
+    """SHA-256 of an agent's prompt."""
+    return sha256(prompt(agent).encode()).hexdigest()

@@ -1,0 +1,98 @@
+"""An analysis once more from its recording: the whole graph runs, and every model's answer is the recorded one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from analysis.calls import Calls, MemoryCalls
+from analysis.graph.attempt import Attempt
+from analysis.graph.graph import build
+from analysis.graph.making import Author, Job, make
+from analysis.graph.models import reached
+from analysis.graph.wire import Recorded, RecordingMissing
+from analysis.presets import ModelPreset
+from engine.events import AnalysisFailed, AnalysisMade, ModelCall
+
+ANSWERED = "answered"
+
+
+class Rerun(NamedTuple):
+    """What came of it: the fact as it is stored, and as it was made again."""
+
+    stored: AnalysisMade
+    again: AnalysisMade | AnalysisFailed
+
+    @property
+    def equal(self) -> bool:
+        """Whether reports and decision are the same, to the byte."""
+        again = self.again
+        return isinstance(again, AnalysisMade) and (again.decision, again.confidence, again.reports) == (
+            self.stored.decision,
+            self.stored.confidence,
+            self.stored.reports,
+        )
+
+
+class Recording:
+    """The answers that an analysis was given, by the questions' keys."""
+
+    def __init__(self, made: Sequence[ModelCall], calls: Calls) -> None:
+        # Of the tries of one question the one that was answered; where none was, the last.
+        self._of = {call.request: call for call in made}
+        self._of |= {call.request: call for call in made if call.outcome == ANSWERED}
+        self._calls = calls
+        self.served = 0
+
+    def __call__(self, key: str) -> str:
+        call = self._of.get(key)
+        if call is None:
+            raise RecordingMissing(key)
+        self.served += 1
+        return self._calls.body(call.response) if call.response else ""
+
+
+def rerun(
+    stored: AnalysisMade,
+    presets: Sequence[tuple[str, ModelPreset]],
+    author: Author,
+    job: Job,
+    calls: Calls,
+    now: Callable[[], datetime],
+) -> Rerun:
+    """Runs the graph on the analysis's window and answers from its recording; opens no connection to a model.
+
+    Raises `RecordingMissing`, with the key, for a question that was not asked then.
+    """
+    return asyncio.run(_rerun(stored, presets, author, job, calls, now))
+
+
+async def _rerun(
+    stored: AnalysisMade,
+    presets: Sequence[tuple[str, ModelPreset]],
+    author: Author,
+    job: Job,
+    calls: Calls,
+    now: Callable[[], datetime],
+) -> Rerun:
+    assert stored.work is not None, "only what a graph has made can be made by it again"
+    recording = Recording(stored.work.calls, calls)
+    async with reached(presets, lambda: Recorded(recording)) as models:
+        attempt = Attempt(
+            analysis_id=stored.analysis_id,
+            version=1,
+            variant=stored.variant,
+            # Answers are there at once: nothing is held back.
+            models=tuple(model._replace(pace=None) for model in models),
+            calls=MemoryCalls(),
+            pictures=None,
+            now=now,
+            pause=_no_pause,
+        )
+        return Rerun(stored, await make(build(), job, attempt, author))
+
+
+async def _no_pause(seconds: float) -> None:
+    del seconds

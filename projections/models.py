@@ -1,0 +1,62 @@
+"""The versions of model presets, and when which one became a default. Pure but for short streams it reads again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.events import ModelActivated, ModelSaved
+from engine.store import Recorded, Store
+from engine.versions import names
+from projections import tables
+from projections.projection import Change
+from projections.tables import Row
+
+STREAM = "model:"
+
+
+class Models:
+    """Remembers nothing: which version of a preset an event saves is counted in the preset's stream."""
+
+    name = "models"
+    consumes = frozenset(names([ModelSaved, ModelActivated]))
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def apply(self, recorded: Recorded) -> Iterable[Change]:
+        match recorded.event:
+            case ModelSaved():
+                yield tables.MODEL_VERSIONS, self._saved(recorded, recorded.event)
+            case ModelActivated():
+                yield tables.MODEL_ACTIVATIONS, _activated(recorded, recorded.event)
+            case _:
+                pass
+
+    def settle(self) -> Iterable[Change]:
+        return ()
+
+    def forget(self) -> None: ...
+
+    def _saved(self, recorded: Recorded, saved: ModelSaved) -> Row:
+        before = [row for row in self._store.read(recorded.stream) if row.version <= recorded.version]
+        return {
+            "name": saved.name,
+            "version": sum(isinstance(row.event, ModelSaved) for row in before),
+            "digest": saved.digest,
+            "actor": recorded.meta.actor,
+            "saved_at": recorded.meta.recorded_at,
+            "document": saved.document,
+            "position": recorded.position,
+        }
+
+
+def _activated(recorded: Recorded, activated: ModelActivated) -> Row:
+    return {
+        "scope": activated.scope,
+        # The end of a default names none: whose it was is the stream's name.
+        "name": activated.name or recorded.stream.removeprefix(STREAM),
+        "digest": activated.digest or None,
+        "at": recorded.meta.recorded_at,
+        "actor": recorded.meta.actor,
+        "position": recorded.position,
+    }

@@ -1,0 +1,119 @@
+"""Whose analyses a command means: rules, strategies and models by the names that people type, or a chain of them.
+
+`NAME` is an analyst that is installed, `FILE.py:CLASS` one's own, and any other name a model preset in the log. `A,B`
+asks B about what A failed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from analysis import variants
+from analysis.variants import Chain, Maker, Variant
+from engine import clock
+from engine.errors import BadInput, NotFound
+from engine.events import Environment
+from engine.store import Store
+from ui import model_log
+
+if TYPE_CHECKING:
+    from analysis.graph.generation import Progress, Resources
+    from analysis.graph.variant import Agents
+    from ui.compose import App
+
+CHAIN_MAX = 5
+
+Analyst = Variant | Maker | Chain
+
+
+def analyst_of(
+    app: App,
+    text: str | None,
+    environment: Environment,
+    *,
+    budget: Decimal | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Analyst:
+    """The variant or chain of a name; without one the model that is active for the environment, else the rules.
+
+    Raises `BadInput` for names that nobody has.
+    """
+    names = [part.strip() for part in (text or default_of(app.store, environment)).split(",") if part.strip()]
+    if not 1 <= len(names) <= CHAIN_MAX:
+        raise BadInput(f"--variant {text!r} names no analyst, or more than {CHAIN_MAX}: write NAME or NAME,NAME.")
+    found = [_one(app, name, budget, progress) for name in names]
+    return found[0] if len(found) == 1 else Chain(tuple(found))
+
+
+def default_of(store: Store, environment: Environment) -> str:
+    """The name of the model that is active for an environment, at its version; `rules` where none is."""
+    try:
+        chosen = model_log.choose(store, None, environment)
+    except NotFound:
+        return variants.RULES.name
+    version = next(each for each in model_log.versions(store)[chosen.name] if each.preset == chosen.preset)
+    return f"{chosen.name}@{version.number}"
+
+
+def _one(app: App, name: str, budget: Decimal | None, progress: Callable[[Progress], None]) -> Variant | Maker:
+    if is_installed(name):
+        return variants.find(name)
+    if name.partition("@")[0] not in model_log.versions(app.store):
+        raise BadInput(
+            f"variant {name!r} is unknown: it is neither installed ({', '.join(variants.names())}) nor a model "
+            "(`quantagent model list`); a strategy in a file is named FILE.py:CLASS."
+        )
+    return agents_of(app, name, budget, progress)
+
+
+def is_installed(name: str) -> bool:
+    """Whether a name is that of rules or a strategy, and not of a model."""
+    return ".py" in name or name.partition("@")[0] in variants.names()
+
+
+def agents_of(
+    app: App,
+    name: str,
+    budget: Decimal | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Agents:
+    """The agents of a model preset: `NAME`, `NAME@VERSION`, or the variant's own name, `NAME@DIGEST`."""
+    from analysis.graph.variant import Agents, Named
+
+    resources = resources_of(app)
+    head, _, tail = name.partition("@")
+    if len(tail) == 12:
+        for version in reversed(model_log.versions(app.store).get(head, [])):
+            presets = [Named(*each) for each in model_log.with_fallbacks(app.store, head, version.preset)]
+            made = Agents(presets, resources, budget=budget, progress=progress)
+            if made.name == name:
+                return made
+        raise NotFound(
+            f"no version of model {head} makes {name} any more: prompts, agents or graph have changed since. "
+            f"What it made stays; new analyses are made as `--variant {head}`."
+        )
+    version = model_log.find(app.store, name)
+    presets = [Named(*each) for each in model_log.with_fallbacks(app.store, head, version.preset)]
+    return Agents(presets, resources, budget=budget, progress=progress)
+
+
+def resources_of(app: App) -> Resources:
+    """What agents work with, in this system."""
+    from analysis.artefacts import Artefacts
+    from analysis.calls import PostgresCalls
+    from analysis.graph import checkpoints
+    from analysis.graph.generation import Resources
+
+    if not checkpoints.is_set_up(app.dsn):
+        checkpoints.set_up(app.access.owner, app.access.writer)
+    calls = PostgresCalls(app.dsn)
+    return Resources(
+        store=app.store,
+        actor=app.settings.actor,
+        calls=calls if app.at_end is None else app.at_end.enter_context(calls),
+        now=clock.now,
+        pictures=Artefacts(app.home / "artefacts"),
+        checkpoints=app.dsn,
+    )
