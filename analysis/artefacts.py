@@ -5,10 +5,11 @@ Nothing here is needed to replay: a chart is a function of its window and can be
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Collection, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -78,10 +79,12 @@ class Artefacts:
         kept, oldest, freed = frozenset(keep), before.timestamp(), 0
         with self._usable("deleted from"):
             for path in sorted(self._folder.glob("??/*.png")):
-                found = path.stat()
-                if found.st_mtime < oldest and path.name.partition(".")[0] not in kept:
-                    path.unlink(missing_ok=True)
-                    freed += found.st_size
+                # Another process may forget at the same time.
+                with suppress(FileNotFoundError):
+                    found = path.stat()
+                    if found.st_mtime < oldest and path.name.partition(".")[0] not in kept:
+                        path.unlink()
+                        freed += found.st_size
         return freed
 
     def _shard(self, digest: str) -> Path:
@@ -102,8 +105,7 @@ class Artefacts:
 
     def _write(self, path: Path, data: bytes) -> None:
         with self._usable("written to"):
-            if path.exists() and path.read_bytes() == data:
-                path.touch()
+            if _is_there(path, data):
                 return
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -130,6 +132,17 @@ class Artefacts:
             f"pictures cannot be {attempt} {self._folder} ({error.strerror or error}): make room there or the folder "
             "writable, or let the model preset keep no charts."
         )
+
+
+def _is_there(path: Path, data: bytes) -> bool:
+    """Whether a file holds these bytes; if so, it is as new as one written now."""
+    try:
+        same = path.read_bytes() == data
+        if same:
+            os.utime(path)
+    except FileNotFoundError:
+        return False
+    return same
 
 
 def digest_of(data: bytes) -> str:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from io import BytesIO
-from math import ceil, floor
+from math import ceil, floor, isnan
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -23,7 +22,6 @@ from analysis.trend import FIT_BARS, resistance_lines, support_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.font_manager import FontProperties
     from PIL.Image import Image
 
 PATTERN_BARS, TREND_BARS = 40, FIT_BARS
@@ -43,7 +41,8 @@ _FLAT = 1e-4  # A range of prices below this share of the price is a flat market
 _LABELS = 7
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Line:
     """A straight line over the bars: its price at the last one and its change per bar."""
 
     colour: str
@@ -68,7 +67,7 @@ def trend_chart(frame: pl.DataFrame) -> bytes:
     windows = Windows.of(frame, [frame.height - 1])
     found = ((SUPPORT, "support", support_lines(windows)), (RESISTANCE, "resistance", resistance_lines(windows)))
     lines = [Line(colour, name, float(line.level[0]), float(line.slope[0])) for colour, name, line in found]
-    return _png(_Chart.of(frame, TREND_BARS, [line for line in lines if line.level == line.level]))
+    return _png(_Chart.of(frame, TREND_BARS, [line for line in lines if not isnan(line.level)]))
 
 
 def thumbnail(png: bytes) -> bytes:
@@ -169,12 +168,11 @@ def _ticks(bottom: float, top: float) -> tuple[list[Tick], int]:
     """Round prices between two, and with how many decimals prices between them are told apart."""
     # The text of a float is rounded correctly everywhere; its logarithm is not.
     digit, exponent = f"{(top - bottom) / _LABELS:.0e}".split("e")
-    unit = next(unit for unit in (1, 2, 5, 10) if unit >= int(digit))
-    step = Decimal(unit).scaleb(int(exponent))
-    first, last = ceil(bottom / float(step)), floor(top / float(step))
-    decimals = max(0, -int(exponent))
-    prices = [step * n for n in range(first, last + 1)]
-    return [Tick(float(price), f"{price:,.{decimals}f}") for price in prices], decimals + 1 if decimals else 0
+    unit, power = next(unit for unit in (1, 2, 5, 10) if unit >= int(digit)), int(exponent)
+    more, less, decimals = 10 ** max(power, 0), 10 ** max(-power, 0), max(-power, 0)
+    step = unit * more / less
+    prices = [n * unit * more / less for n in range(ceil(bottom / step), floor(top / step) + 1)]
+    return [Tick(price, f"{price:,.{decimals}f}") for price in prices], decimals + 1 if decimals else 0
 
 
 # matplotlib reads its settings from one place for the whole process: charts are drawn one after the other, each under
@@ -290,10 +288,13 @@ def _fill(figure: Figure, boxes: list[Box], colours: list[str]) -> None:
 
 def _writer(figure: Figure) -> Callable[..., None]:
     """Writes words on a figure, each vertically centred at its place."""
+    from matplotlib import get_data_path
+    from matplotlib.font_manager import FontProperties
     from matplotlib.text import Text
     from matplotlib.transforms import IdentityTransform
 
-    font = _font()
+    # The font that comes with the library: one of the same name on this machine may differ.
+    font = FontProperties(fname=f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size=11)
 
     def write(x: float, y: float, words: str, colour: str, align: Literal["left", "center"] = "left") -> None:
         text = Text(
@@ -310,11 +311,3 @@ def _writer(figure: Figure) -> Callable[..., None]:
         figure.add_artist(text)
 
     return write
-
-
-def _font() -> FontProperties:
-    """The font that comes with matplotlib: one of the same name on this machine may differ."""
-    import matplotlib
-    from matplotlib.font_manager import FontProperties
-
-    return FontProperties(fname=f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size=11)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TypedDict
 
 import polars as pl
+from typing_extensions import TypedDict
 
 from engine.market import Bar, Timeframe
 

@@ -31,7 +31,7 @@ from engine.store.embedded import EmbeddedPostgres
 from engine.store.memory import MemoryStore
 from engine.store.migrations import migrate
 from projections.runner import Runner
-from tests import bench_data, bench_log
+from tests import bench_agents, bench_data, bench_log
 from tests.bench_log import Figure
 from tests.workloads import golden_config, scripted, walk
 from ui.compose import Question, backtest, load_sample, open_app
@@ -112,6 +112,7 @@ def measure(dsn: str) -> Iterator[Figure]:
             "projection of the sample's log", found, "events/s", "all tables, with curve, metrics, judged opinions"
         )
     yield from bench_data.measure(dsn)
+    yield from bench_agents.measure(dsn)
 
 
 def book_of_the_sample(dsn: str) -> list[Fact]:

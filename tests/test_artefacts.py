@@ -134,6 +134,25 @@ def test_half_a_picture_of_a_writer_that_was_killed_is_forgotten_too(store: Arte
     assert files(store) == [store.path(digest)]
 
 
+def test_a_picture_stored_while_others_forget_is_whole_or_gone(store: Artefacts) -> None:
+    pictures = [bytes([n]) * 1000 for n in range(40)]
+    for data in pictures:
+        aged(store.path(store.put(data)), OLD)
+
+    def stored_and_read(data: bytes) -> bool:
+        digest = store.put(data)
+        try:
+            return store.get(digest) == data
+        except NotFound:
+            return True
+
+    with ThreadPoolExecutor(8) as pool:
+        forgetting = [pool.submit(store.forget, NOW) for _ in range(8)]
+        assert all(pool.map(stored_and_read, pictures * 3))
+        assert sum(each.result() for each in forgetting) <= 40 * 1000
+    assert [store.get(store.put(data)) for data in pictures] == pictures
+
+
 def test_nothing_stored_is_nothing_to_forget(store: Artefacts) -> None:
     assert store.forget(NOW) == 0
     with pytest.raises(ValueError, match="time zone"):

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from analysis.charts import DOWN, HEIGHT, RESISTANCE, SUPPORT, UP, WIDTH, pattern_chart, thumbnail, trend_chart
+from analysis.charts import DOWN, HEIGHT, PALE, RESISTANCE, SUPPORT, UP, WIDTH, pattern_chart, thumbnail, trend_chart
 from analysis.indicators import Windows
 from analysis.snapshot import frame_of as frame_of_snapshot
 from analysis.trend import resistance_lines, support_lines
@@ -140,8 +140,10 @@ def test_threads_at_once_draw_what_one_draws_alone() -> None:
     frames = [walk(seed, 80) for seed in range(6)]
     alone = [draw(frame) for frame in frames for draw in CHARTS]
     with settings_of_somebody_elses(), ThreadPoolExecutor(4) as pool:
+        before = dict(matplotlib.rcParams)
         together = [pool.submit(draw, frame) for frame in frames for draw in CHARTS]
         assert [each.result() for each in together] == alone
+        assert dict(matplotlib.rcParams) == before
     assert len(set(alone)) == len(alone)
 
 
@@ -238,6 +240,28 @@ def line_seen(picture: Pixels, colour: str) -> tuple[npt.NDArray[np.int64], npt.
     drawn = where(picture, colour)
     columns = np.flatnonzero(drawn.any(axis=0) & ~drawn[:28].any(axis=0) & ~drawn[-32:].any(axis=0))
     return columns, np.array([np.flatnonzero(drawn[:, column]).mean() for column in columns])
+
+
+@given(seed=st.integers(0, 10**6), factor=st.sampled_from([1.7e-12, 0.9e-5, 1.0, 3e4]))
+@settings(max_examples=12)
+def test_the_grid_stands_at_round_prices(seed: int, factor: float) -> None:
+    frame = scaled(walk(seed, 60), factor)
+    picture = pixels(pattern_chart(frame))
+    grid = where(picture, PALE)[:, : right_edge(picture)]
+    heights = np.flatnonzero(grid.mean(axis=1) > 0.5)
+    row = row_of(frame, candles_seen(picture))
+    pixel = factor / (row(0.0) - row(factor))
+    step = float(np.diff(heights).mean()) * pixel
+    assert any(step == pytest.approx(unit, rel=0.02) for unit in ROUND)
+    round_step = min(ROUND, key=lambda unit: abs(unit / step - 1))
+    for height in heights:
+        price = (row(0.0) - float(height)) * pixel
+        assert abs(price - round(price / round_step) * round_step) <= 2 * pixel
+    assert 3 <= len(heights) <= 12
+    assert 20 <= heights.min() <= heights.max() <= HEIGHT - 26
+
+
+ROUND = [unit * 10.0**power for unit in (1, 2, 5) for power in range(-15, 12)]
 
 
 def test_a_chart_of_fewer_than_50_bars_has_no_lines() -> None:

@@ -22,6 +22,7 @@ from decimal import Decimal
 from enum import IntEnum
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any, Literal, NamedTuple, cast
 from uuid import UUID
 
@@ -37,7 +38,10 @@ from langchain_openai.chat_models.base import OpenAIRateLimitError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, create_model
 
 from analysis.reports import IndicatorReport, PatternReport, TradeDecision, TrendReport
-from tests.model_server import FAULTS, WELL, Filler, Image, Json, ModelServer, Random, lean, read_png, says
+from tests.model_answers import Image, lean, read_png
+from tests.model_faults import FAULTS, WELL, says
+from tests.model_server import ModelServer
+from tests.schema_values import Filler, Json
 
 TIMEOUT_S = 5.0
 CHAT = "/v1/chat/completions"
@@ -670,6 +674,15 @@ def test_a_spoilt_answer_breaks_the_report_where_it_says(server: ModelServer, na
     server.script([FAULTS[name]])
     with pytest.raises(ValueError, match=refusal):
         TradeDecision.model_validate_json(tell(server, wanting(TradeDecision)).message["content"])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_key_that_is_told_twice_is_one_of_the_reports_own(server: ModelServer, shape: type[BaseModel]) -> None:
+    server.script([FAULTS["duplicate_keys"]])
+    content = tell(server, wanting(shape)).message["content"]
+    keys = [key for key, _ in json.loads(content, object_pairs_hook=list)]
+    assert keys[0] in keys[1:]
+    shape.model_validate_json(content)
 
 
 def test_a_spoilt_answer_waits_for_the_answer(server: ModelServer) -> None:

@@ -396,6 +396,45 @@ def load_sample(app: App) -> int:
     return sum(added.new for added in load(app.catalogue, actor=app.settings.actor).values())
 
 
+class Analysed(NamedTuple):
+    """What a generation came to: analyses made, found stored, failed among both, and the cost of those made in US
+    dollars; notices as of an `Answer`."""
+
+    variant: str
+    made: int
+    found: int
+    failed: int
+    cost: Decimal
+    notices: tuple[str, ...]
+
+
+def make_analyses(app: App, question: Question, tell: Tell = silent) -> Analysed:
+    """Makes the analyses of a question's bars that are missing, and runs nothing."""
+    spent, known = Spending(), app.catalogue.as_known_at(app.catalogue.known_at())
+    symbols = tuple(question.symbols) or _all_symbols(app, question.timeframe)
+    total = sum(len(known.bars(symbol, question.timeframe, question.start, question.end)) for symbol in symbols)
+    variant = analyst_of(app, question.variant, Environment.BACKTEST, budget=question.budget, progress=spent.hear)
+    formed = opinions(
+        app.store,
+        known,
+        symbols,
+        question.timeframe,
+        question.start,
+        question.end,
+        actor=app.settings.actor,
+        variant=variant,
+        progress=lambda done: tell(spent.told, done, total),
+        retry=question.retry,
+    )
+    app.runner().catch_up(lambda done, total: tell("read models", done, total))
+    return Analysed(variant.name, formed.made, formed.found, formed.failed, spent.cost, tuple(formed.notices))
+
+
+def analysed_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
+    """All symbols of a timeframe that there are bars of."""
+    return _all_symbols(app, timeframe)
+
+
 def latest_opinion(
     app: App,
     symbol: Symbol,

@@ -6,10 +6,11 @@ a key of its own, so that two of them can work at the same time.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired
 
 from langchain.agents import AgentState
 from langchain.agents.middleware.types import OmitFromInput, OmitFromOutput, PrivateStateAttr
+from typing_extensions import TypedDict
 
 from analysis.snapshot import Snapshot
 

@@ -56,7 +56,7 @@ class Agents:
         first = presets[0]
         self.name = f"{first.name}@{variant_digest(presets)[:12]}"
         self.preset = first.preset
-        self._presets, self._resources, self._budget, self._progress = presets, resources, budget, progress
+        self.presets, self._resources, self._budget, self._progress = presets, resources, budget, progress
         self._author = Author(self.name, self.version, first.name, digest_of(text_of(first.preset)))
 
     def make(
@@ -82,7 +82,7 @@ class Agents:
             self._progress(progress)
 
         waiting = [job for job in jobs if job.window not in settled]
-        asyncio.run(generate(self._presets, self._author, waiting, self._resources, told, budget=self._budget))
+        asyncio.run(generate(self.presets, self._author, waiting, self._resources, told, budget=self._budget))
 
     def _job(self, symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], window: Window) -> Job:
         return Job(symbol, timeframe, window, bars[window.row + 1 - window.bars : window.row + 1])

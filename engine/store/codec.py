@@ -54,6 +54,14 @@ def _reader(shape: type[Fact]) -> Callable[[bytes], Fact]:
 _READERS = {name: _reader(shape) for name, shape in TYPES.items()}
 
 
+def fact_of(name: str, payload: bytes) -> Fact:
+    """The fact of a stored name and payload, in today's shape. Raises `ValueError` where there is no such fact."""
+    read = _READERS.get(name)
+    if read is None:
+        raise ValueError(f"there is no event {name!r}")
+    return read(payload)
+
+
 def recorded(position: int, version: int, name: str, state: bytes) -> Recorded:
     """The fact in a stored row, in today's shape, with the name and the payload that are stored.
 

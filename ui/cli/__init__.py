@@ -10,6 +10,7 @@ import typer
 
 from engine.store import ENGINE_VERSION
 from ui.cli import (
+    analyses,
     audit,
     books,
     checking,
@@ -55,6 +56,8 @@ def begin(
 app.command()(system.demo)
 app.command()(system.doctor)
 app.add_typer(data.app)
+app.command()(analyses.analyze)
+app.add_typer(analyses.app)
 app.command()(trading.backtest)
 app.command()(trading.replay)
 app.command()(trading.compare)

@@ -1,0 +1,371 @@
+"""Stored analyses looked at: two variants over the same bars, one analysis run again, files of them out and in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import msgspec
+
+from analysis.analyst import analysis_id, settled, windows
+from analysis.calls import digest_of
+from analysis.variants import Stored, Window
+from engine.errors import BadInput, BookMoved, NotFound
+from engine.events import AnalysisFailed, AnalysisMade
+from engine.market import Bar, Direction, Symbol, Timeframe
+from engine.money import ZERO, add
+from engine.orders import analysis_stream
+from engine.store import Batch, Cause, Store, read_from
+from engine.store.codec import fact_of
+from engine.versions import names
+
+if TYPE_CHECKING:
+    from analysis.graph.rerun import Rerun
+    from ui.compose import App
+
+FORMAT = "quantagent-analyses"
+FORMAT_VERSION = 1
+
+# --- One --------------------------------------------------------------------------------------------------------
+
+
+def find(store: Store, analysis: str) -> Stored:
+    """What is stored of an analysis: its opinion, else its last failure."""
+    found = settled(store.read(analysis_stream(analysis)))
+    if found is None:
+        raise NotFound(f"there is no analysis {analysis!r}: `quantagent analyses list` shows their ids.")
+    return found
+
+
+def run_again(app: App, analysis: str) -> Rerun:
+    """Runs the graph once more on an analysis's window, with every answer from its recording.
+
+    Raises `BadInput` for what no graph has made, or prompts, agents or graph that have changed since, and
+    `RecordingMissing` for a question that was not asked.
+    """
+    from analysis.graph.making import Author, Job
+    from analysis.graph.rerun import rerun
+    from ui.analysts import agents_of, resources_of
+
+    made = find(app.store, analysis).fact
+    if isinstance(made, AnalysisFailed):
+        raise BadInput(f"analysis {analysis} failed: there is no opinion to make again.")
+    if made.work is None or not made.work.calls:
+        raise BadInput(
+            f"analysis {analysis} was made without a model: `quantagent check-lookahead` tries such variants."
+        )
+    agents = agents_of(app, made.variant)
+    window, bars = _window_of(app, made)
+    author = Author(agents.name, agents.version, made.work.preset, made.work.preset_digest)
+    resources = resources_of(app)
+    job = Job(made.symbol, Timeframe.parse(made.timeframe), window, bars)
+    return rerun(made, agents.presets, author, job, resources.calls, resources.now)
+
+
+def _window_of(app: App, made: AnalysisMade) -> tuple[Window, Sequence[Bar]]:
+    """The very bars that an analysis saw, as they were known when it was stored."""
+    recorded = next(
+        row.meta.recorded_at for row in app.store.read(analysis_stream(made.analysis_id)) if row.event == made
+    )
+    known = app.catalogue.as_known_at(recorded)
+    timeframe = Timeframe.parse(made.timeframe)
+    bars = known.bars(made.symbol, timeframe, None, made.as_of)
+    *_, window = windows(bars, timeframe, made.window_bars)
+    if window.digest != made.window_digest:
+        raise BadInput(
+            f"the bars of analysis {made.analysis_id} are not in the catalogue: import the same file again before "
+            "running it again."
+        )
+    return window, bars[window.row + 1 - window.bars :]
+
+
+# --- Two variants -------------------------------------------------------------------------------------------------
+
+
+class Record(NamedTuple):
+    """How a variant did on the bars that both have an opinion on.
+
+    right of judged: LONG and SHORT whose close `horizon` bars later lay on the side they named (an unchanged one counts
+    for neither); after_cutoff: the same of bars that closed after the model's knowledge ended, where that is known.
+    """
+
+    variant: str
+    analyses: int
+    failed: int
+    long: int
+    short: int
+    hold: int
+    right: int
+    judged: int
+    right_after_cutoff: int
+    judged_after_cutoff: int
+    cost: Decimal
+    latency_ms: int
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.right / self.judged if self.judged else None
+
+    @property
+    def accuracy_after_cutoff(self) -> float | None:
+        return self.right_after_cutoff / self.judged_after_cutoff if self.judged_after_cutoff else None
+
+
+class Comparison(NamedTuple):
+    """Two variants on the bars that both were asked about; agreed: on how many they said the same."""
+
+    symbol: Symbol
+    horizon: int
+    both: int
+    agreed: int
+    records: tuple[Record, Record]
+
+
+Facts = Mapping[datetime, AnalysisMade | AnalysisFailed]
+
+
+def compare(
+    app: App,
+    variants: tuple[str, str],
+    symbol: Symbol,
+    timeframe: Timeframe,
+    horizon: int,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> Comparison:
+    """Two variants over the same stored bars; nothing is made. Raises `NotFound` where one has nothing in common."""
+    facts = {name: dict(_facts(app.store, name, symbol, timeframe, start, end)) for name in variants}
+    for name in variants:
+        if not facts[name]:
+            raise NotFound(
+                f"no {timeframe} analysis of {symbol} by {name} is stored in that range: `quantagent analyses list` "
+                "names the variants, and `quantagent analyses make` makes them."
+            )
+    common = [at for at in facts[variants[0]] if at in facts[variants[1]]]
+    if not common:
+        raise NotFound(f"{variants[0]} and {variants[1]} have no bar of {symbol} in common: make both over one range.")
+    bars = app.catalogue.bars(symbol, timeframe, None, None)
+    closes = {bar.closed_at: row for row, bar in enumerate(bars)}
+    moves = {at: _move(bars, closes[at], horizon) for at in common if at in closes}
+    first, second = (_record(name, [facts[name][at] for at in common], moves) for name in variants)
+    agreed = sum(_said(facts[variants[0]][at]) == _said(facts[variants[1]][at]) for at in common)
+    return Comparison(symbol, horizon, len(common), agreed, (first, second))
+
+
+def _facts(
+    store: Store, variant: str, symbol: Symbol, timeframe: Timeframe, start: datetime | None, end: datetime | None
+) -> Iterator[tuple[datetime, AnalysisMade | AnalysisFailed]]:
+    """The facts of a variant, named with or without its digest, by their bars' closes; opinions before failures."""
+    found: dict[datetime, AnalysisMade | AnalysisFailed] = {}
+    for fact in _all(store, symbol, timeframe, start, end):
+        named = variant in (fact.variant, fact.variant.partition("@")[0])
+        if named and not isinstance(found.get(fact.as_of), AnalysisMade):
+            found[fact.as_of] = fact
+    yield from sorted(found.items())
+
+
+def _all(
+    store: Store,
+    symbol: Symbol | None,
+    timeframe: Timeframe | None,
+    start: datetime | None,
+    end: datetime | None,
+) -> Iterator[AnalysisMade | AnalysisFailed]:
+    for row in read_from(store, names([AnalysisMade, AnalysisFailed])):
+        fact = row.event
+        if not isinstance(fact, AnalysisMade | AnalysisFailed):
+            continue
+        fits = symbol in (None, fact.symbol) and timeframe in (None, Timeframe.parse(fact.timeframe))
+        if fits and (start is None or fact.as_of > start) and (end is None or fact.as_of <= end):
+            yield fact
+
+
+def _said(fact: AnalysisMade | AnalysisFailed) -> str:
+    return fact.decision if isinstance(fact, AnalysisMade) else "failed"
+
+
+def _move(bars: Sequence[Bar], row: int, horizon: int) -> Decimal | None:
+    """By how much the close has changed so many bars later; None where there are not so many."""
+    if row + horizon >= len(bars):
+        return None
+    return bars[row + horizon].close - bars[row].close
+
+
+def _record(
+    name: str, facts: Sequence[AnalysisMade | AnalysisFailed], moves: Mapping[datetime, Decimal | None]
+) -> Record:
+    said = [_said(fact) for fact in facts]
+    judged = [(fact, right) for fact in facts if (right := _right(fact, moves.get(fact.as_of))) is not None]
+    later = [(fact, right) for fact, right in judged if _is_after_cutoff(fact)]
+    cost, latency = ZERO, 0
+    for fact in facts:
+        if fact.work is not None:
+            cost, latency = add(cost, fact.work.cost), latency + fact.work.latency_ms
+    return Record(
+        variant=facts[-1].variant if len({fact.variant for fact in facts}) == 1 else name,
+        analyses=len(facts),
+        failed=said.count("failed"),
+        long=said.count(Direction.LONG),
+        short=said.count(Direction.SHORT),
+        hold=said.count(Direction.HOLD),
+        right=sum(right for _, right in judged),
+        judged=len(judged),
+        right_after_cutoff=sum(right for _, right in later),
+        judged_after_cutoff=len(later),
+        cost=cost,
+        latency_ms=latency // len(facts),
+    )
+
+
+def _right(fact: AnalysisMade | AnalysisFailed, move: Decimal | None) -> bool | None:
+    if move is None or move == 0 or _said(fact) not in (Direction.LONG, Direction.SHORT):
+        return None
+    return (move > 0) is (_said(fact) == Direction.LONG)
+
+
+def _is_after_cutoff(fact: AnalysisMade | AnalysisFailed) -> bool:
+    cutoff = fact.work.knowledge_cutoff if fact.work is not None else ""
+    return bool(cutoff) and fact.as_of.date() > date.fromisoformat(cutoff)
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+class Moved(NamedTuple):
+    """How many analyses and texts went into a file, or came out of one; there: analyses that were stored already."""
+
+    analyses: int
+    texts: int
+    there: int = 0
+
+
+def export(
+    app: App,
+    path: Path,
+    symbol: Symbol | None = None,
+    variant: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> Moved:
+    """Writes stored analyses to a file of JSON lines, with the texts of their model calls, to run them again elsewhere.
+
+    Of each analysis its whole history, failures and opinion. The file appears whole or not at all.
+    """
+    from ui.analysts import resources_of
+
+    calls = resources_of(app).calls
+    digests: dict[str, None] = {}
+    lines = [json.dumps({"format": FORMAT, "version": FORMAT_VERSION})]
+    streams = dict.fromkeys(
+        analysis_stream(fact.analysis_id)
+        for fact in _all(app.store, symbol, None, start, end)
+        if variant in (None, fact.variant, fact.variant.partition("@")[0])
+    )
+    for stream in streams:
+        for row in app.store.read(stream):
+            lines.append(json.dumps({"name": row.name, "fact": row.payload.decode()}))
+            for call in _calls_of(row.event):
+                digests |= dict.fromkeys(filter(None, (call.request, call.response)))
+    lines += [json.dumps({"sha256": digest, "text": calls.body(digest)}) for digest in digests]
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text("\n".join(lines) + "\n", encoding="ascii")
+    partial.replace(path)
+    return Moved(len(streams), len(digests))
+
+
+def _calls_of(fact: object) -> tuple[Any, ...]:
+    return fact.work.calls if isinstance(fact, AnalysisMade | AnalysisFailed) and fact.work is not None else ()
+
+
+def bring_in(app: App, path: Path) -> Moved:
+    """Stores the analyses of such a file, and the texts of their calls. What is stored already stays as it is.
+
+    Every text has to have its digest, and every analysis the name of what it says. Nothing is stored of a file with
+    anything wrong in it. Raises `BadInput` with the line.
+    """
+    from ui.analysts import resources_of
+
+    facts, texts = _read(path)
+    calls, there = resources_of(app).calls, 0
+    for text in texts.values():
+        calls.keep(text)
+    for stream, history in facts.items():
+        known = settled(app.store.read(stream))
+        if known is not None and isinstance(known.fact, AnalysisMade):
+            there += 1
+            continue
+        try:
+            app.store.append([Batch(stream, 0, history)], Cause(app.settings.actor))
+        except BookMoved:
+            there += 1
+    return Moved(len(facts) - there, len(texts), there)
+
+
+def _read(path: Path) -> tuple[dict[str, list[AnalysisMade | AnalysisFailed]], dict[str, str]]:
+    """The facts of a file by their streams, and its texts by their digests; all of it judged."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    facts: dict[str, list[AnalysisMade | AnalysisFailed]] = {}
+    texts: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        said = _object(path, number, line)
+        if number == 1:
+            if (said.get("format"), said.get("version")) != (FORMAT, FORMAT_VERSION):
+                raise BadInput(f"{path} is no file of analyses: `quantagent analyses export FILE` writes one.")
+        elif "text" in said:
+            text = str(said["text"])
+            if not text.isascii() or digest_of(text) != said.get("sha256"):
+                raise BadInput(f"{path}, line {number}: the text is not the one of its digest. Nothing was stored.")
+            texts[digest_of(text)] = text
+        else:
+            fact = _fact(path, number, said)
+            facts.setdefault(analysis_stream(fact.analysis_id), []).append(fact)
+    missing = {
+        digest
+        for history in facts.values()
+        for call in (call for fact in history for call in _calls_of(fact))
+        for digest in (call.request, call.response)
+        if digest and digest not in texts
+    }
+    if missing:
+        raise BadInput(
+            f"{path} lacks the text {min(missing)[:16]} of a model call: export it again. Nothing was stored."
+        )
+    return facts, texts
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        said: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise BadInput(f"{path}, line {number}: it is no JSON object. Nothing was stored.")
+    return cast("dict[str, Any]", said)
+
+
+def _fact(path: Path, number: int, said: dict[str, Any]) -> AnalysisMade | AnalysisFailed:
+    """The fact of a line, if it is one, spelled as it would be stored, under the name of what it says."""
+    try:
+        fact = fact_of(str(said.get("name")), str(said.get("fact")).encode())
+        if not isinstance(fact, AnalysisMade | AnalysisFailed):
+            raise ValueError("it is no analysis")
+        window = Window(0, fact.as_of, 1, fact.window_digest)
+        named = analysis_id(fact.symbol, Timeframe.parse(fact.timeframe), window, fact.variant)
+        if named != fact.analysis_id:
+            raise ValueError(f"it is called {fact.analysis_id}, and is {named}")
+    except (ValueError, KeyError, msgspec.MsgspecError, BadInput) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise BadInput(f"{path}, line {number}: {reason}. Nothing was stored.") from None
+    return fact
+
+
+def texts_of(app: App, digests: Iterable[str]) -> dict[str, str]:
+    """Recorded requests and answers by their digests."""
+    from ui.analysts import resources_of
+
+    calls = resources_of(app).calls
+    return {digest: calls.body(digest) for digest in digests if digest}
