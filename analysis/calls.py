@@ -49,6 +49,10 @@ class Calls(Protocol):
         """
         ...
 
+    def keep(self, body: str) -> str:
+        """Stores a text that belongs to a call recorded elsewhere, and returns its digest. Raises as `record`."""
+        ...
+
     def of(self, analysis_id: str, version: int) -> list[Asked]:
         """What was asked for an analysis, in the order in which it was recorded."""
         ...
@@ -86,6 +90,12 @@ def digest_of(body: str) -> str:
     return sha256(body.encode("ascii")).hexdigest()
 
 
+def _digest_of_ascii(body: str) -> str:
+    if not body.isascii() or "\0" in body:
+        raise ValueError("the text is not spelled as `body_of` does it")
+    return digest_of(body)
+
+
 def _checked(call: ModelCall, request: str, response: str) -> dict[str, str]:
     """The texts of a call under their digests."""
     bodies: dict[str, str] = {}
@@ -121,6 +131,12 @@ class MemoryCalls:
         with self._lock:
             self._bodies.update(bodies)
             self._asked[asked] = None
+
+    def keep(self, body: str) -> str:
+        digest = _digest_of_ascii(body)
+        with self._lock:
+            self._bodies[digest] = body
+        return digest
 
     def of(self, analysis_id: str, version: int) -> list[Asked]:
         with self._lock:
@@ -181,6 +197,11 @@ class PostgresCalls:
                 conn.execute(_RECORD, row)
 
         self._do(write)
+
+    def keep(self, body: str) -> str:
+        digest = _digest_of_ascii(body)
+        self._do(lambda conn: conn.execute(_KEEP, (digest, body)))
+        return digest
 
     def of(self, analysis_id: str, version: int) -> list[Asked]:
         return [_asked(row) for row in self._do(lambda conn: conn.execute(_OF, (analysis_id, version)).fetchall())]

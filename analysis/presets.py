@@ -6,6 +6,7 @@ environment variable that holds one, and what looks like a key is refused in any
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from datetime import date, datetime
@@ -15,7 +16,6 @@ from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import msgspec
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, Strict, model_validator
 
 from engine.money import ZERO, exact
@@ -163,8 +163,8 @@ def facts_of(preset: ModelPreset) -> dict[str, Any]:
 
 
 def text_of(preset: ModelPreset) -> str:
-    """The canonical JSON: equal presets have equal text."""
-    return msgspec.json.encode(facts_of(preset)).decode()
+    """The canonical JSON, in ASCII: equal presets have equal text."""
+    return json.dumps(facts_of(preset), separators=(",", ":"))
 
 
 def digest_of(text: str) -> str:

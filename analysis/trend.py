@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import product
 
 import numpy as np
 
@@ -45,20 +44,16 @@ def resistance_lines(windows: Windows) -> Lines:
 def _line_below(points: Floats) -> Lines:
     # A line's total distance to the points depends only on its height in the middle, so the best line is the edge of
     # the lower convex hull over the middle: of all chords across the middle, the one that is lowest there.
-    lowest = np.full(len(points), np.inf)
-    level, slope = np.full(len(points), np.nan), np.full(len(points), np.nan)
-    columns = np.ascontiguousarray(points.T)
     half = FIT_BARS // 2
-    for left, right in product(range(half), range(half, FIT_BARS)):
-        rise = (columns[right] - columns[left]) / (right - left)
-        height = columns[left] + rise * (_MIDDLE - left)
-        lower = height < lowest
-        lowest = np.where(lower, height, lowest)
-        level = np.where(lower, columns[right] + rise * (FIT_BARS - 1 - right), level)
-        slope = np.where(lower, rise, slope)
-    level[np.isnan(points[:, 0])] = np.nan
-    slope[np.isnan(points[:, 0])] = np.nan
-    return Lines(level, slope)
+    left, right = np.arange(half)[:, np.newaxis], np.arange(half, FIT_BARS)
+    before, after = points[:, :half, np.newaxis], points[:, np.newaxis, half:]
+    rise = (after - before) / (right - left)
+    height = before + rise * (_MIDDLE - left)
+    every, chord = np.arange(len(points)), height.reshape(len(points), -1).argmin(axis=1)
+    slope, touched = rise.reshape(len(points), -1)[every, chord], half + chord % half
+    level = points[every, touched] + slope * (FIT_BARS - 1 - touched)
+    unknown = np.isnan(points[:, 0])
+    return Lines(np.where(unknown, np.nan, level), np.where(unknown, np.nan, slope))
 
 
 def fitted_lines(windows: Windows) -> tuple[Lines, Floats]:

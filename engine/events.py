@@ -192,6 +192,7 @@ class GraphWork(Exact, frozen=True, omit_defaults=True):
     output_tokens: int
     cost: Decimal
     latency_ms: int
+    fallbacks: tuple[tuple[str, str], ...] = ()
     node_latency_ms: tuple[tuple[str, int], ...] = ()
     temperature: Decimal | None = None
     seed: int | None = None

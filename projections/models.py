@@ -8,10 +8,9 @@ from engine.events import ModelActivated, ModelSaved
 from engine.store import Recorded, Store
 from engine.versions import names
 from projections import tables
+from projections.profiles import activation_row, number_of
 from projections.projection import Change
 from projections.tables import Row
-
-STREAM = "model:"
 
 
 class Models:
@@ -28,7 +27,7 @@ class Models:
             case ModelSaved():
                 yield tables.MODEL_VERSIONS, self._saved(recorded, recorded.event)
             case ModelActivated():
-                yield tables.MODEL_ACTIVATIONS, _activated(recorded, recorded.event)
+                yield tables.MODEL_ACTIVATIONS, activation_row(recorded, recorded.event)
             case _:
                 pass
 
@@ -38,25 +37,12 @@ class Models:
     def forget(self) -> None: ...
 
     def _saved(self, recorded: Recorded, saved: ModelSaved) -> Row:
-        before = [row for row in self._store.read(recorded.stream) if row.version <= recorded.version]
         return {
             "name": saved.name,
-            "version": sum(isinstance(row.event, ModelSaved) for row in before),
+            "version": number_of(self._store, recorded),
             "digest": saved.digest,
             "actor": recorded.meta.actor,
             "saved_at": recorded.meta.recorded_at,
             "document": saved.document,
             "position": recorded.position,
         }
-
-
-def _activated(recorded: Recorded, activated: ModelActivated) -> Row:
-    return {
-        "scope": activated.scope,
-        # The end of a default names none: whose it was is the stream's name.
-        "name": activated.name or recorded.stream.removeprefix(STREAM),
-        "digest": activated.digest or None,
-        "at": recorded.meta.recorded_at,
-        "actor": recorded.meta.actor,
-        "position": recorded.position,
-    }

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.events import ProfileActivated, ProfileSaved
+from engine.events import ModelActivated, ProfileActivated, ProfileSaved
 from engine.store import Recorded, Store
 from engine.versions import names
 from projections import tables
 from projections.projection import Change
 from projections.tables import Row
-
-STREAM = "profile:"
 
 
 class Profiles:
@@ -28,7 +26,8 @@ class Profiles:
             case ProfileSaved():
                 yield tables.PROFILE_VERSIONS, self._saved(recorded, recorded.event)
             case ProfileActivated():
-                yield tables.PROFILE_ACTIVATIONS, _activated(recorded, recorded.event)
+                kind = recorded.event.kind
+                yield tables.PROFILE_ACTIVATIONS, {**activation_row(recorded, recorded.event), "kind": kind}
             case _:
                 pass
 
@@ -38,10 +37,9 @@ class Profiles:
     def forget(self) -> None: ...
 
     def _saved(self, recorded: Recorded, saved: ProfileSaved) -> Row:
-        before = [row for row in self._store.read(recorded.stream) if row.version <= recorded.version]
         return {
             "name": saved.name,
-            "version": sum(isinstance(row.event, ProfileSaved) for row in before),
+            "version": number_of(self._store, recorded),
             "kind": saved.kind,
             "digest": saved.digest,
             "actor": recorded.meta.actor,
@@ -51,12 +49,17 @@ class Profiles:
         }
 
 
-def _activated(recorded: Recorded, activated: ProfileActivated) -> Row:
+def number_of(store: Store, recorded: Recorded) -> int:
+    """The how-manieth of its kind an event is in its stream, from 1."""
+    before = (row for row in store.read(recorded.stream) if row.version <= recorded.version)
+    return sum(type(row.event) is type(recorded.event) for row in before)
+
+
+def activation_row(recorded: Recorded, activated: ProfileActivated | ModelActivated) -> Row:
     return {
         "scope": activated.scope,
-        "kind": activated.kind,
         # The end of a default names none: whose it was is the stream's name.
-        "name": activated.name or recorded.stream.removeprefix(STREAM),
+        "name": activated.name or recorded.stream.partition(":")[2],
         "digest": activated.digest or None,
         "at": recorded.meta.recorded_at,
         "actor": recorded.meta.actor,

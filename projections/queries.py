@@ -204,13 +204,20 @@ class Queries:
         query = SQL("SELECT *, digest IS NOT NULL AS active FROM {} WHERE name = %s ORDER BY position")
         return self._rows(query.format(_table("model_activations")), name)
 
-    def analyses(self, symbol: Symbol | None = None, variant: str | None = None, limit: int = PAGE) -> Rows:
-        """Stored analyses, those of the newest bars first, the failed ones among them."""
+    def analyses(
+        self, symbol: Symbol | None = None, variant: str | None = None, limit: int = PAGE, *, failed: bool = False
+    ) -> Rows:
+        """Stored analyses, those of the newest bars first, the failed ones among them, or only these.
+
+        variant: with its digest or version, or without to name all that have the same name.
+        """
         query = SQL(
-            "SELECT * FROM {} WHERE (%s::text IS NULL OR symbol = %s) AND (%s::text IS NULL OR variant = %s) "
-            "ORDER BY at DESC, analysis_id LIMIT %s"
+            "SELECT * FROM {} WHERE (%s::text IS NULL OR symbol = %s) "
+            "AND (%s::text IS NULL OR variant = %s OR split_part(variant, '@', 1) = %s) "
+            "AND (NOT %s OR status = 'failed') ORDER BY at DESC, analysis_id LIMIT %s"
         )
-        return self._rows(query.format(_table("analyses")), symbol, symbol, variant, variant, limit)
+        wanted = (symbol, symbol, variant, variant, variant, failed, limit)
+        return self._rows(query.format(_table("analyses")), *wanted)
 
     def model_calls(self, analysis_id: str) -> Rows:
         """The questions that were asked for an analysis, in order, those of its failures first."""

@@ -55,6 +55,7 @@ MEANINGS: dict[str, str] = {
     "output_tokens": "tokens that were written, as the server counts them",
     "cost": "what it cost, in US dollars",
     "latency_ms": "how long it took, in milliseconds",
+    "fallbacks": "pairs of name and SHA-256 of the presets that were ready to be asked instead",
     "node_latency_ms": "pairs of an agent and how long it took, in milliseconds",
     "temperature": "its temperature; null: the server's own",
     "seed": "the seed of its chance; null: the server's own",

@@ -43,8 +43,8 @@ SECTIONS = (
     ),
     Section(
         "analysis:<analysis_id>",
-        "Attempts at one opinion on exactly those bars. The first `AnalysisMade` is the opinion; all runs share it. A run "
-        "that consulted a failure before that stays with it: it names the version that it read.",
+        "Attempts at one opinion on exactly those bars. The first `AnalysisMade` is the opinion; all runs share it. A "
+        "run that consulted a failure before that stays with it: it names the version that it read.",
         (events.AnalysisMade, events.AnalysisFailed),
     ),
     Section("signals:<digest>", "Somebody else's signals, imported from a file.", (events.SignalsImported,)),

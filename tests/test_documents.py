@@ -2,6 +2,7 @@
 
 - In a ```console block, lines that begin with `$ ` are commands, run in the order of the page, against one fresh
   database and in one empty folder per page; the other lines show what one may see and are not compared.
+- `$MODEL_SERVER` is the address of a stub of a model server.
 - Commands that begin with one of `SHOWN_ONLY` are not run; the make targets and files they name must exist.
 - A command with a placeholder (`PLACEHOLDERS`, a whole word) is not run; the command's `--help` is.
 - A block after a line `<!-- file: NAME -->` is saved under that name first.
@@ -16,6 +17,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ import pytest
 from engine.config import RiskLimits
 from engine.risk import RULES
 from tests.documents import GENERATED, ROOT, blocks, commands, links, pages
+from tests.model_answers import lean
+from tests.model_server import ModelServer
 
 SHOWN_ONLY = ("make", "docker", "git", "cd", "sudo", "apt", "apt-get", "brew", "export", "quantagent dashboard")
 PLACEHOLDERS = {"DSN", "FILE", "ID", "NAME", "ORDER", "PROFILE", "RUN", "SIGNAL", "SYMBOL", "TRADE"}
@@ -33,13 +37,21 @@ MAY_SAY_NO = ("quantagent doctor",)
 
 
 @pytest.fixture
-def reader(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model_server() -> Iterator[str]:
+    """The address of a model server, for the pages that ask one."""
+    with ModelServer(opinion=lean) as server:
+        yield server.url
+
+
+@pytest.fixture
+def reader(dsn: str, model_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The empty folder of somebody who reads a page: a home of their own, the project's commands on the path."""
     for name in [name for name in os.environ if name.startswith("QUANTAGENT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("QUANTAGENT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("QUANTAGENT_DSN", dsn)
+    monkeypatch.setenv("MODEL_SERVER", model_server)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -131,7 +143,7 @@ def test_the_code_map_lists_every_module_and_only_those() -> None:
         elif name.endswith("/"):
             folder = name
     inner = ("audit", "feed", "feed/providers", "store")
-    mapped = ["engine", "analysis", "projections", "ui", *(f"engine/{name}" for name in inner)]
+    mapped = ["engine", "analysis", "analysis/graph", "projections", "ui", *(f"engine/{name}" for name in inner)]
     modules = {
         f"{package}/{path.stem}"
         for package in mapped

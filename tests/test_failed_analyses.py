@@ -324,6 +324,15 @@ def test_read_models_show_what_each_run_consulted_and_rebuild_to_the_same(world:
     assert rebuild(world.store, world.catalogue, world.dsn).same
 
 
+def test_a_run_is_shown_the_failure_that_it_consulted_though_its_opinion_came_before_the_run(world: World) -> None:
+    analyst = Tried(world.store)
+    succeed_later(world.store)
+    run_id = runs.perform(world.store, asked(), BARS, analyst, actor="test").request.run_id
+    with asked_of(world) as queries:
+        shown = {row["analysis_id"]: row["decision"] for row in queries.decisions(run_id)}
+    assert {shown[failed(bar).analysis_id] for bar in FAILING} == {"HOLD"}
+
+
 def test_a_failed_analysis_is_a_row_until_its_opinion_is_made(world: World) -> None:
     bar = FAILING[0]
     failure, opinion = failed(bar), made(bar, Direction.LONG)

@@ -129,6 +129,7 @@ def test_saving_another_version_changes_no_default() -> None:
     model_log.save(store, "gpt", OTHER, "ann")
     chosen = model_log.choose(store, None, Environment.BACKTEST)
     assert (chosen.preset, chosen.told) == (ONE, "model gpt (active for backtest, version 1 of 2)")
+    assert (chosen.name, chosen.number) == ("gpt", 1)
     assert model_log.activate(store, "gpt@2", "backtest", "ann").digest == digest_of(text_of(OTHER))
     assert model_log.choose(store, None, Environment.BACKTEST).preset == OTHER
 

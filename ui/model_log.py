@@ -49,11 +49,12 @@ class Active(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """A preset that asks: its name in the log, and in words where it comes from."""
+    """A preset that asks: its name in the log, in words where it comes from, and which version of it this is."""
 
     name: str
     preset: ModelPreset
     told: str
+    number: int
 
 
 # --- What the log says --------------------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ def choose(store: Store, given: str | None = None, environment: Environment | No
     """
     if given is not None:
         version = find(store, given)
-        return Chosen(version.saved.name, version.preset, f"model {given} (given)")
+        return Chosen(version.saved.name, version.preset, f"model {given} (given)", version.number)
     defaults = active(store)
     scopes: tuple[Scope, ...] = ("global",)
     if environment is not None:
@@ -117,7 +118,8 @@ def choose(store: Store, given: str | None = None, environment: Environment | No
     saved = versions(store)[default.name]
     version = next(each for each in reversed(saved) if each.saved.digest == default.digest)
     older = "" if version is saved[-1] else f", version {version.number} of {len(saved)}"
-    return Chosen(default.name, version.preset, f"model {default.name} (active {in_words(default.scope)}{older})")
+    told = f"model {default.name} (active {in_words(default.scope)}{older})"
+    return Chosen(default.name, version.preset, told, version.number)
 
 
 def with_fallbacks(store: Store, name: str, preset: ModelPreset) -> list[tuple[str, ModelPreset]]:

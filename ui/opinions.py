@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
@@ -14,6 +15,7 @@ import msgspec
 from analysis.analyst import analysis_id, settled, windows
 from analysis.calls import digest_of
 from analysis.variants import Stored, Window
+from engine import clock
 from engine.errors import BadInput, BookMoved, NotFound
 from engine.events import AnalysisFailed, AnalysisMade
 from engine.market import Bar, Direction, Symbol, Timeframe
@@ -44,12 +46,13 @@ def find(store: Store, analysis: str) -> Stored:
 def run_again(app: App, analysis: str) -> Rerun:
     """Runs the graph once more on an analysis's window, with every answer from its recording.
 
-    Raises `BadInput` for what no graph has made, or prompts, agents or graph that have changed since, and
-    `RecordingMissing` for a question that was not asked.
+    Raises `BadInput` for what no graph has made, and `RecordingMissing` for a question that was not asked then: the
+    prompts, pictures or tools have changed since.
     """
     from analysis.graph.making import Author, Job
     from analysis.graph.rerun import rerun
-    from ui.analysts import agents_of, resources_of
+    from analysis.presets import ModelPreset
+    from ui.analysts import resources_of
 
     made = find(app.store, analysis).fact
     if isinstance(made, AnalysisFailed):
@@ -58,12 +61,13 @@ def run_again(app: App, analysis: str) -> Rerun:
         raise BadInput(
             f"analysis {analysis} was made without a model: `quantagent check-lookahead` tries such variants."
         )
-    agents = agents_of(app, made.variant)
     window, bars = _window_of(app, made)
-    author = Author(agents.name, agents.version, made.work.preset, made.work.preset_digest)
-    resources = resources_of(app)
+    calls, work = resources_of(app).calls, made.work
+    named = ((work.preset, work.preset_digest), *work.fallbacks)
+    presets = [(name, ModelPreset.model_validate_json(calls.body(digest))) for name, digest in named]
+    author = Author(made.variant, made.agent_version, work.preset, work.preset_digest, work.fallbacks)
     job = Job(made.symbol, Timeframe.parse(made.timeframe), window, bars)
-    return rerun(made, agents.presets, author, job, resources.calls, resources.now)
+    return rerun(made, presets, author, job, calls, clock.now)
 
 
 def _window_of(app: App, made: AnalysisMade) -> tuple[Window, Sequence[Bar]]:
@@ -268,8 +272,7 @@ def export(
     for stream in streams:
         for row in app.store.read(stream):
             lines.append(json.dumps({"name": row.name, "fact": row.payload.decode()}))
-            for call in _calls_of(row.event):
-                digests |= dict.fromkeys(filter(None, (call.request, call.response)))
+            digests |= dict.fromkeys(_texts_named(row.event))
     lines += [json.dumps({"sha256": digest, "text": calls.body(digest)}) for digest in digests]
     partial = path.with_name(f"{path.name}.part")
     partial.write_text("\n".join(lines) + "\n", encoding="ascii")
@@ -277,8 +280,13 @@ def export(
     return Moved(len(streams), len(digests))
 
 
-def _calls_of(fact: object) -> tuple[Any, ...]:
-    return fact.work.calls if isinstance(fact, AnalysisMade | AnalysisFailed) and fact.work is not None else ()
+def _texts_named(fact: object) -> Iterator[str]:
+    """The digests of the texts behind an analysis: its presets, and what was asked and answered."""
+    work = fact.work if isinstance(fact, AnalysisMade | AnalysisFailed) else None
+    if work is None or not work.calls:
+        return
+    yield from (work.preset_digest, *(digest for _, digest in work.fallbacks))
+    yield from (digest for call in work.calls for digest in (call.request, call.response) if digest)
 
 
 def bring_in(app: App, path: Path) -> Moved:
@@ -323,16 +331,11 @@ def _read(path: Path) -> tuple[dict[str, list[AnalysisMade | AnalysisFailed]], d
         else:
             fact = _fact(path, number, said)
             facts.setdefault(analysis_stream(fact.analysis_id), []).append(fact)
-    missing = {
-        digest
-        for history in facts.values()
-        for call in (call for fact in history for call in _calls_of(fact))
-        for digest in (call.request, call.response)
-        if digest and digest not in texts
-    }
+    named = (digest for history in facts.values() for fact in history for digest in _texts_named(fact))
+    missing = {digest for digest in named if digest not in texts}
     if missing:
         raise BadInput(
-            f"{path} lacks the text {min(missing)[:16]} of a model call: export it again. Nothing was stored."
+            f"{path} lacks the text {min(missing)[:16]} behind an analysis: export it again. Nothing was stored."
         )
     return facts, texts
 
@@ -361,6 +364,26 @@ def _fact(path: Path, number: int, said: dict[str, Any]) -> AnalysisMade | Analy
         reason = str(error).splitlines()[0].rstrip(".")
         raise BadInput(f"{path}, line {number}: {reason}. Nothing was stored.") from None
     return fact
+
+
+def forget(app: App, before: datetime) -> tuple[int, int]:
+    """Deletes checkpoints and charts that were last written before an instant; how many threads, and bytes of charts.
+
+    The log keeps the opinions and what was asked; a chart is drawn again from its bars.
+    """
+    from analysis.artefacts import Artefacts
+    from analysis.graph.checkpoints import checkpoints
+    from ui.analysts import resources_of
+
+    resources = resources_of(app)
+
+    async def threads() -> int:
+        assert resources.checkpoints is not None, "a system has a database"
+        async with checkpoints(resources.checkpoints) as kept:
+            return await kept.forget(before)
+
+    assert isinstance(resources.pictures, Artefacts), "a system has a folder"
+    return asyncio.run(threads()), resources.pictures.forget(before)
 
 
 def texts_of(app: App, digests: Iterable[str]) -> dict[str, str]:

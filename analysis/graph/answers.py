@@ -152,6 +152,9 @@ def _count(value: object) -> int | None:
 
 def _name(value: object) -> str:
     """Somebody else's name for something, as far as it can be stored and shown."""
-    return (
-        "".join(each for each in value if each.isascii() and each.isprintable())[:100] if isinstance(value, str) else ""
-    )
+    return shown(value, 100) if isinstance(value, str) else ""
+
+
+def shown(text: str, length: int) -> str:
+    """What of somebody else's text can be stored and shown."""
+    return "".join(each for each in text if each.isascii() and each.isprintable())[:length]

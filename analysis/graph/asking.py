@@ -17,7 +17,7 @@ from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResp
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import ValidationError
 
-from analysis.graph.answers import Answer, Unusable, read_answer, strict_json, usage_of
+from analysis.graph.answers import Answer, Unusable, read_answer, shown, strict_json, usage_of
 from analysis.graph.attempt import Attempt, Model, tokens_of
 from analysis.graph.readings import Reading
 from analysis.graph.wire import CURRENT, AnswerTooLarge, Exchange, key_of
@@ -56,7 +56,7 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
     def __init__(self, node: str, reading: type[Reading], offered: Sequence[str], show: Show) -> None:
         super().__init__()
         self.node, self._reading = node, reading
-        self._offered = frozenset((*offered, reading.__name__))
+        self._offered = frozenset(offered)
         self._show = show
 
     async def awrap_model_call(self, request: ModelRequest[Attempt], handler: Handler) -> ModelResponse[Any]:
@@ -70,6 +70,8 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
             ends = _clock() + model.preset.patience_s
             for n in range(1, model.preset.retries + 2):
                 asked += 1
+                # To wait for one's turn takes nothing from the patience with a model.
+                ends += await _turn(model)
                 answer = await self._ask(_corrected(shown, fault, n), handler, model, (seq, asked), ends)
                 if not isinstance(answer, Fault):
                     return answer
@@ -86,8 +88,7 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
     ) -> ModelResponse[Any] | Fault:
         """One attempt: the answer, or what was wrong with it. Both are noted."""
         attempt = request.runtime.context
-        if model.pace is not None:
-            await model.pace.aacquire()
+        offered = self._offered_by(model)
         exchange = Exchange(secret=model.secret)
         held = _Held(model)
         exchange.allow = held.hold
@@ -98,17 +99,23 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
                     response = await handler(request)
             except (Exception, asyncio.CancelledError) as error:
                 _reraise_what_is_ours(error)
-                result: ModelResponse[Any] | Fault = _fault(exchange, error, self._offered)
+                result: ModelResponse[Any] | Fault = _fault(exchange, error, offered)
                 if isinstance(error, asyncio.CancelledError):
                     await self._note(attempt, model, place, exchange, "cancelled")
                     raise
             else:
-                result = _judged(exchange, response, self._offered, self._reading)
+                result = _judged(exchange, response, offered, self._reading)
             outcome = result.outcome if isinstance(result, Fault) else ANSWERED
             await self._note(attempt, model, place, exchange, outcome)
             return result
         finally:
             held.release()
+
+    def _offered_by(self, model: Model) -> frozenset[str]:
+        """The tools that a model may call; the answer is one of them only where it is asked for as one."""
+        if model.preset.structured_output == "tool":
+            return self._offered | {self._reading.__name__}
+        return self._offered
 
     async def _note(
         self, attempt: Attempt, model: Model, place: tuple[int, int], exchange: Exchange, outcome: str
@@ -243,7 +250,8 @@ def _first_line(error: BaseException) -> str:
     if found is None:
         return "it is not in the form that was asked for"
     first = found.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # A field that was not asked for is named by the model.
+    where = shown(".".join(str(part) for part in first["loc"]), 40)
     return f"{where}: {first['msg']}"[:200].removeprefix(": ")
 
 
@@ -257,6 +265,14 @@ def _corrected(request: ModelRequest[Attempt], fault: Fault, n: int) -> ModelReq
     told = f"Your last answer could not be used: {fault.what}. Answer again, in exactly the form that was asked for."
     messages: list[AnyMessage] = [*request.messages, HumanMessage(told)]
     return request.override(messages=messages)
+
+
+async def _turn(model: Model) -> float:
+    """Waits until the model may be asked; seconds."""
+    began = _clock()
+    if model.pace is not None:
+        await model.pace.aacquire()
+    return _clock() - began
 
 
 def _pause(fault: Fault, n: int) -> float:
@@ -275,7 +291,7 @@ def _retry_after(exchange: Exchange) -> float | None:
     try:
         at = parsedate_to_datetime(said)
         now = parsedate_to_datetime(exchange.headers["date"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
     return max(0.0, _seconds(at, now))
 

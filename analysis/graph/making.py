@@ -43,12 +43,13 @@ class Job(NamedTuple):
 
 
 class Author(NamedTuple):
-    """In whose name analyses are made: the variant, and the preset's name and digest behind it."""
+    """In whose name analyses are made: the variant, the preset's name and digest behind it, those of its fallbacks."""
 
     variant: str
     agent_version: str
     preset: str
     preset_digest: str
+    fallbacks: tuple[tuple[str, str], ...] = ()
 
 
 def thread_id_of(attempt: Attempt) -> str:
@@ -143,6 +144,7 @@ def _work(attempt: Attempt, author: Author, state: dict[str, Any], began: float)
     return GraphWork(
         preset=author.preset,
         preset_digest=author.preset_digest,
+        fallbacks=author.fallbacks,
         model_provider=first.provider,
         model_name=first.model,
         graph_version=version(),

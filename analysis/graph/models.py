@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx2
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_openai import ChatOpenAI
-from pydantic import SecretStr
 
 from analysis.graph.attempt import Model
 from analysis.graph.wire import client
@@ -31,10 +30,15 @@ async def reached(
 def _model(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
     key = api_key(preset)
     secret = key.get_secret_value() if key else ""
+
+    async def said() -> str:
+        return secret or NO_KEY
+
     chat = ChatOpenAI(
         model=preset.model,
         base_url=preset.base_url,
-        api_key=SecretStr(secret or NO_KEY),
+        # Told when it is wanted: only the client that is used here is made, and no repr can hold it.
+        api_key=said,
         temperature=None if preset.temperature is None else float(preset.temperature),
         seed=preset.seed,
         max_completion_tokens=preset.max_output_tokens,
@@ -44,6 +48,9 @@ def _model(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
         use_responses_api=False,
         disable_streaming=True,
         http_async_client=http,
+        # The environment has no say in where a question goes.
+        openai_proxy=None,
+        http_socket_options=(),
     )
     return Model(name, preset, chat, secret, _pace(preset))
 

@@ -57,7 +57,8 @@ class Agents:
         self.name = f"{first.name}@{variant_digest(presets)[:12]}"
         self.preset = first.preset
         self.presets, self._resources, self._budget, self._progress = presets, resources, budget, progress
-        self._author = Author(self.name, self.version, first.name, digest_of(text_of(first.preset)))
+        (main, *standing_by) = ((each.name, digest_of(text_of(each.preset))) for each in presets)
+        self._author = Author(self.name, self.version, *main, tuple(standing_by))
 
     def make(
         self,
@@ -82,6 +83,9 @@ class Agents:
             self._progress(progress)
 
         waiting = [job for job in jobs if job.window not in settled]
+        for each in self.presets if waiting else ():
+            # What the presets say is part of the recording.
+            self._resources.calls.keep(text_of(each.preset))
         asyncio.run(generate(self.presets, self._author, waiting, self._resources, told, budget=self._budget))
 
     def _job(self, symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], window: Window) -> Job:

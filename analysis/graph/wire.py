@@ -21,6 +21,8 @@ import httpx2
 from engine.errors import QuantagentError
 
 ANSWER_BYTES_MAX = 1_000_000
+SECRET_LENGTH_MIN = 8
+"""What is shorter is a word that stands for no key, and may be in any answer."""
 _PICTURE = "data:image/png;base64,"
 
 
@@ -65,8 +67,12 @@ class Exchange:
         """The answer as it is kept: ASCII JSON of status and body, empty where none came."""
         if not self.status:
             return ""
-        body = self.answer.replace(self.secret, "***") if self.secret else self.answer
-        return json.dumps({"status": self.status, "body": body}, sort_keys=True, separators=(",", ":"))
+        return json.dumps({"status": self.status, "body": self.answer}, sort_keys=True, separators=(",", ":"))
+
+    def hear(self, status: int, body: str) -> None:
+        """Takes an answer; nobody is told a secret that a server sends back."""
+        secret = len(self.secret) >= SECRET_LENGTH_MIN
+        self.status, self.answer = status, body.replace(self.secret, "***") if secret else body
 
 
 CURRENT: ContextVar[Exchange] = ContextVar("exchange")
@@ -118,7 +124,7 @@ class Live(httpx2.AsyncBaseTransport):
             body = await _read(response)
         finally:
             exchange.ended = clock.time()
-        exchange.status, exchange.answer = response.status_code, body.decode(errors="surrogateescape")
+        exchange.hear(response.status_code, body.decode(errors="surrogateescape"))
         exchange.headers = {name.lower(): value for name, value in response.headers.items()}
         return _response(request, exchange)
 
@@ -139,15 +145,25 @@ class Recorded(httpx2.AsyncBaseTransport):
         if not found:
             raise httpx2.ConnectError("no answer came when this was recorded", request=request)
         kept = json.loads(found)
-        exchange.status, exchange.answer = kept["status"], kept["body"]
+        exchange.hear(kept["status"], kept["body"])
         return _response(request, exchange)
 
 
 def _response(request: httpx2.Request, exchange: Exchange) -> httpx2.Response:
-    content = exchange.answer.encode(errors="surrogateescape")
+    content = _needed(exchange.answer).encode(errors="surrogateescape")
     return httpx2.Response(
         exchange.status, headers={"content-type": "application/json"}, content=content, request=request
     )
+
+
+def _needed(answer: str) -> str:
+    """What the client needs of an answer: the first message. It complains aloud about odd values in all the rest."""
+    try:
+        first = json.loads(answer)["choices"][0]
+        choice = {"index": 0, "message": first["message"], "finish_reason": first.get("finish_reason")}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return answer
+    return json.dumps({"id": "answer", "object": "chat.completion", "created": 0, "model": "", "choices": [choice]})
 
 
 async def _read(response: httpx2.Response) -> bytes:

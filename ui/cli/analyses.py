@@ -332,3 +332,23 @@ def bring_in(file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")], as_jso
         out.print(
             f"{moved.analyses:,} analyses stored, {moved.there:,} were there, {moved.texts:,} texts.", markup=False
         )
+
+
+@app.command("forget")
+def forget(
+    before: Annotated[str, typer.Option("--before", metavar="TIME", help="What was last written before this (UTC).")],
+    as_json: AsJson = False,
+) -> None:
+    """Delete old checkpoints and charts. The log keeps every opinion, and what was asked and answered."""
+    from ui import opinions
+    from ui.compose import open_app
+
+    with errors_in_words(), open_app() as opened:
+        instant = instant_of(before)
+        assert instant is not None, "the option has to be given"
+        threads, freed = opinions.forget(opened, instant)
+    if as_json:
+        print_json(checkpoints=threads, bytes_of_charts=freed)
+    else:
+        told = f"The checkpoints of {threads:,} analyses and {freed / 1024:,.0f} KiB of charts are deleted."
+        out.print(told, markup=False)

@@ -201,6 +201,8 @@ def facts_of(answer: Answer) -> dict[str, Any]:
         "bars": ended.bars,
         "analyses_made": answer.analyses_made,
         "analyses_read": answer.analyses_found,
+        "analyses_failed": answer.analyses_failed,
+        "cost_usd": answer.cost,
         "signals": ended.signals,
         "orders": ended.orders,
         "fills": ended.fills,
