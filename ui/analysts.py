@@ -53,8 +53,7 @@ def default_of(store: Store, environment: Environment) -> str:
         chosen = model_log.choose(store, None, environment)
     except NotFound:
         return variants.RULES.name
-    version = next(each for each in model_log.versions(store)[chosen.name] if each.preset == chosen.preset)
-    return f"{chosen.name}@{version.number}"
+    return f"{chosen.name}@{chosen.number}"
 
 
 def _one(app: App, name: str, budget: Decimal | None, progress: Callable[[Progress], None]) -> Variant | Maker:

@@ -13,7 +13,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
+from ssl import SSLContext
 from typing import Any, Protocol, cast
 
 import httpx2
@@ -112,7 +114,7 @@ class Live(httpx2.AsyncBaseTransport):
 
     def __init__(self) -> None:
         # No environment: a proxy that somebody has set would read every prompt.
-        self._server = httpx2.AsyncHTTPTransport(trust_env=False)
+        self._server = httpx2.AsyncHTTPTransport(verify=_authorities(), trust_env=False)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         exchange, clock = CURRENT.get(), asyncio.get_running_loop()
@@ -130,6 +132,12 @@ class Live(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._server.aclose()
+
+
+@cache
+def _authorities() -> SSLContext:
+    """Whose certificates are trusted; read once, for that takes longer than all else that a client is made of."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 class Recorded(httpx2.AsyncBaseTransport):

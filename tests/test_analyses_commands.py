@@ -1,0 +1,187 @@
+"""`quantagent analyze`, `analyses` and `--variant MODEL`, typed as a person would, against real servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model_answers import lean
+from tests.model_server import ModelServer
+
+QUANTAGENT = Path(sys.executable).with_name("quantagent")
+RANGE = ("--symbols", "BTC-USD", "--start", "2017-12-20T00:00", "--end", "2017-12-20T06:00")
+KEY = "sk-never-to-be-seen-0123456789"
+
+
+@pytest.fixture
+def models() -> Iterator[ModelServer]:
+    with ModelServer(opinion=lean, key=KEY) as made:
+        yield made
+
+
+@pytest.fixture
+def env(dsn: str, tmp_path: Path, models: ModelServer) -> dict[str, str]:
+    """A home of one's own with the sample, and a model that can be asked."""
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("QUANTAGENT_")}
+    made = {**surroundings, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(tmp_path / "home"), "OPENAI_API_KEY": KEY}
+    run(made, "data", "sample")
+    save(made, "mini", models, vision="true", price_input="1", price_output="2")
+    return made
+
+
+def save(env: dict[str, str], name: str, models: ModelServer, **fields: str) -> None:
+    said = {"model": "stub", "base_url": models.url, "retries": "0", "timeout_s": "5", **fields}
+    run(env, "model", "save", name, *(word for field in said.items() for word in ("--set", "=".join(field))))
+
+
+def call(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(QUANTAGENT), *arguments], env=env, capture_output=True, text=True, check=False)
+
+
+def run(env: dict[str, str], *arguments: str) -> str:
+    ended = call(env, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert KEY not in ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def told(env: dict[str, str], *arguments: str) -> dict[str, Any]:
+    return json.loads(run(env, *arguments, "--json"))
+
+
+@pytest.mark.timeout(300)
+def test_a_model_analyses_trades_is_replayed_run_again_and_paid(
+    env: dict[str, str], models: ModelServer, tmp_path: Path
+) -> None:
+    run_ = told(env, "backtest", *RANGE, "--variant", "mini")
+    assert (run_["analyses_made"], run_["analyses_failed"]) == (6, 0)
+    assert run_["variant"].startswith("mini@")
+    assert len(models.requests) == 30
+    models.reset()
+
+    again = told(env, "backtest", *RANGE, "--variant", "mini", "--label", "again")
+    assert (again["analyses_made"], again["analyses_read"]) == (0, 6)
+    assert again["book_digest"] == run_["book_digest"]
+    (replayed,) = told(env, "replay", run_["run_id"])["replays"]
+    assert replayed["book_digest"] == run_["book_digest"]
+    rows = told(env, "analyses", "list", "--variant", "mini")["analyses"]
+    assert len(rows) == 6
+    assert told(env, "analyses", "rerun", rows[0]["analysis_id"])["equal"] is True
+    assert (models.connections, models.requests) == (0, [])
+
+    shown = told(env, "analyses", "show", rows[0]["analysis_id"], "--texts")
+    assert {call_["request"] for call_ in shown["work"]["calls"]} < set(shown["texts"])
+    (cost,) = told(env, "analyses", "costs", "--by", "variant")["costs"]
+    assert (cost["calls"], cost["failures"], cost["analyses"]) == (30, 0, 6)
+    assert float(cost["cost"]) == pytest.approx(float(run_["cost_usd"]))  # pyright: ignore[reportUnknownMemberType]
+
+    save(env, "warm", models, temperature="0.7")
+    told(env, "analyses", "make", *RANGE, "--variant", "warm")
+    (compared,) = told(env, "analyses", "compare", "mini", "warm", "--symbols", "BTC-USD")["comparisons"]
+    assert compared["both"] == 6
+    assert [record["analyses"] for record in compared["records"]] == [6, 6]
+
+    file = tmp_path / "analyses.jsonl"
+    moved = told(env, "analyses", "export", str(file), "--variant", "mini")
+    assert moved["analyses"] == 6
+    assert told(env, "analyses", "import", str(file))["there"] == 6
+    assert KEY not in file.read_text()
+
+
+@pytest.mark.timeout(300)
+def test_a_dead_model_is_a_hold_and_the_rules_answer_where_they_stand_by(
+    env: dict[str, str], models: ModelServer
+) -> None:
+    models.close()
+    made = told(env, "analyze", "BTC-USD", "--variant", "mini")
+    assert "the connection failed" in made["reason"]
+    run_ = told(env, "backtest", *RANGE, "--variant", "mini,rules")
+    assert run_["variant"].split("@")[0] == "mini"
+    assert run_["variant"].endswith(",rules")
+    assert run_["analyses_failed"] == 0
+    failed = told(env, "analyses", "list", "--failed")["analyses"]
+    assert len(failed) == 7
+    assert all(row["status"] == "failed" for row in failed)
+    alone = told(env, "backtest", *RANGE, "--variant", "mini")
+    assert (alone["analyses_failed"], alone["orders"]) == (6, 0)
+    (replayed,) = told(env, "replay", alone["run_id"])["replays"]
+    assert replayed["book_digest"] == alone["book_digest"]
+
+
+def test_the_active_model_is_asked_where_no_variant_is_given(env: dict[str, str], models: ModelServer) -> None:
+    assert told(env, "analyze", "BTC-USD")["variant"] == "rules"
+    run(env, "model", "activate", "mini")
+    assert told(env, "analyze", "BTC-USD")["variant"].startswith("mini@")
+    assert len(models.requests) == 5
+    assert told(env, "analyze", "BTC-USD", "--variant", "rules")["variant"] == "rules"
+    run(env, "model", "deactivate")
+    assert told(env, "analyze", "BTC-USD")["variant"] == "rules"
+
+
+def test_a_budget_stops_before_it_is_exceeded_and_what_was_made_is_kept(
+    env: dict[str, str], models: ModelServer
+) -> None:
+    ended = call(env, "analyses", "make", *RANGE, "--variant", "mini", "--budget", "0.03")
+    assert ended.returncode == 1
+    assert "this generation has spent" in ended.stderr
+    rows = told(env, "analyses", "list")["analyses"]
+    spent = sum(float(row["cost"]) for row in rows)
+    assert 0 < spent <= 0.03
+    assert 0 < len(rows) < 6
+    made = told(env, "analyses", "make", *RANGE, "--variant", "mini")
+    assert (made["found"], made["made"]) == (len(rows), 6 - len(rows))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("analyze", "BTC-USD", "--variant", "absent"), "variant 'absent' is unknown"),
+        (("analyze", "BTC-USD", "--variant", "mini@7"), "mini has version"),
+        (("analyses", "show", "absent"), "there is no analysis 'absent'"),
+        (("analyses", "rerun", "absent"), "there is no analysis 'absent'"),
+        (("analyses", "costs", "--by", "moon"), "by day, variant, run or analysis"),
+        (("analyses", "compare", "mini", "rules", "--symbols", "BTC-USD"), "no 1h analysis of BTC-USD by mini"),
+        (("analyses", "make", *RANGE, "--variant", "mini", "--budget", "much"), "is no amount of dollars"),
+        (("check-lookahead", *RANGE, "--variant", "mini"), "variant 'mini' is unknown"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(env: dict[str, str], arguments: tuple[str, ...], sentence: str) -> None:
+    ended = call(env, *arguments)
+    assert ended.returncode == 2
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_file_with_a_fault_stores_nothing(env: dict[str, str], tmp_path: Path) -> None:
+    run(env, "analyze", "BTC-USD", "--variant", "mini")
+    file, head = tmp_path / "analyses.jsonl", '{"format": "quantagent-analyses", "version": 1}'
+    run(env, "analyses", "export", str(file))
+    first, fact, *texts = file.read_text().splitlines()
+    assert first == head
+    said: dict[str, Any] = json.loads(json.loads(fact)["fact"])
+    other = json.dumps({"name": "RunFailed.v1", "fact": '{"run_id":"","reason":""}'})
+    renamed = {**said, "as_of": "2017-12-01T00:00:00Z"}
+    swapped = [texts[0].replace("small", "large").replace("stub", "stab"), *texts[1:]]
+    faulty = {
+        "no file of analyses": "{}\n",
+        "line 2: it is no JSON object": f"{head}\nnonsense\n",
+        "is called": "\n".join([head, json.dumps({"name": "AnalysisMade.v3", "fact": json.dumps(renamed)})]),
+        "there is no event": "\n".join([head, json.dumps({"name": "Moon.v1", "fact": "{}"})]),
+        "the text is not the one of its digest": "\n".join([head, fact, *swapped]),
+        "lacks the text": "\n".join([head, fact, *texts[1:]]),
+        "it is no analysis": f"{head}\n{other}\n",
+    }
+    before = told(env, "analyses", "list")["analyses"]
+    for sentence, text in faulty.items():
+        file.write_text(text)
+        ended = call(env, "analyses", "import", str(file))
+        assert ended.returncode == 2, sentence
+        assert sentence in ended.stderr, ended.stderr
+    assert told(env, "analyses", "list")["analyses"] == before
