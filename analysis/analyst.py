@@ -7,12 +7,12 @@ is the same analysis for every run, and a revised bar makes another one. Batch a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
 
-from analysis.variants import RULES, Chain, Formed, Maker, Own, Stored, Variant, Window, links
+from analysis.variants import RULES, Chain, Formed, Maker, Own, Stored, Unavailable, Variant, Window, links
 from engine.errors import BadInput
 from engine.events import AnalysisFailed, AnalysisMade
 from engine.feed import Bars
@@ -22,7 +22,13 @@ from engine.orders import Wish, analysis_stream, wish_of
 from engine.store import Batch, Cause, Recorded, Store
 
 CHUNK = 500
-_NOTHING_READ: Mapping[str, int] = {}
+
+Until = Callable[[datetime], datetime | None]
+"""From the close of a bar to the instant when a run had read the analyses of it; None where it has not yet."""
+
+
+def _always(at: datetime) -> None:
+    del at
 
 
 def windows(bars: Sequence[Bar], timeframe: Timeframe, size: int) -> Iterator[Window]:
@@ -77,8 +83,21 @@ class Opinions:
     def take(self, fact: AnalysisMade | AnalysisFailed, version: int) -> None:
         self._wishes[fact.symbol, fact.as_of] = wish_of(fact, version)
 
+    def hold(self, failures: Iterable[Stored]) -> None:
+        """Takes failures for what they are."""
+        for failure in failures:
+            self.take(*failure)
+            self.failed += 1
+
     def wish(self, bar: Bar) -> Wish:
         return self._wishes[bar.symbol, bar.closed_at]
+
+    def has(self, symbol: Symbol, at: datetime) -> bool:
+        """Whether there is an opinion on the bar that closed then."""
+        return (symbol, at) in self._wishes
+
+    def __len__(self) -> int:
+        return len(self._wishes)
 
 
 def opinions(
@@ -93,32 +112,36 @@ def opinions(
     variant: Variant | Maker | Chain = RULES,
     progress: Callable[[int], None] = lambda done: None,
     retry: bool = False,
-    read: Mapping[str, int] = _NOTHING_READ,
+    until: Until = _always,
 ) -> Opinions:
     """An opinion on every bar of the range: stored ones are read, missing ones made and stored.
 
     Windows reach back before `start`, never beyond their own bar. `progress` hears how many are done. A failure that
-    is stored stays one, so that the same question has the same answer; `retry` asks again. `read`: the versions of
-    analyses that a run has read before it was interrupted, which it goes on with.
+    is stored stays one, so that the same question has the same answer; `retry` asks again. `until`: for a run that has
+    read its analyses before, when it had read that of a bar.
     """
     formed = Opinions()
     for symbol in symbols:
         bars = catalogue.bars(symbol, timeframe, None, end)
-        rows: Collection[int] = [row for row, bar in enumerate(bars) if start is None or bar.opened_at >= start]
+        left = {row for row, bar in enumerate(bars) if start is None or bar.opened_at >= start}
         failures: dict[int, Stored] = {}
         for one in links(variant):
-            desk = _Desk(store, symbol, timeframe, one, actor, retry, read)
-            wanted = [window for window in windows(bars, timeframe, one.window_bars) if window.row in rows]
+            desk = _Desk(store, symbol, timeframe, one, actor, retry, until)
+            wanted = [window for window in windows(bars, timeframe, one.window_bars) if window.row in left]
             warm_up = sum(window.bars < one.warm_up_bars for window in wanted)
             formed.notices += warm_up_notices(one, symbol, warm_up, len(wanted))
-            failed = desk.settle(bars, wanted, formed, progress)
-            failures = {**failed, **{row: failures[row] for row in failed if row in failures}}
-            rows = failed
-        formed.notices += failure_notices(variant, symbol, len(failures))
-        formed.failed += len(failures)
-        for failure in failures.values():
-            formed.take(*failure)
+            left, failed = desk.settle(bars, wanted, formed, progress, stands_by=one is not links(variant)[-1])
+            failures = {**failed, **failures}
+        formed.hold(failures[row] for row in sorted(left))
+        formed.notices += failure_notices(variant, symbol, len(left))
     return formed
+
+
+class _Left(NamedTuple):
+    """The rows of the windows that nobody has an opinion on yet, and the failures among them."""
+
+    rows: set[int]
+    failures: dict[int, Stored]
 
 
 class _Desk(NamedTuple):
@@ -130,7 +153,7 @@ class _Desk(NamedTuple):
     variant: Variant | Maker
     actor: str
     retry: bool = False
-    read: Mapping[str, int] = _NOTHING_READ
+    until: Until = _always
 
     def settle(
         self,
@@ -138,17 +161,23 @@ class _Desk(NamedTuple):
         wanted: Sequence[Window],
         into: Opinions,
         progress: Callable[[int], None] = lambda done: None,
-    ) -> dict[int, Stored]:
-        """Takes or makes the opinion on each window; returns the failures by their rows."""
+        *,
+        stands_by: bool = False,
+    ) -> _Left:
+        """Takes or makes the opinion on each window. What is left is for the next one; `stands_by`: there is one."""
         failures: dict[int, Stored] = {}
         # Who asks models works on as many windows as it may at the same time; computed ones are made by the chunk.
         chunk = len(wanted) if isinstance(self.variant, Maker) else CHUNK
         for first in range(0, len(wanted), max(chunk, 1)):
             missing = self._take_stored(bars, wanted[first : first + chunk], into, failures)
-            progress(into.made + into.found)
-            self._add_missing(bars, missing, into, failures, progress)
-            progress(into.made + into.found)
-        return failures
+            progress(len(into) + len(failures))
+            try:
+                self._add_missing(bars, missing, into, failures, progress)
+            except Unavailable:
+                if not stands_by:
+                    raise
+            progress(len(into) + len(failures))
+        return _Left({window.row for window in wanted if not into.has(self.symbol, window.at)}, failures)
 
     def _take_stored(
         self, bars: Sequence[Bar], chunk: Iterable[Window], into: Opinions, failures: dict[int, Stored]
@@ -159,8 +188,9 @@ class _Desk(NamedTuple):
         missing: list[Window] = []
         known: AnalysisMade | None = None
         for each, window in ids.items():
-            found = settled(stored.get(analysis_stream(each), ()), self.read.get(each))
-            again = self.retry and each not in self.read
+            read_at = self.until(window.at)
+            found = settled(stored.get(analysis_stream(each), ()), read_at)
+            again = self.retry and read_at is None
             if found is None or (again and isinstance(found.fact, AnalysisFailed)):
                 missing.append(window)
                 continue
@@ -204,7 +234,7 @@ class _Desk(NamedTuple):
                 else:
                     into.take(*stored)
                 into.made += 1
-                progress(into.made + into.found)
+                progress(len(into) + len(failures))
 
             self.variant.make(self.symbol, self.timeframe, bars, missing, heard)
             return
@@ -224,12 +254,12 @@ class _Desk(NamedTuple):
         ]
 
 
-def settled(rows: Iterable[Recorded], version: int | None = None) -> Stored | None:
-    """What an analysis's stream says: its first opinion, else its last failure; or what it said at a version."""
+def settled(rows: Iterable[Recorded], until: datetime | None = None) -> Stored | None:
+    """What an analysis's stream says, or said at an instant: its first opinion, else its last failure."""
     failure: Stored | None = None
     for row in rows:
-        if version is not None and row.version != version:
-            continue
+        if until is not None and row.meta.recorded_at > until:
+            break
         if isinstance(row.event, AnalysisMade):
             return Stored(row.event, row.version)
         if isinstance(row.event, AnalysisFailed):
@@ -262,8 +292,8 @@ def warm_up_notices(variant: Variant | Maker, symbol: Symbol, short: int, bars: 
 class LiveAnalyst:
     """Has its opinion when the bar closes: what a daemon uses. Adopts a stored analysis of the same window.
 
-    `warn` hears in words where there are too few bars yet for more than a HOLD, and where an analysis failed. `read` as
-    of `opinions`.
+    `warn` hears in words where there are too few bars yet for more than a HOLD, and where an analysis failed. `until`
+    as of `opinions`.
     """
 
     def __init__(
@@ -276,11 +306,11 @@ class LiveAnalyst:
         actor: str,
         variant: Variant | Maker | Chain = RULES,
         warn: Callable[[str], object] = lambda notice: None,
-        read: Mapping[str, int] = _NOTHING_READ,
+        until: Until = _always,
     ) -> None:
         self._timeframe, self._variant, self._warn = timeframe, variant, warn
         self._desks = {
-            symbol: [_Desk(store, symbol, timeframe, one, actor, read=read) for one in links(variant)]
+            symbol: [_Desk(store, symbol, timeframe, one, actor, until=until) for one in links(variant)]
             for symbol in symbols
         }
         longest = max(one.window_bars for one in links(variant))
@@ -297,14 +327,14 @@ class LiveAnalyst:
         seen.append(bar)
         bars, formed = list(seen), Opinions()
         failures: list[Stored] = []
-        for desk in self._desks[bar.symbol]:
+        for n, desk in enumerate(self._desks[bar.symbol], 1):
             *_, window = windows(bars, self._timeframe, desk.variant.window_bars)
-            failed = desk.settle(bars, [window], formed)
-            if not failed:
+            stands_by = n < len(self._desks[bar.symbol])
+            failures += desk.settle(bars, [window], formed, stands_by=stands_by).failures.values()
+            if len(formed):
                 break
-            failures += failed.values()
         else:
-            formed.take(*failures[0])
+            formed.hold(failures[:1])
             self._warn(f"{bar.symbol} at {instant_text(bar.closed_at)}: HOLD, for {_reason(failures[0])}")
         self.made += formed.made
         return formed.wish(bar)

@@ -107,6 +107,10 @@ class Stored(NamedTuple):
     version: int
 
 
+class Unavailable(QuantagentError):
+    """Whoever would make opinions has failed so often that asking on makes no sense."""
+
+
 @runtime_checkable
 class Maker(Protocol):
     """Who asks others for opinions, which takes time and money and may fail: language models.
@@ -134,7 +138,10 @@ class Maker(Protocol):
         windows: Sequence[Window],
         heard: Callable[[Stored], None],
     ) -> None:
-        """Makes and stores the opinion on each of the windows of these bars, and tells each as it comes."""
+        """Makes and stores the opinion on each of the windows of these bars, and tells each as it comes.
+
+        Raises `Unavailable` when it gives up on the rest.
+        """
         ...
 
 

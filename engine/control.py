@@ -14,7 +14,8 @@ from engine import clock
 from engine.errors import BadInput
 from engine.events import SlotClaimed, SlotCompleted, SlotFailed
 from engine.market import Symbol, instant_text
-from engine.store import Batch, Cause, Store
+from engine.store import Batch, Cause, Store, read_from
+from engine.versions import names
 
 
 class Slot(NamedTuple):
@@ -28,6 +29,15 @@ class Slot(NamedTuple):
     @property
     def stream(self) -> str:
         return f"slot:{self.account}:{self.timeframe}:{instant_text(self.due_at)}"
+
+
+def completed(store: Store, account: str) -> dict[datetime, datetime]:
+    """When each slot of an account was done, by its due instant."""
+    return {
+        row.event.due_at: row.meta.recorded_at
+        for row in read_from(store, names([SlotCompleted]))
+        if isinstance(row.event, SlotCompleted) and row.event.account == account
+    }
 
 
 def claim(store: Store, slot: Slot, run_id: str, instance: str, cause: Cause) -> bool:

@@ -23,13 +23,13 @@ from engine.audit.regenerate import dataset_digest
 from engine.breakers import Command
 from engine.config import RunConfig
 from engine.errors import BadInput, NotFound
-from engine.events import Environment, RunRequested
+from engine.events import Environment, RunRequested, RunStarted
 from engine.feed import Bars
 from engine.feed.catalogue import Catalogue
 from engine.feed.signals import ImportedAnalyst, check_signals_fit, load_signals, read_signals, save_signals
 from engine.market import Bar, Instrument, Symbol, Timeframe
 from engine.money import ZERO
-from engine.replay import check_replayable, commands_of, consulted, stored_opinions
+from engine.replay import check_replayable, commands_of, stored_opinions
 from engine.session import Analyst
 from engine.store import Store, roles
 from engine.store.embedded_files import default_home
@@ -258,12 +258,19 @@ def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
         variant=variant,
         progress=lambda done: tell(spent.told, done, total),
         retry=question.retry,
-        read=dict(consulted(app.store, requested.run_id)),
+        until=_read_by(app, requested),
     )
     result = _perform(app, requested, ready.bars, formed, tell)
     return Answer(
         result, formed.made, formed.found, ready.chosen.told, tuple(formed.notices), formed.failed, spent.cost
     )
+
+
+def _read_by(app: App, requested: RunRequested) -> Callable[[datetime], datetime | None]:
+    """A backtest has read all its analyses when it starts: asked again, it goes on with those."""
+    rows = app.store.read(runs.run_stream(requested.run_id))
+    at = next((row.meta.recorded_at for row in rows if isinstance(row.event, RunStarted)), None)
+    return lambda close: at
 
 
 def _asked(app: App, ready: Setup, variant: str, label: str) -> RunRequested:

@@ -27,7 +27,6 @@ from engine.errors import QuantagentError
 from engine.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded, RunRequested
 from engine.market import Symbol, Timeframe, instant_text
 from engine.reconcile import Oversight
-from engine.replay import consulted
 from engine.session import Journal, Session
 from engine.store import Cause
 from projections.follow import Heard, following
@@ -151,7 +150,7 @@ class PaperDaemon:
             self._cause.actor,
             self._variant,
             _LOG.warning,
-            dict(consulted(self._app.store, requested.run_id)),
+            control.completed(self._app.store, self._plan.account).get,
         )
         self._blotter = self._opened_blotter(requested)
         self._session = Session(requested.config, requested.config_digest, self._analyst, self._journal, self._blotter)

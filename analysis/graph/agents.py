@@ -23,7 +23,7 @@ from langgraph.runtime import Runtime
 from analysis import charts, indicators, texts, trend
 from analysis.graph import states
 from analysis.graph.asking import Asking
-from analysis.graph.attempt import Attempt, Model
+from analysis.graph.attempt import Attempt, Model, Within, given
 from analysis.graph.prompts import told
 from analysis.graph.readings import (
     DecisionReading,
@@ -54,6 +54,10 @@ class Agent(AgentMiddleware[Any, Attempt, Any]):
     state: ClassVar[type[Any]]
     may_use: ClassVar[tuple[BaseTool, ...]] = ()
 
+    def __init__(self, within: Within = given) -> None:
+        super().__init__()
+        self._within = within
+
     def question(self, state: dict[str, Any]) -> str:
         """What every model is asked."""
         raise NotImplementedError
@@ -73,7 +77,7 @@ class Agent(AgentMiddleware[Any, Attempt, Any]):
 
     async def abefore_agent(self, state: Any, runtime: Runtime[Attempt]) -> dict[str, Any]:
         update: dict[str, Any] = {"messages": [HumanMessage(self.question(state))]}
-        attempt = runtime.context
+        attempt = self._within(runtime.context)
         picture = await asyncio.to_thread(self.chart, state["snapshot"]) if attempt.sighted else None
         if picture is not None:
             digest = await asyncio.to_thread(attempt.keep, picture)
@@ -196,10 +200,14 @@ class DecisionAgent(Agent):
 AGENTS: tuple[type[Agent], ...] = (IndicatorAgent, PatternAgent, TrendAgent, DecisionAgent)
 
 
-def compiled(kind: type[Agent]) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """An agent as a graph of its own. Its messages, and with them every picture, are in no checkpoint."""
-    agent = kind()
-    asking = Asking(agent.node, agent.reading, [tool.name for tool in agent.may_use], agent.show)
+def compiled(
+    kind: type[Agent], within: Within = given, *, shown: bool = False
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """An agent as a graph of its own. Its messages, and with them every picture, are in no checkpoint; `shown` lets who
+    draws the whole graph, or keeps a conversation, see them.
+    """
+    agent = kind(within)
+    asking = Asking(agent.node, agent.reading, [tool.name for tool in agent.may_use], agent.show, within)
     create = cast("Any", langchain.agents).create_agent  # Its types say less than they could.
     return create(
         UNBOUND,
@@ -208,7 +216,7 @@ def compiled(kind: type[Agent]) -> CompiledStateGraph[Any, Any, Any, Any]:
         response_format=ToolStrategy(agent.reading, handle_errors=False),
         state_schema=agent.state,
         context_schema=Attempt,
-        checkpointer=False,
+        checkpointer=None if shown else False,
         name=agent.node,
     )
 

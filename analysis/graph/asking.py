@@ -18,7 +18,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import ValidationError
 
 from analysis.graph.answers import Answer, Unusable, read_answer, shown, strict_json, usage_of
-from analysis.graph.attempt import Attempt, Model, tokens_of
+from analysis.graph.attempt import Attempt, Model, Within, given, tokens_of
 from analysis.graph.readings import Reading
 from analysis.graph.wire import CURRENT, AnswerTooLarge, Exchange, key_of
 from engine.errors import QuantagentError
@@ -53,14 +53,17 @@ class Fault(NamedTuple):
 class Asking(AgentMiddleware[Any, Attempt, Any]):
     """The middleware around every model call of an agent. `offered`: the tools it may call."""
 
-    def __init__(self, node: str, reading: type[Reading], offered: Sequence[str], show: Show) -> None:
+    def __init__(
+        self, node: str, reading: type[Reading], offered: Sequence[str], show: Show, within: Within = given
+    ) -> None:
         super().__init__()
+        self._within = within
         self.node, self._reading = node, reading
         self._offered = frozenset(offered)
         self._show = show
 
     async def awrap_model_call(self, request: ModelRequest[Attempt], handler: Handler) -> ModelResponse[Any]:
-        attempt = request.runtime.context
+        attempt = self._within(request.runtime.context)
         seq = 1 + sum(isinstance(message, AIMessage) for message in request.messages)
         if seq > QUESTIONS_MAX:
             raise ModelFailed(self.node, "endless", f"it came to no end in {QUESTIONS_MAX} questions", seq - 1)
@@ -87,7 +90,7 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
         self, request: ModelRequest[Attempt], handler: Handler, model: Model, place: tuple[int, int], ends: float
     ) -> ModelResponse[Any] | Fault:
         """One attempt: the answer, or what was wrong with it. Both are noted."""
-        attempt = request.runtime.context
+        attempt = self._within(request.runtime.context)
         offered = self._offered_by(model)
         exchange = Exchange(secret=model.secret)
         held = _Held(model)

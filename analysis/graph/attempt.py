@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.rate_limiters import BaseRateLimiter
@@ -112,6 +112,15 @@ class Attempt:
         self.calls.record(
             Asked(self.analysis_id, self.version, model.name, self.variant, self.now(), call), request, answer
         )
+
+
+Within = Callable[[Any], Attempt]
+"""From the context that a graph is run with to the attempt in it."""
+
+
+def given(context: Attempt) -> Attempt:
+    """The context is the attempt itself."""
+    return context
 
 
 def tokens_of(usage: Usage, request: str, answer: str) -> tuple[int, int]:

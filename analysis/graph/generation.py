@@ -25,7 +25,7 @@ from analysis.graph.making import Author, Job, Opinion, beginning, make
 from analysis.graph.models import reached
 from analysis.graph.wire import Live
 from analysis.presets import ModelPreset
-from analysis.variants import Stored
+from analysis.variants import Stored, Unavailable
 from engine.errors import BookMoved, QuantagentError
 from engine.events import AnalysisFailed, AnalysisMade
 from engine.money import ZERO, add
@@ -36,7 +36,7 @@ FAILURES_IN_A_ROW = 10
 DAY = timedelta(days=1)
 
 
-class ModelUnavailable(QuantagentError):
+class ModelUnavailable(Unavailable):
     """A model failed so often that asking on makes no sense."""
 
 
@@ -209,8 +209,10 @@ async def _settle(desk: _Desk, job: Job, saver: Checkpoints | None) -> None:
         now=resources.now,
     )
     fact = await make(desk.graph, job, attempt, desk.author, saver)
-    desk.hear(await desk.store(fact, len(rows)), made=True)
-    if saver is not None and fact.work is not None:
+    stored = await desk.store(fact, len(rows))
+    desk.hear(stored, made=True)
+    # Who came second leaves the thread, which is the same one, to the first.
+    if saver is not None and fact.work is not None and stored.fact is fact:
         await saver.settle(fact.work.thread_id, desk.models[0].preset.checkpoints)
 
 

@@ -19,7 +19,7 @@ from langgraph.graph.state import CompiledStateGraph
 
 from analysis.graph import prompts
 from analysis.graph.agents import AGENTS, compiled
-from analysis.graph.attempt import Attempt
+from analysis.graph.attempt import Attempt, Within, given
 from analysis.graph.states import Asked, GraphState, Reports
 
 AGENT_VERSION = "graph.1"
@@ -34,10 +34,15 @@ Graph = CompiledStateGraph[Any, Any, Any, Any]
 @cache
 def build() -> Graph:
     """The graph, without a checkpointer; its agents have none whatever the graph itself has."""
+    return assembled(Attempt, given)
+
+
+def assembled(context: type[Any], within: Within, *, shown: bool = False) -> Graph:
+    """The graph for a context, and how the attempt is found in it; `shown` as of an agent."""
     # Its types say less than they could.
-    parent: Any = StateGraph(GraphState, context_schema=Attempt, input_schema=Asked)
+    parent: Any = StateGraph(GraphState, context_schema=context, input_schema=Asked)
     for agent in AGENTS:
-        parent.add_node(agent.node, compiled(agent), input_schema=_INPUTS[agent.node])
+        parent.add_node(agent.node, compiled(agent, within, shown=shown), input_schema=_INPUTS[agent.node])
     parent.add_edge(START, "indicator")
     parent.add_edge("indicator", "pattern")
     parent.add_edge("indicator", "trend")
@@ -50,11 +55,12 @@ def build() -> Graph:
 @cache
 def version() -> str:
     """Of the graph's shape: its nodes and edges, each agent's, the tools and the forms of the answers."""
-    drawn = build().get_graph(xray=True)
-    edges = sorted((edge.source, edge.target, edge.conditional) for edge in drawn.edges)
+    drawn = [build().get_graph(), *(compiled(agent).get_graph() for agent in AGENTS)]
+    nodes = [sorted(each.nodes) for each in drawn]
+    edges = [sorted((edge.source, edge.target, edge.conditional) for edge in each.edges) for each in drawn]
     forms = {agent.node: agent.reading.model_json_schema() for agent in AGENTS}
     tools = {tool.name: convert_to_openai_tool(tool) for agent in AGENTS for tool in agent.may_use}
-    shape = json.dumps([sorted(drawn.nodes), edges, forms, tools], sort_keys=True)
+    shape = json.dumps([nodes, edges, forms, tools], sort_keys=True)
     return sha256(shape.encode()).hexdigest()[:12]
 
 

@@ -23,11 +23,14 @@ async def reached(
 ) -> AsyncGenerator[tuple[Model, ...]]:
     """The models of named presets, ready to be asked until the context ends."""
     async with AsyncExitStack() as stack:
-        made = [_model(name, preset, await stack.enter_async_context(client(transport()))) for name, preset in presets]
-        yield tuple(made)
+        models = [
+            model_of(name, preset, await stack.enter_async_context(client(transport()))) for name, preset in presets
+        ]
+        yield tuple(models)
 
 
-def _model(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
+def model_of(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
+    """The model of a preset, asked through an HTTP client that somebody else closes."""
     key = api_key(preset)
     secret = key.get_secret_value() if key else ""
 

@@ -1,0 +1,142 @@
+"""Agents trade as everybody else: backtests, paper runs and replays, whatever their model does meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from analysis.graph import asking, generation
+from engine import runs
+from engine.audit.regenerate import Regenerated, bars_of, opinions_of, regenerate
+from engine.events import AnalysisFailed, AnalysisMade, OrderPlaced, RunEnded
+from engine.feed.signals import SignalFile
+from engine.store import read_from
+from engine.versions import names
+from tests.agents_world import preset
+from tests.model_answers import lean
+from tests.model_server import ModelServer
+from ui import model_log
+from ui.compose import App, Question, backtest, load_sample, make_analyses, open_app, replay
+from ui.daemon import PaperDaemon, PaperPlan
+from ui.settings import Settings
+
+START, END = datetime(2017, 8, 15, tzinfo=UTC), datetime(2017, 8, 16, tzinfo=UTC)
+ASKED = Question(("BTC-USD",), start=START, end=END, variant="mini")
+
+
+@pytest.fixture
+def models() -> Iterator[ModelServer]:
+    with ModelServer(opinion=lean) as made:
+        yield made
+
+
+@pytest.fixture
+def app(dsn: str, models: ModelServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    monkeypatch.setattr(asking, "FIRST_PAUSE_S", 0.001)
+    with open_app(Settings(None, dsn, "tester")) as opened:
+        load_sample(opened)
+        model_log.save(opened.store, "mini", preset(models, vision=False, retries=0, checkpoints="latest"), "tester")
+        yield opened
+
+
+def paper(app: App, **plan: Any) -> RunEnded:
+    ended = PaperDaemon(app, PaperPlan(symbols=("BTC-USD",), variant="mini", start=START, end=END, **plan)).run()
+    assert ended is not None
+    return ended
+
+
+def facts(app: App, *kinds: type[Any]) -> list[Any]:
+    return [row.event for row in read_from(app.store, names(list(kinds)))]
+
+
+def regenerated(app: App, run_id: str) -> Regenerated:
+    source = runs.find(app.store, run_id)
+    bars = bars_of(app.catalogue, app.store, source)
+    return regenerate(app.store, bars, opinions_of(app.store, source, nobody), source)
+
+
+def nobody(variant: str) -> SignalFile:
+    raise AssertionError(f"{variant} is no imported file")
+
+
+def test_a_paper_run_decides_as_the_backtest_and_asks_nothing_twice(app: App, models: ModelServer) -> None:
+    alone = paper(app)
+    assert len(models.requests) == 24 * 5
+    assert alone.fills > 0
+    models.reset()
+    again = backtest(app, ASKED).result.ended
+    assert (again.book_digest, again.analyses_digest) == (alone.book_digest, alone.analyses_digest)
+    assert models.requests == []
+
+
+def test_a_model_that_dies_in_the_middle_leaves_holds_and_a_whole_run(app: App, models: ModelServer) -> None:
+    dies = START.replace(hour=12)
+    make_analyses(app, ASKED._replace(end=dies))
+    models.close()
+    ended = paper(app)
+    assert len(facts(app, AnalysisMade)) == len(facts(app, AnalysisFailed)) == 12
+    assert ended.bars == 24
+    entries = [order for order in facts(app, OrderPlaced) if not order.is_exit]
+    assert entries
+    assert all(order.at <= dies for order in entries)
+
+
+def test_a_run_that_has_read_a_failure_keeps_it_whatever_is_made_of_it_later(
+    app: App, models: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = models.url
+    models.close()
+    monkeypatch.setattr(generation, "FAILURES_IN_A_ROW", 1_000)
+    plan = PaperPlan("half", ("BTC-USD",), variant="mini", start=START, end=END)
+    before, half = backtest(app, ASKED), PaperDaemon(app, plan)
+    assert (before.analyses_failed, before.result.ended.orders) == (24, 0)
+    # A paper run is stopped half-way, before the first roll of the session.
+    tick = half._do  # pyright: ignore[reportPrivateUsage]
+
+    def stop_at_noon(due: Any) -> None:
+        tick(due)
+        if due.slot.due_at >= START.replace(hour=12):
+            half.request_stop()
+
+    monkeypatch.setattr(half, "_do", stop_at_noon)
+    assert half.run() is None
+    with ModelServer(port=int(url.split(":")[2].split("/")[0]), opinion=lean):
+        retried = make_analyses(app, ASKED._replace(retry=True))
+        assert (retried.made, retried.failed) == (24, 0)
+        assert backtest(app, ASKED).result == before.result
+        assert replay(app, before.result.request.run_id).result.ended.book_digest == before.result.ended.book_digest
+        assert regenerated(app, before.result.request.run_id).equal
+        resumed = PaperDaemon(app, plan).run()
+        assert resumed is not None
+        assert resumed.orders > 0
+        fresh = backtest(app, ASKED._replace(label="again")).result.ended
+    assert fresh.orders > 0
+    assert fresh.book_digest not in (before.result.ended.book_digest, resumed.book_digest)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_five_hundred_bars_replay_to_the_same_digest_without_a_connection(app: App, models: ModelServer) -> None:
+    asked = Question(("BTC-USD",), start=START, variant="mini", end=datetime(2017, 9, 4, 20, tzinfo=UTC))
+    made = backtest(app, asked)
+    assert made.analyses_made == 500
+    assert len(models.requests) == 2_500
+    models.reset()
+    reached: list[Any] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.connect" and watching:
+            reached.append(arguments[1])
+
+    watching = True
+    sys.addaudithook(watch)
+    again = replay(app, made.result.request.run_id)
+    watching = False
+    assert again.result.ended.book_digest == made.result.ended.book_digest
+    assert again.result.ended.analyses_digest == made.result.ended.analyses_digest
+    assert (models.connections, models.requests) == (0, [])
+    assert all(address != ("127.0.0.1", models.port) for address in reached)
