@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
@@ -322,22 +323,39 @@ class LiveAnalyst:
                 for notice in warm_up_notices(one, symbol, max(0, one.warm_up_bars - 1 - len(seen))):
                     warn(notice)
 
+    def prepare(self, bars: Sequence[Bar]) -> None:
+        """Asks models about bars that close at the same instant at the same time; `wish` finds what came of it."""
+        if not any(isinstance(one, Maker) for one in links(self._variant)):
+            return
+        with ThreadPoolExecutor(max_workers=len(bars) or 1) as pool:
+            asked = [
+                pool.submit(self._settled, bar, [*self._seen[bar.symbol], bar])
+                for bar in bars
+                if bar.symbol in self._desks
+            ]
+        for each in asked:
+            self.made += each.result()[0].made
+
     def wish(self, bar: Bar) -> Wish:
         seen = self._seen[bar.symbol]
         seen.append(bar)
-        bars, formed = list(seen), Opinions()
-        failures: list[Stored] = []
+        formed, failures = self._settled(bar, list(seen))
+        if not len(formed):
+            formed.hold(failures[:1])
+            self._warn(f"{bar.symbol} at {instant_text(bar.closed_at)}: HOLD, for {_reason(failures[0])}")
+        self.made += formed.made
+        return formed.wish(bar)
+
+    def _settled(self, bar: Bar, bars: Sequence[Bar]) -> tuple[Opinions, list[Stored]]:
+        """The opinion on the last of these bars, if anybody has one, and the failures of those who have none."""
+        formed, failures = Opinions(), list[Stored]()
         for n, desk in enumerate(self._desks[bar.symbol], 1):
             *_, window = windows(bars, self._timeframe, desk.variant.window_bars)
             stands_by = n < len(self._desks[bar.symbol])
             failures += desk.settle(bars, [window], formed, stands_by=stands_by).failures.values()
             if len(formed):
                 break
-        else:
-            formed.hold(failures[:1])
-            self._warn(f"{bar.symbol} at {instant_text(bar.closed_at)}: HOLD, for {_reason(failures[0])}")
-        self.made += formed.made
-        return formed.wish(bar)
+        return formed, failures
 
 
 def _reason(stored: Stored) -> str:

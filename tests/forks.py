@@ -28,6 +28,7 @@ IMPORTED = ("ui.cli", "ui.cli.again", "ui.cli.demonstration", "ui.compose", "ui.
 # Names that mean nothing to Python and to the libraries while they are loaded.
 HARMLESS = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "MODEL_SERVER")
 TIMEOUT_S = 100.0
+BEGUN_WITH = dict(os.environ)
 
 
 def ended(
@@ -53,10 +54,10 @@ def ended(
 
 
 def may_fork(env: Mapping[str, str]) -> bool:
-    if sys.platform != "linux" or "QUANTAGENT_DSN" not in env or any(name.startswith("COVERAGE") for name in os.environ):
+    """Whether the command cannot tell the difference."""
+    if sys.platform != "linux" or "QUANTAGENT_DSN" not in env or any(name.startswith("COVERAGE") for name in env):
         return False
-    other = {name for name, value in env.items() ^ os.environ.items()}
-    return all(name.startswith(HARMLESS) for name in other)
+    return all(name.startswith(HARMLESS) for name, _ in env.items() ^ BEGUN_WITH.items())
 
 
 def _forked(arguments: Sequence[str], env: Mapping[str, str], folder: Path, out: int, err: int) -> int:
@@ -78,9 +79,7 @@ def _parent() -> socket.socket:
     with theirs:
         # The parent forks itself away from its caller, who so has no child to wait for.
         command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({theirs.fileno()})"]
-        subprocess.run(
-            command, pass_fds=[theirs.fileno()], env=os.environ | {"POLARS_ALLOW_FORKING_THREAD": "1"}, check=True
-        )
+        subprocess.run(command, pass_fds=[theirs.fileno()], env=BEGUN_WITH, check=True)
     return ours
 
 
@@ -111,8 +110,7 @@ def keep(answered: int, out: int, err: int) -> NoReturn:
         asked = json.loads(b"".join(iter(lambda: conn.recv(1 << 16), b"")))
         pid = os.fork()
         if pid:
-            _, status, used = os.wait4(pid, 0)
-            open("/tmp/d/speed/used","a").write(f"{asked['arguments'][1:4]} {used.ru_utime} {used.ru_stime} {used.ru_minflt}\n")
+            _, status = os.waitpid(pid, 0)
             conn.sendall(str(os.waitstatus_to_exitcode(status)).encode())
             os._exit(0)
     for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):

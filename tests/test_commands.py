@@ -13,9 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.forks import QUANTAGENT, ended
 from tests.workloads import walk, write_signals
-
-QUANTAGENT = Path(sys.executable).with_name("quantagent")
 
 
 @pytest.fixture
@@ -24,9 +23,7 @@ def env(dsn: str, tmp_path: Path) -> dict[str, str]:
 
 
 def run(env: dict[str, str], *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [str(QUANTAGENT), *map(str, arguments)], env=env, capture_output=True, text=True, timeout=100, check=False
-    )
+    done = ended([*map(str, arguments)], env)
     assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
     return done
 
@@ -118,7 +115,7 @@ def test_a_saved_profile_is_found_by_name(env: dict[str, str], tmp_path: Path) -
 
 
 def test_the_doctor_finds_nothing_wrong_but_says_what_it_sees(env: dict[str, str]) -> None:
-    done = subprocess.run([str(QUANTAGENT), "doctor", "--json"], env=env, capture_output=True, text=True, check=False)
+    done = ended(["doctor", "--json"], env)
     checks = {check["check"]: check["ok"] for check in json.loads(done.stdout)["checks"]}
     # The suite's own server runs without fsync, which is exactly what the doctor must not pass over.
     assert checks["database"] is (done.returncode == 0)

@@ -238,6 +238,8 @@ class _Failing:
 
     def __init__(self, *_: object) -> None: ...
 
+    def prepare(self, bars: object) -> None: ...
+
     def wish(self, bar: object) -> None:
         raise BadInput("no opinion today")
 

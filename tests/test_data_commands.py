@@ -15,7 +15,8 @@ import pytest
 
 from engine.feed.sessions import Span, grid
 from engine.market import Timeframe
-from tests.test_commands import QUANTAGENT, answer, refusal, run
+from tests.forks import QUANTAGENT, ended
+from tests.test_commands import answer, refusal, run
 from ui.cli.data_quality import picture
 
 MONTH = ("--start", "2024-11-25", "--end", "2024-12-25")
@@ -180,9 +181,7 @@ def test_what_cannot_be_is_one_sentence(env: dict[str, str], arguments: tuple[st
 
 
 def run_any(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(QUANTAGENT), *arguments], env=env, capture_output=True, text=True, timeout=100, check=False
-    )
+    return ended(arguments, env)
 
 
 def test_a_picture_has_a_line_a_month_and_a_character_a_day() -> None:

@@ -73,6 +73,16 @@ def test_a_paper_run_decides_as_the_backtest_and_asks_nothing_twice(app: App, mo
     assert models.requests == []
 
 
+def test_symbols_of_one_slot_are_analysed_at_the_same_time(app: App, models: ModelServer) -> None:
+    models.delay = 0.05
+    plan = PaperPlan(symbols=("BTC-USD", "EUR-USD"), variant="mini", start=START, end=START.replace(hour=3))
+    ended = PaperDaemon(app, plan).run()
+    assert ended is not None
+    assert len(facts(app, AnalysisMade)) == 6
+    # Pattern and trend of each.
+    assert models.most_at_once == 4
+
+
 def test_a_model_that_dies_in_the_middle_leaves_holds_and_a_whole_run(app: App, models: ModelServer) -> None:
     dies = START.replace(hour=12)
     make_analyses(app, ASKED._replace(end=dies))

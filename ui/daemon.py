@@ -191,6 +191,8 @@ class PaperDaemon:
             before = self._slots[self._next - 1].slot.due_at if self._next else None
             commands = self._oversight.commands(due.slot.due_at, self._session.book, before)
             for moment in due.moments:
+                if mine:
+                    self._analyst.prepare(moment.closed)
                 events += self._session.advance(moment, commands)
                 commands = []
             self._journal.flush()

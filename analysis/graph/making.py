@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
 import msgspec
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.errors import GraphRecursionError
 
 from analysis.analyst import Window, analysis_id
@@ -26,6 +28,9 @@ from engine.money import ZERO, total
 
 STEPS_MAX = 40
 """Of the graph and each agent: more than any analysis takes that its questions do not end before."""
+
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS mine"
+_UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
 
 Opinion = AnalysisMade | AnalysisFailed
 
@@ -100,17 +105,37 @@ async def make(
 async def _run(graph: Graph, job: Job, attempt: Attempt, checkpoints: Checkpoints | None) -> tuple[dict[str, Any], str]:
     """The final state and the id of its checkpoint. Goes on where an earlier process was killed."""
     config: Any = {**thread(thread_id_of(attempt)), "recursion_limit": STEPS_MAX}
-    asked: dict[str, Any] | None = {"snapshot": snapshot_of(job.bars, job.timeframe)}
+    asked = {"snapshot": snapshot_of(job.bars, job.timeframe)}
+    async with _alone(checkpoints, thread_id_of(attempt)) as saver:
+        if saver is None:
+            return await cast("Any", graph).ainvoke(asked, config, context=attempt), ""
+        saved: Any = graph.copy({"checkpointer": saver})
+        before = await saved.aget_state(config)
+        if before.values and not before.next:
+            # It was finished, and killed before it could be stored.
+            return before.values, _checkpoint_id(before.config)
+        state = await saved.ainvoke(None if before.next else asked, config, context=attempt, durability="async")
+        after = await saver.aget_tuple(config)
+        return state, _checkpoint_id(after.config) if after else ""
+
+
+@asynccontextmanager
+async def _alone(checkpoints: Checkpoints | None, thread_id: str) -> AsyncGenerator[AsyncPostgresSaver | None]:
+    """The saver, while nobody else works on this thread; else None: two of them would mix up each other's states.
+
+    The lock is the connection's, so that it is gone with a process that was killed.
+    """
     if checkpoints is None:
-        return await cast("Any", graph).ainvoke(asked, config, context=attempt), ""
-    saved: Any = graph.copy({"checkpointer": checkpoints.saver})
-    before = await saved.aget_state(config)
-    if before.values and not before.next:
-        # It was finished, and killed before it could be stored.
-        return before.values, _checkpoint_id(before.config)
-    state = await saved.ainvoke(None if before.next else asked, config, context=attempt, durability="async")
-    after = await checkpoints.saver.aget_tuple(config)
-    return state, _checkpoint_id(after.config) if after else ""
+        yield None
+        return
+    pool: Any = checkpoints.saver.conn
+    async with pool.connection() as conn:
+        row = await (await conn.execute(_LOCK, (thread_id,))).fetchone()
+        try:
+            yield checkpoints.saver if row["mine"] else None
+        finally:
+            if row["mine"]:
+                await conn.execute(_UNLOCK, (thread_id,))
 
 
 def _checkpoint_id(config: RunnableConfig) -> str:
