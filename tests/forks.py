@@ -24,10 +24,13 @@ from typing import NoReturn
 
 QUANTAGENT = Path(sys.executable).with_name("quantagent")
 # What commands import when they begin to work; none of it starts anything when it is imported.
-IMPORTED = ("ui.cli", "ui.cli.again", "ui.cli.demonstration", "ui.compose", "ui.daemon", "ui.analysts")
-# Names that mean nothing to Python and to the libraries while they are loaded.
+IMPORTED = ("ui.cli", "ui.cli.again", "ui.cli.demonstration", "ui.compose", "ui.daemon", "ui.analysts", "analysis.graph.agents")
+# Names that mean nothing to Python and its libraries while they are loaded.
 HARMLESS = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "MODEL_SERVER")
 TIMEOUT_S = 100.0
+# Libraries add names of their own when they are imported: what is compared is what is there from then on.
+for _name in ("polars", "analysis.graph"):
+    importlib.import_module(_name)
 BEGUN_WITH = dict(os.environ)
 
 
