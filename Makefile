@@ -21,10 +21,10 @@ dashboard: runtime ## Opens the dashboard on 127.0.0.1
 	@$(BIN)/quantagent dashboard
 
 test: tools ## Runs the tests that take seconds
-	@$(BIN)/pytest -n 2 -m "not long and not peers"
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 -m "not long and not peers"
 
 coverage: tools ## Runs the same tests and says which lines none of them reaches (at least 85 % are); takes twice as long
-	@$(BIN)/pytest -n 2 -m "not long and not peers" --cov --cov-report=term
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 -m "not long and not peers" --cov --cov-report=term
 
 test-long: tools ## Runs the tests that take minutes
 	@$(BIN)/pytest -m "long and not peers"

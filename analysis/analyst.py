@@ -170,7 +170,7 @@ class _Desk(NamedTuple):
         # Who asks models works on as many windows as it may at the same time; computed ones are made by the chunk.
         chunk = len(wanted) if isinstance(self.variant, Maker) else CHUNK
         for first in range(0, len(wanted), max(chunk, 1)):
-            missing = self._take_stored(bars, wanted[first : first + chunk], into, failures)
+            missing = self._take_stored(bars, wanted[first : first + chunk], into, failures, stands_by=stands_by)
             progress(len(into) + len(failures))
             try:
                 self._add_missing(bars, missing, into, failures, progress)
@@ -181,9 +181,15 @@ class _Desk(NamedTuple):
         return _Left({window.row for window in wanted if not into.has(self.symbol, window.at)}, failures)
 
     def _take_stored(
-        self, bars: Sequence[Bar], chunk: Iterable[Window], into: Opinions, failures: dict[int, Stored]
+        self,
+        bars: Sequence[Bar],
+        chunk: Iterable[Window],
+        into: Opinions,
+        failures: dict[int, Stored],
+        *,
+        stands_by: bool,
     ) -> list[Window]:
-        """Takes what is stored; returns what is not."""
+        """Takes what is stored; returns what is to be made."""
         ids = {analysis_id(self.symbol, self.timeframe, window, self.variant.name): window for window in chunk}
         stored = self.store.read_many([analysis_stream(each) for each in ids])
         missing: list[Window] = []
@@ -192,6 +198,9 @@ class _Desk(NamedTuple):
             read_at = self.until(window.at)
             found = settled(stored.get(analysis_stream(each), ()), read_at)
             again = self.retry and read_at is None
+            if found is None and read_at is not None and stands_by:
+                # Nobody had been asked when the run read on: then as now it is for the next one.
+                continue
             if found is None or (again and isinstance(found.fact, AnalysisFailed)):
                 missing.append(window)
                 continue

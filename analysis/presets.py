@@ -151,7 +151,6 @@ SHAPING = frozenset(
         "vision",
         "max_output_tokens",
         "structured_output",
-        "knowledge_cutoff",
     }
 )
 """The fields that shape answers: presets that differ in others only are one variant."""

@@ -31,12 +31,12 @@ class Slot(NamedTuple):
         return f"slot:{self.account}:{self.timeframe}:{instant_text(self.due_at)}"
 
 
-def completed(store: Store, account: str) -> dict[datetime, datetime]:
-    """When each slot of an account was done, by its due instant."""
+def completed(store: Store, run_id: str) -> dict[datetime, datetime]:
+    """When each slot of a run was done, by its due instant."""
     return {
         row.event.due_at: row.meta.recorded_at
         for row in read_from(store, names([SlotCompleted]))
-        if isinstance(row.event, SlotCompleted) and row.event.account == account
+        if isinstance(row.event, SlotCompleted) and row.meta.correlation == run_id
     }
 
 

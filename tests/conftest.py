@@ -19,9 +19,11 @@ from uuid import uuid4
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier, Literal
 
+from engine.feed.catalogue import Catalogue
+from engine.feed.sample import load_sample
 from engine.store import Store, embedded_server
 from engine.store.embedded import EmbeddedPostgres
 from engine.store.memory import MemoryStore
@@ -33,6 +35,12 @@ settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("default")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take long comes first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("timeout")), default=0))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,9 +119,30 @@ def template(server: str) -> Iterator[str]:
         conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
 
 
+@pytest.fixture(scope="session")
+def sample_template(server: str, template: str) -> Iterator[str]:
+    """The name of a database that holds the bundled sample's bars, and no event, for others to be copied from."""
+    with database(server, template) as made:
+        load_sample(Catalogue(made))
+        yield str(conninfo_to_dict(made)["dbname"])
+
+
 @pytest.fixture
 def dsn(server: str, template: str) -> Iterator[str]:
     """A fresh, migrated database."""
+    with log_of_its_own(server, template) as made:
+        yield made
+
+
+@pytest.fixture
+def sample_dsn(server: str, sample_template: str) -> Iterator[str]:
+    """A fresh database in which somebody has loaded the bundled sample."""
+    with log_of_its_own(server, sample_template) as made:
+        yield made
+
+
+@contextmanager
+def log_of_its_own(server: str, template: str) -> Generator[str]:
     with database(server, template) as made:
         with psycopg.connect(made) as conn:
             # A copy of a log has its name; here each is a log of its own.

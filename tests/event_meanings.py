@@ -58,7 +58,7 @@ MEANINGS: dict[str, str] = {
     "fallbacks": "pairs of name and SHA-256 of the presets that were ready to be asked instead",
     "node_latency_ms": "pairs of an agent and how long it took, in milliseconds",
     "temperature": "its temperature; null: the server's own",
-    "seed": "the seed of its chance; null: the server's own",
+    "GraphWork.seed": "the seed of its chance; null: the server's own",
     "sighted": "whether it was shown pictures, or told the same facts in text",
     "artefacts": "pairs of an agent and the SHA-256 of the picture drawn for it",
     "knowledge_cutoff": "the date up to which the model has read; empty: unknown",

@@ -24,7 +24,15 @@ from typing import NoReturn
 
 QUANTAGENT = Path(sys.executable).with_name("quantagent")
 # What commands import when they begin to work; none of it starts anything when it is imported.
-IMPORTED = ("ui.cli", "ui.cli.again", "ui.cli.demonstration", "ui.compose", "ui.daemon", "ui.analysts", "analysis.graph.agents")
+IMPORTED = (
+    "ui.cli",
+    "ui.cli.again",
+    "ui.cli.demonstration",
+    "ui.compose",
+    "ui.daemon",
+    "ui.analysts",
+    "analysis.graph.agents",
+)
 # Names that mean nothing to Python and its libraries while they are loaded.
 HARMLESS = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "MODEL_SERVER")
 TIMEOUT_S = 100.0
@@ -90,7 +98,7 @@ def _parent() -> socket.socket:
 
 
 def serve(asked_fd: int) -> None:
-    """Imports the project, leaves its caller, and forks a keeper for each command; ends when nobody can ask any more."""
+    """Imports the project, leaves its caller, and forks a keeper for each command; ends when nobody can ask more."""
     for module in IMPORTED:
         importlib.import_module(module)
     gc.freeze()

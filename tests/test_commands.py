@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.forks import QUANTAGENT, ended
+from tests.forks import ended
 from tests.workloads import walk, write_signals
 
 

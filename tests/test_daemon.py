@@ -28,9 +28,10 @@ from engine.events import OrderFilled, SlotClaimed, SlotCompleted
 from engine.store import Batch, Cause, Store, read_from
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
-from tests.test_commands import QUANTAGENT, answer, run
+from tests.forks import QUANTAGENT
+from tests.test_commands import answer, run
 from ui import daemon as daemon_module
-from ui.compose import App, Question, backtest, load_sample, open_app
+from ui.compose import App, Question, backtest, open_app
 from ui.daemon import PaperDaemon, PaperPlan
 from ui.settings import Settings
 
@@ -41,9 +42,8 @@ SLOTS = 120
 
 
 @pytest.fixture
-def app(dsn: str) -> Iterator[App]:
-    with open_app(Settings(None, dsn, "tester")) as opened:
-        load_sample(opened)
+def app(sample_dsn: str) -> Iterator[App]:
+    with open_app(Settings(None, sample_dsn, "tester")) as opened:
         yield opened
 
 
@@ -291,16 +291,18 @@ def test_a_running_daemon_anchors_the_log_again_and_again(app: App, monkeypatch:
     assert [anchor.seal for anchor in made] == sorted({anchor.seal for anchor in made})
 
 
-def test_a_daemon_outlives_the_loss_of_all_its_connections(app: App, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_outlives_the_loss_of_all_its_connections(
+    app: App, sample_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(daemon_module, "HEARTBEAT", timedelta(seconds=0.1))
     expected = backtest(app, Question(symbols=("BTC-USD",), start=START, end=END)).result.ended.book_digest
     daemon = slow(app, 72_000)
     ended: list[Any] = []
     thread = threading.Thread(target=lambda: ended.append(daemon.run()))
     thread.start()
-    with psycopg.connect(dsn, autocommit=True) as conn:
+    with psycopg.connect(sample_dsn, autocommit=True) as conn:
         for reached in (20, 60, 100):
-            wait_for_slots(dsn, reached)
+            wait_for_slots(sample_dsn, reached)
             conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -309,7 +311,7 @@ def test_a_daemon_outlives_the_loss_of_all_its_connections(app: App, dsn: str, m
     assert [each.book_digest for each in ended] == [expected]
 
 
-def test_a_daemon_that_lost_its_lock_to_another_one_stops(app: App, dsn: str) -> None:
+def test_a_daemon_that_lost_its_lock_to_another_one_stops(app: App, sample_dsn: str) -> None:
     held = control.Lease(app.dsn, "paper", "run", "one")
     held._conn.close()  # pyright: ignore[reportPrivateUsage]
     with (

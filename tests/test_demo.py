@@ -7,14 +7,16 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
+from tests.conftest import log_of_its_own
 from tests.embedded_home import new_home
-from tests.test_commands import QUANTAGENT
+from tests.forks import QUANTAGENT
 
 BARS, WAIT_S = 7426, 60
 
@@ -22,6 +24,21 @@ BARS, WAIT_S = 7426, 60
 @pytest.fixture
 def env(dsn: str, tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(tmp_path)}
+
+
+class Shown(NamedTuple):
+    """A demo that nobody disturbed: its environment, what it told, and how many events and bars it stored."""
+
+    env: dict[str, str]
+    told: dict[str, Any]
+    stored: tuple[int, int]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    with log_of_its_own(server, template) as dsn:
+        env = {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(tmp_path_factory.mktemp("undisturbed"))}
+        yield Shown(env, demo(env), counts(dsn))
 
 
 def unmeasured(env: dict[str, str]) -> dict[str, str]:
@@ -61,35 +78,32 @@ def counts_or_nothing(dsn: str) -> int:
 
 
 @pytest.mark.timeout(300)
-def test_the_demo_shows_equal_digests_and_running_it_twice_duplicates_nothing(env: dict[str, str]) -> None:
-    first = demo(env)
-    stored = counts(env["QUANTAGENT_DSN"])
+def test_the_demo_shows_equal_digests_and_running_it_twice_duplicates_nothing(undisturbed: Shown) -> None:
+    first = undisturbed.told
     assert (first["bars_new"], first["analyses_made"], first["replay_analyses_made"]) == (BARS, BARS, 0)
     assert first["replay_equal"] is True
     assert first["classic_digest"] != first["book_digest"]
     assert first["read_models_same"] is True
-    second = demo(unmeasured(env))
+    second = demo(unmeasured(undisturbed.env))
     assert (second["bars_new"], second["analyses_made"]) == (0, 0)
     same = ("run_id", "book_digest", "replay_digest", "classic_digest", "trade", "read_model_rows")
     assert {name: second[name] for name in same} == {name: first[name] for name in same}
-    assert counts(env["QUANTAGENT_DSN"]) == stored
+    assert counts(undisturbed.env["QUANTAGENT_DSN"]) == undisturbed.stored
 
 
 @pytest.mark.timeout(400)
-def test_ended_at_any_moment_the_next_demo_completes_with_the_same_digests(env: dict[str, str]) -> None:
+def test_ended_at_any_moment_the_next_demo_completes_with_the_same_digests(
+    env: dict[str, str], undisturbed: Shown
+) -> None:
     env = unmeasured(env)
     # Events stored so far: while bars load, while analyses are made, in the backtest's book, in the replays.
     moments = ((0, signal.SIGKILL), (700, signal.SIGINT), (4_100, signal.SIGKILL), (7_600, signal.SIGKILL))
     for events, number in (*moments, (9_700, signal.SIGTERM), (12_000, signal.SIGKILL)):
         kill_when(env, events, number)
-    spoilt, stored = demo(env), counts(env["QUANTAGENT_DSN"])
-    with psycopg.connect(env["QUANTAGENT_DSN"], autocommit=True) as conn:
-        conn.execute("DROP SCHEMA quantagent CASCADE")
-        conn.execute("DROP SCHEMA read_models CASCADE")
-    undisturbed = demo(env)
-    assert counts(env["QUANTAGENT_DSN"]) == stored
+    spoilt = demo(env)
+    assert counts(env["QUANTAGENT_DSN"]) == undisturbed.stored
     same = ("run_id", "book_digest", "replay_digest", "classic_digest", "read_model_rows")
-    assert {name: spoilt[name] for name in same} == {name: undisturbed[name] for name in same}
+    assert {name: spoilt[name] for name in same} == {name: undisturbed.told[name] for name in same}
 
 
 @pytest.mark.long

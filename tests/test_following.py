@@ -17,7 +17,7 @@ from engine.errors import BadInput
 from projections import follow
 from projections.follow import Heard, following
 from projections.schemas import PRESENT
-from tests.test_commands import QUANTAGENT
+from tests.forks import QUANTAGENT
 from tests.worlds import World, world_in
 
 

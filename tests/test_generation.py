@@ -38,8 +38,9 @@ from engine.money import ZERO, exact, total
 from engine.store.postgres import PostgresStore
 from tests.agents_world import BARS, World, preset, work_of
 from tests.model_answers import Exchange
-from tests.model_faults import FAULTS
+from tests.model_faults import FAULTS, WELL, Fault
 from tests.model_server import ModelServer
+from tests.schema_values import Json
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = 5
@@ -203,6 +204,20 @@ def test_a_generation_stops_before_its_budget_is_exceeded_and_goes_on_with_a_lar
     assert len(models.requests) <= (12 - made) * QUESTIONS
 
 
+def test_questions_under_way_count_as_if_they_cost_what_they_can() -> None:
+    def dear(completion: Json, exchange: Exchange) -> Json:
+        return {**completion, "usage": {"prompt_tokens": 0, "completion_tokens": 1_000}}
+
+    with ModelServer(delay=0.05) as models:
+        models.script([Fault("dear", dear)], lasting=True)
+        world = World(models)
+        # Each question costs a dollar, and that is the most it can cost.
+        agents = world.agents(blind(models, concurrency=4, price_input=0, price_output=1_000), budget="7")
+        with pytest.raises(BudgetSpent):
+            world.analyse(agents, last=6)
+        assert 4 <= spent(world) <= 7
+
+
 def test_a_day_s_budget_begins_anew_on_the_next_day(models: ModelServer) -> None:
     world, day = World(models), timedelta(0)
     world.resources = world.resources._replace(now=lambda: clock.now() + day)
@@ -243,9 +258,10 @@ def test_a_model_that_is_down_ends_a_generation(models: ModelServer, concurrency
 
 def test_a_model_that_fails_now_and_then_does_not_end_a_generation(models: ModelServer) -> None:
     world = World(models)
-    models.script([FAULTS["503"]] * (FAILURES_IN_A_ROW - 1))
-    formed = world.analyse(world.agents(blind(models, retries=0, concurrency=1)), last=FAILURES_IN_A_ROW + 1)
-    assert formed.failed == FAILURES_IN_A_ROW - 1
+    failures = [FAULTS["503"]] * (FAILURES_IN_A_ROW - 1)
+    models.script([*failures, *[WELL] * QUESTIONS, *failures])
+    formed = world.analyse(world.agents(blind(models, retries=0, concurrency=1)), last=2 * FAILURES_IN_A_ROW)
+    assert formed.failed == 2 * len(failures)
 
 
 def whole(world: World) -> bool:

@@ -31,6 +31,7 @@ from engine import clock
 from engine.events import AnalysisMade
 from tests.agents_world import BARS, FRAME, SYMBOL, World, preset, work_of
 from tests.model_server import Exchange, ModelServer
+from tests.strict_forms import faults_in
 
 STRATEGIES = ("json_schema", "tool", "prompt")
 
@@ -195,6 +196,19 @@ def test_poisoned_future_bars_change_neither_prompt_nor_picture(server: ModelSer
     assert bodies[0] == bodies[1] == bodies[2]
 
 
+def test_what_agents_are_asked_is_what_their_version_stands_for(server: ModelServer) -> None:
+    """Another table, text or question is another opinion: raise `AGENT_VERSION` with this digest."""
+    world = World(server)
+    world.analyse(world.agents(preset(server, vision=False)))
+    told = sorted(
+        message["content"]
+        for exchange in server.requests
+        for message in messages(exchange)
+        if exchange.agent != "decision" and message["role"] in ("system", "user")
+    )
+    assert (graph.AGENT_VERSION, sha256("".join(told).encode()).hexdigest()[:12]) == ("graph.1", "102fa1b0ea7e")
+
+
 # --- What is stored -----------------------------------------------------------------------------------------------
 
 
@@ -216,7 +230,8 @@ def test_every_way_to_hold_a_model_to_a_form_gives_the_same_kind_of_analysis(
         ("trend", 1, "answered"),
     ]
     assert len(server.requests) == 5
-    assert all("parallel" not in exchange.path for exchange in server.requests)
+    # A strict server takes every request.
+    assert [fault for exchange in server.requests for fault in faults_in(exchange.body)] == []
 
 
 def test_an_analysis_tells_how_it_was_made(server: ModelServer) -> None:
@@ -285,6 +300,7 @@ def test_a_variant_is_what_shapes_its_answers(server: ModelServer, monkeypatch: 
     usual = world.agents(preset(server)).name
     same = preset(server, base_url="http://127.0.0.1:1/v1", price_input="7", budget_usd="1", concurrency=1, timeout_s=9)
     assert world.agents(same).name == usual
+    assert world.agents(preset(server, knowledge_cutoff="2024-01-01")).name == usual
     shaped = {"model": "other", "temperature": "0.5", "seed": 1, "vision": False, "structured_output": "tool"}
     others = {world.agents(preset(server, **{name: value})).name for name, value in shaped.items()}
     others.add(world.agents(preset(server), preset(server, model="second")).name)

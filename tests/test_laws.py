@@ -144,7 +144,7 @@ def test_the_histories_reach_every_kind_of_trouble() -> None:
     }
 
     @any_history
-    @settings(max_examples=100)
+    @settings(max_examples=30)
     def watch(history: History) -> None:
         played = play(history)
         seen.update(type(event).__name__ for event in played.events)

@@ -38,9 +38,10 @@ from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from engine.versions import names
+from tests.forks import QUANTAGENT
 from tests.seeded import new_database, seed
 from tests.strategies import FIRST
-from tests.test_commands import QUANTAGENT, answer, refusal, run
+from tests.test_commands import answer, refusal, run
 from tests.test_projections import BARS, BOLD, FILE, question
 
 ME = Cause("test")

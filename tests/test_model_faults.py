@@ -9,6 +9,7 @@ import asyncio
 import json
 import resource
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,7 @@ from analysis.graph.agents import TrendAgent, compiled
 from analysis.graph.asking import QUESTIONS_MAX, Fault
 from analysis.graph.attempt import Attempt, BudgetSpent
 from analysis.graph.models import reached
-from analysis.graph.wire import ANSWER_BYTES_MAX, Live
+from analysis.graph.wire import Live
 from analysis.presets import ModelPreset
 from analysis.snapshot import snapshot_of
 from analysis.variants import RULES, Chain
@@ -129,7 +130,7 @@ def test_every_fault_is_looked_at() -> None:
     assert len(FAULTS) >= 70
 
 
-@pytest.mark.parametrize(("form", "name"), [case for case in CASES if case[1] not in FINAL])
+@pytest.mark.parametrize(("form", "name"), [case for case in CASES if case[0] != "prompt" and case[1] not in FINAL])
 def test_a_fault_that_passes_costs_a_question_and_the_analysis_is_made(
     models: ModelServer, form: str, name: str
 ) -> None:
@@ -245,6 +246,7 @@ def test_a_stored_failure_is_asked_again_only_where_that_is_wanted(models: Model
     models.reset()
     assert world.analyse(agents).wish(BARS[-1]).direction == "HOLD"
     assert models.requests == []
+    read_at = clock.now()
     formed = world.analyse(agents, retry=True)
     failed, opinion = world.facts()
     wish = formed.wish(BARS[-1])
@@ -253,10 +255,11 @@ def test_a_stored_failure_is_asked_again_only_where_that_is_wanted(models: Model
     assert len(models.requests) == 5
     assert work_of(opinion).thread_id != work_of(failed).thread_id
     # A run that has read the failure goes on with it.
-    start, read = BARS[-1].opened_at, {failed.analysis_id: 1}
+    start = BARS[-1].opened_at
     held = opinions(
-        world.store, world.catalogue, [SYMBOL], FRAME, start, None, actor="tester", variant=agents, read=read
-    ).wish(BARS[-1])
+        world.store, world.catalogue, [SYMBOL], FRAME, start, None, actor="tester", variant=agents,
+        retry=True, until=lambda at: read_at,
+    ).wish(BARS[-1])  # fmt: skip
     assert (held.direction, held.analysis_version) == ("HOLD", 1)
     assert world.analyse(agents).wish(BARS[-1]) == wish
 
@@ -344,17 +347,26 @@ def test_waiting_for_ones_turn_takes_nothing_from_the_patience_with_a_model(mode
 # --- What comes over the wire -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["huge", "gzip_bomb"])
-def test_a_huge_answer_is_neither_read_to_its_end_nor_kept(models: ModelServer, name: str) -> None:
-    after(models)
-    models.reset()
+def bomb() -> bytes:
+    """256 MB of spaces in a quarter of one; nobody has had them all in memory."""
+    squeeze, spaces = zlib.compressobj(wbits=31), b" " * 2**20
+    first, again = (squeeze.compress(spaces) + squeeze.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    return first + again * 255
+
+
+def test_a_bomb_is_not_unpacked(models: ModelServer) -> None:
+    body = bomb()
+    bombed = model_faults.Fault("bomb", respond=lambda _: Response(200, {"content-encoding": "gzip"}, (body,)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    world = after(models, FAULTS[name], lasting=True)
-    kept = [call.response for call in work_of(world.failed()).calls if call.response]
-    assert all(len(world.calls.body(digest)) < 2 * ANSWER_BYTES_MAX for digest in kept)
-    if name == "gzip_bomb":
-        # The bomb is 64 MB; for a huge answer the server itself, which runs in here, needs the memory.
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
+    world = after(models, bombed, lasting=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 128_000
+    assert set(bad(work_of(world.failed()).calls)) == {"invalid"}
+
+
+def test_an_answer_without_end_is_not_kept(models: ModelServer) -> None:
+    world = after(models, FAULTS["huge"], lasting=True)
+    spoiled = [call for call in work_of(world.failed()).calls if call.outcome != "answered"]
+    assert [(call.outcome, call.response) for call in spoiled] == [("too_large", "")] * 2
 
 
 @pytest.mark.parametrize("name", ["redirect", "redirect_307"])

@@ -145,11 +145,24 @@ def expected(raw: pl.DataFrame, market: Instrument, timeframe: Timeframe, learne
     return taken
 
 
-@settings(max_examples=5_000)
+Case = tuple[pl.DataFrame, Instrument, Timeframe, datetime]
+
+
+@settings(max_examples=1_500)
 @given(told())
-def test_of_any_frame_exactly_the_bars_enter_that_can_be_meant(
-    case: tuple[pl.DataFrame, Instrument, Timeframe, datetime],
-) -> None:
+def test_of_any_frame_exactly_the_bars_enter_that_can_be_meant(case: Case) -> None:
+    exactly_those_enter_that_can_be_meant(case)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@settings(max_examples=15_000)
+@given(told())
+def test_of_many_more_frames_exactly_the_bars_enter_that_can_be_meant(case: Case) -> None:
+    exactly_those_enter_that_can_be_meant(case)
+
+
+def exactly_those_enter_that_can_be_meant(case: Case) -> None:
     raw, market, timeframe, learned_at = case
     judged = judge(raw, market, timeframe, learned_at)
     bars = judged.bars()

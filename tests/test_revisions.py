@@ -35,7 +35,7 @@ from projections.rebuild import rebuild
 from tests.conftest import database
 from tests.test_commands import answer, refusal
 from tests.workloads import golden_config, walk
-from ui.compose import App, Question, backtest, load_sample, open_app, replay
+from ui.compose import App, Question, backtest, open_app, replay
 from ui.daemon import PaperDaemon, PaperPlan
 from ui.settings import Settings
 
@@ -48,9 +48,8 @@ QUESTION = Question(symbols=SYMBOLS, start=START, end=END)
 
 
 @pytest.fixture
-def app(dsn: str) -> Iterator[App]:
-    with open_app(Settings(None, dsn, "tester")) as opened:
-        load_sample(opened)
+def app(sample_dsn: str) -> Iterator[App]:
+    with open_app(Settings(None, sample_dsn, "tester")) as opened:
         yield opened
 
 

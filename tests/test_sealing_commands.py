@@ -13,7 +13,8 @@ import pytest
 from engine.audit.anchors import Anchor, log_id_of, read_anchors
 from engine.audit.verify import Verdict, verify
 from engine.store.postgres import PostgresStore
-from tests.test_commands import QUANTAGENT, answer, env, refusal, run, write_bars
+from tests.forks import QUANTAGENT
+from tests.test_commands import answer, env, refusal, run, write_bars
 from tests.workloads import walk, write_signals
 
 __all__ = ["env"]

@@ -105,8 +105,7 @@ def resources_of(app: App) -> Resources:
     from analysis.graph import checkpoints
     from analysis.graph.generation import Resources
 
-    if not checkpoints.is_set_up(app.dsn):
-        checkpoints.set_up(app.access.owner, app.access.writer)
+    checkpoints.set_up(app.access.owner, app.access.writer)
     calls = PostgresCalls(app.dsn)
     return Resources(
         store=app.store,

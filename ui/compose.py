@@ -28,7 +28,7 @@ from engine.feed import Bars
 from engine.feed.catalogue import Catalogue
 from engine.feed.signals import ImportedAnalyst, check_signals_fit, load_signals, read_signals, save_signals
 from engine.market import Bar, Instrument, Symbol, Timeframe
-from engine.money import ZERO
+from engine.money import ZERO, add, sub
 from engine.replay import check_replayable, commands_of, stored_opinions
 from engine.session import Analyst
 from engine.store import Store, roles
@@ -220,13 +220,18 @@ class Setup(NamedTuple):
 
 
 class Spending:
-    """What a generation has cost so far, in the words of its progress bar."""
+    """What the generations of a command have cost so far, in the words of its progress bar."""
 
     def __init__(self) -> None:
         self.cost, self.failed = ZERO, 0
+        self._before: Progress | None = None
 
     def hear(self, progress: Progress) -> None:
-        self.cost, self.failed = progress.cost, progress.failed
+        """Each symbol is a generation of its own, which counts from nothing."""
+        before, self._before = self._before, progress
+        goes_on = before is not None and progress.done > before.done
+        self.cost = add(self.cost, sub(progress.cost, before.cost) if before is not None and goes_on else progress.cost)
+        self.failed += progress.failed - before.failed if before is not None and goes_on else progress.failed
 
     @property
     def told(self) -> str:
@@ -437,11 +442,6 @@ def make_analyses(app: App, question: Question, tell: Tell = silent) -> Analysed
     return Analysed(variant.name, formed.made, formed.found, formed.failed, spent.cost, tuple(formed.notices))
 
 
-def analysed_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
-    """All symbols of a timeframe that there are bars of."""
-    return _all_symbols(app, timeframe)
-
-
 def latest_opinion(
     app: App,
     symbol: Symbol,
@@ -450,6 +450,7 @@ def latest_opinion(
     variant: str = "",
     *,
     retry: bool = False,
+    environment: Environment = Environment.BACKTEST,
 ) -> dict[str, Any]:
     """The analysis of the latest bar of a symbol, made now unless it is stored. A failure is a HOLD with its reason."""
     known = app.catalogue.as_known_at(app.catalogue.known_at())
@@ -462,7 +463,7 @@ def latest_opinion(
         bar.opened_at,
         end,
         actor=app.settings.actor,
-        variant=analyst_of(app, variant, Environment.BACKTEST),
+        variant=analyst_of(app, variant, environment),
         retry=retry,
     )
     wish = formed.wish(bar)

@@ -150,7 +150,7 @@ class PaperDaemon:
             self._cause.actor,
             self._variant,
             _LOG.warning,
-            control.completed(self._app.store, self._plan.account).get,
+            control.completed(self._app.store, requested.run_id).get,
         )
         self._blotter = self._opened_blotter(requested)
         self._session = Session(requested.config, requested.config_digest, self._analyst, self._journal, self._blotter)
@@ -296,7 +296,8 @@ class TradingScheduler:
         """An analysis of the latest closed bar of a symbol, made or found: its decision, confidence and id."""
         from ui.compose import latest_opinion
 
-        return latest_opinion(self._app, symbol, self._plan.timeframe, self._plan.end, self._plan.variant)
+        plan = self._plan
+        return latest_opinion(self._app, symbol, plan.timeframe, plan.end, plan.variant, environment=Environment.PAPER)
 
     def stop(self) -> None:
         """Ends after the slot in hand; raises what went wrong before."""

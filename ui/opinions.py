@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
+from pydantic import ValidationError
 
 from analysis.analyst import analysis_id, settled, windows
 from analysis.calls import digest_of
+from analysis.reports import Analysis
 from analysis.variants import Stored, Window
 from engine import clock
 from engine.errors import BadInput, BookMoved, NotFound
 from engine.events import AnalysisFailed, AnalysisMade
 from engine.market import Bar, Direction, Symbol, Timeframe
-from engine.money import ZERO, add
+from engine.money import ZERO, add, total
 from engine.orders import analysis_stream
 from engine.store import Batch, Cause, Store, read_from
 from engine.store.codec import fact_of
@@ -64,27 +66,36 @@ def run_again(app: App, analysis: str) -> Rerun:
     window, bars = _window_of(app, made)
     calls, work = resources_of(app).calls, made.work
     named = ((work.preset, work.preset_digest), *work.fallbacks)
-    presets = [(name, ModelPreset.model_validate_json(calls.body(digest))) for name, digest in named]
+    try:
+        presets = [(name, ModelPreset.model_validate_json(calls.body(digest))) for name, digest in named]
+    except ValidationError:
+        raise BadInput(
+            f"the model preset of analysis {analysis} has another form than today's: run it again with the version of "
+            "quantagent that made it."
+        ) from None
     author = Author(made.variant, made.agent_version, work.preset, work.preset_digest, work.fallbacks)
     job = Job(made.symbol, Timeframe.parse(made.timeframe), window, bars)
     return rerun(made, presets, author, job, calls, clock.now)
 
 
 def _window_of(app: App, made: AnalysisMade) -> tuple[Window, Sequence[Bar]]:
-    """The very bars that an analysis saw, as they were known when it was stored."""
-    recorded = next(
-        row.meta.recorded_at for row in app.store.read(analysis_stream(made.analysis_id)) if row.event == made
-    )
-    known = app.catalogue.as_known_at(recorded)
+    """The very bars that an analysis saw, of which some may have been corrected since."""
     timeframe = Timeframe.parse(made.timeframe)
-    bars = known.bars(made.symbol, timeframe, None, made.as_of)
-    *_, window = windows(bars, timeframe, made.window_bars)
-    if window.digest != made.window_digest:
-        raise BadInput(
-            f"the bars of analysis {made.analysis_id} are not in the catalogue: import the same file again before "
-            "running it again."
-        )
-    return window, bars[window.row + 1 - window.bars :]
+    for known_at in _learned(app, made.symbol, timeframe):
+        bars = app.catalogue.as_known_at(known_at).bars(made.symbol, timeframe, None, made.as_of)
+        window = next((each for each in windows(bars, timeframe, made.window_bars) if each.at == made.as_of), None)
+        if window is not None and window.digest == made.window_digest:
+            return window, bars[window.row + 1 - window.bars : window.row + 1]
+    raise BadInput(
+        f"the bars of analysis {made.analysis_id} are not in the catalogue: import the same file again before "
+        "running it again."
+    )
+
+
+def _learned(app: App, symbol: Symbol, timeframe: Timeframe) -> list[datetime]:
+    """The instants at which something was learned of a symbol's bars, the latest first."""
+    imports = (each for each in app.catalogue.imports() if (each.symbol, each.timeframe) == (symbol, timeframe))
+    return sorted({each.learned_at for each in imports}, reverse=True)
 
 
 # --- Two variants -------------------------------------------------------------------------------------------------
@@ -129,9 +140,6 @@ class Comparison(NamedTuple):
     records: tuple[Record, Record]
 
 
-Facts = Mapping[datetime, AnalysisMade | AnalysisFailed]
-
-
 def compare(
     app: App,
     variants: tuple[str, str],
@@ -155,21 +163,42 @@ def compare(
     bars = app.catalogue.bars(symbol, timeframe, None, None)
     closes = {bar.closed_at: row for row, bar in enumerate(bars)}
     moves = {at: _move(bars, closes[at], horizon) for at in common if at in closes}
-    first, second = (_record(name, [facts[name][at] for at in common], moves) for name in variants)
-    agreed = sum(_said(facts[variants[0]][at]) == _said(facts[variants[1]][at]) for at in common)
+    first, second = (_record([facts[name][at] for at in common], moves) for name in variants)
+    agreed = sum(_said(facts[variants[0]][at][-1]) == _said(facts[variants[1]][at][-1]) for at in common)
     return Comparison(symbol, horizon, len(common), agreed, (first, second))
+
+
+def analysed_symbols(app: App, variants: Sequence[str], timeframe: Timeframe) -> list[Symbol]:
+    """The symbols that all of these variants have analysed. Raises `NotFound` if there is none."""
+    by: dict[str, set[Symbol]] = {name: set() for name in variants}
+    for fact in _all(app.store, None, timeframe, None, None):
+        for name in variants:
+            if name in (fact.variant, fact.variant.partition("@")[0]):
+                by[name].add(fact.symbol)
+    common = set[Symbol].intersection(*by.values())
+    if not common:
+        raise NotFound(
+            f"{' and '.join(variants)} have analysed no symbol in common: `quantagent analyses make` makes analyses."
+        )
+    return sorted(common)
 
 
 def _facts(
     store: Store, variant: str, symbol: Symbol, timeframe: Timeframe, start: datetime | None, end: datetime | None
-) -> Iterator[tuple[datetime, AnalysisMade | AnalysisFailed]]:
-    """The facts of a variant, named with or without its digest, by their bars' closes; opinions before failures."""
-    found: dict[datetime, AnalysisMade | AnalysisFailed] = {}
+) -> Iterator[tuple[datetime, list[AnalysisMade | AnalysisFailed]]]:
+    """What a variant, named with or without its digest, said of each bar: all its facts, the one that counts last.
+
+    Of a bar that was corrected, the latest opinion counts. Raises `BadInput` for a name that several variants have.
+    """
+    found: dict[datetime, list[AnalysisMade | AnalysisFailed]] = {}
     for fact in _all(store, symbol, timeframe, start, end):
-        named = variant in (fact.variant, fact.variant.partition("@")[0])
-        if named and not isinstance(found.get(fact.as_of), AnalysisMade):
-            found[fact.as_of] = fact
-    yield from sorted(found.items())
+        if variant in (fact.variant, fact.variant.partition("@")[0]):
+            found.setdefault(fact.as_of, []).append(fact)
+    several = {fact.variant for facts in found.values() for fact in facts}
+    if len(several) > 1:
+        raise BadInput(f"{variant} is the name of several variants: name one of {', '.join(sorted(several))}.")
+    for at, facts in sorted(found.items()):
+        yield at, sorted(facts, key=lambda fact: isinstance(fact, AnalysisMade))
 
 
 def _all(
@@ -200,17 +229,20 @@ def _move(bars: Sequence[Bar], row: int, horizon: int) -> Decimal | None:
 
 
 def _record(
-    name: str, facts: Sequence[AnalysisMade | AnalysisFailed], moves: Mapping[datetime, Decimal | None]
+    all_facts: Sequence[Sequence[AnalysisMade | AnalysisFailed]], moves: Mapping[datetime, Decimal | None]
 ) -> Record:
+    facts = [each[-1] for each in all_facts]
     said = [_said(fact) for fact in facts]
     judged = [(fact, right) for fact in facts if (right := _right(fact, moves.get(fact.as_of))) is not None]
     later = [(fact, right) for fact, right in judged if _is_after_cutoff(fact)]
     cost, latency = ZERO, 0
     for fact in facts:
-        if fact.work is not None:
-            cost, latency = add(cost, fact.work.cost), latency + fact.work.latency_ms
+        latency += fact.work.latency_ms if fact.work is not None else 0
+    for fact in (fact for each in all_facts for fact in each):
+        # What was paid for failures was paid.
+        cost = add(cost, fact.work.cost) if fact.work is not None else cost
     return Record(
-        variant=facts[-1].variant if len({fact.variant for fact in facts}) == 1 else name,
+        variant=facts[-1].variant,
         analyses=len(facts),
         failed=said.count("failed"),
         long=said.count(Direction.LONG),
@@ -302,12 +334,15 @@ def bring_in(app: App, path: Path) -> Moved:
     for text in texts.values():
         calls.keep(text)
     for stream, history in facts.items():
-        known = settled(app.store.read(stream))
-        if known is not None and isinstance(known.fact, AnalysisMade):
+        rows = list(app.store.read(stream))
+        known = settled(rows)
+        # Failures of ours stay before an opinion of theirs, as after a second try.
+        news = [fact for fact in history if not rows or isinstance(fact, AnalysisMade)]
+        if not news or (known is not None and isinstance(known.fact, AnalysisMade)):
             there += 1
             continue
         try:
-            app.store.append([Batch(stream, 0, history)], Cause(app.settings.actor))
+            app.store.append([Batch(stream, len(rows), news)], Cause(app.settings.actor))
         except BookMoved:
             there += 1
     return Moved(len(facts) - there, len(texts), there)
@@ -315,7 +350,10 @@ def bring_in(app: App, path: Path) -> Moved:
 
 def _read(path: Path) -> tuple[dict[str, list[AnalysisMade | AnalysisFailed]], dict[str, str]]:
     """The facts of a file by their streams, and its texts by their digests; all of it judged."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is no text: `quantagent analyses export FILE` writes one.") from None
     facts: dict[str, list[AnalysisMade | AnalysisFailed]] = {}
     texts: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -360,10 +398,28 @@ def _fact(path: Path, number: int, said: dict[str, Any]) -> AnalysisMade | Analy
         named = analysis_id(fact.symbol, Timeframe.parse(fact.timeframe), window, fact.variant)
         if named != fact.analysis_id:
             raise ValueError(f"it is called {fact.analysis_id}, and is {named}")
-    except (ValueError, KeyError, msgspec.MsgspecError, BadInput) as error:
+        _check_sums(fact)
+    except (ValueError, msgspec.MsgspecError, BadInput) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise BadInput(f"{path}, line {number}: {reason}. Nothing was stored.") from None
     return fact
+
+
+def _check_sums(fact: AnalysisMade | AnalysisFailed) -> None:
+    """Whether a fact agrees with itself. That it is what the model said, `run_again` proves."""
+    if isinstance(fact, AnalysisMade) and fact.work is not None and fact.work.calls:
+        said = Analysis.model_validate_json(fact.reports).decision
+        told = (fact.decision.value, fact.confidence, fact.horizon_bars, fact.risk_reward)
+        if told != (said.decision, said.confidence, said.horizon_bars, said.risk_reward):
+            raise ValueError(f"it decides {fact.decision.value} and its report says {said.decision}")
+    if fact.work is not None:
+        calls = fact.work.calls
+        sums = (sum(each.input_tokens for each in calls), sum(each.output_tokens for each in calls))
+        if (
+            sums != (fact.work.input_tokens, fact.work.output_tokens)
+            or total([ZERO, *(each.cost for each in calls)]) != fact.work.cost
+        ):
+            raise ValueError("its tokens or its cost are not the sum of its calls")
 
 
 def forget(app: App, before: datetime) -> tuple[int, int]:

@@ -6,6 +6,7 @@ which states an analysis went through, where the preset keeps them: `all` of the
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -26,7 +27,13 @@ CONNECTIONS = 4
 
 Keep = Literal["all", "latest", "none"]
 
-_IS_SET_UP = "SELECT to_regclass('langgraph.checkpoint_migrations') IS NOT NULL"
+_MAY_USE = """
+SELECT current_user::text, coalesce(has_schema_privilege(to_regnamespace('langgraph')::oid, 'USAGE')
+    AND has_table_privilege(to_regclass('langgraph.checkpoint_writes')::oid, 'DELETE'), false)
+"""
+_MIGRATED = "SELECT max(v) FROM langgraph.checkpoint_migrations"
+_MY_TURN = "SELECT pg_try_advisory_lock(hashtext('langgraph.set_up')) AS mine"
+TURN_S = 0.05
 _OLD = "SELECT thread_id FROM checkpoints GROUP BY thread_id HAVING max((checkpoint ->> 'ts')::timestamptz) < %s"
 _ROWS = """
 SELECT (SELECT count(*) FROM checkpoints WHERE thread_id = %(thread)s)
@@ -40,27 +47,34 @@ SELECT (SELECT count(*) FROM checkpoints WHERE thread_id = %(thread)s)
 
 
 def set_up(owner: str, worker: str) -> None:
-    """Makes the schema and its tables, and lets the role of `worker` use them; nothing if they are there.
+    """Makes the schema and its tables, and lets the role of `worker` use them; nothing if all that is done.
 
-    Both are connection strings; the tables belong to `owner`.
+    Both are connection strings; the tables belong to `owner`. Processes that begin at the same time take turns.
     """
+    role, done = _is_set_up(worker)
+    if done:
+        return
     with psycopg.Connection[DictRow].connect(
         _within(owner), autocommit=True, row_factory=dict_row, prepare_threshold=0
     ) as conn:
+        # Asked for again and again instead of waited for: an index is built concurrently, which waits for who waits.
+        while not (conn.execute(_MY_TURN).fetchone() or {}).get("mine"):
+            time.sleep(TURN_S)
         conn.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(SCHEMA)))
         PostgresSaver(conn).setup()
-        with psycopg.connect(worker) as other:
-            row = other.execute("SELECT current_user::text").fetchone()
-        assert row is not None, "a query for one row has one"
-        role = Identifier(row[0])
-        conn.execute(SQL("GRANT USAGE ON SCHEMA {} TO {}").format(Identifier(SCHEMA), role))
+        conn.execute(SQL("GRANT USAGE ON SCHEMA {} TO {}").format(Identifier(SCHEMA), Identifier(role)))
         rights = SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {} TO {}")
-        conn.execute(rights.format(Identifier(SCHEMA), role))
+        conn.execute(rights.format(Identifier(SCHEMA), Identifier(role)))
 
 
-def is_set_up(dsn: str) -> bool:
-    with psycopg.connect(dsn) as conn:
-        return conn.execute(_IS_SET_UP).fetchone() == (True,)
+def _is_set_up(worker: str) -> tuple[str, bool]:
+    """The role of a connection string, and whether it can use all that this version of the library needs."""
+    with psycopg.connect(worker) as conn:
+        found = conn.execute(_MAY_USE).fetchone()
+        assert found is not None, "a query for one row has one"
+        role, may_use = found
+        migrated = conn.execute(_MIGRATED).fetchone() if may_use else None
+        return role, migrated == (len(PostgresSaver.MIGRATIONS) - 1,)
 
 
 class Checkpoints:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
 
 import httpx2
+from langchain_core.messages import AIMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_core.runnables import Runnable
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
 
 from analysis.graph.attempt import Model
@@ -15,6 +19,26 @@ from analysis.presets import ModelPreset, api_key
 
 NO_KEY = "none"
 """What is sent to servers that want no key: the protocol has no way to send nothing."""
+
+
+class Client(ChatOpenAI):
+    """LangChain's client, with tools as the strict readers of the protocol want them: none is not an empty list, and
+    what has to be said anyway has no default."""
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
+        if not tools:
+            return cast("Runnable[Any, AIMessage]", self.bind(response_format=kwargs["response_format"]))
+        strict = kwargs.get("strict")
+        formed = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        bind: Any = super().bind_tools  # Its types say less than they could.
+        return bind([_without_defaults(tool) for tool in formed] if strict else formed, **kwargs)
+
+
+def _without_defaults(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        fields = cast("dict[str, Any]", schema)
+        return {name: _without_defaults(value) for name, value in fields.items() if name != "default"}
+    return [_without_defaults(each) for each in cast("list[Any]", schema)] if isinstance(schema, list) else schema
 
 
 @asynccontextmanager
@@ -37,7 +61,7 @@ def model_of(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
     async def said() -> str:
         return secret or NO_KEY
 
-    chat = ChatOpenAI(
+    chat = Client(
         model=preset.model,
         base_url=preset.base_url,
         # Told when it is wanted: only the client that is used here is made, and no repr can hold it.

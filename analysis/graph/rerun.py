@@ -28,12 +28,18 @@ class Rerun(NamedTuple):
     @property
     def equal(self) -> bool:
         """Whether reports and decision are the same, to the byte."""
-        again = self.again
-        return isinstance(again, AnalysisMade) and (again.decision, again.confidence, again.reports) == (
-            self.stored.decision,
-            self.stored.confidence,
-            self.stored.reports,
-        )
+        return not self.difference
+
+    @property
+    def difference(self) -> str:
+        """The first thing in which they differ, in words; empty where they do not."""
+        if not isinstance(self.again, AnalysisMade):
+            return self.again.reason
+        for name in ("reports", "decision", "confidence", "horizon_bars", "risk_reward"):
+            stored, again = getattr(self.stored, name), getattr(self.again, name)
+            if stored != again:
+                return f"{name.replace('_', ' ')} as stored is {stored}, as made again {again}"
+        return ""
 
 
 class Recording:

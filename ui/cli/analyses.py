@@ -206,12 +206,13 @@ def compare(
 ) -> None:
     """Two variants on the same bars: how often they agree, who was right after some bars, cost and latency."""
     from engine.market import Timeframe
-    from ui.compose import analysed_symbols, open_app
+    from ui.compose import open_app
+    from ui.opinions import analysed_symbols
     from ui.opinions import compare as run
 
     with errors_in_words(), open_app() as opened:
         frame = Timeframe.parse(timeframe)
-        asked = symbols_of(symbols) or analysed_symbols(opened, frame)
+        asked = symbols_of(symbols) or analysed_symbols(opened, (one, other), frame)
         found = [
             run(opened, (one, other), symbol, frame, horizon, instant_of(start), instant_of(end)) for symbol in asked
         ]
@@ -265,7 +266,7 @@ def rerun(analysis: Analysis, as_json: AsJson = False) -> None:
     else:
         show_fact(again.stored)
         show_fact(again.again)
-        err.print("The reports differ: the engine computes other numbers than it did.")
+        err.print(f"They differ: {again.difference}.", markup=False)
     if not again.equal:
         raise typer.Exit(CHECK_SAID_NO)
 

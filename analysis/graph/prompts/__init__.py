@@ -22,5 +22,5 @@ def told(agent: str, sighted: bool) -> str:
 
 
 def digest(agent: str) -> str:
-    """SHA-256 of an agent's prompt."""
-    return sha256(prompt(agent).encode()).hexdigest()
+    """SHA-256 of all that an agent may be told: its prompt with either word for what it sees."""
+    return sha256("\0".join(told(agent, sighted) for sighted in (True, False)).encode()).hexdigest()
