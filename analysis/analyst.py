@@ -256,6 +256,16 @@ class _Desk(NamedTuple):
             into.take(each, 1)
         into.made += len(facts)
 
+    def give_up(self, window: Window, reason: str) -> Stored:
+        """Stores that there is no opinion on a window."""
+        analysis = analysis_id(self.symbol, self.timeframe, window, self.variant.name)
+        failed = AnalysisFailed(
+            analysis, self.symbol, self.timeframe.value, window.at, self.variant.name, reason, window.digest
+        )
+        after = sum(1 for _ in self.store.read(analysis_stream(analysis)))
+        self.store.append([Batch(analysis_stream(analysis), after, [failed])], Cause(self.actor))
+        return Stored(failed, after + 1)
+
     def _facts(self, variant: Variant, bars: Sequence[Bar], wanted: Sequence[Window]) -> list[AnalysisMade]:
         formed = variant.analyse(bars, [window.row for window in wanted])
         return [
@@ -361,7 +371,11 @@ class LiveAnalyst:
         for n, desk in enumerate(self._desks[bar.symbol], 1):
             *_, window = windows(bars, self._timeframe, desk.variant.window_bars)
             stands_by = n < len(self._desks[bar.symbol])
-            failures += desk.settle(bars, [window], formed, stands_by=stands_by).failures.values()
+            try:
+                failures += desk.settle(bars, [window], formed, stands_by=stands_by).failures.values()
+            except Unavailable as error:
+                # Stops and targets work on: whoever trades live has a HOLD where nobody can be asked.
+                failures.append(desk.give_up(window, str(error)))
             if len(formed):
                 break
         return formed, failures

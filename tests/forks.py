@@ -25,16 +25,11 @@ from typing import NoReturn
 QUANTAGENT = Path(sys.executable).with_name("quantagent")
 # What commands import when they begin to work; none of it starts anything when it is imported.
 IMPORTED = (
-    "ui.cli",
-    "ui.cli.again",
-    "ui.cli.demonstration",
-    "ui.compose",
-    "ui.daemon",
-    "ui.analysts",
-    "analysis.graph.agents",
+    *("ui.cli", "ui.cli.again", "ui.cli.demonstration", "ui.compose", "ui.daemon", "analysis.graph.agents"),
+    *("engine.audit.reproduce", "engine.audit.bundle", "engine.audit.journal", "engine.feed.quality", "numpy"),
 )
 # Names that mean nothing to Python and its libraries while they are loaded.
-HARMLESS = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "MODEL_SERVER")
+HARMLESS = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "MODEL_SERVER", "OPENAI_API_KEY")
 TIMEOUT_S = 100.0
 # Libraries add names of their own when they are imported: what is compared is what is there from then on.
 for _name in ("polars", "analysis.graph"):

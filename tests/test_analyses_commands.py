@@ -130,7 +130,7 @@ def test_a_budget_stops_before_it_is_exceeded_and_what_was_made_is_kept(
 ) -> None:
     ended = call(env, "analyses", "make", *RANGE, "--variant", "mini", "--budget", "0.03")
     assert ended.returncode == 1
-    assert "this generation has spent" in ended.stderr
+    assert "this command has spent" in ended.stderr
     rows = told(env, "analyses", "list")["analyses"]
     spent = sum(float(row["cost"]) for row in rows)
     assert 0 < spent <= 0.03

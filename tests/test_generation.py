@@ -193,7 +193,7 @@ def test_a_generation_stops_before_its_budget_is_exceeded_and_goes_on_with_a_lar
     with pytest.raises(BudgetSpent, match=r"raise the budget") as stopped:
         world.analyse(agents(limit), last=12)
     assert str(stopped.value).isprintable()
-    assert ("today" if by_day else "this generation") in str(stopped.value)
+    assert ("today" if by_day else "this command") in str(stopped.value)
     assert 0 < spent(world) <= exact(limit)
     made = len(world.facts())
     assert made < 12

@@ -121,6 +121,7 @@ def test_a_copy_that_says_more_than_the_home_is_never_replaced(env: dict[str, st
     traded(env, tmp_path)
     safe = tmp_path / "safe"
     run(env, "audit", "anchor", "--copy", safe)
+    run(env, "halt", "--reason", "one anchor more")
     run(env, "audit", "anchor", "--copy", safe)
     kept = (safe / "anchors.jsonl").read_bytes()
     (home,) = (Path(env["QUANTAGENT_HOME"]) / "anchors").glob("*.jsonl")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,16 +18,18 @@ from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResp
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import ValidationError
 
-from analysis.graph.answers import Answer, Unusable, read_answer, shown, strict_json, usage_of
-from analysis.graph.attempt import Attempt, Model, Within, given, tokens_of
+from analysis.graph.answers import Answer, Unusable, Usage, read_answer, shown, strict_json, usage_of
+from analysis.graph.attempt import Attempt, BudgetSpent, Model, Within, given, tokens_of
 from analysis.graph.readings import Reading
 from analysis.graph.wire import CURRENT, AnswerTooLarge, Exchange, key_of
 from engine.errors import QuantagentError
 from engine.events import ModelCall
+from engine.money import ZERO
 
 QUESTIONS_MAX = 6
 FIRST_PAUSE_S = 0.5
 ANSWERED = "answered"
+_UNHEARD = frozenset(("timeout", "cancelled", "too_large"))
 _CORRECTABLE = frozenset(("invalid", "unknown_tool", "truncated"))
 
 Handler = Callable[[ModelRequest[Attempt]], Awaitable[ModelResponse[Any]]]
@@ -75,7 +78,12 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
                 asked += 1
                 # To wait for one's turn takes nothing from the patience with a model.
                 ends += await _turn(model)
-                answer = await self._ask(_corrected(shown, fault, n), handler, model, (seq, asked), ends)
+                try:
+                    answer = await self._ask(_corrected(shown, fault, n), handler, model, (seq, asked), ends)
+                except BudgetSpent:
+                    if model is attempt.models[-1]:
+                        raise
+                    break
                 if not isinstance(answer, Fault):
                     return answer
                 fault = answer
@@ -102,14 +110,14 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
                     response = await handler(request)
             except (Exception, asyncio.CancelledError) as error:
                 _reraise_what_is_ours(error)
-                result: ModelResponse[Any] | Fault = _fault(exchange, error, offered)
+                result: ModelResponse[Any] | Fault = _fault(exchange, error, offered, model.preset.key_env)
                 if isinstance(error, asyncio.CancelledError):
-                    await self._note(attempt, model, place, exchange, "cancelled")
+                    held.cost = await self._note(attempt, model, place, exchange, "cancelled")
                     raise
             else:
                 result = _judged(exchange, response, offered, self._reading)
             outcome = result.outcome if isinstance(result, Fault) else ANSWERED
-            await self._note(attempt, model, place, exchange, outcome)
+            held.cost = await self._note(attempt, model, place, exchange, outcome)
             return result
         finally:
             held.release()
@@ -122,13 +130,19 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
 
     async def _note(
         self, attempt: Attempt, model: Model, place: tuple[int, int], exchange: Exchange, outcome: str
-    ) -> None:
+    ) -> Decimal:
+        """Records the question; returns what it cost."""
         if not exchange.request:
-            return
+            return ZERO
         recorded, usage = exchange.recorded, usage_of(exchange.answer)
-        # Who did not answer charges nothing; a refusal by status costs no tokens.
-        paid = exchange.status == 200
-        tokens = tokens_of(usage, exchange.request, exchange.answer) if paid else (0, 0)
+        if exchange.status == 200:
+            tokens = tokens_of(usage, exchange.request, exchange.answer)
+        elif outcome in _UNHEARD:
+            # Nobody heard the end of it, and the server may have worked on it to the end.
+            tokens = (*tokens_of(Usage(), exchange.request, "")[:1], model.preset.max_output_tokens)
+        else:
+            # A refusal by status costs no tokens.
+            tokens = (0, 0)
         call = ModelCall(
             node=self.node,
             seq=place[0],
@@ -145,6 +159,7 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
             system_fingerprint=usage.system_fingerprint,
         )
         await asyncio.to_thread(attempt.note, model, call, exchange.request, recorded)
+        return call.cost
 
 
 Show = Callable[[ModelRequest[Attempt], Model], ModelRequest[Attempt]]
@@ -152,21 +167,22 @@ Show = Callable[[ModelRequest[Attempt], Model], ModelRequest[Attempt]]
 
 
 class _Held:
-    """What is set aside in every budget while one question is under way."""
+    """What is set aside in every budget while one question is under way, and what it cost in the end."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[Decimal], None]] = []
+        self.cost = ZERO
 
     def hold(self, request: str) -> None:
         most = self._model.cost_at_most(request)
         for budget in self._model.budgets:
             budget.hold(most)
-            self._undo.append(partial(budget.release, most))
+            self._undo.append(partial(budget.settle, most))
 
     def release(self) -> None:
         for undo in self._undo:
-            undo()
+            undo(self.cost)
 
 
 # --- Judging what came --------------------------------------------------------------------------------------------
@@ -206,7 +222,7 @@ def _object_in(content: str) -> str:
     return content[begin : end + 1]
 
 
-def _fault(exchange: Exchange, error: BaseException, offered: frozenset[str]) -> Fault:
+def _fault(exchange: Exchange, error: BaseException, offered: frozenset[str], key_env: str) -> Fault:
     """What went wrong, by what went over the wire: classes of errors change, status codes do not."""
     status = exchange.status
     if isinstance(_first_cause(error, AnswerTooLarge), AnswerTooLarge):
@@ -220,7 +236,8 @@ def _fault(exchange: Exchange, error: BaseException, offered: frozenset[str]) ->
     if status >= 500 or status in (408, 409):
         return Fault("server_error", f"the server failed ({status})", wait_s=_retry_after(exchange))
     if status != 200:
-        return Fault("rejected", f"the server rejected the request ({status})", again=False)
+        remedy = f": see the key in {key_env}" if status in (401, 403) else ""
+        return Fault("rejected", f"the server rejected the request ({status}){remedy}", again=False)
     if isinstance(error, TimeoutError):
         return Fault("timeout", "no answer came in time")
     try:

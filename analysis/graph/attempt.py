@@ -17,11 +17,14 @@ from analysis.artefacts import Artefacts
 from analysis.calls import Asked, Calls
 from analysis.graph.answers import Usage
 from analysis.presets import ModelPreset
-from engine.errors import QuantagentError
+from analysis.variants import Unavailable
 from engine.events import ModelCall
-from engine.money import ZERO, add, div, exact, mul, total
+from engine.money import ZERO, add, div, exact, mul, sub, total
 
 MILLION = exact(1_000_000)
+PICTURE = '"sha256:'
+"""How a picture begins in a canonical request."""
+
 PICTURE_TOKENS = 2_000
 """More than any server known counts for a picture of our size."""
 
@@ -29,16 +32,20 @@ CHARACTERS_A_TOKEN = 4
 """For servers that do not tell their usage."""
 
 
-class BudgetSpent(QuantagentError):
+class BudgetSpent(Unavailable):
     """The next question could cost more than is left."""
 
 
 class Budget:
-    """What may be spent, shared by all who ask at the same time. `spent` tells what recorded calls have cost."""
+    """What may be spent, shared by all who ask at the same time.
 
-    def __init__(self, limit: Decimal | None, spent: Callable[[], Decimal], of: str) -> None:
-        self._limit, self._spent, self._of = limit, spent, of
-        self._held = ZERO
+    spent: what recorded calls have cost, where others spend it too; without it counts what is settled here.
+    """
+
+    def __init__(self, limit: Decimal | None, of: str, spent: Callable[[], Decimal] | None = None) -> None:
+        self._limit, self._of = limit, of
+        self._settled = self._held = ZERO
+        self._spent = spent or (lambda: self._settled)
 
     def hold(self, most: Decimal) -> None:
         """Sets aside what a question can cost at the most. Raises `BudgetSpent` where that could be too much."""
@@ -51,9 +58,9 @@ class Budget:
                 )
         self._held = add(self._held, most)
 
-    def release(self, most: Decimal) -> None:
-        """The question has been answered, and what it cost recorded."""
-        self._held = add(self._held, most.copy_negate()) if most else self._held
+    def settle(self, most: Decimal, cost: Decimal) -> None:
+        """The question is over, and what it cost recorded."""
+        self._held, self._settled = sub(self._held, most), add(self._settled, cost)
 
 
 class Model(NamedTuple):
@@ -76,7 +83,7 @@ class Model(NamedTuple):
 
     def cost_at_most(self, request: str) -> Decimal:
         """What a question can cost: no token is shorter than a character, and the answer's length is limited."""
-        pictures = request.count('"sha256:')
+        pictures = request.count(PICTURE)
         return self.cost(len(request) + pictures * PICTURE_TOKENS, self.preset.max_output_tokens)
 
 

@@ -6,6 +6,7 @@ which states an analysis went through, where the preset keeps them: `all` of the
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -27,10 +28,16 @@ CONNECTIONS = 4
 
 Keep = Literal["all", "latest", "none"]
 
+Gone = psycopg.Error
+"""The database of the checkpoints cannot be used."""
+
 _MAY_USE = """
 SELECT current_user::text, coalesce(has_schema_privilege(to_regnamespace('langgraph')::oid, 'USAGE')
     AND has_table_privilege(to_regclass('langgraph.checkpoint_writes')::oid, 'DELETE'), false)
 """
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS mine"
+_UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
+WAIT_S = 0.1
 _MIGRATED = "SELECT max(v) FROM langgraph.checkpoint_migrations"
 _MY_TURN = "SELECT pg_try_advisory_lock(hashtext('langgraph.set_up')) AS mine"
 TURN_S = 0.05
@@ -89,6 +96,17 @@ class Checkpoints:
             await self.saver.aprune([thread_id], strategy="keep_latest")
         elif keep == "none":
             await self.saver.adelete_thread(thread_id)
+
+    @asynccontextmanager
+    async def alone(self, analysis: str) -> AsyncGenerator[None]:
+        """Waits until nobody else works on an analysis. A process that was killed is nobody."""
+        async with self._pool.connection() as conn:
+            while not (await (await conn.execute(_LOCK, (analysis,))).fetchone() or {}).get("mine"):
+                await asyncio.sleep(WAIT_S)
+            try:
+                yield
+            finally:
+                await conn.execute(_UNLOCK, (analysis,))
 
     async def forget(self, before: datetime) -> int:
         """Deletes the threads that were last written before an instant; how many."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -19,14 +19,14 @@ from analysis.analyst import settled
 from analysis.artefacts import Artefacts
 from analysis.calls import Calls
 from analysis.graph.attempt import Attempt, Budget, Model
-from analysis.graph.checkpoints import Checkpoints, checkpoints
+from analysis.graph.checkpoints import Checkpoints, Gone, checkpoints
 from analysis.graph.graph import Graph, build
 from analysis.graph.making import Author, Job, Opinion, beginning, make
 from analysis.graph.models import reached
 from analysis.graph.wire import Live
 from analysis.presets import ModelPreset
 from analysis.variants import Stored, Unavailable
-from engine.errors import BookMoved, QuantagentError
+from engine.errors import BookMoved, QuantagentError, StoreUnavailable
 from engine.events import AnalysisFailed, AnalysisMade
 from engine.money import ZERO, add
 from engine.orders import analysis_stream
@@ -71,24 +71,23 @@ async def generate(
     resources: Resources,
     heard: Heard,
     *,
-    budget: Decimal | None = None,
+    budget: Budget | None = None,
 ) -> None:
     """Makes and stores the opinion on every job; `heard` is told of each, as they come.
 
-    presets: the variant's own, then its fallbacks. budget: US dollars for all of this, beside each preset's own by the
-    day. Raises `BudgetSpent` before a question that could cost more than is left, and `ModelUnavailable`; what was
-    made until then is stored.
+    presets: the variant's own, then its fallbacks. budget: for all of this, beside each preset's own by the day.
+    Raises `BudgetSpent` before a question that could cost more than is left, and `ModelUnavailable`; what was made
+    until then is stored.
     """
     if not jobs:
         return
-    began = resources.now()
     async with AsyncExitStack() as stack:
         models = await stack.enter_async_context(reached(presets, resources.transport))
-        models = tuple(_budgeted(model, resources, budget, began, presets) for model in models)
+        models = tuple(_budgeted(model, resources, budget) for model in models)
         desk = _Desk(resources, author, models, heard)
         workers = min(presets[0][1].concurrency, len(jobs))
         waiting = iter(jobs)
-        savers = [await stack.enter_async_context(_saver(resources, presets[0][1])) for _ in range(workers)]
+        savers = [await stack.enter_async_context(_MaybeCheckpoints(resources.checkpoints)) for _ in range(workers)]
         async with asyncio.TaskGroup() as group:
             for saver in savers:
                 group.create_task(_work(desk, waiting, saver))
@@ -96,32 +95,15 @@ async def generate(
         raise desk.stopped
 
 
-def _budgeted(
-    model: Model,
-    resources: Resources,
-    budget: Decimal | None,
-    began: datetime,
-    presets: Sequence[tuple[str, ModelPreset]],
-) -> Model:
+def _budgeted(model: Model, resources: Resources, budget: Budget | None) -> Model:
     """The model with what may be spent on it today, and on all of them together here."""
 
     def spent_today() -> Decimal:
         day = beginning(resources.now())
         return resources.calls.spent(model.name, day, day + DAY)
 
-    def spent_here() -> Decimal:
-        spent = ZERO
-        for name, _ in presets:
-            spent = add(spent, resources.calls.spent(name, began, datetime.max.replace(tzinfo=began.tzinfo)))
-        return spent
-
-    daily = Budget(model.preset.budget_usd, spent_today, f"model {model.name} today")
-    return model._replace(budgets=(daily, Budget(budget, spent_here, "this generation")))
-
-
-def _saver(resources: Resources, preset: ModelPreset) -> _MaybeCheckpoints:
-    wanted = resources.checkpoints is not None and preset.checkpoints != "none"
-    return _MaybeCheckpoints(resources.checkpoints if wanted else None)
+    daily = Budget(model.preset.budget_usd, f"model {model.name} today", spent_today)
+    return model._replace(budgets=(daily,) if budget is None else (daily, budget))
 
 
 class _MaybeCheckpoints:
@@ -188,32 +170,41 @@ async def _work(desk: _Desk, waiting: Iterable[Job], saver: Checkpoints | None) 
             # A spent budget, or a database that is gone. The others may finish what they have paid for.
             desk.stopped = error
             return
+        except Gone as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            desk.stopped = StoreUnavailable(
+                f"the checkpoints cannot be used: {first}. Check that the server runs, and give the same command "
+                "again: what was made is kept."
+            )
+            return
 
 
-async def _settle(desk: _Desk, job: Job, saver: Checkpoints | None) -> None:
-    """Makes and stores one opinion, unless somebody has."""
+async def _settle(desk: _Desk, job: Job, kept: Checkpoints | None) -> None:
+    """Makes and stores one opinion, unless somebody has; waits for who is at it."""
     analysis = job.id_for(desk.author.variant)
-    rows = await desk.stored(analysis)
-    known = _opinion(rows)
-    if known is not None:
-        desk.hear(known, made=False)
-        return
-    resources = desk.resources
-    attempt = Attempt(
-        analysis_id=analysis,
-        version=len(rows) + 1,
-        variant=desk.author.variant,
-        models=desk.models,
-        calls=resources.calls,
-        pictures=resources.pictures,
-        now=resources.now,
-    )
-    fact = await make(desk.graph, job, attempt, desk.author, saver)
-    stored = await desk.store(fact, len(rows))
+    before = await desk.stored(analysis)
+    async with nullcontext() if kept is None else kept.alone(analysis):
+        rows = await desk.stored(analysis)
+        known = settled(rows) if len(rows) > len(before) else _opinion(rows)
+        if known is not None:
+            desk.hear(known, made=False)
+            return
+        resources, keep = desk.resources, desk.models[0].preset.checkpoints
+        attempt = Attempt(
+            analysis_id=analysis,
+            version=len(rows) + 1,
+            variant=desk.author.variant,
+            models=desk.models,
+            calls=resources.calls,
+            pictures=resources.pictures,
+            now=resources.now,
+        )
+        saver = None if keep == "none" else kept
+        fact = await make(desk.graph, job, attempt, desk.author, saver)
+        stored = await desk.store(fact, len(rows))
+        if saver is not None and fact.work is not None and stored.fact is fact:
+            await saver.settle(fact.work.thread_id, keep)
     desk.hear(stored, made=True)
-    # Who came second leaves the thread, which is the same one, to the first.
-    if saver is not None and fact.work is not None and stored.fact is fact:
-        await saver.settle(fact.work.thread_id, desk.models[0].preset.checkpoints)
 
 
 def _opinion(rows: Iterable[Recorded]) -> Stored | None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
 import msgspec
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.errors import GraphRecursionError
 
 from analysis.analyst import Window, analysis_id
-from analysis.graph.asking import ModelFailed
-from analysis.graph.attempt import Attempt
-from analysis.graph.checkpoints import Checkpoints, thread
+from analysis.graph.asking import ANSWERED, ModelFailed
+from analysis.graph.attempt import PICTURE, Attempt
+from analysis.graph.checkpoints import Checkpoints, Gone, thread
 from analysis.graph.graph import Graph, prompt_digests, version
 from analysis.reports import Analysis
 from analysis.snapshot import snapshot_of
@@ -28,9 +26,6 @@ from engine.money import ZERO, total
 
 STEPS_MAX = 40
 """Of the graph and each agent: more than any analysis takes that its questions do not end before."""
-
-_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS mine"
-_UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
 
 Opinion = AnalysisMade | AnalysisFailed
 
@@ -77,7 +72,7 @@ async def make(
         reports = Analysis.model_validate({name: state[name] for name in Analysis.model_fields})
     except ModelFailed as error:
         return _failed(job, attempt, author, str(error), began)
-    except QuantagentError:
+    except (QuantagentError, Gone):
         raise
     except GraphRecursionError:
         return _failed(job, attempt, author, f"the graph came to no end in {STEPS_MAX} steps", began)
@@ -106,36 +101,16 @@ async def _run(graph: Graph, job: Job, attempt: Attempt, checkpoints: Checkpoint
     """The final state and the id of its checkpoint. Goes on where an earlier process was killed."""
     config: Any = {**thread(thread_id_of(attempt)), "recursion_limit": STEPS_MAX}
     asked = {"snapshot": snapshot_of(job.bars, job.timeframe)}
-    async with _alone(checkpoints, thread_id_of(attempt)) as saver:
-        if saver is None:
-            return await cast("Any", graph).ainvoke(asked, config, context=attempt), ""
-        saved: Any = graph.copy({"checkpointer": saver})
-        before = await saved.aget_state(config)
-        if before.values and not before.next:
-            # It was finished, and killed before it could be stored.
-            return before.values, _checkpoint_id(before.config)
-        state = await saved.ainvoke(None if before.next else asked, config, context=attempt, durability="async")
-        after = await saver.aget_tuple(config)
-        return state, _checkpoint_id(after.config) if after else ""
-
-
-@asynccontextmanager
-async def _alone(checkpoints: Checkpoints | None, thread_id: str) -> AsyncGenerator[AsyncPostgresSaver | None]:
-    """The saver, while nobody else works on this thread; else None: two of them would mix up each other's states.
-
-    The lock is the connection's, so that it is gone with a process that was killed.
-    """
     if checkpoints is None:
-        yield None
-        return
-    pool: Any = checkpoints.saver.conn
-    async with pool.connection() as conn:
-        row = await (await conn.execute(_LOCK, (thread_id,))).fetchone()
-        try:
-            yield checkpoints.saver if row["mine"] else None
-        finally:
-            if row["mine"]:
-                await conn.execute(_UNLOCK, (thread_id,))
+        return await cast("Any", graph).ainvoke(asked, config, context=attempt), ""
+    saved: Any = graph.copy({"checkpointer": checkpoints.saver})
+    before = await saved.aget_state(config)
+    if before.values and not before.next:
+        # It was finished, and killed before it could be stored.
+        return before.values, _checkpoint_id(before.config)
+    state = await saved.ainvoke(None if before.next else asked, config, context=attempt, durability="async")
+    after = await checkpoints.saver.aget_tuple(config)
+    return state, _checkpoint_id(after.config) if after else ""
 
 
 def _checkpoint_id(config: RunnableConfig) -> str:
@@ -165,7 +140,8 @@ def _work(attempt: Attempt, author: Author, state: dict[str, Any], began: float)
     first = attempt.models[0].preset
     calls = tuple(asked.call for asked in attempt.calls.of(attempt.analysis_id, attempt.version))
     nodes = dict.fromkeys(call.node for call in calls)
-    pictures = ((name, state.get(f"{name}_chart", "")) for name in ("pattern", "trend"))
+    seen = [name for name in ("pattern", "trend") if _was_shown(attempt, calls, name)]
+    pictures = ((name, state.get(f"{name}_chart", "")) for name in seen)
     return GraphWork(
         preset=author.preset,
         preset_digest=author.preset_digest,
@@ -182,11 +158,17 @@ def _work(attempt: Attempt, author: Author, state: dict[str, Any], began: float)
         node_latency_ms=tuple((node, _waited(calls, node)) for node in nodes),
         temperature=first.temperature,
         seed=first.seed,
-        sighted=first.vision,
+        sighted=len(seen) == 2,
         artefacts=tuple((name, digest) for name, digest in pictures if digest),
         knowledge_cutoff="" if first.knowledge_cutoff is None else first.knowledge_cutoff.isoformat(),
         thread_id=thread_id_of(attempt),
     )
+
+
+def _was_shown(attempt: Attempt, calls: Sequence[ModelCall], node: str) -> bool:
+    """Whether a picture was in the question that an agent was answered: a fallback may have no eyes."""
+    answered = [call for call in calls if (call.node, call.outcome) == (node, ANSWERED)]
+    return bool(answered) and PICTURE in attempt.calls.body(answered[-1].request)
 
 
 def _waited(calls: Sequence[ModelCall], node: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from typing import Any, cast
 
 import httpx2
@@ -30,7 +31,7 @@ class Client(ChatOpenAI):
             return cast("Runnable[Any, AIMessage]", self.bind(response_format=kwargs["response_format"]))
         strict = kwargs.get("strict")
         formed = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
-        bind: Any = super().bind_tools  # Its types say less than they could.
+        bind = cast("Any", super()).bind_tools  # Its types say less than they could.
         return bind([_without_defaults(tool) for tool in formed] if strict else formed, **kwargs)
 
 
@@ -85,4 +86,13 @@ def model_of(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
 def _pace(preset: ModelPreset) -> InMemoryRateLimiter | None:
     if preset.requests_per_minute is None:
         return None
-    return InMemoryRateLimiter(requests_per_second=preset.requests_per_minute / 60, check_every_n_seconds=0.05)
+    return _paced(preset.base_url, preset.model, preset.requests_per_minute)
+
+
+@cache
+def _paced(base_url: str, model: str, requests_per_minute: int) -> InMemoryRateLimiter:
+    """One for each model in a process, however many generations ask it; the first question need not wait."""
+    pace = InMemoryRateLimiter(requests_per_second=requests_per_minute / 60, check_every_n_seconds=0.05)
+    pace.available_tokens = 1.0
+    del base_url, model
+    return pace

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from analysis.analyst import fact
+from analysis.graph.attempt import Budget
 from analysis.graph.generation import Progress, Resources, generate
 from analysis.graph.graph import AGENT_VERSION, prompt_digests, version
 from analysis.graph.making import Author, Job
@@ -56,7 +57,8 @@ class Agents:
         first = presets[0]
         self.name = f"{first.name}@{variant_digest(presets)[:12]}"
         self.preset = first.preset
-        self.presets, self._resources, self._budget, self._progress = presets, resources, budget, progress
+        self.presets, self._resources, self._progress = presets, resources, progress
+        self._budget = None if budget is None else Budget(budget, "this command")
         (main, *standing_by) = ((each.name, digest_of(text_of(each.preset))) for each in presets)
         self._author = Author(self.name, self.version, *main, tuple(standing_by))
 

@@ -168,7 +168,7 @@ def show_chain(links: Sequence[Link]) -> None:
     if checks:
         print_rows("Risk checks", checks, ["rule", "passed", "limit", "observed"])
     for reasons in filter(None, (_reasons(link) for link in links)):
-        out.print("Reasons of the analysis: " + "; ".join(reasons))
+        out.print("Reasons of the analysis: " + "; ".join(reasons), markup=False)
 
 
 def _reasons(link: Link) -> list[str]:
