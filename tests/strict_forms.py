@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+Json = dict[str, Any]
+
 NOT_PERMITTED = ("default", "minLength", "maxLength", "uniqueItems", "oneOf", "not", "patternProperties")
 
 
-def faults_in(body: dict[str, Any]) -> list[str]:
+def faults_in(body: Json) -> list[str]:
     """Why a request would be answered with 400: an empty list of tools, or a strict schema that is not one."""
-    tools: list[dict[str, Any]] = body.get("tools") or []
-    form: dict[str, Any] = (body.get("response_format") or {}).get("json_schema") or {}
-    functions: list[dict[str, Any]] = [tool["function"] for tool in tools]
-    strict = [named for named in [*functions, form] if named.get("strict")]
+    tools: list[Json] = body.get("tools") or []
+    answer: Json = body.get("response_format") or {}
+    form: Json = answer.get("json_schema") or {}
+    strict = [named for named in [*(tool["function"] for tool in tools), form] if named.get("strict")]
     faults = [fault for named in strict for fault in _faults(named.get("parameters") or named.get("schema"), "")]
     return [*(["tools: an empty list"] if body.get("tools") == [] else []), *faults]
 

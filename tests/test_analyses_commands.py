@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import database
+from tests.forks import ended
 from tests.model_answers import lean
 from tests.model_server import ModelServer
 
-QUANTAGENT = Path(sys.executable).with_name("quantagent")
 RANGE = ("--symbols", "BTC-USD", "--start", "2017-12-20T00:00", "--end", "2017-12-20T06:00")
 KEY = "sk-never-to-be-seen-0123456789"
 
@@ -42,14 +42,14 @@ def save(env: dict[str, str], name: str, models: ModelServer, **fields: str) -> 
 
 
 def call(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(QUANTAGENT), *arguments], env=env, capture_output=True, text=True, check=False)
+    return ended(arguments, env)
 
 
 def run(env: dict[str, str], *arguments: str) -> str:
-    ended = call(env, *arguments)
-    assert ended.returncode == 0, ended.stderr
-    assert KEY not in ended.stdout + ended.stderr
-    return ended.stdout
+    done = call(env, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert KEY not in done.stdout + done.stderr
+    return done.stdout
 
 
 def told(env: dict[str, str], *arguments: str) -> dict[str, Any]:
@@ -128,9 +128,9 @@ def test_the_active_model_is_asked_where_no_variant_is_given(env: dict[str, str]
 def test_a_budget_stops_before_it_is_exceeded_and_what_was_made_is_kept(
     env: dict[str, str], models: ModelServer
 ) -> None:
-    ended = call(env, "analyses", "make", *RANGE, "--variant", "mini", "--budget", "0.03")
-    assert ended.returncode == 1
-    assert "this command has spent" in ended.stderr
+    done = call(env, "analyses", "make", *RANGE, "--variant", "mini", "--budget", "0.03")
+    assert done.returncode == 1
+    assert "this command has spent" in done.stderr
     rows = told(env, "analyses", "list")["analyses"]
     spent = sum(float(row["cost"]) for row in rows)
     assert 0 < spent <= 0.03
@@ -153,10 +153,39 @@ def test_a_budget_stops_before_it_is_exceeded_and_what_was_made_is_kept(
     ],
 )
 def test_what_is_wrong_is_one_sentence(env: dict[str, str], arguments: tuple[str, ...], sentence: str) -> None:
-    ended = call(env, *arguments)
-    assert ended.returncode == 2
-    assert sentence in ended.stderr
-    assert "Traceback" not in ended.stderr
+    done = call(env, *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_analysis_runs_again_elsewhere_whatever_has_been_corrected_since(
+    env: dict[str, str], models: ModelServer, tmp_path: Path, server: str, template: str
+) -> None:
+    run(env, "data", "export", "BTC-USD", str(tmp_path / "bars.csv"), "--timeframe", "1h")
+    lines = (tmp_path / "bars.csv").read_text().splitlines()
+    # A bar of the warm-up as somebody else had it, learned after the analysis was made.
+    times = [line.split(",")[0] for line in lines]
+    row = times.index(next(time for time in times if time.startswith("2017-12-25T00")))
+    cells = lines[row].split(",")
+    volume = lines[0].split(",").index("volume")
+    run(env, "analyze", "BTC-USD", "--variant", "mini", "--end", "2017-12-26")
+    (made,) = told(env, "analyses", "list")["analyses"]
+    cells[volume] = "1"
+    (tmp_path / "corrected.csv").write_text("\n".join([lines[0], ",".join(cells)]) + "\n")
+    run(env, "data", "import", str(tmp_path / "corrected.csv"), "--symbol", "BTC-USD", "--timeframe", "1h", "--correct")
+    assert told(env, "analyses", "rerun", made["analysis_id"])["equal"] is True
+    file = tmp_path / "analyses.jsonl"
+    run(env, "analyses", "export", str(file))
+    with database(server, template) as other:
+        there = {**env, "QUANTAGENT_DSN": other, "QUANTAGENT_HOME": str(tmp_path / "there")}
+        models.close()
+        run(there, "data", "sample")
+        save(there, "mini", models, vision="true", price_input="1", price_output="2")
+        # Its own attempt failed: the opinion that comes in stands behind it.
+        assert "reason" in told(there, "analyze", "BTC-USD", "--variant", "mini", "--end", "2017-12-26")
+        assert told(there, "analyses", "import", str(file))["analyses"] == 1
+        assert told(there, "analyses", "rerun", made["analysis_id"])["equal"] is True
 
 
 def test_a_file_with_a_fault_stores_nothing(env: dict[str, str], tmp_path: Path) -> None:
@@ -166,6 +195,8 @@ def test_a_file_with_a_fault_stores_nothing(env: dict[str, str], tmp_path: Path)
     first, fact, *texts = file.read_text().splitlines()
     assert first == head
     said: dict[str, Any] = json.loads(json.loads(fact)["fact"])
+    louder = {**said, "decision": "HOLD" if said["decision"] != "HOLD" else "LONG"}
+    forged = json.dumps({"name": "AnalysisMade.v3", "fact": json.dumps(louder)})
     other = json.dumps({"name": "RunFailed.v1", "fact": '{"run_id":"","reason":""}'})
     renamed = {**said, "as_of": "2017-12-01T00:00:00Z"}
     swapped = [texts[0].replace("small", "large").replace("stub", "stab"), *texts[1:]]
@@ -177,11 +208,12 @@ def test_a_file_with_a_fault_stores_nothing(env: dict[str, str], tmp_path: Path)
         "the text is not the one of its digest": "\n".join([head, fact, *swapped]),
         "lacks the text": "\n".join([head, fact, *texts[1:]]),
         "it is no analysis": f"{head}\n{other}\n",
+        "and its report says": "\n".join([head, forged, *texts]),
     }
     before = told(env, "analyses", "list")["analyses"]
     for sentence, text in faulty.items():
         file.write_text(text)
-        ended = call(env, "analyses", "import", str(file))
-        assert ended.returncode == 2, sentence
-        assert sentence in ended.stderr, ended.stderr
+        done = call(env, "analyses", "import", str(file))
+        assert done.returncode == 2, sentence
+        assert sentence in done.stderr, done.stderr
     assert told(env, "analyses", "list")["analyses"] == before

@@ -30,6 +30,7 @@ from analysis.tools import TOOLS
 from engine import clock
 from engine.events import AnalysisMade
 from tests.agents_world import BARS, FRAME, SYMBOL, World, preset, work_of
+from tests.model_faults import FAULTS
 from tests.model_server import Exchange, ModelServer
 from tests.strict_forms import faults_in
 
@@ -166,6 +167,24 @@ def test_a_model_without_eyes_is_told_the_same_facts_as_text_and_the_analysis_sa
         if exchange.agent in ("pattern", "trend"):
             assert f"{BARS[-1].close:f}" in messages(exchange)[-1]["content"]
             assert "{medium}" not in messages(exchange)[0]["content"]
+
+
+def test_an_analysis_that_a_blind_model_finished_does_not_claim_to_have_seen(server: ModelServer) -> None:
+    server.script([FAULTS["500"]], lasting=True, when=lambda exchange: exchange.body["model"] == "stub")
+    world = World(server)
+    world.analyse(world.agents(preset(server, retries=0), preset(server, model="blind", vision=False)))
+    work = work_of(world.made())
+    assert {call.model for call in work.calls if call.outcome == "answered"} == {"blind"}
+    assert (work.sighted, work.artefacts) == (False, ())
+
+
+def test_a_question_whose_answer_nobody_heard_is_paid_at_full_length(server: ModelServer) -> None:
+    server.script([FAULTS["hang"]], agent="indicator")
+    world = World(server)
+    world.analyse(world.agents(preset(server, retries=0, timeout_s=1, max_output_tokens=500)))
+    (call,) = work_of(world.failed()).calls
+    assert (call.outcome, call.output_tokens) == ("timeout", 500)
+    assert call.cost * 1_000_000 == call.input_tokens + 2 * 500
 
 
 def test_numbers_in_reports_are_computed_and_never_a_model_s(server: ModelServer) -> None:

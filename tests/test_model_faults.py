@@ -338,10 +338,11 @@ def test_waiting_for_ones_turn_takes_nothing_from_the_patience_with_a_model(mode
             graph: Any = compiled(TrendAgent)
             return await graph.ainvoke({"snapshot": snapshot_of(BARS[-250:], FRAME)}, context=attempt)
 
+    assert "trend" in asyncio.run(run())
     began = time.monotonic()
     assert "trend" in asyncio.run(run())
     assert time.monotonic() - began > 1
-    assert [asked.call.outcome for asked in calls.of("id", 1)] == ["answered"]
+    assert [asked.call.outcome for asked in calls.of("id", 1)] == ["answered", "answered"]
 
 
 # --- What comes over the wire -------------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from analysis.graph import asking, generation
+from analysis.graph.attempt import BudgetSpent
 from engine import runs
 from engine.audit.regenerate import Regenerated, bars_of, opinions_of, regenerate
 from engine.events import AnalysisFailed, AnalysisMade, OrderPlaced, RunEnded
 from engine.feed.signals import SignalFile
+from engine.money import exact
 from engine.store import read_from
 from engine.versions import names
 from tests.agents_world import preset
@@ -126,6 +128,62 @@ def test_a_run_that_has_read_a_failure_keeps_it_whatever_is_made_of_it_later(
         fresh = backtest(app, ASKED._replace(label="again")).result.ended
     assert fresh.orders > 0
     assert fresh.book_digest not in (before.result.ended.book_digest, resumed.book_digest)
+
+
+def test_a_chain_goes_on_as_it_began_when_its_first_link_has_come_back(app: App, models: ModelServer) -> None:
+    port, asked = models.port, ASKED._replace(variant="mini,rules")
+    models.close()
+    before = backtest(app, asked)
+    assert (before.analyses_failed, before.result.ended.bars) == (0, 24)
+    # It gave up after some failures: of the other bars it was never asked.
+    tried = len(facts(app, AnalysisFailed))
+    assert generation.FAILURES_IN_A_ROW <= tried < 24
+    with ModelServer(port=port, opinion=lean):
+        assert make_analyses(app, ASKED._replace(retry=True)).failed == 0
+        assert backtest(app, asked).result == before.result
+        fresh = backtest(app, asked._replace(label="again"))
+    assert fresh.result.ended.analyses_digest != before.result.ended.analyses_digest
+
+
+def test_what_one_run_of_an_account_has_read_binds_no_other(app: App, models: ModelServer) -> None:
+    port = models.port
+    models.close()
+    plan = PaperPlan("shared", ("BTC-USD",), variant="rules", start=START, end=END)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "FAILURES_IN_A_ROW", 1_000)
+        make_analyses(app, ASKED)
+    PaperDaemon(app, plan).run()
+    with ModelServer(port=port, opinion=lean):
+        make_analyses(app, ASKED._replace(retry=True))
+        ended = PaperDaemon(app, plan._replace(variant="mini")).run()
+    assert ended is not None
+    assert ended.orders > 0
+
+
+def test_a_spent_budget_is_a_hold_on_paper_and_the_rules_turn_where_they_stand_by(
+    app: App, models: ModelServer
+) -> None:
+    dear = preset(models, vision=False, price_input="100", budget_usd="1.5", checkpoints="none")
+    model_log.save(app.store, "dear", dear, "tester")
+    plan = PaperPlan("dear", ("BTC-USD",), variant="dear", start=START, end=START.replace(hour=6))
+    ended = PaperDaemon(app, plan).run()
+    assert ended is not None
+    failed = facts(app, AnalysisFailed)
+    assert 0 < len(failed) < 6
+    assert all("has spent" in fact.reason for fact in failed)
+    made = make_analyses(app, ASKED._replace(variant="dear,rules", end=START.replace(hour=8), retry=True))
+    assert (made.failed, made.made + made.found) == (0, 8)
+
+
+def test_a_budget_holds_for_all_symbols_of_a_command_and_its_cost_is_told(app: App) -> None:
+    asked = Question(("BTC-USD", "EUR-USD"), start=START, end=START.replace(hour=4), variant="mini")
+    with pytest.raises(BudgetSpent, match="this command has spent"):
+        make_analyses(app, asked._replace(budget=exact("0.03")))
+    first = sum(fact.work.cost for fact in facts(app, AnalysisMade))
+    assert 0 < first <= exact("0.03")
+    rest = make_analyses(app, asked)
+    assert rest.cost == sum(fact.work.cost for fact in facts(app, AnalysisMade)) - first
+    assert rest.made + rest.found == 8
 
 
 @pytest.mark.long
