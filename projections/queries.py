@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Literal, LiteralString
 
 import psycopg
@@ -244,6 +245,14 @@ class Queries:
             "{joined} GROUP BY {group} ORDER BY max(c.position) DESC, {group}"
         ).format(group=SQL(_GROUPS[by]), joined=joined)
         return self._rows(query, *([run_id, run_id] if b" JOIN " in joined.as_bytes() else []))
+
+    def cost_without_analysis(self) -> Decimal:
+        """US dollars for questions that stand in no analysis: under way, cut off by a crash, or given up."""
+        query = SQL(
+            "SELECT coalesce(sum(cost), 0) AS cost FROM quantagent.llm_calls q WHERE NOT EXISTS "
+            "(SELECT FROM {} c WHERE c.analysis_id = q.analysis_id AND c.version = q.version)"
+        )
+        return self._rows(query.format(_table("model_calls")))[0]["cost"]
 
     def _of_run(
         self, table: LiteralString, time: LiteralString, run_id: str, symbol: Symbol | None, on: date | None

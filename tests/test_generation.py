@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from analysis.artefacts import Artefacts
 from analysis.calls import PostgresCalls
@@ -158,6 +159,22 @@ def test_what_somebody_else_has_made_meanwhile_is_taken_and_not_asked(models: Mo
     assert models.requests == []
 
 
+def test_processes_that_begin_at_the_same_time_set_the_checkpoints_up_once(dsn: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(set_up, dsn, dsn) for _ in range(8)]:
+            done.result()
+    with psycopg.connect(dsn) as conn:
+        versions = conn.execute("SELECT array_agg(v ORDER BY v) FROM langgraph.checkpoint_migrations").fetchone()
+        assert versions == (list(range(len(AsyncPostgresSaver.MIGRATIONS))),)
+        # A process that ended in between is made up for.
+        conn.execute("DROP INDEX langgraph.checkpoints_thread_id_idx")
+        conn.execute("DELETE FROM langgraph.checkpoint_migrations WHERE v >= 6")
+    set_up(dsn, dsn)
+    with psycopg.connect(dsn) as conn:
+        there = conn.execute("SELECT to_regclass('langgraph.checkpoints_thread_id_idx') IS NOT NULL").fetchone()
+    assert there == (True,)
+
+
 @pytest.mark.parametrize("checkpointed", ["latest", "none"])
 def test_two_generations_at_the_same_time_end_with_one_opinion_on_each_bar(kept: str, checkpointed: str) -> None:
     def generation(models: ModelServer) -> list[Any]:
@@ -173,6 +190,8 @@ def test_two_generations_at_the_same_time_end_with_one_opinion_on_each_bar(kept:
             assert Counter(row.stream for row in world.rows()) == Counter({row.stream: 1 for row in world.rows()})
             assert len(world.facts()) == 6
             assert all(isinstance(fact, AnalysisMade) for fact in world.facts())
+        # The second waits for the first, and takes what it made.
+        assert len(models.requests) == 6 * 5
 
 
 # --- Money --------------------------------------------------------------------------------------------------------
@@ -274,6 +293,15 @@ def whole(world: World) -> bool:
     )
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as a program has it from the start, whatever other tests have left behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_generation_leaves_whole_opinions_and_the_next_one_goes_on() -> None:
     with ModelServer(delay=0.02) as models:
         world = World(models)

@@ -288,12 +288,15 @@ def costs(
         with open_app() as opened, opened.queries() as queries:
             run_id = find_run(opened, run).run_id if run else None
             rows = queries.costs(by, run_id)  # pyright: ignore[reportArgumentType] - looked at above
+            beside = queries.cost_without_analysis()
     if as_json:
-        print_json(costs=rows)
+        print_json(costs=rows, cost_without_analysis=beside)
     elif as_csv:
         print_csv(rows)
     elif rows:
         print_rows("Costs in US dollars", rows, list(rows[0]))
+        if beside:
+            err.print(f"And {beside:f} for questions that stand in no analysis: under way, or cut off.")
     else:
         err.print("No model was asked yet: `quantagent analyze SYMBOL --variant MODEL` asks one.")
 
