@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar, cast
 
 import langchain.agents
@@ -106,17 +106,23 @@ class Agent(AgentMiddleware[Any, Attempt, Any]):
             model=model.chat,
             system_message=SystemMessage(system),
             messages=messages,
-            response_format=_FORMATS[preset.structured_output](self.reading),
+            response_format=_format(preset.structured_output, self.reading),
         )
 
 
-_FORMATS: dict[str, Callable[[type[Reading]], Any]] = {
-    "json_schema": lambda reading: ProviderStrategy(reading, strict=True),
-    "tool": lambda reading: ToolStrategy(reading, handle_errors=False),
-    "prompt": lambda reading: None,
-}
+@cache
+def _format(form: str, reading: type[Reading]) -> Any:
+    """How the library holds a model to the shape of an answer; None where the prompt does it. Made once: it is dear."""
+    match form:
+        case "json_schema":
+            return ProviderStrategy(reading, strict=True)
+        case "tool":
+            return ToolStrategy(reading, handle_errors=False)
+        case _:
+            return None
 
 
+@cache
 def _form_of(reading: type[Reading]) -> str:
     schema = json.dumps(reading.model_json_schema(), indent=1)
     return f"\nAnswer with one JSON object and nothing else. It has to fit this JSON schema:\n```json\n{schema}\n```\n"
