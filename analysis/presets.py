@@ -107,7 +107,7 @@ class ModelPreset(BaseModel):
     text. structured_output: how it is held to the shape of an answer. knowledge_cutoff: up to when it has read.
     timeout_s: of one try; retries: tries after the first; patience_s: all tries of one question together.
     budget_usd: what its questions may cost in a UTC day. checkpoints, charts: what is kept of them once the analysis
-    is stored. fallback: the preset that is asked when this one fails.
+    is stored, for keep_days. fallback: the preset that is asked when this one fails.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="model preset", hide_input_in_errors=True)
@@ -130,6 +130,7 @@ class ModelPreset(BaseModel):
     concurrency: Annotated[Whole, Field(ge=1, le=64)] = 4
     budget_usd: Amount | None = None
     key_env: Annotated[str, Field(pattern=f"^{KEY_ENV}$")] = "OPENAI_API_KEY"
+    keep_days: Annotated[Whole, Field(ge=1, le=36_500)] | None = 365
     checkpoints: Literal["all", "latest", "none"] = "latest"
     charts: Literal["none", "path", "thumbnail"] = "path"
     fallback: Annotated[str, Field(pattern=f"^({NAME})?$")] = ""

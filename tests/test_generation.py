@@ -543,6 +543,19 @@ def test_only_threads_that_are_old_are_forgotten(kept: str, models: ModelServer)
     assert size(kept, new)[0] > 8
 
 
+@pytest.mark.parametrize(("days", "left"), [(1, 0), (30, 25), (None, 25)])
+def test_what_is_older_than_the_preset_keeps_is_forgotten(
+    kept: str, models: ModelServer, tmp_path: Path, days: int | None, left: int
+) -> None:
+    with world_in(kept, models) as world:
+        later = world.resources._replace(now=lambda: clock.now() + timedelta(days=10), pictures=Artefacts(tmp_path))
+        world.resources = later
+        world.analyse(world.agents(preset(models, checkpoints="all", keep_days=days)))
+        rows, _ = size(kept, work_of(world.made()).thread_id)
+    assert rows == left
+    assert len(list(tmp_path.rglob("*.png"))) == (2 if left else 0)
+
+
 def test_a_snapshot_of_the_state_stands_in_for_checkpoints_where_there_are_none(models: ModelServer) -> None:
     world = World(models)
     world.analyse(world.agents(blind(models, checkpoints="all")))

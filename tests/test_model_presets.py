@@ -43,7 +43,7 @@ def test_a_name_is_enough_and_everything_else_has_a_default() -> None:
         "seed": None, "vision": False, "max_output_tokens": 1000, "structured_output": "json_schema",
         "knowledge_cutoff": None, "price_input": "0", "price_output": "0", "timeout_s": 20, "retries": 2,
         "patience_s": 30, "requests_per_minute": None, "concurrency": 4, "budget_usd": None,
-        "key_env": "OPENAI_API_KEY", "checkpoints": "latest", "charts": "path", "fallback": "",
+        "key_env": "OPENAI_API_KEY", "keep_days": 365, "checkpoints": "latest", "charts": "path", "fallback": "",
     }  # fmt: skip
     assert set(ModelPreset.model_fields) >= SHAPING
 

@@ -72,10 +72,12 @@ async def generate(
     heard: Heard,
     *,
     budget: Budget | None = None,
+    forget: datetime | None = None,
 ) -> None:
     """Makes and stores the opinion on every job; `heard` is told of each, as they come.
 
     presets: the variant's own, then its fallbacks. budget: for all of this, beside each preset's own by the day.
+    forget: until when what was last written of checkpoints and charts is deleted.
     Raises `BudgetSpent` before a question that could cost more than is left, and `ModelUnavailable`; what was made
     until then is stored.
     """
@@ -91,8 +93,17 @@ async def generate(
         async with asyncio.TaskGroup() as group:
             for saver in savers:
                 group.create_task(_work(desk, waiting, saver))
+        if forget is not None:
+            await _forget(resources, savers[0], forget)
     if desk.stopped is not None:
         raise desk.stopped
+
+
+async def _forget(resources: Resources, kept: Checkpoints | None, before: datetime) -> None:
+    if kept is not None:
+        await kept.forget(before)
+    if resources.pictures is not None:
+        await asyncio.to_thread(resources.pictures.forget, before)
 
 
 def _budgeted(model: Model, resources: Resources, budget: Budget | None) -> Model:

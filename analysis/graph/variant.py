@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from typing import NamedTuple
@@ -58,6 +59,7 @@ class Agents:
         self.name = f"{first.name}@{variant_digest(presets)[:12]}"
         self.preset = first.preset
         self.presets, self._resources, self._progress = presets, resources, progress
+        self._tidied: date | None = None
         self._budget = None if budget is None else Budget(budget, "this command")
         (main, *standing_by) = ((each.name, digest_of(text_of(each.preset))) for each in presets)
         self._author = Author(self.name, self.version, *main, tuple(standing_by))
@@ -88,7 +90,25 @@ class Agents:
         for each in self.presets if waiting else ():
             # What the presets say is part of the recording.
             self._resources.calls.keep(text_of(each.preset))
-        asyncio.run(generate(self.presets, self._author, waiting, self._resources, told, budget=self._budget))
+        asyncio.run(
+            generate(
+                self.presets,
+                self._author,
+                waiting,
+                self._resources,
+                told,
+                budget=self._budget,
+                forget=self._forgettable(),
+            )
+        )
+
+    def _forgettable(self) -> datetime | None:
+        """Until when checkpoints and charts are forgotten, once a day."""
+        now = self._resources.now()
+        if self.preset.keep_days is None or self._tidied == now.date():
+            return None
+        self._tidied = now.date()
+        return now - timedelta(days=self.preset.keep_days)
 
     def _job(self, symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], window: Window) -> Job:
         return Job(symbol, timeframe, window, bars[window.row + 1 - window.bars : window.row + 1])
