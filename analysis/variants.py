@@ -64,12 +64,9 @@ class Formed(NamedTuple):
     reports: str
 
 
-class Variant(Protocol):
-    """Whoever makes analyses. An opinion is a function of its window's bars and of nothing else.
-
-    name: as stored and as runs are named by; version: of its code; window_bars: how many bars it sees at the most;
-    warm_up_bars: with fewer it says HOLD, and that it lacks bars.
-    """
+class Named(Protocol):
+    """Whose analyses: the name that they are stored and runs are named by, the version of the code, how many bars are
+    seen at the most, and with how few the answer is HOLD for want of them."""
 
     @property
     def name(self) -> str: ...
@@ -82,6 +79,10 @@ class Variant(Protocol):
 
     @property
     def warm_up_bars(self) -> int: ...
+
+
+class Variant(Named, Protocol):
+    """Who computes analyses. An opinion is a function of its window's bars and of nothing else."""
 
     def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[Formed]:
         """One opinion for each of `ends`, in their order, on the windows that end with those bars (row numbers).
@@ -112,23 +113,11 @@ class Unavailable(QuantagentError):
 
 
 @runtime_checkable
-class Maker(Protocol):
+class Maker(Named, Protocol):
     """Who asks others for opinions, which takes time and money and may fail: language models.
 
-    Makes and stores many analyses at the same time; name, version, window_bars and warm_up_bars as of a `Variant`.
+    Makes and stores many analyses at the same time.
     """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def window_bars(self) -> int: ...
-
-    @property
-    def warm_up_bars(self) -> int: ...
 
     def make(
         self,

@@ -117,6 +117,8 @@ def test_a_dead_model_is_a_hold_and_the_rules_answer_where_they_stand_by(
 
 def test_the_active_model_is_asked_where_no_variant_is_given(env: dict[str, str], models: ModelServer) -> None:
     assert told(env, "analyze", "BTC-USD")["variant"] == "rules"
+    assert "The last bar there is closed 2017-12-29 22:00" in call(env, "analyze", "BTC-USD").stderr
+    assert "The last bar" not in call(env, "analyze", "BTC-USD", "--end", "2017-12-29").stderr
     run(env, "model", "activate", "mini")
     assert told(env, "analyze", "BTC-USD")["variant"].startswith("mini@")
     assert len(models.requests) == 5

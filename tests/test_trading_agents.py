@@ -22,7 +22,8 @@ from tests.agents_world import preset
 from tests.model_answers import lean
 from tests.model_server import ModelServer
 from ui import model_log
-from ui.compose import App, Question, backtest, load_sample, make_analyses, open_app, replay
+from ui.analysing import make_analyses
+from ui.compose import App, Question, backtest, load_sample, open_app, replay
 from ui.daemon import PaperDaemon, PaperPlan
 from ui.settings import Settings
 

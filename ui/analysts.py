@@ -15,6 +15,7 @@ from analysis.variants import Chain, Maker, Variant
 from engine import clock
 from engine.errors import BadInput, NotFound
 from engine.events import Environment
+from engine.money import ZERO, add, sub
 from engine.store import Store
 from ui import model_log
 
@@ -115,3 +116,23 @@ def resources_of(app: App) -> Resources:
         pictures=Artefacts(app.home / "artefacts"),
         checkpoints=app.dsn,
     )
+
+
+class Spending:
+    """What the generations of a command have cost so far, in the words of its progress bar."""
+
+    def __init__(self) -> None:
+        self.cost, self.failed = ZERO, 0
+        self._before: Progress | None = None
+
+    def hear(self, progress: Progress) -> None:
+        """Each symbol is a generation of its own, which counts from nothing."""
+        before, self._before = self._before, progress
+        goes_on = before is not None and progress.done > before.done
+        self.cost = add(self.cost, sub(progress.cost, before.cost) if before is not None and goes_on else progress.cost)
+        self.failed += progress.failed - before.failed if before is not None and goes_on else progress.failed
+
+    @property
+    def told(self) -> str:
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        return f"analyses | ${self.cost:.4f}{failed}" if self.cost or self.failed else "analyses"

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -28,7 +28,7 @@ from engine.feed import Bars
 from engine.feed.catalogue import Catalogue
 from engine.feed.signals import ImportedAnalyst, check_signals_fit, load_signals, read_signals, save_signals
 from engine.market import Bar, Instrument, Symbol, Timeframe
-from engine.money import ZERO, add, sub
+from engine.money import ZERO
 from engine.replay import check_replayable, commands_of, stored_opinions
 from engine.session import Analyst
 from engine.store import Store, roles
@@ -39,12 +39,12 @@ from engine.store.roles import Access
 from projections.queries import Queries
 from projections.runner import Runner
 from ui import profile_log, profiles
-from ui.analysts import analyst_of
+from ui.analysts import Spending, analyst_of
 from ui.installed import lock_digest
 from ui.settings import Settings, from_environment
 
 if TYPE_CHECKING:
-    from analysis.graph.generation import Progress
+    pass
 
 Tell = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much is done, of how much."""
@@ -219,26 +219,6 @@ class Setup(NamedTuple):
     known_at: datetime
 
 
-class Spending:
-    """What the generations of a command have cost so far, in the words of its progress bar."""
-
-    def __init__(self) -> None:
-        self.cost, self.failed = ZERO, 0
-        self._before: Progress | None = None
-
-    def hear(self, progress: Progress) -> None:
-        """Each symbol is a generation of its own, which counts from nothing."""
-        before, self._before = self._before, progress
-        goes_on = before is not None and progress.done > before.done
-        self.cost = add(self.cost, sub(progress.cost, before.cost) if before is not None and goes_on else progress.cost)
-        self.failed += progress.failed - before.failed if before is not None and goes_on else progress.failed
-
-    @property
-    def told(self) -> str:
-        failed = f", {self.failed:,} failed" if self.failed else ""
-        return f"analyses | ${self.cost:.4f}{failed}" if self.cost or self.failed else "analyses"
-
-
 def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
     """Makes the analyses that are missing, runs the session over the bars, and brings the read models up to date."""
     ready = set_up(app, question)
@@ -343,7 +323,7 @@ def find_run(app: App, prefix: str) -> RunRequested:
 
 def set_up(app: App, question: Question, environment: Environment = Environment.BACKTEST) -> Setup:
     chosen = profile_log.choose(app.store, question.profile, question.risk_profile, environment)
-    symbols = tuple(question.symbols) or chosen.profile.universe or _all_symbols(app, question.timeframe)
+    symbols = tuple(question.symbols) or chosen.profile.universe or all_symbols(app, question.timeframe)
     instruments = [app.catalogue.instrument(symbol) for symbol in symbols]
     config = _resolved(app, chosen.profile, instruments, question.timeframe)
     fed = config.fed
@@ -368,7 +348,8 @@ def _resolved(
     return profiles.resolve(profile, instruments, timeframe, rates)
 
 
-def _all_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
+def all_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
+    """The symbols that there are bars of. Raises `NotFound` without any."""
     symbols = tuple(held.symbol for held in app.catalogue.listing() if held.timeframe is timeframe)
     if not symbols:
         raise NotFound(
@@ -406,74 +387,3 @@ def load_sample(app: App) -> int:
     from engine.feed.sample import load_sample as load
 
     return sum(added.new for added in load(app.catalogue, actor=app.settings.actor).values())
-
-
-class Analysed(NamedTuple):
-    """What a generation came to: analyses made, found stored, failed among both, and the cost of those made in US
-    dollars; notices as of an `Answer`."""
-
-    variant: str
-    made: int
-    found: int
-    failed: int
-    cost: Decimal
-    notices: tuple[str, ...]
-
-
-def make_analyses(app: App, question: Question, tell: Tell = silent) -> Analysed:
-    """Makes the analyses of a question's bars that are missing, and runs nothing."""
-    spent, known = Spending(), app.catalogue.as_known_at(app.catalogue.known_at())
-    symbols = tuple(question.symbols) or _all_symbols(app, question.timeframe)
-    total = sum(len(known.bars(symbol, question.timeframe, question.start, question.end)) for symbol in symbols)
-    variant = analyst_of(app, question.variant, Environment.BACKTEST, budget=question.budget, progress=spent.hear)
-    formed = opinions(
-        app.store,
-        known,
-        symbols,
-        question.timeframe,
-        question.start,
-        question.end,
-        actor=app.settings.actor,
-        variant=variant,
-        progress=lambda done: tell(spent.told, done, total),
-        retry=question.retry,
-    )
-    app.runner().catch_up(lambda done, total: tell("read models", done, total))
-    return Analysed(variant.name, formed.made, formed.found, formed.failed, spent.cost, tuple(formed.notices))
-
-
-def latest_opinion(
-    app: App,
-    symbol: Symbol,
-    timeframe: Timeframe,
-    end: datetime | None = None,
-    variant: str = "",
-    *,
-    retry: bool = False,
-    environment: Environment = Environment.BACKTEST,
-) -> dict[str, Any]:
-    """The analysis of the latest bar of a symbol, made now unless it is stored. A failure is a HOLD with its reason."""
-    known = app.catalogue.as_known_at(app.catalogue.known_at())
-    bar = known.bars(symbol, timeframe, None, end)[-1]
-    formed = opinions(
-        app.store,
-        known,
-        [symbol],
-        timeframe,
-        bar.opened_at,
-        end,
-        actor=app.settings.actor,
-        variant=analyst_of(app, variant, environment),
-        retry=retry,
-    )
-    wish = formed.wish(bar)
-    return {
-        "symbol": symbol,
-        "at": bar.closed_at,
-        "decision": wish.direction.value,
-        "confidence": wish.confidence,
-        "horizon_bars": wish.horizon_bars,
-        "analysis_id": wish.analysis_id,
-        "made": formed.made == 1,
-        "failed": formed.failed == 1,
-    }

@@ -294,7 +294,7 @@ class TradingScheduler:
 
     def analyze_asset(self, symbol: Symbol) -> dict[str, Any]:
         """An analysis of the latest closed bar of a symbol, made or found: its decision, confidence and id."""
-        from ui.compose import latest_opinion
+        from ui.analysing import latest_opinion
 
         plan = self._plan
         return latest_opinion(self._app, symbol, plan.timeframe, plan.end, plan.variant, environment=Environment.PAPER)

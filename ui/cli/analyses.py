@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,8 @@ OneVariant = Annotated[
     str | None, typer.Option("--variant", metavar="V", help="Only this variant, with or without its digest.")
 ]
 CHECK_SAID_NO = 3
+# Longer than any market is closed.
+OLD = timedelta(days=5)
 
 COLUMNS = ("symbol", "at", "variant", "decision", "confidence", "status", "cost", "latency_ms", "analysis_id")
 
@@ -55,8 +58,10 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Analyse the latest bar of a symbol now, or show the analysis that is stored of it."""
+    from engine import clock
     from engine.market import Timeframe, check_symbol
-    from ui.compose import latest_opinion, open_app
+    from ui.analysing import latest_opinion
+    from ui.compose import open_app
     from ui.opinions import find
 
     with errors_in_words(), open_app() as opened:
@@ -69,6 +74,10 @@ def analyze(
         else:
             show_fact(fact)
             err.print("Made now." if said["made"] else "It was stored already.")
+        if end is None and clock.now() - said["at"] > OLD:
+            err.print(
+                f"The last bar there is closed {said['at']:%Y-%m-%d %H:%M}: `quantagent data fetch` brings newer ones."
+            )
 
 
 @app.command("make")
@@ -86,7 +95,8 @@ def make(
 ) -> None:
     """Make the analyses of a range that are missing. Stopped, it goes on where it was."""
     from engine.market import Timeframe
-    from ui.compose import Question, make_analyses, open_app
+    from ui.analysing import make_analyses
+    from ui.compose import Question, open_app
 
     with errors_in_words(), open_app() as opened:
         question = Question(
