@@ -5,11 +5,12 @@
 INTERPRETER := $(or $(PYTHON),python3)
 BIN := .venv/bin
 PEERS := .venv-peers/installed
+TESTS := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2
 PIN = $(1)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dashboard test coverage test-long test-peers mutants lint bench bench-peers docs lock clean runtime tools
+.PHONY: help demo dashboard test coverage test-slow test-long test-peers mutants lint bench bench-peers docs lock clean runtime tools
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -20,13 +21,16 @@ demo: runtime ## Backtests the bundled sample, replays it to the same digest, an
 dashboard: runtime ## Opens the dashboard on 127.0.0.1
 	@$(BIN)/quantagent dashboard
 
-test: tools ## Runs the tests that take seconds
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 -m "not long and not peers"
+test: tools ## Runs the tests (five minutes on two cores)
+	@$(TESTS) -m "not slow and not long and not peers" $(PYTEST_ARGS)
 
-coverage: tools ## Runs the same tests and says which lines none of them reaches (at least 85 % are); takes twice as long
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 -m "not long and not peers" --cov --cov-report=term
+coverage: ## Runs the same tests and lists the lines that none of them reaches (at least 85 % are reached)
+	@$(MAKE) test PYTEST_ARGS="--cov --cov-report=term"
 
-test-long: tools ## Runs the tests that take minutes
+test-slow: tools ## Runs the tests that start many processes or take many seconds each
+	@$(TESTS) -m slow
+
+test-long: tools ## Runs the tests that take minutes each
 	@$(BIN)/pytest -m "long and not peers"
 
 test-peers: tools $(PEERS) ## Compares fills and equity with four public engines, which live in .venv-peers
@@ -35,11 +39,13 @@ test-peers: tools $(PEERS) ## Compares fills and equity with four public engines
 mutants: tools ## Changes the gate, fills and money in every small way and sees the tests fail (at least 95 %)
 	@$(BIN)/python -m tests.mutants
 
-lint: tools ## Checks style, types, architecture and the Dockerfile
+lint: tools ## Checks style, types, architecture, dependencies and the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --warnings
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
+	$(BIN)/deptry tests --exclude tests/peers/engines --ignore DEP002,DEP004
 	@# There is no hadolint wheel for macOS.
 	if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint docker/Dockerfile; fi
 
@@ -57,6 +63,7 @@ lock: ## Pins the dependencies of pyproject.toml anew in the lock files
 	$(INTERPRETER) -m venv "$$new" && "$$new/bin/pip" install --quiet --disable-pip-version-check uv && \
 	$(call PIN,"$$new") pyproject.toml -o requirements.lock && \
 	$(call PIN,"$$new") --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock && \
+	$(call PIN,"$$new") --group build -o requirements-build.lock && \
 	$(call PIN,"$$new") --group peers -o requirements-peers.lock
 
 clean: ## Removes .venv and everything else that can be made again
@@ -68,7 +75,7 @@ clean: ## Removes .venv and everything else that can be made again
 $(PEERS): requirements-peers.lock | tools
 	@echo "installing requirements-peers.lock into .venv-peers" >&2
 	@rm -rf .venv-peers && $(BIN)/python -m venv .venv-peers
-	@.venv-peers/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-peers.lock
+	@.venv-peers/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-peers.lock
 	@touch $@
 
 runtime:

@@ -163,7 +163,7 @@ def names_of(requirements: list[str]) -> list[str]:
     return [re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower() for requirement in requirements]
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, PEERS_LOCK])
+@pytest.mark.parametrize("lock", [*LOCKS, PEERS_LOCK, "requirements-build.lock"])
 def test_every_pin_is_exact_and_has_a_hash_and_none_an_address(lock: str) -> None:
     for pin, hashes in pins(lock).items():
         assert re.match(r"[a-z0-9._-]+==[^ ]+( ;|$)", pin), pin
@@ -216,7 +216,7 @@ def checkout(tmp_path: Path) -> Path:
     """A folder with what the environment is made from, and no `.venv` yet."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/environment.py", tmp_path / ".ci")
-    for name in ("pyproject.toml", *LOCKS):
+    for name in ("pyproject.toml", "requirements-build.lock", *LOCKS):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
