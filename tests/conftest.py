@@ -39,8 +39,8 @@ settings.load_profile("default")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may take long comes first, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("timeout")), default=0))
+    """Run the longest tests first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("slow") if mark.args), default=0))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -56,7 +56,7 @@ def told(env: dict[str, str], *arguments: str) -> dict[str, Any]:
     return json.loads(run(env, *arguments, "--json"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow(12)
 def test_a_model_analyses_trades_is_replayed_run_again_and_paid(
     env: dict[str, str], models: ModelServer, tmp_path: Path
 ) -> None:
@@ -95,7 +95,7 @@ def test_a_model_analyses_trades_is_replayed_run_again_and_paid(
     assert KEY not in file.read_text()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_dead_model_is_a_hold_and_the_rules_answer_where_they_stand_by(
     env: dict[str, str], models: ModelServer
 ) -> None:
@@ -115,6 +115,7 @@ def test_a_dead_model_is_a_hold_and_the_rules_answer_where_they_stand_by(
     assert replayed["book_digest"] == alone["book_digest"]
 
 
+@pytest.mark.slow
 def test_the_active_model_is_asked_where_no_variant_is_given(env: dict[str, str], models: ModelServer) -> None:
     assert told(env, "analyze", "BTC-USD")["variant"] == "rules"
     assert "The last bar there is closed 2017-12-29 22:00" in call(env, "analyze", "BTC-USD").stderr
@@ -127,6 +128,7 @@ def test_the_active_model_is_asked_where_no_variant_is_given(env: dict[str, str]
     assert told(env, "analyze", "BTC-USD")["variant"] == "rules"
 
 
+@pytest.mark.slow
 def test_a_budget_stops_before_it_is_exceeded_and_what_was_made_is_kept(
     env: dict[str, str], models: ModelServer
 ) -> None:
@@ -141,6 +143,7 @@ def test_a_budget_stops_before_it_is_exceeded_and_what_was_made_is_kept(
     assert (made["found"], made["made"]) == (len(rows), 6 - len(rows))
 
 
+@pytest.mark.slow(11)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -161,6 +164,7 @@ def test_what_is_wrong_is_one_sentence(env: dict[str, str], arguments: tuple[str
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow(12)
 def test_an_analysis_runs_again_elsewhere_whatever_has_been_corrected_since(
     env: dict[str, str], models: ModelServer, tmp_path: Path, server: str, template: str
 ) -> None:
@@ -190,6 +194,7 @@ def test_an_analysis_runs_again_elsewhere_whatever_has_been_corrected_since(
         assert told(there, "analyses", "rerun", made["analysis_id"])["equal"] is True
 
 
+@pytest.mark.slow
 def test_a_file_with_a_fault_stores_nothing(env: dict[str, str], tmp_path: Path) -> None:
     run(env, "analyze", "BTC-USD", "--variant", "mini")
     file, head = tmp_path / "analyses.jsonl", '{"format": "quantagent-analyses", "version": 1}'

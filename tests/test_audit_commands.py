@@ -41,6 +41,7 @@ def heads(env: dict[str, str]) -> tuple[Any, ...] | None:
         return conn.execute("SELECT max(notification_id), count(*) FROM quantagent.events").fetchone()
 
 
+@pytest.mark.slow
 def test_backtest_replay_and_paper_run_are_made_again_and_compared(env: dict[str, str]) -> None:
     backtest = answer(env, "runs", "show", "latest")["run"]["run_id"]
     replayed = answer(env, "replay", backtest, "--profile", "cautious")["replays"][0]["run_id"]

@@ -341,6 +341,7 @@ def lives(dsn: str, run_id: str, deadly: int) -> tuple[int, str]:
         return passed, repr(([row.payload for row in store.read("book:law")], blotter.standing(), blotter.executions()))
 
 
+@pytest.mark.slow(9)
 def test_wherever_a_process_dies_no_order_and_no_fill_is_doubled_or_lost(dsn: str) -> None:
     places, expected = lives(dsn, "whole", 0)
     assert places > 60

@@ -89,6 +89,7 @@ def elsewhere(dsn: str, tmp_path: Path) -> dict[str, str]:
 # --- The same again -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(11)
 def test_a_run_of_one_fresh_home_is_reproduced_on_another(tmp_path: Path) -> None:
     file, period = tmp_path / "run.zip", ("--start", "2017-08-15", "--end", "2017-08-19")
     with new_home() as here, new_home() as there:
@@ -109,6 +110,7 @@ def test_a_run_of_one_fresh_home_is_reproduced_on_another(tmp_path: Path) -> Non
         assert [link["kind"] for link in chain][:5] == ["analysis", "signal", "risk decision", "order", "fill"]
 
 
+@pytest.mark.slow(13)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_run_comes_out_the_same_and_again(origin: Origin, elsewhere: dict[str, str], kind: str) -> None:
     said = answer(elsewhere, "audit", "reproduce", origin.capsules[kind])

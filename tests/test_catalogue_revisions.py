@@ -273,6 +273,7 @@ SOURCE = 'a "source", with a comma'
 symbols = (f"LAW-{number}" for number in count())
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(bars=series(), other=series())
 def test_bars_from_the_judge_are_the_same_bars(dsn: str, bars: list[Bar], other: list[Bar]) -> None:

@@ -156,6 +156,7 @@ def test_settings_made_elsewhere_are_neither_obeyed_nor_changed() -> None:
         assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), end=st.integers(1, 119))
 @settings(max_examples=8)
 def test_only_the_bars_shown_and_no_later_ones_make_the_picture(seed: int, end: int) -> None:

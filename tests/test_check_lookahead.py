@@ -82,6 +82,7 @@ def env(dsn: str, tmp_path: Path) -> dict[str, str]:
 RANGE = ("--symbols", "BTC-USD", "--start", "2017-08-01", "--end", "2017-08-08")
 
 
+@pytest.mark.slow(9)
 def test_a_sound_strategy_passes_and_nothing_is_stored(env: dict[str, str]) -> None:
     before = run(env, "log", "--json").stdout
     said = answer(env, "check-lookahead", "--variant", f"{BAD}:Sound", *RANGE)
@@ -93,6 +94,7 @@ def test_a_sound_strategy_passes_and_nothing_is_stored(env: dict[str, str]) -> N
     assert "100 of 168 bars were asked about, evenly spaced, after the warm-up." in shown.stderr
 
 
+@pytest.mark.slow
 def test_a_strategy_that_moves_ends_with_3_and_names_symbol_bar_before_and_after(env: dict[str, str]) -> None:
     shown = run(env, "check-lookahead", "--variant", f"{BAD}:Clock", *RANGE, code=3)
     assert "nothing but bars" in shown.stdout
@@ -101,6 +103,7 @@ def test_a_strategy_that_moves_ends_with_3_and_names_symbol_bar_before_and_after
     assert "2017-08-01 01:00" in shown.stdout
 
 
+@pytest.mark.slow
 def test_own_strategies_are_run_found_again_explained_and_traded_on_paper(env: dict[str, str]) -> None:
     asked = ("backtest", "--variant", f"{BAD}:Sound", *RANGE)
     made = answer(env, *asked)

@@ -63,6 +63,7 @@ def write_bars(path: Path, *, count: int = 400, edit: dict[int, str] | None = No
     return path
 
 
+@pytest.mark.slow
 def test_a_file_goes_from_import_to_trades_and_their_reasons(env: dict[str, str], tmp_path: Path) -> None:
     bars = [walk("AAA", 100, 400, 100.0, 0.005)]
     assert answer(env, "data", "import", write_bars(tmp_path / "a.csv"), "--symbol", "AAA")["new"] == 400

@@ -43,6 +43,7 @@ def failed(name: str, samples: int = SAMPLES) -> set[str]:
     return {finding.check for finding in check(f"{FILE}:{name}", BARS, samples=samples)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", variants.names())
 def test_what_is_shipped_passes(name: str) -> None:
     assert check(name, walk("AAA", 3, 420, 100.0, 0.01), samples=SAMPLES) == []
@@ -53,6 +54,7 @@ def test_a_function_of_its_window_passes(name: str) -> None:
     assert failed(name) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAUGHT)
 def test_a_strategy_that_breaks_a_rule_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name != "Hashing":

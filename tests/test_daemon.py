@@ -79,6 +79,7 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(said)
 
 
+@pytest.mark.slow
 def test_a_daemon_over_stored_bars_ends_with_the_backtests_digest(app: App, env: dict[str, str]) -> None:
     ended = answer(env, "paper", "start", *RANGE)
     assert ended["book_digest"] == digest_of_backtest(app)
@@ -91,6 +92,7 @@ def test_a_daemon_over_stored_bars_ends_with_the_backtests_digest(app: App, env:
     assert replayed["equal"] is True
 
 
+@pytest.mark.slow(9)
 def test_sigterm_ends_between_slots_and_a_restart_goes_on_without_a_duplicate(app: App, env: dict[str, str]) -> None:
     daemon = begin(env, "--speed", "40000")
     wait_for_slots(app.dsn, 20)
@@ -103,6 +105,7 @@ def test_sigterm_ends_between_slots_and_a_restart_goes_on_without_a_duplicate(ap
     assert slots_done(app.dsn) == SLOTS
 
 
+@pytest.mark.slow(11)
 def test_killed_at_any_moment_it_goes_on_where_the_log_ends(app: App, env: dict[str, str]) -> None:
     for count in (3, 31, 64):
         daemon = begin(env, "--speed", "100000")
@@ -169,6 +172,7 @@ def fills_by_three(dsn: str, run_id: str) -> list[list[tuple[Any, ...]]]:
         ]
 
 
+@pytest.mark.slow(18)
 @pytest.mark.parametrize("place", ["not recorded", "recorded", "not stored", "stored"])
 def test_killed_between_broker_and_log_no_fill_is_doubled_or_lost(app: App, env: dict[str, str], place: str) -> None:
     one = (*RANGE, "--symbols", "BTC-USD")
@@ -197,6 +201,7 @@ def test_stop_ends_a_running_daemon_and_status_shows_it(app: App, env: dict[str,
     assert (shown["alive"], shown["state"]) == (False, "stopped")
 
 
+@pytest.mark.slow
 def test_an_accelerated_clock_keeps_its_pace(app: App) -> None:
     # 5 days at 60,000 times the wall's speed last 7.2 s; no slot may come before its time.
     began = time.monotonic()
@@ -219,6 +224,7 @@ def test_of_two_that_claim_one_slot_only_the_first_succeeds(store: Store) -> Non
     assert [type(row.event) for row in store.read(slot.stream)] == [SlotClaimed, SlotCompleted]
 
 
+@pytest.mark.slow
 def test_a_failed_slot_is_recorded_and_tried_again(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = PaperPlan(start=START, end=END)
     daemon = PaperDaemon(app, plan)
@@ -291,6 +297,7 @@ def test_a_running_daemon_anchors_the_log_again_and_again(app: App, monkeypatch:
     assert [anchor.seal for anchor in made] == sorted({anchor.seal for anchor in made})
 
 
+@pytest.mark.slow
 def test_a_daemon_outlives_the_loss_of_all_its_connections(
     app: App, sample_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

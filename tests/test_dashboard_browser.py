@@ -38,7 +38,6 @@ ROW_HEIGHT = 35
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"),
 ]
 
@@ -140,6 +139,7 @@ def screenshot(page: sync_api.Page, name: str) -> None:
     print(f"screenshot: {folder / name}.png")
 
 
+@pytest.mark.slow(15)
 def test_a_click_on_a_trade_shows_its_whole_chain_and_nothing_leaves_the_machine(seeded: tuple[str, str]) -> None:
     dsn, run_id = seeded
     with Queries(dsn) as queries:
@@ -162,6 +162,7 @@ def test_a_click_on_a_trade_shows_its_whole_chain_and_nothing_leaves_the_machine
         assert not wrongs
 
 
+@pytest.mark.slow(10)
 def test_a_phone_shows_the_page_without_scrolling_sideways(seeded: tuple[str, str]) -> None:
     dsn, _ = seeded
     with dashboard(dsn) as address, browser_page(390, 844) as (page, wrongs):

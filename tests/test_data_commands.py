@@ -75,6 +75,7 @@ def test_made_up_bars_bear_that_in_their_symbol_whoever_makes_them_up(tide: dict
     assert (listed["symbol"], listed["bars"]) == ("SYNTHETIC.TIDE", 30 * 24)
 
 
+@pytest.mark.slow
 def test_a_symbol_that_is_not_built_in_is_given_its_calendar_by_a_fetch_and_keeps_it(tide: dict[str, str]) -> None:
     (first,) = answer(tide, "data", "fetch", "tide:TIDE", "--calendar", "XNYS", *MONTH)["fetched"]
     assert first["new"] == HOURS.height
@@ -84,6 +85,7 @@ def test_a_symbol_that_is_not_built_in_is_given_its_calendar_by_a_fetch_and_keep
     assert (report["expected"], report["missing"]) == (HOURS.height, [])
 
 
+@pytest.mark.slow
 def test_a_backtest_fetches_first_and_the_same_one_again_calls_nobody(env: dict[str, str]) -> None:
     asked = ("backtest", "--fetch", "synthetic", "--symbols", "SPX", "--timeframe", "1h", *MONTH)
     first, again = answer(env, *asked), answer(env, *asked)
@@ -91,6 +93,7 @@ def test_a_backtest_fetches_first_and_the_same_one_again_calls_nobody(env: dict[
     assert answer(env, "data", "fetch", "synthetic:SPX", *MONTH)["fetched"][0]["calls"] == 0
 
 
+@pytest.mark.slow
 def test_a_hole_is_shown_with_its_reason_and_a_file_comes_back_as_it_went(env: dict[str, str], tmp_path: Path) -> None:
     run(env, "data", "fetch", "synthetic:SPX", *MONTH)
     for name in ("spx.csv", "spx.parquet"):
@@ -109,6 +112,7 @@ def test_a_hole_is_shown_with_its_reason_and_a_file_comes_back_as_it_went(env: d
     assert "▓" in shown
 
 
+@pytest.mark.slow
 def test_what_is_to_come_is_not_missing_and_a_series_without_the_range_is_left_out(env: dict[str, str]) -> None:
     run(env, "data", "sample")
     run(env, "data", "fetch", "synthetic:SPX", *MONTH)
@@ -118,6 +122,7 @@ def test_what_is_to_come_is_not_missing_and_a_series_without_the_range_is_left_o
     assert only["symbol"] == "SYNTHETIC.SPX"
 
 
+@pytest.mark.slow
 def test_a_correction_is_a_revision_and_what_was_known_before_can_be_read(env: dict[str, str], tmp_path: Path) -> None:
     run(env, "data", "fetch", "synthetic:SPX", *MONTH)
     run(env, "data", "export", "SYNTHETIC.SPX", tmp_path / "spx.csv")
@@ -135,6 +140,7 @@ def test_a_correction_is_a_revision_and_what_was_known_before_can_be_read(env: d
     assert (tmp_path / "now.csv").read_text() == changed.read_text()
 
 
+@pytest.mark.slow
 def test_a_fetch_that_is_killed_goes_on_where_it_ended(env: dict[str, str], dsn: str) -> None:
     asked = ("data", "fetch", "synthetic:BTC-USD", "--timeframe", "1m", "--start", "2024-01-01", "--end", "2024-07-01")
     killed = subprocess.Popen([str(QUANTAGENT), *asked], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

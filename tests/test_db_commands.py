@@ -45,6 +45,7 @@ def facts(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_started_database_runs_until_it_is_stopped(home: Path) -> None:
     assert facts(db(home, "status", "--json"))["running"] is False
     started = facts(db(home, "start", "--json"))
@@ -67,6 +68,7 @@ def test_stop_fails_in_words_while_the_database_is_in_use(home: Path) -> None:
         assert db(home, "stop", "--force").returncode == 0
 
 
+@pytest.mark.slow
 def test_psql_runs_sql_and_hands_on_its_exit_code(home: Path) -> None:
     done = db(home, "psql", "-c", "select 6 * 7 as answer")
     assert done.returncode == 0
@@ -75,6 +77,7 @@ def test_psql_runs_sql_and_hands_on_its_exit_code(home: Path) -> None:
     assert stopped(home)
 
 
+@pytest.mark.slow
 def test_an_open_psql_keeps_the_server_up(home: Path) -> None:
     command = [*DB, "psql", "-c", "select pg_sleep(2)"]
     with subprocess.Popen(command, env=settings(home), stdout=subprocess.PIPE, text=True) as process:

@@ -77,7 +77,7 @@ def counts_or_nothing(dsn: str) -> int:
         return 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow(23)
 def test_the_demo_shows_equal_digests_and_running_it_twice_duplicates_nothing(undisturbed: Shown) -> None:
     first = undisturbed.told
     assert (first["bars_new"], first["analyses_made"], first["replay_analyses_made"]) == (BARS, BARS, 0)
@@ -91,7 +91,7 @@ def test_the_demo_shows_equal_digests_and_running_it_twice_duplicates_nothing(un
     assert counts(undisturbed.env["QUANTAGENT_DSN"]) == undisturbed.stored
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.slow(40)
 def test_ended_at_any_moment_the_next_demo_completes_with_the_same_digests(
     env: dict[str, str], undisturbed: Shown
 ) -> None:
@@ -107,7 +107,6 @@ def test_ended_at_any_moment_the_next_demo_completes_with_the_same_digests(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_two_demos_at_once_on_a_new_home_both_complete() -> None:
     with new_home() as home:
         complete_twice_at_once(home)

@@ -107,6 +107,7 @@ def test_both_backtests_trade(reference: Reference) -> None:
 SEEDS, ZONES, LOCALES = ("0", "1", "2"), ("UTC", "Asia/Tokyo", "America/New_York"), ("C", "C.UTF-8")
 
 
+@pytest.mark.slow(10)
 @pytest.mark.parametrize(
     ("seed", "zone", "locale"),
     [(*pair, name) for pair, name in zip(product(SEEDS, ZONES), cycle(LOCALES))],

@@ -63,7 +63,7 @@ def is_about(command: str, beginnings: tuple[str, ...]) -> bool:
     return any(words[: len(beginning.split())] == beginning.split() for beginning in beginnings)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow(80)
 @pytest.mark.parametrize("page", pages())
 def test_what_a_page_tells_to_type_works(page: str, reader: Path) -> None:
     names: dict[str, Any] = {"__name__": page}

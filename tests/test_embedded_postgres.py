@@ -173,6 +173,7 @@ def test_stop_refuses_while_others_use_the_server_unless_forced(home: Path) -> N
         assert not embedded(home).status().running
 
 
+@pytest.mark.slow(8)
 @pytest.mark.parametrize(
     "left", ["", "1", "{pid}", "{pid}\n{data}\n0\n5432\n{socket}\n\n 1 1\nready   \n", "garbage\n"]
 )
@@ -394,6 +395,7 @@ def _pythons() -> list[Path]:
     return [Path(sys.executable), *(Path(folder) / name for folder in ("/usr/bin", "/usr/local/bin"))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OLD_BINARIES.exists(), reason=f"no PostgreSQL 15 in {OLD_BINARIES} to upgrade from")
 def test_an_upgrade_carries_every_row_and_role_over_and_keeps_the_old_folder(
     home: Path, monkeypatch: pytest.MonkeyPatch

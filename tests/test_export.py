@@ -116,6 +116,7 @@ def test_the_verifier_needs_the_standard_library_and_the_grammar_of_3_8() -> Non
     assert imported <= sys.stdlib_module_names
 
 
+@pytest.mark.slow
 def test_the_command_exports_and_refuses_a_folder_that_holds_something(made: Made, tmp_path: Path) -> None:
     env = {
         "PATH": "/usr/bin:/bin",

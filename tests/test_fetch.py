@@ -260,6 +260,7 @@ spans = st.tuples(st.integers(0, 24 * 9), st.integers(1, 24 * 4)).map(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     asked=st.lists(spans, min_size=1, max_size=6),

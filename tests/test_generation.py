@@ -197,6 +197,7 @@ def test_two_generations_at_the_same_time_end_with_one_opinion_on_each_bar(kept:
 # --- Money --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(8)
 @pytest.mark.parametrize("limit", ["0.011", "0.02", "0.05"])
 @pytest.mark.parametrize("by_day", [True, False])
 def test_a_generation_stops_before_its_budget_is_exceeded_and_goes_on_with_a_larger_one(
@@ -256,6 +257,7 @@ def test_a_day_s_budget_begins_anew_on_the_next_day(models: ModelServer) -> None
 # --- Ends ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_model_that_is_down_ends_a_generation(models: ModelServer, concurrency: int) -> None:
     models.script([FAULTS["503"]], lasting=True)
@@ -364,6 +366,7 @@ with world_in(sys.argv[1], Elsewhere) as world:
 """
 
 
+@pytest.mark.slow(9)
 @pytest.mark.parametrize("agent", ["pattern", "decision"])
 def test_a_generation_that_was_killed_goes_on_and_asks_no_finished_agent_again(
     kept: str, models: ModelServer, agent: str

@@ -211,6 +211,7 @@ PROFILE = {
 }
 
 
+@pytest.mark.slow
 def test_the_command_s_own_path_shows_the_golden_figures_in_the_read_models(
     synthetic: list[list[Bar]], three: Outcome, dsn: str, tmp_path: Path
 ) -> None:

@@ -259,6 +259,7 @@ def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, datetime], None]:
     return plan
 
 
+@pytest.mark.slow(14)
 @pytest.mark.parametrize("where", ["told", "before", "after"])
 @pytest.mark.parametrize("early", [True, False])
 def test_a_crash_moves_no_halt_and_loses_none(

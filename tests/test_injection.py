@@ -271,6 +271,7 @@ def test_what_a_model_passes_to_a_tool_is_read_by_nobody_else(
         )
 
 
+@pytest.mark.slow(8)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_what_a_model_says_instead_of_an_answer_is_told_in_one_printable_line(models: ModelServer, text: str) -> None:
     def refused(completion: Json, exchange: Exchange) -> Json:
@@ -478,6 +479,7 @@ class Auditor(Witness):
             assert before.losses < limits.losses_max or rested
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_ten_thousand_decisions_of_a_model_break_no_limit_of_any_profile(name: str) -> None:
     random, traded = Random(20240106), TRADED[:2]

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TypeVar, get_args
 
 import msgspec
+import pytest
 from hypothesis import given, seed, settings
 
 from engine.book import Book, evolve, fold
@@ -128,6 +129,7 @@ def is_plain(config: RunConfig) -> bool:
     return config.costs.latency_bars == 0 and config.costs.volume_cap_pct is None
 
 
+@pytest.mark.slow
 def test_the_histories_reach_every_kind_of_trouble() -> None:
     seen: Counter[str] = Counter()
     missing: set[str] = set()

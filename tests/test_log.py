@@ -208,6 +208,7 @@ def test_a_reader_that_has_seen_enough_ends_it_without_a_complaint(env: dict[str
     assert json.loads(done.stdout)["name"]
 
 
+@pytest.mark.slow(23)
 def test_what_is_appended_is_told_within_two_seconds_and_a_lost_connection_is_made_again(env: dict[str, str]) -> None:
     command = [str(QUANTAGENT), "log", "--follow", "--json", "--limit", "1", "--name", "ProfileSaved"]
 

@@ -56,6 +56,7 @@ def test_timeframes_grow_from_a_minute_to_a_month_and_are_parsed_by_name() -> No
         Timeframe.parse("1M")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calendar", get_args(Calendar))
 def test_no_bar_of_any_calendar_outlasts_its_timeframe(calendar: Calendar) -> None:
     # A month less at both ends: the bars around them are looked at too.

@@ -348,8 +348,8 @@ class MoreDesks(Desks):
     """The same, from another seed."""
 
 
+@pytest.mark.slow(18)
 # Longer than the others take: the machine, not a wait, is what may be slow.
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("desks", [Desks, MoreDesks])
 def test_the_broker_does_what_the_model_foretells(desks: type[Desks]) -> None:
     reached.clear()

@@ -75,6 +75,7 @@ def test_what_cannot_be_done_is_one_sentence(env: dict[str, str], arguments: tup
         assert conn.execute("SELECT count(*) FROM quantagent.events").fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_whether_a_key_is_set_is_told_and_the_key_is_nowhere(env: dict[str, str], tmp_path: Path) -> None:
     with_key = {**env, "OPENAI_API_KEY": SECRET}
     without = {name: value for name, value in env.items() if name != "OPENAI_API_KEY"}

@@ -108,6 +108,7 @@ def test_a_lost_server_ends_with_a_typed_error_when_it_stays_away(monkeypatch: p
         postgres.stop(force=True)
 
 
+@pytest.mark.slow(10)
 def test_a_server_that_is_killed_in_the_middle_of_appends_loses_none_and_fails_none() -> None:
     with new_home() as home:
         postgres = embedded(home)

@@ -21,7 +21,6 @@ from tests.peers.workloads import Workload
 pytestmark = [
     pytest.mark.peers,
     # vectorbt compiles for a while when it is run for the first time.
-    pytest.mark.timeout(600),
     pytest.mark.skipif(not workloads.PYTHON.exists(), reason="`make test-peers` installs the engines in .venv-peers"),
 ]
 WORKLOADS = {"one symbol": workloads.one_symbol, "three symbols": workloads.three_symbols, "EUR-USD": workloads.eurusd}

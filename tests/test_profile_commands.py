@@ -29,6 +29,7 @@ def save(env: dict[str, str], folder: Path, name: str, document: str, ending: st
     run(env, "profile", "save", name, "--file", folder / f"{name}.{ending}")
 
 
+@pytest.mark.slow
 def test_a_profile_goes_from_file_to_version_to_default_and_is_compared(env: dict[str, str], tmp_path: Path) -> None:
     save(env, tmp_path, "strict", 'kind = "risk"\n[limits]\ndaily_loss_pct = 2', "toml")
     save(env, tmp_path, "strict", '{"kind": "risk", "limits": {"daily_loss_pct": 1}}')
@@ -112,6 +113,7 @@ def test_a_run_takes_the_profile_in_force_and_its_universe_and_says_so(
     assert "strict is a risk profile" in refusal(env, *ask, "--profile", "strict")
 
 
+@pytest.mark.slow
 def test_nothing_that_is_saved_or_activated_later_changes_an_old_run(
     env: dict[str, str], signals: Path, tmp_path: Path
 ) -> None:

@@ -148,6 +148,7 @@ def expected(raw: pl.DataFrame, market: Instrument, timeframe: Timeframe, learne
 Case = tuple[pl.DataFrame, Instrument, Timeframe, datetime]
 
 
+@pytest.mark.slow(11)
 @settings(max_examples=1_500)
 @given(told())
 def test_of_any_frame_exactly_the_bars_enter_that_can_be_meant(case: Case) -> None:
@@ -155,7 +156,6 @@ def test_of_any_frame_exactly_the_bars_enter_that_can_be_meant(case: Case) -> No
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @settings(max_examples=15_000)
 @given(told())
 def test_of_many_more_frames_exactly_the_bars_enter_that_can_be_meant(case: Case) -> None:

@@ -92,6 +92,7 @@ TAMPERINGS = {
 }
 
 
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("tampering", TAMPERINGS)
 def test_a_drift_halts_everything_in_the_slot_that_finds_it(app: App, env: dict[str, str], tampering: str) -> None:
     daemon = drive(app, {OPEN: lambda: tamper(app, TAMPERINGS[tampering])}, OPEN)

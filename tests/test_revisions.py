@@ -234,6 +234,7 @@ def drive(app: App, slots: int | None = None, end: datetime = END) -> PaperDaemo
     return daemon
 
 
+@pytest.mark.slow(10)
 def test_a_paper_run_keeps_what_it_saw_and_goes_on_with_what_is_known(app: App) -> None:
     halfway = int((SUNDAY - START) / HOUR)
     run = runs.find(app.store, drive(app, halfway).run_id)

@@ -148,6 +148,7 @@ def test_every_role_reads_the_log(logins: Access, role: str) -> None:
         assert [row.event for row in store.read("control:a")] == [HALTED]
 
 
+@pytest.mark.slow
 def test_a_screen_that_asks_too_much_is_stopped(logins: Access) -> None:
     with psycopg.connect(logins.reader) as conn, pytest.raises(psycopg.errors.QueryCanceled, match="statement timeout"):
         conn.execute("SELECT pg_sleep(20)")

@@ -130,6 +130,7 @@ def test_a_copy_that_says_more_than_the_home_is_never_replaced(env: dict[str, st
     assert (safe / "anchors.jsonl").read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_a_command_told_to_end_anchors_what_it_appended(env: dict[str, str], dsn: str) -> None:
     run(env, "data", "sample")
     begun = subprocess.Popen([str(QUANTAGENT), "backtest"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -116,6 +116,7 @@ def test_a_name_that_nobody_knows_stops_every_projection_before_it(world: World)
     assert len(world.rows()["analyses"]) == 4
 
 
+@pytest.mark.slow(8)
 @pytest.mark.parametrize("page", [3, 64, 5_000])
 def test_a_fold_that_fails_stops_its_projection_before_the_very_event(
     world: World, monkeypatch: pytest.MonkeyPatch, page: int

@@ -342,6 +342,7 @@ def make_an_anchor(dsn: str, home: Path) -> None:
         anchors.anchor(conn, home, AT)
 
 
+@pytest.mark.slow(8)
 def test_processes_that_anchor_first_at_once_share_one_key(evidence: Evidence, tmp_path: Path) -> None:
     for n in range(5):
         home = tmp_path / str(n)

@@ -98,6 +98,7 @@ def test_a_model_that_dies_in_the_middle_leaves_holds_and_a_whole_run(app: App, 
     assert all(order.at <= dies for order in entries)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_read_a_failure_keeps_it_whatever_is_made_of_it_later(
     app: App, models: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_chain_goes_on_as_it_began_when_its_first_link_has_come_back(app: App,
     assert fresh.result.ended.analyses_digest != before.result.ended.analyses_digest
 
 
+@pytest.mark.slow
 def test_what_one_run_of_an_account_has_read_binds_no_other(app: App, models: ModelServer) -> None:
     port = models.port
     models.close()

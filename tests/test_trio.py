@@ -49,7 +49,7 @@ def taken(env: dict[str, str], folder: Path, *symbols: str) -> dict[str, dict[st
     return {s: answer(env, "data", "import", path, "--symbol", s, "--accept-valid") for s, path in names.items()}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow(9)
 def test_every_known_hole_is_found_and_each_says_why(env: dict[str, str], folder: Path) -> None:
     came = taken(env, folder, *PAIRS)
     assert {symbol: each["new"] for symbol, each in came.items()} == {
@@ -67,7 +67,7 @@ def test_every_known_hole_is_found_and_each_says_why(env: dict[str, str], folder
     assert len(off_tick) == 102
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_the_trio_is_traded_with_each_symbol_in_its_own_hours(env: dict[str, str], folder: Path, dsn: str) -> None:
     taken(env, folder, "BTC-USD", "SPX", "CL")
     answer(env, "data", "check")
