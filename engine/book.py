@@ -36,6 +36,8 @@ from engine.money import ONE, ZERO, add, mul, neg, part_of, percent_of, size, su
 
 V = TypeVar("V")
 ROLLING = timedelta(hours=1)
+DRAWDOWN = "drawdown"
+"""Who halts when equity has fallen too far below its peak."""
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +65,8 @@ class Book(msgspec.Struct, frozen=True):
     halts: those in force, by who halted; day_equity: equity at the latest session roll; losses: losing round trips in
     a row, the latest at `lost_at`; placed: when entries were placed in the 60 minutes up to the latest of them; raised:
     the instant of the latest signal, and how many each symbol has had at it.
+    last_equity, peak: equity at the latest close and the highest so far, since a drawdown's halt was last lifted. A
+    close is no event, so they follow `with_close` where a limit needs them and stay at the opening cash elsewhere.
     """
 
     cash: Decimal = ZERO
@@ -80,6 +84,8 @@ class Book(msgspec.Struct, frozen=True):
     lost_at: datetime | None = None
     placed: tuple[datetime, ...] = ()
     raised: tuple[datetime | None, Mapping[Symbol, int]] = (None, {})
+    last_equity: Decimal = ZERO
+    peak: Decimal = ZERO
 
     def held(self, symbol: Symbol) -> Decimal:
         position = self.positions.get(symbol)
@@ -117,14 +123,18 @@ class Book(msgspec.Struct, frozen=True):
 
     @property
     def free_cash(self) -> Decimal:
-        """Cash that an entry may use.
+        """Cash that an entry may use. Working orders hold what they reserved."""
+        return sub(self.cash_unreserved, total(order.reserved for order in self.working.values()))
+
+    @property
+    def cash_unreserved(self) -> Decimal:
+        """Cash less what shorts tie up, before the reservations of working orders.
 
         The proceeds of a short sale stay with the broker together with collateral, `margin_pct` of them: with 100 a
-        short ties up as much free cash as a long of the same cost. Working orders hold what they reserved.
+        short ties up as much free cash as a long of the same cost.
         """
         short_cost = total(position.cost for position in self.positions.values() if position.cost < 0)
-        reserved = total(order.reserved for order in self.working.values())
-        return sub(add(add(self.cash, short_cost), percent_of(short_cost, self.margin_pct)), reserved)
+        return add(add(self.cash, short_cost), percent_of(short_cost, self.margin_pct))
 
 
 def fold(events: Iterable[BookEvent], book: Book | None = None) -> Book:
@@ -155,7 +165,10 @@ def evolve(book: Book, event: BookEvent) -> Book:
         case TradingResumed():
             lifted = event.lifted or tuple(book.halts)
             return msgspec.structs.replace(
-                book, halts={actor: halt for actor, halt in book.halts.items() if actor not in lifted}
+                book,
+                halts={actor: halt for actor, halt in book.halts.items() if actor not in lifted},
+                # Who resumes accepts the loss up to the close that could be seen then, and no later one.
+                peak=book.last_equity if DRAWDOWN in book.halts and DRAWDOWN in lifted else book.peak,
             )
         case BookOpened():
             return Book(
@@ -164,9 +177,17 @@ def evolve(book: Book, event: BookEvent) -> Book:
                 margin_pct=event.margin_pct,
                 instruments={instrument.symbol: instrument for instrument in event.instruments},
                 day_equity=event.cash,
+                last_equity=event.cash,
+                peak=event.cash,
             )
         case _:
             assert_never(event)
+
+
+def with_close(book: Book, marks: Mapping[Symbol, Decimal]) -> Book:
+    """The book after a close at these prices. Raises `KeyError` where one is missing."""
+    equity = book.equity(marks)
+    return msgspec.structs.replace(book, last_equity=equity, peak=max(book.peak, equity))
 
 
 def marked(
@@ -219,7 +240,7 @@ def _filled(book: Book, fill: OrderFilled) -> Book:
     losses, lost_at = book.losses, book.lost_at
     if result is not None:
         losses, lost_at = (losses + 1, fill.at) if result < 0 else (0, lost_at)
-    return msgspec.structs.replace(
+    filled = msgspec.structs.replace(
         book,
         cash=sub(sub(book.cash, spent), fill.commission),
         fees=add(book.fees, fill.commission),
@@ -231,6 +252,22 @@ def _filled(book: Book, fill: OrderFilled) -> Book:
         losses=losses,
         lost_at=lost_at,
     )
+    if fill.quantity == order.quantity:
+        return filled
+    return _with_less_reserved(filled, order, sub(book.cash_unreserved, filled.cash_unreserved))
+
+
+def _with_less_reserved(book: Book, before: OrderPlaced, used: Decimal) -> Book:
+    """Let the rest of a partly filled order reserve no more than the fill, which used free cash, has left of it.
+
+    Where a fill costs more than its share, the rest would otherwise reserve cash that has been spent.
+    """
+    rest = book.working.get(before.order_id)
+    left = max(ZERO, sub(before.reserved, used))
+    if rest is None or rest.reserved <= left:
+        return book
+    reduced = msgspec.structs.replace(rest, reserved=left)
+    return msgspec.structs.replace(book, working={**book.working, rest.order_id: reduced})
 
 
 def _less(

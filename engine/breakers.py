@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.book import Book, closing_units, evolve, marked
+from engine.book import DRAWDOWN, Book, closing_units, evolve, marked
 from engine.config import RunConfig
 from engine.events import BookEvent, OrderCanceled, TradingHalted, TradingResumed
 from engine.money import percent_of, sub
@@ -16,7 +16,6 @@ Command = TradingHalted | TradingResumed
 """What a person tells an account. Its `at` is set to the instant from which it holds."""
 
 DAILY_LOSS = "daily_loss"
-DRAWDOWN = "drawdown"
 SESSION_ROLL = "session_roll"
 RULES = (DAILY_LOSS, DRAWDOWN, SESSION_ROLL)
 """Who halts and resumes in a book by itself. Every other actor there was told."""
@@ -36,10 +35,10 @@ def breakers(book: Book, step: Step, config: RunConfig) -> Iterator[BookEvent]:
             for event in _halt(book, step, halted, config):
                 book = evolve(book, event)
                 yield event
-    if limits.drawdown_pct is not None and step.peak is not None and DRAWDOWN not in book.halts:
-        lost, most = sub(step.peak, book.equity(step.marks)), percent_of(step.peak, limits.drawdown_pct)
+    if limits.drawdown_pct is not None and DRAWDOWN not in book.halts:
+        lost, most = sub(book.peak, book.equity(step.marks)), percent_of(book.peak, limits.drawdown_pct)
         if lost >= most > 0:
-            reason = f"fell {lost} below the highest equity, {step.peak}, the limit is {most}"
+            reason = f"fell {lost} below the highest equity, {book.peak}, the limit is {most}"
             if not is_marked:
                 yield marked(book, step.at, step.marks, "halt")
             yield from _halt(book, step, TradingHalted(step.at, "entries", reason, DRAWDOWN), config)

@@ -29,7 +29,9 @@ from engine.exits import protectors
 from engine.fills import (
     Market,
     Paid,
+    distance,
     fill,
+    is_beyond,
     price_at_open,
     price_inside,
     stop_after_entry,
@@ -148,15 +150,17 @@ class PaperBroker:
     # --- What the market does ---
 
     def open(self, symbol: Symbol, price: Decimal, at: datetime, marks: Marks, volume: Decimal) -> list[Report]:
-        """A bar of the symbol opens, the one before had `volume`: its own is not known yet.
+        """Fill what the open of a bar reaches; the bar before had `volume`, its own is not known yet.
 
-        Market orders come first: what they close is not there to be stopped out.
+        Market orders come first: what they close is not there to be stopped out. Of the others the one nearest to the
+        price before the open comes first.
         """
         if not self._resting.get(symbol):
             return []
+        before = marks.get(symbol, price)
         self._taken[symbol] = ZERO
         queue: deque[_Resting] = deque()
-        for resting in sorted(self._resting[symbol], key=lambda each: each.terms.order_type is not OrderType.MARKET):
+        for resting in sorted(self._resting[symbol], key=lambda each: self._turn_at_open(each, before)):
             if resting.waits:
                 resting.waits -= 1
             else:
@@ -173,11 +177,15 @@ class PaperBroker:
         return self._told()
 
     def close(self, bar: Bar, marks: Marks) -> list[Report]:
-        """A bar has closed: what happened inside it. Exits that lose come first, then entries, then targets."""
+        """Fill what a bar that has closed reached inside: stops first, then entries, then targets.
+
+        Of several the one nearest to the open comes first: the price passes it on its way to the others.
+        """
         symbol = bar.symbol
         if not self._resting.get(symbol):
             return []
-        queue = deque(sorted((each for each in self._resting[symbol] if each.works), key=self._turn))
+        working = (each for each in self._resting[symbol] if each.works)
+        queue = deque(sorted(working, key=lambda each: (self._turn(each), distance(each.terms, bar.open))))
         while queue:
             resting = queue.popleft()
             if not self._works_until(resting, bar.closed_at):
@@ -191,6 +199,7 @@ class PaperBroker:
                 placed = self._execute(resting, reference, bar.closed_at, bar.opened_at, bar.volume, marks)
                 for protector in placed:
                     protector.entered = reference
+                placed.sort(key=lambda each, entry=reference: (self._turn(each), distance(each.terms, entry)))
                 queue.extendleft(reversed(placed))
         for resting in self._resting[symbol]:
             if resting.works and resting.entered is None and not resting.triggered:
@@ -226,6 +235,10 @@ class PaperBroker:
             return 1
         return 0 if resting.terms.stop_price is not None else 2
 
+    def _turn_at_open(self, resting: _Resting, before: Decimal) -> tuple[int, int, Decimal]:
+        is_market = resting.terms.order_type is OrderType.MARKET or resting.triggered
+        return (0, 0, ZERO) if is_market else (1, self._turn(resting), distance(resting.terms, before))
+
     def _works_until(self, resting: _Resting, instant: datetime) -> bool:
         """Whether an order still works, and does so up to an instant: it is not filled in a bar it does not outlast."""
         if resting.order_id not in self.account.working:
@@ -260,13 +273,19 @@ class PaperBroker:
         market = Market(instrument, volume, self.account.rate(symbol, marks))
         made = fill(order, quantity, reference, at, bar_opened_at, costs, market, resting.paid)
         after, closing = evolve(self.account, made), closing_units(held, order.side, quantity)
+        beyond = closing < quantity and is_beyond(order, made.price)
         missing = ZERO if closing == quantity else _overdraft(after, made.order_id)
-        if missing > 0:
+        if beyond or missing > 0:
+            # What closes goes through all the same: an exit is filled at any price.
             if closing > 0:
                 part = fill(order, closing, reference, at, bar_opened_at, costs, market, resting.paid)
                 self._fill(resting, part, evolve(self.account, part))
-            free = add(self.account.free_cash, self._reserved(order.order_id))
-            self._end(OrderRejected(order.order_id, symbol, at, SHORT_OF_CASH, add(free, missing), free))
+            if beyond:
+                reason = f"{BEYOND_COLLAR}: {made.price} against {order.worst_price}"
+                self._end(OrderCanceled(order.order_id, symbol, at, reason))
+            else:
+                free = add(self.account.free_cash, self._reserved(order.order_id))
+                self._end(OrderRejected(order.order_id, symbol, at, SHORT_OF_CASH, add(free, missing), free))
             self._end_exits_without_position(symbol, at)
             return []
         self._fill(resting, made, after)
@@ -363,6 +382,7 @@ def _overdraft(after: Book, order_id: str) -> Decimal:
     return max(ZERO, neg(after.free_cash if rest is None else add(after.free_cash, rest.reserved)))
 
 
+BEYOND_COLLAR = "the fill price is beyond the worst price the order accepts"
 NOTHING_LEFT = "nothing is left to close"
 PAIR_FILLED = "the other order of its pair was filled"
 GIVEN_UP = "its position is given up"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
-from engine.book import Book, evolve
+from engine.book import Book, evolve, with_close
 from engine.breakers import Command
 from engine.broker import PaperBroker, hand_over
 from engine.config import RunConfig, digest_of
@@ -36,7 +36,6 @@ class Desk:
         self.broker = PaperBroker(config, opened)
         self._latest: dict[Symbol, Bar] = {}
         self._at: datetime | None = None
-        self._peak: Decimal | None = config.cash if config.limits.drawdown_pct is not None else None
         self._take([opened])
 
     def act(self, wish: Wish, price: Decimal, at: datetime) -> list[BookEvent]:
@@ -57,15 +56,16 @@ class Desk:
 
     def command(self, command: Command) -> list[BookEvent]:
         """Halts or resumes."""
-        step = Step(command.at, self._at, (), self._latest, self.marks, peak=self._peak)
+        step = Step(command.at, self._at, (), self._latest, self.marks)
         return self._decided(decide(self.book, step, [], self.config, [command]))
 
     def open(self, symbol: Symbol, price: Decimal, at: datetime) -> list[BookEvent]:
         """A bar of the symbol opens: its working orders are filled or refused where the price lets them."""
-        self.marks[symbol] = price
         before = self._latest.get(symbol)
         volume = ZERO if before is None else before.volume
-        return self._take(self.broker.open(symbol, price, at, self.marks, volume))
+        reports = self.broker.open(symbol, price, at, self.marks, volume)
+        self.marks[symbol] = price
+        return self._take(reports)
 
     def close(self, bar: Bar) -> list[BookEvent]:
         """A bar has closed: what happened inside it, and what expires with it."""
@@ -91,7 +91,7 @@ class Desk:
             volume = ZERO if before is None else before.volume
             self._latest[symbol] = Bar(symbol, at, at, price, price, price, price, volume)
         self.marks[symbol] = price
-        return Step(at, self._at, (), self._latest, self.marks, peak=self._peak)
+        return Step(at, self._at, (), self._latest, self.marks)
 
     def _decided(self, events: Iterable[BookEvent]) -> list[BookEvent]:
         taken = self._take(events)
@@ -103,7 +103,7 @@ class Desk:
         taken = list(events)
         for event in taken:
             self.book = evolve(self.book, event)
-        if self._peak is not None and all(symbol in self.marks for symbol in self.book.positions):
-            self._peak = max(self._peak, self.book.equity(self.marks))
+        if self.config.limits.drawdown_pct is not None and all(symbol in self.marks for symbol in self.book.positions):
+            self.book = with_close(self.book, self.marks)
         self.events += taken
         return taken

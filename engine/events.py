@@ -341,6 +341,7 @@ class OrderPlaced(Fact, frozen=True, omit_defaults=True):
     closing: the part of the quantity that reduces the position; it falls away when that has gone. reserved: free cash
     set aside until the order is filled or ends. terms: how it is executed. protection: what follows its fills.
     role: what it is there for. pair: shared by orders of which one cancels the others. replaces: the order it amends.
+    worst_price: the price, in quote currency and after slippage, beyond which nothing is opened; None for any.
     """
 
     order_id: str
@@ -359,6 +360,7 @@ class OrderPlaced(Fact, frozen=True, omit_defaults=True):
     protection: Protection | None = None
     pair: str = ""
     replaces: str = ""
+    worst_price: Decimal | None = None
 
     @property
     def is_exit(self) -> bool:

@@ -42,6 +42,11 @@ def within(side: Side, price: Decimal, limit: Decimal) -> bool:
     return price <= limit if side is Side.BUY else price >= limit
 
 
+def is_beyond(order: OrderPlaced, price: Decimal) -> bool:
+    """Whether a fill price is worse than the worst one that an order accepts."""
+    return order.worst_price is not None and not within(order.side, price, order.worst_price)
+
+
 def best(side: Side, bar: Bar) -> Decimal:
     """The bar's best price for a side: what a limit needs to be filled."""
     return bar.low if side is Side.BUY else bar.high
@@ -50,6 +55,12 @@ def best(side: Side, bar: Bar) -> Decimal:
 def worst(side: Side, bar: Bar) -> Decimal:
     """The bar's worst price for a side: what a stop needs to be triggered."""
     return bar.high if side is Side.BUY else bar.low
+
+
+def distance(terms: OrderTerms, price: Decimal) -> Decimal:
+    """How far the price that sets an order off, its stop or else its limit, is from a price; 0 for a market order."""
+    level = terms.limit_price if terms.stop_price is None else terms.stop_price
+    return ZERO if level is None else size(sub(level, price))
 
 
 def price_at_open(side: Side, terms: OrderTerms, triggered: bool, price: Decimal) -> Decimal | None:

@@ -22,7 +22,7 @@ from engine.events import (
 from engine.market import Direction, Side, Symbol
 from engine.money import ONE, ZERO, size
 from engine.orders import order_id, signal_id
-from engine.proposal import Proposal, entry_cash
+from engine.proposal import Proposal, entry_cash, worst_price
 from engine.risk import judge
 from engine.step import Step
 
@@ -89,6 +89,7 @@ def pursue(book: Book, step: Step, signal: SignalRaised, plan: Plan, config: Run
         protection=None if exit_only else plan.protection,
         pair="" if amended is None else amended.pair,
         replaces="" if amended is None else amended.order_id,
+        worst_price=None if exit_only else worst_price(agreed),
     )
     if amended is not None:
         yield OrderReplaced(amended.order_id, signal.symbol, signal.at, order.order_id)

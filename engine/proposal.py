@@ -119,22 +119,49 @@ class Proposal:
 
     @cached_property
     def exposures(self) -> list[tuple[Decimal, Decimal]] | None:
-        """What each symbol's position would be worth after this order, signed: with none of the working entries that
-        sell filled and all that buy, and the other way round. None while a price is unknown."""
-        most = {symbol: position.quantity for symbol, position in self.book.positions.items()}
-        most[self.symbol] = add(self.held, _signed(self.side, self.quantity))
-        least = dict(most)
-        for order in self.entries:
-            reached = most if order.side is Side.BUY else least
-            for units in (most, least):
-                units.setdefault(order.symbol, ZERO)
-            reached[order.symbol] = add(reached[order.symbol], _signed(order.side, order.quantity))
+        """The value of each symbol's position after this order, signed and in the account's currency, as (most, least):
+        with all working entries that buy filled and none that sell, and the other way round.
+
+        What is held counts at its mark, what an entry opens at the price of its fill. None while a price is unknown.
+        """
         marks = self.step.marks
         try:
-            worth = {symbol: self.book.worth(symbol, marks[symbol], marks) for symbol in most}
-            return [(mul(most[symbol], each), mul(least[symbol], each)) for symbol, each in worth.items()]
+            most = {symbol: self.book.value(symbol, marks) for symbol in self.book.positions}
+            most[self.symbol] = add(most.get(self.symbol, ZERO), self._change())
+            least = dict(most)
+            for order in self.entries:
+                change = self._of_order(order)._change()
+                reached = most if order.side is Side.BUY else least
+                for values in (most, least):
+                    values.setdefault(order.symbol, ZERO)
+                reached[order.symbol] = add(reached[order.symbol], change)
         except UNRECKONABLE:
             return None
+        return [(most[symbol], least[symbol]) for symbol in most]
+
+    def _of_order(self, order: OrderPlaced) -> Proposal:
+        """A working order as it would be proposed now."""
+        return Proposal(self.book, self.config, self.step, order.symbol, order.side, order.quantity, order.terms)
+
+    def _change(self) -> Decimal:
+        """By how much the fill changes the value of the symbol's position: what it closes at the mark, what it opens
+        at the price expected to be paid. Raises one of `UNRECKONABLE` while a price is unknown."""
+        marks = self.step.marks
+        # A price of the order's own does not stand for the market's: nothing is opened while that is unknown.
+        closed = mul(self.closing, self.book.worth(self.symbol, marks[self.symbol], marks))
+        opening = sub(self.quantity, self.closing)
+        opened = mul(opening, self.book.worth(self.symbol, self.expected_price, marks)) if opening else ZERO
+        return _signed(self.side, add(closed, opened))
+
+    @property
+    def expected_price(self) -> Decimal:
+        """The price of the fill that the gate counts with, in quote currency. Raises `KeyError` while it is unknown.
+
+        A short is worth what buying it back costs, not the less that slippage leaves of its price.
+        """
+        if self.cost is None:
+            raise KeyError(self.symbol)
+        return max(self.cost.price, self.reference or ZERO)
 
 
 def _signed(side: Side, quantity: Decimal) -> Decimal:
@@ -152,6 +179,18 @@ def reference_of(side: Side, terms: OrderTerms, last: Decimal | None) -> Decimal
         return last
     beyond = terms.stop_price is not None if side is Side.BUY else terms.stop_price is None
     return max(own, last) if beyond and last is not None else own
+
+
+def worst_price(proposal: Proposal) -> Decimal | None:
+    """The price beyond which the broker may open nothing: as far from the last close as the price collar allows.
+
+    None without a collar. Never below 0, so that an order of any collar is filled at any falling price that is one.
+    """
+    pct = proposal.config.limits.collar_pct
+    if pct is None or proposal.last is None:
+        return None
+    away = percent_of(proposal.last, pct)
+    return add(proposal.last, away) if proposal.side is Side.BUY else max(ZERO, sub(proposal.last, away))
 
 
 def entry_cash(proposal: Proposal) -> Decimal:

@@ -149,9 +149,7 @@ def _position_cap(proposal: Proposal) -> Verdicts:
     worth = None
     if proposal.cost is not None and proposal.rate is not None:
         multiplier = proposal.book.instruments[proposal.symbol].multiplier
-        # A short is worth what buying it back costs, not the less that slippage leaves of its price.
-        price = max(proposal.cost.price, proposal.reference or ZERO)
-        worth = mul(mul(mul(price, size(proposal.resulting)), multiplier), proposal.rate)
+        worth = mul(mul(mul(proposal.expected_price, size(proposal.resulting)), multiplier), proposal.rate)
     return _of_equity(worth, proposal, proposal.config.position_pct_of(proposal.symbol))
 
 
@@ -195,10 +193,10 @@ def _daily_loss(proposal: Proposal) -> Verdicts:
 
 
 def _drawdown(proposal: Proposal) -> Verdicts:
-    pct, peak, equity = proposal.config.limits.drawdown_pct, proposal.step.peak, proposal.equity
+    pct, peak, equity = proposal.config.limits.drawdown_pct, proposal.book.peak, proposal.equity
     if pct is None:
         return OFF
-    if peak is None or equity is None:
+    if equity is None:
         return False, UNKNOWN, UNKNOWN
     limit, lost = percent_of(max(peak, equity), pct), sub(max(peak, equity), equity)
     return lost < limit, f"below {limit}", str(lost)

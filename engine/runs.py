@@ -15,6 +15,7 @@ import msgspec
 
 from engine.breakers import Command
 from engine.config import RunConfig, digest_of
+from engine.config_checks import check_config
 from engine.errors import BookMoved, NotFound
 from engine.events import Environment, Fact, FeedResumed, RunEnded, RunRequested, RunStarted
 from engine.feed import Bars
@@ -55,7 +56,8 @@ def request(
     of_run: str = "",
     known_at: datetime | None = None,
 ) -> RunRequested:
-    """The first fact of a run, with its id."""
+    """The first fact of a run, with its id. Raises `BadInput` for a configuration no new run may be decided by."""
+    check_config(config)
     config_digest = digest_of(config)
     run_id = run_id_of(environment, config_digest, dataset_digest, variant, label, of_run)
     return RunRequested(

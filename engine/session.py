@@ -14,13 +14,13 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Protocol
 
-from engine.book import Book, evolve
+from engine.book import Book, evolve, with_close
 from engine.breakers import Command
 from engine.broker import Blotter, PaperBroker, hand_over
 from engine.config import RunConfig
 from engine.decide import close_book, decide, open_book, roll, roll_due
 from engine.errors import ReplayDiverged
-from engine.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised, TradingResumed
+from engine.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised
 from engine.exits import RANGE_BARS, true_range
 from engine.feed.recorded import Moment
 from engine.market import Bar, Symbol
@@ -114,7 +114,6 @@ class Session:
         self._ranges: dict[Symbol, deque[Decimal]] = {
             symbol: deque(maxlen=RANGE_BARS) for symbol in config.symbols if config.exits_of(symbol).stop_ranges
         }
-        self._peak: Decimal | None = config.cash if config.limits.drawdown_pct is not None else None
         self._consulted: list[tuple[str, int]] = []
         self._all_consulted = sha256()
 
@@ -141,7 +140,8 @@ class Session:
             self._roll(broker, rolled, written)
         decided = decide(self.book, self._step(moment), self._wishes(moment.closed), self.config, commands)
         self._write(decided, written)
-        self._follow_peak(decided)
+        if self.config.limits.drawdown_pct is not None:
+            self.book = with_close(self.book, self._marks)
         hand_over(broker, decided)
         for symbol, price in moment.opened if broker.account.working else ():
             before = self._latest.get(symbol)
@@ -181,15 +181,7 @@ class Session:
             self._marks,
             self._bars_held(),
             self._ranges,
-            self._peak,
         )
-
-    def _follow_peak(self, decided: Sequence[BookEvent]) -> None:
-        """Keeps the highest equity at a close. When a person resumes, it begins anew where the account stands."""
-        if self._peak is not None:
-            equity = self.book.equity(self._marks)
-            resumed = any(isinstance(each, TradingResumed) for each in decided)
-            self._peak = equity if resumed else max(self._peak, equity)
 
     def end(self) -> None:
         """Marks what is held and writes everything that is pending."""

@@ -17,7 +17,6 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     closed: bars that end at `at`, in symbol order; latest: the last closed bar of each symbol; marks: their closes.
     bars_held: for each symbol with a position, how many of its bars have closed since it was opened, its entry bar
     included. ranges: the true ranges of each symbol's latest bars, oldest first, where exits are measured in them.
-    peak: the highest equity at any close before this one, where a limit looks at it.
     """
 
     at: datetime
@@ -27,4 +26,3 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     marks: Mapping[Symbol, Decimal]
     bars_held: Mapping[Symbol, int] = {}
     ranges: Mapping[Symbol, Sequence[Decimal]] = {}
-    peak: Decimal | None = None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from engine.config import RunConfig
 from engine.events import (
+    AT_MARKET,
     EVENT_TYPES,
     AnalysisFailed,
     AnalysisMade,
@@ -25,12 +26,15 @@ from engine.events import (
     OrderTerms,
     PositionsMarked,
     ProfileSaved,
+    Protection,
+    Role,
     RunRequested,
     RunStarted,
     SignalRaised,
     TradingResumed,
 )
 from engine.market import Direction, Instrument, Side, Symbol
+from engine.money import ZERO
 
 # --- Former shapes ------------------------------------------------------------------------------------------------
 
@@ -182,6 +186,27 @@ class OrderPlacedV1(Fact, frozen=True):
     holding_bars: int | None = None
 
 
+class OrderPlacedV2(Fact, frozen=True, omit_defaults=True):
+    """Before an order carried its worst acceptable price to the broker."""
+
+    order_id: str
+    signal_id: str
+    analysis_id: str
+    symbol: Symbol
+    at: datetime
+    side: Side
+    quantity: Decimal
+    reference_price: Decimal
+    reserved: Decimal
+    closing: Decimal = ZERO
+    holding_bars: int | None = None
+    role: Role = "entry"
+    terms: OrderTerms = AT_MARKET
+    protection: Protection | None = None
+    pair: str = ""
+    replaces: str = ""
+
+
 class OrderFilledV1(Fact, frozen=True):
     """When every fill was at an open, in the account's own currency."""
 
@@ -262,12 +287,12 @@ def book_opened_v2(old: BookOpenedV1) -> BookOpened:
     return BookOpened(**_fields(old), margin_pct=Decimal(100))
 
 
-def order_placed_v2(old: OrderPlacedV1) -> OrderPlaced:
+def order_placed_v2(old: OrderPlacedV1) -> OrderPlacedV2:
     """Only what opened a position reserved cash. How much of a reversal closed was not written down."""
     fields = _fields(old)
     del fields["order_type"]
     exits = old.reserved == 0 and old.holding_bars is None
-    return OrderPlaced(**fields, closing=old.quantity if exits else Decimal(0), role="exit" if exits else "entry")
+    return OrderPlacedV2(**fields, closing=old.quantity if exits else ZERO, role="exit" if exits else "entry")
 
 
 def order_filled_v2(old: OrderFilledV1) -> OrderFilled:
@@ -285,7 +310,7 @@ FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
     AnalysisFailed: (AnalysisFailedV1,),
     BookOpened: (BookOpenedV1,),
     SignalRaised: (SignalRaisedV1,),
-    OrderPlaced: (OrderPlacedV1,),
+    OrderPlaced: (OrderPlacedV1, OrderPlacedV2),
     OrderFilled: (OrderFilledV1,),
     PositionsMarked: (PositionsMarkedV1,),
     TradingResumed: (TradingResumedV1,),
@@ -303,6 +328,7 @@ UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {
     BookOpenedV1: book_opened_v2,
     SignalRaisedV1: lambda old: SignalRaised(**_fields(old)),
     OrderPlacedV1: order_placed_v2,
+    OrderPlacedV2: lambda old: OrderPlaced(**_fields(old)),
     OrderFilledV1: order_filled_v2,
     PositionsMarkedV1: lambda old: PositionsMarked(**_fields(old)),
     TradingResumedV1: trading_resumed_v2,

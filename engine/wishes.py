@@ -54,10 +54,14 @@ def _contrary(orders: Sequence[OrderPlaced], wish: Wish) -> list[OrderPlaced]:
 
 
 def _is_there(book: Book, wish: Wish, config: RunConfig) -> bool:
-    """Whether the position is, or is about to be, where the wish wants it."""
+    """Whether the position is, or is about to be, where the wish wants it.
+
+    A position that is being closed is not: the gate denies the entry until the exit is filled, and says so.
+    """
     if wish.direction is Direction.FLAT:
         return wish.symbol not in book.positions or leaving_by(book, wish.symbol) is not None
-    return wish.direction is book.direction(wish.symbol) and not config.pyramid
+    held = wish.direction is book.direction(wish.symbol)
+    return held and not config.pyramid and leaving_by(book, wish.symbol) is None
 
 
 def _signal(book: Book, step: Step, wish: Wish, confidence: Decimal) -> SignalRaised:

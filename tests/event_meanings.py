@@ -129,6 +129,7 @@ MEANINGS: dict[str, str] = {
     "protection": "what is placed beside the position that the order opens",
     "pair": "shared by orders of which one cancels the others; empty: none",
     "replaces": "the order it amends; empty: none",
+    "worst_price": "the price after slippage beyond which nothing is opened; null: any",
     "bar_opened_at": "the open of the bar it was filled in",
     "rate": "the account's currency per unit of the quote's",
     "replaced_by": "the order that took its place",

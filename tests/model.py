@@ -21,7 +21,8 @@ NONE = Fraction(0)
 
 
 class Told(NamedTuple):
-    """What became of an order: filled, placed, canceled, outpaired (canceled by its pair), expired or rejected.
+    """What became of an order: filled, placed, canceled, outpaired (canceled by its pair), beyond (canceled as its
+    fill would have been worse than its worst price), expired or rejected.
 
     numbers: of a fill its signed quantity, price, commission and slippage; of an order placed its signed quantity,
     stop and limit, 0 where there is none; else nothing.
@@ -54,6 +55,7 @@ class Order:
     expires_at: datetime | None = None
     protection: Protection | None = None
     pair: str = ""
+    worst: Fraction | None = None
     waits: int = 0
     works: bool = False
     triggered: bool = False
@@ -74,11 +76,14 @@ class Order:
         """Whether its limit, if it has one, allows a price."""
         return self.limit is None or (self.limit - price) * self.sign >= 0
 
-    def shrink(self, quantity: Fraction, closed: Fraction) -> None:
-        """Less by a quantity, of which so much closed; it opens no more than it was to."""
+    def shrink(self, quantity: Fraction, closed: Fraction, used: Fraction = NONE) -> None:
+        """Less by a quantity, of which so much closed, and that used so much free cash; it opens no more than before.
+
+        What it reserves for the rest is the rest's share, and no more than the fill has left of it.
+        """
         left = max(NONE, self.quantity - quantity)
         if self.quantity:
-            self.reserved = self.reserved * left / self.quantity
+            self.reserved = min(self.reserved * left / self.quantity, max(NONE, self.reserved - used))
         self.quantity, self.closing = left, min(left, max(NONE, self.closing - closed))
 
 
@@ -142,6 +147,7 @@ class Model:
                 terms.expires_at,
                 placed.protection,
                 placed.pair,
+                _fraction(placed.worst_price),
                 waits=self.config.costs_of(placed.symbol).latency_bars,
             )
         )
@@ -158,8 +164,9 @@ class Model:
             else:
                 order.works = True
                 ready.append(order)
-        market = [order for order in ready if order.kind is OrderType.MARKET]
-        turn = market + [order for order in ready if order.kind is not OrderType.MARKET]
+        before = self.closes.get(symbol, price)
+        market = [order for order in ready if order.kind is OrderType.MARKET or order.triggered]
+        turn = market + _in_turn([order for order in ready if order not in market], before)
         while turn:
             order = turn.pop(0)
             if order not in self.orders or (order.expires_at is not None and order.expires_at <= at):
@@ -170,10 +177,7 @@ class Model:
 
     def close(self, bar: Bar) -> None:
         working = [order for order in self._of(bar.symbol) if order.works]
-        stops = [order for order in working if order.only_closes and order.stop is not None]
-        entries = [order for order in working if not order.only_closes]
-        targets = [order for order in working if order.only_closes and order.stop is None]
-        turn = stops + entries + targets
+        turn = _in_turn(working, Fraction(bar.open))
         while turn:
             order = turn.pop(0)
             if order not in self.orders or (order.expires_at is not None and order.expires_at < bar.closed_at):
@@ -184,7 +188,7 @@ class Model:
                 placed = self._execute(order, price, bar.closed_at, Fraction(bar.volume))
                 for protector in placed:
                     protector.entered = price
-                turn = placed + turn
+                turn = _in_turn(placed, price) + turn
         for order in self._of(bar.symbol):
             _follow(order, bar)
         self._volumes[bar.symbol] = Fraction(bar.volume)
@@ -213,10 +217,11 @@ class Model:
         if quantity == 0:
             return []
         closed = min(quantity, against)
-        if closed < quantity and self._overdraws(order, quantity, price, volume):
+        beyond = closed < quantity and self._is_beyond(order, quantity, price, volume)
+        if beyond or (closed < quantity and self._overdraws(order, quantity, price, volume)):
             if closed > 0:
                 self._trade(order, closed, price, at, volume)
-            self._end(order, "rejected", at)
+            self._end(order, "beyond" if beyond else "rejected", at)
             self._tidy(order, at)
             return []
         left = order.quantity - quantity
@@ -239,6 +244,10 @@ class Model:
         lot = Fraction(self.config.instrument(symbol).quantity_step)
         return min(wanted, left // lot * lot)
 
+    def _is_beyond(self, order: Order, quantity: Fraction, price: Fraction, volume: Fraction) -> bool:
+        paid = self._cost(order, quantity, price, volume)[0]
+        return order.worst is not None and (paid - order.worst) * order.sign > 0
+
     def _overdraws(self, order: Order, quantity: Fraction, price: Fraction, volume: Fraction) -> bool:
         _, notional, commission, _ = self._cost(order, quantity, price, volume)
         after = self.account.copy()
@@ -250,12 +259,14 @@ class Model:
         held = self.account.held.get(order.symbol, NONE)
         closed = min(quantity, abs(held)) if held * order.sign < 0 else NONE
         paid, notional, commission, slippage = self._cost(order, quantity, price, volume)
+        free = self._free(self.account)
         self.account.trade(order.symbol, quantity * order.sign, notional, commission)
+        used = free - self._free(self.account)
         self._taken[order.symbol] += quantity
         order.units, order.notional = order.units + quantity, order.notional + notional
         order.commission += commission
         self.told.append(Told("filled", order.order_id, at, (quantity * order.sign, paid, commission, slippage)))
-        order.shrink(quantity, closed)
+        order.shrink(quantity, closed, used)
         for other in self._partners(order):
             other.shrink(quantity, quantity)
         if order.quantity == 0:
@@ -366,6 +377,19 @@ def _inside(order: Order, bar: Bar) -> Fraction | None:
         return None
     best = Fraction(bar.low if order.sign > 0 else bar.high)
     return order.limit if order.accepts(best) else None
+
+
+def _in_turn(orders: Sequence[Order], price: Fraction) -> list[Order]:
+    """Stops of a position, then entries, then its targets; of each the one nearest to a price first."""
+    stops = [order for order in orders if order.only_closes and order.stop is not None]
+    entries = [order for order in orders if not order.only_closes]
+    targets = [order for order in orders if order.only_closes and order.stop is None]
+    return [order for part in (stops, entries, targets) for order in sorted(part, key=lambda o: _away_from(o, price))]
+
+
+def _away_from(order: Order, price: Fraction) -> Fraction:
+    level = order.limit if order.stop is None else order.stop
+    return NONE if level is None else abs(level - price)
 
 
 def _worst(order: Order, bar: Bar) -> Fraction:

@@ -281,7 +281,7 @@ FORGERIES: list[tuple[Callable[[Path], Mapping[str, bytes | None]], str]] = [
     (edited("book.jsonl", b'\\"quantity\\":\\"', b'\\"quantity\\":\\"1'), "the book that the run ended with"),
     (edited("book.jsonl", b'\\"quantity\\":', b'\\"quality\\":'), "cannot be read"),
     (lambda f: {"book.jsonl": b"".join(lines_of(f, "book.jsonl")[:-1])}, "the book that the run ended with"),
-    (edited("book.jsonl", b'"name":"OrderPlaced.v2"', b'"name":"os.system.v1"'), "unknown to this engine version"),
+    (edited("book.jsonl", b'"name":"OrderPlaced.v3"', b'"name":"os.system.v1"'), "unknown to this engine version"),
     (edited("book.jsonl", b'"stream_id":"', b'"stream":"'), "unknown field"),
     (other_stream, "is not of the stream it names"),
     (lambda f: {"analyses.jsonl": b"".join(lines_of(f, "analyses.jsonl")[1:])}, "is not in it"),

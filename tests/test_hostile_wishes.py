@@ -14,7 +14,7 @@ from random import Random
 
 import msgspec
 
-from engine.book import Book, evolve
+from engine.book import DRAWDOWN, Book, evolve
 from engine.breakers import Command
 from engine.config import Costs, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing, digest_of
 from engine.events import (
@@ -273,18 +273,34 @@ class Witness:
         assert sum(o.terms == terms or o.at == at for o in same) == 1
 
     def exposures(self, placed: OrderPlaced) -> Iterator[tuple[Fraction, Fraction]]:
-        """Of each symbol, what it is worth at most and at least, the placed order being filled."""
-        for instrument in TRADED:
-            units = Fraction(self.book.held(instrument.symbol))
-            most = least = units
-            for order in self.book.orders_of(instrument.symbol):
+        """The value of each symbol at most and at least, the placed order being filled.
+
+        What an order closes counts at the close, what it opens at the price of its fill.
+        """
+        for symbol in (instrument.symbol for instrument in TRADED if instrument.symbol in self.closes):
+            close = self.closes[symbol]
+            most = least = self.worth(symbol, Fraction(self.book.held(symbol)), close)
+            for order in self.book.orders_of(symbol):
                 if order.role == "entry":
-                    signed = Fraction(order.quantity) * order.side.sign
-                    most += signed if signed > 0 or order is placed else 0
-                    least += signed if signed < 0 or order is placed else 0
-            if instrument.symbol in self.closes:
-                close = self.closes[instrument.symbol]
-                yield self.worth(instrument.symbol, most, close), self.worth(instrument.symbol, least, close)
+                    closing = Fraction(order.closing)
+                    change = self.worth(symbol, closing, close)
+                    change += self.worth(symbol, Fraction(order.quantity) - closing, self.price_of(order, close))
+                    change *= order.side.sign
+                    most += change if change > 0 or order is placed else 0
+                    least += change if change < 0 or order is placed else 0
+            yield most, least
+
+    def price_of(self, order: OrderPlaced, close: Fraction) -> Fraction:
+        """The price of a fill as it can be foreseen, after slippage; of a sale no less than before it."""
+        terms, buys = order.terms, order.side is Side.BUY
+        own = terms.stop_price if terms.stop_price is not None else terms.limit_price
+        price = close if own is None else Fraction(own)
+        if own is not None and (terms.stop_price is not None) is buys:
+            price = max(price, close)
+        if terms.order_type is OrderType.LIMIT or not buys:
+            return price
+        price += price * Fraction("0.00033")
+        return price if terms.limit_price is None else min(price, Fraction(terms.limit_price))
 
 
 def test_ten_thousand_hostile_wishes_break_no_limit() -> None:
@@ -295,6 +311,7 @@ def test_ten_thousand_hostile_wishes_break_no_limit() -> None:
     while asked < WISHES:
         config = config_of(random)
         analyst, witness = Hostile(random), Witness(config)
+        is_down, last_equity = False, Fraction(config.cash)
         session = Session(
             config, digest_of(config), analyst, Journal(MemoryStore(), "book:hostile", Cause("hostility"))
         )
@@ -304,14 +321,21 @@ def test_ten_thousand_hostile_wishes_break_no_limit() -> None:
                 known[bar.symbol] = Fraction(bar.close)
                 witness.closed_at[bar.symbol] = bar.closed_at
             witness.closes = known
+            at_close: Fraction | None = None
             for event in session.advance(moment, commands_of(random, moment.at)):
+                if at_close is None and isinstance(event, OrderFilled) and event.bar_opened_at == moment.at:
+                    at_close = witness.equity()
                 witness.take(event)
                 if isinstance(event, RiskDecided):
                     verdicts.add(event.verdict)
                     denied |= {check.rule for check in event.checks if not check.passed}
-                if isinstance(event, TradingResumed) and event.actor == "operator":
-                    witness.peak = Fraction(0)
-            witness.peak = max(witness.peak, witness.equity())
+                if isinstance(event, TradingHalted) and event.actor == DRAWDOWN:
+                    is_down = True
+                if isinstance(event, TradingResumed) and event.actor == "operator" and is_down:
+                    # Up to the close that the operator could have seen.
+                    witness.peak, is_down = last_equity, False
+            last_equity = witness.equity() if at_close is None else at_close
+            witness.peak = max(witness.peak, last_equity)
         asked, orders, fills = asked + analyst.asked, orders + witness.orders, fills + witness.fills
     # The test is worth something only where much comes through, and every rule has said no.
     assert verdicts == set(Verdict)

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from engine import fills
 from engine.book import Book, evolve
-from engine.broker import PAIR_FILLED, PaperBroker
+from engine.broker import BEYOND_COLLAR, PAIR_FILLED, PaperBroker
 from engine.config import Costs, Exits, RiskLimits, RunConfig, Shorting, Sizing
 from engine.desk import Desk
 from engine.events import (
@@ -89,7 +89,13 @@ def accounts(draw: st.DrawFn) -> RunConfig:
         sizing=draw(
             st.sampled_from([Sizing("confidence", exact("97"))] * 2 + [Sizing("fixed_quantity", quantity=exact("10"))])
         ),
-        limits=RiskLimits(None, None, draw(st.sampled_from([True, True, False])), reduce=draw(st.booleans())),
+        limits=RiskLimits(
+            None,
+            None,
+            draw(st.sampled_from([True, True, False])),
+            reduce=draw(st.booleans()),
+            collar_pct=draw(st.none() | _of("6", "12")),
+        ),
         exits=Exits(
             None,
             stop_pct=stop_pct,
@@ -319,6 +325,8 @@ def _told_by(event: BookEvent) -> Told:
             prices = Fraction(event.terms.stop_price or 0), Fraction(event.terms.limit_price or 0)
             return Told("placed", event.order_id, event.at, (signed, *prices))
         case OrderCanceled():
+            if event.reason.startswith(BEYOND_COLLAR):
+                return Told("beyond", event.order_id, event.at)
             return Told("outpaired" if event.reason == PAIR_FILLED else "canceled", event.order_id, event.at)
         case OrderExpired():
             return Told("expired", event.order_id, event.at)
@@ -349,12 +357,11 @@ class MoreDesks(Desks):
 
 
 @pytest.mark.slow(18)
-# Longer than the others take: the machine, not a wait, is what may be slow.
 @pytest.mark.parametrize("desks", [Desks, MoreDesks])
 def test_the_broker_does_what_the_model_foretells(desks: type[Desks]) -> None:
     reached.clear()
     run_state_machine_as_test(desks, settings=settings(max_examples=RUNS // 2, stateful_step_count=STEPS))
-    kinds = ("filled", "placed", "canceled", "outpaired", "expired", "rejected")
+    kinds = ("filled", "placed", "canceled", "outpaired", "beyond", "expired", "rejected")
     assert min(reached[kind] for kind in kinds) >= 5, reached
 
 

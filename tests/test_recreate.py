@@ -133,7 +133,7 @@ def test_the_command_tells_who_when_and_what(env: dict[str, str]) -> None:
     (*_, listed) = [row for row in answer(env, "orders", "list")["orders"] if row["status"] == "filled"]
     told = answer(env, "audit", "recreate", listed["order_id"])
     original, filled = told["states"]
-    assert (original["state"], original["name"], filled["state"]) == ("placed", "OrderPlaced.v2", "filled")
+    assert (original["state"], original["name"], filled["state"]) == ("placed", "OrderPlaced.v3", "filled")
     assert (original["actor"], original["engine"]) == ("tester", "0.2.0")
     assert Decimal(filled["average_price"]) == Decimal(filled["payload"]["price"])
     assert told["risk_decision"]["payload"]["signal_id"] == told["signal"]["payload"]["signal_id"]

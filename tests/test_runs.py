@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from engine import orders, replay, runs
 from engine.errors import AnalysisMissing, BadInput, BookMoved, NotFound
-from engine.events import AnalysisFailed, AnalysisMade, Environment, RunRequested
+from engine.events import (
+    AnalysisFailed,
+    AnalysisMade,
+    Environment,
+    OrderFilled,
+    OrderPlaced,
+    RunRequested,
+    SignalRaised,
+)
 from engine.feed.signals import ImportedAnalyst, SignalFile, read_signals
 from engine.market import Bar, Direction
 from engine.money import exact
@@ -20,6 +28,7 @@ from engine.orders import Wish
 from engine.session import Analyst
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
+from engine.versions import NAMES
 from tests.strategies import config_of
 from tests.test_determinism import payloads
 from tests.workloads import ScriptedAnalyst, scripted, walk, write_signals
@@ -114,7 +123,7 @@ def test_a_run_says_how_much_it_did() -> None:
     book = [row.name for row in store.read(runs.book_stream(request.run_id))]
     assert ended.bars == 240
     assert (ended.signals, ended.orders, ended.fills) == tuple(
-        book.count(f"{name}.v2") for name in ("SignalRaised", "OrderPlaced", "OrderFilled")
+        book.count(NAMES[kind]) for kind in (SignalRaised, OrderPlaced, OrderFilled)
     )
     assert ended.book_events == len(book)
     assert ended.ended_at == BARS[0][-1].closed_at

@@ -20,6 +20,7 @@ from ui.profile_fields import Document, Portfolio, Profile, Risk, Said
 from ui.profiles import (
     BUILT_IN,
     DEFAULT,
+    check_document,
     combined,
     digest_of,
     document_of,
@@ -216,6 +217,7 @@ def save(store: Store, name: str, document: Document, actor: str) -> Version:
     check_name("profile", name)
     if name in BUILT_IN:
         raise BadInput(f"profile {name} is built in and stays as it is: save yours under another name.")
+    check_document(document, name)
     text = text_of(document)
     latest = versions(store).get(name, [None])[-1]
     if latest is not None and latest.saved.kind != document.kind:

@@ -15,6 +15,7 @@ import msgspec
 from pydantic import ValidationError
 
 from engine.config import Costs, Entry, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing
+from engine.config_checks import check_cash, check_config, check_override, check_part
 from engine.errors import BadInput
 from engine.market import Instrument, Symbol, Timeframe, periods_per_year
 from ui import documents
@@ -96,11 +97,11 @@ def resolve(
 ) -> RunConfig:
     """The snapshot a run is decided by; overrides of symbols that are not in the run fall away.
 
-    Raises `BadInput` for a profile that contradicts itself, or does not fit the instruments.
+    Raises `BadInput` for a profile that contradicts itself, does not fit the instruments, or could never trade.
     """
     symbols = {instrument.symbol for instrument in instruments}
     try:
-        return RunConfig(
+        config = RunConfig(
             cash=profile.cash,
             currency=profile.currency,
             timeframe=timeframe,
@@ -114,6 +115,28 @@ def resolve(
         )
     except ValueError as error:
         raise BadInput(f"the profile cannot be used: {error}.") from None
+    check_config(config)
+    return config
+
+
+def check_document(document: Document, where: str) -> None:
+    """Refuse a profile whose values can only be mistakes. Raises `BadInput` naming field, value and bound.
+
+    Profiles that were saved before a bound existed are still read; a run by one of them is refused by `resolve`.
+    """
+    try:
+        if not isinstance(document, Risk):
+            check_cash(document.cash)
+            for symbol in document.overrides:
+                check_override(_override(document, symbol))
+        for name, part in _parts(document).items():
+            check_part(name, part)
+        if isinstance(document, Profile) and document.universe:
+            beyond = [symbol for symbol in document.limits.symbols or () if symbol not in document.universe]
+            if beyond:
+                raise BadInput(f"limits.symbols: {beyond[0]} is not in the universe {', '.join(document.universe)}.")
+    except BadInput as error:
+        raise _refused(where, str(error).rstrip(".")) from None
 
 
 def _parts(document: Document) -> dict[str, Any]:
@@ -160,7 +183,9 @@ def digest_of(text: str) -> str:
 
 def read_file(path: Path) -> Document:
     """The profile in a JSON or TOML file. Raises `BadInput` naming the file, the field and what is wrong with it."""
-    return document_of(read_values(path, "profile"), str(path))
+    document = document_of(read_values(path, "profile"), str(path))
+    check_document(document, str(path))
+    return document
 
 
 def from_json(text: str, where: str) -> object:

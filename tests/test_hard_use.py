@@ -1,0 +1,187 @@
+"""Histories from a day of hard use: each went wrong once, and is as small as it can be."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from itertools import permutations
+
+import msgspec
+import pytest
+
+from engine.config import Costs, Exits, RiskLimits, digest_of
+from engine.desk import Desk
+from engine.events import OrderCanceled, OrderFilled, RiskDecided, SignalRaised, TradingHalted, TradingResumed, Verdict
+from engine.feed.recorded import moments
+from engine.market import Direction
+from engine.money import ONE, ZERO, exact
+from engine.orders import Wish
+from engine.session import Journal, Session
+from engine.store import Cause
+from engine.store.memory import MemoryStore
+from engine.tickets import Ticket
+from tests.histories import (
+    A_TENTH,
+    BUY,
+    LONG,
+    SELL,
+    SHORT,
+    START,
+    STILL,
+    account,
+    bars,
+    fills,
+    limit,
+    of,
+    sources,
+    stop,
+    told,
+    wish,
+)
+from tests.strategies import HOUR, Scripted
+
+# --- Of several stops the nearest ---------------------------------------------------------------------------------
+
+
+def protected(direction: Direction, stop_price: str) -> Wish:
+    return Wish("AAA", direction, ONE, "analysis", stop=exact(stop_price))
+
+
+@pytest.mark.parametrize(
+    ("direction", "stop_price", "rows", "expected"),
+    [
+        # A long: the trailing stop has followed to 106 and the bar falls through both.
+        (LONG, "95", ["100 109 100 109", "109 109 90 92"], "106"),
+        # A short, mirrored: the trailing stop has followed to 94.
+        (SHORT, "105", ["100 100 91 91", "91 110 91 108"], "94"),
+        # The fixed stop is the nearer one.
+        (LONG, "99", ["100 100 100 100", "100 100 90 92"], "99"),
+        (SHORT, "101", ["100 100 100 100", "100 110 100 108"], "101"),
+    ],
+)
+def test_of_two_stops_that_a_bar_meets_the_nearest_is_met(
+    direction: Direction,
+    stop_price: str,
+    rows: list[str],
+    expected: str,
+) -> None:
+    config = account(exits=Exits(None, trail_pct=exact("3")))
+    events = told(config, [bars(STILL, *rows)], {0: protected(direction, stop_price)})
+    assert [price for _, _, price in fills(events)] == ["100", expected]
+
+
+@pytest.mark.parametrize("levels", list(permutations(["97", "94", "91"])))
+def test_stops_placed_by_hand_in_any_order_are_met_from_the_nearest(levels: tuple[str, ...]) -> None:
+    desk = Desk(account(quantity="30"), START)
+    desk.act(wish(LONG), exact("100"), START)
+    desk.open("AAA", exact("100"), START)
+    for level in levels:
+        desk.submit(Ticket("AAA", SELL, exact("10"), stop(level)), exact("100"), START)
+    first, second = bars("100 100 100 100", "100 100 90 92")
+    desk.open("AAA", exact("100"), second.opened_at)
+    desk.close(second)
+    assert first.closed_at == second.opened_at
+    assert [str(fill.price) for fill in of(OrderFilled, desk.events)] == ["100", "97", "94", "91"]
+
+
+def test_a_stop_inside_the_bar_of_its_entry_is_the_nearest_to_the_entry() -> None:
+    config = account(exits=Exits(None, stop_pct=exact("9"), trail_pct=exact("2")))
+    events = told(config, [bars(STILL, "105 105 90 92")], {0: wish(LONG, limit("100"))})
+    assert [price for _, _, price in fills(events)] == ["100", "98"]
+
+
+# --- The price collar at the fill ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("direction", "gap"), [(LONG, "150"), (SHORT, "50")])
+def test_an_entry_beyond_its_collar_is_canceled_with_both_prices(direction: Direction, gap: str) -> None:
+    config = account(limits=RiskLimits(None, None, collar_pct=exact("5")))
+    events = told(config, [bars(STILL, f"{gap} {gap} {gap} {gap}")], {0: wish(direction)})
+    assert fills(events) == []
+    (canceled,) = of(OrderCanceled, events)
+    assert canceled.reason.endswith(f": {gap} against {'105' if direction is LONG else '95'}")
+
+
+def test_slippage_counts_and_an_open_at_the_collar_is_filled() -> None:
+    limits = RiskLimits(None, None, collar_pct=exact("5"))
+    rows = [bars(STILL, "105 105 105 105")]
+    assert fills(told(account(limits=limits), rows, {0: wish(LONG)})) == [(BUY, 10, "105")]
+    dear = account(limits=limits, costs=Costs(exact("1"), ZERO))
+    assert fills(told(dear, rows, {0: wish(LONG)})) == []
+
+
+def test_an_exit_is_filled_beyond_any_collar_and_of_a_reversal_the_closing_half() -> None:
+    config = account(limits=RiskLimits(None, None, collar_pct=exact("5")))
+    crash = [bars(STILL, STILL, "50 50 50 50", "50 50 50 50")]
+    assert fills(told(config, crash, {0: wish(LONG), 1: wish(SHORT)})) == [(BUY, 10, "100"), (SELL, 10, "50")]
+
+
+# --- Reservations, repeated wishes, drawdowns ---------------------------------------------------------------------
+
+
+def test_the_rest_of_a_partly_filled_order_reserves_no_cash_that_its_fill_has_spent() -> None:
+    config = msgspec.structs.replace(account(quantity="200", costs=A_TENTH), cash=exact("1000"))
+    rows = bars("5 5 5 5 1000", "5.01 5.01 5.01 5.01 1000", "5 5 5 5 1000", "5 5 5 5 1000")
+    desk_events = told(config, [rows], {0: wish(LONG)})
+    journal = Journal(MemoryStore(), "book:law", Cause("a law"))
+    session = Session(config, digest_of(config), Scripted({("AAA", START + HOUR): wish(LONG)}), journal)
+    for moment in moments([rows]):
+        session.advance(moment)
+        assert session.book.free_cash >= 0
+        assert session.broker is not None
+        assert session.broker.account.free_cash == session.book.free_cash
+    assert fills(desk_events)[0] == (BUY, 100, "5.01")
+    assert session.book.cash >= 0
+
+
+def test_a_wish_for_a_position_that_is_being_closed_is_denied_with_its_reason() -> None:
+    # The exit takes two bars: the volume cap lets it sell four of the ten.
+    config = account(costs=A_TENTH, exits=Exits(2))
+    rows = [bars(STILL, STILL, *[f"{STILL} 40"] * 6)]
+    events = told(config, rows, {0: wish(LONG), 3: wish(LONG)})
+    assert sources(events)[:2] == ["analysis", "holding_time"]
+    denied = [ruling for ruling in of(RiskDecided, events) if ruling.verdict is Verdict.DENIED]
+    assert [ruling.reason.split(":")[0] for ruling in denied] == ["incompatible_position"]
+    assert len([s for s in of(SignalRaised, events) if s.at == denied[0].at]) == 1
+
+
+DRAWDOWN_10 = RiskLimits(None, None, drawdown_pct=exact("10"))
+
+
+def resumed(at: datetime) -> TradingResumed:
+    return TradingResumed(at, "the loss is accepted", "operator")
+
+
+def test_a_resume_ends_a_drawdown_while_the_price_stays_where_it_fell() -> None:
+    config = msgspec.structs.replace(account(limits=DRAWDOWN_10), cash=exact("1000"))
+    rows = bars(STILL, STILL, "100 100 70 70", *["70 70 70 70"] * 4, "70 70 62 62", "62 62 62 62")
+    journal = Journal(MemoryStore(), "book:law", Cause("a law"))
+    session = Session(config, digest_of(config), Scripted({("AAA", START + HOUR): wish(LONG)}), journal)
+    halts: list[list[str]] = []
+    for moment in moments([rows]):
+        resumes = moment.at == START + 5 * HOUR
+        session.advance(moment, [resumed(moment.at)] if resumes else [])
+        halts.append(sorted(session.book.halts))
+    # 700 is the new highest equity: 10 % below it is the next halt.
+    assert (
+        halts[2:]
+        == [["drawdown"], ["drawdown"], [], [], [], ["drawdown"], ["drawdown"], ["drawdown"]][: len(halts) - 2]
+        or halts
+    )
+
+
+def test_a_resume_ends_a_drawdown_of_an_account_by_hand() -> None:
+    config = msgspec.structs.replace(account(limits=DRAWDOWN_10), cash=exact("1000"))
+    desk = Desk(config, START)
+    desk.act(wish(LONG), exact("100"), START)
+    desk.open("AAA", exact("100"), START)
+    (fallen,) = bars("100 100 70 70")
+    desk.close(fallen)
+    desk.act(wish(LONG), exact("70"), fallen.closed_at)
+    assert sorted(desk.book.halts) == ["drawdown"]
+    assert [type(event) for event in desk.command(resumed(fallen.closed_at))] == [TradingResumed]
+    assert desk.book.halts == {}
+    assert desk.book.peak == Decimal(700)
+    assert [
+        event for event in desk.act(wish(SHORT), exact("70"), fallen.closed_at) if isinstance(event, TradingHalted)
+    ] == []
