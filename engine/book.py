@@ -28,10 +28,11 @@ from engine.events import (
     PositionsMarked,
     RiskDecided,
     SignalRaised,
+    TradingEnded,
     TradingHalted,
     TradingResumed,
 )
-from engine.market import Direction, Instrument, Side, Symbol
+from engine.market import Bar, Direction, Instrument, Side, Symbol
 from engine.money import ONE, ZERO, add, mul, neg, part_of, percent_of, size, sub, total
 
 V = TypeVar("V")
@@ -67,6 +68,7 @@ class Book(msgspec.Struct, frozen=True):
     the instant of the latest signal, and how many each symbol has had at it.
     last_equity, peak: equity at the latest close and the highest so far, since a drawdown's halt was last lifted. A
     close is no event, so they follow `with_close` where a limit needs them and stay at the opening cash elsewhere.
+    ended: why the account trades no more; empty while it does.
     """
 
     cash: Decimal = ZERO
@@ -86,6 +88,7 @@ class Book(msgspec.Struct, frozen=True):
     raised: tuple[datetime | None, Mapping[Symbol, int]] = (None, {})
     last_equity: Decimal = ZERO
     peak: Decimal = ZERO
+    ended: str = ""
 
     def held(self, symbol: Symbol) -> Decimal:
         position = self.positions.get(symbol)
@@ -170,6 +173,8 @@ def evolve(book: Book, event: BookEvent) -> Book:
                 # Who resumes accepts the loss up to the close that could be seen then, and no later one.
                 peak=book.last_equity if DRAWDOWN in book.halts and DRAWDOWN in lifted else book.peak,
             )
+        case TradingEnded():
+            return msgspec.structs.replace(book, ended=event.reason)
         case BookOpened():
             return Book(
                 cash=event.cash,
@@ -182,6 +187,19 @@ def evolve(book: Book, event: BookEvent) -> Book:
             )
         case _:
             assert_never(event)
+
+
+def worst_marks(book: Book, closed: Iterable[Bar], marks: Mapping[Symbol, Decimal]) -> dict[Symbol, Decimal]:
+    """The marks with, for each position whose bar has just closed, the bar's worst price: a long's low, a short's high.
+
+    In which order several symbols met theirs is unknown, so all of them count at once.
+    """
+    worst = dict(marks)
+    for bar in closed:
+        position = book.positions.get(bar.symbol)
+        if position is not None:
+            worst[bar.symbol] = bar.low if position.quantity > 0 else bar.high
+    return worst
 
 
 def with_close(book: Book, marks: Mapping[Symbol, Decimal]) -> Book:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 
-from engine.book import DRAWDOWN, Book, closing_units, evolve, marked
+from engine.book import DRAWDOWN, Book, closing_units, evolve, marked, worst_marks
 from engine.config import RunConfig
-from engine.events import BookEvent, OrderCanceled, TradingHalted, TradingResumed
+from engine.events import BookEvent, OrderCanceled, TradingEnded, TradingHalted, TradingResumed
+from engine.market import Bar, Symbol
 from engine.money import percent_of, sub
 from engine.placing import give_up
 from engine.risk import daily_loss_limit
@@ -42,6 +45,14 @@ def breakers(book: Book, step: Step, config: RunConfig) -> Iterator[BookEvent]:
             if not is_marked:
                 yield marked(book, step.at, step.marks, "halt")
             yield from _halt(book, step, TradingHalted(step.at, "entries", reason, DRAWDOWN), config)
+
+
+def bankruptcy(book: Book, closed: Sequence[Bar], marks: Mapping[Symbol, Decimal], at: datetime) -> TradingEnded | None:
+    """The end of an account whose equity is gone at the worst prices of the bars that close `at`; else None."""
+    if not book.positions:
+        return None
+    equity = book.equity(worst_marks(book, closed, marks))
+    return TradingEnded(at, "BANKRUPT", equity) if equity <= 0 else None
 
 
 def obey(book: Book, step: Step, command: Command, config: RunConfig) -> Iterator[BookEvent]:

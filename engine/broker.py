@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
-from engine.book import Book, closing_units, evolve
+from engine.book import Book, closing_units, evolve, worst_marks
 from engine.config import RunConfig
 from engine.events import (
     BookEvent,
@@ -25,7 +25,7 @@ from engine.events import (
     OrderRejected,
     OrderReplaced,
 )
-from engine.exits import protectors
+from engine.exits import liquidation, protectors
 from engine.fills import (
     Market,
     Paid,
@@ -214,17 +214,40 @@ class PaperBroker:
                 self._end(OrderExpired(order.order_id, order.symbol, at))
         return self._told()
 
+    def liquidate(self, closed: Sequence[Bar], marks: Marks, at: datetime) -> list[Report]:
+        """End all orders and close all positions inside the bars that close `at`, each at its bar's worst price.
+
+        A position whose symbol has no bar there is closed at its last mark.
+        """
+        for order in list(self.account.working.values()):
+            self._end(OrderCanceled(order.order_id, order.symbol, at, LIQUIDATED))
+        bars, prices = {bar.symbol: bar for bar in closed}, worst_marks(self.account, closed, marks)
+        for symbol, position in list(self.account.positions.items()):
+            order, bar = liquidation(position, prices[symbol], at), bars.get(symbol)
+            resting = self._protect(order)
+            market = Market(
+                self.account.instruments[symbol],
+                ZERO if bar is None else bar.volume,
+                self.account.rate(symbol, marks),
+            )
+            costs, opened_at = self._config.costs_of(symbol), at if bar is None else bar.opened_at
+            made = fill(order, order.quantity, prices[symbol], at, opened_at, costs, market)
+            self._fill(resting, made, evolve(self.account, made))
+        return self._told()
+
     def roll(self, at: datetime, marks: Marks) -> list[Report]:
-        """A session ends: shorts pay for what they borrowed, a day for each roll since the one before."""
-        days = 1 if self._financed_at is None else (at - self._financed_at).days
-        self._financed_at = at
+        """End a session: shorts pay for what they borrowed, for each day since the roll before or since they were
+        opened, and for one at least."""
         pct = self._config.shorting.borrow_pct
         for symbol, position in self.account.positions.items() if pct else ():
             if position.quantity < 0:
+                since = max(position.opened_at, self._financed_at or position.opened_at)
+                days = max(1, (at.date() - since.date()).days)
                 a_year = percent_of(size(self.account.value(symbol, marks)), pct)
                 cost = div(mul(a_year, Decimal(days)), Decimal(_YEAR_DAYS))
                 if cost > 0:
                     self._tell(CashAdjusted(at, neg(cost), "borrow_cost", symbol))
+        self._financed_at = at
         return self._told()
 
     # --- Inside ---
@@ -383,6 +406,7 @@ def _overdraft(after: Book, order_id: str) -> Decimal:
 
 
 BEYOND_COLLAR = "the fill price is beyond the worst price the order accepts"
+LIQUIDATED = "the account is liquidated"
 NOTHING_LEFT = "nothing is left to close"
 PAIR_FILLED = "the other order of its pair was filled"
 GIVEN_UP = "its position is given up"

@@ -242,6 +242,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a book's decisions depend on besides bars and analyses.
 
     rates: symbols like EUR-USD whose bars convert amounts into the account's currency; they are not traded as such.
+    periods_per_year: how many returns a year are annualised with; None: as many as their spacing shows.
+    session_roll_hour: the hour of the day, in UTC, at which a session ends; None: when its markets close.
     Every field added since the first version has a default under which old runs decide as they did.
     """
 
@@ -253,8 +255,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizing: Sizing
     limits: RiskLimits
     exits: Exits
-    periods_per_year: int
-    session_roll_hour: int = 0
+    periods_per_year: int | None
+    session_roll_hour: int | None = None
     pyramid: bool = False
     entry: Entry = Entry()
     shorting: Shorting = Shorting()
@@ -267,9 +269,9 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise BadInput("a run needs at least one symbol: name them with --symbols A,B.")
         if len(set(self.symbols)) < len(self.symbols):
             raise BadInput(f"the symbols {','.join(self.symbols)} name one of them twice: name each once.")
-        if self.periods_per_year < 1:
+        if self.periods_per_year is not None and self.periods_per_year < 1:
             raise ValueError("periods_per_year must be at least 1")
-        if not 0 <= self.session_roll_hour <= 23:
+        if self.session_roll_hour is not None and not 0 <= self.session_roll_hour <= 23:
             raise ValueError("session_roll_hour must be an hour of the day in UTC, 0 to 23")
         for instrument in self.instruments:
             if instrument.quote != self.currency and self._rate_of(instrument.quote) is None:

@@ -1,21 +1,22 @@
 """One step of market time through the book. Pure: everything it looks at is an argument.
 
 At instant T the session first takes what the broker did inside the bars that close at T. Then, here, in this order:
-a session roll at T; what the closes mean (loss and drawdown breakers, margin); halts by persons; exits that are due;
-the wishes in symbol order, each approved order reserving cash for the next. Last come the opens of the bars that begin
-at T, at the broker again. A wish made from the close at T can so be filled at T's next open, never at the price it was
-made from.
+halts by persons; what the closes mean (loss and drawdown breakers); a session roll at T; exits that are due, margin
+calls among them; the wishes in symbol order, each approved order reserving cash for the next. Last come the opens of
+the bars that begin at T, at the broker again. A wish made from the close at T can so be filled at T's next open, never
+at the price it was made from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 
 from engine import exits
-from engine.book import Book, evolve, marked
+from engine.book import Book, evolve, fold, marked
 from engine.breakers import DAILY_LOSS, SESSION_ROLL, Command, breakers, obey
+from engine.calendars import Schedule
 from engine.config import RunConfig
 from engine.events import BookEvent, BookOpened, OrderCanceled, PositionsMarked, Source, TradingResumed
 from engine.market import Direction, Symbol
@@ -38,13 +39,28 @@ def close_book(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> Pos
 def decide(
     book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig, commands: Sequence[Command] = ()
 ) -> tuple[BookEvent, ...]:
-    """The events that follow from the closes at one instant. `commands` are what persons told since the last one."""
+    """The events that follow from the closes at one instant, where no session ends there. `commands`: of persons."""
+    measured = measure(book, step, config, commands)
+    return *measured, *act_on(fold(measured, book), step, wishes, config)
+
+
+def measure(book: Book, step: Step, config: RunConfig, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
+    """What persons have commanded since the last instant, and the halts that the closes set.
+
+    A close at the end of a session counts for that session: the roll comes after this.
+    """
     made: list[BookEvent] = []
     # Persons first: a resume lifts what its author could have seen, not what this very close sets off.
     for command in commands:
         book = _record(book, obey(book, step, command, config), made)
     if config.limits.daily_loss_pct is not None or config.limits.drawdown_pct is not None:
         book = _record(book, breakers(book, step, config), made)
+    return tuple(made)
+
+
+def act_on(book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig) -> tuple[BookEvent, ...]:
+    """Exits that are due, then the wishes in symbol order, each approved order reserving cash for the next."""
+    made: list[BookEvent] = []
     if book.positions:
         book = _record(book, _exits(book, step, wishes, config), made)
     for wish in wishes:
@@ -62,14 +78,12 @@ def _record(book: Book, events: Iterable[BookEvent], made: list[BookEvent]) -> B
 # --- Session roll -------------------------------------------------------------------------------------------------
 
 
-def roll_due(at: datetime, previous_at: datetime | None, hour: int) -> datetime | None:
+def roll_due(at: datetime, previous_at: datetime | None, schedule: Schedule) -> datetime | None:
     """The latest session roll after the previous step, up to this one."""
     if previous_at is None:
         return None
-    roll = at.replace(hour=hour, minute=0, second=0, microsecond=0)
-    if roll > at:
-        roll -= timedelta(days=1)
-    return roll if roll > previous_at else None
+    roll = schedule.roll_by(at)
+    return roll if roll is not None and roll > previous_at else None
 
 
 def roll(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> Iterator[BookEvent]:

@@ -11,8 +11,9 @@ from datetime import datetime
 from decimal import Decimal
 
 from engine.book import Book, evolve, with_close
-from engine.breakers import Command
+from engine.breakers import Command, bankruptcy
 from engine.broker import PaperBroker, hand_over
+from engine.calendars import Schedule
 from engine.config import RunConfig, digest_of
 from engine.decide import decide, open_book
 from engine.events import AT_MARKET, BookEvent, OrderCanceled, OrderTerms
@@ -34,6 +35,7 @@ class Desk:
         self.events: list[BookEvent] = []
         opened = open_book(config, digest_of(config), at)
         self.broker = PaperBroker(config, opened)
+        self._schedule = Schedule.of(config)
         self._latest: dict[Symbol, Bar] = {}
         self._at: datetime | None = None
         self._take([opened])
@@ -56,7 +58,7 @@ class Desk:
 
     def command(self, command: Command) -> list[BookEvent]:
         """Halts or resumes."""
-        step = Step(command.at, self._at, (), self._latest, self.marks)
+        step = Step(command.at, self._at, (), self._latest, self.marks, schedule=self._schedule)
         return self._decided(decide(self.book, step, [], self.config, [command]))
 
     def open(self, symbol: Symbol, price: Decimal, at: datetime) -> list[BookEvent]:
@@ -70,7 +72,11 @@ class Desk:
     def close(self, bar: Bar) -> list[BookEvent]:
         """A bar has closed: what happened inside it, and what expires with it."""
         self.marks[bar.symbol], self._latest[bar.symbol] = bar.close, bar
-        return self._take([*self.broker.close(bar, self.marks), *self.broker.expire(bar.closed_at)])
+        taken = self._take([*self.broker.close(bar, self.marks), *self.broker.expire(bar.closed_at)])
+        ended = None if self.book.ended else bankruptcy(self.book, [bar], self.marks, bar.closed_at)
+        if ended is not None:
+            taken += self._take([ended, *self.broker.liquidate([bar], self.marks, bar.closed_at)])
+        return taken
 
     def judge(
         self,
@@ -91,7 +97,7 @@ class Desk:
             volume = ZERO if before is None else before.volume
             self._latest[symbol] = Bar(symbol, at, at, price, price, price, price, volume)
         self.marks[symbol] = price
-        return Step(at, self._at, (), self._latest, self.marks)
+        return Step(at, self._at, (), self._latest, self.marks, schedule=self._schedule)
 
     def _decided(self, events: Iterable[BookEvent]) -> list[BookEvent]:
         taken = self._take(events)

@@ -17,7 +17,7 @@ from typing import Literal, get_args, get_type_hints
 import msgspec
 
 from engine.config import RunConfig
-from engine.market import Direction, Instrument, OrderType, Side, Symbol, TimeInForce
+from engine.market import Direction, Instrument, OrderType, SessionHours, Side, Symbol, TimeInForce
 from engine.money import ONE, ZERO, is_exact
 
 
@@ -70,7 +70,8 @@ class RunRequested(Fact, frozen=True):
     """The question. `start` and `end` bound the bars by open and close; `of_run` is the run a replay regenerates.
 
     A run sees what the catalogue had learned of its bars by `known_at` and no later correction; all that is there where
-    that is None. A paper run goes on to see more, as `FeedResumed` tells.
+    that is None. A paper run goes on to see more, as `FeedResumed` tells. `sessions`: of its markets that close, as
+    they were known when it was asked.
     """
 
     run_id: str
@@ -85,6 +86,7 @@ class RunRequested(Fact, frozen=True):
     label: str = ""
     of_run: str = ""
     known_at: datetime | None = None
+    sessions: tuple[SessionHours, ...] = ()
 
 
 class RunStarted(Fact, frozen=True):
@@ -99,7 +101,10 @@ class RunStarted(Fact, frozen=True):
 
 
 class RunEnded(Fact, frozen=True):
-    """`book_digest` covers the book's payloads, `analyses_digest` the analyses consulted, both SHA-256."""
+    """`book_digest` covers the book's payloads, `analyses_digest` the analyses consulted, both SHA-256.
+
+    reason: why it ended before its bars did; empty when all of them were taken.
+    """
 
     run_id: str
     bars: int
@@ -110,6 +115,7 @@ class RunEnded(Fact, frozen=True):
     book_digest: str
     analyses_digest: str
     ended_at: datetime
+    reason: str = ""
 
 
 class RunFailed(Fact, frozen=True):
@@ -332,7 +338,7 @@ class RiskDecided(Fact, frozen=True):
     checks: tuple[Check, ...]
 
 
-Role = Literal["entry", "exit", "stop", "target", "trailing_stop"]
+Role = Literal["entry", "exit", "stop", "target", "trailing_stop", "liquidation"]
 
 
 class OrderPlaced(Fact, frozen=True, omit_defaults=True):
@@ -481,6 +487,20 @@ class TradingResumed(Fact, frozen=True):
     lifted: tuple[str, ...] = ()
 
 
+EndReason = Literal["BANKRUPT"]
+
+
+class TradingEnded(Fact, frozen=True):
+    """The account trades no more: its orders are canceled and its positions closed, and the run ends.
+
+    equity: what the account was worth, in its currency, at the prices that ended it; 0 or less for `BANKRUPT`.
+    """
+
+    at: datetime
+    reason: EndReason
+    equity: Decimal
+
+
 class AlertRaised(Fact, frozen=True):
     """Something a person should look at. `kind` says what, `detail` in one sentence."""
 
@@ -524,11 +544,12 @@ class SlotFailed(Fact, frozen=True):
 
 class FeedResumed(Fact, frozen=True):
     """A paper run went on with what the catalogue had learned of its bars by `known_at`. Of those that opened up to
-    `after` it keeps what it has seen."""
+    `after` it keeps what it has seen. `sessions`: of its markets, for days that were not known before."""
 
     run_id: str
     after: datetime
     known_at: datetime
+    sessions: tuple[SessionHours, ...] = ()
 
 
 # --- Configuration: profile:<name>, model:<name> ------------------------------------------------------------------
@@ -588,6 +609,7 @@ BookEvent = (
     | PositionsMarked
     | TradingHalted
     | TradingResumed
+    | TradingEnded
 )
 
 EVENT_TYPES: tuple[type[Fact], ...] = (
@@ -612,6 +634,7 @@ EVENT_TYPES: tuple[type[Fact], ...] = (
     PositionsMarked,
     TradingHalted,
     TradingResumed,
+    TradingEnded,
     AlertRaised,
     SlotClaimed,
     SlotCompleted,

@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 
-from engine.book import Book
-from engine.calendars import session_ends_within
+from engine.book import Book, Position, worst_marks
 from engine.config import Exits, RunConfig
 from engine.events import OrderFilled, OrderPlaced, OrderTerms, Protection, Role, Source
 from engine.fills import on_tick
 from engine.market import Bar, Direction, Instrument, OrderType, Side, Symbol
 from engine.money import ZERO, add, div, mul, percent_of, size, sub, total
-from engine.orders import Wish
+from engine.orders import Wish, order_id
 from engine.step import Step
 
 RANGE_BARS = 14
@@ -46,22 +46,25 @@ def due(book: Book, symbol: Symbol, step: Step, config: RunConfig) -> Source | N
 
 def _last_of_session(step: Step, symbol: Symbol, config: RunConfig) -> bool:
     """Whether an order of now is filled at the last open of its session, or later."""
-    return session_ends_within(
+    return step.schedule.ends_within(
         config.instrument(symbol).calendar,
         step.at,
-        config.session_roll_hour,
         config.timeframe.duration * (1 + config.costs_of(symbol).latency_bars),
     )
 
 
 def margin_called(book: Book, step: Step, config: RunConfig) -> bool:
-    """Whether equity has fallen below the maintenance margin of the shorts: a share of what buying them back costs."""
+    """Whether equity has fallen below the maintenance margin of the shorts: a share of what buying them back costs.
+
+    Both are taken at the worst prices of the bars that have just closed: a broker does not wait for the close.
+    """
     pct = config.shorting.maintenance_pct
     shorts = [symbol for symbol, position in book.positions.items() if position.direction is Direction.SHORT]
     if pct is None or not shorts:
         return False
-    worth = total(size(book.value(symbol, step.marks)) for symbol in shorts)
-    return book.equity(step.marks) < percent_of(worth, pct)
+    marks = worst_marks(book, step.closed, step.marks)
+    worth = total(size(book.value(symbol, marks)) for symbol in shorts)
+    return book.equity(marks) < percent_of(worth, pct)
 
 
 # --- Protecting ---------------------------------------------------------------------------------------------------
@@ -169,6 +172,24 @@ def protectors(order: OrderPlaced, fill: OrderFilled, opened: Decimal, instrumen
         )
         for role, exit_terms in planned
     ]
+
+
+def liquidation(position: Position, price: Decimal, at: datetime) -> OrderPlaced:
+    """The order by which the broker closes a position of a bankrupt account."""
+    quantity = size(position.quantity)
+    return OrderPlaced(
+        order_id=f"{order_id(position.symbol, at, 0)}.liquidation",
+        signal_id="",
+        analysis_id="",
+        symbol=position.symbol,
+        at=at,
+        side=Side.SELL if position.quantity > 0 else Side.BUY,
+        quantity=quantity,
+        reference_price=price,
+        reserved=ZERO,
+        closing=quantity,
+        role="liquidation",
+    )
 
 
 def _away(fill: OrderFilled, distance: Decimal | None, wins: bool) -> Decimal | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
@@ -194,6 +194,18 @@ def instrument_for(symbol: Symbol) -> Instrument:
         return msgspec.structs.replace(instrument_for(symbol.split(".")[1]), symbol=symbol)
     _, _, quote = symbol.rpartition("-")
     return Instrument(symbol, quote if re.fullmatch(r"[A-Z]{3}", quote) and quote != symbol else "USD", 5)
+
+
+class SessionHours(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sessions of one calendar that end from `first` to `last`, both included.
+
+    sessions: (opened_at, closed_at) of each in UTC, in order; a day without one has no session.
+    """
+
+    calendar: Calendar
+    first: date
+    last: date
+    sessions: tuple[tuple[datetime, datetime], ...]
 
 
 def periods_per_year(instruments: Iterable[Instrument]) -> int:

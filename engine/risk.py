@@ -14,7 +14,6 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from engine.book import Book
-from engine.calendars import session_ends_within
 from engine.config import RunConfig
 from engine.events import Check, OrderPlaced, TradingHalted, Verdict
 from engine.market import OrderType, Symbol
@@ -315,9 +314,8 @@ def _session_ends(proposal: Proposal) -> bool:
     config, symbol = proposal.config, proposal.symbol
     bar, waits = config.timeframe.duration, 1 + config.costs_of(symbol).latency_bars
     calendar = proposal.book.instruments[symbol].calendar
-    return config.exits_of(symbol).session_end and session_ends_within(
-        calendar, proposal.step.at, config.session_roll_hour, bar * waits
-    )
+    within = proposal.step.schedule.ends_within
+    return config.exits_of(symbol).session_end and within(calendar, proposal.step.at, bar * waits)
 
 
 def _clock(minute: int) -> str:
@@ -329,12 +327,16 @@ def _halt(proposal: Proposal) -> Verdicts:
 
 
 def _halted(proposal: Proposal, exits: bool) -> bool:
-    """Whether a halt stops entries, or exits too."""
-    return any(not exits or halt.scope == "everything" for halt in proposal.book.halts.values())
+    """Whether a halt, or the end of all trading, stops entries, or exits too."""
+    return proposal.book.ended != "" or any(
+        not exits or halt.scope == "everything" for halt in proposal.book.halts.values()
+    )
 
 
 def _halts_in_words(book: Book) -> str:
     halts: list[TradingHalted] = list(book.halts.values())
+    if book.ended:
+        return f"trading has ended: {book.ended}"
     return "; ".join(f"{halt.scope} halted by {halt.actor}: {halt.reason}" for halt in halts) or "no halt"
 
 

@@ -7,20 +7,22 @@ same digest; after a crash it continues where the log ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
 
 from engine.breakers import Command
+from engine.calendars import Schedule
 from engine.config import RunConfig, digest_of
-from engine.config_checks import check_config
+from engine.config_checks import check_cash
 from engine.errors import BookMoved, NotFound
 from engine.events import Environment, Fact, FeedResumed, RunEnded, RunRequested, RunStarted
 from engine.feed import Bars
 from engine.feed.recorded import moments
-from engine.market import Bar, Symbol
+from engine.feed.sessions import session_hours
+from engine.market import Bar, Calendar, SessionHours, Symbol
 from engine.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Batch, Cause, Store, read_from
 from engine.versions import names
@@ -36,10 +38,16 @@ class Result(NamedTuple):
 
 
 def run_id_of(
-    environment: Environment, config_digest: str, dataset_digest: str, variant: str, label: str, of_run: str = ""
+    environment: Environment,
+    config_digest: str,
+    dataset_digest: str,
+    variant: str,
+    label: str,
+    of_run: str = "",
+    sessions_digest: str = "",
 ) -> str:
     """The name of a question. A paper run gives its account and first bar in place of the dataset digest."""
-    parts = (environment, config_digest, dataset_digest, variant, ENGINE_VERSION, label, of_run)
+    parts = (environment, config_digest, dataset_digest, variant, ENGINE_VERSION, label, of_run, sessions_digest)
     return str(uuid5(RUNS, "\n".join(parts)))
 
 
@@ -55,11 +63,21 @@ def request(
     label: str = "",
     of_run: str = "",
     known_at: datetime | None = None,
+    sessions: tuple[SessionHours, ...] | None = None,
 ) -> RunRequested:
-    """The first fact of a run, with its id. Raises `BadInput` for a configuration no new run may be decided by."""
-    check_config(config)
+    """The first fact of a run, with its id. `sessions`: those of the run it replays; else as they are known now.
+
+    Raises `BadInput` for an account without cash: no return of it has a meaning.
+    """
+    check_cash(config.cash)
     config_digest = digest_of(config)
-    run_id = run_id_of(environment, config_digest, dataset_digest, variant, label, of_run)
+    if sessions is None:
+        # A paper run goes on: its sessions are frozen for a year, and what it resumes with brings more.
+        ahead = _YEAR if environment is Environment.PAPER else timedelta(0)
+        sessions = session_hours(_calendars(config), start, end + ahead)
+    # Which sessions are known when a paper run begins is not part of its name, as its bars are not.
+    frozen = digest_of(sessions) if sessions and environment is not Environment.PAPER else ""
+    run_id = run_id_of(environment, config_digest, dataset_digest, variant, label, of_run, frozen)
     return RunRequested(
         run_id,
         environment,
@@ -73,7 +91,15 @@ def request(
         label,
         of_run,
         known_at,
+        sessions,
     )
+
+
+_YEAR = timedelta(days=366)
+
+
+def _calendars(config: RunConfig) -> set[Calendar]:
+    return {instrument.calendar for instrument in config.instruments}
 
 
 def run_stream(run_id: str) -> str:
@@ -121,7 +147,10 @@ def begin(store: Store, requested: RunRequested, first: datetime, actor: str, lo
 def conclude(
     store: Store, requested: RunRequested, session: Session, journal: Journal, at: datetime, actor: str
 ) -> RunEnded:
-    """Ends the session and records its counts and digests as the run's last fact."""
+    """End the session and record its counts and digests as the run's last fact.
+
+    `at` is the close of its last bar; a session that ended before it says when.
+    """
     session.end()
     ended = RunEnded(
         run_id=requested.run_id,
@@ -132,7 +161,8 @@ def conclude(
         book_events=journal.version,
         book_digest=journal.digest,
         analyses_digest=session.analyses_digest,
-        ended_at=at,
+        ended_at=at if not session.ended or session.at is None else session.at,
+        reason=session.ended,
     )
     store.append([Batch(run_stream(requested.run_id), 2, [ended])], Cause(actor, requested.run_id))
     return ended
@@ -158,11 +188,14 @@ def perform(
     last = max(bars[-1].closed_at for bars in bars_by_symbol)
     requested = begin(store, requested, first, actor, lock_digest)
     journal = Journal(store, book_stream(requested.run_id), Cause(actor, requested.run_id))
-    session = Session(requested.config, requested.config_digest, analyst, journal)
+    schedule = schedule_of(store, requested)
+    session = Session(requested.config, requested.config_digest, analyst, journal, schedule=schedule)
     told = by_instant(commands)
     for moment in moments(bars_by_symbol):
         session.advance(moment, told.get(moment.at, ()))
         progress(session.bars)
+        if session.ended:
+            break
     return Result(requested, conclude(store, requested, session, journal, last, actor))
 
 
@@ -172,6 +205,25 @@ def by_instant(commands: Iterable[Command]) -> Mapping[datetime, Sequence[Comman
     for command in commands:
         told.setdefault(command.at, []).append(command)
     return told
+
+
+# --- The sessions of a run ---------------------------------------------------------------------------------------
+
+
+def hours_of(store: Store, run: RunRequested) -> tuple[SessionHours, ...]:
+    """The sessions frozen into a run, those it was resumed with last."""
+    return (*run.sessions, *(hours for step in resumed(store, run) for hours in step.sessions))
+
+
+def schedule_of(store: Store, run: RunRequested) -> Schedule:
+    """The schedule that a run goes by."""
+    return Schedule.of(run.config, hours_of(store, run))
+
+
+def _after(hours: SessionHours, day: date) -> SessionHours:
+    """The sessions that end after a day."""
+    later = tuple(each for each in hours.sessions if each[1].date() > day)
+    return SessionHours(hours.calendar, day + timedelta(days=1), hours.last, later)
 
 
 # --- The bars of a run --------------------------------------------------------------------------------------------
@@ -192,7 +244,11 @@ def sees_less(store: Store, run: RunRequested, known_at: datetime) -> bool:
 
 def resume(store: Store, run: RunRequested, after: datetime, known_at: datetime, cause: Cause) -> None:
     """Lets a paper run that has come to `after` go on with what was learned by `known_at`."""
-    fact = FeedResumed(run.run_id, after, known_at)
+    known = hours_of(store, run)
+    fresh = session_hours(_calendars(run.config), run.start, known_at + _YEAR) if known else ()
+    last = {hours.calendar: max(each.last for each in known if each.calendar == hours.calendar) for hours in known}
+    further = tuple(_after(hours, last[hours.calendar]) for hours in fresh if hours.last > last[hours.calendar])
+    fact = FeedResumed(run.run_id, after, known_at, further)
     store.append([Batch(feed_stream(run.run_id), len(resumed(store, run)), [fact])], cause)
 
 

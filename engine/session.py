@@ -15,10 +15,11 @@ from hashlib import sha256
 from typing import Protocol
 
 from engine.book import Book, evolve, with_close
-from engine.breakers import Command
+from engine.breakers import Command, bankruptcy
 from engine.broker import Blotter, PaperBroker, hand_over
+from engine.calendars import Schedule
 from engine.config import RunConfig
-from engine.decide import close_book, decide, open_book, roll, roll_due
+from engine.decide import act_on, close_book, measure, open_book, roll, roll_due
 from engine.errors import ReplayDiverged
 from engine.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised
 from engine.exits import RANGE_BARS, true_range
@@ -92,7 +93,8 @@ class Journal:
 
 
 class Session:
-    """One account's way through market time. `blotter` keeps what its paper broker was told and did."""
+    """One account's way through market time. `blotter` keeps what its paper broker was told and did; `schedule`: the
+    sessions of its markets, by their usual hours where none is given."""
 
     def __init__(
         self,
@@ -101,13 +103,15 @@ class Session:
         analyst: Analyst,
         journal: Journal,
         blotter: Blotter | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         self.config, self._config_digest = config, config_digest
         self._analyst, self._journal, self._blotter = analyst, journal, blotter
+        self._schedule = schedule or Schedule.of(config)
         self.book = Book()
         self.broker: PaperBroker | None = None
         self.bars = self.signals = self.orders = self.fills = 0
-        self._at: datetime | None = None
+        self.at: datetime | None = None
         self._latest: dict[Symbol, Bar] = {}
         self._marks: dict[Symbol, Decimal] = {}
         self._opens: dict[Symbol, list[datetime]] = {symbol: [] for symbol in config.symbols}
@@ -118,16 +122,26 @@ class Session:
         self._all_consulted = sha256()
 
     @property
+    def ended(self) -> str:
+        """Why trading has ended before the bars did; empty while it has not."""
+        return self.book.ended
+
+    @property
     def analyses_digest(self) -> str:
         """SHA-256 over the (analysis id, version) pairs consulted so far, in order."""
         return self._all_consulted.hexdigest()
 
     def advance(self, moment: Moment, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
-        """Takes the next instant of the market: what follows from it is written to the journal and returned."""
+        """Take the next instant of the market: what follows from it is written to the journal and returned.
+
+        Nothing follows once trading has ended (`ended`).
+        """
+        if self.ended:
+            return ()
         written: list[BookEvent] = []
         broker = self.broker or self._open(moment.at, written)
-        rolled = roll_due(moment.at, self._at, self.config.session_roll_hour)
-        # Bars that close at the roll itself belong to the day that ends; those that close later are not known at it.
+        rolled = roll_due(moment.at, self.at, self._schedule)
+        # Bars that close at the roll itself belong to the session that ends; those that close later are unknown at it.
         if rolled is not None and rolled < moment.at:
             self._roll(broker, rolled, written)
             rolled = None
@@ -136,18 +150,30 @@ class Session:
             for bar in moment.closed:
                 self._write(broker.close(bar, self._marks), written)
             self._write(broker.expire(moment.at), written)
+        ended = bankruptcy(self.book, moment.closed, self._marks, moment.at)
+        if ended is not None:
+            self._write([ended], written)
+            self._write(broker.liquidate(moment.closed, self._marks, moment.at), written)
+            return self._finish(moment, written)
+        step = self._step(moment)
+        measured = measure(self.book, step, self.config, commands)
+        self._write(measured, written)
+        hand_over(broker, measured)
         if rolled is not None:
             self._roll(broker, rolled, written)
-        decided = decide(self.book, self._step(moment), self._wishes(moment.closed), self.config, commands)
-        self._write(decided, written)
+        acted = act_on(self.book, step, self._wishes(moment.closed), self.config)
+        self._write(acted, written)
         if self.config.limits.drawdown_pct is not None:
             self.book = with_close(self.book, self._marks)
-        hand_over(broker, decided)
+        hand_over(broker, acted)
         for symbol, price in moment.opened if broker.account.working else ():
             before = self._latest.get(symbol)
             volume = ZERO if before is None else before.volume
             self._write(broker.open(symbol, price, moment.at, self._marks, volume), written)
-        self._at = moment.at
+        return self._finish(moment, written)
+
+    def _finish(self, moment: Moment, written: list[BookEvent]) -> tuple[BookEvent, ...]:
+        self.at = moment.at
         self._journal.write(written)
         return tuple(written)
 
@@ -175,20 +201,21 @@ class Session:
     def _step(self, moment: Moment) -> Step:
         return Step(
             moment.at,
-            self._at,
+            self.at,
             moment.closed,
             self._latest,
             self._marks,
             self._bars_held(),
             self._ranges,
+            self._schedule,
         )
 
     def end(self) -> None:
         """Marks what is held and writes everything that is pending."""
-        if self._at is not None:
+        if self.at is not None:
             written: list[BookEvent] = []
-            self._note_consulted(self._at, written)
-            self._write([close_book(self.book, self._at, self._marks)], written)
+            self._note_consulted(self.at, written)
+            self._write([close_book(self.book, self.at, self._marks)], written)
             self._journal.write(written)
         self._journal.flush()
 

@@ -8,7 +8,10 @@ from decimal import Decimal
 
 import msgspec
 
+from engine.calendars import Schedule
 from engine.market import Bar, Symbol
+
+USUAL_HOURS = Schedule()
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
@@ -17,6 +20,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     closed: bars that end at `at`, in symbol order; latest: the last closed bar of each symbol; marks: their closes.
     bars_held: for each symbol with a position, how many of its bars have closed since it was opened, its entry bar
     included. ranges: the true ranges of each symbol's latest bars, oldest first, where exits are measured in them.
+    schedule: the sessions of the markets.
     """
 
     at: datetime
@@ -26,3 +30,4 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     marks: Mapping[Symbol, Decimal]
     bars_held: Mapping[Symbol, int] = {}
     ranges: Mapping[Symbol, Sequence[Decimal]] = {}
+    schedule: Schedule = USUAL_HOURS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.calendars import session_end
 from engine.config import RunConfig
 from engine.events import AT_MARKET, OrderTerms
 from engine.fills import on_tick
@@ -44,7 +43,7 @@ def until_session_end(step: Step, symbol: Symbol, given: OrderTerms, config: Run
     if given.time_in_force is not TimeInForce.DAY or given.expires_at is not None:
         return given
     calendar = config.instrument(symbol).calendar
-    ends = session_end(calendar, step.at, config.session_roll_hour)
+    ends = step.schedule.end_after(calendar, step.at)
     return OrderTerms(given.order_type, given.limit_price, given.stop_price, given.trail, given.time_in_force, ends)
 
 

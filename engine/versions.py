@@ -20,6 +20,7 @@ from engine.events import (
     BookOpened,
     Environment,
     Fact,
+    FeedResumed,
     GraphWork,
     OrderFilled,
     OrderPlaced,
@@ -28,6 +29,7 @@ from engine.events import (
     ProfileSaved,
     Protection,
     Role,
+    RunEnded,
     RunRequested,
     RunStarted,
     SignalRaised,
@@ -71,6 +73,23 @@ class RunRequestedV2(Fact, frozen=True):
     of_run: str = ""
 
 
+class RunRequestedV3(Fact, frozen=True):
+    """Before the sessions of its markets were frozen into a run."""
+
+    run_id: str
+    environment: Environment
+    profile: str
+    config: RunConfig
+    config_digest: str
+    dataset_digest: str
+    variant: str
+    start: datetime
+    end: datetime
+    label: str = ""
+    of_run: str = ""
+    known_at: datetime | None = None
+
+
 class RunStartedV1(Fact, frozen=True):
     """Before a run said what was installed."""
 
@@ -79,6 +98,20 @@ class RunStartedV1(Fact, frozen=True):
     book_stream: str
     engine_version: str
     started_from: datetime
+
+
+class RunEndedV1(Fact, frozen=True):
+    """When every run took all of its bars."""
+
+    run_id: str
+    bars: int
+    signals: int
+    orders: int
+    fills: int
+    book_events: int
+    book_digest: str
+    analyses_digest: str
+    ended_at: datetime
 
 
 class AnalysisMadeV1(Fact, frozen=True):
@@ -223,6 +256,14 @@ class OrderFilledV1(Fact, frozen=True):
     commission: Decimal
 
 
+class FeedResumedV1(Fact, frozen=True):
+    """Before it brought further sessions."""
+
+    run_id: str
+    after: datetime
+    known_at: datetime
+
+
 class PositionsMarkedV1(Fact, frozen=True):
     """Before currencies were converted."""
 
@@ -304,8 +345,10 @@ def trading_resumed_v2(old: TradingResumedV1) -> TradingResumed:
 
 
 FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
-    RunRequested: (RunRequestedV1, RunRequestedV2),
+    RunRequested: (RunRequestedV1, RunRequestedV2, RunRequestedV3),
+    FeedResumed: (FeedResumedV1,),
     RunStarted: (RunStartedV1,),
+    RunEnded: (RunEndedV1,),
     AnalysisMade: (AnalysisMadeV1, AnalysisMadeV2),
     AnalysisFailed: (AnalysisFailedV1,),
     BookOpened: (BookOpenedV1,),
@@ -320,8 +363,11 @@ FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
 
 UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {
     RunRequestedV1: lambda old: RunRequestedV2(**_fields(old)),
-    RunRequestedV2: lambda old: RunRequested(**_fields(old)),
+    RunRequestedV2: lambda old: RunRequestedV3(**_fields(old)),
+    RunRequestedV3: lambda old: RunRequested(**_fields(old)),
+    FeedResumedV1: lambda old: FeedResumed(**_fields(old)),
     RunStartedV1: run_started_v2,
+    RunEndedV1: lambda old: RunEnded(**_fields(old)),
     AnalysisMadeV1: lambda old: AnalysisMadeV2(**_fields(old)),
     AnalysisMadeV2: analysis_made_v3,
     AnalysisFailedV1: lambda old: AnalysisFailed(**_fields(old)),

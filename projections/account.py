@@ -62,6 +62,7 @@ class Account:
             return self.trades.apply(event, before, self.book)
         if isinstance(event, CashAdjusted):
             self.moves.append(event)
+            return self.trades.pay(event)
         if isinstance(event, AnalysesConsulted):
             self.consulted += event.analyses
         self.trades.note(event)

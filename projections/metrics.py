@@ -1,15 +1,17 @@
 """How well a run did: pure functions of its equity and its trades.
 
-Returns are daily (from one session roll to the next), ratios are annualised with the declared periods per year, a
-ratio that is undefined is None and never 0 or infinite. Amounts are Decimals in the account's currency; shares and
+A return is measured per session of the run's markets; ratios are annualised with the number of returns a year that
+their spacing shows, unless the profile declares one. A ratio that is undefined, or rests on fewer than 30 returns, is
+None and never 0 or infinite. Amounts are Decimals in the account's currency; shares and
 ratios are floats, and losses are negative shares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
+from math import log
 
 import msgspec
 import numpy as np
@@ -18,7 +20,9 @@ from numpy.typing import NDArray
 from engine.money import ZERO, div, neg, sub, total
 
 _YEAR = timedelta(days=365.25)
-_INSTANT = timedelta(microseconds=1)
+LEAST_RETURNS = 30
+"""With fewer returns a ratio is noise: the Sharpe ratio of 30 daily returns has a standard error of about 2.9."""
+LEAST_TIME = timedelta(days=30)
 # A standard deviation below this is what rounding to floats leaves of equal returns.
 _NOISE = 1e-14
 
@@ -28,13 +32,14 @@ class Metrics(msgspec.Struct, frozen=True):
     0) are of closed trades, net of fees; a trade that breaks even is no win. Open trades count in equity only.
 
     total_pnl: last equity less the start; total_return: that as a share of the start.
-    sharpe_ratio: mean / standard deviation (ddof 1) of daily returns above the risk-free rate, x sqrt(annualisation).
-    sortino_ratio: mean / root mean square of the negative returns over all days, x sqrt(annualisation).
-    volatility: standard deviation (ddof 1) of daily returns x sqrt(annualisation).
+    sharpe_ratio: mean / standard deviation (ddof 1) of the returns above the risk-free rate, x sqrt(annualisation).
+    sortino_ratio: mean / root mean square of the negative returns over all of them, x sqrt(annualisation).
+    volatility: standard deviation (ddof 1) of the returns x sqrt(annualisation).
     max_drawdown: lowest equity of any bar as a share of the highest before it (the start included), less 1.
     cagr: yearly growth over the calendar time (years of 365.25 days) from the first bar's open to the last one's close.
     calmar_ratio: cagr / |max_drawdown|.
-    days: number of daily returns; annualisation: declared periods per year.
+    days: number of returns; annualisation: returns a year.
+    The first three need 30 returns, cagr and calmar_ratio 30 days; see `missing_reason`.
     bar_sharpe_ratio: the Sharpe ratio of returns per bar with bars_per_year, if those were declared; not comparable
     with sharpe_ratio.
     """
@@ -65,9 +70,9 @@ def metrics(
     equity: Sequence[tuple[datetime, Decimal]],
     closed_pnl: Sequence[Decimal],
     open_trades: int,
-    periods_per_year: int,
+    periods_per_year: int | None,
     bar_length: timedelta,
-    roll_hour: int = 0,
+    session_of: Callable[[datetime], datetime] = lambda at: at,
     *,
     risk_free: float = 0.0,
     bars_per_year: int | None = None,
@@ -75,7 +80,9 @@ def metrics(
     """All figures of a run.
 
     equity: (close of the bar, marked equity) for every bar, in order; closed_pnl: net profit of every closed trade;
-    roll_hour: hour of the day, in UTC, at which a session ends; risk_free: yearly rate as a share.
+    session_of: the end of the session that a close belongs to, so that of each session the last close counts; without
+    it every bar is a session. periods_per_year: returns a year; None: as their spacing shows. risk_free: yearly rate
+    as a share.
     Raises `ValueError` for a start that is not above 0: no return has a meaning then.
     """
     if start_equity <= 0:
@@ -85,8 +92,9 @@ def metrics(
     gross_loss = neg(total(pnl for pnl in closed_pnl if pnl < 0))
     trades = len(closed_pnl)
     final = equity[-1][1] if equity else start_equity
-    sessions = daily_equity(equity, roll_hour)
-    daily = _returns([start_equity, *(value for _, value in sessions)])
+    sessions = session_equity(equity, session_of)
+    returns = _returns([start_equity, *(value for _, value in sessions)])
+    annualisation = periods_per_year or returns_per_year([at for at, _ in sessions])
     deepest = min((share for _, share in drawdowns(equity, start_equity)), default=None)
     growth = _cagr(start_equity, equity, bar_length)
     per_bar = _returns([start_equity, *(value for _, value in equity)]) if bars_per_year else None
@@ -100,24 +108,50 @@ def metrics(
         gross_loss=gross_loss,
         total_pnl=sub(final, start_equity),
         total_return=float(sub(final, start_equity)) / float(start_equity),
-        sharpe_ratio=_sharpe(daily, periods_per_year, risk_free),
-        sortino_ratio=_sortino(daily, periods_per_year),
-        volatility=None if daily is None else _deviation(daily) * periods_per_year**0.5,
+        sharpe_ratio=_sharpe(returns, annualisation, risk_free),
+        sortino_ratio=_sortino(returns, annualisation),
+        volatility=None if returns is None else _deviation(returns) * annualisation**0.5,
         max_drawdown=deepest,
         cagr=growth,
         calmar_ratio=growth / -deepest if growth is not None and deepest else None,
         days=len(sessions),
-        annualisation=periods_per_year,
+        annualisation=annualisation,
         bar_sharpe_ratio=_sharpe(per_bar, bars_per_year, risk_free) if bars_per_year else None,
         bars_per_year=bars_per_year,
     )
 
 
-def daily_equity(equity: Sequence[tuple[datetime, Decimal]], roll_hour: int = 0) -> list[tuple[date, Decimal]]:
-    """The last equity known at each session roll, by the date on which the session began. A bar that closes at the
-    roll still belongs to the session that ends there; days without bars are left out."""
-    shift = timedelta(hours=roll_hour) + _INSTANT
-    return list({(at - shift).date(): value for at, value in equity}.items())
+def session_equity(
+    equity: Sequence[tuple[datetime, Decimal]], session_of: Callable[[datetime], datetime]
+) -> list[tuple[datetime, Decimal]]:
+    """The last equity of each session, with the session's end. Sessions without a bar are left out."""
+    found: dict[datetime, Decimal] = {}
+    end: datetime | None = None
+    for at, value in equity:
+        if end is None or at > end:
+            end = session_of(at)
+        found[end] = value
+    return list(found.items())
+
+
+def returns_per_year(instants: Sequence[datetime]) -> int:
+    """How many returns a year has, by the mean distance of their instants: of 365, 252, 52 and 12 the nearest in ratio.
+
+    365 sessions around the clock, 252 of an exchange, or weeks, or months. Without a distance 252.
+    """
+    if len(instants) < 2 or instants[-1] <= instants[0]:
+        return 252
+    observed = (len(instants) - 1) * (_YEAR / (instants[-1] - instants[0]))
+    return min((365, 252, 52, 12), key=lambda usual: abs(log(observed / usual)))
+
+
+def missing_reason(name: str, returns: int) -> str:
+    """Why a ratio is not given, for people; empty for figures that need no number of returns."""
+    if name in ("sharpe_ratio", "sortino_ratio", "volatility") and returns < LEAST_RETURNS:
+        return f"{returns} returns, {LEAST_RETURNS} needed"
+    if name in ("cagr", "calmar_ratio"):
+        return f"less than {LEAST_TIME.days} days, or undefined"
+    return ""
 
 
 def drawdowns(equity: Sequence[tuple[datetime, Decimal]], start_equity: Decimal) -> list[tuple[datetime, float]]:
@@ -131,9 +165,9 @@ def drawdowns(equity: Sequence[tuple[datetime, Decimal]], start_equity: Decimal)
 
 
 def _returns(values: Sequence[Decimal]) -> NDArray[np.float64] | None:
-    """Changes from each value to the next as shares; None if there are fewer than two or one starts at or below 0."""
+    """Changes from each value to the next as shares; None if there are too few or one starts at or below 0."""
     levels = np.array([float(value) for value in values])
-    if len(levels) < 3 or levels[:-1].min() <= 0:
+    if len(levels) < LEAST_RETURNS + 1 or levels[:-1].min() <= 0:
         return None
     return levels[1:] / levels[:-1] - 1.0
 
@@ -159,10 +193,13 @@ def _sortino(returns: NDArray[np.float64] | None, periods: int) -> float | None:
 
 
 def _cagr(start: Decimal, equity: Sequence[tuple[datetime, Decimal]], bar_length: timedelta) -> float | None:
-    """None without bars, for equity below 0, and for growth that no float holds (a large gain within hours)."""
+    """None for less than 30 days, for equity below 0, and for growth that no float holds."""
     if not equity or equity[-1][1] < ZERO:
         return None
-    years = (equity[-1][0] - equity[0][0] + bar_length) / _YEAR
+    lasted = equity[-1][0] - equity[0][0] + bar_length
+    if lasted < LEAST_TIME:
+        return None
+    years = lasted / _YEAR
     try:
         return (float(equity[-1][1]) / float(start)) ** (1.0 / years) - 1.0
     except OverflowError:

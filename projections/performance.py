@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+from engine.calendars import Schedule
 from engine.events import Attempt, RunRequested
 from engine.feed import Bars
 from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, load_signals
 from engine.money import total
 from engine.orders import Wish, wish_of
 from engine.replay import Named, opinions_named
-from engine.runs import bars_seen
+from engine.runs import bars_seen, schedule_of
 from engine.store import Recorded, Store
 from projections import tables
 from projections.account import NAMES, Account, history, run_of
@@ -92,13 +93,13 @@ class Performance:
         # A paper run was asked before its end was known, and may have gone on since.
         end = max(request.end, account.latest_at) if account.is_live else request.end
         bars = bars_seen(self._catalogue, self._store, request, config.fed, end)
-        if account.is_live:
-            # A recorded feed's later bars lie in the catalogue already: the account has not lived them yet.
+        if account.is_live or account.book.ended:
+            # The account has not seen the later bars of its range: they are still to come, or it ended before them.
             bars = [[bar for bar in series if bar.closed_at <= account.latest_at] for series in bars]
         curve = equity_curve(config, account.moves, bars)
         for point in curve:
             yield tables.EQUITY, {**account.scope, **point._asdict()}
-        yield tables.METRICS, {**account.scope, **_metrics_row(account, curve)}
+        yield tables.METRICS, {**account.scope, **_metrics_row(account, curve, schedule_of(self._store, request))}
         for row in decision_rows(self._consulted(account), bars):
             yield tables.DECISIONS, {**account.scope, **row}
 
@@ -117,7 +118,7 @@ class Performance:
         return [read.get(each) or self._heard[each] for each in consulted]
 
 
-def _metrics_row(account: Account, curve: list[EquityPoint]) -> Row:
+def _metrics_row(account: Account, curve: list[EquityPoint], schedule: Schedule) -> Row:
     config = account.request.config
     closed, still_open = account.trades.closed, account.trades.open
     found = metrics(
@@ -127,7 +128,7 @@ def _metrics_row(account: Account, curve: list[EquityPoint]) -> Row:
         len(still_open),
         config.periods_per_year,
         config.timeframe.duration,
-        config.session_roll_hour,
+        schedule.roll_after,
     )
     figures = {name: getattr(found, name) for name in tables.METRICS.names if hasattr(found, name)}
     for name in ("expectancy", "gross_profit", "gross_loss"):

@@ -103,4 +103,5 @@ def _progress(event: RunStarted | RunEnded | RunFailed) -> Row:
                 "book_events": event.book_events,
                 "book_digest": event.book_digest,
                 "analyses_digest": event.analyses_digest,
+                "reason": event.reason or None,
             }

@@ -8,7 +8,7 @@ from decimal import Decimal
 import msgspec
 
 from engine.book import Book
-from engine.events import BookEvent, OrderFilled, OrderPlaced, SignalRaised
+from engine.events import BookEvent, CashAdjusted, OrderFilled, OrderPlaced, SignalRaised
 from engine.market import Side
 from engine.money import ZERO, add, div, mul, part_of, size, sub
 from engine.orders import trade_id
@@ -16,8 +16,8 @@ from projections.tables import Row
 
 
 class Trade(msgspec.Struct):
-    """A round trip so far. Amounts in account currency, gross before, fees of both sides; `entry_paid` and `exit_paid`
-    are units x price, in quote currency."""
+    """A round trip so far. Amounts in account currency, gross before, fees of both sides and the cost of borrowing;
+    `entry_paid` and `exit_paid` are units x price, in quote currency."""
 
     symbol: str
     direction: str
@@ -30,13 +30,14 @@ class Trade(msgspec.Struct):
     exit_paid: Decimal = ZERO
     gross_pnl: Decimal = ZERO
     fees: Decimal = ZERO
+    borrow_cost: Decimal = ZERO
     exit_at: datetime | None = None
     exit_order_id: str | None = None
     exit_reason: str | None = None
 
     @property
     def net_pnl(self) -> Decimal:
-        return sub(self.gross_pnl, self.fees)
+        return sub(sub(self.gross_pnl, self.fees), self.borrow_cost)
 
 
 class TradesView:
@@ -58,6 +59,14 @@ class TradesView:
         elif isinstance(event, OrderPlaced):
             protects = event.role not in ("entry", "exit")
             self._sources[event.order_id] = event.role if protects else self._sources[event.signal_id]
+
+    def pay(self, event: CashAdjusted) -> list[Trade]:
+        """The trade that a cost of borrowing belongs to, with the cost added."""
+        trade = self._open.get(event.symbol)
+        if trade is None:
+            return []
+        trade.borrow_cost = sub(trade.borrow_cost, event.amount)
+        return [trade]
 
     def apply(self, fill: OrderFilled, before: Book, after: Book) -> list[Trade]:
         """The trades that a fill changed: one, or the one it ended and the one it began."""
@@ -125,6 +134,7 @@ def trade_row(trade: Trade) -> Row:
         "exit_price": div(trade.exit_paid, trade.exit_units) if trade.exit_units else None,
         "gross_pnl": trade.gross_pnl,
         "fees": trade.fees,
+        "borrow_cost": trade.borrow_cost,
         "net_pnl": trade.net_pnl,
         "entry_order_id": trade.entry_order_id,
         "exit_order_id": trade.exit_order_id,

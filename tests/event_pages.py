@@ -67,6 +67,7 @@ SECTIONS = (
             events.PositionsMarked,
             events.TradingHalted,
             events.TradingResumed,
+            events.TradingEnded,
         ),
     ),
     Section(

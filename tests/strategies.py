@@ -204,7 +204,9 @@ _entries = st.sampled_from(
         Entry(OrderType.STOP_LIMIT, exact("10"), exact("25")),
     ]
 )
-_shorting = st.sampled_from([Shorting(), Shorting(exact("36.5"), exact("50"), exact("120"))])
+_shorting = st.sampled_from(
+    [Shorting(), Shorting(exact("36.5"), exact("50"), exact("120")), Shorting(margin_pct=exact("0"))]
+)
 
 
 @st.composite
@@ -246,7 +248,7 @@ def configs(draw: st.DrawFn, symbols: Sequence[str]) -> RunConfig:
 # Hours that pass before a bar opens: mostly none; an hour's hole; a weekend.
 _holes = st.sampled_from([0] * 12 + [1, 49])
 # Changes of the price in per mille: mostly quiet, sometimes a crash or a leap.
-_moves = st.integers(-15, 15) | st.integers(-300, 400)
+_moves = st.integers(-15, 15) | st.integers(-300, 400) | st.sampled_from([0, 0, 1500])
 # How far a bar reaches beyond its open and close, in per mille, and what is traded in it.
 _wicks = st.sampled_from([0, 0, 3, 10, 40])
 _volumes = st.sampled_from([1000, 60, 7, 0])

@@ -136,7 +136,7 @@ def test_a_former_shape_is_never_appended() -> None:
 def test_a_run_begun_by_an_older_engine_is_completed(begun: Store) -> None:
     result = completed(begun)
     requested, started, ended = begun.read(STREAM)
-    assert [row.name for row in (requested, started, ended)] == ["RunRequested.v3", "RunStarted.v1", "RunEnded.v1"]
+    assert [row.name for row in (requested, started, ended)] == ["RunRequested.v4", "RunStarted.v1", "RunEnded.v2"]
     assert started.payload == msgspec.json.encode(OLD_START)
     assert started.event == newest(OLD_START)
     assert result == completed(MemoryStore())
@@ -164,7 +164,7 @@ def test_what_was_installed_at_the_start_stays_recorded(store: Store) -> None:
 def test_a_run_that_was_only_requested_is_started(store: Store) -> None:
     store.append([Batch(STREAM, 0, [ASKED])], ME)
     runs.begin(store, ASKED, FIRST, "test", "now")
-    assert [row.name for row in store.read(STREAM)] == ["RunRequested.v3", "RunStarted.v2"]
+    assert [row.name for row in store.read(STREAM)] == ["RunRequested.v4", "RunStarted.v2"]
 
 
 def test_a_run_asked_by_an_older_engine_keeps_its_question(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from engine.book import Book, Position
+from engine.calendars import Schedule
 from engine.config import Costs, Exits, Override, RunConfig, Shorting
 from engine.events import OrderFilled, OrderPlaced, OrderTerms, Protection
 from engine.exits import (
@@ -96,7 +97,9 @@ def test_a_position_is_given_up_in_the_last_bar_of_its_session(
         config_of(), instruments=(Instrument("AAA", calendar=calendar),), session_roll_hour=22
     )
     closing = msgspec.structs.replace(plain, exits=exiting(session_end=True))
-    step, held = step_of(AT.replace(hour=hour, minute=minute)), {"AAA": "1"}
+    schedule = Schedule.of(plain)
+    step = msgspec.structs.replace(step_of(AT.replace(hour=hour, minute=minute)), schedule=schedule)
+    held = {"AAA": "1"}
     assert due(account(plain, held), "AAA", step, plain) is None
     assert due(account(closing, held), "AAA", step, closing) == ("session_end" if gives_up else None)
     own = Override("AAA", exits=exiting(session_end=True))

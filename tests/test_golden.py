@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from engine import runs
+from engine.calendars import Schedule
 from engine.clock import now
 from engine.config import Costs, RunConfig
 from engine.events import Environment, OrderFilled, RunEnded
@@ -55,6 +56,8 @@ SYN3_METRICS = {
     "expectancy": -18.166229548660084,
     "total_return": -0.01126405354999993,
 }
+
+UTC_DAYS = Schedule(["24/7"]).roll_after
 
 
 class Outcome(NamedTuple):
@@ -166,7 +169,7 @@ def figures(found: Outcome, config: RunConfig) -> dict[str, Any]:
     curve = [(point.at, point.equity) for point in found.curve]
     pnl = [trade.net_pnl for trade in found.closed]
     return msgspec.structs.asdict(
-        metrics(config.cash, curve, pnl, len(found.still_open), config.periods_per_year, HOUR)
+        metrics(config.cash, curve, pnl, len(found.still_open), config.periods_per_year, HOUR, UTC_DAYS)
     )
 
 

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import permutations
 
 import msgspec
 import pytest
+from hypothesis import given
 
-from engine.config import Costs, Exits, RiskLimits, digest_of
+from engine.book import Book, evolve
+from engine.calendars import Schedule
+from engine.config import Costs, Exits, RiskLimits, Shorting, digest_of
 from engine.desk import Desk
-from engine.events import OrderCanceled, OrderFilled, RiskDecided, SignalRaised, TradingHalted, TradingResumed, Verdict
+from engine.events import (
+    CashAdjusted,
+    OrderCanceled,
+    OrderFilled,
+    OrderPlaced,
+    PositionsMarked,
+    RiskDecided,
+    SignalRaised,
+    TradingEnded,
+    TradingHalted,
+    TradingResumed,
+    Verdict,
+)
 from engine.feed.recorded import moments
-from engine.market import Direction
+from engine.feed.sessions import session_hours
+from engine.market import Bar, Direction, TimeInForce
 from engine.money import ONE, ZERO, exact
 from engine.orders import Wish
 from engine.session import Journal, Session
 from engine.store import Cause
 from engine.store.memory import MemoryStore
 from engine.tickets import Ticket
+from projections.trades import TradesView
 from tests.histories import (
     A_TENTH,
     BUY,
@@ -38,7 +55,7 @@ from tests.histories import (
     told,
     wish,
 )
-from tests.strategies import HOUR, Scripted
+from tests.strategies import HOUR, History, Scripted, histories, play
 
 # --- Of several stops the nearest ---------------------------------------------------------------------------------
 
@@ -185,3 +202,128 @@ def test_a_resume_ends_a_drawdown_of_an_account_by_hand() -> None:
     assert [
         event for event in desk.act(wish(SHORT), exact("70"), fallen.closed_at) if isinstance(event, TradingHalted)
     ] == []
+
+
+FIRST_DAY = datetime(2024, 1, 8, tzinfo=UTC)
+
+
+# --- Sessions -----------------------------------------------------------------------------------------------------
+
+
+def test_the_last_close_of_a_session_is_measured_against_it_and_the_halt_ends_with_it() -> None:
+    # Daily bars around the clock: each close is a session's end.
+    config = msgspec.structs.replace(account(limits=RiskLimits(None, exact("5"))), cash=exact("1000"))
+    day = 24 * HOUR
+    rows = [
+        Bar("AAA", FIRST_DAY + n * day, FIRST_DAY + (n + 1) * day, *map(exact, prices.split()), volume=Decimal(1000))
+        for n, prices in enumerate([STILL, STILL, "100 100 90 90", "90 90 90 90"])
+    ]
+    script = {("AAA", FIRST_DAY + day): wish(LONG)}
+    events = play(History(config, [rows], script)).events
+    (halted,), (resumed_,) = of(TradingHalted, events), of(TradingResumed, events)
+    assert (halted.actor, halted.at) == ("daily_loss", FIRST_DAY + 3 * day)
+    assert resumed_.at == halted.at
+    rolls = [mark.equity for mark in of(PositionsMarked, events) if mark.occasion == "roll"]
+    assert rolls == [1000, 1000, 900, 900]
+
+
+def test_positions_are_closed_before_a_half_day_ends_and_orders_for_the_day_end_with_it() -> None:
+    # 24 December 2024: New York closes at 13:00, which is 18:00 UTC.
+    opened = datetime(2024, 12, 24, 14, 30, tzinfo=UTC)
+    config = account(calendar="XNYS", exits=Exits(None, session_end=True))
+    schedule = Schedule.of(config, session_hours(["XNYS"], opened, opened + 72 * HOUR))
+    morning = bars(STILL, STILL, STILL, STILL, start=opened)
+    morning[-1] = msgspec.structs.replace(morning[-1], closed_at=opened + 3.5 * HOUR)
+    after = bars(STILL, STILL, start=datetime(2024, 12, 26, 14, 30, tzinfo=UTC))
+    day_order = msgspec.structs.replace(limit("50"), time_in_force=TimeInForce.DAY)
+    script = {
+        ("AAA", opened + HOUR): wish(LONG),
+        ("AAA", opened + 3.5 * HOUR): wish(LONG, day_order),
+    }
+    journal = Journal(MemoryStore(), "book:law", Cause("a law"))
+    session = Session(config, digest_of(config), Scripted(script), journal, schedule=schedule)
+    events = [event for moment in moments([[*morning, *after]]) for event in session.advance(moment)]
+    assert [(fill.side, fill.at) for fill in of(OrderFilled, events)] == [
+        (BUY, opened + HOUR),
+        (SELL, opened + 3 * HOUR),
+    ]
+    resting = [order for order in of(OrderPlaced, events) if order.terms.time_in_force is TimeInForce.DAY]
+    assert [order.terms.expires_at for order in resting] == [datetime(2024, 12, 26, 21, tzinfo=UTC)]
+    rolls = [mark.at for mark in of(PositionsMarked, events) if mark.occasion == "roll"]
+    assert rolls == [datetime(2024, 12, 24, 18, tzinfo=UTC)]
+
+
+# --- Shorts -------------------------------------------------------------------------------------------------------
+
+
+def test_maintenance_is_checked_at_the_worst_price_of_a_bar() -> None:
+    config = msgspec.structs.replace(account(shorting=Shorting(maintenance_pct=exact("30"))), cash=exact("2000"))
+    spike = [bars(STILL, STILL, "100 250 100 100", STILL)]
+    events = told(config, spike, {0: wish(SHORT)})
+    assert sources(events) == ["analysis", "margin_call"]
+    calm = [bars(STILL, STILL, "100 200 100 100", STILL)]
+    assert sources(told(config, calm, {0: wish(SHORT)})) == ["analysis"]
+
+
+def test_an_account_without_equity_is_liquidated_inside_the_bar_and_trades_no_more() -> None:
+    config = msgspec.structs.replace(
+        account(("AAA", "BBB"), shorting=Shorting(margin_pct=exact("0"))), cash=exact("1000")
+    )
+    squeezed = bars(STILL, STILL, "100 235 100 120", STILL, STILL)
+    other = bars(STILL, STILL, "100 100 90 95", STILL, STILL, symbol="BBB")
+    script = {0: [wish(SHORT), wish(LONG, symbol="BBB")], 1: wish(LONG, limit("10"), "BBB"), 3: wish(LONG)}
+    events = told(config, [squeezed, other], script)
+    (ended,) = of(TradingEnded, events)
+    # 1,000 in cash and from the short less 10 x 235, and 10 x 90 for the long.
+    assert (ended.reason, ended.equity, ended.at) == ("BANKRUPT", Decimal(-450), START + 3 * HOUR)
+    after = [event for event in events if event.at >= ended.at]
+    assert [(order.symbol, order.role) for order in of(OrderPlaced, after)] == [
+        ("AAA", "liquidation"),
+        ("BBB", "liquidation"),
+    ]
+    assert fills(after) == [(BUY, 10, "235"), (SELL, 10, "90")]
+    last = events[-1]
+    assert isinstance(last, PositionsMarked)
+    assert (last.occasion, last.equity, last.at) == ("end", Decimal(-450), ended.at)
+
+
+def test_an_account_by_hand_ends_when_its_equity_is_gone() -> None:
+    config = msgspec.structs.replace(account(shorting=Shorting(margin_pct=exact("0"))), cash=exact("1000"))
+    desk = Desk(config, START)
+    desk.act(wish(SHORT), exact("100"), START)
+    desk.open("AAA", exact("100"), START)
+    (squeezed,) = bars("100 235 100 120")
+    desk.close(squeezed)
+    assert desk.book.ended == "BANKRUPT"
+    assert (desk.book.positions, desk.book.cash) == ({}, Decimal(-350))
+    (denied,) = of(RiskDecided, desk.act(wish(LONG), exact("120"), squeezed.closed_at))
+    assert denied.verdict is Verdict.DENIED
+    assert "trading has ended: BANKRUPT" in denied.reason
+
+
+def test_borrowed_days_are_counted_from_the_opening_of_the_short() -> None:
+    config = account(shorting=Shorting(borrow_pct=exact("36.5")))
+    hole = [""] * (5 * 24)
+    rows = bars(STILL, STILL, *hole, STILL, STILL)
+    events = told(config, [rows], {0: wish(SHORT)})
+    # 1,000 short for five days at 0.1 % a day.
+    assert [event.amount for event in of(CashAdjusted, events)] == [Decimal(-5)]
+
+
+@given(histories())
+def test_the_results_of_all_trades_are_the_result_of_the_account_to_the_last_digit(history: History) -> None:
+    played = play(history)
+    view, book = TradesView(), Book()
+    for event in played.events:
+        before, book = book, evolve(book, event)
+        if isinstance(event, OrderFilled):
+            view.apply(event, before, book)
+        elif isinstance(event, CashAdjusted):
+            view.pay(event)
+        view.note(event)
+    last = played.events[-1]
+    assert isinstance(last, PositionsMarked)
+    costs = sum((position.cost for position in book.positions.values()), ZERO)
+    unrealised = last.equity - book.cash - costs
+    results = sum((trade.net_pnl for trade in [*view.closed, *view.open]), ZERO)
+    assert results + unrealised == last.equity - history.config.cash

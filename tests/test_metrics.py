@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.metrics import Metrics, daily_equity, drawdowns, metrics
+from engine.calendars import Schedule
+from engine.feed.sessions import session_hours
+from projections.metrics import (
+    LEAST_RETURNS,
+    Metrics,
+    drawdowns,
+    metrics,
+    missing_reason,
+    returns_per_year,
+    session_equity,
+)
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 Equity = list[tuple[datetime, Decimal]]
+UTC_DAYS = Schedule(["24/7"]).roll_after
 
 
 def days(*values: int | str) -> Equity:
@@ -30,6 +41,15 @@ def days(*values: int | str) -> Equity:
 
 def of_days(*values: int | str, start: int = 100, pnl: Sequence[Decimal] = ()) -> Metrics:
     return metrics(Decimal(start), days(*values), pnl, 0, 365, DAY)
+
+
+def after(*returns: float, times: int = 1, start: float = 100.0) -> list[str]:
+    """The values of days with these returns, the whole of them so many times over."""
+    values: list[str] = []
+    for change in returns * times:
+        start *= 1 + change
+        values.append(f"{start:.12f}")
+    return values
 
 
 def of_trades(*pnl: str) -> Metrics:
@@ -66,6 +86,7 @@ def golden_run(name: str, **options: Any) -> tuple[Metrics, dict[str, Any]]:
         sum(trade["status"] == "open" for trade in trades),
         int(expected["recommended"]["annualisation"]),
         HOUR,
+        UTC_DAYS,
         **options,
     )
     return found, expected
@@ -104,7 +125,7 @@ def test_the_sharpe_ratio_per_bar_equals_the_reference_results(name: str, bars_p
 
 
 @pytest.mark.parametrize("name", ["eurusd_h", "syn3_h"])
-def test_daily_equity_gives_the_reference_returns(name: str) -> None:
+def test_equity_by_utc_days_gives_the_reference_returns(name: str) -> None:
     folder = golden()
     equity = [
         (datetime.fromisoformat(row["ts"]).replace(tzinfo=UTC) + HOUR, Decimal(row["equity"]))
@@ -112,8 +133,8 @@ def test_daily_equity_gives_the_reference_returns(name: str) -> None:
     ]
     before, expected = equity[0][1], rows(folder / f"daily_returns_{name}.csv")
     found: dict[str, float] = {}
-    for day, value in daily_equity(equity):
-        found[day.isoformat()] = float(value / before - 1)
+    for end, value in session_equity(equity, UTC_DAYS):
+        found[(end - DAY).date().isoformat()] = float(value / before - 1)
         before = value
     assert found == pytest.approx({row[""]: float(row["ret"]) for row in expected}, abs=1e-12)
 
@@ -121,18 +142,19 @@ def test_daily_equity_gives_the_reference_returns(name: str) -> None:
 # --- By hand ------------------------------------------------------------------------------------------------------
 
 
-def test_ratios_of_three_days_worked_by_hand() -> None:
-    found = of_days(110, 99, "108.9")  # returns 0.1, -0.1, 0.1
-    mean, deviation = 0.1 / 3, (0.04 / 3) ** 0.5
-    assert found.days == 3
+def test_ratios_of_three_returns_over_and_over_worked_by_hand() -> None:
+    found = of_days(*after(0.1, -0.1, 0.1, times=10))
+    mean, deviation = 0.1 / 3, (10 * 0.08 / 3 / 29) ** 0.5
+    assert found.days == 30
     assert found.sharpe_ratio == pytest.approx(mean / deviation * 365**0.5)
     assert found.sortino_ratio == pytest.approx(mean / (0.01 / 3) ** 0.5 * 365**0.5)
     assert found.volatility == pytest.approx(deviation * 365**0.5)
     assert found.max_drawdown == pytest.approx(-0.1)
-    assert found.total_pnl == Decimal("8.9")
-    assert found.total_return == pytest.approx(0.089)
-    assert found.cagr == pytest.approx(1.089 ** (365.25 / 3) - 1)
-    assert found.calmar_ratio == pytest.approx((1.089 ** (365.25 / 3) - 1) / 0.1)
+    growth = 1.089**10
+    assert float(found.total_pnl) == pytest.approx(100 * (growth - 1))
+    assert found.total_return == pytest.approx(growth - 1)
+    assert found.cagr == pytest.approx(growth ** (365.25 / 30) - 1)
+    assert found.calmar_ratio == pytest.approx((growth ** (365.25 / 30) - 1) / 0.1)
 
 
 def test_trade_figures_worked_by_hand() -> None:
@@ -155,13 +177,17 @@ def test_open_trades_are_counted_apart() -> None:
 
 def test_the_risk_free_rate_is_spread_over_the_periods_of_a_year() -> None:
     daily = 1.05 ** (1 / 365) - 1
-    found = metrics(Decimal(100), days(110, 99, "108.9"), [], 0, 365, DAY, risk_free=0.05)
-    assert found.sharpe_ratio == pytest.approx((0.1 / 3 - daily) / (0.04 / 3) ** 0.5 * 365**0.5)
+    values = days(*after(0.1, -0.1, 0.1, times=10))
+    found = metrics(Decimal(100), values, [], 0, 365, DAY, risk_free=0.05)
+    assert found.sharpe_ratio == pytest.approx((0.1 / 3 - daily) / (10 * 0.08 / 3 / 29) ** 0.5 * 365**0.5)
 
 
 def test_the_first_day_counts_from_the_start() -> None:
     assert of_days(90, 90).max_drawdown == pytest.approx(-0.1)
-    assert of_days(90, 90).sharpe_ratio == pytest.approx(-0.05 / (0.005) ** 0.5 * 365**0.5)
+    flat = of_days(*[90] * 30)
+    mean = -0.1 / 30
+    deviation = ((0.1 + mean) ** 2 + 29 * mean**2) / 29
+    assert flat.sharpe_ratio == pytest.approx(mean / deviation**0.5 * 365**0.5)
 
 
 def test_without_trades_the_figures_of_trades_are_undefined() -> None:
@@ -182,26 +208,37 @@ def test_without_bars_everything_about_returns_is_undefined() -> None:
     assert (found.total_pnl, found.total_return, found.days) == (0, 0, 0)
 
 
-def test_one_return_is_too_few_for_a_ratio() -> None:
-    found = of_days(110)
+@pytest.mark.parametrize("count", [1, 3, 29])
+def test_fewer_than_thirty_returns_are_too_few_for_a_ratio(count: int) -> None:
+    found = of_days(*after(0.1, -0.05, 0.02, times=10)[:count])
     assert (found.sharpe_ratio, found.sortino_ratio, found.volatility) == (None, None, None)
-    assert found.total_return == pytest.approx(0.1)
+    assert (found.cagr, found.calmar_ratio) == (None, None)
+    assert found.days == count
+    assert found.total_return != 0
+    assert missing_reason("sharpe_ratio", count) == f"{count} returns, {LEAST_RETURNS} needed"
+    assert missing_reason("win_rate", count) == ""
+
+
+def test_three_hours_at_one_per_cent_promise_no_yearly_growth() -> None:
+    equity = [(MONDAY + HOUR * (n + 1), Decimal(value)) for n, value in enumerate(after(0.01, times=3))]
+    found = metrics(Decimal(100), equity, [], 0, 365, HOUR)
+    assert (found.cagr, found.sharpe_ratio) == (None, None)
 
 
 def test_equal_returns_have_no_sharpe_ratio() -> None:
-    found = of_days("101", "102.01", "103.0301", "104.060401")
+    found = of_days(*after(0.01, times=40))
     assert found.sharpe_ratio is None
     assert found.volatility == 0
 
 
 def test_without_a_falling_day_sortino_and_calmar_are_undefined() -> None:
-    found = of_days(101, 103, 104)
+    found = of_days(*after(0.01, 0.02, times=20))
     assert (found.sortino_ratio, found.calmar_ratio, found.max_drawdown) == (None, None, 0)
     assert found.sharpe_ratio is not None
 
 
 def test_a_lost_account_has_a_drawdown_but_no_ratios() -> None:
-    found = of_days(50, -10, -20)
+    found = of_days(50, *[-10] * 40, -20)
     assert found.max_drawdown == pytest.approx(-1.2)
     assert (found.sharpe_ratio, found.sortino_ratio, found.volatility) == (None, None, None)
     assert (found.cagr, found.calmar_ratio) == (None, None)
@@ -217,30 +254,68 @@ def test_a_start_without_money_is_refused() -> None:
 
 
 def test_per_bar_sharpe_is_given_only_with_declared_bars_per_year() -> None:
-    assert of_days(110, 99).bar_sharpe_ratio is None
-    found = metrics(Decimal(100), days(110, 99, "108.9"), [], 0, 252, DAY, bars_per_year=365)
-    assert found.bar_sharpe_ratio == pytest.approx(0.1 / 3 / (0.04 / 3) ** 0.5 * 365**0.5)
+    values = after(0.1, -0.1, 0.1, times=10)
+    assert of_days(*values).bar_sharpe_ratio is None
+    found = metrics(Decimal(100), days(*values), [], 0, 252, DAY, bars_per_year=365)
+    assert found.bar_sharpe_ratio == pytest.approx(0.1 / 3 / (10 * 0.08 / 3 / 29) ** 0.5 * 365**0.5)
     assert (found.annualisation, found.bars_per_year) == (252, 365)
 
 
 def test_a_bar_that_closes_at_the_roll_belongs_to_the_session_before() -> None:
     midnight = MONDAY + DAY
     equity = [(midnight - HOUR, Decimal(1)), (midnight, Decimal(2)), (midnight + HOUR, Decimal(3))]
-    assert daily_equity(equity) == [(date(2024, 1, 1), Decimal(2)), (date(2024, 1, 2), Decimal(3))]
+    assert session_equity(equity, UTC_DAYS) == [(midnight, Decimal(2)), (midnight + DAY, Decimal(3))]
 
 
 def test_the_session_ends_at_the_declared_hour() -> None:
     at_22 = MONDAY + 22 * HOUR
     equity = [(at_22, Decimal(1)), (at_22 + HOUR, Decimal(2)), (at_22 + 24 * HOUR, Decimal(3))]
-    assert daily_equity(equity, 22) == [(date(2023, 12, 31), Decimal(1)), (date(2024, 1, 1), Decimal(3))]
+    ends = Schedule(["24/7"], roll_hour=22).roll_after
+    assert session_equity(equity, ends) == [(at_22, Decimal(1)), (at_22 + 24 * HOUR, Decimal(3))]
 
 
 def test_days_without_bars_are_left_out() -> None:
     friday, monday = MONDAY + 5 * DAY, MONDAY + 8 * DAY
-    assert [day for day, _ in daily_equity([(friday, Decimal(1)), (monday, Decimal(2))])] == [
-        date(2024, 1, 5),
-        date(2024, 1, 8),
-    ]
+    equity = [(friday, Decimal(1)), (monday, Decimal(2))]
+    assert [end for end, _ in session_equity(equity, UTC_DAYS)] == [friday, monday]
+
+
+def test_a_sunday_evening_of_a_currency_belongs_to_monday() -> None:
+    # FX opens on Sunday at 17:00 in New York; a year of its bars has 52 weeks of five sessions.
+    start, hours = datetime(2024, 1, 7, 22, tzinfo=UTC), 52 * 7 * 24
+    schedule = Schedule(["FX"], session_hours(["FX"], start, start + hours * HOUR))
+    opens = [at for n in range(hours) if (at := start + n * HOUR + HOUR).weekday() != 5]
+    ends = [end for end, _ in session_equity([(at, Decimal(1)) for at in opens], schedule.roll_after)]
+    assert len(ends) in range(259, 263)
+    assert {end.weekday() for end in ends} == {0, 1, 2, 3, 4}
+    assert returns_per_year(ends) == 252
+
+
+def test_the_last_bar_of_a_half_day_belongs_to_that_day_and_an_update_changes_no_frozen_session() -> None:
+    christmas_eve = datetime(2024, 12, 24, tzinfo=UTC)
+    schedule = Schedule(["XNYS"], session_hours(["XNYS"], christmas_eve, christmas_eve + 3 * DAY))
+    half_day = christmas_eve + 18 * HOUR
+    assert schedule.roll_after(half_day - HOUR) == half_day
+    assert schedule.roll_after(half_day + HOUR / 60) == christmas_eve + 2 * DAY + 21 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    [(DAY, 365), (DAY * 365.25 / 252, 252), (DAY * 365.25 / 261, 252), (7 * DAY, 52), (DAY * 30.4, 12)],
+)
+def test_returns_a_year_follow_their_spacing(spacing: timedelta, expected: int) -> None:
+    assert returns_per_year([MONDAY + n * spacing for n in range(60)]) == expected
+
+
+def test_weekly_bars_are_annualised_with_52_weeks() -> None:
+    values = after(0.02, -0.01, 0.01, times=20)
+    weeks = [(MONDAY + 7 * DAY * (n + 1), Decimal(value)) for n, value in enumerate(values)]
+    found = metrics(Decimal(100), weeks, [], 0, None, 7 * DAY, UTC_DAYS)
+    assert found.annualisation == 52
+    declared = metrics(Decimal(100), weeks, [], 0, 252, 7 * DAY, UTC_DAYS)
+    assert found.sharpe_ratio is not None
+    assert declared.sharpe_ratio is not None
+    assert declared.sharpe_ratio / found.sharpe_ratio == pytest.approx((252 / 52) ** 0.5)
 
 
 def test_drawdowns_are_measured_from_the_highest_equity_so_far() -> None:
@@ -258,7 +333,7 @@ pnls = st.lists(st.decimals("-1000", "1000", places=2), max_size=20)
 @given(st.lists(amounts, min_size=1, max_size=80), pnls)
 def test_shares_stay_in_their_bounds(values: list[Decimal], pnl: list[Decimal]) -> None:
     equity = [(MONDAY + HOUR * (bar + 1), value) for bar, value in enumerate(values)]
-    found = metrics(Decimal(100), equity, pnl, 0, 365, HOUR)
+    found = metrics(Decimal(100), equity, pnl, 0, 365, HOUR, UTC_DAYS)
     assert found.win_rate is None or 0 <= found.win_rate <= 1
     assert found.max_drawdown is not None
     assert -1 < found.max_drawdown <= 0
@@ -269,7 +344,7 @@ def test_shares_stay_in_their_bounds(values: list[Decimal], pnl: list[Decimal]) 
     assert found.days == len({(at - timedelta(microseconds=1)).date() for at, _ in equity})
 
 
-@given(st.lists(amounts, min_size=3, max_size=40), st.integers(2, 1000))
+@given(st.lists(amounts, min_size=30, max_size=50), st.integers(2, 1000))
 def test_returns_do_not_depend_on_the_size_of_the_account(values: list[Decimal], factor: int) -> None:
     once, larger = of_days(*map(str, values)), of_days(*(str(v * factor) for v in values), start=100 * factor)
     for name in ("total_return", "sharpe_ratio", "sortino_ratio", "volatility", "max_drawdown", "cagr", "calmar_ratio"):
@@ -290,7 +365,7 @@ def test_trade_figures_do_not_depend_on_order_and_a_break_even_trade_never_raise
     assert with_a_draw.profit_factor == once.profit_factor
 
 
-@given(st.lists(amounts, min_size=3, max_size=40), st.integers(1, 400), st.integers(1, 400))
+@given(st.lists(amounts, min_size=30, max_size=50), st.integers(1, 400), st.integers(1, 400))
 def test_the_sharpe_ratio_grows_with_the_root_of_the_periods(values: list[Decimal], few: int, many: int) -> None:
     equity = days(*map(str, values))
     low, high = (metrics(Decimal(100), equity, [], 0, n, DAY).sharpe_ratio for n in (few, many))

@@ -128,7 +128,7 @@ def test_a_run_says_how_much_it_did() -> None:
     assert ended.book_events == len(book)
     assert ended.ended_at == BARS[0][-1].closed_at
     assert [row.name for row in store.read(runs.run_stream(request.run_id))] == [
-        "RunRequested.v3", "RunStarted.v2", "RunEnded.v1",
+        "RunRequested.v4", "RunStarted.v2", "RunEnded.v2",
     ]  # fmt: skip
     assert runs.result_of(store, request.run_id) == (request, ended)
     assert {row.meta.correlation for row in store.read_all()} == {request.run_id}

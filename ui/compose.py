@@ -309,6 +309,8 @@ def replay(
         end=end,
         of_run=source.run_id,
         known_at=source.known_at,
+        # A run of a version that froze none has the sessions that are known now.
+        sessions=runs.hours_of(app.store, source) or None,
     )
     told_then = commands_of(app.store, source)
     return Answer(_perform(app, requested, bars, analyst, tell, told_then), 0, total, told)

@@ -122,7 +122,8 @@ class PaperDaemon:
                     raise self._failure
                 if self._next:
                     held.beat(self._slots[self._next - 1].slot.due_at)
-                ended = self._conclude() if self._next == len(self._slots) else None
+                is_over = self._next == len(self._slots) or self._session.ended
+                ended = self._conclude() if is_over else None
             self._app.runner().catch_up()
             return ended
 
@@ -153,7 +154,14 @@ class PaperDaemon:
             control.completed(self._app.store, requested.run_id).get,
         )
         self._blotter = self._opened_blotter(requested)
-        self._session = Session(requested.config, requested.config_digest, self._analyst, self._journal, self._blotter)
+        self._session = Session(
+            requested.config,
+            requested.config_digest,
+            self._analyst,
+            self._journal,
+            self._blotter,
+            runs.schedule_of(self._app.store, requested),
+        )
         self._slots = list(due_slots(self._plan.account, self._plan.timeframe, bars))
         return self._blotter
 
@@ -169,13 +177,13 @@ class PaperDaemon:
         return blotter
 
     def _next_wall_time(self) -> datetime | None:
-        if self._stop.is_set() or self._next >= len(self._slots):
+        if self._stop.is_set() or self._next >= len(self._slots) or self._session.ended:
             return None
         return self._clock.wall_time(self._slots[self._next].slot.due_at)
 
     def _tick(self) -> None:
         """Does every slot that is due."""
-        while self._next < len(self._slots) and not self._stop.is_set():
+        while self._next < len(self._slots) and not self._stop.is_set() and not self._session.ended:
             due = self._slots[self._next]
             if due.slot.due_at > self._clock.now():
                 return

@@ -204,7 +204,7 @@ class _PortfolioFields(Part):
     rates: Symbols = ()
     sizing: SizingPart = SizingPart()
     pyramid: Switch = False
-    session_roll_hour: Annotated[Whole, Field(le=23)] = 0
+    session_roll_hour: Annotated[Whole, Field(le=23)] | None = None
     periods_per_year: Annotated[Count, Field(le=366)] | None = None
     overrides: Annotated[dict[SymbolName, OverridePart], AfterValidator(_in_order)] = {}
 

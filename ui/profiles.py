@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from engine.config import Costs, Entry, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing
 from engine.config_checks import check_cash, check_config, check_override, check_part
 from engine.errors import BadInput
-from engine.market import Instrument, Symbol, Timeframe, periods_per_year
+from engine.market import Instrument, Symbol, Timeframe
 from ui import documents
 from ui.documents import first_fault, read_values
 from ui.profile_fields import (
@@ -106,7 +106,7 @@ def resolve(
             currency=profile.currency,
             timeframe=timeframe,
             instruments=tuple(instruments),
-            periods_per_year=profile.periods_per_year or periods_per_year(instruments),
+            periods_per_year=profile.periods_per_year,
             session_roll_hour=profile.session_roll_hour,
             pyramid=profile.pyramid,
             rates=tuple(rates),

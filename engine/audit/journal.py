@@ -42,6 +42,7 @@ from engine.events import (
     SlotClaimed,
     SlotCompleted,
     SlotFailed,
+    TradingEnded,
     TradingHalted,
     TradingResumed,
     Verdict,
@@ -53,7 +54,7 @@ from engine.versions import names
 LEVELS = ("info", "notice", "warning")
 
 _NOTICES = {RunRequested, RunStarted, RunEnded, OrderPlaced, OrderFilled, OrderCanceled, TradingResumed}
-_WARNINGS = {OrderRejected, TradingHalted, RunFailed, SlotFailed, AnalysisFailed}
+_WARNINGS = {OrderRejected, TradingHalted, TradingEnded, RunFailed, SlotFailed, AnalysisFailed}
 
 
 class Group(NamedTuple):
@@ -68,7 +69,7 @@ GROUPS = {
     "orders": Group((OrderPlaced, OrderFilled, OrderRejected, OrderCanceled)),
     "signals": Group((SignalRaised,)),
     "denials": Group((RiskDecided,), "warning"),
-    "halts": Group((TradingHalted, TradingResumed)),
+    "halts": Group((TradingHalted, TradingResumed, TradingEnded)),
 }
 
 
@@ -245,6 +246,8 @@ def says(event: Fact) -> str:
         case TradingResumed():
             lifted = f" (halted by {', '.join(event.lifted)})" if event.lifted else ""
             return f"resumed by {event.actor}{lifted}: {event.reason}"
+        case TradingEnded():
+            return f"trading has ended: {event.reason}, equity {event.equity}"
         case AnalysisMade():
             return (
                 f"{event.variant} says {event.decision}, confidence {event.confidence}, from {event.window_bars} bars"
@@ -284,7 +287,8 @@ def _says_of_work(event: Fact) -> str:
         case RunStarted():
             return f"{event.environment} begun by engine {event.engine_version}"
         case RunEnded():
-            return f"{event.bars} bars, {event.orders} orders, {event.fills} fills, book {event.book_digest[:16]}"
+            ended = f"{event.bars} bars, {event.orders} orders, {event.fills} fills, book {event.book_digest[:16]}"
+            return f"{ended}, ended early: {event.reason}" if event.reason else ended
         case RunFailed() | SlotFailed():
             return f"failed: {event.reason}"
         case AnalysisFailed():

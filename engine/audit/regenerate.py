@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from engine.audit.compare import BookDigest
 from engine.breakers import Command
+from engine.calendars import Schedule
 from engine.errors import AnalysisMissing
 from engine.events import AnalysesConsulted, Environment, RunRequested, SignalRaised
 from engine.feed import Bars
@@ -21,7 +22,7 @@ from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
 from engine.market import Bar, Symbol, Timeframe, instant_text
 from engine.orders import Wish
 from engine.replay import Difference, Named, commands_of, difference, engine_version_of, opinions_named
-from engine.runs import bars_seen, book_stream, by_instant, result_of
+from engine.runs import bars_seen, book_stream, by_instant, result_of, schedule_of
 from engine.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Cause, Recorded, Store
 from engine.store.memory import MemoryStore
@@ -86,7 +87,8 @@ def regenerate(
     ended = None if result is None else result.ended
     stored = BookDigest(store.read(stream))
     enough = None if ended else stored.events
-    made, session = _drive(run, bars_by_symbol, analyst, commands_of(store, run), enough, progress)
+    schedule = schedule_of(store, run)
+    made, session = _drive(run, schedule, bars_by_symbol, analyst, commands_of(store, run), enough, progress)
     again = made if ended else made[: stored.events]
     book = Pair(stored.hexdigest(), BookDigest(again).hexdigest())
     return Regenerated(
@@ -106,6 +108,7 @@ def regenerate(
 
 def _drive(
     run: RunRequested,
+    schedule: Schedule,
     bars_by_symbol: Sequence[Sequence[Bar]],
     analyst: Analyst,
     commands: Sequence[Command],
@@ -115,13 +118,15 @@ def _drive(
     """The book made anew, to its end or until it has `enough` events."""
     memory, stream = MemoryStore(), book_stream(run.run_id)
     journal = Journal(memory, stream, Cause("regenerate"))
-    session = Session(run.config, run.config_digest, analyst, journal)
+    session = Session(run.config, run.config_digest, analyst, journal, schedule=schedule)
     told = by_instant(commands)
     for moment in moments(bars_by_symbol):
         if enough is not None and journal.version >= enough:
             break
         session.advance(moment, told.get(moment.at, ()))
         progress(session.bars)
+        if session.ended:
+            break
     session.end()
     return list(memory.read(stream)), session
 

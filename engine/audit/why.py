@@ -27,6 +27,7 @@ from engine.events import (
     RiskDecided,
     RunRequested,
     SignalRaised,
+    TradingEnded,
 )
 from engine.market import Direction, Symbol, instant_from, instant_text
 from engine.orders import analysis_stream, entry_order_of
@@ -99,6 +100,7 @@ class _History:
         self._verdicts: dict[str, Recorded] = {}
         self._order_of_signal: dict[str, Recorded] = {}
         self._ends: dict[str, list[Recorded]] = {}
+        self._end: Recorded | None = None
         for row in self.rows:
             match row.event:
                 case SignalRaised(signal_id=signal_id):
@@ -111,6 +113,8 @@ class _History:
                         self._order_of_signal[signal_id] = row
                 case OrderFilled() | OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced() as end:
                     self._ends.setdefault(end.order_id, []).append(row)
+                case TradingEnded():
+                    self._end = row
                 case AnalysesConsulted(analyses=analyses):
                     self.consulted.update((analysis_id, (row, version)) for analysis_id, version in analyses)
                 case _:
@@ -130,10 +134,16 @@ class _History:
             yield from self._life(order.event.order_id)
 
     def of_order(self, order_id: str) -> Iterator[Link]:
-        """The chain of the order's signal; of a stop or target that of its entry, then its own life."""
+        """The chain of the order's signal; of a stop or target that of its entry, then its own life.
+
+        A liquidation has no signal: it follows from the end of all trading.
+        """
         placed = self.orders[order_id].event
         assert isinstance(placed, OrderPlaced)
-        yield from self.of_signal(placed.signal_id)
+        if placed.signal_id:
+            yield from self.of_signal(placed.signal_id)
+        elif self._end is not None:
+            yield _link("end of trading", self._run.run_id, placed.at, self._end)
         if _protects(placed):
             yield from self._life(order_id)
 

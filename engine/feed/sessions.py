@@ -17,7 +17,7 @@ No clock is read here. What is announced later than the installed exchange_calen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import groupby
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.calendars import in_new_york
 from engine.errors import BadInput
-from engine.market import Calendar, Timeframe
+from engine.market import Calendar, SessionHours, Timeframe
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,6 +38,8 @@ right."""
 _IN_TABLE, _ANY_TIME = (date(1970, 2, 1), date(2050, 11, 30)), (date(1899, 1, 1), date(2200, 12, 31))
 
 _DAY = timedelta(days=1)
+# An order for the day that is placed at a run's last close ends in a session after it.
+_AROUND = timedelta(days=14)
 _MONTH = timedelta(days=31)
 _FRIDAY = 4
 
@@ -64,6 +66,23 @@ def sessions(calendar: Calendar, span: Span) -> list[Session]:
     """
     labelled = _labelled(calendar, span.start.date(), span.end.date() + _DAY)
     return [session for session in labelled if session.opened_at < span.end and session.closed_at > span.start]
+
+
+def session_hours(calendars: Iterable[Calendar], start: datetime, end: datetime) -> tuple[SessionHours, ...]:
+    """The sessions of the calendars that close, for a run from `start` to `end`, with two weeks before and after.
+
+    Days beyond the table of holidays are left out.
+    """
+    found: list[SessionHours] = []
+    closing: set[Calendar] = {each for each in calendars if each != "24/7"}
+    for calendar in sorted(closing):
+        first, last = start.date() - _AROUND, end.date() + _AROUND
+        if calendar != "FX":
+            first, last = max(first, TABLE_FIRST), min(last, TABLE_LAST)
+        if first <= last:
+            labelled = _labelled(calendar, first, last)
+            found.append(SessionHours(calendar, first, last, tuple((each[1], each[2]) for each in labelled)))
+    return tuple(found)
 
 
 def grid(calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import msgspec
 
 from engine.events import Fact
 
-ENGINE_VERSION = "0.2.0"
+ENGINE_VERSION = "0.2.1"
 PAGE = 5_000
 
 # Every append notifies this channel of the database, with nothing in it: what was appended is read from the log.
