@@ -108,5 +108,16 @@ class StoreUnavailable(QuantagentError):
     """The database cannot be reached or was not set up."""
 
 
+class RowsDropped(StoreUnavailable):
+    """The database stored fewer rows than it was sent and reported no error, as a trigger or a rule can make it."""
+
+    def __init__(self, table: str, sent: int, stored: int) -> None:
+        super().__init__(
+            f"{sent:,} rows were sent to the table quantagent.{table} and it stored {stored:,}, so that a trigger or a "
+            "rule drops rows: run `quantagent doctor`, which names it. Nothing of this step was stored."
+        )
+        self.table, self.sent, self.stored = table, sent, stored
+
+
 class ProviderUnavailable(QuantagentError):
     """A provider of market data cannot answer: budget spent, refused, out of its reach, no network."""

@@ -594,6 +594,32 @@ class ModelActivated(Fact, frozen=True):
     digest: str
 
 
+# --- The log itself: log:<log_id> ---------------------------------------------------------------------------------
+
+
+class LogAdopted(Fact, frozen=True):
+    """A copy of a log became a log of its own: `log_id` is its new name, `parent` the one that the original keeps.
+
+    `database` is where the copy is kept: the server's system identifier and the database's oid.
+    """
+
+    log_id: str
+    parent: str
+    database: str
+    reason: str
+
+
+class AnchoringRestarted(Fact, frozen=True):
+    """The file of anchors was begun again. The last anchor known by then was that of `seal`, up to `position`, with the
+    chain's `hash`; 0 and empty where none was known."""
+
+    log_id: str
+    seal: int
+    position: int
+    hash: str
+    reason: str
+
+
 BookEvent = (
     BookOpened
     | AnalysesConsulted
@@ -644,4 +670,6 @@ EVENT_TYPES: tuple[type[Fact], ...] = (
     ProfileActivated,
     ModelSaved,
     ModelActivated,
+    LogAdopted,
+    AnchoringRestarted,
 )

@@ -28,7 +28,7 @@ from eventsourcing.persistence import (
     Tracking,
     UUIDAsHex,
 )
-from eventsourcing.postgres import PostgresApplicationRecorder, PostgresTrackingRecorder
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore, PostgresTrackingRecorder
 from eventsourcing.projection import Projection, ProjectionRunner
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Identifier
@@ -100,7 +100,15 @@ def rate(prepare: Prepared) -> float:
 
 
 class Unsealed(Recorder):
-    """Our recorder without its chain, for the comparison only: such a log could not be verified."""
+    """Our recorder without its chain, for the comparison only: such a log could not be verified.
+
+    The trigger that refuses an append without its seal is dropped from the bench's database.
+    """
+
+    def __init__(self, datastore: PostgresDatastore) -> None:
+        super().__init__(datastore)
+        with self.datastore.get_connection() as conn:
+            conn.execute("DROP TRIGGER IF EXISTS check_sealed ON quantagent.append_turn")
 
     def _seal(self, curs: psycopg.Cursor[Any], seal: Seal) -> None:
         pass

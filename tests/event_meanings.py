@@ -173,6 +173,15 @@ MEANINGS: dict[str, str] = {
     "ModelActivated.scope": "for which environment it is the default",
     "ModelActivated.name": "the preset; empty: there is a default no more",
     "ModelActivated.digest": "SHA-256 of its document",
+    # --- of the log
+    "log_id": "the log",
+    "parent": "the log it was copied from",
+    "database": "where it is kept: the server's system identifier and the database's oid",
+    "LogAdopted.reason": "why, in words",
+    "seal": "the seal that the last known anchor was of; 0: none is known",
+    "position": "the last position that it vouched for",
+    "hash": "the hash of that seal, in hexadecimal",
+    "AnchoringRestarted.reason": "why, in words",
     # --- of values inside events
     "Check.rule": "the rule's name",
     "passed": "whether it allows what was asked",

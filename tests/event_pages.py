@@ -96,6 +96,11 @@ SECTIONS = (
         "The versions of how one model is reached and asked, and where it is the default.",
         (events.ModelSaved, events.ModelActivated),
     ),
+    Section(
+        "log:<log_id>",
+        "What became of the log itself: of a copy, a log of its own; of a lost file of anchors, a new one.",
+        (events.LogAdopted, events.AnchoringRestarted),
+    ),
 )
 
 VALUES: tuple[type[msgspec.Struct], ...] = (

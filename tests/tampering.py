@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any, LiteralString
 from uuid import UUID
@@ -11,12 +12,15 @@ import psycopg
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Identifier
 
-from engine.audit.anchors import log_id_of
-from engine.store.seals import Sealing, genesis, row_bytes
+from engine.audit.chain import log_id_of
+from engine.store.seals import SELECT, Seal, Sealing, genesis, row_bytes
 
 Connection = psycopg.Connection[Any]
 Row = tuple[UUID, int, str, bytes, int]
 _INSERT = "INSERT INTO quantagent.events VALUES (%s, %s, %s, %s, %s)"
+INSERT_SEAL = (
+    "INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s, nullif(%s, '')::timestamptz, nullif(%s, ''))"
+)
 
 
 def rows_of(conn: Connection) -> list[Row]:
@@ -109,28 +113,34 @@ def flip_seal(conn: Connection, random: Random, column: LiteralString, until: in
             "SELECT seal, first_position, {} FROM quantagent.seals WHERE last_position <= %s ORDER BY 1"
         ).format(Identifier(column))
         seal, first, value = random.choice(curs.execute(query, (until,)).fetchall())
-    changed = (
-        value ^ (1 << random.randrange(8, 30))
-        if isinstance(value, int)
-        else _with_bit(value, random.randrange(len(value)), random.randrange(8))
-    )
+    match value:
+        case int():
+            changed: object = value ^ (1 << random.randrange(8, 30))
+        case datetime():
+            changed = value + timedelta(microseconds=1 << random.randrange(40))
+        case str():
+            changed = _with_bit(value.encode(), random.randrange(len(value)), 0).decode()
+        case _:
+            changed = _with_bit(value, random.randrange(len(value)), random.randrange(8))
     update = SQL("UPDATE quantagent.seals SET {} = %s WHERE seal = %s").format(Identifier(column))
     conn.execute(update, (changed, seal))
     return first
 
 
 def forge(conn: Connection) -> None:
-    """Seals everything anew, as it now is: the appends keep their sizes as far as there are rows."""
-    sizes = [size for (size,) in conn.execute("SELECT events FROM quantagent.seals ORDER BY seal")]
+    """Seals everything anew, as it now is: the appends keep their sizes and times as far as there are rows."""
+    with conn.cursor(binary=True, row_factory=tuple_row) as curs:
+        before = [Seal(*row) for row in curs.execute(SELECT + "ORDER BY seal")]
     conn.execute("DELETE FROM quantagent.seals")
     rows, previous = rows_of(conn), genesis(log_id_of(conn))
     number = 0
     while rows:
         number += 1
-        size = sizes[number - 1] if number <= len(sizes) else len(rows)
+        was = before[min(number, len(before)) - 1]
+        size = was.events if number <= len(before) else len(rows)
         mine, rows = rows[:size], rows[size:]
-        sealing = Sealing(number, mine[0][4], mine[-1][4], len(mine), previous)
+        sealing = Sealing(number, mine[0][4], mine[-1][4], len(mine), previous, was.sealed_at, was.sealed_by)
         sealing.add([row_bytes(key.bytes, version, name.encode(), state, at) for key, version, name, state, at in mine])
         seal = sealing.done()
-        conn.execute("INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)", seal)
+        conn.execute(INSERT_SEAL, seal)
         previous = seal.hash

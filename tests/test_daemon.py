@@ -21,7 +21,8 @@ from msgspec.structs import asdict
 
 import quantagent
 from engine import control
-from engine.audit.anchors import anchors_file, is_signed, log_id_of, read_anchors
+from engine.audit.anchors import anchors_file, is_signed, read_anchors
+from engine.audit.chain import log_id_of
 from engine.blotter import PostgresBlotter
 from engine.errors import BadInput, BookMoved
 from engine.events import OrderFilled, SlotClaimed, SlotCompleted

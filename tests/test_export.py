@@ -23,8 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from engine.audit import export as exporting
 from engine.audit import standalone
-from engine.audit.anchors import Anchor, anchors_file, log_id_of, public_key_file, public_key_of, read_anchors
+from engine.audit.anchors import Anchor, anchors_file, public_key_of, read_anchors
+from engine.audit.chain import log_id_of
 from engine.audit.export import EventLine, SealLine, digest_of_file, export
+from engine.audit.signing import public_key_file
 from engine.audit.standalone import NotAnExport, Refuted
 from engine.audit.verify import verify
 from engine.errors import BadInput
@@ -202,14 +204,17 @@ def make_anew(folder: Path) -> None:
     previous, made, number, count = genesis(UUID(log)), list[SealLine](), 0, len(events)
     while events:
         number += 1
-        size = old[number - 1].events if number <= len(old) else len(events)
+        was = old[min(number, len(old)) - 1]
+        size = was.events if number <= len(old) else len(events)
         mine, events = events[:size], events[size:]
-        sealing = Sealing(number, mine[0].position, mine[-1].position, len(mine), previous)
+        place = (number, mine[0].position, mine[-1].position, len(mine))
+        sealing = Sealing(*place, previous, was.sealed_at, was.sealed_by)
         sealing.add(
             [row_bytes(e.stream_id.bytes, e.version, e.name.encode(), e.state.encode(), e.position) for e in mine]
         )
         seal = sealing.done()
-        made.append(SealLine(*seal[:4], seal.previous.hex(), seal.hash.hex(), seal.checks.hex()))
+        texts = (seal.previous.hex(), seal.hash.hex(), seal.checks.hex(), seal.sealed_at, seal.sealed_by)
+        made.append(SealLine(*place, *texts))
         previous = seal.hash
     (folder / "seals.jsonl").write_bytes(b"".join(msgspec.json.encode(seal) + b"\n" for seal in made))
     sign_off(folder, head=previous.hex(), seals=len(made), events=count)
@@ -434,7 +439,7 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], str], str]] = [
     (lambda m: "", "cannot be read"),
     (lambda m: "[" * 100_000, "cannot be read"),
     (lambda m: json.dumps([m]), "no JSON object"),
-    (lambda m: json.dumps({**m, "format": "quantagent export 2"}), "not the manifest of a quantagent export 1"),
+    (lambda m: json.dumps({**m, "format": "quantagent export 3"}), "not the manifest of a quantagent export 1"),
     (lambda m: json.dumps({"name": "something else"}), "not the manifest"),
     (lambda m: json.dumps({k: v for k, v in m.items() if k != "head"}), "its fields are"),
     (lambda m: json.dumps({**m, "events": "many"}), "whole number"),

@@ -15,9 +15,9 @@ import msgspec
 import psycopg
 import pytest
 
-from engine.audit import anchors, verify
+from engine.audit import anchors, signing, verify
 from engine.audit.anchors import Anchor
-from engine.audit.verify import Finding
+from engine.audit.chain import Finding, log_id_of
 from engine.errors import BadInput, BookMoved, EventMissing
 from engine.events import ProfileSaved, RunFailed, TradingHalted
 from engine.store import Batch, Cause
@@ -26,7 +26,17 @@ from tests.tampering import Editor, flip_seal, forge
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
-SEAL_COLUMNS = ("seal", "first_position", "last_position", "events", "previous", "hash", "checks")
+SEAL_COLUMNS = (
+    "seal",
+    "first_position",
+    "last_position",
+    "events",
+    "previous",
+    "hash",
+    "checks",
+    "sealed_at",
+    "sealed_by",
+)
 
 
 class Evidence(NamedTuple):
@@ -71,8 +81,8 @@ def evidence(dsn: str, tmp_path: Path) -> Iterator[Evidence]:
         for n in range(40):
             append_at_random(store, random, versions)
             if n in (12, 30):
-                anchors.anchor(conn, tmp_path, AT)
-        kept = anchors.read_anchors(anchors.anchors_file(tmp_path, anchors.log_id_of(conn)))
+                signing.anchor(conn, tmp_path, AT)
+        kept = anchors.read_anchors(anchors.anchors_file(tmp_path, log_id_of(conn)))
         yield Evidence(conn, kept, kept[-1].position, tmp_path)
 
 
@@ -95,7 +105,7 @@ def tamper(evidence: Evidence, seed: int, forged: bool) -> tuple[str, int]:
         editor.flip(row, column)
         place, kind = row[4], f"flip {column}"
     elif kind == "seal":
-        column = SEAL_COLUMNS[seed % 7]
+        column = SEAL_COLUMNS[seed % 9]
         place, kind = flip_seal(evidence.conn, random, column, evidence.anchored_to), f"flip seals.{column}"
     else:
         place = int(getattr(editor, kind)())
@@ -117,7 +127,7 @@ def detect(evidence: Evidence, seeds: Sequence[int]) -> None:
             if not forged and kind in exact:
                 assert found.position == place, f"seed {seed}: {kind} at {place}, but {found}"
             kinds.add(f"{kind} {forged}")
-    assert len(kinds) == 2 * 10 + 7, kinds
+    assert len(kinds) == 2 * 10 + 9, kinds
     assert evidence.finding() is None
 
 
@@ -140,7 +150,7 @@ def clean_verifies(dsn: str, home: Path, count: int) -> None:
     with PostgresStore(dsn) as store, psycopg.connect(dsn, autocommit=True) as conn:
         for n in range(1, count + 1):
             append_at_random(store, random, versions)
-            if n % 17 == 5 and (made := anchors.anchor(conn, home, AT)):
+            if n % 17 == 5 and (made := signing.anchor(conn, home, AT)):
                 kept.append(made)
             verdict = verify.verify(conn, kept)
             assert verdict.finding is None
@@ -248,7 +258,7 @@ def test_after_the_last_anchor_a_chain_made_anew_is_not_seen(evidence: Evidence)
 
 
 def test_an_anchor_signed_by_somebody_else_is_refused(evidence: Evidence) -> None:
-    trusted = anchors.public_key_of(anchors.public_key_file(evidence.home))
+    trusted = anchors.public_key_of(signing.public_key_file(evidence.home))
     assert verify.verify(evidence.conn, evidence.anchors, trusted).finding is None
     found = verify.verify(evidence.conn, evidence.anchors, "00" * 32).finding
     assert found is not None
@@ -263,30 +273,30 @@ def test_an_anchor_of_another_log_is_refused(evidence: Evidence) -> None:
 
 
 def test_the_same_head_is_anchored_once_and_the_key_is_for_its_owner_only(evidence: Evidence) -> None:
-    first = anchors.anchor(evidence.conn, evidence.home, AT)
-    again = anchors.anchor(evidence.conn, evidence.home, AT)
+    first = signing.anchor(evidence.conn, evidence.home, AT)
+    again = signing.anchor(evidence.conn, evidence.home, AT)
     assert first == again
     assert first is not None
     assert anchors.is_signed(first)
-    key = anchors.key_file(evidence.home)
+    key = signing.key_file(evidence.home)
     assert key.stat().st_mode & 0o777 == 0o600
     assert key.parent.stat().st_mode & 0o777 == 0o700
     key.unlink()
     with PostgresStore(evidence.conn.info.dsn) as store:
         store.append([Batch("run:x", 0, [RunFailed("x", "y")])], Cause("test"))
     with pytest.raises(BadInput, match="signed this log's anchors is gone"):
-        anchors.anchor(evidence.conn, evidence.home, AT)
+        signing.anchor(evidence.conn, evidence.home, AT)
 
 
 def test_a_log_that_contradicts_its_last_anchor_is_not_signed_over(evidence: Evidence) -> None:
     with tampering(evidence.conn):
         make_the_chain_anew(evidence)
         with pytest.raises(BadInput, match="does not hold what the last anchor"):
-            anchors.anchor(evidence.conn, evidence.home, AT)
+            signing.anchor(evidence.conn, evidence.home, AT)
     with tampering(evidence.conn):
         cut_the_tail(evidence)
         with pytest.raises(BadInput, match="does not hold what the last anchor"):
-            anchors.anchor(evidence.conn, evidence.home, AT)
+            signing.anchor(evidence.conn, evidence.home, AT)
 
 
 def test_a_damaged_file_of_anchors_is_named_with_its_line(tmp_path: Path) -> None:
@@ -300,46 +310,43 @@ def test_a_damaged_file_of_anchors_is_named_with_its_line(tmp_path: Path) -> Non
 
 def test_a_log_under_another_name_is_held_against_its_old_anchors(evidence: Evidence) -> None:
     conn, home = evidence.conn, evidence.home
-    first = anchors.log_id_of(conn)
-    append = "INSERT INTO quantagent.seals SELECT seal + 1, 9999, 9999, 1, hash, hash, '' FROM quantagent.seals "
+    first = log_id_of(conn)
     with tampering(conn):
-        conn.execute((append + "ORDER BY seal DESC LIMIT 1").encode())
-        made = anchors.anchor(conn, home, AT, "the database")
-        assert made is not None
         conn.execute("UPDATE quantagent.log_identity SET log_id = gen_random_uuid()")
         forge(conn)
-        renamed = anchors.log_id_of(conn)
-        assert anchors.anchors_of(home, renamed, "the database") == anchors.anchors_file(home, first)
-        assert anchors.anchors_of(home, renamed, "another database") == anchors.anchors_file(home, renamed)
-        with pytest.raises(BadInput, match="does not hold what the last anchor"):
-            anchors.anchor(conn, home, AT, "the database")
-        found = verify.verify(conn, anchors.read_anchors(anchors.anchors_of(home, renamed, "the database"))).finding
-        assert found is not None
-        assert "of another log" in found.what
+        assert log_id_of(conn) != first
+        found = signing.standing(conn, home)
+        assert (found.flaw, found.file) == (signing.Flaw.LOG, anchors.anchors_file(home, first))
+        assert f"was anchored as {first}" in found.refusal
+        with pytest.raises(BadInput, match="so that it was replaced"):
+            signing.anchor(conn, home, AT)
+        finding = verify.verify(conn, found.anchors).finding
+        assert finding is not None
+        assert "of another log" in finding.what
 
 
 def test_a_log_without_a_name_is_refused_in_words(evidence: Evidence) -> None:
     with tampering(evidence.conn):
         evidence.conn.execute("DELETE FROM quantagent.log_identity")
-        with pytest.raises(BadInput, match="has 0 rows and must have one"):
+        with pytest.raises(BadInput, match="has 0 rows and 0 of them name a log"):
             evidence.finding()
 
 
 def test_half_an_anchor_stands_in_nobodys_way(evidence: Evidence) -> None:
     """What a full disk or a power cut leaves of a line is passed over, and replaced by the next anchor."""
-    file = anchors.anchors_file(evidence.home, anchors.log_id_of(evidence.conn))
+    file = anchors.anchors_file(evidence.home, log_id_of(evidence.conn))
     whole = file.read_bytes()
     file.write_bytes(whole + whole.splitlines()[-1][:40])
     assert anchors.read_anchors(file) == evidence.anchors
     with PostgresStore(evidence.conn.info.dsn) as store:
         store.append([Batch("run:x", 0, [RunFailed("x", "y")])], Cause("test"))
-    made = anchors.anchor(evidence.conn, evidence.home, AT)
+    made = signing.anchor(evidence.conn, evidence.home, AT)
     assert anchors.read_anchors(file) == [*evidence.anchors, made]
 
 
 def make_an_anchor(dsn: str, home: Path) -> None:
     with psycopg.connect(dsn) as conn:
-        anchors.anchor(conn, home, AT)
+        signing.anchor(conn, home, AT)
 
 
 @pytest.mark.slow(8)
@@ -352,8 +359,8 @@ def test_processes_that_anchor_first_at_once_share_one_key(evidence: Evidence, t
         for process in both:
             process.join(30)
             assert process.exitcode == 0
-        (found,) = anchors.read_anchors(anchors.anchors_file(home, anchors.log_id_of(evidence.conn)))
-        assert found.key == anchors.public_key_of(anchors.public_key_file(home))
+        (found,) = anchors.read_anchors(anchors.anchors_file(home, log_id_of(evidence.conn)))
+        assert found.key == anchors.public_key_of(signing.public_key_file(home))
 
 
 def test_a_stream_that_lacks_a_version_is_not_read_as_if_it_were_whole(evidence: Evidence) -> None:

@@ -18,8 +18,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from analysis.analyst import opinions
 from engine import clock, runs
-from engine.audit.anchors import Anchor, anchor, anchors_of, log_id_of
+from engine.audit.anchors import Anchor
 from engine.audit.regenerate import dataset_digest
+from engine.audit.signing import Standing, anchor, standing
 from engine.breakers import Command
 from engine.config import RunConfig
 from engine.errors import BadInput, NotFound
@@ -61,7 +62,8 @@ def print_to_stderr(message: str) -> None:
 class App(NamedTuple):
     """One opened system: the log, the bars, and how to reach the database for each kind of work.
 
-    at_end: closes what is opened later, when the system is closed.
+    at_end: closes what is opened later, when the system is closed. by_role: how every role reaches the database, also
+    where this system uses one of them only.
     """
 
     settings: Settings
@@ -69,6 +71,7 @@ class App(NamedTuple):
     store: Store
     catalogue: Bars
     at_end: ExitStack | None = None
+    by_role: Access | None = None
 
     @property
     def dsn(self) -> str:
@@ -94,18 +97,12 @@ class App(NamedTuple):
     def anchor(self) -> Anchor | None:
         """Signs the head of the log outside the database; None while there is none."""
         with psycopg.connect(self.dsn, autocommit=True) as conn:
-            return anchor(conn, self.home, clock.now(), self._database)
+            return anchor(conn, self.home, clock.now())
 
-    def anchors(self) -> Path:
-        """The file of this log's anchors, whether or not it exists."""
-        with psycopg.connect(self.access.auditor) as conn:
-            return anchors_of(self.home, log_id_of(conn), self._database)
-
-    @property
-    def _database(self) -> str:
-        """What is remembered of a database to know it again; of a server's address nothing secret."""
-        given = conninfo_to_dict(self.settings.dsn or "")
-        return " ".join(f"{name}={given.get(name) or ''}" for name in ("host", "hostaddr", "port", "dbname"))
+    def anchoring(self) -> Standing:
+        """The log's anchors at home, and what stands in the way of another one."""
+        with psycopg.connect(self.access.auditor, autocommit=True) as conn:
+            return standing(conn, self.home)
 
 
 @contextmanager
@@ -129,7 +126,7 @@ def open_audit(settings: Settings | None = None) -> Generator[App]:
     """The same system as an auditor has it: everything can be read, and nothing written."""
     settings = settings or from_environment()
     with _access(settings) as access, PostgresStore(access.auditor) as store, ExitStack() as at_end:
-        yield App(settings, Access(*[access.auditor] * 4), store, Catalogue(access.auditor), at_end)
+        yield App(settings, Access(*[access.auditor] * 4), store, Catalogue(access.auditor), at_end, access)
 
 
 def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:

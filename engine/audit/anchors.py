@@ -1,38 +1,34 @@
 """Anchors: the log's head, signed, in a file outside the database, where whoever rewrites the chain cannot reach.
 
 An anchor says: at this time the chain's seal number so-and-so had this hash. It is a line of JSON, signed with Ed25519
-by a key whose file only its owner can read. Keep copies of the file and of the public key where the database's
-administrators have no reach: what is not protected is said in docs/audit.md.
+by a key whose file only its owner can read (`engine.audit.signing` makes them). Where a key follows another, both sign
+the anchor that says so. Keep copies of the file and of the public key where the database's administrators have no
+reach: what is not protected is said in docs/audit.md.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from datetime import datetime
-from fcntl import LOCK_EX, flock
-from hashlib import sha256
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
-import psycopg
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from engine.audit.chain import Finding, Identity
 from engine.errors import BadInput
-from engine.market import instant_text
 
 _IS_KEY = re.compile("[0-9a-f]{64}").fullmatch
 
 
-class Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`hash` is that of the seal, `position` the last event it covers; `key` and `signature` are Ed25519, all hex."""
+class Anchor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """`hash` is that of the seal, `position` the last event it covers; `key` and `signature` are Ed25519, all hex.
+
+    `successor` is the key that signs from here on, and `countersignature` its signature; empty in every other anchor.
+    """
 
     log: UUID
     seal: int
@@ -41,96 +37,19 @@ class Anchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at: str
     key: str
     signature: str = ""
+    successor: str = ""
+    countersignature: str = ""
 
     @property
     def signed_text(self) -> bytes:
-        return (
-            f"quantagent anchor 1\n{self.log}\n{self.seal}\n{self.position}\n{self.hash}\n{self.at}\n{self.key}\n"
-        ).encode()
+        lines = (self.log, self.seal, self.position, self.hash, self.at, self.key)
+        kind, more = ("quantagent anchor 2", (self.successor,)) if self.successor else ("quantagent anchor 1", ())
+        return "".join(f"{line}\n" for line in (kind, *lines, *more)).encode()
 
 
 def anchors_file(home: Path, log_id: UUID) -> Path:
-    """Where the anchors of a log are, unless somebody puts them elsewhere."""
+    """Where the anchors of a log are, unless they were put elsewhere."""
     return home / "anchors" / f"{log_id}.jsonl"
-
-
-def key_file(home: Path) -> Path:
-    return home / "keys" / "anchor.pem"
-
-
-def public_key_file(home: Path) -> Path:
-    """The verifying half, in hexadecimal, to be handed out."""
-    return home / "keys" / "anchor.pub"
-
-
-def log_id_of(conn: psycopg.Connection[Any]) -> UUID:
-    """Which log a database holds. Raises `BadInput` where it does not say."""
-    rows = conn.execute("SELECT log_id FROM quantagent.log_identity").fetchall()
-    if len(rows) != 1:
-        raise BadInput(
-            f"the table quantagent.log_identity has {len(rows)} rows and must have one, so that somebody changed it: "
-            "restore the database from a copy."
-        )
-    return rows[0][0]
-
-
-def anchors_of(home: Path, log_id: UUID, database: str) -> Path:
-    """The file of anchors of the log that a database is known to hold here, else of the one it says it holds.
-
-    Whoever gives a log another name wants its anchors not to be found.
-    """
-    known = _known(home, database)
-    return anchors_file(home, UUID(known.read_text().strip()) if known.exists() else log_id)
-
-
-def _known(home: Path, database: str) -> Path:
-    return home / "anchors" / "databases" / sha256(database.encode()).hexdigest()[:16]
-
-
-def anchor(conn: psycopg.Connection[Any], home: Path, at: datetime, database: str = "") -> Anchor | None:
-    """Signs the head of the log and appends it to the file of anchors, on the disk when this returns.
-
-    Returns the newest anchor, which may be an earlier one of the same head; None for a log without events. Raises
-    `BadInput` for a log that no longer holds what its last anchor vouches for: that is never signed over.
-    `database`: what the caller calls the database, so that its log is known again under another name.
-    """
-    with _alone(home):
-        return _anchor(conn, home, at, database)
-
-
-def _anchor(conn: psycopg.Connection[Any], home: Path, at: datetime, database: str) -> Anchor | None:
-    head = conn.execute("SELECT seal, last_position, hash FROM quantagent.seals ORDER BY seal DESC LIMIT 1").fetchone()
-    if head is None:
-        return None
-    log_id = log_id_of(conn)
-    path = anchors_of(home, log_id, database)
-    known = read_anchors(path) if path.exists() else []
-    if known:
-        _check_holds(conn, known[-1], path)
-        if known[-1].seal == head[0]:
-            return known[-1]
-    key = _signing_key(home, is_new=not known)
-    public = key.public_key().public_bytes_raw().hex()
-    unsigned = Anchor(log_id, head[0], head[1], head[2].hex(), instant_text(at), public)
-    signed = msgspec.structs.replace(unsigned, signature=key.sign(unsigned.signed_text).hex())
-    _append(path, msgspec.json.encode(signed) + b"\n")
-    if not (remembered := _known(home, database)).exists():
-        remembered.parent.mkdir(mode=0o700, exist_ok=True)
-        remembered.write_text(f"{log_id}\n")
-    return signed
-
-
-@contextmanager
-def _alone(home: Path) -> Generator[None]:
-    """One process at a time makes the key and adds an anchor."""
-    folder = home / "keys"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        flock(handle, LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def read_anchors(path: Path) -> list[Anchor]:
@@ -162,76 +81,74 @@ def public_key_of(given: Path | str) -> str:
 
 
 def is_signed(found: Anchor) -> bool:
-    """Whether an anchor's signature is that of the key it names."""
+    """Whether an anchor is signed by the key it names, and by that key's successor if it names one."""
+    signatures = [(found.key, found.signature)]
+    if found.successor:
+        signatures.append((found.successor, found.countersignature))
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(found.key)).verify(
-            bytes.fromhex(found.signature), found.signed_text
-        )
+        for key, signature in signatures:
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), found.signed_text)
     except (InvalidSignature, ValueError):
         return False
     return True
 
 
-def newest(anchors: Iterable[Anchor]) -> Anchor | None:
-    return max(anchors, key=lambda found: found.seal, default=None)
+def by_seal(anchors: Iterable[Anchor]) -> list[Anchor]:
+    """In the order of the log; anchors of one seal stay in the order of their file."""
+    return sorted(anchors, key=lambda found: found.seal)
 
 
-def _check_holds(conn: psycopg.Connection[Any], last: Anchor, path: Path) -> None:
-    query = "SELECT encode(hash, 'hex'), last_position FROM quantagent.seals WHERE seal = %s"
-    same_log = last.log == log_id_of(conn)
-    if not same_log or conn.execute(query, (last.seal,)).fetchone() != (last.hash, last.position):
-        raise BadInput(
-            f"the log does not hold what the last anchor in {path} vouches for, so that it was "
-            "changed, or is an older copy. `quantagent audit verify` says more; a copy that is to live on needs a file "
-            "of anchors of its own, so move this one away."
-        )
+class Keys(NamedTuple):
+    """The keys of some anchors: the one in force, those it follows, and what is wrong with their succession."""
+
+    in_force: str
+    retired: tuple[str, ...]
+    finding: Finding | None
 
 
-def _signing_key(home: Path, *, is_new: bool) -> Ed25519PrivateKey:
-    path = key_file(home)
-    if not path.exists():
-        if not is_new:
-            raise BadInput(
-                f"the key {path} that signed this log's anchors is gone: restore it from its copy, or move the file of "
-                "anchors away to begin a new one with a new key."
-            )
-        _make_key(home)
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise BadInput(f"{path} is no Ed25519 key: restore it from its copy.")
-    return key
+def keys_of(anchors: Sequence[Anchor]) -> Keys:
+    """Follows the keys from one anchor to the next. There is at least one anchor.
+
+    A key signs up to the anchor in which it names its successor, which that successor has signed too.
+    """
+    in_order = by_seal(anchors)
+    in_force, until = in_order[0].key, dict[str, int]()
+    for found in in_order:
+        if found.key != in_force and found.seal > until.get(found.key, -1):
+            what = f"the anchor of {found.at} is signed with another key, {found.key}, than {in_force}"
+            return Keys(in_force, tuple(until), Finding(found.position, what))
+        if found.successor and found.key == in_force:
+            until[found.key], in_force = found.seal, found.successor
+        elif found.successor and found.successor not in (in_force, *until):
+            what = f"the anchor of {found.at} names a second successor of the key {found.key}"
+            return Keys(in_force, tuple(until), Finding(found.position, what))
+    return Keys(in_force, tuple(until), None)
 
 
-def _make_key(home: Path) -> None:
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    key = Ed25519PrivateKey.generate()
-    path = key_file(home)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    public_key_file(home).write_text(key.public_key().public_bytes_raw().hex() + "\n")
-    half = path.with_suffix(".new")
-    with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        os.fsync(file.fileno())
-    half.replace(path)
+# --- What is checked of anchors alone: each yields what it finds ----------------------------------------------------
 
 
-def _append(path: Path, line: bytes) -> None:
-    """Adds a line, or nothing: half an anchor would stand in the way of all that come after it."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        whole = os.read(handle, os.fstat(handle).st_size).rfind(b"\n") + 1
-        os.ftruncate(handle, whole)
-        try:
-            if os.pwrite(handle, line, whole) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            os.fsync(handle)
-        except OSError:
-            os.ftruncate(handle, whole)
-            raise
-    finally:
-        os.close(handle)
+def badly_signed(anchor: Anchor, lineage: Sequence[Identity]) -> Iterator[Finding]:
+    """An anchor of another log, or without the signatures it should have."""
+    if not is_of(anchor, lineage):
+        log = lineage[-1].log
+        yield Finding(0, f"the anchor of {anchor.at} is of another log, {anchor.log}; this one is {log}")
+    elif not is_signed(anchor):
+        yield Finding(anchor.position, f"the anchor of {anchor.at} is not signed by the key it names")
+
+
+def is_of(anchor: Anchor, lineage: Sequence[Identity]) -> bool:
+    """Whether an anchor is of a log, or of one that the log was copied from, up to where the copy began."""
+    ends = {child.parent: child.after_seal for child in lineage}
+    return any(anchor.log == each.log and anchor.seal <= ends.get(each.log, anchor.seal) for each in lineage)
+
+
+def strange_keys(anchors: Sequence[Anchor], trusted_key: str | None) -> Iterator[Finding]:
+    """Anchors signed with keys that no succession leads to, or that do not lead to the key that is trusted."""
+    if not anchors:
+        return
+    keys = keys_of(anchors)
+    if keys.finding is not None:
+        yield keys.finding
+    elif trusted_key is not None and trusted_key not in (keys.in_force, *keys.retired):
+        yield Finding(0, f"the anchors are signed with another key, {keys.in_force}, than the one that is trusted")

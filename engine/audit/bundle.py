@@ -16,8 +16,9 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 import msgspec
 import psycopg
 
-from engine.audit.anchors import Anchor, log_id_of
+from engine.audit.anchors import Anchor
 from engine.audit.capsule import MANIFEST, UNUSABLE, Capsule, Life, Member, checked, describe, life_of, open_capsule
+from engine.audit.chain import log_id_of
 from engine.audit.export import EventLine, SealLine, event_lines, seal_lines, settle
 from engine.errors import BadInput
 from engine.events import RunRequested

@@ -261,9 +261,8 @@ class Capsule:
         )
         row, seals = next(rows, None), dict[int, SealLine]()
         for seal in self.decoded("seals.jsonl", SealLine):
-            sealing = Sealing(
-                seal.seal, seal.first_position, seal.last_position, seal.events, bytes.fromhex(seal.previous)
-            )
+            numbers = (seal.seal, seal.first_position, seal.last_position, seal.events)
+            sealing = Sealing(*numbers, bytes.fromhex(seal.previous), seal.sealed_at, seal.sealed_by)
             while row is not None and row.position <= seal.last_position:
                 sealing.add([_row_bytes(row)])
                 row = next(rows, None)

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import file_digest
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
@@ -21,20 +22,18 @@ from psycopg.rows import tuple_row
 
 from engine import clock
 from engine.audit import standalone
-from engine.audit.anchors import Anchor, log_id_of
+from engine.audit.anchors import Anchor, keys_of
+from engine.audit.chain import before_all, lineage_of
 from engine.errors import BadInput
 from engine.market import instant_text
 from engine.store import ENGINE_VERSION
-from engine.store.seals import genesis
+from engine.store.seals import SELECT, Seal
 
 FORMAT = standalone.FORMAT
 PAGE = 5_000
 
 EVENTS: LiteralString = (
     "SELECT notification_id, originator_id, originator_version, topic, state FROM quantagent.events "
-)
-SEALS: LiteralString = (
-    "SELECT seal, first_position, last_position, events, previous, hash, checks FROM quantagent.seals "
 )
 
 README = """\
@@ -63,8 +62,8 @@ class EventLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     state_hex: str = ""
 
 
-class SealLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A seal (`engine.store.seals.Seal`), its bytes in hexadecimal."""
+class SealLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A seal (`engine.store.seals.Seal`), its bytes in hexadecimal. One of the first format has no time and login."""
 
     seal: int
     first_position: int
@@ -73,10 +72,15 @@ class SealLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     previous: str
     hash: str
     checks: str
+    sealed_at: str = ""
+    sealed_by: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What the folder holds; `head` is the last seal's hash, `public_key` the one that signed the anchors."""
+    """What the folder holds; `head` is the last seal's hash, `public_key` the one that signed the anchors last.
+
+    `parents`: the logs that this one was copied from, the first one first, each with the last seal both have.
+    """
 
     format: str
     log: UUID
@@ -87,6 +91,7 @@ class Manifest(msgspec.Struct, frozen=True):
     head: str
     public_key: str
     files: dict[str, str]
+    parents: list[tuple[UUID, int]]
 
 
 class Exported(NamedTuple):
@@ -136,17 +141,18 @@ def _write(
     shutil.copyfile(standalone.__file__, folder / "verify.py")
     (folder / "README.txt").write_text(README)
     last = next(seal_lines(conn, "ORDER BY 1 DESC LIMIT 1"), None)
-    log_id = log_id_of(conn)
+    lineage = lineage_of(conn)
     manifest = Manifest(
         format=FORMAT,
-        log=log_id,
+        log=lineage[-1].log,
         engine=ENGINE_VERSION,
         made_at=instant_text(clock.now()),
         events=events,
         seals=seals,
-        head=last.hash if last else genesis(log_id).hex(),
-        public_key=anchors[-1].key if anchors else "",
+        head=last.hash if last else before_all(lineage).hash.hex(),
+        public_key=keys_of(anchors).in_force if anchors else "",
         files={path.name: digest_of_file(path) for path in sorted(folder.iterdir())},
+        parents=[(parent.log, child.after_seal) for parent, child in pairwise(lineage)],
     )
     (folder / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     anchored_to = max((anchor.position for anchor in anchors), default=0)
@@ -168,8 +174,10 @@ def seal_lines(
     conn: psycopg.Connection[Any], which: LiteralString, values: Sequence[object] = ()
 ) -> Iterator[SealLine]:
     """Stored seals, page by page; `which` says which ones and in which order."""
-    for seal, first, last, events, previous, sealed, checks in _rows(conn, SEALS + which, values):
-        yield SealLine(seal, first, last, events, previous.hex(), sealed.hex(), checks.hex())
+    for row in _rows(conn, SELECT + which, values):
+        seal = Seal(*row)
+        texts = (seal.previous.hex(), seal.hash.hex(), seal.checks.hex())
+        yield SealLine(*seal[:4], *texts, seal.sealed_at, seal.sealed_by)
 
 
 def _rows(conn: psycopg.Connection[Any], query: LiteralString, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:

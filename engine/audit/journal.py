@@ -16,11 +16,13 @@ from engine.events import (
     AnalysesConsulted,
     AnalysisFailed,
     AnalysisMade,
+    AnchoringRestarted,
     BookOpened,
     CashAdjusted,
     Fact,
     FeedResumed,
     GraphWork,
+    LogAdopted,
     ModelActivated,
     ModelSaved,
     OrderCanceled,
@@ -54,7 +56,10 @@ from engine.versions import names
 LEVELS = ("info", "notice", "warning")
 
 _NOTICES = {RunRequested, RunStarted, RunEnded, OrderPlaced, OrderFilled, OrderCanceled, TradingResumed}
-_WARNINGS = {OrderRejected, TradingHalted, TradingEnded, RunFailed, SlotFailed, AnalysisFailed}
+_WARNINGS = {
+    *(OrderRejected, TradingHalted, TradingEnded, RunFailed, SlotFailed, AnalysisFailed),
+    *(LogAdopted, AnchoringRestarted),
+}
 
 
 class Group(NamedTuple):
@@ -312,5 +317,9 @@ def _says_of_work(event: Fact) -> str:
             return f"model {event.name or 'of its own'} is the default, {event.scope}"
         case AlertRaised():
             return f"{event.kind}: {event.detail}"
+        case LogAdopted():
+            return f"a copy of log {event.parent} became log {event.log_id}: {event.reason}"
+        case AnchoringRestarted():
+            return f"anchors of log {event.log_id} begin again, after one of position {event.position}: {event.reason}"
         case _:
             return type(event).__name__

@@ -7,7 +7,7 @@ It reads the export as an auditor would and shares no code with the program that
 
 1. every file is the one the manifest names (SHA-256);
 2. every event is the one its seal closed, every seal continues the one before it (a chain of SHA-256);
-3. every anchor is signed (Ed25519, RFC 8032) and meets its seal.
+3. every anchor is signed (Ed25519, RFC 8032) and meets its seal; where a key follows another, both signed that.
 
 Give --public-key the key that was handed to you, and --anchor your own copy of the anchors, if you have them: what lies
 inside the export only shows that its parts fit each other. The same goes for this program: use a copy that you trust.
@@ -15,10 +15,13 @@ The chain is in the .jsonl files; events.parquet is a copy for data tools, and o
 
 Exit code 0: everything holds. 3: something does not, named on standard output. 2: this is no export.
 
-A seal's hash is SHA-256 over b"quantagent seal 1\\n", the previous seal's hash, then four 8-byte integers (its number,
-first position, last position, number of events), then every event: a 2-byte count of fields (5), and each field behind
-its 4-byte length: stream id (16 bytes), version (8), name, state, position (8). All integers are big-endian. The first
-seal continues SHA-256(b"quantagent log <log id>\\n"). `checks` has a CRC-32 of each event: which one was changed.
+A seal's hash is SHA-256 over b"quantagent seal 2\\n", the previous seal's hash, four 8-byte integers (its number, first
+position, last position, number of events), `sealed_at` and `sealed_by` (the server's time and login), each behind its
+4-byte length, and the SHA-256 of every event: of a 2-byte count of fields (5), and each field behind its 4-byte length:
+stream id (16 bytes), version (8), name, state, position (8). All integers are big-endian. The first seal continues
+SHA-256(b"quantagent log <log id>\\n"). `checks` has the first 4 bytes of each event's SHA-256: which one was changed.
+Seals of the first format have no time and login: their hash is SHA-256 over b"quantagent seal 1\\n", the previous hash,
+the four integers and the events themselves, and `checks` has a CRC-32 of each. None follows one of the second format.
 A state that is no UTF-8 text, and so cannot have been written by the program, stands in `state_hex`.
 """
 
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
 
     Fields = dict[str, Callable[[Any], Any]]
 
-FORMAT = "quantagent export 1"
+FORMAT = "quantagent export 2"
+FORMATS = ("quantagent export 1", FORMAT)
 CHAIN = ("events.jsonl", "seals.jsonl", "anchors.jsonl")
 
 
@@ -85,14 +89,18 @@ def key_of(text: str) -> bytes:
 def verified(folder: Path, trusted_key: bytes | None = None, kept: Path | None = None) -> Iterator[str]:
     """A line for everything that holds. Raises `Refuted` at the first thing that does not."""
     manifest = read_manifest(folder / "manifest.json")
-    log, key = manifest["log"], trusted_key or manifest["public_key"]
+    log, names = manifest["log"], [*manifest["parents"], (manifest["log"], 2**63)]
     check_files(folder, manifest["files"])
     yield f"{len(manifest['files'])} files are those of the manifest."
     files = [folder / "anchors.jsonl"] + ([kept] if kept else [])
-    anchors = [anchor for file in files for anchor in lines_of(file, ANCHOR)]
+    anchors = [anchor for file in files for anchor in lines_of(file, ANCHOR, ROTATION)]
+    anchors.sort(key=lambda anchor: anchor["seal"])
     for anchor in anchors:
-        check_signature(anchor, log, key)
-    last, count = check_chain(folder, log, anchors)
+        check_signature(anchor, log, names)
+    check_keys(anchors, trusted_key or manifest["public_key"])
+    last, count, adopted = check_chain(folder, names[0][0], anchors)
+    if adopted != [(name.bytes, names[n][0].bytes) for n, (name, _) in enumerate(names[1:])]:
+        raise Refuted(f"the log is called {log}, and its events do not say so: it was renamed")
     if (last.number, count, last.hash) != (manifest["seals"], manifest["events"], manifest["head"]):
         raise Refuted(f"the manifest speaks of {manifest['events']} events under {manifest['seals']} seals")
     yield f"{count} events under {last.number} seals: every link holds."
@@ -145,6 +153,15 @@ def digests(value: Any) -> dict[str, bytes]:
     return found
 
 
+def parents(value: Any) -> list[tuple[uuid.UUID, int]]:
+    if not isinstance(value, list):
+        raise ValueError("parents are no list")
+    try:
+        return [(identifier(log), number(seal)) for log, seal in cast("list[list[Any]]", value)]
+    except TypeError:
+        raise ValueError("a parent is no pair of a log and a seal") from None
+
+
 EVENT: Fields = {"position": number, "stream_id": identifier, "version": number, "name": text, "state": text}
 DAMAGED_EVENT: Fields = {**EVENT, "state_hex": hexadecimal}
 SEAL: Fields = {
@@ -156,6 +173,7 @@ SEAL: Fields = {
     "hash": hexadecimal,
     "checks": hexadecimal,
 }
+TIMED_SEAL: Fields = {**SEAL, "sealed_at": text, "sealed_by": text}
 ANCHOR: Fields = {
     "log": identifier,
     "seal": number,
@@ -165,7 +183,8 @@ ANCHOR: Fields = {
     "key": hexadecimal,
     "signature": hexadecimal,
 }
-MANIFEST: Fields = {
+ROTATION: Fields = {**ANCHOR, "successor": hexadecimal, "countersignature": hexadecimal}
+FIRST_MANIFEST: Fields = {
     "format": text,
     "log": identifier,
     "engine": text,
@@ -176,6 +195,7 @@ MANIFEST: Fields = {
     "public_key": hexadecimal,
     "files": digests,
 }
+MANIFEST: Fields = {**FIRST_MANIFEST, "parents": parents}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -183,9 +203,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         found = json_object(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise NotAnExport(f"{path} cannot be read: {error}. Give the folder of an export.") from None
-    if found.get("format") != FORMAT:
-        raise NotAnExport(f"{path} is not the manifest of a {FORMAT}. Give the folder of an export.")
+    if found.get("format") not in FORMATS:
+        raise NotAnExport(f"{path} is not the manifest of a {' or '.join(FORMATS)}. Give the folder of an export.")
     try:
+        if found["format"] == FORMATS[0]:
+            return {**fields_of(found, FIRST_MANIFEST), "parents": []}
         return fields_of(found, MANIFEST)
     except ValueError as error:
         raise NotAnExport(f"{path} is damaged: {error}. Ask for the export again.") from None
@@ -244,6 +266,7 @@ class Seal(NamedTuple):
     number: int
     last_position: int
     hash: bytes
+    sealed_at: bytes = b""
 
 
 class Events:
@@ -252,6 +275,7 @@ class Events:
     def __init__(self, path: Path) -> None:
         self.lines = lines_of(path, EVENT, DAMAGED_EVENT)
         self.ahead = next(self.lines, None)
+        self.adopted: list[tuple[bytes, bytes]] = []
 
     def until(self, position: int) -> Iterator[dict[str, Any]]:
         while self.ahead is not None and self.ahead["position"] <= position:
@@ -260,25 +284,40 @@ class Events:
                 raise Refuted(f"the event at position {event['position']} shows another state than the one sealed")
             if self.ahead is not None and self.ahead["position"] <= event["position"]:
                 raise Refuted(f"position {self.ahead['position']} does not follow position {event['position']}")
+            if event["name"].startswith(b"LogAdopted."):
+                self.adopted.append(adoption(event))
             yield event
 
 
-def check_chain(folder: Path, log: uuid.UUID, anchors: list[dict[str, Any]]) -> tuple[Seal, int]:
-    """Walks events and seals side by side; returns the last seal and how many events there are."""
+def adoption(event: dict[str, Any]) -> tuple[bytes, bytes]:
+    """The log and its parent that an event of a name of its own tells."""
+    try:
+        payload = json.loads(event["state"])[0]
+        return uuid.UUID(payload["log_id"]).bytes, uuid.UUID(payload["parent"]).bytes
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise Refuted(f"the event at position {event['position']} does not name a log and its parent") from None
+
+
+def check_chain(
+    folder: Path, log: uuid.UUID, anchors: list[dict[str, Any]]
+) -> tuple[Seal, int, list[tuple[bytes, bytes]]]:
+    """Walks events and seals in parallel; returns the last seal, how many events there are, and the names that the log
+    was adopted under, each with its parent."""
     last, count = Seal(0, 0, genesis(log)), 0
-    events, waiting = Events(folder / "events.jsonl"), sorted(anchors, key=lambda anchor: anchor["seal"], reverse=True)
-    for seal in lines_of(folder / "seals.jsonl", SEAL):
+    events, waiting = Events(folder / "events.jsonl"), anchors[::-1]
+    for seal in lines_of(folder / "seals.jsonl", SEAL, TIMED_SEAL):
         check_place(seal, last)
         check_content(seal, events)
         while waiting and waiting[-1]["seal"] == seal["seal"]:
             check_anchored(seal, waiting.pop())
-        last, count = Seal(seal["seal"], seal["last_position"], seal["hash"]), count + seal["events"]
+        last = Seal(seal["seal"], seal["last_position"], seal["hash"], seal.get("sealed_at", b""))
+        count += seal["events"]
     if events.ahead is not None:
         raise Refuted(f"the event at position {events.ahead['position']} has no seal: it did not come by an append")
     if waiting:
         at, cut = waiting[-1]["at"].decode(), waiting[-1]["seal"]
         raise Refuted(f"the log ends at seal {last.number}, but seal {cut} was anchored at {at}: its tail was cut off")
-    return last, count
+    return last, count, events.adopted
 
 
 def genesis(log: uuid.UUID) -> bytes:
@@ -292,17 +331,25 @@ def check_place(seal: dict[str, Any], last: Seal) -> None:
         raise Refuted(f"{name_of(seal)} does not continue the one before it: one of them was replaced")
     if not last.last_position < seal["first_position"] <= seal["last_position"]:
         raise Refuted(f"{name_of(seal)} does not follow position {last.last_position}")
+    if last.sealed_at and "sealed_at" not in seal:
+        raise Refuted(f"{name_of(seal)} has no time, though the one before it has: it was replaced")
 
 
 def check_content(seal: dict[str, Any], events: Events) -> None:
     """The hash over all events up to the seal's last position; the first that was changed is named."""
     numbers = (seal["seal"], seal["first_position"], seal["last_position"], seal["events"])
-    found = hashlib.sha256(b"quantagent seal 1\n" + seal["previous"] + struct.pack(">qqqq", *numbers))
+    timed = "sealed_at" in seal
+    found = hashlib.sha256(b"quantagent seal 2\n" if timed else b"quantagent seal 1\n")
+    found.update(seal["previous"] + struct.pack(">qqqq", *numbers))
+    for name in ("sealed_at", "sealed_by") if timed else ():
+        found.update(struct.pack(">i", len(seal[name])) + seal[name])
     count, changed = 0, None
     for event in events.until(seal["last_position"]):
         row = row_bytes(event)
-        found.update(row)
-        if changed is None and struct.pack(">I", zlib.crc32(row)) != seal["checks"][4 * count : 4 * count + 4]:
+        hashed = hashlib.sha256(row).digest() if timed else row
+        found.update(hashed)
+        check = hashed[:4] if timed else struct.pack(">I", zlib.crc32(row))
+        if changed is None and check != seal["checks"][4 * count : 4 * count + 4]:
             changed = event["position"]
         count += 1
     if count != seal["events"]:
@@ -340,16 +387,37 @@ def row_bytes(event: dict[str, Any]) -> bytes:
 # --- Anchors ------------------------------------------------------------------------------------------------------
 
 
-def check_signature(anchor: dict[str, Any], log: uuid.UUID, key: bytes) -> None:
-    at = anchor["at"].decode()
-    parts = (anchor["log"], anchor["seal"], anchor["position"], anchor["hash"].hex(), at, anchor["key"].hex())
-    signed = "quantagent anchor 1\n" + "".join(f"{part}\n" for part in parts)
-    if anchor["log"] != log:
+def check_signature(anchor: dict[str, Any], log: uuid.UUID, names: list[tuple[uuid.UUID, int]]) -> None:
+    """An anchor is of the log, or of one it was copied from up to there, and signed by the keys it names."""
+    at, successor = anchor["at"].decode(), anchor.get("successor")
+    parts = [anchor["log"], anchor["seal"], anchor["position"], anchor["hash"].hex(), at, anchor["key"].hex()]
+    signed = f"quantagent anchor {2 if successor else 1}\n" + "".join(f"{part}\n" for part in parts)
+    if not any(anchor["log"] == name and anchor["seal"] <= end for name, end in names):
         raise Refuted(f"the anchor of {at} is of another log, {anchor['log']}; this one is {log}")
-    if anchor["key"] != key:
-        raise Refuted(f"the anchor of {at} is signed with another key, {anchor['key'].hex()}, than {key.hex()}")
-    if not is_signed(key, signed.encode(), anchor["signature"]):
+    signatures = [(anchor["key"], anchor["signature"])]
+    if successor:
+        signed += f"{successor.hex()}\n"
+        signatures.append((successor, anchor["countersignature"]))
+    if not all(is_signed(key, signed.encode(), signature) for key, signature in signatures):
         raise Refuted(f"the anchor of {at} is not signed by its key")
+
+
+def check_keys(anchors: list[dict[str, Any]], trusted: bytes) -> None:
+    """The keys follow each other, each named by an anchor of the one before it, and one of them is the trusted one."""
+    if not anchors:
+        return
+    in_force: bytes = anchors[0]["key"]
+    until: dict[bytes, int] = {}
+    for anchor in anchors:
+        at, key, successor = anchor["at"].decode(), anchor["key"], anchor.get("successor")
+        if key != in_force and anchor["seal"] > until.get(key, -1):
+            raise Refuted(f"the anchor of {at} is signed with another key, {key.hex()}, than {in_force.hex()}")
+        if successor and key == in_force:
+            until[key], in_force = anchor["seal"], successor
+        elif successor and successor != in_force and successor not in until:
+            raise Refuted(f"the anchor of {at} names a second successor of the key {key.hex()}")
+    if trusted != in_force and trusted not in until:
+        raise Refuted(f"the anchors are signed with another key, {in_force.hex()}, than {trusted.hex()}")
 
 
 def check_anchored(seal: dict[str, Any], anchor: dict[str, Any]) -> None:

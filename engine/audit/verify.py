@@ -12,32 +12,33 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import tuple_row
 
-from engine.audit.anchors import Anchor, is_signed, log_id_of
-from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing, genesis
+from engine.audit.anchors import Anchor, badly_signed, by_seal, strange_keys
+from engine.audit.chain import Finding, Identity, before_all, lineage_of, out_of_place, seals_after
+from engine.audit.times import Times
+from engine.errors import UnreadableEvent
+from engine.events import AnchoringRestarted, Fact, LogAdopted
+from engine.store.codec import recorded
+from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing
 
-SEALS_PER_PAGE = 1_000
-
-_SEALS = "SELECT * FROM quantagent.seals WHERE seal > %s ORDER BY seal LIMIT %s"
 _ROWS = (
     "COPY (SELECT originator_id, originator_version, topic, state, notification_id FROM quantagent.events "
     "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id) TO STDOUT (FORMAT binary)"
 )
 
+# Where the name of an event begins in a row, and how the names begin that say which log this is.
+_NAME_AT = 38
+_OF_IDENTITY = (b"LogAdopted.", b"AnchoringRestarted.")
+
 # Positions begin at 1, but somebody who adds a row may give it any.
 _BELOW_ALL = -(2**63)
 
 
-class Finding(NamedTuple):
-    """The first thing that is wrong: where, and what."""
-
-    position: int
-    what: str
-
-
 class Verdict(NamedTuple):
-    """What was checked, up to the head. `anchored_to` is the last position that an anchor vouches for, else 0."""
+    """What was checked, up to the head. `anchored_to` is the last position that an anchor vouches for, else 0.
+
+    notices: what is no change to the log but should be known, such as a server's clock that went back.
+    """
 
     log: UUID
     events: int
@@ -47,6 +48,7 @@ class Verdict(NamedTuple):
     anchors: int
     anchored_to: int
     finding: Finding | None
+    notices: tuple[str, ...] = ()
 
 
 def verify(
@@ -57,8 +59,9 @@ def verify(
 ) -> Verdict:
     """Checks the whole log, on a connection whose transaction sees one state of it.
 
-    `trusted_key`: the public key, in hexadecimal, that every anchor must be signed with; without it an anchor only has
-    to be signed by the key it names. `progress` hears how many events are done, and of how many.
+    `trusted_key`: the public key, in hexadecimal, that the anchors must be signed with, or a key that it follows or
+    that follows it; without it an anchor only has to be signed by the key it names. `progress` gets how many events are
+    done, and of how many.
     """
     walk = _Walk(conn, anchors, trusted_key, progress)
     with closing(walk.findings()) as findings:
@@ -73,6 +76,7 @@ def verify(
         len(anchors),
         walk.anchored_to,
         finding,
+        tuple(walk.notices()),
     )
 
 
@@ -87,15 +91,20 @@ class _Walk:
         progress: Callable[[int, int], None],
     ) -> None:
         self._conn, self._trusted_key, self._progress = conn, trusted_key, progress
-        self._anchors = sorted(anchors, key=lambda each: each.seal)
-        self.log_id = log_id_of(conn)
-        self.last = Seal(0, 0, 0, 0, b"", genesis(self.log_id), b"")
+        self._anchors = by_seal(anchors)
+        self._lineage = lineage_of(conn)
+        self.log_id = self._lineage[-1].log
+        self.last = before_all(self._lineage)
         self.events = self.anchored_to = 0
+        self._times = Times()
+        self._adopted: list[LogAdopted] = []
+        self._restarts: list[str] = []
 
     def findings(self) -> Generator[Finding]:
         """Everything that is wrong, in the order of the log. What comes after the first may only follow from it."""
         for anchor in self._anchors:
-            yield from badly_signed(anchor, self.log_id, self._trusted_key)
+            yield from badly_signed(anchor, self._lineage)
+        yield from strange_keys(self._anchors, self._trusted_key)
         (total,) = self._conn.execute("SELECT count(*) FROM quantagent.events").fetchone() or (0,)
         waiting = iter(self._anchors)
         anchor = next(waiting, None)
@@ -106,18 +115,40 @@ class _Walk:
                 yield from not_anchored_so(anchor, seal, self.anchored_to)
                 self.anchored_to = anchor.position
                 anchor = next(waiting, None)
+            self._times.see(seal, rows)
+            for row in rows:
+                if row.startswith(_OF_IDENTITY, _NAME_AT):
+                    self._note(row)
             self.last = seal
             self.events += len(rows)
             self._progress(self.events, total)
         yield from unsealed(self._conn, self.last)
         if anchor is not None:
             yield from cut_off(anchor, self.last)
+        yield from adopted_otherwise(self._lineage, self._adopted)
+
+    def _note(self, row: bytes) -> None:
+        position = _position_of(row)
+        match _event_of(row):
+            case LogAdopted() as adopted:
+                self._adopted.append(adopted)
+            case AnchoringRestarted(position=before, reason=reason):
+                self._restarts.append(
+                    f"anchoring began anew at position {position:,}, after an anchor of position {before:,}: {reason}"
+                )
+            case _:
+                pass
+
+    def notices(self) -> Iterator[str]:
+        """What is no change and should be known."""
+        yield from self._times.notices()
+        yield from self._restarts
 
 
 def _sealed_rows(conn: psycopg.Connection[Any]) -> Iterator[tuple[Seal, list[bytes]]]:
     """Every seal in order, with the rows, spelled as in binary COPY, that lie after the seal before it and up to it."""
     number, position = 0, _BELOW_ALL
-    while page := _seals_after(conn, number):
+    while page := seals_after(conn, number):
         rows = _rows_between(conn, position, max(seal.last_position for seal in page))
         row = next(rows, None)
         for seal in page:
@@ -127,11 +158,6 @@ def _sealed_rows(conn: psycopg.Connection[Any]) -> Iterator[tuple[Seal, list[byt
                 row = next(rows, None)
             yield seal, mine
         number, position = page[-1].seal, page[-1].last_position
-
-
-def _seals_after(conn: psycopg.Connection[Any], number: int) -> list[Seal]:
-    with conn.cursor(binary=True, row_factory=tuple_row) as curs:
-        return [Seal(*row) for row in curs.execute(_SEALS, (number, SEALS_PER_PAGE))]
 
 
 def _rows_between(conn: psycopg.Connection[Any], after: int, last: int) -> Iterator[bytes]:
@@ -147,32 +173,25 @@ def _position_of(row: bytes) -> int:
     return int.from_bytes(row[-8:], signed=True)
 
 
+def _event_of(row: bytes) -> Fact | None:
+    """The fact in a row, None where it cannot be read."""
+    at, parts = _NAME_AT - 4, list[bytes]()
+    for _ in range(2):
+        end = at + 4 + int.from_bytes(row[at : at + 4])
+        parts.append(row[at + 4 : end])
+        at = end
+    try:
+        return recorded(_position_of(row), 0, parts[0].decode(), parts[1]).event
+    except UnreadableEvent:
+        return None
+
+
 # --- The checks: each yields what it finds -------------------------------------------------------------------------
-
-
-def badly_signed(anchor: Anchor, log_id: UUID, trusted_key: str | None) -> Iterator[Finding]:
-    if anchor.log != log_id:
-        yield Finding(0, f"the anchor of {anchor.at} is of another log, {anchor.log}; this one is {log_id}")
-    elif trusted_key is not None and anchor.key != trusted_key:
-        yield Finding(0, f"the anchor of {anchor.at} is signed with another key than the one that is trusted")
-    elif not is_signed(anchor):
-        yield Finding(anchor.position, f"the anchor of {anchor.at} is not signed by the key it names")
-
-
-def out_of_place(seal: Seal, before: Seal) -> Iterator[Finding]:
-    """The link: numbers without gaps, the hash of the seal before, positions that go on."""
-    at = before.last_position + 1
-    if seal.seal != before.seal + 1:
-        yield Finding(at, f"seal {before.seal + 1} is missing")
-    elif seal.previous != before.hash:
-        yield Finding(at, f"seal {seal.seal} does not continue seal {before.seal}: one of them was replaced")
-    elif not before.last_position < seal.first_position <= seal.last_position:
-        yield Finding(at, f"seal {seal.seal} claims positions that do not follow those of seal {before.seal}")
 
 
 def changed(seal: Seal, rows: Sequence[bytes]) -> Iterator[Finding]:
     """The content: every row of the append, whole."""
-    sealing = Sealing(seal.seal, seal.first_position, seal.last_position, seal.events, seal.previous)
+    sealing = Sealing(*seal[:5], seal.sealed_at, seal.sealed_by)
     sealing.add(rows)
     ours = sealing.done()
     if (ours.hash, ours.checks, len(rows)) == (seal.hash, seal.checks, seal.events):
@@ -220,3 +239,10 @@ def cut_off(anchor: Anchor, last: Seal) -> Iterator[Finding]:
         last.last_position + 1,
         f"the log ends at seal {last.seal}, but seal {anchor.seal} was anchored at {anchor.at}: its tail was cut off",
     )
+
+
+def adopted_otherwise(lineage: Sequence[Identity], adopted: Sequence[LogAdopted]) -> Iterator[Finding]:
+    """The names of the log are those that its events gave it."""
+    named = [(str(each.log), str(each.parent)) for each in lineage if each.parent is not None]
+    if named != [(each.log_id, each.parent) for each in adopted]:
+        yield Finding(0, f"the log is called {lineage[-1].log}, and its events do not say so: it was renamed")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from engine.errors import BadInput, NotFound
+from engine.errors import BadInput, NotFound, RowsDropped
 from engine.events import SignalsImported
 from engine.market import Bar, Direction, Symbol, check_symbol, instant_text
 from engine.money import ONE, ZERO, exact
@@ -149,6 +149,11 @@ def save_signals(store: Store, dsn: str, file: SignalFile, actor: str) -> None:
                 for number, row in enumerate(file.rows, 1)
             ],
         )
+        (stored,) = curs.execute(
+            "SELECT count(*) FROM quantagent.imported_signals WHERE digest = %s", (file.digest,)
+        ).fetchone() or (0,)
+        if stored != len(file.rows):
+            raise RowsDropped("imported_signals", len(file.rows), stored)
     store.append([Batch(f"signals:{file.digest}", 0, [file.fact])], Cause(actor))
 
 

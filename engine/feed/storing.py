@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
 import psycopg
 
+from engine.errors import RowsDropped
 from engine.feed import Added, Refused
 from engine.feed.checks import import_digest, other_values, overlap
 from engine.feed.columns import lines, rows_to_store
@@ -71,6 +72,18 @@ _REVISE: LiteralString = (
     + _OTHERS
 )
 
+# How many of the bars are stored now, as they came in.
+_STORED: LiteralString = """
+    SELECT count(*) FROM incoming CROSS JOIN LATERAL (
+        SELECT * FROM quantagent.bars
+        WHERE (bars.symbol, bars.timeframe, bars.opened_at)
+            = (incoming.symbol, incoming.timeframe, incoming.opened_at)
+        ORDER BY revision DESC LIMIT 1
+    ) AS stored
+    WHERE (incoming.closed_at, incoming.open, incoming.high, incoming.low, incoming.close, incoming.volume)
+        = (stored.closed_at, stored.open, stored.high, stored.low, stored.close, stored.volume)
+"""
+
 _FIRST_OVERLAP: LiteralString = """
     SELECT previous_opened_at, opened_at FROM (
         SELECT opened_at,
@@ -130,7 +143,9 @@ def _put(conn: psycopg.Connection[Any], incoming: Incoming, correct: bool) -> Ad
     assert first is not None
     reach = {"symbol": symbol, "timeframe": timeframe.value, "reach": first - timeframe.duration, "last": last}
     if conn.execute(_ANY_IN_REACH, reach).fetchone() is None:
-        _copy(conn, "COPY quantagent.bars", incoming)
+        stored = _copy(conn, "COPY quantagent.bars", incoming)
+        if stored != texts.height:
+            raise RowsDropped("bars", texts.height, stored)
         return Added(texts.height, 0)
     conn.execute(_INCOMING)
     _copy(conn, "COPY incoming", incoming)
@@ -140,17 +155,23 @@ def _put(conn: psycopg.Connection[Any], incoming: Incoming, correct: bool) -> Ad
             corrected = conn.execute(_REVISE).rowcount
         else:
             _refuse_others(conn, symbol, timeframe)
+    (stored,) = conn.execute(_STORED).fetchone() or (0,)
+    if stored != texts.height:
+        raise RowsDropped("bars", texts.height, stored)
     overlapping = conn.execute(_FIRST_OVERLAP, reach).fetchone() if new or corrected else None
     if overlapping is not None:
         raise overlap(symbol, timeframe, *overlapping)
     return Added(new, texts.height - new - corrected, corrected)
 
 
-def _copy(conn: psycopg.Connection[Any], into: LiteralString, incoming: Incoming) -> None:
+def _copy(conn: psycopg.Connection[Any], into: LiteralString, incoming: Incoming) -> int:
+    """Sends the bars; returns how many rows were stored."""
     symbol, timeframe, texts, _, _, source, learned_at, *_ = incoming
-    with conn.cursor().copy(into + _COLUMNS + "FROM STDIN (FORMAT csv)") as copy:
+    curs = conn.cursor()
+    with curs.copy(into + _COLUMNS + "FROM STDIN (FORMAT csv)") as copy:
         for part in rows_to_store(symbol, timeframe, texts, learned_at, source):
             copy.write(part)
+    return curs.rowcount
 
 
 def _refuse_others(conn: psycopg.Connection[Any], symbol: Symbol, timeframe: Timeframe) -> None:
@@ -182,3 +203,7 @@ def _record(conn: psycopg.Connection[Any], incoming: Incoming, changed: bool) ->
             "INSERT INTO quantagent.refused_bars (import_id, row_number, line, reason) VALUES (%s, %s, %s, %s)",
             [(row[0], *each) for each in incoming.refused],
         )
+        if incoming.refused and cursor.rowcount != len(incoming.refused):
+            raise RowsDropped("refused_bars", len(incoming.refused), cursor.rowcount)
+    elif facts["changed"]:
+        raise RowsDropped("bar_imports", 1, 0)

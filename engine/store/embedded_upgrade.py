@@ -19,6 +19,17 @@ from engine.store.embedded_files import Cluster, make_folder, mutex, try_lock, w
 from engine.store.embedded_server import SUPERUSER, Server, State
 from engine.store.embedded_watch import ensure_watchdog
 
+_MOVED = """
+do $$
+begin
+    if to_regclass('quantagent.log_databases') is not null then
+        insert into quantagent.log_databases (log_id, database)
+        select log_id, quantagent.this_database() from quantagent.log_databases order by n desc limit 1;
+    end if;
+end
+$$
+"""
+
 
 @dataclass(frozen=True)
 class MajorUpgrade:
@@ -51,6 +62,8 @@ def upgrade_major(new: Server, environ: Mapping[str, str], say: Callable[[str], 
         with _running(old), _running(draft):
             _copy(old, draft)
             counts = _same_counts(old, draft)
+            # The log moves with its database: the new one is no copy of it.
+            draft.query(_MOVED)
         draft.cluster.data.rename(new.cluster.data)
         _discard(draft)
     marker = old.cluster.folder / f"upgraded-to-{new.binaries.major}"

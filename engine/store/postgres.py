@@ -7,7 +7,7 @@ What is ours: names instead of class paths, our own bytes, one way to append (in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from time import sleep
 from typing import Any, LiteralString, TypeVar, cast
 from uuid import UUID
@@ -21,10 +21,10 @@ from psycopg.sql import SQL, Identifier
 from psycopg_pool import PoolTimeout
 
 from engine import clock
-from engine.errors import BookMoved, EventMissing, StoreUnavailable
+from engine.errors import BookMoved, EventMissing, RowsDropped, StoreUnavailable
 from engine.store import ENGINE_VERSION, PAGE, Batch, Cause, Meta, Recorded
 from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
-from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing, row_bytes
+from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing, row_bytes, sealed_text
 
 SCHEMA = "quantagent"
 TABLE = "events"
@@ -38,12 +38,12 @@ LOCK_TIMEOUT = "30s"
 
 _NO_END = 2**63 - 1
 
-_BEGIN = "SELECT first_position, seal, previous FROM quantagent.begin_append(%s)"
+_BEGIN = "SELECT first_position, seal, previous, sealed_at, sealed_by FROM quantagent.begin_append(%s)"
 _COPY = (
     "COPY quantagent.events (originator_id, originator_version, topic, state, notification_id) "
     "FROM STDIN (FORMAT binary)"
 )
-_SEAL = "INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)"
+_SEAL = "INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s, %s::timestamptz, %s)"
 
 # Rows are sent in pieces, so that the server stores one while we spell the next.
 _PIECE = 500
@@ -73,18 +73,22 @@ class Recorder(PostgresApplicationRecorder):
             conn.transaction(),
             conn.cursor(binary=True, row_factory=tuple_row) as curs,
         ):
-            first, seal, previous = cast("tuple[int, int, bytes]", curs.execute(_BEGIN, (count,)).fetchone())
-            sealing = Sealing(seal + 1, first, first + count - 1, count, previous)
+            turn = curs.execute(_BEGIN, (count,)).fetchone()
+            first, seal, previous, at, by = cast("tuple[int, int, bytes, datetime, str]", turn)
+            sealing = Sealing(seal + 1, first, first + count - 1, count, previous, sealed_text(at), by)
             with curs.copy(_COPY) as copy:
                 copy.write(COPY_BEGIN)
                 for start in range(0, count, _PIECE):
                     copy.write(sealing.add(_spelled(stored_events[start : start + _PIECE], first + start)))
                 copy.write(COPY_END)
+            if curs.rowcount != count:
+                raise RowsDropped("events", count, curs.rowcount)
             self._seal(curs, sealing.done())
         return list(range(first, first + count))
 
     def _seal(self, curs: psycopg.Cursor[Any], seal: Seal) -> None:
-        curs.execute(_SEAL, seal)
+        if curs.execute(_SEAL, seal).rowcount != 1:
+            raise RowsDropped("seals", 1, 0)
 
 
 def _spelled(stored_events: Sequence[StoredEvent], first: int) -> list[bytes]:

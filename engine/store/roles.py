@@ -24,6 +24,7 @@ GRANT USAGE ON SCHEMA quantagent TO quantagent_writer, quantagent_reader, quanta
 GRANT SELECT ON ALL TABLES IN SCHEMA quantagent TO quantagent_writer, quantagent_reader, quantagent_auditor;
 GRANT INSERT ON quantagent.events, quantagent.seals TO quantagent_writer;
 GRANT EXECUTE ON FUNCTION quantagent.begin_append TO quantagent_writer;
+GRANT EXECUTE ON FUNCTION quantagent.this_database TO quantagent_writer, quantagent_reader, quantagent_auditor;
 GRANT INSERT ON quantagent.bars, quantagent.bar_imports, quantagent.refused_bars, quantagent.asked_bars,
     quantagent.imported_signals TO quantagent_writer;
 GRANT INSERT ON quantagent.paper_accounts, quantagent.paper_orders, quantagent.paper_executions,
@@ -70,6 +71,7 @@ def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool, again: bool = F
     `again`: also when they are there, because there are new tables.
     """
     if not again and _are_set_up(conn, logins):
+        _join(conn, logins)
         return True
     try:
         for role in ROLES:
@@ -85,6 +87,7 @@ def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool, again: bool = F
                 conn.execute("REVOKE EXECUTE ON FUNCTION lo_creat, lo_create, lo_from_bytea FROM PUBLIC")
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject):
         return False
+    _join(conn, logins)
     # Whoever does not own the database gives nothing away, and hears no more than a warning.
     return _are_set_up(conn, logins)
 
@@ -105,10 +108,37 @@ def access(dsn: str, *, logins: bool) -> Access:
     if logins:
         return Access(dsn, *(make_conninfo(dsn, user=role, options=_options(dsn, role)) for role in ROLES))
     with psycopg.connect(dsn, autocommit=True) as conn:
-        may_become = conn.execute(_MAY_BECOME, (conn.info.server_version >= 160_000, list(ROLES))).fetchone()
-        if may_become != (True,) or not _are_set_up(conn, logins=False):
+        if not _may_become(conn) or not _are_set_up(conn, logins=False):
             return Access(dsn, dsn, dsn, dsn)
     return Access(dsn, *(make_conninfo(dsn, options=f"{_options(dsn, role)} -c role={role}".strip()) for role in ROLES))
+
+
+def shortcoming(conn: psycopg.Connection[Any]) -> str:
+    """What an administrator has to do before the roles can be used by this user; empty where they are."""
+    if _may_become(conn) and _are_set_up(conn, logins=False):
+        return ""
+    grant = f"GRANT {', '.join(ROLES)} TO {Identifier(conn.info.user).as_string(conn)}"
+    if _are_set_up(conn, logins=False):
+        return f"the roles are made, but not given to this user: have an administrator run `{grant}` once"
+    return (
+        "the roles are not set up and this user may not do it: have an administrator run `quantagent db upgrade` once, "
+        f"then `{grant}`"
+    )
+
+
+def _may_become(conn: psycopg.Connection[Any]) -> bool:
+    is_new = conn.info.server_version >= 160_000
+    return conn.execute(_MAY_BECOME, (is_new, list(ROLES))).fetchone() == (True,)
+
+
+def _join(conn: psycopg.Connection[Any], logins: bool) -> None:
+    """Makes the user a member of the roles, where it may and has to be one: who makes a role is no member of it."""
+    if logins or _may_become(conn):
+        return
+    row = conn.execute("SELECT rolcreaterole FROM pg_roles WHERE rolname = current_user").fetchone()
+    if row == (True,):
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            conn.execute(SQL("GRANT {} TO CURRENT_USER").format(SQL(", ").join(map(Identifier, ROLES))))
 
 
 def _options(dsn: str, role: str) -> str:
@@ -129,9 +159,6 @@ def _create(conn: psycopg.Connection[Any], role: str, logins: bool) -> None:
         return
     with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
         conn.execute(SQL("CREATE ROLE {} {}").format(name, login))
-        if conn.info.server_version >= 160_000 and not _is_superuser(conn):
-            # Whoever makes a role may give it away but not become it, unless it gives it to itself.
-            conn.execute(SQL("GRANT {} TO CURRENT_USER").format(name))
 
 
 def _is_superuser(conn: psycopg.Connection[Any]) -> bool:

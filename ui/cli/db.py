@@ -83,10 +83,11 @@ def upgrade(as_json: AsJson = False) -> None:
     """Bring the database to this version: PostgreSQL's data folder if it is older, then the tables."""
     from engine.store.embedded import resolve_dsn
     from engine.store.embedded_upgrade import upgrade_major
-    from engine.store.migrations import migrate
+    from engine.store.migrations import migrate, restore_guards
 
     with errors_in_words():
         dsn, major = resolve_dsn(os.environ), None
+        is_embedded = dsn is None
         if dsn is None:
             postgres = _embedded()
             if major := upgrade_major(postgres.server(), os.environ, _say):
@@ -95,11 +96,41 @@ def upgrade(as_json: AsJson = False) -> None:
                     f"{major.new_major}. The old data is kept in {major.kept}: delete it when you are content."
                 )
             dsn = postgres.start()
-        applied = migrate(dsn)
+        applied = migrate(dsn, logins=is_embedded)
+        restored = restore_guards(dsn, logins=is_embedded)
         if as_json:
-            print_json(major=vars(major) if major else None, migrations=applied)
+            changed = {"missing": restored.missing, "unexpected": restored.unexpected}
+            print_json(major=vars(major) if major else None, migrations=applied, restored=changed)
         else:
             _say(f"Applied {', '.join(applied)}." if applied else "The tables are up to date.")
+            if restored:
+                _say(f"Restored what guards the log: {restored}.")
+
+
+@app.command()
+def adopt(
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it becomes part of the log.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a copy of a log, such as a restored backup, a log of its own that names its parent."""
+    import psycopg
+
+    from engine import clock
+    from engine.audit.identity import adopt as adopt_copy
+    from engine.store import Cause
+    from ui.compose import open_app
+
+    with errors_in_words():
+        if not reason.strip():
+            raise BadInput("--reason is empty: say in words why.")
+        with open_app() as opened, psycopg.connect(opened.access.owner, autocommit=True) as conn:
+            cause = Cause(opened.settings.actor)
+            adopted, made = adopt_copy(opened.store, conn, opened.home, clock.now(), cause, reason.strip())
+        facts = {"log": adopted.log_id, "parent": adopted.parent, "reason": adopted.reason, "position": made.position}
+        if as_json:
+            print_json(**facts)
+        else:
+            print_facts("Adopted", facts)
 
 
 def _embedded(linger_s: float = 30.0) -> EmbeddedPostgres:

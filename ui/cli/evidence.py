@@ -62,7 +62,7 @@ def _anchors(opened: App) -> list[Anchor]:
     """Those at home. Read before the log is: an anchor made in between would vouch for what is not seen yet."""
     from engine.audit.anchors import read_anchors
 
-    file = opened.anchors()
+    file = opened.anchoring().file
     return read_anchors(file) if file.exists() else []
 
 

@@ -1,16 +1,26 @@
-"""`quantagent audit verify`, `quantagent audit anchor`: was anything changed, and the signed heads that prove it."""
+"""`quantagent audit verify`, `anchor` and `rotate-key`: was anything changed, and the signed heads that prove it."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.errors import BadInput
 from ui.cli.output import AsJson, err, errors_in_words, print_facts, print_json, progress
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from engine.audit.anchors import Anchor
+    from engine.audit.chain import Finding
+    from engine.audit.signing import Standing
+    from ui.compose import App
+
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; it becomes part of the log.")]
 
 
 def verify(
@@ -23,17 +33,18 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every event, every link and every anchor; exit 3 with the first bad position when something is wrong."""
+    """Check every event, every link, every anchor and what guards them; exit 3 where something is wrong."""
     import psycopg
 
-    from engine.audit.anchors import public_key_file, public_key_of, read_anchors
+    from engine.audit.anchors import public_key_of, read_anchors
+    from engine.audit.signing import public_key_file
     from engine.audit.verify import verify as check
     from ui.compose import open_audit
 
     with errors_in_words(), open_audit() as opened:
-        file = anchor or opened.anchors()
         # Read before the log is: an anchor made in between would vouch for what is not seen yet.
-        anchors = read_anchors(file) if anchor or file.exists() else []
+        at_home = opened.anchoring()
+        file, anchors = (anchor, read_anchors(anchor)) if anchor else (at_home.file, at_home.anchors)
         own_key = public_key_file(opened.home)
         key = public_key_of(public_key) if public_key else public_key_of(own_key) if own_key.exists() else None
         if (anchor or public_key) and not anchors:
@@ -41,44 +52,114 @@ def verify(
         with psycopg.connect(opened.access.auditor) as conn, progress() as tell:
             conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             verdict = check(conn, anchors, key, lambda done, total: tell("events", done, total))
-    facts = {**verdict._asdict(), "intact": verdict.finding is None, "anchor_file": str(file) if anchors else None}
-    if verdict.finding is not None:
-        facts |= {"position": verdict.finding.position, "finding": verdict.finding.what}
+            finding = verdict.finding or next(_around(opened, conn, at_home, is_elsewhere=anchor is not None), None)
+    facts = {**verdict._asdict(), "intact": finding is None, "anchor_file": str(file) if anchors else None}
+    facts |= {"finding": finding and finding.what, "notices": list(verdict.notices)}
+    if finding is not None:
+        facts |= {"position": finding.position}
     if as_json:
         print_json(**facts)
-    elif verdict.finding is not None:
-        where = f"[red]position {verdict.finding.position}:[/red] " if verdict.finding.position else ""
-        err.print(f"{where}{verdict.finding.what}.", markup=True)
+    elif finding is not None:
+        where = f"[red]position {finding.position}:[/red] " if finding.position else ""
+        err.print(f"{where}{finding.what.rstrip('.')}.", markup=True)
         err.print("Keep this database as it is, `quantagent audit export DIR` it, and compare with a backup.")
     else:
-        print_facts("The log is whole", facts)
+        print_facts("The log is whole", {name: fact for name, fact in facts.items() if name != "notices"})
         if verdict.anchored_to < verdict.last_position:
             after = f"what came after position {verdict.anchored_to:,}" if anchors else "any of it"
             err.print(f"No anchor vouches for {after}: `quantagent audit anchor` signs the head now.")
-    if verdict.finding is not None:
+    if not as_json:
+        for notice in verdict.notices:
+            err.print(f"Notice: {notice}.", markup=False)
+    if finding is not None:
         raise typer.Exit(3)
+
+
+def _around(opened: App, conn: psycopg.Connection[Any], at_home: Standing, *, is_elsewhere: bool) -> Iterator[Finding]:
+    """What is wrong around a log whose rows, links and anchors hold. `is_elsewhere`: the anchors are not those at
+    home, whose file is no matter then."""
+    from engine.audit.chain import Finding
+    from engine.audit.readings import guarded_otherwise, read_otherwise
+    from engine.audit.signing import Flaw
+
+    yield from guarded_otherwise(conn)
+    by_role = opened.by_role
+    if by_role is not None and by_role.writer != by_role.auditor:
+        yield from read_otherwise(conn, {"writer": by_role.writer, "reader": by_role.reader})
+    if at_home.flaw in (Flaw.COPY, Flaw.LOG) or (at_home.flaw is Flaw.FILE and not is_elsewhere):
+        yield Finding(0, at_home.refusal)
 
 
 def anchor(
     copy: Annotated[
         Path | None, typer.Option("--copy", metavar="FOLDER", help="Copy the anchors and the public key there, too.")
     ] = None,
+    begin_anew: Annotated[
+        bool,
+        typer.Option("--begin-anew", help="Begin a new file of anchors where the old one is lost; needs --reason."),
+    ] = False,
+    reason: Reason = None,
     as_json: AsJson = False,
 ) -> None:
     """Sign the head of the log and add it to the file of anchors."""
-    from engine.audit.anchors import public_key_file
+    import psycopg
+
+    from engine import clock
+    from engine.audit.identity import begin_anew as begin
+    from engine.store import Cause
+    from ui.compose import open_app
+
+    with errors_in_words():
+        if begin_anew != (reason is not None):
+            raise BadInput("--begin-anew and --reason TEXT belong together: give both, or neither.")
+        with open_app() as opened:
+            if reason is not None:
+                with psycopg.connect(opened.dsn, autocommit=True) as conn:
+                    cause = Cause(opened.settings.actor)
+                    begin(opened.store, conn, opened.home, clock.now(), cause, _given(reason))
+            made = opened.anchor()
+            if made is None:
+                err.print("The log is empty: there is nothing to anchor yet.")
+                return
+            _show_anchor(opened, made, copy, as_json)
+
+
+def rotate_key(
+    copy: Annotated[
+        Path | None,
+        typer.Option("--copy", metavar="FOLDER", help="Copy anchors and new public key there, too."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace the key that signs anchors by a new one, in an anchor that both sign."""
+    import psycopg
+
+    from engine import clock
+    from engine.audit.signing import rotate_key as rotate
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
-        made = opened.anchor()
-        file = opened.anchors()
-        if made is None:
-            err.print("The log is empty: there is nothing to anchor yet.")
-            return
-        if copy is not None:
-            _copy({file: copy / "anchors.jsonl", public_key_file(opened.home): copy / "anchor.pub"})
+        with psycopg.connect(opened.dsn, autocommit=True) as conn:
+            made = rotate(conn, opened.home, clock.now())
+        _show_anchor(opened, made, copy, as_json)
+        err.print("The old key signs nothing more. Hand out the new public key; anchors of the old one stay valid.")
+
+
+def _given(reason: str) -> str:
+    if not reason.strip():
+        raise BadInput("--reason is empty: say in words why.")
+    return reason.strip()
+
+
+def _show_anchor(opened: App, made: Anchor, copy: Path | None, as_json: bool) -> None:
+    from engine.audit.anchors import anchors_file
+    from engine.audit.signing import public_key_file
+
+    file, public = anchors_file(opened.home, made.log), public_key_file(opened.home)
+    if copy is not None:
+        _copy({file: copy / "anchors.jsonl", public: copy / "anchor.pub"}, is_new_key=bool(made.successor))
     facts = {"log": made.log, "seal": made.seal, "position": made.position, "hash": made.hash, "at": made.at}
-    facts |= {"anchor_file": file, "public_key": public_key_file(opened.home)}
+    facts |= {"anchor_file": file, "public_key": public}
     if as_json:
         print_json(**facts)
     else:
@@ -86,10 +167,11 @@ def anchor(
         err.print("Keep a copy of both files where the database's administrators cannot change them.")
 
 
-def _copy(copies: Mapping[Path, Path]) -> None:
+def _copy(copies: Mapping[Path, Path], *, is_new_key: bool) -> None:
     """Refuses to replace a copy that says something else: it may be the only one left that does."""
     for source, target in copies.items():
-        if target.exists() and not source.read_bytes().startswith(target.read_bytes()):
+        replaced = is_new_key and target.suffix == ".pub"
+        if target.exists() and not replaced and not source.read_bytes().startswith(target.read_bytes()):
             raise BadInput(
                 f"{target} holds what {source} does not, so that nothing was copied: keep it, and see what "
                 f"`quantagent audit verify --anchor {target}` says."

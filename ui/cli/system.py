@@ -73,7 +73,8 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     import psycopg
 
     from engine import clock
-    from engine.audit.anchors import read_anchors
+    from engine.store.guards import differences
+    from engine.store.roles import shortcoming
 
     def database() -> tuple[bool, str]:
         with psycopg.connect(opened.dsn) as conn:
@@ -91,22 +92,27 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     def who() -> tuple[bool, str]:
         with psycopg.connect(opened.dsn, autocommit=True) as conn:
             row = conn.execute("SELECT current_user, has_table_privilege('quantagent.events', 'UPDATE')").fetchone()
-        user, may_change = row or ("nobody", True)
-        remedy = "its user may not create roles: have an administrator run `quantagent db upgrade` once"
+            user, may_change = row or ("nobody", True)
+            remedy = shortcoming(conn) if may_change else ""
         return True, f"working as {user}" + (f", who owns the events; {remedy}" if may_change else "")
 
     def log() -> tuple[bool, str]:
         return True, f"{opened.store.head():,} is the latest position"
 
     def anchored() -> tuple[bool, str]:
-        path = opened.anchors()
-        made = read_anchors(path) if path.exists() else []
-        if not made:
+        found = opened.anchoring()
+        if found.flaw is not None:
+            return False, found.refusal
+        if not found.anchors:
             return True, "not yet: `quantagent audit anchor` signs the head of the log"
-        newest, head = made[-1].position, opened.store.head()
-        if newest > head:
-            return False, f"to position {newest:,}, but the log ends at {head:,}: run `quantagent audit verify`"
-        return True, f"to position {newest:,} in {path}"
+        return True, f"to position {found.anchors[-1].position:,} in {found.file}"
+
+    def guards() -> tuple[bool, str]:
+        with psycopg.connect(opened.access.auditor, autocommit=True) as conn:
+            found = differences(conn)
+        if found:
+            return False, f"changed: {found}; `quantagent db upgrade` restores them"
+        return True, "triggers, functions, owners and rights are those of this version"
 
     def read_models() -> tuple[bool, str]:
         status = opened.runner().status()
@@ -128,6 +134,7 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         ("roles", who),
         ("log", log),
         ("anchored", anchored),
+        ("guards", guards),
         ("read models", read_models),
         ("bars", bars),
         ("disk", disk),

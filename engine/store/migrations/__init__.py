@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.resources import files
 from itertools import groupby
 from operator import itemgetter
@@ -11,6 +13,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from engine.errors import StoreUnavailable
+from engine.store.guards import Differences, differences, make_guards, restore
 from engine.store.roles import set_up_roles
 from engine.store.seals import Sealing, row_bytes
 
@@ -30,12 +33,38 @@ def migrate(dsn: str, *, logins: bool = False) -> list[str]:
     Then the roles get their rights, as far as the user may give them. `logins`: roles one can connect as, which only
     a server that lets nobody else in may have.
     """
+    with _as_owner(dsn) as conn:
+        applied = _apply_missing(conn)
+        if applied:
+            make_guards(conn)
+        set_up_roles(conn, logins=logins, again=bool(applied))
+        return applied
+
+
+def restore_guards(dsn: str, *, logins: bool = False) -> Differences:
+    """Takes back what was changed of triggers, functions, owners and rights; returns what differed.
+
+    Raises `StoreUnavailable` for what cannot be taken back, by this user or at all.
+    """
+    with _as_owner(dsn) as conn:
+        found = restore(conn)
+        if found:
+            set_up_roles(conn, logins=logins, again=True)
+            if left := differences(conn):
+                raise StoreUnavailable(
+                    f"not all that guards the log could be restored ({left}): have the owner of the database or a "
+                    "superuser run `quantagent db upgrade`, or take away what was added by hand."
+                )
+        return found
+
+
+@contextmanager
+def _as_owner(dsn: str) -> Generator[psycopg.Connection[Any]]:
+    """A connection that alone changes the schema; its refusals in words."""
     try:
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
-            applied = _apply_missing(conn)
-            set_up_roles(conn, logins=logins, again=bool(applied))
-            return applied
+            yield conn
     except psycopg.errors.InsufficientPrivilege as error:
         raise StoreUnavailable(
             f"the database refused to set up the schema quantagent: {str(error).strip()}. Grant the user CREATE on the "
@@ -81,7 +110,8 @@ def _seal_what_is_there(conn: psycopg.Connection[Any]) -> None:
                 first, last, seal = rows[0][4], rows[-1][4], seal + 1
                 sealing = Sealing(seal, first, last, len(rows), previous)
                 sealing.add([row_bytes(key.bytes, n, name.encode(), state, at) for key, n, name, state, at in rows])
-                curs.execute("INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)", sealing.done())
+                # In the first format: the columns of the second come with a later migration.
+                curs.execute("INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)", sealing.done()[:7])
                 previous = sealing.done().hash
 
 

@@ -1,0 +1,45 @@
+"""Whether everybody reads the same log: the kinds of its tables, and what each role reads from them.
+
+A view in the place of a table, or row security on it, can show an auditor other rows than everybody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, LiteralString
+
+import psycopg
+
+from engine.audit.chain import Finding
+from engine.store.guards import differences
+
+# Of all rows and all columns. The seed is drawn for each comparison, so that no rows can be made to fit beforehand.
+_FINGERPRINT: LiteralString = """
+SELECT (SELECT (count(*), bit_xor(hash_record_extended(e, %(seed)s)))::text FROM quantagent.events e)
+    || (SELECT (count(*), bit_xor(hash_record_extended(s, %(seed)s)))::text FROM quantagent.seals s)
+    || (SELECT (count(*), bit_xor(hash_record_extended(i, %(seed)s)))::text FROM quantagent.log_identity i)
+"""
+_SEED: LiteralString = "SELECT (random() * 9e18)::bigint"
+
+
+def guarded_otherwise(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """What differs in triggers, functions, owners, rights, row security and kinds from what the migrations make."""
+    found = differences(conn)
+    if found:
+        yield Finding(0, f"what guards the log in the database was changed: {found}")
+
+
+def read_otherwise(conn: psycopg.Connection[Any], others: Mapping[str, str]) -> Iterator[Finding]:
+    """Roles that read another log than the auditor does. `conn`: the auditor's, in a transaction that sees one state
+    of the log. `others`: how each role reaches the database."""
+    (seed,) = conn.execute(_SEED).fetchone() or (0,)
+    (snapshot,) = conn.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
+    ours = conn.execute(_FINGERPRINT, {"seed": seed}).fetchone()
+    for role, dsn in others.items():
+        with psycopg.connect(dsn) as other:
+            other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            other.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
+            other.execute("SET LOCAL statement_timeout = 0")
+            theirs = other.execute(_FINGERPRINT, {"seed": seed}).fetchone()
+        if theirs != ours:
+            yield Finding(0, f"the {role} reads another log in this database than the auditor does")
