@@ -1,4 +1,7 @@
-"""The project's pages as data: their commands, code and links; and the pages that are generated (`make docs`)."""
+"""The project's pages as data: their commands, code and links; and the pages that are generated (`make docs`).
+
+Of docs/audit.md, only what stands between two marks is generated.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from projections import tables
-from tests import event_pages, fill_pages
+from tests import event_pages, fill_pages, tamperings
 
 ROOT = Path(__file__).parent.parent
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "docs/audit.md": tamperings.document,
     "docs/events.md": event_pages.document,
     "docs/fills.md": fill_pages.document,
     "docs/read-models.md": tables.document,

@@ -152,6 +152,15 @@ def test_an_honest_log_without_its_anchors_is_not_signed_until_it_is_begun_anew(
     assert verdict.notices == ("anchoring began anew at position 4, after an anchor of position 3: the disk failed",)
 
 
+def test_an_anchor_that_was_edited_is_found_wherever_it_is(log: Log) -> None:
+    lines = log.file.read_bytes().splitlines(keepends=True)
+    log.file.write_bytes(b"".join([lines[0].replace(b"20240101", b"20240102"), *lines[1:]]))
+    log.append()
+    assert "so that one of them was changed" in refusal(log)
+    log.file.write_bytes(b"".join([*lines, lines[0]]))
+    assert anchor(log.conn, log.home, AT) is not None
+
+
 def test_a_file_that_comes_back_from_a_copy_is_signed_on(log: Log) -> None:
     kept = log.file.read_bytes()
     log.append()

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
 from fcntl import LOCK_EX, flock
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -37,7 +38,10 @@ _BEGIN_ANEW = "`quantagent audit anchor --begin-anew --reason TEXT` begins a new
 
 
 class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was anchored last: of which log, in which database, which head, and how many anchors there were by then."""
+    """What was anchored last: of which log, in which database, which head.
+
+    By then the file of anchors had so many of them, in so many bytes with that SHA-256.
+    """
 
     log: UUID
     database: str
@@ -45,6 +49,8 @@ class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     position: int
     hash: str
     anchors: int
+    bytes: int
+    sha256: str
 
 
 class Flaw(StrEnum):
@@ -121,6 +127,9 @@ def standing(conn: psycopg.Connection[Any], home: Path) -> Standing:
     if remembered is not None and len(anchors) < remembered.anchors:
         lost = f"{len(anchors)} of the {remembered.anchors} anchors that were made of this log are in {file}, so that"
         return found.flawed(Flaw.FILE, f"{lost} the file was removed or cut: restore it from a copy; {_BEGIN_ANEW}.")
+    if remembered is not None and sha256(file.read_bytes()[: remembered.bytes]).hexdigest() != remembered.sha256:
+        edited = f"the anchors in {file} are not those that were made of this log, so that one of them was changed"
+        return found.flawed(Flaw.FILE, f"{edited}: restore the file from a copy; {_BEGIN_ANEW}.")
     flaw = next(strange_keys(anchors, None), None) or next(
         (flaw for each in anchors[-1:] for flaw in badly_signed(each, lineage)), None
     )
@@ -195,8 +204,10 @@ def _anchor(
         unsigned = Anchor(found.log, head.seal, head.last_position, head.hash.hex(), instant_text(at), "")
         made = _sign(home, unsigned, found, successor)
         _append(found.file, msgspec.json.encode(made) + b"\n")
-    count = len(found.anchors) + (made is not last)
-    _remember(home, Remembered(found.log, found.database, made.seal, made.position, made.hash, count))
+    count, content = len(found.anchors) + (made is not last), found.file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    place = (found.log, found.database, made.seal, made.position, made.hash)
+    _remember(home, Remembered(*place, count, len(whole), sha256(whole).hexdigest()))
     return made
 
 
