@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,14 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from engine.audit.signing import anchor
+from engine.store.embedded_binaries import find_binaries
 from engine.store.roles import set_up_roles
 from tests import tamperings
 from tests.conftest import database, log_of_its_own
 from tests.forks import ended
 from tests.tamperings import TAMPERINGS, Lab, Tampering
 from tests.test_anchoring import AT
-from tests.test_commands import run, write_bars
+from tests.test_commands import refusal, run, write_bars
 from tests.test_export import bare
 from tests.workloads import walk, write_signals
 
@@ -165,3 +167,58 @@ def test_a_fork_in_a_home_of_its_own_is_not_signed_either(server: str, original:
         assert "is a copy of log" in " ".join(run(env, "audit", "anchor", code=2).stderr.split())
         run(env, "db", "adopt", "--reason", "a drill")
         run(env, "audit", "verify")
+
+
+def test_a_backup_that_is_restored_is_a_copy_until_it_is_adopted(
+    server: str, original: Original, tmp_path: Path
+) -> None:
+    with database(server, "template0") as made:
+        dump = tmp_path / "quantagent.dump"
+        programs = find_binaries(os.environ).folder
+        backup = ["-w", "-Fc", "-N", "read_models*", "-f", dump, "-d", original.newest]
+        restore = ["-w", "--exit-on-error", "--no-owner", "--no-privileges", "-d", made, dump]
+        for program, arguments in (("pg_dump", backup), ("pg_restore", restore)):
+            subprocess.run([programs / program, *map(str, arguments)], check=True, capture_output=True)
+        copytree(original.home, tmp_path / "home")
+        env = environment(made, tmp_path / "home")
+        run(env, "runs", "list")
+        found = json.loads(run(env, "audit", "verify", "--json", code=3).stdout)
+        assert found["finding"].startswith("this database is a copy of log")
+        adopted = json.loads(run(env, "db", "adopt", "--reason", "a drill", "--json").stdout)
+        assert json.loads(run(env, "audit", "verify", "--json").stdout)["log"] == adopted["log"]
+        assert "a drill" in run(env, "log", "--name", "LogAdopted").stdout
+        # The original, in the same home, is what it was.
+        found = json.loads(run(environment(original.newest, tmp_path / "home"), "audit", "verify", "--json").stdout)
+        assert (found["intact"], found["log"]) == (True, adopted["parent"])
+
+
+def test_a_file_of_anchors_that_is_lost_is_begun_anew_with_its_reason(
+    server: str, original: Original, tmp_path: Path
+) -> None:
+    with laboratory(server, original, "newest", tmp_path) as lab:
+        env = environment(lab.dsn, lab.home)
+        tamperings.delete_the_anchors(lab)
+        assert "belong together" in refusal(env, "audit", "anchor", "--begin-anew")
+        assert "is empty" in refusal(env, "audit", "anchor", "--begin-anew", "--reason", " ")
+        said = run(env, "halt", "--reason", "appended and not signed").stderr
+        assert "was not anchored" in said
+        assert not (lab.home / "anchors").exists()
+        run(env, "audit", "anchor", "--begin-anew", "--reason", "the disk failed")
+        found = json.loads(run(env, "audit", "verify", "--json").stdout)
+        assert found["anchored_to"] == found["last_position"]
+        assert ["the disk failed" in notice for notice in found["notices"]] == [True]
+        assert "are whole" in refusal(env, "audit", "anchor", "--begin-anew", "--reason", "again")
+
+
+def test_a_rotated_key_is_copied_and_the_one_before_it_still_verifies(
+    server: str, original: Original, tmp_path: Path
+) -> None:
+    with laboratory(server, original, "newest", tmp_path) as lab:
+        env, before = environment(lab.dsn, lab.home), original.kept / "anchor.pub"
+        copytree(original.kept, tmp_path / "kept")
+        run(env, "audit", "rotate-key", "--copy", tmp_path / "kept")
+        run(env, "halt", "--reason", "signed by the new key")
+        assert (tmp_path / "kept" / "anchor.pub").read_text() != before.read_text()
+        for key in (before, tmp_path / "kept" / "anchor.pub"):
+            run(env, "audit", "verify", "--public-key", key)
+            run(env, "audit", "verify", "--public-key", key, "--anchor", tmp_path / "kept" / "anchors.jsonl")

@@ -20,6 +20,7 @@ ROLES = (WRITER, READER, AUDITOR)
 READER_TIMEOUT = "5s"
 
 _GRANTS: LiteralString = """
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA quantagent FROM PUBLIC;
 GRANT USAGE ON SCHEMA quantagent TO quantagent_writer, quantagent_reader, quantagent_auditor;
 GRANT SELECT ON ALL TABLES IN SCHEMA quantagent TO quantagent_writer, quantagent_reader, quantagent_auditor;
 GRANT INSERT ON quantagent.events, quantagent.seals TO quantagent_writer;
