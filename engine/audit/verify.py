@@ -116,9 +116,8 @@ class _Walk:
                 self.anchored_to = anchor.position
                 anchor = next(waiting, None)
             self._times.see(seal, rows)
-            for row in rows:
-                if row.startswith(_OF_IDENTITY, _NAME_AT):
-                    self._note(row)
+            for row in [row for row in rows if row.startswith(_OF_IDENTITY, _NAME_AT)]:
+                self._note(row)
             self.last = seal
             self.events += len(rows)
             self._progress(self.events, total)
