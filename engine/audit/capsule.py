@@ -337,10 +337,10 @@ def _check_members(zipped: ZipFile, manifest: Manifest) -> None:
     opinions = {"analyses.jsonl", "signals.jsonl"} & set(members)
     wanted = {"run.jsonl", "book.jsonl", "bars.csv", "seals.jsonl", "anchors.jsonl"} | opinions
     if set(members) - {"lock.txt"} != wanted or len(opinions) != 1:
-        raise ValueError(f"its manifest names {', '.join(sorted(members))[:200]}")
+        raise ValueError(f"its manifest names {_names(members)}")
     here = sorted(info.filename for info in zipped.infolist())
     if here != sorted([MANIFEST, *members]):
-        raise ValueError(f"it holds {', '.join(here)[:200]}, not what its manifest names")
+        raise ValueError(f"it holds {_names(here)}, not what its manifest names")
     if sum(member.bytes for member in members.values()) > BYTES_MAX:
         raise ValueError(f"it would unpack to more than {BYTES_MAX >> 30} GiB")
     for name, member in members.items():
@@ -355,6 +355,11 @@ def _check_members(zipped: ZipFile, manifest: Manifest) -> None:
                 sha.update(piece)
         if sha.hexdigest() != member.sha256:
             raise ValueError(f"its {name} was changed: it is not the one that its manifest names")
+
+
+def _names(members: Iterable[str]) -> str:
+    """Names for a message: whoever made the file may have put control characters into them."""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in sorted(members))[:200]
 
 
 def life_of(rows: Iterable[Recorded]) -> Life:
