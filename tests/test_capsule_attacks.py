@@ -25,6 +25,7 @@ HOSTILE_NAMES = [
     "book.jsonl ",
     "BOOK.JSONL",
     "a\nb",
+    "\x1b[2J",
     "",
     "ü" * 300,
 ]

@@ -43,8 +43,8 @@ class Times:
             return
         first = _said(rows[0]) if rows else b""
         # The events of one append are recorded at one time: most rows are passed by a look at their ends.
-        alike = _RECORDED_AT + first if earliest <= first <= latest else b"\0"
-        for row in [row for row in rows if row.find(alike, -_META_LENGTH) < 0]:
+        alike, is_near = _RECORDED_AT + first, earliest <= first <= latest
+        for row in [row for row in rows if row.find(alike, -_META_LENGTH) < 0] if is_near else rows:
             if not earliest <= _said(row) <= latest:
                 self._apart += 1
                 position = int.from_bytes(row[-8:], signed=True)
