@@ -154,8 +154,10 @@ def _pattern_reason(pattern: PatternReport, vote: Decimal) -> str:
 
 def _judge(score: Decimal, horizon: int, extra: int, reasons: tuple[str, ...]) -> TradeDecision:
     """Enter when the score reaches the entry score; its excess lengthens the horizon and widens the target."""
-    confidence = floor_to_step(min(max(score, neg(score)), ONE), exact("0.0001"))
-    verdict = f"score {_shown(score)}, entry at {ENTRY_SCORE}"
+    reached = floor_to_step(max(score, neg(score)), exact("0.0001"))
+    confidence = min(reached, ONE)
+    # Rounded as the confidence is: the two are one number, and are read side by side.
+    verdict = f"score {_shown(reached if score > 0 else neg(reached))}, entry at {ENTRY_SCORE}"
     if confidence < ENTRY_SCORE:
         return _hold(*reasons, verdict)
     excess = min(ONE, div(sub(confidence, ENTRY_SCORE), sub(FULL_SCORE, ENTRY_SCORE)))

@@ -54,33 +54,50 @@ class Queries:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def runs(self, environment: str | None = None) -> Rows:
-        """All runs with their main figures, newest first."""
-        return self._rows(
-            SQL(
-                "SELECT r.*, m.total_trades, m.win_rate, m.profit_factor, m.sharpe_ratio, m.max_drawdown, m.total_pnl, "
-                "m.total_return, m.final_equity, m.fees FROM {} r LEFT JOIN {} m USING (environment, run_id) "
-                "WHERE %s::text IS NULL OR r.environment = %s ORDER BY r.requested_at DESC, r.run_id"
-            ).format(_table("runs"), _table("metrics")),
-            environment,
-            environment,
+    def runs(
+        self,
+        environment: str | None = None,
+        label: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> Rows:
+        """Runs with their main figures, newest first; since and until: when they were requested, the end excluded."""
+        query = _RUNS + SQL(
+            "WHERE (%s::text IS NULL OR r.environment = %s) AND (%s::text IS NULL OR r.label = %s) "
+            "AND (%s::timestamptz IS NULL OR r.requested_at >= %s) "
+            "AND (%s::timestamptz IS NULL OR r.requested_at < %s) "
+            "ORDER BY r.requested_at DESC, r.run_id LIMIT %s"
         )
+        chosen = (each for each in (environment, label, since, until) for _ in range(2))
+        return self._rows(query, *chosen, limit)
 
     def run(self, prefix: str) -> dict[str, Any]:
-        """The run whose id begins with `prefix`; `latest` is the newest."""
-        runs = self.runs()
-        found = runs[:1] if prefix == "latest" else [row for row in runs if prefix and row["run_id"].startswith(prefix)]
+        """The run whose id begins with `prefix`, in any environment.
+
+        `latest` is the newest that a user requested: no replay with the label of the demo. Raises `NotFound` for none
+        or several.
+        """
+        if prefix == "latest":
+            known = self.runs()
+            wanted = [row for row in known if (row["environment"], row["label"]) != ("replay", "demo")]
+            if not known:
+                raise NotFound("there is no run yet: `quantagent backtest` makes one.")
+            return (wanted or known)[0]
+        found = self._rows(_RUNS + SQL("WHERE left(r.run_id, %s) = %s LIMIT 2"), len(prefix), prefix) if prefix else []
         if len(found) == 1:
             return found[0]
         if found:
-            raise NotFound(f"run {prefix!r} fits {len(found)} runs: give more of its id.")
-        raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names the {len(runs)} that exist.")
+            raise NotFound(f"run {prefix!r} fits several runs: give more of its id.")
+        raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names those that exist.")
 
     def orders(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        return self._of_run("orders", "placed_at", run_id, symbol, on)
+        """Orders in order of their placing, each with its `number` in the run, counted from 1."""
+        return self._of_run("orders", "placed_at", run_id, symbol, on, "position")
 
     def trades(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        return self._of_run("trades", "entry_at", run_id, symbol, on)
+        """Trades in order of entry, each with its `number` in the run, counted from 1."""
+        return self._of_run("trades", "entry_at", run_id, symbol, on, "entry_at, trade_id")
 
     def fills(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         return self._of_run("fills", "at", run_id, symbol, on)
@@ -96,7 +113,8 @@ class Queries:
         return self._of_run("days", "at", run_id, None, on)
 
     def signals(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        return self._of_run("signals", "at", run_id, symbol, on)
+        """Signals in order, each with its `number` in the run, counted from 1."""
+        return self._of_run("signals", "at", run_id, symbol, on, "position")
 
     def risk_decisions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         return self._of_run("risk_decisions", "at", run_id, symbol, on)
@@ -141,6 +159,43 @@ class Queries:
         """How many signals of a run got which verdict."""
         query = SQL("SELECT verdict, count(*) AS n FROM {} WHERE run_id = %s GROUP BY verdict ORDER BY verdict")
         return {row["verdict"]: row["n"] for row in self._rows(query.format(_table("risk_decisions")), run_id)}
+
+    def denials(self, run_id: str) -> Rows:
+        """The rules that denied signals of a run, the most frequent first: rule, signals, symbols, limit, observed.
+
+        A signal that fails several rules counts for each. limit and observed, as text, are the pair that the rule saw
+        most often, of equally frequent ones the latest.
+        """
+        query = SQL(
+            "WITH failed AS (SELECT c.value ->> 'rule' AS rule, r.symbol, c.value ->> 'limit' AS \"limit\", "
+            "c.value ->> 'observed' AS observed, r.position FROM {} r, jsonb_array_elements(r.checks::jsonb) AS c "
+            "WHERE r.run_id = %s AND r.verdict = 'DENIED' AND NOT (c.value ->> 'passed')::boolean), "
+            'pairs AS (SELECT rule, "limit", observed, count(*) AS n, max(position) AS latest FROM failed '
+            'GROUP BY rule, "limit", observed), '
+            "commonest AS (SELECT DISTINCT ON (rule) * FROM pairs ORDER BY rule, n DESC, latest DESC) "
+            "SELECT f.rule, count(*) AS signals, string_agg(DISTINCT f.symbol, ',' ORDER BY f.symbol) AS symbols, "
+            'p."limit", p.observed FROM failed f JOIN commonest p ON p.rule = f.rule '
+            'GROUP BY f.rule, p."limit", p.observed ORDER BY signals DESC, f.rule'
+        )
+        return self._rows(query.format(_table("risk_decisions")), run_id)
+
+    def order_ends(self, run_id: str) -> Rows:
+        """How the orders of a run stand: status, reason (null where there is none), orders; the most frequent first."""
+        query = SQL(
+            "SELECT status, reason, count(*) AS orders FROM {} WHERE run_id = %s GROUP BY status, reason "
+            "ORDER BY orders DESC, status, reason"
+        )
+        return self._rows(query.format(_table("orders")), run_id)
+
+    def opinions(self, run_id: str) -> dict[str, int]:
+        """How many of the analyses that a run consulted said LONG, SHORT, FLAT or HOLD."""
+        query = SQL("SELECT decision, count(*) AS n FROM {} WHERE run_id = %s GROUP BY decision ORDER BY decision")
+        return {row["decision"]: row["n"] for row in self._rows(query.format(_table("decisions")), run_id)}
+
+    def trading_costs(self, run_id: str) -> Decimal:
+        """Slippage and commission of all fills of a run, in the account's currency."""
+        query = SQL("SELECT coalesce(sum(slippage + commission), 0) AS costs FROM {} WHERE run_id = %s")
+        return self._rows(query.format(_table("fills")), run_id)[0]["costs"]
 
     def equity(self, run_id: str) -> Rows:
         return self._of_run("equity", "at", run_id, None, None)
@@ -255,18 +310,25 @@ class Queries:
         return self._rows(query.format(_table("model_calls")))[0]["cost"]
 
     def _of_run(
-        self, table: LiteralString, time: LiteralString, run_id: str, symbol: Symbol | None, on: date | None
+        self,
+        table: LiteralString,
+        time: LiteralString,
+        run_id: str,
+        symbol: Symbol | None,
+        on: date | None,
+        numbered_by: LiteralString = "",
     ) -> Rows:
+        numbers = SQL(f", row_number() OVER (ORDER BY {numbered_by}) AS number") if numbered_by else SQL("")
         conditions: list[SQL | Composed] = [SQL("run_id = %s")]
-        values: list[object] = [run_id]
+        values: list[object] = [run_id, run_id]
         if symbol is not None:
             conditions.append(SQL("symbol = %s"))
             values.append(symbol)
         if on is not None:
             conditions.append(SQL("{0} >= %s AND {0} < %s").format(Identifier(time)))
             values += [on, on + timedelta(days=1)]
-        query = SQL("SELECT * FROM {} WHERE {} ORDER BY {}, 1, 2, 3").format(
-            _table(table), SQL(" AND ").join(conditions), Identifier(time)
+        query = SQL("SELECT * FROM (SELECT t.*{} FROM {} t WHERE run_id = %s) n WHERE {} ORDER BY {}, 1, 2, 3").format(
+            numbers, _table(table), SQL(" AND ").join(conditions), Identifier(time)
         )
         return self._rows(query, *values)
 
@@ -276,3 +338,9 @@ class Queries:
 
 def _table(name: str) -> Identifier:
     return Identifier(VIEWS, name)
+
+
+_RUNS = SQL(
+    "SELECT r.*, m.total_trades, m.win_rate, m.profit_factor, m.sharpe_ratio, m.max_drawdown, m.total_pnl, "
+    "m.total_return, m.final_equity, m.fees FROM {} r LEFT JOIN {} m USING (environment, run_id) "
+).format(_table("runs"), _table("metrics"))

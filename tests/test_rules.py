@@ -137,7 +137,7 @@ def test_agreeing_trends_confirmed_by_momentum_are_followed() -> None:
         "trend +0.6750",
         "momentum +0.8857",
         "no pattern",
-        "score +0.6370, entry at 0.5",
+        "score +0.6369, entry at 0.5",
     )
 
 

@@ -20,7 +20,8 @@ from engine.store.memory import MemoryStore
 from tests.workloads import ScriptedAnalyst, golden_config, walk
 from ui import views
 from ui.chains import chains, in_parts, raw_events
-from ui.views import money, number, percent, plain, ratio, tidy
+from ui.formats import money, number, percent, ratio, tidy, time_text
+from ui.views import plain
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 AMOUNTS = st.decimals(-(10**12), 10**12, places=6)
@@ -60,13 +61,13 @@ def test_a_number_reads_back_and_never_is_a_negative_zero(amount: Decimal) -> No
 
 
 def test_what_is_unknown_is_a_dash() -> None:
-    assert {money(None, "USD"), percent(None), ratio(None), number(None), views.time_text(None)} == {"-"}
+    assert {money(None, "USD"), percent(None), ratio(None), number(None), time_text(None)} == {"-"}
 
 
-def test_shares_are_per_cent_without_a_negative_zero() -> None:
-    assert percent(-0.02168) == "-2.17%"
-    assert percent(-0.000001) == "0.00%"
-    assert percent(0.31034, 1) == "31.0%"
+def test_shares_are_percentages_without_a_negative_zero() -> None:
+    assert percent(-0.02168) == "-2.17 %"
+    assert percent(-0.000001) == "0.00 %"
+    assert percent(0.31034, 1) == "31.0 %"
 
 
 def test_numbers_within_a_check_become_readable_and_other_text_stays() -> None:

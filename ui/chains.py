@@ -26,7 +26,7 @@ from engine.events import (
     SignalRaised,
 )
 from engine.store import Recorded
-from ui.views import number, tidy, time_text
+from ui.formats import number, tidy, time_text
 
 OPINIONS = ("analysis", "imported signal")
 WISHES = ("Analysis", "Imported signal", "Signal")

@@ -6,12 +6,12 @@ Everything above it (commands, pages, the daemon, the Python door) asks here for
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -32,20 +32,18 @@ from engine.market import Bar, Instrument, Symbol, Timeframe
 from engine.money import ZERO
 from engine.replay import check_replayable, commands_of, stored_opinions
 from engine.session import Analyst
-from engine.store import Store, roles
+from engine.store import Store, read_from, roles
 from engine.store.embedded_files import default_home
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from engine.store.roles import Access
+from engine.versions import names
 from projections.queries import Queries
-from projections.runner import Runner
+from projections.runner import Progress, Runner, unheard
 from ui import profile_log, profiles
 from ui.analysts import Spending, analyst_of
 from ui.installed import lock_digest
 from ui.settings import Settings, from_environment
-
-if TYPE_CHECKING:
-    pass
 
 Tell = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much is done, of how much."""
@@ -86,10 +84,10 @@ class App(NamedTuple):
     def runner(self) -> Runner:
         return Runner(self.store, self.catalogue, self.dsn)
 
-    def queries(self) -> Queries:
+    def queries(self, progress: Progress = unheard) -> Queries:
         """The read tables, caught up with the log; says on stderr when they could not be."""
         runner = self.runner()
-        runner.catch_up()
+        runner.catch_up(progress)
         if incomplete := runner.incomplete():
             print_to_stderr(f"warning: {incomplete}")
         return Queries(self.access.reader)
@@ -273,10 +271,15 @@ def _asked(app: App, ready: Setup, variant: str, label: str) -> RunRequested:
 
 
 def replay(
-    app: App, run: str, profile: str | None = None, tell: Tell = silent, risk_profile: str | None = None
+    app: App,
+    run: str,
+    profile: str | None = None,
+    tell: Tell = silent,
+    risk_profile: str | None = None,
+    label: str = "",
 ) -> Answer:
     """Runs the stored analyses of a run again, under its own configuration or another profile. Makes no analysis."""
-    source = runs.find(app.store, run)
+    source = find_source(app, run)
     config, name, told = source.config, source.profile, f"profile {source.profile} (of the run)"
     if profile is not None or risk_profile is not None:
         chosen = profile_log.choose(app.store, profile, risk_profile)
@@ -304,6 +307,7 @@ def replay(
         variant=source.variant,
         start=source.start,
         end=end,
+        label=label,
         of_run=source.run_id,
         known_at=source.known_at,
         # A run of a version that froze none has the sessions that are known now.
@@ -313,11 +317,34 @@ def replay(
     return Answer(_perform(app, requested, bars, analyst, tell, told_then), 0, total, told)
 
 
+DEMO = "demo"
+"""The label of replays that the demo makes: nobody asked for them as a run of their own."""
+LATEST = "latest"
+
+
 def find_run(app: App, prefix: str) -> RunRequested:
-    """The run whose id begins with `prefix`; `latest` is the newest."""
-    if prefix == "latest":
-        return runs.latest(app.store)
-    return runs.find(app.store, prefix)
+    """The run whose id begins with `prefix`; `latest` is the newest that a user requested, no replay of the demo's."""
+    if prefix != LATEST:
+        return runs.find(app.store, prefix)
+    wanted = (run for run in _newest_first(app) if (run.environment, run.label) != (Environment.REPLAY, DEMO))
+    return next(wanted, None) or runs.latest(app.store)
+
+
+def find_source(app: App, prefix: str) -> RunRequested:
+    """The run to replay; `latest` is the newest backtest or paper run that has ended."""
+    if prefix != LATEST:
+        return runs.find(app.store, prefix)
+    known = list(_newest_first(app)) or [runs.latest(app.store)]
+    originals = (run for run in known if run.environment is not Environment.REPLAY)
+    ended = next((run for run in originals if runs.result_of(app.store, run.run_id)), None)
+    if ended is None:
+        raise NotFound("no backtest or paper run has ended yet: `quantagent backtest` makes one.")
+    return ended
+
+
+def _newest_first(app: App) -> Iterator[RunRequested]:
+    rows = list(read_from(app.store, names([RunRequested])))
+    return (row.event for row in reversed(rows) if isinstance(row.event, RunRequested))
 
 
 def set_up(app: App, question: Question, environment: Environment = Environment.BACKTEST) -> Setup:

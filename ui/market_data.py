@@ -33,6 +33,7 @@ class Wanted(NamedTuple):
 def wanted(app: App, text: str, provider: str) -> Wanted:
     """What `SYMBOL` or `PROVIDER:SYMBOL` names; made-up bars bear that in their symbol."""
     named, colon, symbol = text.rpartition(":")
+    symbol = symbol.upper()
     name = named if colon else provider
     if not name:
         raise BadInput(
@@ -97,7 +98,7 @@ def get_ohlc(
 ) -> pl.DataFrame:
     """Bars inside a range, after fetching what is missing of them; without a provider, what is stored."""
     if not provider and ":" not in text:
-        return app.catalogue.frame(check_symbol(text), timeframe, start, end)
+        return app.catalogue.frame(check_symbol(text.upper()), timeframe, start, end)
     asked = wanted(app, text, provider)
     fetch_missing(app, asked, timeframe, start, end)
     return app.catalogue.frame(asked.symbol, timeframe, start, end)

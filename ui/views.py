@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import pandas
 
 from engine.config import RiskLimits
+from ui.formats import DASH, PLACES_MAX, count, money, number, percent, ratio, tidy, time_text
 
-DASH = "-"
 GAIN, LOSS = "#2fae76", "#e5534b"
-SIGNS = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥"}
-PLACES_MAX = 8
 CURVE_POINTS = 2_000
 SPARK_POINTS = 60
 
@@ -28,53 +25,7 @@ Row = Mapping[str, Any]
 Tone = Literal["gain", "loss", ""]
 
 
-# --- Words --------------------------------------------------------------------------------------------------------
-
-
-def money(amount: Decimal | None, currency: str, *, signed: bool = False) -> str:
-    """-$1,234.50, or -CHF 1,234.50 for a currency without a sign of its own; `signed` writes a plus too."""
-    if amount is None:
-        return DASH
-    rounded = amount.quantize(Decimal("0.01"), ROUND_HALF_EVEN)
-    sign = "-" if rounded < 0 else "+" if signed and rounded > 0 else ""
-    return f"{sign}{SIGNS.get(currency, currency + ' ')}{abs(rounded):,.2f}"
-
-
-def percent(share: float | None, places: int = 2) -> str:
-    """A fraction as per cent: 0.0125 is 1.25%."""
-    return DASH if share is None else f"{_rounded(share * 100, places):,.{places}f}%"
-
-
-def ratio(value: float | None) -> str:
-    return DASH if value is None else f"{_rounded(value, 2):,.2f}"
-
-
-def _rounded(value: float, places: int) -> float:
-    # Adding 0 makes a zero of a negative zero.
-    return round(value, places) + 0.0
-
-
-def number(value: Decimal | None, places: int | None = None) -> str:
-    """With thousands separators and `places` decimals; else with its own, at most 8, without trailing zeros."""
-    if value is None:
-        return DASH
-    text = f"{value:,.{PLACES_MAX if places is None else places}f}"
-    if places is None:
-        text = text.rstrip("0").rstrip(".")
-    return text.removeprefix("-") if not any(digit in text for digit in "123456789") else text
-
-
-def tidy(text: str) -> str:
-    """Text of a risk check with its numbers readable: cents from 100 on, else at most 8. A time stays one."""
-    return re.sub(r"(?<![\w.:])-?\d+(\.\d+)?(?![\w.:])", lambda match: _short(Decimal(match[0])), text)
-
-
-def _short(value: Decimal) -> str:
-    return number(value, 2) if abs(value) >= 100 and value != value.to_integral_value() else number(value)
-
-
-def time_text(at: datetime | None) -> str:
-    return DASH if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+# --- Words ------------------------------------------------------------------------------------------------------------
 
 
 def plain(text: str) -> str:
@@ -130,10 +81,6 @@ def tone_of(amount: Decimal | None) -> Tone:
     if not amount:
         return ""
     return "gain" if amount > 0 else "loss"
-
-
-def count(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def _loss_limit(limits: RiskLimits | None) -> str:

@@ -49,6 +49,7 @@ from engine.events import (
     TradingResumed,
     Verdict,
 )
+from engine.feed.signals import VARIANT_PREFIX
 from engine.market import Symbol
 from engine.store import PAGE, Recorded, Store
 from engine.versions import names
@@ -220,7 +221,7 @@ def says(event: Fact) -> str:
     """What a fact says, in words."""
     match event:
         case SignalRaised():
-            return f"{event.direction} wanted by {event.source}, close {event.reference_price}"
+            return f"{event.direction} wanted by {source_of(event)}, close {event.reference_price}"
         case RiskDecided():
             return f"{event.verdict} {event.side} {event.quantity}: {event.reason}"
         case OrderPlaced():
@@ -259,6 +260,12 @@ def says(event: Fact) -> str:
             )
         case _:
             return _says_of_work(event)
+
+
+def source_of(signal: SignalRaised) -> str:
+    """Who wanted a signal, in words: the analyses that a run reads may be signals imported from a file."""
+    imported = signal.source == "analysis" and signal.analysis_id.startswith(VARIANT_PREFIX)
+    return "imported signal" if imported else signal.source
 
 
 def asked_in_words(work: GraphWork) -> str:

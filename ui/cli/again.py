@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ui.cli.output import AsJson, err, errors_in_words, out, print_facts, print_json, print_rows, progress
+from ui.cli.which import find_run
 
 if TYPE_CHECKING:
     from engine.audit.compare import Comparison
@@ -30,7 +31,7 @@ def regenerate(run: OneRun, as_json: AsJson = False) -> None:
     from engine.errors import AnalysisMissing, BadInput, UnreadableEvent
     from engine.replay import engine_version_of
     from engine.store import ENGINE_VERSION
-    from ui.compose import find_run, open_audit
+    from ui.compose import open_audit
 
     with errors_in_words(), open_audit() as opened:
         requested = find_run(opened, run)
@@ -123,7 +124,7 @@ def _other_bars(found: Regenerated) -> str:
 def diff(run: OneRun, other: OneRun, as_json: AsJson = False) -> None:
     """Compare two runs: question, engine, counts, and where their books part. Exit code 3 if the books differ."""
     from engine.audit.compare import compare
-    from ui.compose import find_run, open_audit
+    from ui.compose import open_audit
 
     with errors_in_words(), open_audit() as opened:
         found = compare(opened.store, find_run(opened, run), find_run(opened, other))

@@ -26,9 +26,12 @@ from ui.cli.output import (
     print_json,
     print_rows,
     progress,
+    queries_of,
+    symbol_of,
     symbols_of,
 )
 from ui.cli.trading import OfVariant
+from ui.cli.which import find_run
 
 if TYPE_CHECKING:
     from engine.events import AnalysisFailed, AnalysisMade
@@ -59,14 +62,14 @@ def analyze(
 ) -> None:
     """Analyse the latest bar of a symbol now, or show the analysis that is stored of it."""
     from engine import clock
-    from engine.market import Timeframe, check_symbol
+    from engine.market import Timeframe
     from ui.analysing import latest_opinion
     from ui.compose import open_app
     from ui.opinions import find
 
     with errors_in_words(), open_app() as opened:
         said = latest_opinion(
-            opened, check_symbol(symbol), Timeframe.parse(timeframe), instant_of(end), variant, retry=retry
+            opened, symbol_of(symbol), Timeframe.parse(timeframe), instant_of(end), variant, retry=retry
         )
         fact = find(opened.store, said["analysis_id"]).fact
         if as_json:
@@ -132,8 +135,8 @@ def listing(
     """Stored analyses, those of the newest bars first."""
     from ui.compose import open_app
 
-    with errors_in_words(), open_app() as opened, opened.queries() as queries:
-        rows = queries.analyses(symbol, variant, limit, failed=failed)
+    with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
+        rows = queries.analyses(symbol and symbol_of(symbol), variant, limit, failed=failed)
     if as_json:
         print_json(analyses=rows)
     elif as_csv:
@@ -290,12 +293,12 @@ def costs(
 ) -> None:
     """What models were asked and paid, in US dollars. Runs share analyses, so they add up to more than was spent."""
     from engine.errors import BadInput
-    from ui.compose import find_run, open_app
+    from ui.compose import open_app
 
     with errors_in_words():
         if by not in ("day", "variant", "run", "analysis"):
             raise BadInput(f"costs are added up by day, variant, run or analysis, not by {by!r}.")
-        with open_app() as opened, opened.queries() as queries:
+        with open_app() as opened, queries_of(opened) as queries:
             run_id = find_run(opened, run).run_id if run else None
             rows = queries.costs(by, run_id)  # pyright: ignore[reportArgumentType] - looked at above
             beside = queries.cost_without_analysis()
@@ -325,7 +328,7 @@ def export(
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
-        moved = opinions.export(opened, file, symbol, variant, instant_of(start), instant_of(end))
+        moved = opinions.export(opened, file, symbol and symbol_of(symbol), variant, instant_of(start), instant_of(end))
     if as_json:
         print_json(file=str(file), analyses=moved.analyses, texts=moved.texts)
     else:

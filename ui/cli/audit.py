@@ -19,6 +19,7 @@ from ui.cli.output import (
     print_json,
     print_rows,
 )
+from ui.cli.which import find_run
 
 if TYPE_CHECKING:
     from engine.audit.as_of import State
@@ -51,7 +52,7 @@ def as_of(
 ) -> None:
     """Cash, positions, working orders, limits and halts of a run at an instant."""
     from engine.audit.as_of import as_of as ask
-    from ui.compose import find_run, open_audit
+    from ui.compose import open_audit
 
     with errors_in_words():
         at = instant_of(time)
@@ -166,7 +167,7 @@ def recreate(
 ) -> None:
     """An order as it was placed, and every state after that, with actor and time."""
     from engine.audit.recreate import recreate as ask
-    from ui.compose import find_run, open_audit
+    from ui.compose import open_audit
 
     with errors_in_words(), open_audit() as opened:
         requested = find_run(opened, run)

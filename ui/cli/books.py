@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.markup import escape
@@ -15,158 +15,357 @@ from ui.cli.output import (
     On,
     OneSymbol,
     Run,
+    Wide,
     cell,
     day_of,
     err,
     errors_in_words,
+    instant_of,
     out,
     print_csv,
     print_facts,
     print_json,
     print_rows,
+    queries_of,
+    symbol_of,
 )
+from ui.cli.results import outcome_facts, show_outcome
+from ui.cli.tables import Column
+from ui.cli.which import ONE_RUN, OneRun, find_run
+from ui.formats import amount, figures, number, percent, ratio, source_text, tidy
 
 if TYPE_CHECKING:
     from engine.audit.why import Link
-
-# Fewer columns fit below this.
-WIDE = 130
+    from engine.events import RunRequested
+    from projections.queries import Queries
+    from ui.compose import App
 
 runs_app = typer.Typer(name="runs", help="Backtests, replays and paper runs.", no_args_is_help=True)
 orders_app = typer.Typer(name="orders", help="Orders of a run.", no_args_is_help=True)
 trades_app = typer.Typer(name="trades", help="Round trips of a run.", no_args_is_help=True)
 positions_app = typer.Typer(name="positions", help="Open positions of a run.", no_args_is_help=True)
 
+LatestRun = Annotated[str, typer.Argument(metavar="RUN", help=ONE_RUN)]
+
 
 @runs_app.command("list")
-def runs_list(as_json: AsJson = False) -> None:
-    """All runs, newest first."""
+def runs_list(
+    environment: Annotated[
+        str | None, typer.Option("--environment", metavar="E", help="Only backtest, paper or replay.")
+    ] = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="L", help="Only runs with this label.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Requested at or after this (UTC, wall clock).")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Requested before this.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many, the newest first.")] = None,
+    wide: Wide = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Runs, newest first."""
+    from engine.errors import BadInput
+    from engine.events import Environment
     from ui.compose import open_app
 
-    with errors_in_words(), open_app() as opened, opened.queries() as queries:
-        rows = queries.runs()
+    with errors_in_words():
+        if environment is not None and environment not in list(Environment):
+            raise BadInput(f"environment {environment!r} is unknown: use one of {', '.join(Environment)}.")
+        first, last = instant_of(since), instant_of(until)
+        with open_app() as opened, queries_of(opened) as queries:
+            rows = queries.runs(environment, label, first, last, limit)
     if as_json:
         print_json(runs=rows)
+    elif as_csv:
+        print_csv(rows)
     elif rows:
-        shown = [{**row, "run": row["run_id"][:8], "pnl": _cents(row["total_pnl"])} for row in rows]
-        question = "environment profile variant symbols" if out.width >= WIDE else "environment profile"
-        names = f"run {question} status total_trades win_rate sharpe_ratio max_drawdown pnl"
-        print_rows("Runs", shown, names.split())
+        columns = [
+            Column("run", lambda row: row["run_id"][:8]),
+            *("environment", "profile", "variant", "symbols", "status", "total_trades"),
+            Column("win_rate", lambda row: percent(row["win_rate"], 1)),
+            Column("sharpe_ratio", lambda row: ratio(row["sharpe_ratio"])),
+            Column("max_drawdown", lambda row: percent(row["max_drawdown"])),
+            Column("total_pnl", lambda row: amount(row["total_pnl"], row["currency"])),
+            *("currency", "label"),
+        ]
+        keep = ["run", "environment", "status", "total_pnl", "profile", "total_trades", "max_drawdown", "symbols"]
+        print_rows("Runs", rows, columns, keep=keep, wide=wide)
+    elif any(each is not None for each in (environment, label, since, until)):
+        err.print("No run fits these filters: `quantagent runs list` has all.")
     else:
         err.print("There is no run yet: `quantagent backtest` makes one.")
 
 
-def _cents(amount: Decimal | None) -> str | None:
-    """Money as a list shows it; `runs show` and --json have it exactly."""
-    return None if amount is None else f"{amount:,.2f}"
-
-
 @runs_app.command("show")
-def runs_show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The beginning of a run's id, or `latest`.")],
-    as_json: AsJson = False,
-) -> None:
-    """One run: its question, digests and metrics."""
+def runs_show(run: OneRun, as_json: AsJson = False) -> None:
+    """One run: its question, digests and metrics, denied signals by rule, and what to know of its bars."""
     from ui.compose import open_app
 
-    with errors_in_words(), open_app() as opened, opened.queries() as queries:
-        row = queries.run(run)
+    with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
+        request = find_run(opened, run)
+        row = queries.run(request.run_id)
         metrics, portfolio = queries.metrics(row["run_id"]), queries.portfolio(row["run_id"])
+        outcome = outcome_facts(opened, queries, request)
         if as_json:
-            print_json(run=row, metrics=metrics, portfolio=portfolio)
+            print_json(run=row, metrics=metrics, portfolio=portfolio, **outcome)
             return
-        print_facts(f"Run {row['run_id']}", row)
+        currency = row["currency"]
+        print_facts(f"Run {row['run_id']}", row, figures(row, currency))
         for title, facts in (("Portfolio", portfolio), ("Metrics", metrics)):
             if facts:
-                print_facts(title, {k: v for k, v in facts.items() if k not in ("run_id", "environment")})
+                shown = {k: v for k, v in facts.items() if k not in ("run_id", "environment")}
+                print_facts(f"{title} ({currency})", shown, figures(shown, currency))
+        show_outcome(outcome)
+
+
+class Shown(NamedTuple):
+    """How a list is to be printed."""
+
+    wide: bool
+    as_json: bool
+    as_csv: bool
 
 
 @runs_app.command("days")
-def runs_days(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The beginning of a run's id, or `latest`.")] = "latest",
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
-) -> None:
+def runs_days(run: LatestRun = "latest", wide: Wide = False, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
     """The account at the end of each session, with the day's profit or loss."""
-    _list("days", run, None, None, ["at", "equity", "pnl", "cash", "unrealised_pnl"], as_json, as_csv)
+    _list("days", run, None, None, Shown(wide, as_json, as_csv), _day_columns)
 
 
 @orders_app.command("list")
 def orders_list(
-    run: Run = "latest", symbol: OneSymbol = None, on: On = None, as_json: AsJson = False, as_csv: AsCsv = False
+    run: Run = "latest",
+    symbol: OneSymbol = None,
+    on: On = None,
+    wide: Wide = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
-    """Orders with their latest state."""
-    prices = "limit_price stop_price" if out.width >= WIDE else ""
-    columns = f"order_id symbol placed_at side role order_type quantity {prices} status filled_at reason"
-    _list("orders", run, symbol, on, columns.split(), as_json, as_csv)
+    """Orders with their latest state; `why ORDER` explains one, by its id or as order-N."""
+    keep = ("order", "placed_at", "side", "status", "quantity", "symbol", "role", "order_type", "filled_at", "reason")
+    _list("orders", run, symbol, on, Shown(wide, as_json, as_csv), _order_columns, keep)
 
 
 @trades_app.command("list")
 def trades_list(
-    run: Run = "latest", symbol: OneSymbol = None, on: On = None, as_json: AsJson = False, as_csv: AsCsv = False
+    run: Run = "latest",
+    symbol: OneSymbol = None,
+    on: On = None,
+    wide: Wide = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
-    """Round trips, open ones included."""
-    columns = "trade_id direction status entry_at exit_at quantity entry_price exit_price net_pnl exit_reason"
-    _list("trades", run, symbol, on, columns.split(), as_json, as_csv)
+    """Round trips, open ones with their unrealised P&L; `why TRADE` explains one, by its id or as trade-N."""
+    keep = ("trade", "symbol", "direction", "entry_at", "exit_at", "pnl", "status", "exit_reason", "quantity")
+    _list("trades", run, symbol, on, Shown(wide, as_json, as_csv), _trade_columns, keep)
 
 
 @positions_app.command("list")
 def positions_list(
-    run: Run = "latest", symbol: OneSymbol = None, on: On = None, as_json: AsJson = False, as_csv: AsCsv = False
+    run: Run = "latest",
+    symbol: OneSymbol = None,
+    on: On = None,
+    wide: Wide = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
-    """Open positions."""
-    _list("positions", run, symbol, on, ["symbol", "quantity", "average_price", "cost", "opened_at"], as_json, as_csv)
+    """Open positions at the latest prices that the run has seen."""
+    keep = ("symbol", "quantity", "mark", "value", "unrealised_pnl", "average_price", "opened_at")
+    _list("positions", run, symbol, on, Shown(wide, as_json, as_csv), _position_columns, keep)
 
 
 def _list(
-    what: str, run: str, symbol: str | None, on: str | None, columns: Sequence[str], as_json: bool, as_csv: bool
+    what: str,
+    run: str,
+    symbol: str | None,
+    on: str | None,
+    shown: Shown,
+    columns: Callable[[RunRequested], list[str | Column]],
+    keep: Sequence[str] = (),
 ) -> None:
     from ui.compose import open_app
 
     with errors_in_words():
         day = day_of(on)
-        with open_app() as opened, opened.queries() as queries:
-            found = queries.run(run)
-            rows: list[dict[str, Any]] = getattr(queries, what)(found["run_id"], symbol, day)
-        if as_json:
-            print_json(run_id=found["run_id"], environment=found["environment"], **{what: rows})
-        elif as_csv:
+        with open_app() as opened, queries_of(opened) as queries:
+            found = find_run(opened, run)
+            only = symbol_in(found, symbol)
+            rows = _rows_of(what, queries, found, only, day)
+        if shown.as_json:
+            print_json(run_id=found.run_id, environment=found.environment, **{what: rows})
+        elif shown.as_csv:
             print_csv(rows)
         elif rows:
-            print_rows(f"{what.capitalize()} of run {found['run_id'][:8]} ({found['environment']}, UTC)", rows, columns)
+            title = f"{what.capitalize()} of run {found.run_id[:8]} ({found.environment}, UTC, {found.config.currency})"
+            print_rows(title, rows, columns(found), keep=keep, wide=shown.wide)
         else:
-            err.print(f"Run {found['run_id'][:8]} has no {what} there.")
+            err.print(f"Run {found.run_id[:8]} has no {what} there.")
+
+
+def _rows_of(
+    what: str, queries: Queries, run: RunRequested, symbol: str | None, on: date | None
+) -> list[dict[str, Any]]:
+    """The rows of a list; trades and orders with their number in the run, open trades and positions at their marks."""
+    from ui.marks import marked_positions
+
+    rows: list[dict[str, Any]] = getattr(queries, what)(run.run_id, symbol, on)
+    if what not in ("trades", "positions"):
+        return rows
+    marked = {row["symbol"]: row for row in marked_positions(queries, run, symbol)}
+    if what == "positions":
+        return [marked[row["symbol"]] for row in rows]
+    return [
+        row | {"unrealised_pnl": marked[row["symbol"]]["unrealised_pnl"] if row["status"] == "open" else None}
+        for row in rows
+    ]
+
+
+def symbol_in(run: RunRequested, text: str | None) -> str | None:
+    """The symbol that an option names, in capitals. Raises `BadInput` for one that the run does not trade."""
+    from engine.errors import BadInput
+    from ui.similar import did_you_mean
+
+    if text is None:
+        return None
+    symbol, symbols = symbol_of(text), run.config.symbols
+    if symbol not in symbols:
+        raise BadInput(
+            f"run {run.run_id[:8]} trades {', '.join(symbols)}, not {symbol}{did_you_mean(symbol, symbols)}: "
+            "name one of these with --symbol."
+        )
+    return symbol
+
+
+# --- Columns ------------------------------------------------------------------------------------------------------
+
+
+def _money(run: RunRequested, name: str) -> Column:
+    return Column(name, lambda row: amount(row[name], run.config.currency))
+
+
+def _price(run: RunRequested, name: str) -> Column:
+    """A price with the decimals of its instrument."""
+    return Column(name, lambda row: number(row[name], run.config.instrument(row["symbol"]).price_decimals))
+
+
+def _quantity(name: str) -> Column:
+    return Column(name, lambda row: number(row[name]))
+
+
+def _day_columns(run: RunRequested) -> list[str | Column]:
+    return ["at", *(_money(run, name) for name in ("equity", "pnl", "cash", "unrealised_pnl"))]
+
+
+def _order_columns(run: RunRequested) -> list[str | Column]:
+    return [
+        Column("order", lambda row: short_id("order", row)),
+        *("symbol", "placed_at", "side", "role", "order_type"),
+        _quantity("quantity"),
+        _price(run, "limit_price"),
+        _price(run, "stop_price"),
+        *("status", "filled_at", "reason"),
+    ]
+
+
+def _trade_columns(run: RunRequested) -> list[str | Column]:
+    def pnl(row: Mapping[str, Any]) -> str:
+        """What was won or lost; of an open trade what it would be at the mark."""
+        if row["status"] == "open":
+            return f"{amount(row['unrealised_pnl'], run.config.currency)} open"
+        return amount(row["net_pnl"], run.config.currency)
+
+    return [
+        Column("trade", lambda row: short_id("trade", row)),
+        *("symbol", "direction", "status", "entry_at", "exit_at"),
+        _quantity("quantity"),
+        _price(run, "entry_price"),
+        _price(run, "exit_price"),
+        Column("pnl", pnl),
+        Column("exit_reason", lambda row: source_text(row["exit_reason"], run.variant)),
+    ]
+
+
+def _position_columns(run: RunRequested) -> list[str | Column]:
+    return [
+        "symbol",
+        _quantity("quantity"),
+        _price(run, "average_price"),
+        _price(run, "mark"),
+        _money(run, "value"),
+        _money(run, "unrealised_pnl"),
+        *("opened_at", "marked_at"),
+    ]
+
+
+# --- Short ids ----------------------------------------------------------------------------------------------------
+
+KINDS = {"trade": "trades", "order": "orders", "signal": "signals"}
+
+
+def short_id(kind: str, row: Mapping[str, Any]) -> str:
+    """`trade-12`: the twelfth of its run."""
+    return f"{kind}-{row['number']}"
+
+
+def whole_id(opened: App, run: RunRequested, key: str) -> str:
+    """The id that a short one like `trade-12` stands for; any other id as it is."""
+    from engine.errors import NotFound
+
+    kind, _, n = key.partition("-")
+    if kind not in KINDS or not n.isdecimal():
+        return key
+    with queries_of(opened) as queries:
+        rows: list[dict[str, Any]] = getattr(queries, KINDS[kind])(run.run_id)
+    found = next((row for row in rows if row["number"] == int(n)), None)
+    if found is None:
+        raise NotFound(
+            f"run {run.run_id[:8]} has {len(rows):,} {KINDS[kind]}, so that there is no {key}: "
+            f"`quantagent {KINDS[kind]} list` numbers them."
+            if kind != "signal"
+            else f"run {run.run_id[:8]} has {len(rows):,} signals, so that there is no {key}."
+        )
+    return str(found[f"{kind}_id"])
+
+
+LIMITS = ("limit", "observed")
+
+
+# --- Why ----------------------------------------------------------------------------------------------------------
 
 
 def why(
-    key: Annotated[str, typer.Argument(metavar="ID", help="Order, trade, signal, analysis, or SYMBOL@TIME.")],
+    key: Annotated[
+        str, typer.Argument(metavar="ID", help="Order, trade, signal, analysis, or SYMBOL@TIME; short ids will do.")
+    ],
     run: Run = "latest",
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Why it was done, or not: the chain from the opinion to the fill, from the log alone."""
     from engine.audit.why import why as ask
-    from ui.compose import find_run, open_app
+    from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
         requested = find_run(opened, run)
-        links = ask(opened.store, requested, key)
+        links = ask(opened.store, requested, whole_id(opened, requested, key))
     if as_json:
         print_json(run_id=requested.run_id, chain=[_as_json(link) for link in links])
     else:
-        show_chain(links)
+        show_chain(links, wide=wide)
 
 
-def show_chain(links: Sequence[Link]) -> None:
+def show_chain(links: Sequence[Link], *, wide: bool | None = None) -> None:
     """The chain, then what every risk check of an entry saw, then the reasons of the analysis."""
     from engine.audit.why import checks_of
 
     for link in links:
-        out.print(f"[bold]{cell(link.at)}  {link.kind}[/bold]  {escape(link.says)}")
+        out.print(f"[bold]{cell(link.at)}  {link.kind}[/bold]  {escape(tidy(link.says))}")
         place = f"event {link.position:,}" if link.position else "no event of its own"
         out.print(f"                  [dim]{escape(link.key)}, {place}[/dim]")
     checks = [{"rule": r, "passed": p, "limit": limit, "observed": o} for r, p, limit, o in checks_of(links)]
     if checks:
-        print_rows("Risk checks", checks, ["rule", "passed", "limit", "observed"])
+        columns = ["rule", "passed", *(Column(name, lambda row, name=name: tidy(row[name])) for name in LIMITS)]
+        print_rows("Risk checks", checks, columns, wide=wide)
     for reasons in filter(None, (_reasons(link) for link in links)):
         out.print("Reasons of the analysis: " + "; ".join(reasons), markup=False)
 

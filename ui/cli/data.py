@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from ui.cli import data_quality
-from ui.cli.output import AsJson, End, Frame, Start, err, errors_in_words, instant_of, print_json, print_rows, progress
+from ui.cli.output import (
+    AsJson,
+    End,
+    Frame,
+    Start,
+    err,
+    errors_in_words,
+    instant_of,
+    print_json,
+    print_rows,
+    progress,
+    symbol_of,
+)
 
 if TYPE_CHECKING:
     from engine.feed import Added, Bars, Refused
@@ -73,14 +85,14 @@ def import_file(
     """Import a file: all of it or, when any bar is refused, nothing (see --accept-valid)."""
     from engine import clock
     from engine.feed.files import read_bars
-    from engine.market import Timeframe, check_symbol
+    from engine.market import Timeframe
     from ui.compose import open_app
 
     said = {"quote": quote, "price_decimals": decimals, "calendar": calendar}
     amounts = {"quantity_step": step, "multiplier": multiplier, "tick": tick}
     with errors_in_words(), open_app() as opened, progress() as tell:
         frame, learned_at = Timeframe.parse(timeframe), clock.now()
-        instrument = _instrument(opened.catalogue, check_symbol(symbol), said, amounts)
+        instrument = _instrument(opened.catalogue, symbol_of(symbol), said, amounts)
         tell("rows read", 0, 1)
         judged = read_bars(file, instrument, frame, zone=zone, learned_at=learned_at, accept_valid=accept_valid)
         tell("rows read", 1, 1)
@@ -179,7 +191,7 @@ def export(
     from engine.errors import BadInput
     from engine.feed.columns import NUMBERS
     from engine.feed.quality import frame_of
-    from engine.market import Timeframe, check_symbol
+    from engine.market import Timeframe
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
@@ -188,7 +200,7 @@ def export(
         if file.exists():
             raise BadInput(f"{file} is there already: name another file, or remove it.")
         bars = opened.catalogue.as_known_at(instant_of(known_at))
-        stored = bars.bars(check_symbol(symbol), Timeframe.parse(timeframe), instant_of(start), instant_of(end))
+        stored = bars.bars(symbol_of(symbol), Timeframe.parse(timeframe), instant_of(start), instant_of(end))
         frame = frame_of(stored)
         part = file.with_name(f".{file.name}.part")
         if file.suffix == ".csv":

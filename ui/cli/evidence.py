@@ -10,6 +10,7 @@ import typer
 
 from ui.cli.again import OneRun, event_facts
 from ui.cli.output import AsJson, err, errors_in_words, out, print_facts, print_json, progress
+from ui.cli.which import find_run
 
 if TYPE_CHECKING:
     import psycopg
@@ -87,7 +88,7 @@ def bundle(
     from engine.audit.bundle import bundle as pack
     from engine.audit.regenerate import bars_of
     from engine.feed.signals import VARIANT_PREFIX, load_signals
-    from ui.compose import find_run, open_audit
+    from ui.compose import open_audit
     from ui.installed import lock_lines
 
     with errors_in_words(), open_audit() as opened:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.output import SCHEMA_VERSION, AsJson, On, OneSymbol, day_of, err, errors_in_words
+from ui.cli.output import SCHEMA_VERSION, AsJson, On, OneSymbol, day_of, err, errors_in_words, symbol_of
+from ui.cli.which import find_run
 
 if TYPE_CHECKING:
     from engine.audit.journal import Line, Selection
@@ -33,10 +34,10 @@ def log(
 ) -> None:
     """What happened, newest last: the events of the log in words. Times are the market's, in UTC."""
     from engine.audit.journal import select
-    from ui.compose import find_run, open_audit
+    from ui.compose import open_audit
 
     with errors_in_words():
-        wanted = select(name, level, symbol, day_of(on))
+        wanted = select(name, level, symbol and symbol_of(symbol), day_of(on))
         with open_audit() as opened:
             if run is not None:
                 wanted = wanted._replace(run_id=find_run(opened, run).run_id)

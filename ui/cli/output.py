@@ -5,31 +5,37 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from engine.errors import BadInput, QuantagentError
-from engine.market import Timeframe, check_symbol
+from engine.market import SYMBOL_PATTERN, Timeframe, check_symbol
+from ui.cli.tables import GAP, Column, cell, screen_width, table_of
+
+if TYPE_CHECKING:
+    from projections.queries import Queries
+    from ui.compose import App, Tell
 
 SCHEMA_VERSION = 1
 
-# A table written to a file or a pipe should not be folded to an imagined terminal.
-PIPE_WIDTH = 160
+# Fewer events than this are projected before a person would look for a reason to wait.
+CATCH_UP_SHOWN = 5_000
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+# Lines written to a file or a pipe are not folded to an imagined terminal.
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-# Columns of words that lose their sense in two pieces.
-WHOLE = ("run", "environment", "status", "verdict", "level")
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show every column, however wide the table becomes.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print the rows as CSV on stdout.")]
 Symbols = Annotated[str, typer.Option("--symbols", metavar="A,B", help="Symbols, comma separated.")]
 OneSymbol = Annotated[str | None, typer.Option("--symbol", metavar="A", help="Only this symbol.")]
@@ -41,8 +47,14 @@ Frame = Annotated[str, typer.Option("--timeframe", metavar="1h", help=f"One of {
 
 
 def symbols_of(text: str) -> tuple[str, ...]:
-    """The symbols of `A,B`, checked, without repeats."""
-    return tuple(dict.fromkeys(check_symbol(part.strip()) for part in text.split(",") if part.strip()))
+    """The symbols of `A,B`, in capitals and checked, without repeats."""
+    return tuple(dict.fromkeys(symbol_of(part.strip()) for part in text.split(",") if part.strip()))
+
+
+def symbol_of(text: str) -> str:
+    """A symbol in capitals, however it was typed. Raises `BadInput` for what is none."""
+    capitals = text.upper()
+    return capitals if SYMBOL_PATTERN.fullmatch(capitals) else check_symbol(text)
 
 
 def instant_of(text: str | None) -> datetime | None:
@@ -83,13 +95,33 @@ def dollars_of(text: str) -> Decimal | None:
     return amount
 
 
+_at_end: list[str] = []
+
+
+def tell_at_end(text: str) -> None:
+    """Says something on stderr when the command has given its result; not beside an error, which is one sentence."""
+    if text not in _at_end:
+        _at_end.append(text)
+
+
+def _tell_what_waits() -> None:
+    for text in _at_end:
+        err.print(text, markup=False)
+    _at_end.clear()
+
+
 @contextmanager
 def errors_in_words() -> Generator[None]:
     """Turns an error meant for people into its one sentence on stderr and an exit code: 2 for bad input, else 1."""
     import psycopg
 
     try:
-        yield
+        try:
+            yield
+        except typer.Exit:
+            _tell_what_waits()
+            raise
+        _tell_what_waits()
     except BadInput as error:
         err.print(f"[red]error:[/red] {_plain(error)}")
         raise typer.Exit(2) from None
@@ -135,46 +167,65 @@ def _csv_cell(value: object) -> object:
     return "" if value is None else value
 
 
-def print_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """A table of the named columns; what is missing is a dash."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for name in columns:
-        numeric = any(isinstance(row.get(name), int | float | Decimal) for row in rows)
-        # Half an id or half a number is worse than none: those columns keep their width.
-        whole = numeric or name in WHOLE
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
-    for row in rows:
-        table.add_row(*(cell(row.get(name)) for name in columns))
-    out.print(table)
+def print_rows(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str | Column],
+    *,
+    keep: Sequence[str] = (),
+    wide: bool | None = None,
+) -> None:
+    """A table of the named columns; what is missing is a dash.
+
+    Where the screen is too narrow for all of them the last ones are left out and named below; of those in `keep` the
+    first are left out last. wide: whether all are shown nevertheless, None for a command without that option.
+    """
+    chosen = [column if isinstance(column, Column) else Column(column) for column in columns]
+    width = None if wide else screen_width(out)
+    table, needed, dropped = table_of(title, rows, chosen, width, keep)
+    print_table(table, needed if width is None else width)
+    if dropped:
+        names = ", ".join(name.replace("_", " ") for name in dropped)
+        remedy = "a wider terminal shows them" if wide is None else "--wide shows them"
+        Console(highlight=False, width=width).print(Text(f"Not shown: {names}; {remedy}."))
 
 
-def cell(value: object) -> str:
-    """A value as tables show it: times to the minute, numbers with separators, a dash for nothing."""
-    match value:
-        case None | "":
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case datetime():
-            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:,.4f}"
-        case Decimal():
-            return f"{value:,f}" if len(f"{value:f}") <= 14 else f"{value:,.6f}".rstrip("0").rstrip(".")
-        case _:
-            return str(value)
-
-
-def print_facts(title: str, facts: Mapping[str, object]) -> None:
-    """Names and values, one a line."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+def print_facts(title: str, facts: Mapping[str, object], formats: Mapping[str, str] | None = None) -> None:
+    """Names and values, one a line; formats: how a value reads where `cell` would say it less well."""
+    table = Table(title=Text(title) if title else None, title_justify="left", show_header=False, box=None)
+    table.pad_edge = False
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), cell(value))
-    out.print(table)
+    texts = {name: (formats or {}).get(name) or cell(value) for name, value in facts.items()}
+    for name, text in texts.items():
+        table.add_row(Text(name.replace("_", " ")), Text(text))
+    needed = max(map(len, texts), default=0) + GAP + max(map(cell_len, texts.values()), default=0)
+    print_table(table, screen_width(out) or max(needed, len(title)))
+
+
+def print_table(table: Table, width: int) -> None:
+    """A table, in lines of a width, without blanks at their ends."""
+    console = Console(highlight=False, width=width)
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+@contextmanager
+def queries_of(opened: App) -> Generator[Queries]:
+    """The read tables, caught up with the log; with a progress line on stderr where that takes a while."""
+    with ExitStack() as shown:
+        begun: list[Tell] = []
+
+        def tell(done: int, total: int) -> None:
+            if not begun and total - done > CATCH_UP_SHOWN:
+                begun.append(shown.enter_context(progress()))
+            for each in begun:
+                each("read models", done, total)
+
+        queries = opened.queries(tell)
+    with queries:
+        yield queries
 
 
 @contextmanager

@@ -37,7 +37,10 @@ def demo(as_json: AsJson = False) -> None:
         if as_json:
             print_json(**facts)
         else:
-            out.print(f"Done in {facts['seconds']} s. Open the page with `make dashboard` (quantagent dashboard).")
+            err.print(f"Done in {facts['seconds']} s.")
+            out.print()
+            for sentence in facts["sentences"]:
+                out.print(sentence, markup=False)
         if not (facts["replay_equal"] and facts["read_models_same"]):
             raise typer.Exit(3)
 

@@ -23,9 +23,14 @@ from ui.cli.output import (
     print_json,
     print_rows,
     progress,
+    queries_of,
     symbols_of,
 )
 from ui.cli.presets import OfProfile, OfRisk
+from ui.cli.results import outcome_facts, show_outcome
+from ui.cli.tables import Column, cell
+from ui.cli.which import find_run, find_source
+from ui.formats import figure, figures
 
 if TYPE_CHECKING:
     from ui.compose import Answer
@@ -112,12 +117,14 @@ def backtest(
                 answer = run(opened, question, tell)
             for notice in answer.notices:
                 err.print(notice, markup=False)
-            with opened.queries() as queries:
+            with queries_of(opened) as queries:
                 metrics = queries.metrics(answer.result.request.run_id) or {}
+                outcome = outcome_facts(opened, queries, answer.result.request)
         if as_json:
-            print_json(**facts_of(answer), metrics=_chosen(metrics))
+            print_json(**facts_of(answer), metrics=_chosen(metrics), **outcome)
         else:
             show(answer, metrics)
+            show_outcome(outcome)
         err.print(f"Decided by {answer.profile_told}.")
 
 
@@ -131,18 +138,19 @@ def replay(
 ) -> None:
     """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
     from engine.replay import first_difference
-    from ui.compose import find_run, open_app
+    from ui.compose import open_app
     from ui.compose import replay as run_again
 
     with errors_in_words(), open_app() as opened:
-        source = find_run(opened, run)
+        source = find_source(opened, run)
         with progress() as tell:
             names: list[str | None] = [*profile] if profile else [None]
             answers = [run_again(opened, source.run_id, name, tell, risk_profile) for name in names]
-        with opened.queries() as queries:
+        with queries_of(opened) as queries:
             original = queries.run(source.run_id)
             rows = [original, *(queries.run(answer.result.request.run_id) for answer in answers)]
-            table = comparison(rows, [queries.metrics(row["run_id"]) or {} for row in rows])
+            metrics = [queries.metrics(row["run_id"]) or {} for row in rows]
+            outcomes = [outcome_facts(opened, queries, answer.result.request) for answer in answers]
         same_question = [a for a in answers if a.result.request.config_digest == source.config_digest]
         equal = all(a.result.ended.book_digest == original["book_digest"] for a in same_question)
         if as_json:
@@ -150,14 +158,18 @@ def replay(
                 source=source.run_id,
                 source_digest=original["book_digest"],
                 equal=equal if same_question else None,
-                replays=[facts_of(answer) for answer in answers],
+                replays=[facts_of(answer) | facts for answer, facts in zip(answers, outcomes, strict=True)],
             )
         else:
             for answer in same_question:
                 show_digests(str(original["book_digest"]), answer)
                 if difference := first_difference(opened.store, source, answer.result.request):
                     out.print(difference)
-            print_rows("Side by side", table, list(table[0]))
+            show_comparison("Side by side", rows, metrics)
+            for answer, facts in zip(answers, outcomes, strict=True):
+                if any(facts.values()):
+                    out.print(f"Run {answer.result.request.run_id[:8]}, {answer.result.request.profile}:", markup=False)
+                    show_outcome(facts)
             err.print(f"{sum(a.analyses_found for a in answers):,} analyses read, 0 made.")
         if not equal:
             raise typer.Exit(3)
@@ -170,23 +182,28 @@ def compare(
     """Put the metrics of runs side by side."""
     from ui.compose import open_app
 
-    with errors_in_words(), open_app() as opened, opened.queries() as queries:
-        rows = [queries.run(run) for run in runs]
+    with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
+        rows = [queries.run(find_run(opened, run).run_id) for run in runs]
         metrics = [queries.metrics(row["run_id"]) or {} for row in rows]
         if as_json:
             print_json(runs=[{"run_id": r["run_id"], **_chosen(m)} for r, m in zip(rows, metrics, strict=True)])
         else:
-            table = comparison(rows, metrics)
-            print_rows("Side by side", table, list(table[0]))
+            show_comparison("Side by side", rows, metrics)
 
 
-def comparison(runs: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per figure, one column per run."""
+def show_comparison(title: str, runs: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> None:
+    """One row per figure, one column per run, each in the currency of its account."""
     heads = [f"{run['environment']} {run['profile']} {run['run_id'][:8]}" for run in runs]
-    return [
-        {"figure": name.replace("_", " "), **{head: m.get(name) for head, m in zip(heads, metrics, strict=True)}}
-        for name in METRICS
-    ]
+    currencies = [str(run["currency"]) for run in runs]
+    rows: list[dict[str, Any]] = [{"figure": name.replace("_", " "), "name": name} for name in METRICS]
+    for row in rows:
+        row |= {head: of_run.get(row["name"]) for head, of_run in zip(heads, metrics, strict=True)}
+    columns = [_figures_column(*each) for each in zip(heads, currencies, strict=True)]
+    print_rows(f"{title} ({', '.join(dict.fromkeys(currencies))})", rows, ["figure", *columns])
+
+
+def _figures_column(head: str, currency: str) -> Column:
+    return Column(head, lambda row: figure(row["name"], row[head], currency) or cell(row[head]))
 
 
 def facts_of(answer: Answer) -> dict[str, Any]:
@@ -212,9 +229,9 @@ def facts_of(answer: Answer) -> dict[str, Any]:
 
 
 def show(answer: Answer, metrics: Mapping[str, Any]) -> None:
-    facts = facts_of(answer)
+    facts, currency = facts_of(answer), answer.result.request.config.currency
     print_facts(f"Run {facts['run_id']}", {**facts, "symbols": ", ".join(facts["symbols"])})
-    print_facts("Metrics", _chosen(metrics))
+    print_facts(f"Metrics ({currency})", _chosen(metrics), figures(_chosen(metrics), currency))
 
 
 def show_digests(source_digest: str, answer: Answer) -> None:

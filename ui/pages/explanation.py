@@ -9,7 +9,8 @@ import streamlit as st
 
 from engine.audit.why import Link
 from ui.chains import Check, Report, Step, chains, in_parts, raw_events
-from ui.views import DASH, plain, time_text
+from ui.formats import DASH, time_text
+from ui.views import plain
 
 # The signatures of tables name packages that are not installed: the type checker cannot know them.
 drawing: Any = st

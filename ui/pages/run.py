@@ -12,6 +12,7 @@ from engine.events import Environment, RunRequested
 from engine.orders import trade_id
 from projections.queries import PAGE, Queries
 from ui import figures, views
+from ui.formats import DASH, count, time_text
 from ui.pages import reading
 from ui.pages.explanation import show_chain
 from ui.views import Row, plain
@@ -56,7 +57,7 @@ def show(run: Row) -> None:
 
 
 def _head(run: Row) -> None:
-    period = f"{views.time_text(run['start_at'])} to {views.time_text(run['end_at'])} UTC"
+    period = f"{time_text(run['start_at'])} to {time_text(run['end_at'])} UTC"
     st.markdown(f"#### {plain(run['profile'])} · {plain(run['symbols'].replace(',', ', '))}")
     badges = f":primary-badge[{run['environment'].upper()}] :gray-badge[UTC] :gray-badge[{run['status']}]"
     st.markdown(f"{badges} :gray[{run['timeframe']} bars, {plain(period)}, variant {plain(run['variant'])}]")
@@ -153,7 +154,7 @@ def _signals(queries: Queries, run: Row, request: RunRequested) -> Chosen | None
 
 def _count(what: str, rows: Sequence[Row]) -> None:
     newest = f"The newest {PAGE:,}; `quantagent {what}s list --csv` has all. " if len(rows) == PAGE else ""
-    st.caption(f"{newest or views.count(len(rows), what) + '. '}Click a row to see why.")
+    st.caption(f"{newest or count(len(rows), what) + '. '}Click a row to see why.")
 
 
 def _clicked(style: Any, rows: Sequence[Row], key: str) -> Row:
@@ -162,7 +163,7 @@ def _clicked(style: Any, rows: Sequence[Row], key: str) -> Row:
         style,
         key=key,
         hide_index=True,
-        placeholder=views.DASH,
+        placeholder=DASH,
         height=38 + 35 * min(len(rows), 8),
         on_select="rerun",
         selection_mode="single-row-required",

@@ -1,0 +1,55 @@
+"""What a run's result says besides its figures: denied signals by rule, why there is no trade, gaps in its bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ui.cli.output import out, print_rows
+from ui.cli.tables import Column
+from ui.formats import tidy
+
+if TYPE_CHECKING:
+    from engine.events import RunRequested
+    from projections.queries import Queries
+    from ui.compose import App
+
+# Of each kind; `data check` and --json have all.
+NOTES_SHOWN = 10
+
+
+def outcome_facts(opened: App, queries: Queries, run: RunRequested) -> dict[str, Any]:
+    """`denials`, `no_trades` (one sentence, else empty) and `data_notes` of a run, as --json has them."""
+    from ui.outcomes import outcome_of
+    from ui.run_data import data_notes
+
+    outcome = outcome_of(queries, run.run_id)
+    notes = data_notes(opened, run, queries.lived_until(run.run_id))
+    return {**outcome._asdict(), "data_notes": [note._asdict() for note in notes]}
+
+
+def show_outcome(facts: dict[str, Any]) -> None:
+    """The same for a person: tables of denials and notes, and the sentence on a run without a trade."""
+    if facts["denials"]:
+        columns = ["rule", "signals", "symbols", _readable("limit"), _readable("observed")]
+        print_rows("Denied signals by rule, with the commonest numbers", facts["denials"], columns)
+    if facts["no_trades"]:
+        out.print(facts["no_trades"], markup=False)
+    _show_notes(facts["data_notes"])
+
+
+def _readable(name: str) -> Column:
+    return Column(name, lambda row: tidy(row[name]))
+
+
+def _show_notes(notes: Sequence[dict[str, Any]]) -> None:
+    if not notes:
+        return
+    shown: list[dict[str, Any]] = []
+    for kind in dict.fromkeys(note["kind"] for note in notes):
+        shown += [note for note in notes if note["kind"] == kind][:NOTES_SHOWN]
+    rows = [{"symbol": note["symbol"], "from": note["start"], "to": note["end"]} | note for note in shown]
+    print_rows("What to know of the bars (UTC)", rows, ["symbol", "kind", "from", "to", "bars", "reason"])
+    if len(notes) > len(shown):
+        symbols = ", ".join(dict.fromkeys(note["symbol"] for note in notes))
+        out.print(f"and {len(notes) - len(shown):,} more: `quantagent data check SYMBOL` lists those of {symbols}.")

@@ -1,0 +1,118 @@
+"""Tables on a screen: which columns fit, in order of their importance, and which do not.
+
+A terminal has a width, and so has a pipe whose `COLUMNS` is set; anything else is as wide as the table needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+
+# Sentences may be broken into lines; a column of them is not made narrower than this.
+PROSE_WIDTH = 24
+GAP = 2
+NARROWEST = 20
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column by the key of its cells in the rows; text: how a row's cell reads, else as `cell` says."""
+
+    name: str
+    text: Callable[[Row], str] | None = None
+
+    def of(self, row: Row) -> str:
+        return cell(row.get(self.name)) if self.text is None else self.text(row)
+
+
+def screen_width(console: Console) -> int | None:
+    """How many characters a line has; None where it has no end."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given) > 0:
+        return max(int(given), NARROWEST)
+    return console.width if console.is_terminal else None
+
+
+def cell(value: object) -> str:
+    """A value as tables show it: times to the minute, numbers with separators, a dash for nothing."""
+    match value:
+        case None | "":
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4f}"
+        case Decimal():
+            return f"{value:,f}" if len(f"{value:f}") <= 14 else f"{value:,.6f}".rstrip("0").rstrip(".")
+        case _:
+            return str(value)
+
+
+class _Laid(NamedTuple):
+    """A column with its cells as text and the widths it may have."""
+
+    name: str
+    cells: list[str]
+    right: bool
+    least: int
+    most: int
+
+
+def _lay(column: Column, rows: Sequence[Row]) -> _Laid:
+    values = [row.get(column.name) for row in rows]
+    cells = [column.of(row) for row in rows]
+    title = column.name.replace("_", " ")
+    most = max(map(cell_len, (title, *cells)))
+    prose = any(isinstance(value, str) and " " in value for value in values)
+    numeric = any(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values)
+    return _Laid(column.name, cells, numeric, min(most, max(PROSE_WIDTH, cell_len(title))) if prose else most, most)
+
+
+def columns_that_fit(columns: Sequence[_Laid], width: int, keep: Sequence[str]) -> list[_Laid]:
+    """The columns that a width has room for; what `keep` names goes last, in its order, and the very first never."""
+    names = [column.name for column in columns]
+    order = list(dict.fromkeys([*names[:1], *(name for name in keep if name in names), *names]))
+    left = {column.name: column for column in columns}
+    while len(left) > 1 and sum(column.least + GAP for column in left.values()) - GAP > width:
+        del left[order.pop()]
+    return [column for column in columns if column.name in left]
+
+
+def table_of(
+    title: str, rows: Sequence[Row], columns: Sequence[Column], width: int | None, keep: Sequence[str]
+) -> tuple[Table, int, list[str]]:
+    """The table, how wide it is, and the names of the columns that it has no room for."""
+    laid = [_lay(column, rows) for column in columns]
+    shown = laid if width is None else columns_that_fit(laid, width, keep)
+    table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None)
+    table.pad_edge = False
+    for column in shown:
+        whole = column.least == column.most and (width is None or column.most <= width)
+        table.add_column(
+            Text(column.name.replace("_", " ")),
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=whole,
+            min_width=column.least if len(shown) > 1 else None,
+        )
+    for cells in zip(*(column.cells for column in shown), strict=True):
+        table.add_row(*map(Text, cells))
+    whole_width = sum(column.most + GAP for column in shown) - GAP
+    wide = max(whole_width, cell_len(max(title.splitlines() or [""], key=cell_len)))
+    names = {column.name for column in shown}
+    return table, wide, [column.name for column in laid if column.name not in names]

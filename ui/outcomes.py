@@ -1,0 +1,52 @@
+"""Why a run traded as little as it did: denied signals by rule, and one sentence where there is no trade at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from projections.queries import Queries, Rows
+from ui.formats import count, tidy
+
+
+class Outcome(NamedTuple):
+    """denials: rule, signals, symbols, limit and observed, the most frequent first; no_trades: why there is none, empty
+    where there is one."""
+
+    denials: Rows
+    no_trades: str
+
+
+def outcome_of(queries: Queries, run_id: str) -> Outcome:
+    """What became of the signals of a run."""
+    denials = queries.denials(run_id)
+    metrics = queries.metrics(run_id) or {}
+    if metrics.get("total_trades") or metrics.get("open_trades") or queries.trades(run_id):
+        return Outcome(denials, "")
+    return Outcome(denials, f"No trade: {_reason(queries, run_id, denials)}.")
+
+
+def _reason(queries: Queries, run_id: str, denials: Rows) -> str:
+    verdicts = queries.verdicts(run_id)
+    signals, denied = sum(verdicts.values()), verdicts.get("DENIED", 0)
+    if not signals:
+        return _without_signal(queries.opinions(run_id))
+    if denied == signals:
+        first = denials[0]
+        return (
+            f"all {count(signals, 'signal')} were denied, most often by the rule {first['rule']} ({first['signals']:,} "
+            f"times): limit {tidy(first['limit'])}, observed {tidy(first['observed'])}"
+        )
+    ends = "; ".join(
+        f"{row['orders']:,} {row['status']}" + (f" ({tidy(row['reason'])})" if row["reason"] else "")
+        for row in queries.order_ends(run_id)
+    )
+    held = f", {denied:,} of {count(signals, 'signal')} were denied" if denied else ""
+    return f"no order was filled{held}; orders: {ends or 'none'}"
+
+
+def _without_signal(opinions: Mapping[str, int]) -> str:
+    if not opinions:
+        return "there was no signal, and no analysis or imported decision to make one"
+    said = ", ".join(f"{n:,} {decision}" for decision, n in opinions.items())
+    return f"there was no signal, the decisions were {said}"
