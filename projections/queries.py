@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal, LiteralString
+from typing import Any, Literal, LiteralString, NamedTuple
 
 import psycopg
 from psycopg.rows import dict_row
@@ -17,6 +20,8 @@ from projections.schemas import VIEWS
 Rows = list[dict[str, Any]]
 STATEMENT_TIMEOUT = "5s"
 PAGE = 500
+# Between the commits of two projections; a page must not wait longer for one that has stopped.
+SNAPSHOT_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 By = Literal["analysis", "run", "day", "variant"]
 
@@ -28,6 +33,15 @@ _GROUPS: dict[By, LiteralString] = {
 }
 
 
+class ReadAt(NamedTuple):
+    """A moment of the read tables: the event that books have come to and the one that figures have, the same as a rule,
+    and when (UTC, wall clock)."""
+
+    position: int
+    figures: int
+    updated_at: datetime
+
+
 class Queries:
     """A read-only view of the read tables through one connection. Close it when done."""
 
@@ -36,6 +50,7 @@ class Queries:
         self._conn.execute("SET default_transaction_read_only = on")
         self._conn.execute(SQL("SET statement_timeout = {}").format(STATEMENT_TIMEOUT))
         self._conn.execute("SET TIME ZONE 'UTC'")
+        self._at: ReadAt | None = None
 
     def close(self) -> None:
         self._conn.close()
@@ -47,6 +62,36 @@ class Queries:
         except psycopg.Error:
             return False
         return True
+
+    @contextmanager
+    def snapshot(self) -> Generator[ReadAt]:
+        """Answers everything inside from one moment of the tables, and says which; may be nested.
+
+        Waits shortly where books and figures have not come to the same event; where one has stopped, both are told.
+        """
+        if self._at is not None:
+            yield self._at
+            return
+        for pause_s in (*SNAPSHOT_PAUSES_S, None):
+            with self._conn.transaction():
+                self._conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                at = self._read_at()
+                if at.position == at.figures or pause_s is None:
+                    self._at = at
+                    try:
+                        yield at
+                    finally:
+                        self._at = None
+                    return
+            time.sleep(pause_s)
+
+    def _read_at(self) -> ReadAt:
+        version = self._rows(SQL("SELECT version FROM {}").format(_table("published")))[0]["version"]
+        query = SQL("SELECT projection, position, updated_at FROM {} WHERE projection IN ('books', 'performance')")
+        rows = self._rows(query.format(Identifier(f"{VIEWS}_v{version}", "progress")))
+        found = {row["projection"]: row for row in rows}
+        latest = max(row["updated_at"] for row in rows)
+        return ReadAt(found["books"]["position"], found["performance"]["position"], latest)
 
     def __enter__(self) -> Queries:
         return self
@@ -122,21 +167,25 @@ class Queries:
     def decisions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         return self._of_run("decisions", "at", run_id, symbol, on)
 
-    def latest_trades(self, run_id: str, limit: int = PAGE) -> Rows:
+    def count(self, table: Literal["trades", "orders", "risk_decisions"], run_id: str) -> int:
+        """How many rows of a run a table has."""
+        return self._rows(SQL("SELECT count(*) AS n FROM {} WHERE run_id = %s").format(_table(table)), run_id)[0]["n"]
+
+    def latest_trades(self, run_id: str, limit: int = PAGE, offset: int = 0) -> Rows:
         """The newest trades first, each with its `number` in the run, counted from 1 in order of entry."""
         query = SQL(
             "SELECT row_number() OVER (ORDER BY entry_at, trade_id) AS number, t.* FROM {} t WHERE run_id = %s "
-            "ORDER BY number DESC LIMIT %s"
+            "ORDER BY number DESC LIMIT %s OFFSET %s"
         )
-        return self._rows(query.format(_table("trades")), run_id, limit)
+        return self._rows(query.format(_table("trades")), run_id, limit, offset)
 
-    def latest_orders(self, run_id: str, limit: int = PAGE) -> Rows:
+    def latest_orders(self, run_id: str, limit: int = PAGE, offset: int = 0) -> Rows:
         """The newest orders first, those that work before all others, each with its `number` in the run from 1."""
         query = SQL(
             "SELECT row_number() OVER (ORDER BY position) AS number, o.* FROM {} o WHERE run_id = %s "
-            "ORDER BY status = 'working' DESC, number DESC LIMIT %s"
+            "ORDER BY status = 'working' DESC, number DESC LIMIT %s OFFSET %s"
         )
-        return self._rows(query.format(_table("orders")), run_id, limit)
+        return self._rows(query.format(_table("orders")), run_id, limit, offset)
 
     def trades_between(self, run_id: str, symbol: Symbol, start: datetime, end: datetime) -> Rows:
         """The trades of a symbol that were open at some time of a range, in order of entry."""
@@ -146,14 +195,14 @@ class Queries:
         )
         return self._rows(query.format(_table("trades")), run_id, symbol, end, end, start)
 
-    def latest_signals(self, run_id: str, verdict: str | None = None, limit: int = PAGE) -> Rows:
+    def latest_signals(self, run_id: str, verdict: str | None = None, limit: int = PAGE, offset: int = 0) -> Rows:
         """The newest signals first, each with the gate's verdict on it and its `number` in the run, counted from 1."""
         query = SQL(
             "SELECT * FROM (SELECT row_number() OVER (ORDER BY s.position) AS number, s.*, r.verdict, r.side, "
             "r.requested, r.quantity, r.reason FROM {} s JOIN {} r USING (run_id, signal_id) WHERE run_id = %s) n "
-            "WHERE %s::text IS NULL OR verdict = %s ORDER BY number DESC LIMIT %s"
-        )
-        return self._rows(query.format(_table("signals"), _table("risk_decisions")), run_id, verdict, verdict, limit)
+            "WHERE %s::text IS NULL OR verdict = %s ORDER BY number DESC LIMIT %s OFFSET %s"
+        ).format(_table("signals"), _table("risk_decisions"))
+        return self._rows(query, run_id, verdict, verdict, limit, offset)
 
     def verdicts(self, run_id: str) -> dict[str, int]:
         """How many signals of a run got which verdict."""

@@ -18,9 +18,11 @@ from engine.events import Environment, RunFailed
 from engine.market import Timeframe, instrument_for
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
+from projections.queries import Queries
 from tests.seeded import END, START, new_database, seed
 from ui import compose, profiles
 from ui.pages import reading
+from ui.pages import run as run_page
 from ui.settings import Settings
 
 ENTRY = Path(__file__).parent.parent / "ui" / "dashboard.py"
@@ -31,6 +33,15 @@ def seeded(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     with new_database(server) as dsn:
         seed(dsn, tmp_path_factory.mktemp("seeded"))
         yield dsn
+
+
+@pytest.fixture(scope="module")
+def replayed(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A database with a backtest and its replay under another profile, and the replay's id."""
+    with new_database(server) as dsn:
+        run_id = seed(dsn, tmp_path_factory.mktemp("replayed"))
+        with compose.open_app(Settings(None, dsn, "tester")) as app:
+            yield dsn, compose.replay(app, run_id, "classic").result.request.run_id
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +128,62 @@ def test_another_environment_is_one_click_away(monkeypatch: pytest.MonkeyPatch, 
     shown.segmented_control(key="env").set_value("replay").run()
     assert not shown.exception
     assert "quantagent replay" in words(shown)
+
+
+@pytest.mark.parametrize(("length", "environment"), [(36, None), (8, None), (36, "backtest"), (8, "paper")])
+def test_a_link_finds_its_run_by_the_beginning_of_its_id_in_any_environment(
+    monkeypatch: pytest.MonkeyPatch, replayed: tuple[str, str], length: int, environment: str | None
+) -> None:
+    dsn, run_id = replayed
+    shown = page(monkeypatch, dsn)
+    shown.query_params["run"] = run_id[:length]
+    if environment:
+        shown.query_params["env"] = environment
+    shown.run()
+    assert not shown.exception
+    assert shown.selectbox(key="run-selected").value == run_id
+    assert "REPLAY" in words(shown)
+    assert "classic" in words(shown)
+
+
+def test_a_link_to_an_unknown_run_is_an_error_that_names_it_and_opens_no_other(
+    monkeypatch: pytest.MonkeyPatch, replayed: tuple[str, str]
+) -> None:
+    dsn, run_id = replayed
+    shown = page(monkeypatch, dsn)
+    shown.query_params["run"] = "0000dead"
+    shown.run()
+    assert not shown.exception
+    assert "0000dead" in " ".join(str(error.value) for error in shown.error)
+    assert shown.selectbox(key="run-selected").value is None
+    assert not labels(shown)
+    shown.segmented_control(key="env").set_value("replay").run()
+    assert not shown.error
+    assert shown.selectbox(key="run-selected").value == run_id
+
+
+def test_all_blocks_are_of_one_event_which_the_page_names(monkeypatch: pytest.MonkeyPatch, seeded: str) -> None:
+    with PostgresStore(seeded) as store:
+        head = store.head()
+    assert f"event {head:,}" in words(page(monkeypatch, seeded).run())
+
+
+def test_more_trades_than_a_page_holds_are_reached_by_page(monkeypatch: pytest.MonkeyPatch, seeded: str) -> None:
+    monkeypatch.setattr(run_page, "PAGE", 5)
+    shown = page(monkeypatch, seeded).run()
+    assert not shown.exception
+    with Queries(seeded) as queries:
+        run_id = queries.run("latest")["run_id"]
+        total = queries.count("trades", run_id)
+        numbers = [row["number"] for row in queries.latest_trades(run_id, 5, 5)]
+    assert total > 10
+    assert f"{total} trades, 1 to 5 of them here" in words(shown)
+    shown.session_state[f"page-trade-{run_id}"] = 2
+    shown.run()
+    assert not shown.exception
+    (table,) = shown.dataframe
+    frame: Any = table.value
+    assert list(frame["#"]) == numbers
 
 
 def test_a_running_paper_run_without_a_bar_shows_dashes(monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:

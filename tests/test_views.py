@@ -120,9 +120,16 @@ def test_each_of_six_cards_carries_its_limit_or_its_sample_size() -> None:
     assert cards["Final equity"].note == "start $100,000.00"
     assert cards["Final equity"].spark == (3.0, 2.0, 4.0)
     assert cards["Net P&L"].value == "-$737.98"
-    assert cards["Max drawdown"].note == "daily loss limit 5%"
+    assert cards["Max drawdown"].note == "no limit"
+    assert cards["Net P&L"].note == "fees $1,342.66"
+    assert views.loss_limit(RiskLimits()) == "daily loss limit 5 %"
     assert cards["Win rate"].note == "n = 232 closed, 1 open"
-    assert "n = 181 days" in cards["Profit factor"].note
+    assert "n = 181" in cards["Profit factor"].note
+
+
+def test_the_drawdown_shows_its_own_limit() -> None:
+    cards = {card.label: card for card in views.cards(RUN, METRICS, RiskLimits(drawdown_pct=Decimal(15)), [])}
+    assert cards["Max drawdown"].note == "limit 15 %"
 
 
 def test_only_money_has_a_colour() -> None:
@@ -135,7 +142,8 @@ def test_a_run_without_metrics_shows_dashes_and_no_zero() -> None:
     cards = views.cards(RUN | {"status": "running"}, None, RiskLimits(daily_loss_pct=None), [])
     assert [card.value for card in cards] == ["-"] * 6
     assert cards[0].label == "Equity"
-    assert cards[3].note == "no daily loss limit"
+    assert cards[1].note == "fees -"
+    assert cards[3].note == "no limit"
 
 
 @given(st.lists(st.integers(1, 10**6), max_size=300), st.integers(5, 50))
@@ -174,6 +182,7 @@ def trade(symbol: str, pnl: str, *, closed: bool = True) -> dict[str, Any]:
         "entry_price": Decimal("6002.0075"),
         "exit_price": Decimal("1.1") if closed else None,
         "net_pnl": Decimal(pnl),
+        "unrealised_pnl": None if closed else Decimal("313.2"),
         "exit_reason": "holding_time" if closed else None,
     }
 
@@ -187,7 +196,7 @@ def cells(style: Any, column: str) -> list[str]:
 
 def test_prices_have_their_instruments_decimals_and_nothing_is_a_dash() -> None:
     rows = [trade("BTC-USD", "-18.925"), trade("EUR-USD", "3"), trade("EUR-USD", "0", closed=False)]
-    style = views.trades_table(rows, {"BTC-USD": 2, "EUR-USD": 5}, "USD")
+    style = views.trades_table(rows, {"BTC-USD": 2, "EUR-USD": 5}, "USD", "rules")
     assert cells(style, "Entry price") == ["6,002.01", "6,002.00750", "6,002.00750"]
     assert cells(style, "Exit price") == ["1.10", "1.10000", "-"]
     assert cells(style, "Exit (UTC)")[2] == "-"
@@ -195,8 +204,17 @@ def test_prices_have_their_instruments_decimals_and_nothing_is_a_dash() -> None:
     assert cells(style, "Quantity") == ["0.5"] * 3
 
 
+def test_an_open_trade_shows_what_is_unrealised_and_no_result() -> None:
+    style = views.trades_table([trade("BTC-USD", "-9"), trade("BTC-USD", "-1.2", closed=False)], {}, "USD", "rules")
+    assert cells(style, "Net P&L (USD)") == ["-9.00", "-"]
+    assert cells(style, "Unrealised (USD)") == ["-", "313.20"]
+    assert "Unrealised (USD)" not in views.trades_table([trade("BTC-USD", "-9")], {}, "USD", "rules").data.columns
+
+
 def test_trades_sort_as_numbers_and_only_their_result_is_coloured() -> None:
-    style = views.trades_table([trade("BTC-USD", "-9"), trade("BTC-USD", "10"), trade("BTC-USD", "0")], {}, "USD")
+    style = views.trades_table(
+        [trade("BTC-USD", "-9"), trade("BTC-USD", "10"), trade("BTC-USD", "0")], {}, "USD", "rules"
+    )
     assert style.data["Net P&L (USD)"].dtype == float
     html: str = style.to_html()
     assert html.count(views.GAIN) == html.count(views.LOSS) == 1

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from engine.audit.journal import asked_in_words
+from engine.audit.journal import asked_in_words, source_of
 from engine.audit.why import Link, checks_of, reasons_of
 from engine.events import (
     AnalysisFailed,
@@ -114,7 +114,7 @@ def _step(link: Link) -> Step:
             facts = [
                 ("confidence", number(event.confidence)),
                 ("close", number(event.reference_price)),
-                ("from", event.source.replace("_", " ")),
+                ("from", source_of(event).replace("_", " ")),
             ]
         case RiskDecided():
             says = event.verdict.value

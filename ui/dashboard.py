@@ -7,55 +7,95 @@ from collections.abc import Mapping
 import psycopg
 import streamlit as st
 
-from engine.errors import QuantagentError
+from engine.errors import NotFound, QuantagentError
 from engine.events import Environment
 from ui import views
 from ui.pages import reading, run
 from ui.views import Row, plain
 
 WITHOUT_TABLES = "The read models are not there yet: run `quantagent projections status`, which makes them, and reload."
+# Kept in the visitor's session: the chosen run (empty until one is), and why a link led to none.
+CHOSEN, NOT_FOUND = "run-selected", "run-not-found"
+DEFAULT = "backtest"
 
 
 def choose() -> tuple[str, Row | None]:
     """The sidebar's choices, kept in the page's address: the environment, and one of its runs if it has any."""
+    if CHOSEN not in st.session_state:
+        _follow_link(str(st.query_params.get("run", "")), str(st.query_params.get("env", "")))
     with st.sidebar:
         st.markdown("**quantagent**")
         environment = st.segmented_control(
             "Environment",
             list(map(str, Environment)),
-            default="backtest",
             required=True,
             key="env",
-            bind="query-params",
+            on_change=_leave_run,
         )
-        environment = environment or "backtest"
+        environment = environment or DEFAULT
+        # Not by a bound widget: what the address said of the environment would overrule the run that it names.
+        if environment == DEFAULT:
+            st.query_params.pop("env", None)
+        else:
+            st.query_params["env"] = environment
         st.markdown(f":primary-badge[{environment.upper()}] :gray-badge[UTC]")
         runs = {row["run_id"]: row for row in reading.queries().runs(environment)}
-        if runs:
-            chosen = runs[_select(runs)]
-        else:
-            chosen = None
-            st.query_params.pop("run", None)
+        chosen = _select(runs) if runs else None
         st.caption("All times are UTC. No real money: every fill is simulated.")
     return environment, chosen
 
 
-def _select(runs: Mapping[str, Row]) -> str:
-    """The chosen run's id, always in the address, so that a shared link means the same run when newer ones exist.
+def _follow_link(run_id: str, environment: str) -> None:
+    """Chooses the run that a link names by its id or the beginning of it, whatever its environment."""
+    st.session_state[CHOSEN], st.session_state[NOT_FOUND] = "", ""
+    st.session_state["env"] = environment if environment in list(Environment) else DEFAULT
+    if not run_id:
+        return
+    try:
+        found = reading.queries().run(run_id)
+    except NotFound as error:
+        st.session_state[NOT_FOUND] = str(error)
+    else:
+        st.session_state["env"], st.session_state[CHOSEN] = found["environment"], found["run_id"]
 
-    Not by a bound widget: it would write the option's label into the address, and leave the default out of it.
+
+def _leave_run() -> None:
+    st.session_state[CHOSEN] = st.session_state[NOT_FOUND] = ""
+    st.query_params.pop("run", None)
+
+
+def _choose_another() -> None:
+    st.session_state[NOT_FOUND] = ""
+
+
+def _select(runs: Mapping[str, Row]) -> Row | None:
+    """The chosen run, always in the address, so that a shared link means the same run when newer ones exist.
+
+    Not by a bound widget: it would write the option's label into the address, and leave the default out of it. None
+    while a link to an unknown run stands there, which is neither followed nor rewritten.
     """
-    key = "run-selected"
-    asked = st.query_params.get("run", "")
-    if st.session_state.get(key) not in runs:
-        st.session_state[key] = asked if asked in runs else next(iter(runs))
-    chosen = st.selectbox("Run", list(runs), format_func=lambda run_id: views.run_name(runs[run_id]), key=key)
+    lost = bool(st.session_state[NOT_FOUND])
+    if st.session_state[CHOSEN] not in runs:
+        st.session_state[CHOSEN] = None if lost else next(iter(runs))
+    chosen = st.selectbox(
+        "Run",
+        list(runs),
+        format_func=lambda run_id: views.run_name(runs[run_id]),
+        key=CHOSEN,
+        index=None if lost else 0,
+        placeholder="Choose a run",
+        on_change=_choose_another,
+    )
+    if chosen is None:
+        return None
     st.query_params["run"] = chosen
-    return chosen
+    return runs[chosen]
 
 
 def show_run(environment: str, chosen: Row | None) -> None:
-    if chosen is None:
+    if st.session_state[NOT_FOUND]:
+        st.error(plain(f"This link opens no run: {st.session_state[NOT_FOUND]} Choose one in the sidebar."))
+    elif chosen is None:
         st.info(views.NO_RUN[environment])
     else:
         run.show(chosen)
@@ -67,8 +107,9 @@ def main() -> None:
     # Declared before anything can fail: Streamlit drops what is written under another page than the one it knows.
     page = st.navigation([st.Page(lambda: show_run(*choice), title="Run", default=True)])
     try:
-        choice = choose()
-        page.run()
+        with reading.queries().snapshot():
+            choice = choose()
+            page.run()
     except QuantagentError as error:
         st.error(plain(str(error)))
     except psycopg.errors.UndefinedTable:

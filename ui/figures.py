@@ -51,9 +51,9 @@ def equity_figure(curve: Sequence[Row], start: float, currency: str) -> Figure:
             "x": at,
             "y": [float(row["drawdown"]) for row in curve],
             "yaxis": "y2",
-            "line": {"color": LOSS, "width": 1},
+            "line": {"color": GREY, "width": 1},
             "fill": "tozeroy",
-            "fillcolor": "rgba(229, 83, 75, 0.22)",
+            "fillcolor": "rgba(133, 146, 163, 0.22)",
             "hovertemplate": "%{y:.2%}",
         },
     ]

@@ -15,7 +15,20 @@ from typing import Any, Literal, NamedTuple
 import pandas
 
 from engine.config import RiskLimits
-from ui.formats import DASH, PLACES_MAX, count, money, number, percent, ratio, tidy, time_text
+from projections.queries import ReadAt
+from ui.formats import (
+    DASH,
+    PLACES_MAX,
+    count,
+    currency_places,
+    money,
+    number,
+    percent,
+    ratio,
+    source_text,
+    tidy,
+    time_text,
+)
 
 GAIN, LOSS = "#2fae76", "#e5534b"
 CURVE_POINTS = 2_000
@@ -60,19 +73,24 @@ def cards(run: Row, metrics: Row | None, limits: RiskLimits | None, equity: Sequ
             f"start {money(run['starting_cash'], currency)}",
             spark=tuple(float(equity[n]["equity"]) for n in spread(len(equity), SPARK_POINTS)),
         ),
-        Card("Net P&L", money(pnl, currency, signed=True), f"fees {money(found.get('fees'), currency)}", tone),
+        Card(
+            "Net P&L",
+            money(pnl, currency, signed=True),
+            f"fees {money(found.get('fees'), currency)}",
+            tone,
+        ),
         Card(
             "Return",
             percent(found.get("total_return")),
             f"{count(days, 'day')}, CAGR {percent(found.get('cagr'))}",
             tone,
         ),
-        Card("Max drawdown", percent(found.get("max_drawdown")), _loss_limit(limits)),
+        Card("Max drawdown", percent(found.get("max_drawdown")), _limit(limits and limits.drawdown_pct, "limit")),
         Card("Win rate", percent(found.get("win_rate"), 1), f"n = {closed:,} closed, {still_open:,} open"),
         Card(
             "Profit factor",
             ratio(found.get("profit_factor")),
-            f"Sharpe {ratio(found.get('sharpe_ratio'))}, n = {count(days, 'day')}",
+            f"Sharpe {ratio(found.get('sharpe_ratio'))}, n = {days:,}",
         ),
     ]
 
@@ -83,10 +101,9 @@ def tone_of(amount: Decimal | None) -> Tone:
     return "gain" if amount > 0 else "loss"
 
 
-def _loss_limit(limits: RiskLimits | None) -> str:
-    if limits is None or limits.daily_loss_pct is None:
-        return "no daily loss limit"
-    return f"daily loss limit {number(limits.daily_loss_pct)}%"
+def _limit(share: Decimal | None, name: str) -> str:
+    """A limit in percent of equity, or that there is none."""
+    return f"no {name}" if share is None else f"{name} {number(share)} %"
 
 
 def spread(length: int, most: int) -> list[int]:
@@ -121,6 +138,17 @@ def run_name(run: Row) -> str:
     return f"{name}, {run['label']}" if run["label"] else name
 
 
+def as_of(at: ReadAt) -> str:
+    """The moment that all blocks of a page are from: as of 2017-12-29 22:00:05 UTC, event 16,246."""
+    when = f"as of {at.updated_at:%Y-%m-%d %H:%M:%S} UTC, event {at.position:,}"
+    return when if at.position == at.figures else f"{when}; figures and curve as of event {at.figures:,}"
+
+
+def loss_limit(limits: RiskLimits) -> str:
+    """`daily loss limit 5 %`, or that there is none."""
+    return _limit(limits.daily_loss_pct, "daily loss limit")
+
+
 def is_running(run: Row) -> bool:
     return run["status"] in ("requested", "running")
 
@@ -135,29 +163,31 @@ NO_RUN = {
 # --- Tables -------------------------------------------------------------------------------------------------------
 
 
-def trades_table(rows: Sequence[Row], decimals: Mapping[str, int], currency: str) -> Any:
+def trades_table(rows: Sequence[Row], decimals: Mapping[str, int], currency: str, variant: str) -> Any:
     """A pandas Styler, one row per trade: numbers stay numbers, so that a click on a header sorts them.
 
-    decimals: price decimals of each symbol.
+    rows: with `unrealised_pnl`, which an open trade shows instead of a result; decimals: price decimals of each symbol.
     """
-    pnl = f"Net P&L ({currency})"
-    style = _styled(
-        {
-            "#": [row["number"] for row in rows],
-            "Symbol": [row["symbol"] for row in rows],
-            "Side": [row["direction"] for row in rows],
-            "Entry (UTC)": [time_text(row["entry_at"]) for row in rows],
-            "Exit (UTC)": [time_text(row["exit_at"]) for row in rows],
-            "Quantity": _floats(row["quantity"] for row in rows),
-            "Entry price": _floats(row["entry_price"] for row in rows),
-            "Exit price": _floats(row["exit_price"] for row in rows),
-            pnl: _floats(row["net_pnl"] for row in rows),
-            "Exit by": [_words(row["exit_reason"]) for row in rows],
-        }
-    )
-    style = style.format({"Quantity": _up_to_8, pnl: "{:,.2f}"}, na_rep=DASH)
+    pnl, unrealised = f"Net P&L ({currency})", f"Unrealised ({currency})"
+    still_open = any(row["exit_at"] is None for row in rows)
+    columns = {
+        "#": [row["number"] for row in rows],
+        "Symbol": [row["symbol"] for row in rows],
+        "Side": [row["direction"] for row in rows],
+        "Entry (UTC)": [time_text(row["entry_at"]) for row in rows],
+        "Exit (UTC)": [time_text(row["exit_at"]) for row in rows],
+        "Quantity": _floats(row["quantity"] for row in rows),
+        "Entry price": _floats(row["entry_price"] for row in rows),
+        "Exit price": _floats(row["exit_price"] for row in rows),
+        pnl: _floats(None if row["exit_at"] is None else row["net_pnl"] for row in rows),
+        **({unrealised: _floats(row["unrealised_pnl"] for row in rows)} if still_open else {}),
+        "Exit by": [source_text(row["exit_reason"], variant) for row in rows],
+    }
+    amounts = [name for name in (pnl, unrealised) if name in columns]
+    form = f"{{:,.{currency_places(currency)}f}}"
+    style = _styled(columns).format({"Quantity": _up_to_8, **dict.fromkeys(amounts, form)}, na_rep=DASH)
     style = _with_price_decimals(style, rows, decimals, ["Entry price", "Exit price"])
-    return style.map(_money_colour, subset=[pnl])
+    return style.map(_money_colour, subset=amounts)
 
 
 def orders_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
@@ -182,7 +212,20 @@ def orders_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
     return _with_price_decimals(style, rows, decimals, ["Stop", "Limit"])
 
 
-def signals_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
+def denials_table(rows: Sequence[Row]) -> Any:
+    """A pandas frame, one row per rule that denied signals, with the commonest numbers."""
+    return pandas.DataFrame(
+        {
+            "Rule": [_words(row["rule"]) for row in rows],
+            "Denied": [row["signals"] for row in rows],
+            "Symbols": [row["symbols"].replace(",", ", ") for row in rows],
+            "Commonest limit": [tidy(row["limit"]) for row in rows],
+            "Observed": [tidy(row["observed"]) for row in rows],
+        }
+    )
+
+
+def signals_table(rows: Sequence[Row], decimals: Mapping[str, int], variant: str) -> Any:
     """A pandas Styler, one row per signal with the gate's verdict."""
     style = _styled(
         {
@@ -192,14 +235,14 @@ def signals_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
             "Wants": [row["direction"] for row in rows],
             "Confidence": _floats(row["confidence"] for row in rows),
             "Close": _floats(row["reference_price"] for row in rows),
-            "From": [_words(row["source"]) for row in rows],
+            "From": [source_text(row["source"], variant) for row in rows],
             "Verdict": [row["verdict"] for row in rows],
             "Requested": _floats(row["requested"] for row in rows),
             "Allowed": _floats(row["quantity"] for row in rows),
             "Reason": [tidy(row["reason"]) for row in rows],
         }
     )
-    formats = {"Confidence": "{:.2f}", "Requested": _up_to_8, "Allowed": _up_to_8}
+    formats = {"Confidence": "{:.4f}", "Requested": _up_to_8, "Allowed": _up_to_8}
     style = style.format(formats, na_rep=DASH)
     return _with_price_decimals(style, rows, decimals, ["Close"])
 

@@ -10,9 +10,11 @@ import streamlit as st
 
 from engine.events import Environment, RunRequested
 from engine.orders import trade_id
-from projections.queries import PAGE, Queries
+from projections.queries import PAGE, Queries, ReadAt
 from ui import figures, views
 from ui.formats import DASH, count, time_text
+from ui.marks import marked_positions
+from ui.outcomes import outcome_of
 from ui.pages import reading
 from ui.pages.explanation import show_chain
 from ui.views import Row, plain
@@ -40,37 +42,44 @@ class Chosen(NamedTuple):
 
 
 def show(run: Row) -> None:
-    """Draws the page of a run."""
+    """Draws the page of a run. One that goes on is drawn anew as a whole, so that all blocks are of one moment."""
     request = reading.request_of(run["run_id"])
-    _head(run)
     live = views.is_running(run)
-    st.fragment(_figures_now, run_every=REFRESH_S if live else None)(run["run_id"], request)
-    curve = views.thinned(reading.queries().equity(run["run_id"]))
-    with st.container(border=True):
-        st.markdown("**Equity and drawdown**")
-        if curve:
-            figure = figures.equity_figure(curve, float(run["starting_cash"]), run["currency"])
-            drawing.plotly_chart(figure, key="equity", config=CHART)
-        else:
-            st.caption("No bar of this run has closed yet.")
-    st.fragment(_activity)(run, request)
+    st.fragment(_blocks, run_every=REFRESH_S if live else None)(run["run_id"], request, live)
 
 
-def _head(run: Row) -> None:
+def _blocks(run_id: str, request: RunRequested, live: bool) -> None:
+    queries = reading.queries()
+    with queries.snapshot() as at:
+        run = queries.run(run_id)
+        _head(run, request, at)
+        equity = views.thinned(queries.equity(run_id))
+        _figures(queries, run, request, equity)
+        with st.container(border=True):
+            st.markdown("**Equity and drawdown**")
+            if equity:
+                figure = figures.equity_figure(equity, float(run["starting_cash"]), run["currency"])
+                drawing.plotly_chart(figure, key="equity", config=CHART)
+            else:
+                st.caption("No bar of this run has closed yet.")
+        # Of a run that has ended a click on a row redraws only what follows from it.
+        (_activity if live else st.fragment(_activity))(run, request)
+
+
+def _head(run: Row, request: RunRequested, at: ReadAt) -> None:
     period = f"{time_text(run['start_at'])} to {time_text(run['end_at'])} UTC"
     st.markdown(f"#### {plain(run['profile'])} · {plain(run['symbols'].replace(',', ', '))}")
     badges = f":primary-badge[{run['environment'].upper()}] :gray-badge[UTC] :gray-badge[{run['status']}]"
     st.markdown(f"{badges} :gray[{run['timeframe']} bars, {plain(period)}, variant {plain(run['variant'])}]")
+    st.caption(plain(f"{views.as_of(at)}; {views.loss_limit(request.config.limits)}"))
     if run["reason"]:
         st.warning(plain(run["reason"]))
 
 
-def _figures_now(run_id: str, request: RunRequested) -> None:
-    queries = reading.queries()
-    run, portfolio = queries.run(run_id), queries.portfolio(run_id)
-    equity = views.thinned(queries.equity(run_id))
+def _figures(queries: Queries, run: Row, request: RunRequested, equity: Sequence[Row]) -> None:
+    portfolio = queries.portfolio(run["run_id"])
     grid = st.grid(6, min_column_width=150, gap="small")
-    for card in views.cards(run, queries.metrics(run_id), request.config.limits, equity):
+    for card in views.cards(run, queries.metrics(run["run_id"]), request.config.limits, equity):
         with grid:
             _show_card(card)
     if portfolio and portfolio["halted"]:
@@ -92,50 +101,59 @@ def _show_card(card: views.Card) -> None:
 
 
 def _activity(run: Row, request: RunRequested) -> None:
-    """Prices, trades, signals and the chain of the chosen row: a click on a row redraws only these."""
+    """Prices, trades, signals and the chain of the chosen row."""
     queries = reading.queries()
     prices, lists, explained = st.container(border=True), st.container(), st.container()
-    with lists:
-        trades_tab, orders_tab, signals_tab = st.tabs(["Trades", "Orders", "Signals"], key="list", on_change="rerun")
-        with trades_tab:
-            chosen = _trades(queries, run, request) if trades_tab.open else None
-        with orders_tab:
-            chosen = _orders(queries, run, request) if orders_tab.open else chosen
-        with signals_tab:
-            chosen = _signals(queries, run, request) if signals_tab.open else chosen
-    with prices:
-        _prices(queries, run, request, chosen)
-    if chosen is not None:
-        with explained:
-            show_chain(chosen.key, run["run_id"], reading.chain(request, chosen.key))
+    with queries.snapshot() as at:
+        with lists:
+            trades_tab, orders_tab, signals_tab = st.tabs(
+                ["Trades", "Orders", "Signals"], key="list", on_change="rerun"
+            )
+            with trades_tab:
+                chosen = _trades(queries, run, request) if trades_tab.open else None
+            with orders_tab:
+                chosen = _orders(queries, run, request) if orders_tab.open else chosen
+            with signals_tab:
+                chosen = _signals(queries, run, request) if signals_tab.open else chosen
+        with prices:
+            _prices(queries, run, request, chosen)
+        if chosen is not None:
+            with explained:
+                links = reading.chain(request, chosen.key)
+                show_chain(chosen.key, run["run_id"], [link for link in links if link.position <= at.position])
 
 
 def _trades(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
-    rows = queries.latest_trades(run["run_id"])
-    if not rows:
-        st.info("This run has not traded yet; the Signals tab shows what was wished and denied.")
+    total, run_id = queries.count("trades", run["run_id"]), run["run_id"]
+    if not total:
+        st.info(plain(outcome_of(queries, run_id).no_trades))
         return None
-    _count("trade", rows)
-    style = views.trades_table(rows, _decimals(request), run["currency"])
-    row = _clicked(style, rows, f"trades-{run['run_id']}")
+    rows = queries.latest_trades(run_id, PAGE, _page("trade", total, run_id))
+    held = {row["symbol"]: row["unrealised_pnl"] for row in marked_positions(queries, request)}
+    rows = [row | {"unrealised_pnl": held.get(row["symbol"]) if row["exit_at"] is None else None} for row in rows]
+    style = views.trades_table(rows, _decimals(request), run["currency"], run["variant"])
+    row = _clicked(style, rows, f"trades-{run_id}", "trade_id")
     return Chosen(trade_id(row["entry_order_id"]), row["symbol"], row["entry_at"], row["exit_at"])
 
 
 def _orders(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
-    rows = queries.latest_orders(run["run_id"])
-    if not rows:
-        st.info("This run has placed no order yet; the Signals tab shows what was wished and denied.")
+    total = queries.count("orders", run["run_id"])
+    if not total:
+        st.info("This run has placed no order; the Signals tab shows what was denied, and by which rule.")
         return None
-    _count("order", rows)
-    row = _clicked(views.orders_table(rows, _decimals(request)), rows, f"orders-{run['run_id']}")
+    rows = queries.latest_orders(run["run_id"], PAGE, _page("order", total, run["run_id"]))
+    row = _clicked(views.orders_table(rows, _decimals(request)), rows, f"orders-{run['run_id']}", "order_id")
     return Chosen(row["order_id"], row["symbol"], row["placed_at"], row["filled_at"])
 
 
 def _signals(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
     counts = queries.verdicts(run["run_id"])
     if not counts:
-        st.info("No analysis of this run wished for anything else than what was held.")
+        st.info("No analysis of this run wanted anything else than what was held.")
         return None
+    if denials := queries.denials(run["run_id"]):
+        st.caption("Denied signals by rule, with the commonest numbers")
+        drawing.dataframe(views.denials_table(denials), hide_index=True, key=f"denials-{run['run_id']}")
     verdict = st.segmented_control(
         "Verdict",
         ["DENIED", "REDUCED", "APPROVED"],
@@ -143,34 +161,54 @@ def _signals(queries: Queries, run: Row, request: RunRequested) -> Chosen | None
         key="verdict",
         label_visibility="collapsed",
     )
-    rows = queries.latest_signals(run["run_id"], verdict)
-    if not rows:
+    total = sum(counts.values()) if verdict is None else counts.get(verdict, 0)
+    if not total:
         st.info(f"No signal of this run was {str(verdict).lower()}.")
         return None
-    _count("signal", rows)
-    row = _clicked(views.signals_table(rows, _decimals(request)), rows, f"signals-{run['run_id']}-{verdict}")
+    key = f"signals-{run['run_id']}-{verdict}"
+    rows = queries.latest_signals(run["run_id"], verdict, PAGE, _page("signal", total, key))
+    row = _clicked(views.signals_table(rows, _decimals(request), run["variant"]), rows, key, "signal_id")
     return Chosen(row["signal_id"], row["symbol"], row["at"], row["at"])
 
 
-def _count(what: str, rows: Sequence[Row]) -> None:
-    newest = f"The newest {PAGE:,}; `quantagent {what}s list --csv` has all. " if len(rows) == PAGE else ""
-    st.caption(f"{newest or count(len(rows), what) + '. '}Click a row to see why.")
+def _page(what: str, total: int, key: str) -> int:
+    """Says how many rows there are, with buttons for their pages; the number of rows before the chosen page."""
+    pages = -(-total // PAGE)
+    page = st.pagination(pages, key=f"page-{what}-{key}") if pages > 1 else 1
+    first = (page - 1) * PAGE
+    part = f", {first + 1:,} to {min(first + PAGE, total):,} of them here, the newest first" if pages > 1 else ""
+    st.caption(f"{count(total, what)}{part}. Click a row to see why.")
+    return first
 
 
-def _clicked(style: Any, rows: Sequence[Row], key: str) -> Row:
-    """Shows a table and returns the row that is selected in it; the first one until another is clicked."""
-    state = drawing.dataframe(
+def _clicked(style: Any, rows: Sequence[Row], key: str, name: str) -> Row:
+    """Shows a table and returns the row that is selected in it; the first one until another is clicked.
+
+    The selection is remembered by the id of its row: of a run that goes on, newer rows come before it.
+    """
+    ids = [row[name] for row in rows]
+    remembered = f"{key}-chosen"
+    place = ids.index(st.session_state[remembered]) if st.session_state.get(remembered) in ids else 0
+    # Other rows are another table, which begins with the remembered one selected.
+    table = f"{key}-{ids[0]}-{ids[-1]}"
+
+    def remember() -> None:
+        selected: Sequence[int] = st.session_state[table]["selection"]["rows"]
+        if selected and selected[0] < len(ids):
+            st.session_state[remembered] = ids[selected[0]]
+
+    drawing.dataframe(
         style,
-        key=key,
+        key=table,
         hide_index=True,
         placeholder=DASH,
         height=38 + 35 * min(len(rows), 8),
-        on_select="rerun",
+        on_select=remember,
         selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [place]}},
         column_config={"#": st.column_config.NumberColumn(pinned=True, width="small")},
     )
-    selected: Sequence[int] = state["selection"]["rows"]
-    return rows[selected[0]] if selected and selected[0] < len(rows) else rows[0]
+    return rows[place]
 
 
 def _decimals(request: RunRequested) -> Mapping[str, int]:
