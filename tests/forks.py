@@ -25,7 +25,7 @@ from typing import NoReturn
 QUANTAGENT = Path(sys.executable).with_name("quantagent")
 # What commands import when they begin to work; none of it starts anything when it is imported.
 IMPORTED = (
-    *("ui.cli", "ui.cli.again", "ui.cli.demonstration", "ui.compose", "ui.daemon", "analysis.graph.agents"),
+    *("ui.cli.commands", "ui.cli.again", "ui.cli.demonstration", "ui.compose", "ui.daemon", "analysis.graph.agents"),
     *("engine.audit.reproduce", "engine.audit.bundle", "engine.audit.journal", "engine.feed.quality", "numpy"),
 )
 # Names that mean nothing to Python and its libraries while they are loaded.

@@ -35,7 +35,7 @@ from tests.embedded_home import environment, new_home
 from tests.test_commands import answer, refusal, rows_in, run
 from tests.test_tampering import tampering
 from tests.workloads import write_signals
-from ui.cli import app as commands
+from ui.cli.commands import app as commands
 from ui.compose import Question, backtest, load_sample, open_app, replay
 from ui.daemon import PaperDaemon, PaperPlan
 from ui.settings import Settings

@@ -125,8 +125,8 @@ def test_the_doctor_finds_nothing_wrong_but_says_what_it_sees(env: dict[str, str
 
 def test_help_is_quick_to_load(env: dict[str, str]) -> None:
     code = (
-        "import sys; import ui.cli; heavy = {'polars', 'pandas', 'streamlit', 'numpy', 'plotly', 'eventsourcing', "
-        "'apscheduler', 'pydantic', 'yfinance', 'exchange_calendars'} & set(sys.modules); "
+        "import sys; import ui.cli.commands; heavy = {'polars', 'pandas', 'streamlit', 'numpy', 'plotly', "
+        "'eventsourcing', 'apscheduler', 'pydantic', 'yfinance', 'exchange_calendars'} & set(sys.modules); "
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)

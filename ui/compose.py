@@ -43,7 +43,7 @@ from projections.runner import Progress, Runner, unheard
 from ui import profile_log, profiles
 from ui.analysts import Spending, analyst_of
 from ui.installed import lock_digest
-from ui.settings import Settings, from_environment
+from ui.settings import Settings, check_home, from_environment
 
 Tell = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much is done, of how much."""
@@ -137,6 +137,7 @@ def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:
 
 @contextmanager
 def _access(settings: Settings) -> Generator[Access]:
+    check_home(settings.home or default_home(), embedded=settings.dsn is None)
     with _server(settings) as dsn:
         embedded = settings.dsn is None
         migrate(dsn, logins=embedded)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from engine.errors import BadInput
+from ui.similar import did_you_mean
 
 Said = dict[str, Any]
 
@@ -63,9 +65,32 @@ def _with_none(value: object) -> object:
     return {name: _with_none(each) for name, each in said.items()}
 
 
-def first_fault(error: ValidationError, unknown: str) -> str:
-    """The first thing wrong with a document, its field first. unknown: what to say of a field that there is not."""
+def first_fault(error: ValidationError, unknown: str, model: type[BaseModel]) -> str:
+    """The first thing wrong with a document, its field first. unknown: what to say of a field that there is not;
+    model: what the document is, whose fields may have been meant."""
     first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    said = unknown if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    return f"{field}: {said}" if field else said
+    path = [str(part) for part in first["loc"] if part != "[key]"]
+    if first["type"] == "extra_forbidden":
+        said = unknown + did_you_mean(path[-1], _fields_at(model, path[:-1]))
+    else:
+        said = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(path)}: {said}" if path else said
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> tuple[str, ...]:
+    """The fields that a document has at a place; on the way, what is no field is a key of a table."""
+    for part in path:
+        if part not in model.model_fields:
+            continue
+        inner = next(_models_in(model.model_fields[part].annotation), None)
+        if inner is None:
+            return ()
+        model = inner
+    return tuple(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)

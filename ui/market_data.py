@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from analysis.variants import links
 from engine import clock
 from engine.errors import BadInput
+from engine.events import Environment
 from engine.feed import providers
 from engine.feed.fetch import Fetched, fetch
-from engine.feed.sessions import Span
+from engine.feed.sessions import Span, grid
 from engine.market import SYNTHETIC, Symbol, Timeframe, check_symbol
+from ui.analysts import analyst_of
 from ui.compose import App, Question, Tell, silent
 
 if TYPE_CHECKING:
@@ -84,7 +88,23 @@ def with_bars(app: App, question: Question, provider: str, tell: Tell = silent) 
     asked = [wanted(app, symbol, provider) for symbol in question.symbols]
     for each in asked:
         fetch_missing(app, each, question.timeframe, question.start, question.end, tell=tell)
+        if question.start is not None and question.signals is None:
+            # A provider may not reach so far back: analyses then say that they are warming up.
+            with suppress(BadInput):
+                first = warm_up_start(app, question, each.symbol, question.start)
+                fetch_missing(app, each, question.timeframe, first, question.start, tell=tell)
     return question._replace(symbols=tuple(each.symbol for each in asked))
+
+
+def warm_up_start(app: App, question: Question, symbol: Symbol, start: datetime) -> datetime:
+    """From when on bars are needed for the first analysis of a range: as many before it as its variant looks at."""
+    variant = analyst_of(app, question.variant, Environment.BACKTEST)
+    bars = max(each.window_bars for each in links(variant)) - 1
+    calendar = app.catalogue.instrument(symbol).calendar
+    back = question.timeframe.duration * bars
+    while (before := grid(calendar, question.timeframe, Span(start - back, start))).height < bars:
+        back *= 2
+    return before["opened_at"][before.height - bars].astimezone(UTC)
 
 
 def get_ohlc(

@@ -162,7 +162,8 @@ def preset_of(said: object, where: str) -> ModelPreset:
     try:
         return ModelPreset.model_validate(fields)
     except ValidationError as error:
-        fault = first_fault(error, f"there is no such field, only {', '.join(ModelPreset.model_fields)}")
+        unknown = f"there is no such field, only {', '.join(ModelPreset.model_fields)}"
+        fault = first_fault(error, unknown, ModelPreset)
         raise BadInput(f"model {where}: {fault.rstrip('.')}.") from None
 
 

@@ -203,6 +203,7 @@ def whole(given: str) -> Profile:
 
 def document_of(said: object, where: str) -> Document:
     """The document of parsed values; `where` is its file or name. Raises `BadInput` for the first thing wrong in it."""
+    kind = "combined"
     try:
         if not isinstance(said, dict):
             raise ValueError("it is no table of fields")
@@ -216,7 +217,7 @@ def document_of(said: object, where: str) -> Document:
             for symbol in document.overrides:
                 _override(document, symbol)
     except ValidationError as error:
-        raise _refused(where, _in_words(error)) from None
+        raise _refused(where, _in_words(error, KINDS[kind])) from None
     except ValueError as error:
         raise _refused(where, str(error)) from None
     return document
@@ -226,6 +227,6 @@ def _refused(where: str, reason: str) -> BadInput:
     return BadInput(f"profile {where}: {reason}. `quantagent profile show realistic` prints a complete one.")
 
 
-def _in_words(error: ValidationError) -> str:
+def _in_words(error: ValidationError, model: type[Document]) -> str:
     unknown = f"there is no such field in a {error.title.lower()} profile".replace("a profile profile", "a profile")
-    return first_fault(error, unknown)
+    return first_fault(error, unknown, model)

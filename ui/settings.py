@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.errors import BadInput
+from engine.errors import BadInput, StoreUnavailable
+from engine.store.embedded_files import make_folder
 
 
 class Settings(NamedTuple):
@@ -30,6 +31,29 @@ def from_environment() -> Settings:
         dsn=os.environ.get("QUANTAGENT_DSN") or None,
         actor=os.environ.get("QUANTAGENT_ACTOR") or _login(),
     )
+
+
+def check_home(home: Path, embedded: bool) -> None:
+    """Raises `StoreUnavailable` for a file. embedded: the database is there too; the folder is made where it is
+    missing, and must be writable."""
+    if not embedded:
+        if home.exists() and not home.is_dir():
+            raise _unusable(home, "is a file")
+        return
+    try:
+        make_folder(home)
+    except OSError as error:
+        blocking = next((each for each in (home, *home.parents) if each.exists() and not each.is_dir()), None)
+        reason = f"lies under {blocking}, which is a file" if blocking not in (None, home) else f"{error.strerror}"
+        raise _unusable(home, f"cannot be made ({reason})") from None
+    if not home.is_dir():
+        raise _unusable(home, "is a file")
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise _unusable(home, "cannot be written")
+
+
+def _unusable(home: Path, reason: str) -> StoreUnavailable:
+    return StoreUnavailable(f"the home folder {home} {reason}: set QUANTAGENT_HOME to a folder that you may write.")
 
 
 def check_environment(name: str) -> None:

@@ -37,13 +37,14 @@ Progress = Callable[[int, int], None]
 
 class Fetched(NamedTuple):
     """What a fetch brought. calls: how often the provider was asked; beyond: how many bars are missing that lie before
-    what it has."""
+    what it has; made_of: the timeframe of the bars that those were made of which the provider does not offer itself."""
 
     calls: int = 0
     new: int = 0
     corrected: int = 0
     beyond: int = 0
     refused: tuple[Refused, ...] = ()
+    made_of: Timeframe | None = None
 
 
 class _Series(NamedTuple):
@@ -95,7 +96,7 @@ def fetch(
         added = catalogue.add_judged(
             made, source=f"{provider.name} {told}", learned_at=clock.now(), actor=actor, correct=again
         )
-        brought = brought._replace(new=added.new, corrected=added.corrected)
+        brought = brought._replace(new=added.new, corrected=added.corrected, made_of=told)
     return brought._replace(beyond=beyond)
 
 

@@ -1,97 +1,44 @@
-"""`quantagent`: every command. Modules here import typer at the top and everything heavy inside the commands."""
+"""`quantagent`: the way in to every command. Light on purpose: what is imported here cannot be interrupted in words."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from types import FrameType
-from typing import Annotated
 
-import typer
-
-from engine.store import ENGINE_VERSION
-from ui.cli import (
-    analyses,
-    audit,
-    books,
-    checking,
-    data,
-    db,
-    evidence,
-    halting,
-    log,
-    models,
-    paper,
-    presets,
-    projecting,
-    sealing,
-    system,
-    trading,
-)
-
-app = typer.Typer(
-    name="quantagent",
-    help="A paper-trading engine whose whole memory is one append-only log. Begin with `quantagent demo`.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-
-
-def show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"quantagent {ENGINE_VERSION}")
-        raise typer.Exit
-
-
-@app.callback()
-def begin(
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
-) -> None:
-    del version
-
-
-app.command()(system.demo)
-app.command()(system.doctor)
-app.add_typer(data.app)
-app.command()(analyses.analyze)
-app.add_typer(analyses.app)
-app.command()(trading.backtest)
-app.command()(trading.replay)
-app.command()(trading.compare)
-app.command()(checking.check_lookahead)
-app.add_typer(books.runs_app)
-app.add_typer(books.orders_app)
-app.add_typer(books.trades_app)
-app.add_typer(books.positions_app)
-app.command()(books.why)
-app.command()(log.log)
-audit.app.command()(sealing.verify)
-audit.app.command()(sealing.anchor)
-audit.app.command()(sealing.rotate_key)
-audit.app.command()(evidence.export)
-audit.app.command()(evidence.bundle)
-audit.app.command()(evidence.reproduce)
-app.add_typer(audit.app)
-app.add_typer(paper.app)
-app.command()(halting.halt)
-app.command()(halting.resume)
-app.command("halts")(halting.listing)
-app.add_typer(presets.app)
-app.add_typer(models.app)
-app.add_typer(projecting.app)
-app.command()(system.dashboard)
-app.add_typer(db.app)
+INTERRUPTED = "stopped. What was stored stays; the same command continues from there."
+INTERRUPTED_CODE = 130
 
 
 def main() -> None:
     """The console script. Told to end, it ends as after an error: what was appended is anchored."""
-    signal.signal(signal.SIGTERM, end)
-    app()
+    try:
+        signal.signal(signal.SIGTERM, end)
+        from ui.cli.commands import app
+
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{INTERRUPTED}\n")
+        raise SystemExit(INTERRUPTED_CODE) from None
+    finally:
+        # From here on there is nothing left to stop, and nobody left to say so.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _flush()
 
 
 def end(number: int, frame: FrameType | None) -> None:
     del frame
     raise SystemExit(128 + number)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        stop_writing()
+
+
+def stop_writing() -> None:
+    """Sends to nowhere what is still to be written: the reader of our output, like `head`, has read enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

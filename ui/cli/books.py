@@ -280,7 +280,7 @@ def _trade_columns(run: RunRequested) -> list[str | Column]:
         _quantity("quantity"),
         _price(run, "entry_price"),
         _price(run, "exit_price"),
-        Column("pnl", pnl),
+        Column("pnl", pnl, right=True),
         Column("exit_reason", lambda row: source_text(row["exit_reason"], run.variant)),
     ]
 

@@ -159,7 +159,8 @@ def fetch(
             made_up = " (made up)" if each.provider.synthetic else ""
             corrected = f", {got.corrected:,} are corrected" if got.corrected else ""
             asked = "nothing was missing" if got.calls == 0 else f"asked {got.calls:,} times, {got.new:,} bars are new"
-            err.print(f"{each.symbol} {frame} from {each.provider.name}{made_up}: {asked}{corrected}.")
+            made_of = f", made of its {got.made_of} bars" if got.made_of else ""
+            err.print(f"{each.symbol} {frame} from {each.provider.name}{made_up}: {asked}{corrected}{made_of}.")
             if got.beyond:
                 err.print(
                     f"{got.beyond:,} missing bars lie before what {each.provider.name} has: import them from a file."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -43,9 +42,6 @@ def log(
                 wanted = wanted._replace(run_id=find_run(opened, run).run_id)
             try:
                 _tell(_read(opened, wanted, limit, follow), as_json)
-            except BrokenPipeError:
-                # Whoever read us has read enough, like `head`; at our end nothing may be flushed there either.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             except KeyboardInterrupt:
                 if not follow:
                     raise

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from engine.errors import BadInput, QuantagentError
 from engine.market import SYMBOL_PATTERN, Timeframe, check_symbol
+from ui.cli import INTERRUPTED, INTERRUPTED_CODE, stop_writing
 from ui.cli.tables import GAP, Column, cell, screen_width, table_of
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def errors_in_words() -> Generator[None]:
 
     try:
         try:
-            yield
+            with interrupts_in_words():
+                yield
         except typer.Exit:
             _tell_what_waits()
             raise
@@ -136,9 +138,19 @@ def errors_in_words() -> Generator[None]:
         where = f" {error.filename}" if error.filename else ""
         err.print(f"[red]error:[/red] {_plain(error.strerror or error)}{_plain(where)}: check that path and try again.")
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def interrupts_in_words() -> Generator[None]:
+    """Ends the command with one sentence on Ctrl-C, and quietly where nobody reads its output any more."""
+    try:
+        yield
     except KeyboardInterrupt:
-        err.print("stopped. What was stored stays; the same command continues from there.")
-        raise typer.Exit(130) from None
+        err.print(INTERRUPTED)
+        raise typer.Exit(INTERRUPTED_CODE) from None
+    except BrokenPipeError:
+        stop_writing()
+        raise typer.Exit(0) from None
 
 
 def _plain(error: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -14,13 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.output import AsJson, err, errors_in_words, out, print_json, print_rows
+from engine.errors import QuantagentError
+from ui.cli.output import AsJson, err, errors_in_words, out, print_json, print_rows, queries_of
 
 if TYPE_CHECKING:
     from ui.compose import App
 
 LOOPBACK = "127.0.0.1"
 DASHBOARD = Path(__file__).parent.parent / "dashboard.py"
+
+
+class PageUnavailable(QuantagentError):
+    """The page cannot be served, or is no longer."""
 
 
 def demo(as_json: AsJson = False) -> None:
@@ -155,7 +161,9 @@ def dashboard(
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
-        opened.runner().catch_up()
+        _check_free(address, port)
+        with queries_of(opened):
+            pass
         if as_json:
             print_json(url=f"http://{address}:{port}")
         else:
@@ -172,10 +180,31 @@ def dashboard(
         environment = {**os.environ, "QUANTAGENT_DSN": opened.access.reader}
         child = subprocess.Popen(arguments, env=environment, stdout=sys.stderr)
 
+        told: list[int] = []
+
         def end_the_page(number: int, frame: FrameType | None) -> None:
-            del number, frame
+            del frame
+            told.append(number)
             child.terminate()
 
         signal.signal(signal.SIGTERM, end_the_page)
         signal.signal(signal.SIGINT, end_the_page)
-        child.wait()
+        code = child.wait()
+        if not told:
+            raise PageUnavailable(f"the page has ended by itself with code {code}: its messages above say why.")
+
+
+def _check_free(address: str, port: int) -> None:
+    """Raises `PageUnavailable` where nothing can listen: what serves the page would say so too late and at length."""
+    import socket
+
+    try:
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, place in found[:1]:
+            with socket.socket(family, kind, protocol) as probe:
+                # A port that was in use a moment ago may be used again.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+    except OSError as error:
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror or error})"
+        raise PageUnavailable(f"port {port} of {address} {reason}: name another with --port or --address.") from None

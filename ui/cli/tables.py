@@ -27,10 +27,12 @@ NARROWEST = 20
 
 @dataclass(frozen=True)
 class Column:
-    """A column by the key of its cells in the rows; text: how a row's cell reads, else as `cell` says."""
+    """A column by the key of its cells in the rows; text: how a row's cell reads, else as `cell` says; right: whether
+    it stands on the right, as numbers do anyway."""
 
     name: str
     text: Callable[[Row], str] | None = None
+    right: bool = False
 
     def of(self, row: Row) -> str:
         return cell(row.get(self.name)) if self.text is None else self.text(row)
@@ -80,7 +82,13 @@ def _lay(column: Column, rows: Sequence[Row]) -> _Laid:
     most = max(map(cell_len, (title, *cells)))
     prose = any(isinstance(value, str) and " " in value for value in values)
     numeric = any(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values)
-    return _Laid(column.name, cells, numeric, min(most, max(PROSE_WIDTH, cell_len(title))) if prose else most, most)
+    return _Laid(
+        column.name,
+        cells,
+        column.right or numeric,
+        min(most, max(PROSE_WIDTH, cell_len(title))) if prose else most,
+        most,
+    )
 
 
 def columns_that_fit(columns: Sequence[_Laid], width: int, keep: Sequence[str]) -> list[_Laid]:

@@ -1,0 +1,100 @@
+"""`quantagent`: every command. Modules here import typer at the top and everything heavy inside the commands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from engine.store import ENGINE_VERSION
+from ui.cli import (
+    analyses,
+    audit,
+    books,
+    checking,
+    data,
+    db,
+    evidence,
+    halting,
+    log,
+    models,
+    paper,
+    presets,
+    projecting,
+    sealing,
+    system,
+    trading,
+)
+from ui.cli.output import interrupts_in_words
+
+
+class Commands(TyperGroup):
+    """The commands, of which each may be interrupted at any instant: with one sentence, whatever it was doing."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with interrupts_in_words():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with interrupts_in_words():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="quantagent",
+    cls=Commands,
+    help="A paper-trading engine whose whole memory is one append-only log. Begin with `quantagent demo`.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quantagent {ENGINE_VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def begin(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    del version
+
+
+app.command()(system.demo)
+app.command()(system.doctor)
+app.add_typer(data.app)
+app.command()(analyses.analyze)
+app.add_typer(analyses.app)
+app.command()(trading.backtest)
+app.command()(trading.replay)
+app.command()(trading.compare)
+app.command()(checking.check_lookahead)
+app.add_typer(books.runs_app)
+app.add_typer(books.orders_app)
+app.add_typer(books.trades_app)
+app.add_typer(books.positions_app)
+app.command()(books.why)
+app.command()(log.log)
+audit.app.command()(sealing.verify)
+audit.app.command()(sealing.anchor)
+audit.app.command()(sealing.rotate_key)
+audit.app.command()(evidence.export)
+audit.app.command()(evidence.bundle)
+audit.app.command()(evidence.reproduce)
+app.add_typer(audit.app)
+app.add_typer(paper.app)
+app.command()(halting.halt)
+app.command()(halting.resume)
+app.command("halts")(halting.listing)
+app.add_typer(presets.app)
+app.add_typer(models.app)
+app.add_typer(projecting.app)
+app.command()(system.dashboard)
+app.add_typer(db.app)
