@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis import conformance
 from analysis.conformance import Finding
@@ -17,6 +18,7 @@ from analysis.strategies import Opinion, Strategy
 from engine.broker import Broker, PaperBroker
 from engine.clock import now
 from engine.desk import Desk
+from engine.errors import BadInput
 from engine.events import BookEvent, OrderPlaced, OrderTerms, Protection, Verdict
 from engine.feed.files import read_bars
 from engine.feed.sample import SAMPLE_FILES, SAMPLE_TIMEFRAME
@@ -24,12 +26,15 @@ from engine.market import Bar, Direction, OrderType, Side, Timeframe, TimeInForc
 from engine.money import exact
 from engine.orders import Wish
 from engine.tickets import Ticket
+from projections.queries import Queries, Rows
 from ui import market_data, profiles
 from ui.compose import Answer, App, Question, open_app
 from ui.compose import backtest as _backtest
 from ui.compose import load_sample as _load_sample
 from ui.compose import replay as _replay
 from ui.daemon import PaperPlan, TradingScheduler
+from ui.outcomes import outcome_of
+from ui.run_data import DataNote, data_notes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,6 +52,7 @@ __all__ = [
     "PaperBroker",
     "PaperPlan",
     "PortfolioManager",
+    "Results",
     "RiskManager",
     "Strategy",
     "TradingScheduler",
@@ -55,6 +61,7 @@ __all__ = [
 ]
 
 Time = datetime | str | None
+Read = TypeVar("Read")
 
 
 class DataProvider:
@@ -79,42 +86,11 @@ class DataProvider:
             return _load_sample(app)
 
 
-class Backtest:
-    """A run over stored bars. The same question is the same run: `run` twice stores nothing twice."""
+class Results:
+    """What a run came to. All is read through one opened system when it is given as `app`, else each read opens one."""
 
-    def __init__(
-        self,
-        symbols: Sequence[str] = (),
-        start: Time = None,
-        end: Time = None,
-        *,
-        timeframe: str = "1h",
-        profile: str | None = None,
-        risk_profile: str | None = None,
-        variant: str = "",
-        signals: str | Path | None = None,
-        label: str = "",
-    ) -> None:
-        file = Path(signals) if signals is not None else None
-        frame = Timeframe.parse(timeframe)
-        self.question = Question(
-            tuple(symbols), frame, _instant(start), _instant(end), profile, variant, file, label, risk_profile
-        )
-        self.answer: Answer | None = None
-
-    def run(self) -> Backtest:
-        """Makes the analyses that are missing and runs. Read the results from the properties."""
-        with open_app() as app:
-            self.answer = _backtest(app, self.question)
-        return self
-
-    def replay(self, profile: str | None = None) -> Backtest:
-        """The stored analyses again, under this or another profile; no analysis is made."""
-        again = Backtest()
-        again.question = self.question
-        with open_app() as app:
-            again.answer = _replay(app, self.run_id, profile)
-        return again
+    def __init__(self, answer: Answer | None = None, app: App | None = None) -> None:
+        self.answer, self._app = answer, app
 
     @property
     def run_id(self) -> str:
@@ -128,34 +104,103 @@ class Backtest:
     @property
     def metrics(self) -> dict[str, Any]:
         """total_trades, win_rate, profit_factor, sharpe_ratio, max_drawdown, total_pnl and the rest."""
-        with open_app() as app, app.queries() as queries:
-            return queries.metrics(self.run_id) or {}
+        return self._read(lambda queries: queries.metrics(self.run_id)) or {}
 
     @property
     def trades(self) -> pl.DataFrame:
-        return self._frame("trades")
+        return self._frame(lambda queries: queries.trades(self.run_id))
 
     @property
     def orders(self) -> pl.DataFrame:
-        return self._frame("orders")
+        return self._frame(lambda queries: queries.orders(self.run_id))
 
     @property
     def equity(self) -> pl.DataFrame:
-        return self._frame("equity")
+        return self._frame(lambda queries: queries.equity(self.run_id))
+
+    @property
+    def denials(self) -> pl.DataFrame:
+        """Denied signals by rule: rule, signals, symbols, and the commonest limit and observed value as text."""
+        return self._frame(lambda queries: queries.denials(self.run_id))
+
+    @property
+    def no_trades(self) -> str:
+        """Why there is no trade, in one sentence; empty where there is one."""
+        return self._read(lambda queries: outcome_of(queries, self.run_id).no_trades)
+
+    @property
+    def data_notes(self) -> list[DataNote]:
+        """Gaps, refused rows and flagged bars inside the run's range, by symbol and time."""
+        with self._opened() as app:
+            return data_notes(app, self._answered.result.request)
+
+    def replay(self, profile: str | None = None) -> Results:
+        """The stored analyses again, under this or another profile; no analysis is made."""
+        with self._opened() as app:
+            return Results(_replay(app, self.run_id, profile), self._app)
 
     @property
     def _answered(self) -> Answer:
-        return self.answer or self.run()._answered
+        if self.answer is None:
+            raise BadInput("this backtest has not been run, so that it has no results: call run() first.")
+        return self.answer
 
-    def _frame(self, what: str) -> pl.DataFrame:
+    @contextmanager
+    def _opened(self) -> Generator[App]:
+        if self._app is not None:
+            yield self._app
+        else:
+            with open_app() as app:
+                yield app
+
+    def _read(self, ask: Callable[[Queries], Read]) -> Read:
+        # Before anything is opened: what has not been run has nothing to read.
+        _ = self._answered
+        with self._opened() as app, app.queries() as queries:
+            return ask(queries)
+
+    def _frame(self, ask: Callable[[Queries], Rows]) -> pl.DataFrame:
         import polars as pl
 
-        with open_app() as app, app.queries() as queries:
-            rows: list[dict[str, Any]] = getattr(queries, what)(self.run_id)
         return pl.DataFrame(
-            [{k: float(v) if isinstance(v, Decimal) else v for k, v in row.items()} for row in rows],
+            [{k: float(v) if isinstance(v, Decimal) else v for k, v in row.items()} for row in self._read(ask)],
             infer_schema_length=None,
         )
+
+
+class Backtest(Results):
+    """A run over stored bars. The same question is the same run: `run` twice stores nothing twice.
+
+    Results are there after `run`; before it, reading one raises `BadInput`. With `app`, from `open_app`, everything
+    is done and read through that one.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str] = (),
+        start: Time = None,
+        end: Time = None,
+        *,
+        timeframe: str = "1h",
+        profile: str | None = None,
+        risk_profile: str | None = None,
+        variant: str = "",
+        signals: str | Path | None = None,
+        label: str = "",
+        app: App | None = None,
+    ) -> None:
+        super().__init__(None, app)
+        file = Path(signals) if signals is not None else None
+        frame = Timeframe.parse(timeframe)
+        self.question = Question(
+            tuple(symbols), frame, _instant(start), _instant(end), profile, variant, file, label, risk_profile
+        )
+
+    def run(self) -> Backtest:
+        """Makes the analyses that are missing and runs. Read the results from the properties."""
+        with self._opened() as app:
+            self.answer = _backtest(app, self.question)
+        return self
 
 
 def check_strategy(variant: str, bars: Sequence[Bar] = ()) -> list[Finding]:

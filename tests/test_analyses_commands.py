@@ -100,8 +100,10 @@ def test_a_dead_model_is_a_hold_and_the_rules_answer_where_they_stand_by(
     env: dict[str, str], models: ModelServer
 ) -> None:
     models.close()
-    made = told(env, "analyze", "BTC-USD", "--variant", "mini")
-    assert "the connection failed" in made["reason"]
+    failed_now = call(env, "analyze", "BTC-USD", "--variant", "mini", "--json")
+    assert failed_now.returncode == 1
+    assert "the connection failed" in json.loads(failed_now.stdout)["reason"]
+    assert failed_now.stderr.startswith("error: the analysis failed: ")
     run_ = told(env, "backtest", *RANGE, "--variant", "mini,rules")
     assert run_["variant"].split("@")[0] == "mini"
     assert run_["variant"].endswith(",rules")
@@ -113,6 +115,17 @@ def test_a_dead_model_is_a_hold_and_the_rules_answer_where_they_stand_by(
     assert (alone["analyses_failed"], alone["orders"]) == (6, 0)
     (replayed,) = told(env, "replay", alone["run_id"])["replays"]
     assert replayed["book_digest"] == alone["book_digest"]
+
+
+def test_of_a_failed_analysis_a_missing_key_is_named_first(env: dict[str, str], models: ModelServer) -> None:
+    save(env, "keyless", models, key_env="QUANTAGENT_NO_SUCH_KEY")
+    models.close()
+    done = call(env, "analyze", "BTC-USD", "--variant", "keyless")
+    assert done.returncode == 1
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert sentence.startswith(
+        "error: the environment variable QUANTAGENT_NO_SUCH_KEY, which holds the key, is not set;"
+    )
 
 
 @pytest.mark.slow
@@ -189,7 +202,7 @@ def test_an_analysis_runs_again_elsewhere_whatever_has_been_corrected_since(
         run(there, "data", "sample")
         save(there, "mini", models, vision="true", price_input="1", price_output="2")
         # Its own attempt failed: the opinion that comes in stands behind it.
-        assert "reason" in told(there, "analyze", "BTC-USD", "--variant", "mini", "--end", "2017-12-26")
+        assert call(there, "analyze", "BTC-USD", "--variant", "mini", "--end", "2017-12-26").returncode == 1
         assert told(there, "analyses", "import", str(file))["analyses"] == 1
         assert told(there, "analyses", "rerun", made["analysis_id"])["equal"] is True
 

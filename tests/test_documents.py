@@ -29,6 +29,8 @@ from tests.documents import GENERATED, ROOT, blocks, commands, links, pages
 from tests.forks import ended
 from tests.model_answers import lean
 from tests.model_server import ModelServer
+from ui.compose import open_app
+from ui.settings import Settings
 
 SHOWN_ONLY = ("make", "docker", "git", "cd", "sudo", "apt", "apt-get", "brew", "export", "quantagent dashboard")
 PLACEHOLDERS = {"DSN", "FILE", "ID", "NAME", "ORDER", "PROFILE", "RUN", "SIGNAL", "SYMBOL", "TRADE"}
@@ -76,6 +78,13 @@ def test_what_a_page_tells_to_type_works(page: str, reader: Path) -> None:
         if block.language == "python" and block.before == "<!-- run -->":
             # Blank lines in front, so that an error names the line of the page.
             exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), names)
+    assert not without_a_trade(os.environ["QUANTAGENT_DSN"]), page
+
+
+def without_a_trade(dsn: str) -> list[str]:
+    """The runs that a page's examples made and that show nothing, because nothing was traded in them."""
+    with open_app(Settings(None, dsn, "reader")) as app, app.queries() as queries:
+        return [f"{run['run_id'][:8]} {run['variant']} {run['profile']}" for run in queries.runs() if not run["fills"]]
 
 
 def run(command: str, where: str, folder: Path) -> None:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from analysis import variants
+from analysis.presets import api_key
 from analysis.variants import Chain, Maker, Variant
 from engine import clock
 from engine.errors import BadInput, NotFound
@@ -66,6 +67,16 @@ def _one(app: App, name: str, budget: Decimal | None, progress: Callable[[Progre
             "(`quantagent model list`); a strategy in a file is named FILE.py:CLASS."
         )
     return agents_of(app, name, budget, progress)
+
+
+def missing_key(app: App, variant: str) -> str | None:
+    """The environment variable that holds the key of a variant's model, where it is not set; None for no model."""
+    head = variant.partition("@")[0]
+    saved = model_log.versions(app.store).get(head)
+    if is_installed(variant) or not saved:
+        return None
+    preset = saved[-1].preset
+    return None if api_key(preset) else preset.key_env
 
 
 def is_installed(name: str) -> bool:

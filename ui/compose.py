@@ -44,6 +44,7 @@ from ui import profile_log, profiles
 from ui.analysts import Spending, analyst_of
 from ui.installed import lock_digest
 from ui.settings import Settings, check_home, from_environment
+from ui.similar import did_you_mean
 
 Tell = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much is done, of how much."""
@@ -354,6 +355,7 @@ def set_up(app: App, question: Question, environment: Environment = Environment.
     instruments = [app.catalogue.instrument(symbol) for symbol in symbols]
     config = _resolved(app, chosen.profile, instruments, question.timeframe)
     fed = config.fed
+    _check_known(app, fed, question.timeframe)
     known_at = app.catalogue.known_at()
     known = app.catalogue.as_known_at(known_at)
     bars = [known.bars(symbol, question.timeframe, question.start, question.end) for symbol in fed]
@@ -366,6 +368,18 @@ def set_up(app: App, question: Question, environment: Environment = Environment.
         end=question.end or max(series[-1].closed_at for series in bars),
         known_at=known_at,
     )
+
+
+def _check_known(app: App, symbols: Sequence[Symbol], timeframe: Timeframe) -> None:
+    """Raises `NotFound` for the first symbol without bars, with the one that may have been meant."""
+    listing = app.catalogue.listing()
+    held = {each.symbol for each in listing if each.timeframe is timeframe}
+    for symbol in symbols:
+        if symbol not in held:
+            wanted = f"{timeframe} bars of {symbol}{did_you_mean(symbol, held)}"
+            there = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
+            remedy = "Bring some with `quantagent data fetch` or `import`."
+            raise NotFound(f"there are no {wanted}; the catalogue holds {there}. {remedy}")
 
 
 def _resolved(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.errors import QuantagentError
 from ui.cli.output import (
     AsCsv,
     AsJson,
@@ -52,6 +53,10 @@ OLD = timedelta(days=5)
 COLUMNS = ("symbol", "at", "variant", "decision", "confidence", "status", "cost", "latency_ms", "analysis_id")
 
 
+class AnalysisUnavailable(QuantagentError):
+    """There is no opinion: the analysis failed."""
+
+
 def analyze(
     symbol: Annotated[str, typer.Argument(metavar="SYMBOL")],
     timeframe: Frame = "1h",
@@ -60,10 +65,12 @@ def analyze(
     retry: Annotated[bool, typer.Option("--retry", help="Ask the model again where it failed before.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Analyse the latest bar of a symbol now, or show the analysis that is stored of it."""
+    """Analyse the latest bar of a symbol now, or show the analysis that is stored of it; exit code 1 if it failed."""
     from engine import clock
+    from engine.events import AnalysisFailed
     from engine.market import Timeframe
     from ui.analysing import latest_opinion
+    from ui.analysts import missing_key
     from ui.compose import open_app
     from ui.opinions import find
 
@@ -77,6 +84,12 @@ def analyze(
         else:
             show_fact(fact)
             err.print("Made now." if said["made"] else "It was stored already.")
+        if isinstance(fact, AnalysisFailed):
+            missing = missing_key(opened, fact.variant)
+            first = f"the environment variable {missing}, which holds the key, is not set; " if missing else ""
+            raise AnalysisUnavailable(
+                f"{first}the analysis failed: {fact.reason.rstrip('.')}. `--retry` asks the model again."
+            )
         if end is None and clock.now() - said["at"] > OLD:
             err.print(
                 f"The last bar there is closed {said['at']:%Y-%m-%d %H:%M}: `quantagent data fetch` brings newer ones."

@@ -24,10 +24,13 @@ from ui.cli.output import (
     print_json,
     print_rows,
     progress,
+    queries_of,
     symbols_of,
 )
 from ui.cli.presets import OfProfile, OfRisk
+from ui.cli.results import outcome_facts, show_outcome
 from ui.cli.trading import OfVariant
+from ui.cli.which import find_run
 
 app = typer.Typer(name="paper", help="Paper trading: the daemon that trades as bars close.", no_args_is_help=True)
 
@@ -87,14 +90,18 @@ def start(
             err.print(f"Account {account}, run {daemon.run_id}; end it with `quantagent paper stop`.")
             err.print(f"Decides by {daemon.profile_told}.")
             ended = daemon.run()
+            with queries_of(opened) as queries:
+                outcome = outcome_facts(opened, queries, find_run(opened, daemon.run_id))
         if as_json:
-            print_json(run_id=daemon.run_id, ended=ended is not None, book_digest=ended.book_digest if ended else None)
+            digest = ended.book_digest if ended else None
+            print_json(run_id=daemon.run_id, ended=ended is not None, book_digest=digest, **outcome)
         elif ended is None:
             err.print("Stopped between two slots. The same command goes on from here.")
         else:
             print_facts(
                 "The feed has ended", {"run": ended.run_id, "fills": ended.fills, "book digest": ended.book_digest}
             )
+            show_outcome(outcome)
 
 
 @app.command("status")
