@@ -17,6 +17,7 @@ from ui.cli.output import (
     OneSymbol,
     Start,
     Symbols,
+    Wide,
     dollars_of,
     err,
     errors_in_words,
@@ -50,6 +51,7 @@ CHECK_SAID_NO = 3
 # Longer than any market is closed.
 OLD = timedelta(days=5)
 
+KEPT = ("symbol", "at", "decision", "analysis_id", "reason")
 COLUMNS = ("symbol", "at", "variant", "decision", "confidence", "status", "cost", "latency_ms", "analysis_id")
 
 
@@ -142,6 +144,7 @@ def listing(
     variant: OneVariant = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only those that failed, with their reasons.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the newest bars first.")] = 50,
+    wide: Wide = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -155,7 +158,8 @@ def listing(
     elif as_csv:
         print_csv(rows)
     elif rows:
-        print_rows("Analyses", rows, (*COLUMNS[:-1], "reason", COLUMNS[-1]) if failed else COLUMNS)
+        columns = (*COLUMNS[:-1], "reason", COLUMNS[-1]) if failed else COLUMNS
+        print_rows("Analyses", rows, columns, keep=KEPT, wide=wide)
     else:
         err.print("No such analysis is stored: `quantagent backtest` or `quantagent analyses make` makes them.")
 
@@ -228,6 +232,7 @@ def compare(
     start: Start = None,
     end: End = None,
     horizon: Annotated[int, typer.Option("--horizon", min=1, max=10_000, help="Bars after which it is judged.")] = 3,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Two variants on the same bars: how often they agree, who was right after some bars, cost and latency."""
@@ -260,7 +265,7 @@ def compare(
             ],
         )
         return
-    print_rows(f"Judged by the close {horizon} bars later", rows, list(rows[0]))
+    print_rows(f"Judged by the close {horizon} bars later", rows, list(rows[0]), wide=wide)
     err.print("Accuracy counts LONG and SHORT only; with n of them its standard error is about 50 % / sqrt(n).")
 
 
@@ -301,6 +306,7 @@ def rerun(analysis: Analysis, as_json: AsJson = False) -> None:
 def costs(
     by: Annotated[str, typer.Option("--by", metavar="WHAT", help="day, variant, run or analysis.")] = "day",
     run: Annotated[str, typer.Option("--run", metavar="RUN", help="Only what this run consulted.")] = "",
+    wide: Wide = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -320,7 +326,7 @@ def costs(
     elif as_csv:
         print_csv(rows)
     elif rows:
-        print_rows("Costs in US dollars", rows, list(rows[0]))
+        print_rows("Costs in US dollars", rows, list(rows[0]), wide=wide)
         if beside:
             err.print(f"And {beside:f} for questions that stand in no analysis: under way, or cut off.")
     else:

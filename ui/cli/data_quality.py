@@ -13,6 +13,7 @@ from ui.cli.output import (
     End,
     Frame,
     Start,
+    Wide,
     err,
     errors_in_words,
     instant_of,
@@ -40,6 +41,7 @@ def check(
     timeframe: OneFrame = None,
     start: Start = None,
     end: End = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Hold stored bars against their calendar: holes with reasons, bars to look at, and a picture of the days."""
@@ -53,7 +55,7 @@ def check(
             return
         print_rows("Stored bars", [_summary(each) for each in reports], [
             "symbol", "timeframe", "first", "last", "bars", "expected", "holes", "flagged", "corrected", "refused",
-        ])  # fmt: skip
+        ], wide=wide)  # fmt: skip
         for each in reports:
             if symbol is not None or len(reports) == 1:
                 _show(each)
@@ -81,6 +83,7 @@ def revisions(
     timeframe: OneFrame = None,
     start: Start = None,
     end: End = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Bars that were learned anew with other values; runs made before keep what they knew."""
@@ -95,7 +98,7 @@ def revisions(
         if as_json:
             print_json(revisions=rows)
         elif rows:
-            print_rows("Bars with more than one revision (UTC)", rows, REVISION)
+            print_rows("Bars with more than one revision (UTC)", rows, REVISION, wide=wide)
         else:
             err.print("No bar was ever corrected.")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.output import AsJson, err, errors_in_words, out, print_json, print_rows
+from ui.cli.output import AsJson, Wide, err, errors_in_words, out, print_json, print_rows
 from ui.cli.presets import Environment, scope_of, where_active
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Given = Annotated[str, typer.Argument(metavar="MODEL", help="A model's NAME, or 
 
 
 @app.command("list")
-def listing(as_json: AsJson = False) -> None:
+def listing(wide: Wide = False, as_json: AsJson = False) -> None:
     """Saved models, which are active, and whose key is set here."""
     from analysis.presets import facts_of
     from ui import model_log
@@ -49,7 +49,7 @@ def listing(as_json: AsJson = False) -> None:
             }
             for name, preset in presets.items()
         ]
-        print_rows("Models", rows, list(rows[0]))
+        print_rows("Models", rows, list(rows[0]), wide=wide)
     else:
         err.print("No model is saved: `quantagent model save NAME --set model=MODEL` saves one.")
 

@@ -189,8 +189,7 @@ def print_rows(
 ) -> None:
     """A table of the named columns; what is missing is a dash.
 
-    Where the screen is too narrow for all of them the last ones are left out and named below; of those in `keep` the
-    first are left out last. wide: whether all are shown nevertheless, None for a command without that option.
+    What the screen is too narrow for is left out and named below; the columns of `keep` are the last to go. wide: whether all are shown nevertheless, None for a command without that option.
     """
     chosen = [column if isinstance(column, Column) else Column(column) for column in columns]
     width = None if wide else screen_width(out)

@@ -17,6 +17,7 @@ from ui.cli.output import (
     Frame,
     Start,
     Symbols,
+    Wide,
     err,
     errors_in_words,
     instant_of,
@@ -105,7 +106,7 @@ def start(
 
 
 @app.command("status")
-def status(as_json: AsJson = False) -> None:
+def status(wide: Wide = False, as_json: AsJson = False) -> None:
     """The accounts, who drives them, how far they are, and whether they are halted."""
     from engine import control
     from ui.compose import open_app
@@ -121,6 +122,7 @@ def status(as_json: AsJson = False) -> None:
             "Paper accounts (UTC)",
             rows,
             ["account", "alive", "state", "halts", "market_at", "heartbeat_at", "run_id", "instance"],
+            wide=wide,
         )
     else:
         err.print("No daemon has run yet: `quantagent paper start` begins one.")

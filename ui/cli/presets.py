@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from ui.cli.output import AsJson, err, errors_in_words, out, print_json, print_rows
+from ui.cli.output import AsJson, Wide, err, errors_in_words, out, print_json, print_rows
 
 if TYPE_CHECKING:
     from engine.store import Store
@@ -36,7 +36,7 @@ Environment = Annotated[
 
 
 @app.command("list")
-def listing(as_json: AsJson = False) -> None:
+def listing(wide: Wide = False, as_json: AsJson = False) -> None:
     """Built-in and saved profiles, and which are active."""
     from ui import profile_log, profiles
     from ui.compose import open_app
@@ -62,7 +62,7 @@ def listing(as_json: AsJson = False) -> None:
         }
         for name, document in known.items()
     ]
-    print_rows("Profiles", rows, list(rows[0]))
+    print_rows("Profiles", rows, list(rows[0]), wide=wide)
 
 
 def where_active(

@@ -49,7 +49,8 @@ def _show_notes(notes: Sequence[dict[str, Any]]) -> None:
     for kind in dict.fromkeys(note["kind"] for note in notes):
         shown += [note for note in notes if note["kind"] == kind][:NOTES_SHOWN]
     rows = [{"symbol": note["symbol"], "from": note["start"], "to": note["end"]} | note for note in shown]
-    print_rows("What to know of the bars (UTC)", rows, ["symbol", "kind", "from", "to", "bars", "reason"])
+    columns = ["symbol", "kind", "from", "to", "bars", "reason"]
+    print_rows("What to know of the bars (UTC)", rows, columns, keep=("symbol", "kind", "from", "reason"))
     if len(notes) > len(shown):
         symbols = ", ".join(dict.fromkeys(note["symbol"] for note in notes))
         out.print(f"and {len(notes) - len(shown):,} more: `quantagent data check SYMBOL` lists those of {symbols}.")

@@ -92,13 +92,16 @@ def _lay(column: Column, rows: Sequence[Row]) -> _Laid:
 
 
 def columns_that_fit(columns: Sequence[_Laid], width: int, keep: Sequence[str]) -> list[_Laid]:
-    """The columns that a width has room for; what `keep` names goes last, in its order, and the very first never."""
-    names = [column.name for column in columns]
-    order = list(dict.fromkeys([*names[:1], *(name for name in keep if name in names), *names]))
-    left = {column.name: column for column in columns}
-    while len(left) > 1 and sum(column.least + GAP for column in left.values()) - GAP > width:
-        del left[order.pop()]
-    return [column for column in columns if column.name in left]
+    """The columns that a width has room for: the very first, then those of `keep` in its order, then the others."""
+    by_name = {column.name: column for column in columns}
+    order = dict.fromkeys([columns[0].name, *(name for name in keep if name in by_name), *by_name])
+    fitting, used = set[str](), -GAP
+    for name in order:
+        needed = used + GAP + by_name[name].least
+        if needed <= width or not fitting:
+            fitting.add(name)
+            used = needed
+    return [column for column in columns if column.name in fitting]
 
 
 def table_of(

@@ -14,6 +14,7 @@ from ui.cli.output import (
     Frame,
     Start,
     Symbols,
+    Wide,
     dollars_of,
     err,
     errors_in_words,
@@ -134,6 +135,7 @@ def replay(
         list[str] | None, typer.Option("--profile", help="Another profile to replay under; may be given again.")
     ] = None,
     risk_profile: OfRisk = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
@@ -165,7 +167,7 @@ def replay(
                 show_digests(str(original["book_digest"]), answer)
                 if difference := first_difference(opened.store, source, answer.result.request):
                     out.print(difference)
-            show_comparison("Side by side", rows, metrics)
+            show_comparison("Side by side", rows, metrics, wide)
             for answer, facts in zip(answers, outcomes, strict=True):
                 if any(facts.values()):
                     out.print(f"Run {answer.result.request.run_id[:8]}, {answer.result.request.profile}:", markup=False)
@@ -177,6 +179,7 @@ def replay(
 
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs.")],
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Put the metrics of runs side by side."""
@@ -188,10 +191,15 @@ def compare(
         if as_json:
             print_json(runs=[{"run_id": r["run_id"], **_chosen(m)} for r, m in zip(rows, metrics, strict=True)])
         else:
-            show_comparison("Side by side", rows, metrics)
+            show_comparison("Side by side", rows, metrics, wide)
 
 
-def show_comparison(title: str, runs: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> None:
+def show_comparison(
+    title: str,
+    runs: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Mapping[str, Any]],
+    wide: bool | None = None,
+) -> None:
     """One row per figure, one column per run, each in the currency of its account."""
     heads = [f"{run['environment']} {run['profile']} {run['run_id'][:8]}" for run in runs]
     currencies = [str(run["currency"]) for run in runs]
@@ -199,7 +207,7 @@ def show_comparison(title: str, runs: Sequence[Mapping[str, Any]], metrics: Sequ
     for row in rows:
         row |= {head: of_run.get(row["name"]) for head, of_run in zip(heads, metrics, strict=True)}
     columns = [_figures_column(*each) for each in zip(heads, currencies, strict=True)]
-    print_rows(f"{title} ({', '.join(dict.fromkeys(currencies))})", rows, ["figure", *columns])
+    print_rows(f"{title} ({', '.join(dict.fromkeys(currencies))})", rows, ["figure", *columns], wide=wide)
 
 
 def _figures_column(head: str, currency: str) -> Column:
