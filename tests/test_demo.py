@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
+from engine.feed.sample import SAMPLE_FILES
 from tests.conftest import log_of_its_own
 from tests.embedded_home import new_home
 from tests.forks import QUANTAGENT
@@ -89,6 +91,39 @@ def test_the_demo_shows_equal_digests_and_running_it_twice_duplicates_nothing(un
     same = ("run_id", "book_digest", "replay_digest", "classic_digest", "trade", "read_model_rows")
     assert {name: second[name] for name in same} == {name: first[name] for name in same}
     assert counts(undisturbed.env["QUANTAGENT_DSN"]) == undisturbed.stored
+
+
+def test_the_demo_ends_with_five_sentences_and_its_digests_stand_apart(undisturbed: Shown) -> None:
+    env = unmeasured(undisturbed.env)
+    done = subprocess.run([str(QUANTAGENT), "demo"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-5:] == undisturbed.told["sentences"]
+    digest = undisturbed.told["book_digest"]
+    assert next(n for n, line in enumerate(lines) if digest in line) > lines.index("Reproducibility")
+    # From the bundled files themselves: the first open and the last close.
+    alone = {symbol: last_close(symbol) / first_open(symbol) - 1 for symbol in SAMPLE_FILES}
+    held = undisturbed.told["buy_and_hold"]
+    assert held["symbols"] == pytest.approx(alone)
+    assert held["equal_weight"] == pytest.approx(sum(alone.values()) / 2)
+    for share in (*alone.values(), held["equal_weight"]):
+        assert f"+{share * 100:.2f} %" in lines[-4]
+    assert "not a profitable strategy" in lines[-3]
+    assert "`classic` fills 2 % worse" in lines[-2]
+    assert "quantagent dashboard" in lines[-1]
+
+
+def rows_of(symbol: str) -> list[dict[str, str]]:
+    with SAMPLE_FILES[symbol].open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def first_open(symbol: str) -> float:
+    return float(rows_of(symbol)[0]["open"])
+
+
+def last_close(symbol: str) -> float:
+    return float(rows_of(symbol)[-1]["close"])
 
 
 @pytest.mark.slow(40)

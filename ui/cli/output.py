@@ -189,7 +189,8 @@ def print_rows(
 ) -> None:
     """A table of the named columns; what is missing is a dash.
 
-    What the screen is too narrow for is left out and named below; the columns of `keep` are the last to go. wide: whether all are shown nevertheless, None for a command without that option.
+    What the screen is too narrow for is left out and named below; the columns of `keep` are the last to go. wide:
+    whether all are shown nevertheless, None for a command without that option.
     """
     chosen = [column if isinstance(column, Column) else Column(column) for column in columns]
     width = None if wide else screen_width(out)
