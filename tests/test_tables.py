@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from ui.cli.tables import Column, table_of
-from ui.formats import amount, currency_places, figure, percent, source_text, tidy
+from ui.formats import amount, currency_places, figure, percent, price, source_text, tidy
 
 NAMES = ("trade", "symbol", "entry", "exit", "quantity", "pnl", "reason")
 ROW: dict[str, Any] = {
@@ -67,6 +67,22 @@ def test_a_cell_is_text_and_never_markup() -> None:
 def test_an_amount_has_the_decimals_of_its_currency(currency: str, places: int, text: str) -> None:
     assert currency_places(currency) == places
     assert amount(Decimal("-1234.5"), currency) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        ("14955.45399", 2, "14,955.45"),
+        ("1.2001", 5, "1.20010"),
+        ("0.07", 2, "0.07"),
+        ("0.00000712", 5, "0.00000712"),
+        ("0.000007", 2, "0.000007"),
+        ("0.95123", 2, "0.95"),
+        ("0", 2, "0.00"),
+    ],
+)
+def test_a_price_has_its_instruments_decimals_and_a_tiny_one_its_digits(value: str, decimals: int, text: str) -> None:
+    assert price(Decimal(value), decimals) == text
 
 
 def test_the_figures_of_a_run_read_as_amounts_percentages_and_ratios() -> None:

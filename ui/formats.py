@@ -6,7 +6,7 @@ Minus is the ASCII sign, a missing value is a dash, thousands are separated, tim
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -73,6 +73,24 @@ def number(value: Decimal | None, places: int | None = None) -> str:
     if places is None:
         text = text.rstrip("0").rstrip(".")
     return text.removeprefix("-") if not any(digit in text for digit in "123456789") else text
+
+
+def price_places(prices: Iterable[Decimal | None], decimals: int) -> int:
+    """The decimals that prices need: their instrument's, or more where those would hide most of their digits."""
+    needed = max((_significant_places(price) for price in prices if price), default=0)
+    return needed if needed > decimals + 1 else decimals
+
+
+def _significant_places(price: Decimal) -> int:
+    """The decimals that show three significant digits, or all there are."""
+    exponent = price.normalize().as_tuple().exponent
+    assert isinstance(exponent, int), "a price is finite"
+    return min(2 - price.adjusted(), -exponent)
+
+
+def price(value: Decimal | None, decimals: int) -> str:
+    """A price with its instrument's decimals: 14,955.45; three significant digits of a tiny one."""
+    return number(value, price_places([value], decimals))
 
 
 def tidy(text: str) -> str:

@@ -24,6 +24,7 @@ from ui.formats import (
     money,
     number,
     percent,
+    price_places,
     ratio,
     source_text,
     tidy,
@@ -255,7 +256,9 @@ def _styled(columns: dict[str, list[Any]]) -> Any:
 def _with_price_decimals(style: Any, rows: Sequence[Row], decimals: Mapping[str, int], columns: list[str]) -> Any:
     for symbol in dict.fromkeys(row["symbol"] for row in rows):
         of_symbol = [n for n, row in enumerate(rows) if row["symbol"] == symbol]
-        style = style.format(f"{{:,.{decimals.get(symbol, 5)}f}}", subset=(of_symbol, columns), na_rep=DASH)
+        prices = [Decimal(str(price)) for name in columns for price in style.data[name][of_symbol] if price == price]
+        places = price_places(prices, decimals.get(symbol, 5))
+        style = style.format(f"{{:,.{places}f}}", subset=(of_symbol, columns), na_rep=DASH)
     return style
 
 

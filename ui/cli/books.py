@@ -32,7 +32,7 @@ from ui.cli.output import (
 from ui.cli.results import outcome_facts, show_outcome
 from ui.cli.tables import Column
 from ui.cli.which import ONE_RUN, OneRun, find_run
-from ui.formats import amount, figures, number, percent, ratio, source_text, tidy
+from ui.formats import amount, figures, number, percent, price, ratio, source_text, tidy
 
 if TYPE_CHECKING:
     from engine.audit.why import Link
@@ -245,7 +245,7 @@ def _money(run: RunRequested, name: str) -> Column:
 
 def _price(run: RunRequested, name: str) -> Column:
     """A price with the decimals of its instrument."""
-    return Column(name, lambda row: number(row[name], run.config.instrument(row["symbol"]).price_decimals))
+    return Column(name, lambda row: price(row[name], run.config.instrument(row["symbol"]).price_decimals))
 
 
 def _quantity(name: str) -> Column:
