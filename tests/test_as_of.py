@@ -26,7 +26,7 @@ from engine.market import Direction
 from engine.money import add, exact, percent_of, sub, total
 from engine.orders import Wish
 from engine.session import Journal, Session
-from engine.store import Cause, Store
+from engine.store import ENGINE_VERSION, Cause, Store
 from engine.store.memory import MemoryStore
 from tests.seeded import new_database, seed
 from tests.strategies import FIRST, HOUR, STREAM, History, Scripted, bar_at, config_of, histories, play
@@ -166,7 +166,7 @@ def test_the_command_agrees_with_the_orders_and_positions_listed(env: dict[str, 
     end = answer(env, "audit", "as-of", "2017-11-16")
     assert end["environment"] == "backtest"
     shown = answer(env, "runs", "show", "latest")
-    assert (end["run_id"], end["engine_version"]) == (shown["run"]["run_id"], "0.2.0")
+    assert (end["run_id"], end["engine_version"]) == (shown["run"]["run_id"], ENGINE_VERSION)
     assert Decimal(end["cash"]) == Decimal(shown["portfolio"]["cash"])
     assert Decimal(end["fees"]) == Decimal(shown["portfolio"]["fees"])
     listed = answer(env, "positions", "list")["positions"]

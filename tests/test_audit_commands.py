@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from engine.store import ENGINE_VERSION
 from tests.seeded import START, new_database, seed
 from tests.test_commands import answer, refusal, run
 
@@ -51,7 +52,7 @@ def test_backtest_replay_and_paper_run_are_made_again_and_compared(env: dict[str
         found = answer(env, "audit", "regenerate", run_id)
         assert (found["environment"], found["equal"], found["difference"]) == (environment, True, None)
     shown = run(env, "audit", "regenerate", backtest).stdout.splitlines()
-    assert shown[0] == "engine version  0.2.0 recorded, 0.2.0 now"
+    assert shown[0] == f"engine version  {ENGINE_VERSION} recorded, {ENGINE_VERSION} now"
     assert shown[-1] == "equal"
     parted = json.loads(run(env, "audit", "diff", backtest, replayed, "--json", code=3).stdout)
     assert parted["equal"] is False

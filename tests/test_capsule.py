@@ -28,7 +28,7 @@ from engine.events import AnalysisMade, OrderFilled
 from engine.feed.catalogue import Catalogue
 from engine.market import Timeframe, instrument_for
 from engine.money import exact
-from engine.store import Batch, Cause
+from engine.store import ENGINE_VERSION, Batch, Cause
 from engine.store.postgres import PostgresStore
 from tests.conftest import database
 from tests.embedded_home import environment, new_home
@@ -178,7 +178,9 @@ def test_another_engine_and_other_packages_are_named_before_anything_else(
     monkeypatch.setattr("ui.installed.lock_digest", lambda: "another")
     done = CliRunner().invoke(commands, ["audit", "reproduce", str(origin.capsules["backtest"])])
     assert done.exit_code == 0
-    assert done.stdout.startswith("engine version  0.2.0 in the capsule, 0.3.0 here\nThe engine versions differ")
+    assert done.stdout.startswith(
+        f"engine version  {ENGINE_VERSION} in the capsule, 0.3.0 here\nThe engine versions differ"
+    )
     assert "warning: other versions are installed here than where the run was made: added==1.0." in done.stderr
 
 

@@ -93,6 +93,7 @@ def test_the_demo_shows_equal_digests_and_running_it_twice_duplicates_nothing(un
     assert counts(undisturbed.env["QUANTAGENT_DSN"]) == undisturbed.stored
 
 
+@pytest.mark.slow(15)
 def test_the_demo_ends_with_five_sentences_and_its_digests_stand_apart(undisturbed: Shown) -> None:
     env = unmeasured(undisturbed.env)
     done = subprocess.run([str(QUANTAGENT), "demo"], env=env, capture_output=True, text=True, check=False)

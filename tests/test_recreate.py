@@ -17,7 +17,7 @@ from engine.errors import NotFound
 from engine.events import OrderFilled, OrderPlaced, OrderRejected, RiskDecided, RunRequested, SignalRaised
 from engine.feed.signals import ImportedAnalyst
 from engine.money import ZERO, add
-from engine.store import Store
+from engine.store import ENGINE_VERSION, Store
 from engine.store.memory import MemoryStore
 from tests.seeded import new_database, seed
 from tests.test_commands import answer, refusal, run
@@ -54,7 +54,7 @@ def test_every_order_is_made_again_as_its_events_tell_it(bold: Bold) -> None:
         assert (last.state == "filled") is (last.remaining == 0)
         assert [state.row.version for state in found.states] == sorted({state.row.version for state in found.states})
         for state in found.states:
-            assert (state.row.meta.actor, state.row.meta.engine) == ("tester", "0.2.0")
+            assert (state.row.meta.actor, state.row.meta.engine) == ("tester", ENGINE_VERSION)
         fills = [state.row.event for state in found.states if isinstance(state.row.event, OrderFilled)]
         if fills:
             worth = sum((fill.price * fill.quantity for fill in fills), ZERO)
@@ -134,7 +134,7 @@ def test_the_command_tells_who_when_and_what(env: dict[str, str]) -> None:
     told = answer(env, "audit", "recreate", listed["order_id"])
     original, filled = told["states"]
     assert (original["state"], original["name"], filled["state"]) == ("placed", "OrderPlaced.v3", "filled")
-    assert (original["actor"], original["engine"]) == ("tester", "0.2.0")
+    assert (original["actor"], original["engine"]) == ("tester", ENGINE_VERSION)
     assert Decimal(filled["average_price"]) == Decimal(filled["payload"]["price"])
     assert told["risk_decision"]["payload"]["signal_id"] == told["signal"]["payload"]["signal_id"]
     shown = run(env, "audit", "recreate", listed["order_id"], "--as-of", listed["placed_at"]).stdout

@@ -21,6 +21,7 @@ from engine.feed.signals import ImportedAnalyst, SignalFile, read_signals
 from engine.market import Bar, Timeframe
 from engine.money import exact
 from engine.session import Analyst
+from engine.store import ENGINE_VERSION
 from engine.store.memory import MemoryStore
 from tests.strategies import config_of
 from tests.test_projections import LATER
@@ -96,7 +97,7 @@ def test_a_run_is_made_again_to_the_same_digests_and_nothing_is_written(environm
     assert found.analyses == (result.ended.analyses_digest,) * 2
     assert found.dataset.stored == ("" if environment is Environment.PAPER else DATASET)
     assert (found.ended, found.bars, found.events) == (True, 240, result.ended.book_events)
-    assert (found.engine_recorded, found.same_engine) == ("0.2.0", True)
+    assert (found.engine_recorded, found.same_engine) == (ENGINE_VERSION, True)
     assert store.head() == head
 
 
@@ -142,7 +143,7 @@ def test_a_run_without_a_book_yet_differs_in_nothing() -> None:
 def test_another_engine_version_is_no_difference_but_is_known(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "ENGINE_VERSION", "0.3.0")
     found = again(*ended)
-    assert (found.engine_recorded, found.same_engine, found.equal) == ("0.2.0", False, True)
+    assert (found.engine_recorded, found.same_engine, found.equal) == (ENGINE_VERSION, False, True)
 
 
 def test_the_dataset_digest_is_the_catalogues(ended: Ended) -> None:
