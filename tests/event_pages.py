@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
@@ -106,6 +106,7 @@ SECTIONS = (
 VALUES: tuple[type[msgspec.Struct], ...] = (
     events.Check,
     market.Instrument,
+    market.SessionHours,
     config.RunConfig,
     config.Costs,
     config.Entry,
@@ -190,6 +191,7 @@ _WORDS: dict[type, str] = {
     bool: "true or false",
     Decimal: "decimal string",
     datetime: "UTC instant",
+    date: "day",
     NoneType: "null",
 }
 

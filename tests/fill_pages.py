@@ -32,7 +32,8 @@ that the test suite checks.
 | `DAY` | with the session in which it was placed |
 | `GTD` | at the instant it names; a profile says after how many bar lengths |
 
-A session ends around the clock at the session roll, for FX and CME at 17:00 in New York, for XNYS at 16:00
+A session ends when its market closes, half days and holidays included, and around the clock at midnight UTC, or at the
+hour that a profile names. The sessions are those of the data and are frozen into the run when it begins
 (`engine/calendars.py`). A bar that an order does not outlast fills it at the open or not at all.
 
 **An entry carries its protection.** A profile, or the wish itself, names a stop, a target and a trailing stop; with
@@ -50,10 +51,11 @@ the same gate, for what is still missing. If the gate denies it, the old one sta
 1. **The next tradable price.** A decision at the close of bar *t* meets the open of the symbol's next existing bar,
    over any weekend or hole. With `latency_bars` = *n*, *n* more bars of the symbol pass first; stops and targets that
    come with a fill do not wait.
-2. **At an open** market orders come first, then the others in the order they were placed. A stop that the open has
-   gone through is filled at the open; a limit is filled at the open if that is better.
-3. **Inside a bar** first the stops of positions, then entries, then targets. A stop is filled at its price, a limit
-   at its limit, when the bar touches it. If a bar spans both a stop and its target, it was the stop.
+2. **At an open** market orders come first, then stops of positions, entries and targets as inside a bar. A stop that
+   the open has gone through is filled at the open; a limit is filled at the open if that is better.
+3. **Inside a bar** first the stops of positions, then entries, then targets; of several the one nearest to the open
+   (after an entry inside the bar, nearest to that). A stop is filled at its price, a limit at its limit, when the bar
+   touches it. If a bar spans both a stop and its target, it was the stop.
 4. **The bar inside which a position was opened** may only stop it out, not reach its target: nobody knows whether the
    better price came after the entry. A position opened at the open of a bar has the whole bar before it.
 5. **A stop-limit** that a bar triggers is filled at its stop, if the limit allows that, else it waits from the next
@@ -66,6 +68,8 @@ the same gate, for what is still missing. If the gate denies it, the old one sta
    through.
 8. **Cash.** If the price has moved so far that an entry would overdraw free cash, the broker rejects it; what it was
    to close is closed all the same.
+9. **The price collar** goes with the order: an entry whose fill, slippage included, would be further from the close it
+   was decided at than `collar_pct` allows is canceled. What closes a position is filled at any price.
 
 ## What it costs
 
@@ -80,9 +84,11 @@ the same gate, for what is still missing. If the gate denies it, the old one sta
   `round_to_tick`. Else a fill's price is exact.
 - **Money** is price x quantity x `multiplier` x the last close of the symbol that converts the currency.
 - **Borrowing.** At each session roll a short pays `borrow_pct` / 365 of its value, for every day since the roll
-  before.
-- **Margin.** A short ties up its proceeds and `margin_pct` of them. If equity at a close is below `maintenance_pct`
-  of what the shorts are worth, all of them are bought back at the next open.
+  before or since it was opened, and for one day at least.
+- **Margin.** A short ties up its proceeds and `margin_pct` of them. If equity at the worst prices of a bar is below
+  `maintenance_pct` of what the shorts are worth there, all of them are bought back at the next open.
+- **Bankruptcy.** If equity at the worst prices of a bar is 0 or less, the broker cancels all orders, closes all
+  positions at those prices, and trading ends (`TradingEnded`, `BANKRUPT`); the run ends there and says so.
 
 ## Worked bars
 

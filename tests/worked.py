@@ -296,6 +296,38 @@ WORKED = [
         changes={"shorting": Shorting(margin_pct=exact("50"), maintenance_pct=exact("30"))},
     ),
     Worked(
+        "two stops in one bar",
+        "The stop is 9 % below the entry, the trailing stop 2 %: the price passes 98 on its way to 91.",
+        [STILL, ("100", "100", "90", "92", "1000")],
+        {0: LONG},
+        [
+            (1, "open", "BUY", "10", "100", "0", "9000"),
+            (1, "canceled", "", "", "", "", "9000"),
+            (1, "inside", "SELL", "10", "98", "0", "9980"),
+        ],
+        changes={"exits": Exits(None, stop_pct=exact("9"), trail_pct=exact("2"))},
+    ),
+    Worked(
+        "an open beyond the collar",
+        "At a close of 100 and a collar of 5 % nothing is bought above 105. Bar 1 opens as bar 0 closes.",
+        [STILL, ("106", "106", "106", "106", "1000")],
+        {0: LONG},
+        [(0, "canceled", "", "", "", "", "10000")],
+        changes={"limits": RiskLimits(None, None, collar_pct=exact("5"))},
+    ),
+    Worked(
+        "a squeeze beyond all equity",
+        "Short 10 at 100 with 1,000 of its own: at 235 the account is worth 2000 - 2350. The broker does not wait.",
+        [STILL, ("100", "235", "100", "120", "1000")],
+        {0: SHORT},
+        [
+            (1, "open", "SELL", "10", "100", "0", "2000"),
+            (1, "inside", "BUY", "10", "235", "0", "-350"),
+        ],
+        cash="1000",
+        changes={"shorting": Shorting(margin_pct=exact("0"))},
+    ),
+    Worked(
         "the last bar of a session",
         "FX ends at 17:00 in New York, 22:00 UTC in winter. At 21:00 one bar is left: the position is given up, "
         "and sold at its open.",
