@@ -5,8 +5,9 @@ Written when a run ends, and after every page for a paper run that goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 
 from engine.calendars import Schedule
 from engine.events import Attempt, RunRequested
@@ -36,6 +37,7 @@ class Performance:
 
     name = "performance"
     consumes = NAMES
+    streams = frozenset({"run", "book"})
 
     def __init__(self, store: Store, catalogue: Bars, dsn: str) -> None:
         self._store, self._catalogue, self._dsn = store, catalogue, dsn
@@ -46,7 +48,7 @@ class Performance:
 
     def apply(self, recorded: Recorded) -> Iterable[Change]:
         if isinstance(recorded.event, Attempt):
-            self._hear(recorded.event, recorded.version)
+            self._remember({(recorded.event.analysis_id, recorded.version): _opinion(recorded.event, recorded.version)})
         run_id = run_of(recorded)
         if run_id is None:
             return
@@ -83,10 +85,10 @@ class Performance:
         self._opinions.pop(run_id, None)
         self._moved.discard(run_id)
 
-    def _hear(self, fact: Attempt, version: int) -> None:
-        self._heard[fact.analysis_id, version] = fact.as_of, wish_of(fact, version)
-        if len(self._heard) > REMEMBERED:
-            del self._heard[next(iter(self._heard))]
+    def _remember(self, opinions: Mapping[Named, Opinion]) -> None:
+        self._heard |= opinions
+        for oldest in list(islice(self._heard, max(0, len(self._heard) - REMEMBERED))):
+            del self._heard[oldest]
 
     def _figures(self, account: Account) -> Iterator[Change]:
         request, config = account.request, account.request.config
@@ -113,9 +115,16 @@ class Performance:
         return known
 
     def _found(self, consulted: Sequence[Named]) -> list[Opinion]:
-        unheard = [each for each in consulted if each not in self._heard]
+        unheard = [each for each in dict.fromkeys(consulted) if each not in self._heard]
         read = dict(zip(unheard, opinions_named(self._store, unheard), strict=True))
-        return [read.get(each) or self._heard[each] for each in consulted]
+        found = [read.get(each) or self._heard[each] for each in consulted]
+        # Runs over the same bars consult the same analyses.
+        self._remember(read)
+        return found
+
+
+def _opinion(fact: Attempt, version: int) -> Opinion:
+    return fact.as_of, wish_of(fact, version)
 
 
 def _metrics_row(account: Account, curve: list[EquityPoint], schedule: Schedule) -> Row:
