@@ -26,7 +26,7 @@ from engine.market import Bar, Direction, OrderType, Side, Timeframe, TimeInForc
 from engine.money import exact
 from engine.orders import Wish
 from engine.tickets import Ticket
-from projections.queries import Queries, Rows
+from projections.queries import MetricsMissing, Queries, Rows
 from ui import market_data, profiles
 from ui.compose import Answer, App, Question, open_app
 from ui.compose import backtest as _backtest
@@ -46,6 +46,7 @@ __all__ = [
     "Broker",
     "DataProvider",
     "Finding",
+    "MetricsMissing",
     "Opinion",
     "OrderManager",
     "OrderTerms",
@@ -103,8 +104,18 @@ class Results:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """total_trades, win_rate, profit_factor, sharpe_ratio, max_drawdown, total_pnl and the rest."""
-        return self._read(lambda queries: queries.metrics(self.run_id)) or {}
+        """total_trades, win_rate, profit_factor, sharpe_ratio, max_drawdown, total_pnl and the rest.
+
+        Raises `MetricsMissing`, with the reason, for a run that the read models could not take in.
+        """
+
+        def read(queries: Queries) -> dict[str, Any]:
+            found = queries.metrics(self.run_id)
+            if found is None:
+                raise MetricsMissing(queries.missing_metrics([self.run_id]))
+            return found
+
+        return self._read(read)
 
     @property
     def trades(self) -> pl.DataFrame:

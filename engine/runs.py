@@ -24,7 +24,7 @@ from engine.feed.recorded import moments
 from engine.feed.sessions import session_hours
 from engine.market import Bar, Calendar, SessionHours, Symbol
 from engine.session import Analyst, Journal, Session
-from engine.store import ENGINE_VERSION, Batch, Cause, Store, read_from
+from engine.store import ENGINE_VERSION, Batch, Cause, Store, readable_from
 from engine.versions import names
 
 RUNS = UUID("0d7f5a0e-8f1b-5d53-b3c5-0b6a8f6e1c27")
@@ -294,7 +294,7 @@ def _continued(seen: Sequence[Bar], known: Sequence[Bar], after: datetime) -> li
 
 def find(store: Store, prefix: str) -> RunRequested:
     """The run whose id begins with `prefix`. Raises `NotFound` in words when there is none or more than one."""
-    known = [row.event for row in read_from(store, names([RunRequested])) if isinstance(row.event, RunRequested)]
+    known = _requests(store)
     matching = [event for event in known if event.run_id.startswith(prefix)] if prefix else []
     if len(matching) == 1:
         return matching[0]
@@ -306,10 +306,16 @@ def find(store: Store, prefix: str) -> RunRequested:
 
 def latest(store: Store) -> RunRequested:
     """The run requested last."""
-    known = [row.event for row in read_from(store, names([RunRequested])) if isinstance(row.event, RunRequested)]
+    known = _requests(store)
     if not known:
         raise NotFound("there is no run yet: `quantagent backtest` makes one.")
     return known[-1]
+
+
+def _requests(store: Store) -> list[RunRequested]:
+    """Every run's request, in order. One that cannot be read keeps no other run from being found."""
+    rows = readable_from(store, names([RunRequested]))
+    return [row.event for row in rows if isinstance(row.event, RunRequested)]
 
 
 def result_of(store: Store, run_id: str) -> Result | None:

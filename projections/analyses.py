@@ -20,6 +20,7 @@ class Analyses:
 
     name = "analyses"
     consumes = frozenset(names([AnalysisMade, AnalysisFailed]))
+    streams = frozenset[str]()
 
     def __init__(self, store: Store) -> None:
         self._store = store

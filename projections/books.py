@@ -16,6 +16,7 @@ class Books:
 
     name = "books"
     consumes = NAMES
+    streams = frozenset({"run", "book"})
 
     def __init__(self, store: Store) -> None:
         self._store = store

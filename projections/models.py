@@ -18,6 +18,7 @@ class Models:
 
     name = "models"
     consumes = frozenset(names([ModelSaved, ModelActivated]))
+    streams = frozenset[str]()
 
     def __init__(self, store: Store) -> None:
         self._store = store

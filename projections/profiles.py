@@ -17,6 +17,7 @@ class Profiles:
 
     name = "profiles"
     consumes = frozenset(names([ProfileSaved, ProfileActivated]))
+    streams = frozenset[str]()
 
     def __init__(self, store: Store) -> None:
         self._store = store

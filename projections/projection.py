@@ -19,7 +19,8 @@ Change = tuple[Table, Row]
 class Projection(Protocol):
     """A fold that may remember what it has seen, so that each row it gives is complete.
 
-    `consumes` are the stored names it cannot go on without; it is offered the others too.
+    `consumes` are the stored names it cannot go on without; it is offered the others too. `streams` are the kinds of a
+    run's streams (`run`, `book`) that its rows follow from: a run that cannot be projected is set aside by itself.
     """
 
     @property
@@ -27,6 +28,9 @@ class Projection(Protocol):
 
     @property
     def consumes(self) -> frozenset[str]: ...
+
+    @property
+    def streams(self) -> frozenset[str]: ...
 
     def apply(self, recorded: Recorded) -> Iterable[Change]:
         """The rows that an event changes, complete. Events come in order, each once unless `forget` is called."""

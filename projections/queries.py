@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Composed, Identifier
 
-from engine.errors import NotFound
+from engine.errors import NotFound, QuantagentError
 from engine.market import Symbol
 from projections.schemas import VIEWS
 
@@ -31,6 +31,19 @@ _GROUPS: dict[By, LiteralString] = {
     "day": "c.day",
     "variant": "c.variant, c.preset",
 }
+
+
+class MetricsMissing(QuantagentError):
+    """Runs that have ended and have no metrics; `missing`: why, by run id, None where no projection says it."""
+
+    def __init__(self, missing: Mapping[str, str | None]) -> None:
+        reasons = ((run_id[:8], reason or "the read models are behind") for run_id, reason in missing.items())
+        said = "; ".join(f"{run_id} ({reason})" for run_id, reason in reasons)
+        super().__init__(
+            f"the metrics of run {said} are missing; its events are stored, and `quantagent projections status` "
+            "says what the read models lack."
+        )
+        self.missing = dict(missing)
 
 
 class ReadAt(NamedTuple):
@@ -108,11 +121,11 @@ class Queries:
         limit: int | None = None,
     ) -> Rows:
         """Runs with their main figures, newest first; since and until: when they were requested, the end excluded."""
-        query = _RUNS + SQL(
+        query = self._of_runs() + SQL(
             "WHERE (%s::text IS NULL OR r.environment = %s) AND (%s::text IS NULL OR r.label = %s) "
             "AND (%s::timestamptz IS NULL OR r.requested_at >= %s) "
             "AND (%s::timestamptz IS NULL OR r.requested_at < %s) "
-            "ORDER BY r.requested_at DESC, r.run_id LIMIT %s"
+            "ORDER BY r.requested_at DESC NULLS LAST, r.run_id LIMIT %s"
         )
         chosen = (each for each in (environment, label, since, until) for _ in range(2))
         return self._rows(query, *chosen, limit)
@@ -129,12 +142,32 @@ class Queries:
             if not known:
                 raise NotFound("there is no run yet: `quantagent backtest` makes one.")
             return (wanted or known)[0]
-        found = self._rows(_RUNS + SQL("WHERE left(r.run_id, %s) = %s LIMIT 2"), len(prefix), prefix) if prefix else []
+        found = (
+            self._rows(self._of_runs() + SQL("WHERE left(r.run_id, %s) = %s LIMIT 2"), len(prefix), prefix)
+            if prefix
+            else []
+        )
         if len(found) == 1:
             return found[0]
         if found:
             raise NotFound(f"run {prefix!r} fits several runs: give more of its id.")
         raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names those that exist.")
+
+    def _of_runs(self) -> Composed:
+        """Runs with their main figures; `set_aside`: why rows of a run are missing, else None."""
+        return SQL(
+            "SELECT r.*, {}, m.total_trades, m.win_rate, m.profit_factor, m.sharpe_ratio, m.max_drawdown, m.total_pnl, "
+            "m.total_return, m.final_equity, m.fees FROM {} r LEFT JOIN {} m USING (environment, run_id) "
+        ).format(self._set_aside(), _table("runs"), _table("metrics"))
+
+    def _set_aside(self) -> SQL | Composed:
+        """Why projections have set a run aside. The views of an older version, read until ours are, do not say it."""
+        if self._conn.execute("SELECT to_regclass(%s)", (f"{VIEWS}.set_aside",)).fetchone() == {"to_regclass": None}:
+            return SQL("NULL::text AS set_aside")
+        return SQL(
+            "(SELECT string_agg(a.projection || ': ' || a.reason, '; ' ORDER BY a.projection) FROM {} a "
+            "WHERE a.run_id = r.run_id) AS set_aside"
+        ).format(_table("set_aside"))
 
     def orders(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         """Orders in order of their placing, each with its `number` in the run, counted from 1."""
@@ -260,6 +293,14 @@ class Queries:
     def metrics(self, run_id: str) -> dict[str, Any] | None:
         """None while the run has no curve yet."""
         return next(iter(self._of_run("metrics", "run_id", run_id, None, None)), None)
+
+    def missing_metrics(self, run_ids: Sequence[str]) -> dict[str, str | None]:
+        """Those of the runs that have no metrics, with the reason why they were set aside, if they were."""
+        query = SQL(
+            "SELECT r.run_id, {} FROM unnest(%s::text[]) WITH ORDINALITY AS r (run_id, n) "
+            "WHERE NOT EXISTS (SELECT FROM {} m WHERE m.run_id = r.run_id) ORDER BY n"
+        ).format(self._set_aside(), _table("metrics"))
+        return {row["run_id"]: row["set_aside"] for row in self._rows(query, list(run_ids))}
 
     def bars(
         self,
@@ -387,9 +428,3 @@ class Queries:
 
 def _table(name: str) -> Identifier:
     return Identifier(VIEWS, name)
-
-
-_RUNS = SQL(
-    "SELECT r.*, m.total_trades, m.win_rate, m.profit_factor, m.sharpe_ratio, m.max_drawdown, m.total_pnl, "
-    "m.total_return, m.final_equity, m.fees FROM {} r LEFT JOIN {} m USING (environment, run_id) "
-).format(_table("runs"), _table("metrics"))

@@ -1,8 +1,9 @@
 """Keeps the read tables up with the log: pages of events, each in one transaction with the position it reached.
 
 What rows are is decided by the projections; the runner reads, has them folded, and writes. Each projection has its own
-position, and one that meets an event it cannot project stops before it while the others go on. Any number of runners
-may work at once: whoever holds a projection's position row writes its tables.
+position. A run that cannot be projected is set aside and all others go on; an event of no run that cannot be projected
+stops the projection that needs it, and the other projections go on. Any number of runners may work at once: the holder
+of a projection's position row writes its tables.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import psycopg
 from engine.errors import QuantagentError, StoreUnavailable, UnreadableEvent
 from engine.feed import Bars
 from engine.store import Recorded, Store
-from projections import schemas
+from projections import aside, schemas
+from projections.account import run_of
 from projections.analyses import Analyses
+from projections.aside import Owner, SetAside
 from projections.books import Books
 from projections.models import Models
 from projections.performance import Performance
 from projections.profiles import Profiles
 from projections.projection import Projection, fold, stops_at, write
+from projections.run_list import Runs
 from projections.schemas import PRESENT, Connection, Standing
 from projections.tables import VERSION
 
@@ -54,6 +58,7 @@ class Status(NamedTuple):
     published: bool
     head: int
     projections: tuple[Reached, ...]
+    set_aside: tuple[SetAside, ...] = ()
 
     @property
     def position(self) -> int:
@@ -79,28 +84,31 @@ class Runner:
         schema: str = PRESENT,
         projections: Sequence[Projection] | None = None,
     ) -> None:
-        self._store, self.dsn, self.schema = store, dsn, schema
+        self._store, self._catalogue, self.dsn, self.schema = store, catalogue, dsn, schema
         self._projections = projections or (
             Analyses(store),
             Books(store),
             Models(store),
             Performance(store, catalogue, dsn),
             Profiles(store),
+            Runs(store),
         )
         self._remembered: dict[str, int] = {}
 
     def catch_up(self, progress: Progress = unheard, until: int | None = None) -> int:
         """Projects what is in the log now, or what lies up to `until`; returns how many events that were.
 
-        An event that cannot be projected stops the projection that needs it, and is tried again by the next call;
-        `status` tells. `progress` hears how many positions are done, and of how many. Raises `BadInput` when a newer
-        program has published its version.
+        A run that cannot be projected is set aside, and tried again by a later call when what it is made from has
+        changed. An event of no run that cannot be projected stops the projection that needs it, and is tried again by
+        the next call. `status` tells both. `progress` hears how many positions are done, and of how many. Raises
+        `BadInput` when a newer program has published its version.
         """
         done = 0
         with self._connection() as conn:
             # What is appended meanwhile is for the next call: a busy writer could keep this one for ever.
             until = self._store.head() if until is None else until
             start = min(standing.position for standing in schemas.standings(conn, self.schema))
+            self._try_again(conn)
             going = {projection.name: projection for projection in self._projections}
             try:
                 while going:
@@ -120,10 +128,14 @@ class Runner:
         with self._connection() as conn:
             version = schemas.published(conn)
             found = [self._reached(conn, standing) for standing in schemas.standings(conn, self.schema)]
-        return Status(self.schema, VERSION, version == VERSION, self._store.head(), tuple(found))
+            set_aside = aside.listing(conn, self.schema)
+        return Status(self.schema, VERSION, version == VERSION, self._store.head(), tuple(found), tuple(set_aside))
 
     def incomplete(self) -> str | None:
-        """What a reader of the tables must know, in one sentence; None when nothing is missing in them."""
+        """What a reader of every table must know, in one sentence; None when no projection has stopped.
+
+        A run that was set aside is no part of it: its own row says so.
+        """
         with self._connection() as conn:
             stopped = [each for each in schemas.standings(conn, self.schema) if each.stopped_at is not None]
         if not stopped:
@@ -190,7 +202,7 @@ class Runner:
             return page, None if page else error
 
     def _project(self, conn: Connection, projection: Projection, after: int, page: Sequence[Recorded]) -> bool:
-        """Projects a page, or as much of its beginning as can be; false when not even its first event can.
+        """Projects a page, or as much of its beginning as can be; false when it stops before its first event.
 
         Which event is to blame is found by halving, whatever failed: reading, folding, or writing the rows.
         """
@@ -202,8 +214,9 @@ class Runner:
                 if not _is_to_blame_on_an_event(error):
                     raise
                 if len(page) == 1:
-                    self._stop(conn, projection, after, page[0].position, _sentence(page[0].position, error))
-                    return False
+                    reason = _sentence(page[0].position, error)
+                    owner = aside.owner_of(page[0])
+                    return self._give_way(conn, projection, after, page[0].position, owner, reason)
                 page = page[: len(page) // 2]
             else:
                 return True
@@ -217,21 +230,74 @@ class Runner:
             # Folding changes what is remembered: should this page fail, that is worth nothing.
             if self._remembered.pop(name, None) != after:
                 projection.forget()
-            write(conn, self.schema, fold(projection, page))
+            passed_over = aside.run_ids(conn, self.schema, name)
+            if passed_over:
+                kept = [each for each in page if run_of(each) not in passed_over]
+                write(conn, self.schema, fold(projection, kept))
+            else:
+                write(conn, self.schema, fold(projection, page))
             schemas.move(conn, self.schema, name, page[-1].position)
         self._remembered[name] = page[-1].position
 
     def _go_past(self, conn: Connection, projection: Projection, after: int, unreadable: UnreadableEvent) -> bool:
-        """Goes past an event that cannot be read, if the projection does not need it."""
-        if stops_at(projection, unreadable.name):
+        """Goes past an event that cannot be read, if the projection does not need it or only one run does."""
+        owner = aside.owner_at(conn, unreadable.position)
+        concerned = stops_at(projection, unreadable.name)
+        if concerned and owner is None:
             self._stop(conn, projection, after, unreadable.position, str(unreadable))
             return False
+        if concerned and owner is not None and owner.kind in projection.streams:
+            return self._give_way(conn, projection, after, unreadable.position, owner, str(unreadable))
         with conn.transaction():
             if schemas.lock_position(conn, self.schema, projection.name) == after:
                 schemas.move(conn, self.schema, projection.name, unreadable.position)
                 if self._remembered.get(projection.name) == after:
                     self._remembered[projection.name] = unreadable.position
         return True
+
+    def _give_way(
+        self, conn: Connection, projection: Projection, after: int, at: int, owner: Owner | None, reason: str
+    ) -> bool:
+        """Sets the run of an event aside and goes on after it; stops before an event that is of no run."""
+        if owner is None or owner.kind not in projection.streams:
+            self._stop(conn, projection, after, at, reason)
+            return False
+        projection.forget()
+        self._remembered.pop(projection.name, None)
+        with conn.transaction():
+            if schemas.lock_position(conn, self.schema, projection.name) == after:
+                run = SetAside(projection.name, owner.run_id, at, reason)
+                aside.put(conn, self.schema, run, self._catalogue.known_at())
+                schemas.move(conn, self.schema, projection.name, at)
+        return True
+
+    def _try_again(self, conn: Connection) -> None:
+        """Projects the runs that were set aside, where what they are made from has changed since."""
+        known_at = self._catalogue.known_at()
+        by_name = {projection.name: projection for projection in self._projections}
+        for run in aside.worth_trying(conn, self.schema, known_at):
+            projection = by_name[run.projection]
+            projection.forget()
+            self._remembered.pop(projection.name, None)
+            try:
+                self._put_back(conn, projection, run)
+            except Exception as error:
+                if not _is_to_blame_on_an_event(error):
+                    raise
+                with conn.transaction():
+                    if schemas.lock_position(conn, self.schema, run.projection) >= run.position:
+                        again = run._replace(reason=_sentence(run.position, error))
+                        aside.put(conn, self.schema, again, known_at)
+            finally:
+                projection.forget()
+
+    def _put_back(self, conn: Connection, projection: Projection, run: SetAside) -> None:
+        """Projects a run that was set aside from its beginning to where the projection is."""
+        with conn.transaction():
+            position = schemas.lock_position(conn, self.schema, run.projection)
+            if run.run_id in aside.run_ids(conn, self.schema, run.projection) and position >= run.position:
+                write(conn, self.schema, fold(projection, aside.events_of(self._store, run.run_id, position)))
+                aside.take_back(conn, self.schema, run)
 
     def _stop(self, conn: Connection, projection: Projection, after: int, at: int, reason: str) -> None:
         with conn.transaction():

@@ -209,6 +209,8 @@ def _tables(schema: str) -> str:
         f"CREATE INDEX ON {schema}.decisions (analysis_id);",
         f"CREATE TABLE {schema}.progress (projection text PRIMARY KEY, position bigint NOT NULL DEFAULT 0, "
         "updated_at timestamptz NOT NULL DEFAULT now(), stopped_at bigint, reason text);",
+        f"CREATE TABLE {schema}.set_aside (projection text, run_id text, position bigint NOT NULL, "
+        "reason text NOT NULL, tried_with text, PRIMARY KEY (projection, run_id));",
         *(f"INSERT INTO {schema}.progress (projection) VALUES ('{name}');" for name in projections),
         grants(schema),
     ]
@@ -222,6 +224,7 @@ def _views(schema: str) -> str:
         columns = ", ".join(table.names)
         statements.append(f"CREATE VIEW {VIEWS}.{table.name} AS SELECT {columns} FROM {schema}.{table.name};")
     statements += [
+        f"CREATE VIEW {VIEWS}.set_aside AS SELECT projection, run_id, position, reason FROM {schema}.set_aside;",
         f"CREATE VIEW {VIEWS}.event_log AS SELECT l.*, r.environment, r.run_id FROM quantagent.event_log l "
         f"LEFT JOIN {schema}.runs r ON r.run_id = l.metadata ->> 'correlation';",
         f"CREATE TABLE {VIEWS}.published AS SELECT {VERSION} AS version;",

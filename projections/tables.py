@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 # Raise it with any change in what a projection writes: the tables are made anew beside those of the version before.
-VERSION = 4
+VERSION = 5
 
 
 class Column(NamedTuple):
@@ -63,7 +63,7 @@ def _table(
 
 RUNS = _table(
     "runs",
-    "books",
+    "runs",
     "by key",
     "One row per run: its question, how far it is, its digests.",
     "",
@@ -77,7 +77,7 @@ RUNS = _table(
     ("of_run", "text", "uuid of the run it replays", "RunRequested.of_run"),
     ("currency", "text", "ISO 4217", "RunRequested.config"),
     ("starting_cash", "numeric", "account currency", "RunRequested.config"),
-    ("status", "text", "requested, running, ended or failed", "RunStarted, RunEnded, RunFailed"),
+    ("status", "text", "requested, running, ended, failed or unreadable", "RunStarted, RunEnded, RunFailed"),
     ("reason", "text", "why it failed, or ended before its bars did", "RunFailed.reason, RunEnded.reason"),
     ("bars", "bigint", "count", "RunEnded.bars"),
     ("signals", "bigint", "count", "RunEnded.signals"),
@@ -535,10 +535,15 @@ def document() -> str:
         "`quantagent projections status` says how far they are. All times are UTC. This page is generated from "
         "`projections/tables.py` by `make docs`.",
         "",
-        "Five projections write them, each at its own pace. One that meets an event it cannot project stops before "
-        "it, says so in its status and tries again with every new attempt; the others go on.",
+        "Six projections write them, each at its own pace. A run that one of them cannot project is set aside by "
+        "itself: it has no rows in the tables of that projection, `set_aside` says why, and all other runs go on. It "
+        "is tried again once the program, the bars or the event it failed at have changed, and by every rebuild. An "
+        "event of no run that cannot be projected stops the projection that needs it, which says so in its status and "
+        "tries again with every new attempt; the others go on.",
         "",
-        "`event_log` is a view: every event of the log with its payload and metadata as JSON, its run and environment.",
+        "`event_log` is a view: every event of the log with its payload and metadata as JSON, its run and environment. "
+        "`set_aside` has a row for each run that a projection has set aside: projection, run_id, position (of the "
+        "event at which it failed), reason.",
         "",
     ]
     for table in TABLES:

@@ -280,6 +280,7 @@ class Fills:
 
     name = "books"
     consumes = frozenset(names([OrderFilled]))
+    streams = frozenset[str]()
 
     empty = dict.fromkeys(tables.FILLS.names)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from decimal import Decimal, localcontext
 from threading import Thread
 from typing import Any
@@ -16,8 +17,10 @@ from engine.feed.memory import MemoryCatalogue
 from engine.feed.signals import save_signals
 from engine.market import Timeframe
 from engine.money import exact
+from engine.orders import Wish
+from engine.store import Store
 from engine.store.memory import MemoryStore
-from projections import runner
+from projections import performance, runner
 from projections.metrics import metrics
 from projections.queries import Queries
 from projections.rebuild import rebuild
@@ -104,14 +107,40 @@ def test_what_could_not_be_projected_is_projected_whole_by_the_next_attempt(worl
     world.run(question(BOLD))
     for _ in range(2):
         one.catch_up()
-        (stopped,) = one.status().stopped
-        assert stopped.projection == "performance"
-        assert "there are no bars of AAA" in (stopped.reason or "")
+        (aside,) = one.status().set_aside
+        assert aside.projection == "performance"
+        assert "there are no bars of AAA" in aside.reason
     for bars in BARS:
         late.add(bars[0].symbol, Timeframe.H1, bars, source="test", learned_at=LATER)
     one.catch_up()
-    assert one.status().stopped == ()
+    assert one.status().set_aside == ()
     assert rebuild(world.store, world.catalogue, world.dsn).same
+
+
+def test_analyses_that_were_read_once_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs over the same bars consult the same analyses: a process that starts after them reads each once."""
+    ids = world.analyse(120)
+    projection = performance.Performance(world.store, world.catalogue, world.dsn)
+    read: list[str] = []
+    right = performance.opinions_named
+
+    def counted(store: Store, named: Sequence[tuple[str, int]]) -> Iterator[tuple[datetime, Wish]]:
+        read.extend(analysis_id for analysis_id, _ in named)
+        return right(store, named)
+
+    monkeypatch.setattr(performance, "opinions_named", counted)
+    named = [(analysis_id, 1) for analysis_id in ids]
+    found = projection._found(named)  # pyright: ignore[reportPrivateUsage]
+    assert [wish.analysis_id for _, wish in found] == ids
+    assert projection._found(named) == found  # pyright: ignore[reportPrivateUsage]
+    projection.forget()
+    assert projection._found([*named, *named]) == found * 2  # pyright: ignore[reportPrivateUsage]
+    assert read == ids
+    monkeypatch.setattr(performance, "REMEMBERED", 10)
+    for analysis_id in world.analyse(30, 120):
+        projection._found([(analysis_id, 1)])  # pyright: ignore[reportPrivateUsage]
+    assert len(projection._heard) == 10  # pyright: ignore[reportPrivateUsage]
+    assert projection._found(named) == found  # pyright: ignore[reportPrivateUsage]
 
 
 def test_the_thread_s_decimal_context_changes_no_row(world: World) -> None:

@@ -261,7 +261,7 @@ def test_a_new_version_that_stops_where_the_old_one_got_past_is_not_shown(world:
     world.runner().catch_up()
     status = world.runner().status()
     assert not status.published
-    assert len(status.stopped) == 5
+    assert len(status.stopped) == 6
     assert len(world.rows(VIEWS)["analyses"]) == 5
     world.change("UPDATE quantagent.events SET topic = 'AnalysisMade.v2' WHERE notification_id = %s", bad)
     world.runner().catch_up()

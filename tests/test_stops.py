@@ -1,4 +1,4 @@
-"""An event that cannot be projected stops the projection that needs it, right before it, until it can be."""
+"""An event of no run that cannot be projected stops the projection that needs it, until it can be projected."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from projections.account import Account
 from projections.queries import Queries
 from projections.rebuild import rebuild
 from projections.runner import Reached, Runner
+from projections.schemas import PRESENT
 from projections.tables import VERSION
 from projections.trades import Trade
 from tests.test_commands import answer, run
@@ -83,7 +84,7 @@ def test_the_status_command_says_what_stopped_and_exits_with_a_no(world: World, 
     shown = json.loads(run(env, "projections", "status", "--json", code=3).stdout)
     assert (shown["version"], shown["published"], shown["lag"]) == (VERSION, True, 2)
     found = {each["projection"]: (each["lag"], each["stopped_at"]) for each in shown["projections"]}
-    others = dict.fromkeys(("books", "models", "performance", "profiles"), (0, None))
+    others = dict.fromkeys(("books", "models", "performance", "profiles", "runs"), (0, None))
     assert found == {"analyses": (2, bad), **others}
     told = run(env, "projections", "status", code=3)
     assert f"position {bad} cannot be read" in told.stderr
@@ -118,7 +119,7 @@ def test_a_name_that_nobody_knows_stops_every_projection_before_it(world: World)
 
 @pytest.mark.slow(8)
 @pytest.mark.parametrize("page", [3, 64, 5_000])
-def test_a_fold_that_fails_stops_its_projection_before_the_very_event(
+def test_a_fold_that_fails_sets_its_run_aside_at_the_very_event(
     world: World, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     world.run(question(BOLD))
@@ -136,13 +137,15 @@ def test_a_fold_that_fails_stops_its_projection_before_the_very_event(
         patch.setattr(Account, "apply", wrong)
         one = world.runner()
         one.catch_up()
-        found = reached(one)
-        assert found["analyses"].lag == 0
-        for name in ("books", "performance"):
-            assert (found[name].position, found[name].stopped_at) == (bad - 1, bad)
-            assert found[name].reason == f"event {bad} cannot be projected: ZeroDivisionError: a bug of ours"
-        assert len(world.rows()["fills"]) == 5
-    world.runner().catch_up()
+        assert {each.lag for each in reached(one).values()} == {0}
+        aside = one.status().set_aside
+        assert [each.projection for each in aside] == ["books", "performance"]
+        for each in aside:
+            assert each.position == bad
+            assert each.reason == f"event {bad} cannot be projected: ZeroDivisionError: a bug of ours"
+        assert world.rows()["fills"] == []
+    assert not rebuild(world.store, world.catalogue, world.dsn).same
+    assert world.runner().status().set_aside == ()
     assert len(world.rows()["fills"]) == len(world.store.read_all(limit=100_000, names=["OrderFilled.v2"]))
     assert rebuild(world.store, world.catalogue, world.dsn).same
 
@@ -152,7 +155,7 @@ def test_rows_that_the_database_refuses_stop_their_projection(world: World) -> N
     one = world.runner()
     one.catch_up()
     with psycopg.connect(world.dsn, autocommit=True) as conn:
-        conn.execute("ALTER TABLE read_models_v4.analyses ADD CHECK (analysis_id <> 'AAA.1h@4.test.0')")
+        conn.execute(f"ALTER TABLE {PRESENT}.analyses ADD CHECK (analysis_id <> 'AAA.1h@4.test.0')".encode())
     world.analyse(3, 3)
     one.catch_up()
     found = reached(one)["analyses"]

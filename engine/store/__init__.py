@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from engine.errors import UnreadableEvent
 from engine.events import Fact
 
 ENGINE_VERSION = "0.2.1"
@@ -98,3 +99,16 @@ def read_from(store: Store, names: Sequence[str] = (), after: int = 0) -> Iterat
     while page := store.read_all(after, PAGE, names):
         yield from page
         after = page[-1].position
+
+
+def readable_from(store: Store, names: Sequence[str] = (), after: int = 0) -> Iterator[Recorded]:
+    """All facts of the given names, page by page, without those that cannot be loaded."""
+    while True:
+        try:
+            page, end = store.read_all(after, PAGE, names), None
+        except UnreadableEvent as error:
+            page, end = store.read_all(after, PAGE, names, before=error.position), error.position
+        yield from page
+        if not page and end is None:
+            return
+        after = page[-1].position if end is None else end

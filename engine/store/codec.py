@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from engine.errors import DamagedEvent, UnknownEvent
+from engine.errors import BadInput, DamagedEvent, UnknownEvent
 from engine.events import Fact
 from engine.store import Meta, Recorded
 from engine.versions import NAMES, TYPES, UPCASTERS, newest
@@ -74,7 +74,8 @@ def recorded(position: int, version: int, name: str, state: bytes) -> Recorded:
         payload, meta_bytes = _split(state)
         meta = _decode_meta(meta_bytes)
         return Recorded(position, meta.stream, version, name, read(payload), meta, payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, BadInput) as error:
+        # `BadInput` is a value's own check: what was stored under older rules may not pass today's.
         raise DamagedEvent(name, position, str(error)) from None
 
 

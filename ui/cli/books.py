@@ -90,10 +90,18 @@ def runs_list(
         ]
         keep = ["run", "environment", "status", "total_pnl", "profile", "total_trades", "max_drawdown", "symbols"]
         print_rows("Runs", rows, columns, keep=keep, wide=wide)
+        print_set_aside(rows)
     elif any(each is not None for each in (environment, label, since, until)):
         err.print("No run fits these filters: `quantagent runs list` has all.")
     else:
         err.print("There is no run yet: `quantagent backtest` makes one.")
+
+
+def print_set_aside(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Why figures or rows of runs are missing, one run a line on stderr."""
+    for row in rows:
+        if row["set_aside"]:
+            err.print(f"run {row['run_id'][:8]} is set aside: {row['set_aside']}", markup=False)
 
 
 @runs_app.command("show")

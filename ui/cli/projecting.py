@@ -15,23 +15,33 @@ app = typer.Typer(name="projections", help="Read models: how far they are, and m
 
 @app.command("status")
 def status(as_json: AsJson = False) -> None:
-    """How far the read models are behind the log, and what stopped them; exit code 3 when something did."""
+    """How far the read models are behind the log, what stopped them, which runs they lack; exit code 3 if any."""
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened:
         found = opened.runner().status()
     projections = [each._asdict() for each in found.projections]
-    facts = {**found._asdict(), "position": found.position, "lag": found.lag, "projections": projections}
+    aside = [each._asdict() for each in found.set_aside]
+    facts = {
+        **found._asdict(),
+        "position": found.position,
+        "lag": found.lag,
+        "projections": projections,
+        "set_aside": aside,
+    }
     if as_json:
         print_json(**facts)
     else:
+        facts = {**facts, "set_aside": len(aside)}
         del facts["projections"]
         print_facts("Read models", facts)
         out.print()
         print_rows("Projections", projections, ["projection", "position", "lag", "updated_at", "stopped_at"])
         for each in found.stopped:
             err.print(f"{each.projection} stopped, the others go on: {each.reason}", markup=False)
-    if found.stopped:
+        for each in found.set_aside:
+            err.print(f"run {each.run_id} is set aside by {each.projection}: {each.reason}", markup=False)
+    if found.stopped or found.set_aside:
         raise typer.Exit(3)
 
 

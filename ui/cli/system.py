@@ -126,7 +126,12 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     def read_models() -> tuple[bool, str]:
         status = opened.runner().status()
         says = f"version {status.version}, {status.lag:,} events behind"
-        return True, says
+        stopped = [f"{each.projection} is stopped at event {each.stopped_at:,}" for each in status.stopped]
+        runs = len({each.run_id for each in status.set_aside})
+        aside = [f"{runs:,} {'run is' if runs == 1 else 'runs are'} set aside"] if runs else []
+        if stopped or aside:
+            says = f"{', '.join([says, *stopped, *aside])}: `quantagent projections status` says why"
+        return not stopped and not aside, says
 
     def bars() -> tuple[bool, str]:
         held = opened.catalogue.listing()

@@ -92,6 +92,7 @@ def backtest(
 ) -> None:
     """Run the rules over stored bars. The same question is the same run: asking twice stores nothing twice."""
     from engine.market import Timeframe
+    from projections.queries import MetricsMissing
     from ui.compose import Question, open_app
     from ui.compose import backtest as run
 
@@ -119,7 +120,8 @@ def backtest(
             for notice in answer.notices:
                 err.print(notice, markup=False)
             with queries_of(opened) as queries:
-                metrics = queries.metrics(answer.result.request.run_id) or {}
+                run_id = answer.result.request.run_id
+                metrics, missing = queries.metrics(run_id) or {}, queries.missing_metrics([run_id])
                 outcome = outcome_facts(opened, queries, answer.result.request)
         if as_json:
             print_json(**facts_of(answer), metrics=_chosen(metrics), **outcome)
@@ -127,6 +129,8 @@ def backtest(
             show(answer, metrics)
             show_outcome(outcome)
         err.print(f"Decided by {answer.profile_told}.")
+        if missing:
+            raise MetricsMissing(missing)
 
 
 def replay(
@@ -140,6 +144,7 @@ def replay(
 ) -> None:
     """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
     from engine.replay import first_difference
+    from projections.queries import MetricsMissing
     from ui.compose import open_app
     from ui.compose import replay as run_again
 
@@ -153,6 +158,7 @@ def replay(
             rows = [original, *(queries.run(answer.result.request.run_id) for answer in answers)]
             metrics = [queries.metrics(row["run_id"]) or {} for row in rows]
             outcomes = [outcome_facts(opened, queries, answer.result.request) for answer in answers]
+            missing = queries.missing_metrics([answer.result.request.run_id for answer in answers])
         same_question = [a for a in answers if a.result.request.config_digest == source.config_digest]
         equal = all(a.result.ended.book_digest == original["book_digest"] for a in same_question)
         if as_json:
@@ -175,6 +181,8 @@ def replay(
             err.print(f"{sum(a.analyses_found for a in answers):,} analyses read, 0 made.")
         if not equal:
             raise typer.Exit(3)
+        if missing:
+            raise MetricsMissing(missing)
 
 
 def compare(
@@ -183,6 +191,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Put the metrics of runs side by side."""
+    from projections.queries import MetricsMissing
     from ui.compose import open_app
 
     with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
@@ -192,6 +201,8 @@ def compare(
             print_json(runs=[{"run_id": r["run_id"], **_chosen(m)} for r, m in zip(rows, metrics, strict=True)])
         else:
             show_comparison("Side by side", rows, metrics, wide)
+        if missing := queries.missing_metrics([row["run_id"] for row in rows if row["status"] == "ended"]):
+            raise MetricsMissing(missing)
 
 
 def show_comparison(
