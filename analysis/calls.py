@@ -21,6 +21,7 @@ from psycopg.sql import SQL, Identifier, Placeholder
 from engine.errors import NotFound, QuantagentError, StoreUnavailable
 from engine.events import ModelCall
 from engine.money import exact, total
+from engine.store.connecting import reason_of
 
 T = TypeVar("T")
 
@@ -225,10 +226,9 @@ class PostgresCalls:
                     return work(self._open())
             except psycopg.OperationalError as error:
                 self._drop()
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
                 raise StoreUnavailable(
-                    f"the record of model calls cannot be reached: {reason}. Check that the server runs."
-                ) from error
+                    f"the record of model calls cannot be reached: {reason_of(error)}. Check that the server runs."
+                ) from None
 
     def _open(self) -> psycopg.Connection[Any]:
         if self._conn is None or self._conn.closed:

@@ -30,7 +30,7 @@ from engine.events import (
 from engine.market import Side, Symbol
 from engine.money import exact
 from engine.store.codec import payload_of
-from engine.store.postgres import RECOVERY, RETRY_PAUSE_S
+from engine.store.connecting import RECOVERY, RETRY_PAUSE_S, reason_of
 
 T = TypeVar("T")
 
@@ -259,10 +259,10 @@ class PostgresBlotter:
                     self._conn.close()
                 lost = error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
                 if not lost or clock.now() > until:
-                    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
                     raise StoreUnavailable(
-                        f"the paper broker's record cannot be used: {reason}. Check that the database server runs."
-                    ) from error
+                        f"the paper broker's record cannot be used: {reason_of(error)}. Check that the database "
+                        "server runs."
+                    ) from None
                 sleep(RETRY_PAUSE_S)
 
 

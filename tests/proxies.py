@@ -14,9 +14,9 @@ BYTES = 65_536
 class CuttingProxy:
     """Forwards everything between its clients and a server; breaks one connection when it is told to."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, at: int = 0) -> None:
         self._server = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", at))
         self.port = int(self._listener.getsockname()[1])
         self.cuts = 0
         self._mode = ""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from analysis.analyst import opinions
 from engine import clock, runs
@@ -33,6 +32,7 @@ from engine.money import ZERO
 from engine.replay import check_replayable, commands_of, stored_opinions
 from engine.session import Analyst
 from engine.store import Store, read_from, roles
+from engine.store.connecting import reason_of, wait_for
 from engine.store.embedded_files import default_home
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
@@ -133,7 +133,7 @@ def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:
     try:
         app.anchor()
     except (OSError, BadInput, psycopg.Error) as error:
-        warn(f"warning: the log was not anchored at the end of this command: {error}")
+        warn(f"warning: the log was not anchored at the end of this command: {reason_of(error)}.")
 
 
 @contextmanager
@@ -151,13 +151,7 @@ def _access(settings: Settings) -> Generator[Access]:
 @contextmanager
 def _server(settings: Settings) -> Generator[str]:
     if settings.dsn:
-        try:
-            conninfo_to_dict(settings.dsn)
-        except psycopg.ProgrammingError as error:
-            reason = str(error).strip()
-            raise BadInput(
-                f"QUANTAGENT_DSN is no connection string ({reason}): write postgresql://USER@HOST:PORT/DATABASE."
-            ) from None
+        wait_for(settings.dsn, print_to_stderr)
         yield settings.dsn
         return
     from engine.store.embedded import EmbeddedPostgres

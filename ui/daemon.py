@@ -29,6 +29,7 @@ from engine.market import Symbol, Timeframe, instant_text
 from engine.reconcile import Oversight
 from engine.session import Journal, Session
 from engine.store import Cause
+from engine.store.connecting import reason_of
 from projections.follow import Heard, following
 from ui.analysts import analyst_of
 from ui.compose import App, Question, Tell, set_up, silent
@@ -206,7 +207,7 @@ class PaperDaemon:
             self._journal.flush()
         except Exception as error:
             if mine:
-                control.fail(self._app.store, due.slot, str(error), self._cause)
+                control.fail(self._app.store, due.slot, _said(error), self._cause)
             raise
         if mine:
             control.complete(self._app.store, due.slot, _outcomes(due.slot, events), self._cause)
@@ -229,7 +230,7 @@ class PaperDaemon:
         try:
             self._app.anchor()
         except (OSError, QuantagentError, psycopg.Error) as error:
-            _LOG.warning("the log could not be anchored: %s", error)
+            _LOG.warning("the log could not be anchored: %s", _said(error))
 
     def _conclude(self) -> RunEnded:
         return runs.conclude(
@@ -246,10 +247,15 @@ class _Complaints(Heard):
     """What hinders the read models, for the log of the process: trading goes on meanwhile."""
 
     def interrupted(self, error: Exception, pause_s: float) -> None:
-        _LOG.warning("read models wait %.1f s for the database: %s", pause_s, error)
+        _LOG.warning("read models wait %.1f s for the database: %s", pause_s, _said(error))
 
     def ended(self, error: Exception) -> None:
-        _LOG.error("read models are not kept up any more: %s", error)
+        _LOG.error("read models are not kept up any more: %s", _said(error))
+
+
+def _said(error: Exception) -> str:
+    """An error in words that hold nothing of the DSN."""
+    return reason_of(error) if isinstance(error, psycopg.Error) else str(error)
 
 
 def _outcomes(slot: Slot, events: Sequence[BookEvent]) -> list[tuple[Symbol, str]]:

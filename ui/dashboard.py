@@ -9,6 +9,7 @@ import streamlit as st
 
 from engine.errors import NotFound, QuantagentError
 from engine.events import Environment
+from engine.store.connecting import reason_of
 from ui import views
 from ui.pages import reading, run
 from ui.views import Row, plain
@@ -115,8 +116,7 @@ def main() -> None:
     except psycopg.errors.UndefinedTable:
         st.info(WITHOUT_TABLES)
     except psycopg.OperationalError as error:
-        first = (str(error).strip().splitlines() or ["no answer"])[0]
-        st.error(f"The database does not answer ({plain(first)}). Check `quantagent db status` and reload.")
+        st.error(f"The database does not answer ({plain(reason_of(error))}). Check `quantagent db status` and reload.")
 
 
 main()

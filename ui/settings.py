@@ -18,6 +18,10 @@ class Settings(NamedTuple):
     dsn: str | None
     actor: str
 
+    def __repr__(self) -> str:
+        # A DSN may hold a password.
+        return f"Settings(home={self.home!r}, dsn={'set' if self.dsn else None}, actor={self.actor!r})"
+
 
 def from_environment() -> Settings:
     """QUANTAGENT_HOME, QUANTAGENT_DSN, QUANTAGENT_ACTOR (else the login name).

@@ -31,6 +31,7 @@ from engine.events import AnalysisFailed, AnalysisMade
 from engine.money import ZERO, add
 from engine.orders import analysis_stream
 from engine.store import Batch, Cause, Recorded, Store
+from engine.store.connecting import reason_of
 
 FAILURES_IN_A_ROW = 10
 DAY = timedelta(days=1)
@@ -182,10 +183,9 @@ async def _work(desk: _Desk, waiting: Iterable[Job], saver: Checkpoints | None) 
             desk.stopped = error
             return
         except Gone as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             desk.stopped = StoreUnavailable(
-                f"the checkpoints cannot be used: {first}. Check that the server runs, and give the same command "
-                "again: what was made is kept."
+                f"the checkpoints cannot be used: {reason_of(error)}. Check that the server runs, and give the same "
+                "command again: what was made is kept."
             )
             return
 

