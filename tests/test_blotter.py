@@ -224,7 +224,7 @@ def test_a_server_that_stays_away_is_given_up_with_the_reason(dsn: str, monkeypa
     nowhere = make_conninfo(dsn, dbname="nowhere")
     with (
         closing(PostgresBlotter(nowhere, RUN)) as lost,
-        pytest.raises(StoreUnavailable, match="record cannot be used: the server has no such database. Check that"),
+        pytest.raises(StoreUnavailable, match=r"record cannot be used: the server has no such database\. Check that"),
     ):
         lost.working()
 

@@ -34,9 +34,9 @@ from engine.events import (
     Verdict,
 )
 from engine.feed.signals import ImportedAnalyst
-from engine.store import Batch, Cause, Store
+from engine.store import Batch, Cause, Recorded, Store
 from engine.store.memory import MemoryStore
-from engine.store.postgres import PostgresStore
+from engine.store.postgres import NEWEST_OF, PostgresStore
 from engine.versions import names
 from tests.forks import QUANTAGENT
 from tests.seeded import new_database, seed
@@ -87,6 +87,36 @@ def test_whatever_is_asked_forwards_and_backwards_find_the_same(
         assert newest(told, wanted, told.head(), limit) == expected[-limit:]
         half = told.head() // 2
         assert list(lines(told, wanted, half)) == [line for line in expected if line.position <= half]
+
+
+@pytest.mark.parametrize("name", [None, "denials", "OrderRejected", "RunRequested"])
+def test_the_newest_warnings_are_found_without_reading_the_log(dsn: str, name: str | None) -> None:
+    wanted = select(name, "warning" if name != "RunRequested" else "info")
+    with PostgresStore(dsn) as store:
+        for label in ("", "again"):
+            runs.perform(store, question(BOLD, label), BARS, ImportedAnalyst(FILE), actor="test")
+        expected = list(lines(store, wanted, store.head()))[-2:]
+        read: list[Recorded] = []
+        right = store.read_newest
+
+        def noted(*arguments: Any) -> list[Recorded]:
+            found = right(*arguments)
+            read.extend(found)
+            return found
+
+        store.read_newest = noted  # type: ignore[method-assign]
+        assert newest(store, wanted, store.head(), 2) == expected
+        assert len(read) == 2
+    with psycopg.connect(dsn) as conn:
+        conn.execute("ANALYZE quantagent.events")
+        conn.execute("SET enable_seqscan = off")
+        plan = "\n".join(
+            row
+            for (row,) in conn.execute(
+                b"EXPLAIN " + NEWEST_OF.encode(), (list(wanted.names), [b""] * len(wanted.names), 10**9, 2, 2)
+            )
+        )
+    assert "events_by_name" in plan
 
 
 def test_trades_of_a_symbol_on_a_day_are_its_fills_of_that_day(told: Store) -> None:

@@ -96,7 +96,7 @@ def test_a_run_whose_connection_breaks_at_every_save_is_the_run_it_would_have_be
         def __init__(self, store: Store) -> None:
             self._store = store
             self.read, self.read_many = store.read, store.read_many
-            self.read_all, self.head = store.read_all, store.head
+            self.read_all, self.read_newest, self.head = store.read_all, store.read_newest, store.head
 
         def append(self, batches: Sequence[Batch], cause: Cause) -> None:
             nonlocal cut

@@ -11,7 +11,8 @@ from eventsourcing.persistence import PersistenceError, StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder
 from eventsourcing.tests.persistence import ApplicationRecorderTestCase
 
-from engine.events import TradingHalted
+from engine.errors import StoreUnavailable
+from engine.events import ProfileSaved, TradingHalted
 from engine.store import Batch, Cause
 from engine.store.codec import stream_id
 from engine.store.migrations import migrate
@@ -264,3 +265,34 @@ def test_read_models_that_somebody_else_made_are_made_anew(dsn: str) -> None:
         conn.execute("CREATE TABLE read_models.runs (x integer)")
     with open_app(Settings(None, dsn, "test")) as app, app.queries() as queries:
         assert queries.runs() == []
+
+
+def test_a_login_that_may_only_read_lists_what_is_there_and_is_told_how_far_behind(
+    logins: Access, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ui.compose import open_app
+    from ui.settings import Settings
+
+    with (
+        open_app(Settings(None, logins.reader, "test")) as app,
+        pytest.raises(StoreUnavailable, match="no read models"),
+    ):
+        app.queries()
+    with open_app(Settings(None, logins.writer, "test")) as app, app.queries() as queries:
+        assert queries.runs() == []
+    with PostgresStore(logins.writer) as store:
+        saved = ProfileSaved("x", "{}", "0" * 64)
+        store.append([Batch(f"profile:{n}", 0, [saved]) for n in range(3)], Cause("test"))
+    capfd.readouterr()
+    for login in (logins.reader, logins.auditor):
+        with open_app(Settings(None, login, "test")) as app, app.queries() as queries:
+            assert queries.profile_versions("x") == []
+        told = capfd.readouterr().err
+        assert told.count("\n") == 1
+        assert "may read and not write" in told
+        assert "3 events behind the log" in told
+    with open_app(Settings(None, logins.writer, "test")) as app, app.queries() as queries:
+        assert len(queries.profile_versions("x")) == 3
+    with open_app(Settings(None, logins.reader, "test")) as app, app.queries() as queries:
+        assert len(queries.profile_versions("x")) == 3
+    assert capfd.readouterr().err == ""

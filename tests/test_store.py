@@ -105,3 +105,19 @@ def test_amounts_come_back_exactly(store: Store) -> None:
     rejected = OrderRejected("o", "A", AT, "why", Decimal("123456789.123456789012"), Decimal("-0.000000000001"))
     store.append([Batch("book:r", 0, [rejected])], ME)
     assert next(store.read("book:r")).event == rejected
+
+
+def test_the_newest_come_first_of_some_names_below_a_position_and_with_some_bytes(store: Store) -> None:
+    store.append([Batch("control:a", 0, [halted(f"no {n}") for n in range(6)])], ME)
+    store.append([Batch("run:r", 0, [RunFailed("r", "why")])], ME)
+    store.append([Batch("control:a", 6, [halted("no 6")])], ME)
+    rows = store.read_all()[::-1]
+    assert store.read_newest(100) == rows
+    assert store.read_newest(3) == rows[:3]
+    assert store.read_newest(3, before=rows[1].position) == rows[2:5]
+    halts = ["TradingHalted.v1"]
+    assert store.read_newest(2, halts) == [rows[0], rows[2]]
+    assert store.read_newest(100, [*halts, "RunFailed.v1"]) == rows
+    assert store.read_newest(100, [*halts, "RunFailed.v1"], None, {halts[0]: b"no 3"}) == [rows[1], rows[4]]
+    assert store.read_newest(1, halts, rows[2].position, {halts[0]: b'"reason":"no'}) == [rows[3]]
+    assert store.read_newest(5, ["RunEnded.v1"]) == []

@@ -22,7 +22,7 @@ from engine.audit.regenerate import dataset_digest
 from engine.audit.signing import Standing, anchor, standing
 from engine.breakers import Command
 from engine.config import RunConfig
-from engine.errors import BadInput, NotFound
+from engine.errors import BadInput, NotFound, StoreUnavailable
 from engine.events import Environment, RunRequested, RunStarted
 from engine.feed import Bars
 from engine.feed.catalogue import Catalogue
@@ -48,6 +48,10 @@ from ui.similar import did_you_mean
 
 Tell = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much is done, of how much."""
+
+
+# What the database says to a login that may not write.
+READ_ONLY = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -88,7 +92,10 @@ class App(NamedTuple):
     def queries(self, progress: Progress = unheard) -> Queries:
         """The read tables, caught up with the log; says on stderr when they could not be."""
         runner = self.runner()
-        runner.catch_up(progress)
+        try:
+            runner.catch_up(progress)
+        except READ_ONLY:
+            print_to_stderr(f"warning: this login may read and not write, so that {_as_they_are(runner)}.")
         if incomplete := runner.incomplete():
             print_to_stderr(f"warning: {incomplete}")
         return Queries(self.access.reader)
@@ -158,6 +165,18 @@ def _server(settings: Settings) -> Generator[str]:
 
     with EmbeddedPostgres(settings.home or default_home()) as dsn:
         yield dsn
+
+
+def _as_they_are(runner: Runner) -> str:
+    """How far behind the log the read models are for a login that cannot bring them up to date."""
+    try:
+        lag = runner.status().lag
+    except READ_ONLY:
+        raise StoreUnavailable(
+            "there are no read models yet and this login may not make them: give any command once as a login with "
+            "the role quantagent_writer."
+        ) from None
+    return f"the read models are shown as they are, {lag:,} events behind the log"
 
 
 class Question(NamedTuple):

@@ -70,6 +70,10 @@ class Group(NamedTuple):
     level: str = "info"
 
 
+# Most verdicts approve: at the level of warnings, the store sorts out those that do not.
+_VERDICTS = names([RiskDecided])
+_DENIED = b'"verdict":"DENIED"'
+
 GROUPS = {
     "trades": Group((OrderFilled,)),
     "orders": Group((OrderPlaced, OrderFilled, OrderRejected, OrderCanceled)),
@@ -158,12 +162,14 @@ def lines(store: Store, wanted: Selection, until: int) -> Iterator[Line]:
 
 def newest(store: Store, wanted: Selection, until: int, limit: int) -> list[Line]:
     """The last `limit` lines up to a position, oldest first. Reads backwards, and no further than it must."""
+    having = dict.fromkeys(_VERDICTS, _DENIED) if wanted.level == LEVELS[-1] else {}
     found: list[Line] = []
-    while until > 0 and len(found) < limit:
-        # So many positions hold no more events than a page: none of them is cut off.
-        after = max(0, until - PAGE)
-        found += wanted.of(reversed(store.read_all(after, PAGE, wanted.names, until + 1)))
-        until = after
+    size, before = min(limit, PAGE), until + 1
+    while len(found) < limit and (page := store.read_newest(size, wanted.names, before, having)):
+        found += wanted.of(page)
+        before = page[-1].position
+        # What is asked for may be rare among what is read.
+        size = min(4 * size, PAGE)
     return found[:limit][::-1]
 
 

@@ -7,8 +7,9 @@ retries, restarts and claims safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -21,6 +22,9 @@ PAGE = 5_000
 
 # Every append notifies this channel of the database, with nothing in it: what was appended is read from the log.
 CHANNEL = "events"
+
+
+NO_BYTES: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -86,6 +90,15 @@ class Store(Protocol):
         """Up to `limit` facts with a position above `after` (and below `before`), in order, of some names or of all.
 
         Raises `UnreadableEvent`, with its position, at the first stored event that cannot be loaded.
+        """
+        ...
+
+    def read_newest(
+        self, limit: int, names: Sequence[str] = (), before: int | None = None, having: Mapping[str, bytes] = NO_BYTES
+    ) -> list[Recorded]:
+        """Up to `limit` facts with the highest positions (below `before`), newest first, of some names or of all.
+
+        having: of a name only the facts whose stored bytes contain these. Raises as `read_all` does.
         """
         ...
 

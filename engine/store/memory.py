@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from engine import clock
 from engine.errors import BookMoved
-from engine.store import ENGINE_VERSION, PAGE, Batch, Cause, Meta, Recorded
+from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, Meta, Recorded
 from engine.store.codec import name_of, payload_of, recorded, state_of
 
 
@@ -60,6 +61,18 @@ class MemoryStore:
                 if len(found) == limit:
                     break
         return found
+
+    def read_newest(
+        self, limit: int, names: Sequence[str] = (), before: int | None = None, having: Mapping[str, bytes] = NO_BYTES
+    ) -> list[Recorded]:
+        end = len(self._rows) if before is None else min(before - 1, len(self._rows))
+        wanted = (
+            place
+            for place in range(end - 1, -1, -1)
+            if (not names or self._rows[place][1] in names)
+            and having.get(self._rows[place][1], b"") in self._rows[place][2]
+        )
+        return [self._at(place) for place in islice(wanted, limit)]
 
     def head(self) -> int:
         return len(self._rows)

@@ -6,7 +6,7 @@ What is ours: names instead of class paths, our own bytes, one way to append (in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from time import sleep
 from typing import Any, LiteralString, TypeVar, cast
@@ -17,12 +17,11 @@ from eventsourcing.persistence import IntegrityError, PersistenceError, Programm
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
-from psycopg.sql import SQL, Identifier
 from psycopg_pool import PoolTimeout
 
 from engine import clock
 from engine.errors import BookMoved, EventMissing, RowsDropped, StoreUnavailable
-from engine.store import ENGINE_VERSION, PAGE, Batch, Cause, Meta, Recorded
+from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, Meta, Recorded
 from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
 from engine.store.connecting import RECOVERY, RETRY_PAUSE_S, check, reason_of
 from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing, row_bytes, sealed_text
@@ -39,6 +38,14 @@ _BEGIN = "SELECT first_position, seal, previous, sealed_at, sealed_by FROM quant
 _COPY = (
     "COPY quantagent.events (originator_id, originator_version, topic, state, notification_id) "
     "FROM STDIN (FORMAT binary)"
+)
+_SELECT = "SELECT notification_id, originator_version, topic, state FROM quantagent.events WHERE "
+_NEWEST = _SELECT + "notification_id < %s ORDER BY notification_id DESC LIMIT %s"
+NEWEST_OF = (
+    "SELECT e.* FROM unnest(%s::text[], %s::bytea[]) AS wanted (name, bytes), LATERAL ("
+    "SELECT notification_id, originator_version, topic, state FROM quantagent.events "
+    "WHERE topic = name AND -notification_id > -(%s::bigint) AND position(bytes in state) > 0 "
+    "ORDER BY -notification_id LIMIT %s) e ORDER BY notification_id DESC LIMIT %s"
 )
 _SEAL = "INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s, %s::timestamptz, %s)"
 
@@ -180,14 +187,22 @@ class PostgresStore:
             return self._select(between + "ORDER BY 1 LIMIT %s", after, last, limit)
         return self._select(between + "AND topic = ANY(%s) ORDER BY 1 LIMIT %s", after, last, list(names), limit)
 
+    def read_newest(
+        self, limit: int, names: Sequence[str] = (), before: int | None = None, having: Mapping[str, bytes] = NO_BYTES
+    ) -> list[Recorded]:
+        last = _NO_END if before is None else before
+        if not names:
+            return self._query(_NEWEST, last, limit)
+        # Each name by its own part of the index: sorting all that some names have would read all of it.
+        return self._query(NEWEST_OF, list(names), [having.get(name, b"") for name in names], last, limit, limit)
+
     def head(self) -> int:
         return self._read(self._recorder.max_notification_id) or 0
 
     def _select(self, condition: LiteralString, *values: object) -> list[Recorded]:
-        query = SQL("SELECT notification_id, originator_version, topic, state FROM {}.{} WHERE ").format(
-            Identifier(SCHEMA), Identifier(TABLE)
-        ) + SQL(condition)
+        return self._query(_SELECT + condition, *values)
 
+    def _query(self, query: LiteralString, *values: object) -> list[Recorded]:
         def select() -> list[Recorded]:
             with (
                 self._recorder.datastore.get_connection() as conn,
