@@ -27,7 +27,7 @@ from projections.performance import Performance
 from projections.profiles import Profiles
 from projections.projection import Projection, fold, stops_at, write
 from projections.run_list import Runs
-from projections.schemas import PRESENT, Connection, Standing
+from projections.schemas import PRESENT, Check, Connection, Standing
 from projections.tables import VERSION
 
 PAGE = 5_000
@@ -59,6 +59,7 @@ class Status(NamedTuple):
     head: int
     projections: tuple[Reached, ...]
     set_aside: tuple[SetAside, ...] = ()
+    verified: Check | None = None
 
     @property
     def position(self) -> int:
@@ -128,8 +129,10 @@ class Runner:
         with self._connection() as conn:
             version = schemas.published(conn)
             found = [self._reached(conn, standing) for standing in schemas.standings(conn, self.schema)]
-            set_aside = aside.listing(conn, self.schema)
-        return Status(self.schema, VERSION, version == VERSION, self._store.head(), tuple(found), tuple(set_aside))
+            set_aside = tuple(aside.listing(conn, self.schema))
+            verified = schemas.last_verified(conn, self.schema)
+        head = self._store.head()
+        return Status(self.schema, VERSION, version == VERSION, head, tuple(found), set_aside, verified)
 
     def incomplete(self) -> str | None:
         """What a reader of every table must know, in one sentence; None when no projection has stopped.

@@ -168,6 +168,25 @@ def stop(conn: Connection, schema: str, projection: str, at: int, reason: str) -
     conn.execute(query.format(Identifier(schema, "progress")), (at, reason, projection, at, reason))
 
 
+class Check(NamedTuple):
+    """The latest comparison of the present tables with the log: when, at which position, how many rows differed."""
+
+    at: datetime
+    position: int
+    differing: int
+
+
+def note_verified(conn: Connection, position: int, differing: int) -> None:
+    query = SQL("INSERT INTO {} (position, differing) VALUES (%s, %s)")
+    conn.execute(query.format(Identifier(PRESENT, "verified")), (position, differing))
+
+
+def last_verified(conn: Connection, schema: str) -> Check | None:
+    query = SQL("SELECT at, position, differing FROM {} ORDER BY at DESC LIMIT 1")
+    row = conn.execute(query.format(Identifier(schema, "verified"))).fetchone()
+    return None if row is None else Check(*row)
+
+
 # --- Schemas ------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +230,8 @@ def _tables(schema: str) -> str:
         "updated_at timestamptz NOT NULL DEFAULT now(), stopped_at bigint, reason text);",
         f"CREATE TABLE {schema}.set_aside (projection text, run_id text, position bigint NOT NULL, "
         "reason text NOT NULL, tried_with text, PRIMARY KEY (projection, run_id));",
+        f"CREATE TABLE {schema}.verified (at timestamptz NOT NULL DEFAULT clock_timestamp(), "
+        "position bigint NOT NULL, differing bigint NOT NULL);",
         *(f"INSERT INTO {schema}.progress (projection) VALUES ('{name}');" for name in projections),
         grants(schema),
     ]

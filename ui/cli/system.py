@@ -128,10 +128,14 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         says = f"version {status.version}, {status.lag:,} events behind"
         stopped = [f"{each.projection} is stopped at event {each.stopped_at:,}" for each in status.stopped]
         runs = len({each.run_id for each in status.set_aside})
-        aside = [f"{runs:,} {'run is' if runs == 1 else 'runs are'} set aside"] if runs else []
-        if stopped or aside:
-            says = f"{', '.join([says, *stopped, *aside])}: `quantagent projections status` says why"
-        return not stopped and not aside, says
+        wrong = stopped + ([f"{runs:,} {'run is' if runs == 1 else 'runs are'} set aside"] if runs else [])
+        if (check := status.verified) and check.differing:
+            wrong.append(f"{check.differing:,} rows differed from the log at event {check.position:,}")
+        elif check:
+            says += f", verified at event {check.position:,}"
+        if wrong:
+            says = f"{', '.join([says, *wrong])}: see `quantagent projections status`"
+        return not wrong, says
 
     def bars() -> tuple[bool, str]:
         held = opened.catalogue.listing()
