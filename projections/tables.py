@@ -531,10 +531,10 @@ def document() -> str:
         f"What readers ask are the views of schema `read_models`, one for each table below (version {VERSION}). The "
         "tables are projected from the log and the bars, never written by hand, and lie in a schema of their version, "
         f"`read_models_v{VERSION}`: a newer program fills the tables of its version beside these, and when they have "
-        "caught up the views turn to them. `quantagent projections verify` makes them from the log in a schema of their "
-        "own, compares row for row what readers see, names what differs and keeps both sides; `quantagent projections "
-        "rebuild` compares too, and puts the new tables in place; `quantagent projections status` says how far they are "
-        "and what the latest comparison found. All times are UTC. This page is generated from "
+        "caught up the views turn to them. `quantagent projections verify` makes them from the log in a schema of "
+        "their own, compares row for row what readers see, names what differs and keeps both sides; `quantagent "
+        "projections rebuild` compares too, and puts the new tables in place; `quantagent projections status` says how "
+        "far they are and what the latest comparison found. All times are UTC. This page is generated from "
         "`projections/tables.py` by `make docs`.",
         "",
         "Six projections write them, each at its own pace. A run that one of them cannot project is set aside by "

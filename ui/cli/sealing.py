@@ -33,9 +33,12 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every event, every link, every anchor and what guards them; exit 3 where something is wrong."""
+    """Check every event, link and anchor, what guards them, and the rows that events name; exit 3 for what is wrong."""
+    from itertools import chain
+
     import psycopg
 
+    from engine.audit import content
     from engine.audit.anchors import public_key_of, read_anchors
     from engine.audit.signing import public_key_file
     from engine.audit.verify import verify as check
@@ -52,7 +55,9 @@ def verify(
         with psycopg.connect(opened.access.auditor) as conn, progress() as tell:
             conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             verdict = check(conn, anchors, key, lambda done, total: tell("events", done, total))
-            finding = verdict.finding or next(_around(opened, conn, at_home, is_elsewhere=anchor is not None), None)
+            around = _around(opened, conn, at_home, is_elsewhere=anchor is not None)
+            outside = content.findings(conn, opened.store, opened.catalogue)
+            finding = verdict.finding or next(chain(around, outside), None)
     facts = {**verdict._asdict(), "intact": finding is None, "anchor_file": str(file) if anchors else None}
     facts |= {"finding": finding and finding.what, "notices": list(verdict.notices)}
     if finding is not None:

@@ -1,0 +1,157 @@
+"""What lies outside the chain of seals and is named in it: model calls and their texts, imported signals, bars.
+
+Events name it by digest, or repeat it; each check compares the stored rows with that. What no event names cannot be
+checked, and is listed in docs/audit.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from engine.audit.regenerate import bars_of, dataset_digest
+from engine.audit.verify import Finding
+from engine.errors import BadInput, UnreadableEvent
+from engine.events import (
+    AnalysisFailed,
+    AnalysisMade,
+    Attempt,
+    Environment,
+    ModelCall,
+    RunRequested,
+    SignalsImported,
+)
+from engine.feed import Bars
+from engine.feed.signals import ImportedSignal, digest_of_rows
+from engine.market import Direction
+from engine.money import exact
+from engine.store import Recorded, Store, readable_from
+from engine.versions import names
+
+# Analyses whose calls are compared by one query.
+_PAGE = 500
+
+_CALLS = (
+    "SELECT analysis_id, version, node, seq, attempt, model, outcome, request, response, input_tokens, output_tokens, "
+    "cost, latency_ms, answered_by, system_fingerprint FROM quantagent.llm_calls WHERE analysis_id = ANY(%s) "
+    "ORDER BY call_id"
+)
+_INTACT = (
+    "SELECT sha256 FROM quantagent.llm_bodies WHERE sha256 = ANY(%s) "
+    "AND sha256 = encode(sha256(convert_to(body, 'UTF8')), 'hex')"
+)
+_SIGNALS = (
+    "SELECT symbol, at, decision, confidence FROM quantagent.imported_signals WHERE digest = %s ORDER BY row_number"
+)
+# Every bar was stored by an import, which learned it then.
+_BARS_OF_NO_IMPORT = (
+    "SELECT symbol, timeframe, learned_at, count(*) FROM quantagent.bars b WHERE NOT EXISTS (SELECT FROM "
+    "quantagent.bar_imports i WHERE (i.symbol, i.timeframe, i.learned_at) = (b.symbol, b.timeframe, b.learned_at)) "
+    "GROUP BY 1, 2, 3 ORDER BY 3, 1, 2 LIMIT 1"
+)
+
+
+def findings(conn: psycopg.Connection[Any], store: Store, catalogue: Bars) -> Iterator[Finding]:
+    """What differs from what the log names, each with the position of the event that names it (0 where none does)."""
+    yield from _calls(conn, store)
+    yield from _signals(conn, store)
+    yield from _imports(conn)
+    yield from _datasets(store, catalogue)
+
+
+def _calls(conn: psycopg.Connection[Any], store: Store) -> Iterator[Finding]:
+    page: list[Recorded] = []
+    for row in readable_from(store, names([AnalysisMade, AnalysisFailed])):
+        page.append(row)
+        if len(page) == _PAGE:
+            yield from _calls_of(conn, page)
+            page = []
+    yield from _calls_of(conn, page)
+
+
+def _calls_of(conn: psycopg.Connection[Any], rows: Sequence[Recorded]) -> Iterator[Finding]:
+    facts = [(row, row.event) for row in rows if isinstance(row.event, Attempt)]
+    stored = _stored_calls(conn, [fact.analysis_id for _, fact in facts])
+    named = {digest for _, fact in facts for digest in _texts_of(fact)}
+    intact = {digest for (digest,) in conn.execute(_INTACT, (list(named),))}
+    for row, fact in facts:
+        found = stored.get((fact.analysis_id, row.version), [])
+        if fact.work is None and isinstance(fact, AnalysisFailed):
+            # A model that could not be called may have been called before; the event does not say.
+            continue
+        expected = list(fact.work.calls) if fact.work is not None else []
+        # Analyses that were moved here bring their texts, and no rows.
+        if found and found != expected:
+            yield Finding(
+                row.position,
+                f"the stored model calls of {fact.analysis_id} are not those that its event names: "
+                f"{len(found)} stored, {len(expected)} named",
+            )
+        if missing := [digest for digest in _texts_of(fact) if digest not in intact]:
+            yield Finding(
+                row.position,
+                f"the text {missing[0][:16]} of a model call of {fact.analysis_id} is missing or was changed",
+            )
+
+
+def _stored_calls(conn: psycopg.Connection[Any], analyses: Sequence[str]) -> dict[tuple[str, int], list[ModelCall]]:
+    found: dict[tuple[str, int], list[ModelCall]] = {}
+    with conn.cursor(row_factory=dict_row) as curs:
+        for row in curs.execute(_CALLS, (list(analyses),)):
+            key = row.pop("analysis_id"), row.pop("version")
+            call: dict[str, Any] = {**row, "cost": exact(row["cost"])}
+            found.setdefault(key, []).append(ModelCall(**call))
+    return found
+
+
+def _texts_of(fact: AnalysisMade | AnalysisFailed) -> list[str]:
+    calls = () if fact.work is None else fact.work.calls
+    return [digest for call in calls for digest in (call.request, call.response) if digest]
+
+
+def _signals(conn: psycopg.Connection[Any], store: Store) -> Iterator[Finding]:
+    for row in readable_from(store, names([SignalsImported])):
+        if not isinstance(row.event, SignalsImported):
+            continue
+        rows = conn.execute(_SIGNALS, (row.event.digest,)).fetchall()
+        found = [ImportedSignal(s, at.astimezone(UTC), Direction(d), exact(c)) for s, at, d, c in rows]
+        if digest_of_rows(found) != row.event.digest:
+            yield Finding(
+                row.position,
+                f"the stored rows of {row.event.variant} are not the imported ones: {len(found)} stored, "
+                f"{row.event.rows} imported",
+            )
+
+
+def _imports(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
+    for symbol, timeframe, learned_at, count in conn.execute(_BARS_OF_NO_IMPORT):
+        yield Finding(0, f"{count} bar(s) of {symbol} {timeframe}, learned at {learned_at}, are of no import listed")
+
+
+def _datasets(store: Store, catalogue: Bars) -> Iterator[Finding]:
+    """Runs over the same bars name the same digest: each set of bars is read once."""
+    checked: set[tuple[object, ...]] = set()
+    for row in readable_from(store, names([RunRequested])):
+        run = row.event
+        # A paper run began before its bars were known: `audit regenerate` compares what it decided on them.
+        if not isinstance(run, RunRequested) or run.environment is Environment.PAPER:
+            continue
+        bars = run.dataset_digest, run.config.fed, run.config.timeframe, run.start, run.end, run.known_at
+        if bars in checked:
+            continue
+        checked.add(bars)
+        try:
+            digest = dataset_digest(bars_of(catalogue, store, run), run.config.timeframe)
+        except (BadInput, UnreadableEvent) as error:
+            yield Finding(row.position, f"the bars of run {run.run_id[:8]} cannot be read: {str(error).rstrip('.')}")
+            continue
+        if digest != run.dataset_digest:
+            yield Finding(
+                row.position,
+                f"the bars of run {run.run_id[:8]} are not those that it names: dataset {run.dataset_digest[:16]}, "
+                f"now {digest[:16]}",
+            )
