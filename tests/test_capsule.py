@@ -102,6 +102,7 @@ def test_a_run_of_one_fresh_home_is_reproduced_on_another(tmp_path: Path) -> Non
         shown = run(theirs, "audit", "reproduce", file).stdout
         assert shown.startswith("engine version")
         assert shown.count(made["book_digest"]) == 2
+        assert "\norigin: vouched for by " in shown
         assert shown.endswith("0 analyses made\nequal\n")
         trades = answer(ours, "trades", "list", "--run", made["run_id"])["trades"]
         assert trades
@@ -126,6 +127,49 @@ def test_every_kind_of_run_comes_out_the_same_and_again(origin: Origin, elsewher
     assert (listed["run_id"], listed["status"]) == (origin.runs[kind], "ended")
     shown = answer(elsewhere, "audit", "regenerate", "latest")
     assert (shown["equal"], shown["book_digest"]["regenerated"]) == (True, said["book_digest"]["capsule"])
+
+
+def anchor_key(origin: Origin) -> Path:
+    return Path(origin.env["QUANTAGENT_HOME"]) / "keys" / "anchor.pub"
+
+
+def test_the_key_that_was_handed_out_vouches_for_a_run(origin: Origin, elsewhere: dict[str, str]) -> None:
+    file, key = origin.capsules["backtest"], anchor_key(origin)
+    for given in (key, key.read_text().strip()):
+        shown = run(elsewhere, "audit", "reproduce", file, "--public-key", given).stdout
+        (line,) = (line for line in shown.splitlines() if line.startswith("origin: "))
+        assert line.startswith(f"origin: vouched for by {key.read_text().strip()} at 20")
+        assert "compare it" not in line
+    said = answer(elsewhere, "audit", "reproduce", file)["origin"]
+    assert (said["public_key"], said["checked"]) == (key.read_text().strip(), False)
+    without = run(elsewhere, "audit", "reproduce", file).stdout
+    assert "a key that came with the capsule: compare it with --public-key" in without
+
+
+def test_a_run_that_another_key_signed_is_refused_before_anything_is_imported(
+    origin: Origin, elsewhere: dict[str, str], tmp_path: Path
+) -> None:
+    other = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
+    (tmp_path / "other.pub").write_text(other)
+    given = ("--public-key", tmp_path / "other.pub")
+    done = run(elsewhere, "audit", "reproduce", origin.capsules["backtest"], *given, code=3)
+    assert f"No anchor signed with {other} vouches for run" in done.stderr
+    assert done.stdout == ""
+    assert answer(elsewhere, "runs", "list")["runs"] == []
+    refused = refusal(elsewhere, "audit", "reproduce", origin.capsules["backtest"], "--public-key", "none.pub")
+    assert "no public key" in refused
+
+
+def test_a_run_without_an_anchor_has_no_key_that_vouches_for_it(
+    origin: Origin, elsewhere: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "bare.zip"
+    with PostgresStore(origin.dsn) as store, psycopg.connect(origin.dsn) as conn:
+        found = runs.find(store, origin.runs["backtest"])
+        bundle(store, conn, found, bars_of(Catalogue(origin.dsn), store, found), None, file)
+    assert "origin: no key vouches for it" in run(elsewhere, "audit", "reproduce", file).stdout
+    refused = run(elsewhere, "audit", "reproduce", file, "--public-key", anchor_key(origin), code=3)
+    assert "No anchor signed with" in refused.stderr
 
 
 def test_a_run_is_reproduced_where_it_was_made(origin: Origin) -> None:

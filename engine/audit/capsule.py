@@ -174,12 +174,13 @@ class Capsule:
         """What was installed when the run was made, if the capsule knows."""
         return [line.decode().rstrip("\n") for line in self._lines("lock.txt")] if "lock.txt" in self._members else []
 
-    def vouching(self) -> Anchor | None:
+    def vouching(self, key: str | None = None) -> Anchor | None:
         """The anchor that vouches for the whole run by what is in the capsule: the run's appends follow each other in
-        the log, and the last of them was anchored."""
+        the log, and the last of them was anchored. `key`: only one signed with this public key, in hexadecimal."""
         seals = list(self.decoded("seals.jsonl", SealLine))
         unbroken = all((a.seal + 1, a.hash) == (b.seal, b.previous) for a, b in pairwise(seals))
-        anchors = [each for each in self.decoded("anchors.jsonl", Anchor) if each.seal == seals[-1].seal]
+        last = (each for each in self.decoded("anchors.jsonl", Anchor) if each.seal == seals[-1].seal)
+        anchors = [each for each in last if key in (None, each.key)]
         return anchors[0] if unbroken and anchors else None
 
     @property

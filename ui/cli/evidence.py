@@ -138,9 +138,18 @@ def _described(capsule: Capsule) -> dict[str, Any]:
 
 
 def reproduce(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `audit bundle` wrote.")], as_json: AsJson = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `audit bundle` wrote.")],
+    public_key: Annotated[
+        str | None,
+        typer.Option(
+            "--public-key", metavar="KEY", help="The key that must vouch for the run, or its file, handed out apart."
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make a capsule's run again on this machine and compare. Exit code 3 if it comes out other."""
+    """Make a capsule's run again on this machine and compare. Exit code 3 if it comes out other, or if no anchor
+    signed with the key that is given vouches for it."""
+    from engine.audit.anchors import public_key_of
     from engine.audit.capsule import open_capsule
     from engine.audit.reproduce import reproduce as make_again
     from engine.errors import AnalysisMissing, BookMoved, ReplayDiverged
@@ -148,7 +157,15 @@ def reproduce(
     from ui.installed import lock_digest
 
     with errors_in_words():
+        key = None if public_key is None else public_key_of(public_key)
         capsule = open_capsule(file)
+        if key is not None and capsule.vouching(key) is None:
+            err.print(
+                f"No anchor signed with {key} vouches for run {capsule.manifest.run_id[:8]} of {file}; nothing was "
+                "imported. Ask the origin for its anchor.pub, or for a capsule packed after `quantagent audit anchor`.",
+                markup=False,
+            )
+            raise typer.Exit(3)
         if not as_json:
             _name_engines(capsule)
         _name_packages(capsule)
@@ -168,11 +185,30 @@ def reproduce(
                 raise typer.Exit(3) from None
             opened.runner().catch_up(lambda done, total: tell("read models", done, total))
     if as_json:
-        print_json(**_reproduced(found))
+        print_json(**_reproduced(found), origin=_origin(capsule, key))
     else:
+        out.print(_origin_in_words(capsule, key), soft_wrap=True)
         _show_reproduced(found)
     if not found.equal:
         raise typer.Exit(3)
+
+
+def _origin(capsule: Capsule, key: str | None) -> dict[str, Any]:
+    """Which key vouches for the run and since when; `checked`: whether it is the one that was given."""
+    anchor = capsule.vouching(key)
+    return {
+        "public_key": anchor.key if anchor else None,
+        "anchored_at": anchor.at if anchor else None,
+        "checked": key is not None,
+    }
+
+
+def _origin_in_words(capsule: Capsule, key: str | None) -> str:
+    anchor = capsule.vouching(key)
+    if anchor is None:
+        return "origin: no key vouches for it: the capsule holds no anchor of the run's end"
+    said = f"origin: vouched for by {anchor.key} at {anchor.at}"
+    return said if key else f"{said}, a key that came with the capsule: compare it with --public-key"
 
 
 def _name_engines(capsule: Capsule) -> None:
