@@ -46,7 +46,6 @@ __all__ = [
     "Broker",
     "DataProvider",
     "Finding",
-    "MetricsMissing",
     "Opinion",
     "OrderManager",
     "OrderTerms",
@@ -106,7 +105,7 @@ class Results:
     def metrics(self) -> dict[str, Any]:
         """total_trades, win_rate, profit_factor, sharpe_ratio, max_drawdown, total_pnl and the rest.
 
-        Raises `MetricsMissing`, with the reason, for a run that the read models could not take in.
+        Raises `projections.queries.MetricsMissing`, with the reason, for a run that the read models could not take in.
         """
 
         def read(queries: Queries) -> dict[str, Any]:
