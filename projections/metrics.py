@@ -18,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.money import ZERO, div, neg, sub, total
+from projections.sample_size import LEAST_RETURNS, LEAST_TIME
 
 _YEAR = timedelta(days=365.25)
-LEAST_RETURNS = 30
-"""With fewer returns a ratio is noise: the Sharpe ratio of 30 daily returns has a standard error of about 2.9."""
-LEAST_TIME = timedelta(days=30)
 # A standard deviation below this is what rounding to floats leaves of equal returns.
 _NOISE = 1e-14
 
@@ -39,7 +37,7 @@ class Metrics(msgspec.Struct, frozen=True):
     cagr: yearly growth over the calendar time (years of 365.25 days) from the first bar's open to the last one's close.
     calmar_ratio: cagr / |max_drawdown|.
     days: number of returns; annualisation: returns a year.
-    The first three need 30 returns, cagr and calmar_ratio 30 days; see `missing_reason`.
+    The first three need 30 returns, cagr and calmar_ratio 30 days; see `projections.sample_size`.
     bar_sharpe_ratio: the Sharpe ratio of returns per bar with bars_per_year, if those were declared; not comparable
     with sharpe_ratio.
     """
@@ -143,15 +141,6 @@ def returns_per_year(instants: Sequence[datetime]) -> int:
         return 252
     observed = (len(instants) - 1) * (_YEAR / (instants[-1] - instants[0]))
     return min((365, 252, 52, 12), key=lambda usual: abs(log(observed / usual)))
-
-
-def missing_reason(name: str, returns: int) -> str:
-    """Why a ratio is not given, for people; empty for figures that need no number of returns."""
-    if name in ("sharpe_ratio", "sortino_ratio", "volatility") and returns < LEAST_RETURNS:
-        return f"{returns} returns, {LEAST_RETURNS} needed"
-    if name in ("cagr", "calmar_ratio"):
-        return f"less than {LEAST_TIME.days} days, or undefined"
-    return ""
 
 
 def drawdowns(equity: Sequence[tuple[datetime, Decimal]], start_equity: Decimal) -> list[tuple[datetime, float]]:

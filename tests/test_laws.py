@@ -362,7 +362,7 @@ def test_a_market_order_ends_at_the_open_of_its_symbols_next_bar(history: Histor
             ends[event.order_id].add(event.at)
     given_up = {event.order_id for event in [*of(OrderCanceled, played), *of(OrderExpired, played)]}
     for order in of(OrderPlaced, played):
-        if order.terms.order_type is not OrderType.MARKET:
+        if order.terms.order_type is not OrderType.MARKET or order.role == "liquidation":
             continue
         later = [
             bar for bars in history.bars for bar in bars if bar.symbol == order.symbol and bar.opened_at >= order.at

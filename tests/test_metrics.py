@@ -18,14 +18,13 @@ from hypothesis import strategies as st
 from engine.calendars import Schedule
 from engine.feed.sessions import session_hours
 from projections.metrics import (
-    LEAST_RETURNS,
     Metrics,
     drawdowns,
     metrics,
-    missing_reason,
     returns_per_year,
     session_equity,
 )
+from projections.sample_size import LEAST_RETURNS, missing_reason
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

@@ -128,7 +128,8 @@ def test_a_document_of_the_first_version_means_what_it_meant(monkeypatch: pytest
         store.append([Batch("profile:old", 0, [ProfileSavedV1("old", document, "0" * 64)])], Cause("tester"))
     assert [row.name for row in store.read("profile:old")] == ["ProfileSaved.v1"]
     found = profile_log.find(store, "old")
-    assert found == Profile()
+    # It said when a day begins; today nothing said means the close of the markets.
+    assert found == Profile(session_roll_hour=0)
     assert isinstance(found, Profile)
     config = resolve(found, [instrument_for("BTC-USD")], Timeframe.H1)
     assert (config.exits, config.costs) == (Exits(), Costs(Decimal(5), Decimal(10)))

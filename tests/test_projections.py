@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.calendars import Schedule
 from engine.config import RunConfig
 from engine.events import Environment, OrderRejected, PositionsMarked, TradingHalted
 from engine.feed.memory import MemoryCatalogue
@@ -29,6 +30,8 @@ from projections.tables import TABLES
 from tests.strategies import HOUR, config_of
 from tests.test_money import HOSTILE
 from tests.worlds import BARS, BOLD, CAREFUL, FILE, LATER, World, question, world_in
+
+UTC_DAYS = Schedule(["24/7"]).roll_after
 
 
 @pytest.fixture
@@ -227,7 +230,7 @@ def test_the_metrics_row_is_what_the_curve_and_the_trades_say(world: World) -> N
         trades, row = queries.trades(run_id), queries.metrics(run_id)
     assert row is not None
     closed = [trade["net_pnl"] for trade in trades if trade["status"] == "closed"]
-    found = msgspec.structs.asdict(metrics(BOLD.cash, curve, closed, len(trades) - len(closed), 365, HOUR))
+    found = msgspec.structs.asdict(metrics(BOLD.cash, curve, closed, len(trades) - len(closed), 365, HOUR, UTC_DAYS))
     assert {name: row[name] for name in row if name in found} == {
         name: float(value) if isinstance(value, Decimal) and name != "total_pnl" else value
         for name, value in found.items()

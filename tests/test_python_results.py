@@ -39,7 +39,8 @@ def test_one_opened_system_serves_the_run_and_all_reads(here: None, monkeypatch:
         assert test.metrics["total_trades"] == test.trades.filter(test.trades["status"] == "closed").height
         assert (test.no_trades, classic.digest != test.digest) == ("", True)
         assert not test.equity.is_empty()
-        assert test.denials.is_empty()
+        # An analysis may say LONG at the very close at which the position's time is up.
+        assert set(test.denials["rule"]) <= {"incompatible_position"}
         assert all(note.symbol == "BTC-USD" for note in test.data_notes)
 
 

@@ -107,10 +107,11 @@ def test_a_file_that_is_not_there_is_named(env: dict[str, str], arguments: tuple
     assert words in refusal(env, "audit", "verify", *arguments)
 
 
-def test_a_home_that_cannot_be_written_is_told_and_fails_no_backtest(
+def test_anchors_that_cannot_be_written_are_told_and_fail_no_backtest(
     env: dict[str, str], dsn: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "home").write_text("a file, where the folder should be")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/anchors").write_text("a file, where the folder should be")
     there = {**env, "QUANTAGENT_HOME": str(tmp_path / "home")}
     run(there, "data", "import", write_bars(tmp_path / "a.csv"), "--symbol", "AAA")
     signals = write_signals(tmp_path / "signals.csv", [walk("AAA", 100, 400, 100.0, 0.005)])

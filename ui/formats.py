@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from engine.feed.signals import VARIANT_PREFIX as IMPORTED
+from projections.sample_size import missing_reason
 
 DASH = "-"
 SIGNS = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥"}
@@ -120,6 +121,8 @@ _MONEY = (
     *("gross_pnl", "cost", "value"),
 )
 _PERCENT = ("total_return", "win_rate", "volatility", "max_drawdown", "cagr")
+OF_RETURNS = ("sharpe_ratio", "sortino_ratio", "volatility")
+OF_TRADES = ("win_rate", "profit_factor", "expectancy")
 _RATIO = ("profit_factor", "sharpe_ratio", "sortino_ratio", "calmar_ratio")
 
 
@@ -135,9 +138,21 @@ def figure(name: str, value: Any, currency: str) -> str | None:
 
 
 def figures(facts: Mapping[str, Any], currency: str) -> dict[str, str]:
-    """The texts of all figures among some facts."""
-    texts = {name: figure(name, value, currency) for name, value in facts.items()}
+    """The texts of all figures among some facts; a ratio of a run with how many observations it rests on."""
+    texts = {name: _with_count(name, figure(name, value, currency), facts) for name, value in facts.items()}
     return {name: text for name, text in texts.items() if text is not None}
+
+
+def _with_count(name: str, text: str | None, facts: Mapping[str, Any]) -> str | None:
+    returns, trades = facts.get("days"), facts.get("total_trades")
+    if text is None:
+        reason = "" if returns is None else missing_reason(name, returns)
+        return f"{DASH} ({reason})" if reason else None
+    if name in OF_RETURNS and returns is not None:
+        return f"{text} (n = {count(returns, 'return')})"
+    if name in OF_TRADES and trades is not None:
+        return f"{text} (n = {count(trades, 'trade')})"
+    return text
 
 
 def source_text(source: str | None, variant: str) -> str:

@@ -31,7 +31,7 @@ from ui.cli.presets import OfProfile, OfRisk
 from ui.cli.results import outcome_facts, show_outcome
 from ui.cli.tables import Column, cell
 from ui.cli.which import find_run, find_source
-from ui.formats import figure, figures
+from ui.formats import figures
 
 if TYPE_CHECKING:
     from ui.compose import Answer
@@ -52,6 +52,8 @@ METRICS = (
     "max_drawdown",
     "cagr",
     "calmar_ratio",
+    "days",
+    "annualisation",
 )
 
 
@@ -217,12 +219,14 @@ def show_comparison(
     rows: list[dict[str, Any]] = [{"figure": name.replace("_", " "), "name": name} for name in METRICS]
     for row in rows:
         row |= {head: of_run.get(row["name"]) for head, of_run in zip(heads, metrics, strict=True)}
-    columns = [_figures_column(*each) for each in zip(heads, currencies, strict=True)]
+    texts = [figures(_chosen(of_run), currency) for of_run, currency in zip(metrics, currencies, strict=True)]
+    columns = [_figures_column(*each) for each in zip(heads, texts, strict=True)]
     print_rows(f"{title} ({', '.join(dict.fromkeys(currencies))})", rows, ["figure", *columns], wide=wide)
 
 
-def _figures_column(head: str, currency: str) -> Column:
-    return Column(head, lambda row: figure(row["name"], row[head], currency) or cell(row[head]))
+def _figures_column(head: str, texts: Mapping[str, str]) -> Column:
+    # How many returns and trades a ratio rests on is a row of its own here.
+    return Column(head, lambda row: texts.get(row["name"], cell(row[head])).split(" (n = ")[0])
 
 
 def facts_of(answer: Answer) -> dict[str, Any]:
@@ -244,13 +248,26 @@ def facts_of(answer: Answer) -> dict[str, Any]:
         "fills": ended.fills,
         "book_events": ended.book_events,
         "book_digest": ended.book_digest,
+        "ended_early": ended.reason or None,
     }
 
 
 def show(answer: Answer, metrics: Mapping[str, Any]) -> None:
     facts, currency = facts_of(answer), answer.result.request.config.currency
+    if not facts["ended_early"]:
+        del facts["ended_early"]
     print_facts(f"Run {facts['run_id']}", {**facts, "symbols": ", ".join(facts["symbols"])})
+    if answer.result.ended.reason:
+        out.print(_ended_early(answer), markup=False)
     print_facts(f"Metrics ({currency})", _chosen(metrics), figures(_chosen(metrics), currency))
+
+
+def _ended_early(answer: Answer) -> str:
+    ended = answer.result.ended
+    return (
+        f"{ended.reason}: the account had no equity left at {ended.ended_at:%Y-%m-%d %H:%M}Z. Its positions were "
+        "closed and the run ended there; `quantagent log --run RUN` has the events."
+    )
 
 
 def show_digests(source_digest: str, answer: Answer) -> None:
