@@ -292,13 +292,40 @@ def insert_a_seal_that_fits_nothing(lab: Lab) -> None:
     )
 
 
+def change_a_trade(lab: Lab) -> None:
+    (schema,) = lab.conn.execute(
+        "SELECT table_schema FROM information_schema.tables WHERE table_name = 'trades' AND table_type = 'BASE TABLE'"
+    ).fetchone() or ("",)
+    lab.sql(f"UPDATE {schema}.trades SET net_pnl = net_pnl + 1")
+
+
+def invent_a_call(lab: Lab) -> None:
+    """A call, with its texts, of an analysis that was made by rules and names none."""
+    lab.sql(
+        "INSERT INTO quantagent.llm_bodies SELECT encode(sha256(convert_to(body, 'UTF8')), 'hex'), body "
+        "FROM unnest(ARRAY['{}', '[]']) AS bodies (body);"
+        "INSERT INTO quantagent.llm_calls (analysis_id, version, preset, variant, asked_at, node, seq, attempt, model, "
+        "outcome, request, response, input_tokens, output_tokens, cost, latency_ms, answered_by, system_fingerprint) "
+        "SELECT convert_from(state, 'UTF8')::jsonb -> 0 ->> 'analysis_id', 1, 'm', 'm@1', now(), 'decision', 1, 1, "
+        "'m', 'answered', encode(sha256('{}'), 'hex'), encode(sha256('[]'), 'hex'), 1, 1, 0, 1, '', '' "
+        "FROM quantagent.events WHERE topic LIKE 'AnalysisMade%' ORDER BY notification_id LIMIT 1"
+    )
+
+
+def delete_the_imports(lab: Lab) -> None:
+    lab.sql("DELETE FROM quantagent.bar_imports")
+
+
+def delete_the_requests(lab: Lab) -> None:
+    lab.sql("DELETE FROM quantagent.refused_bars; DELETE FROM quantagent.asked_bars")
+
+
 # --- The table ------------------------------------------------------------------------------------------------------
 
 VERIFY, COPIES, ANCHOR, DOCTOR = "verify", "verify with copies", "anchor", "doctor"
-REGENERATE, EXPORT, NEXT = "regenerate", "export", "next command"
-CHECKS = (VERIFY, COPIES, EXPORT, REGENERATE, ANCHOR, DOCTOR, NEXT)
+REGENERATE, EXPORT, NEXT, READ_MODELS = "regenerate", "export", "next command", "projections verify"
+CHECKS = (VERIFY, COPIES, EXPORT, REGENERATE, ANCHOR, DOCTOR, READ_MODELS, NEXT)
 
-# The numbers 9, 13 and 27 are of read models, of model calls, and of the lists of imports and provider requests.
 TAMPERINGS = (
     Tampering("0", "nothing", nothing, dict.fromkeys(CHECKS, 0)),
     Tampering(
@@ -346,14 +373,24 @@ TAMPERINGS = (
         {VERIFY: 0, COPIES: 0},
         "a notice names the server's time and the login: who may append, may append anything",
     ),
-    Tampering("10", "bars of a run changed", change_a_bar, {VERIFY: 0, REGENERATE: 3}),
+    Tampering(
+        "9", "read models only: the profit of a trade", change_a_trade, {VERIFY: 0, READ_MODELS: 3}, "evidence is kept"
+    ),
+    Tampering("10", "bars of a run changed", change_a_bar, {VERIFY: 3, REGENERATE: 3}),
     Tampering(
         "11",
         "a bar revised by the writer role, as if learned in the past",
         revise_a_bar_in_the_past,
-        {VERIFY: 0, REGENERATE: 3},
+        {VERIFY: 3, REGENERATE: 3},
     ),
-    Tampering("12", "a row of imported signals changed", change_a_signal, {VERIFY: 0, REGENERATE: 3}),
+    Tampering("12", "a row of imported signals changed", change_a_signal, {VERIFY: 3, REGENERATE: 3}),
+    Tampering(
+        "13",
+        "a model call and its texts invented",
+        invent_a_call,
+        {VERIFY: 3},
+        "of an analysis in the log; a call of no analysis is believed",
+    ),
     Tampering("14", "a line of the file of anchors edited", edit_an_anchor, {VERIFY: 3, ANCHOR: 2, DOCTOR: 3}),
     Tampering(
         "15",
@@ -416,6 +453,14 @@ TAMPERINGS = (
         insert_a_seal_that_fits_nothing,
         {VERIFY: 0, NEXT: 0},
         "the database refuses it",
+    ),
+    Tampering("27a", "the list of imports deleted", delete_the_imports, {VERIFY: 3}),
+    Tampering(
+        "27b",
+        "the lists of refused rows and of requests to providers deleted",
+        delete_the_requests,
+        {VERIFY: 0},
+        "no result depends on them: what may have to be fetched is asked for again",
     ),
 )
 

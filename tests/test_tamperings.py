@@ -100,6 +100,7 @@ class Checks:
             tamperings.DOCTOR: self._doctor,
             tamperings.REGENERATE: self._regenerate,
             tamperings.EXPORT: self._export,
+            tamperings.READ_MODELS: lambda: self._typed("projections", "verify"),
             tamperings.NEXT: lambda: self._typed("halt", "--reason", "the next command"),
         }
         return checks[check]()
