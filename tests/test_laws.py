@@ -15,7 +15,7 @@ from typing import TypeVar, get_args
 
 import msgspec
 import pytest
-from hypothesis import given, seed, settings
+from hypothesis import example, given, seed, settings
 
 from engine.book import Book, evolve, fold
 from engine.config import Costs, Entry, RunConfig
@@ -42,7 +42,8 @@ from engine.market import Direction, OrderType, Side
 from engine.money import exact
 from engine.proposal import reference_of
 from engine.risk import RULES, leaving_by
-from tests.strategies import History, Played, histories, play
+from tests.histories import A_TENTH, START, account, bars, wish
+from tests.strategies import HOUR, History, Played, histories, play
 
 E = TypeVar("E")
 any_history = given(history=histories())
@@ -206,7 +207,16 @@ def test_the_books_balance_exactly_after_every_event(history: History) -> None:
         assert all(position.cost * position.quantity > 0 for position in after.positions.values())
 
 
+# Half of an order of 200 at 5 is filled at 5.01, and the rest had reserved its share of 1,000.
+PARTLY_FILLED = History(
+    msgspec.structs.replace(account(quantity="200", costs=A_TENTH), cash=exact("1000")),
+    [bars("5 5 5 5 1000", "5.01 5.01 5.01 5.01 1000", "5 5 5 5 1000", "5 5 5 5 1000")],
+    {("AAA", START + HOUR): wish(Direction.LONG)},
+)
+
+
 @any_history
+@example(history=PARTLY_FILLED)
 @examples
 def test_an_entry_never_spends_more_than_the_free_cash(history: History) -> None:
     for before, event, after in steps(play(history)):

@@ -266,7 +266,7 @@ def _ended_early(answer: Answer) -> str:
     ended = answer.result.ended
     return (
         f"{ended.reason}: the account had no equity left at {ended.ended_at:%Y-%m-%d %H:%M}Z. Its positions were "
-        "closed and the run ended there; `quantagent log --run RUN` has the events."
+        f"closed and the run ended there; `quantagent log --run {ended.run_id[:8]}` has the events."
     )
 
 
