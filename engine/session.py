@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from typing import Protocol
@@ -112,6 +112,7 @@ class Session:
         self.broker: PaperBroker | None = None
         self.bars = self.signals = self.orders = self.fills = 0
         self.at: datetime | None = None
+        self._next_roll: datetime | None = None
         self._latest: dict[Symbol, Bar] = {}
         self._marks: dict[Symbol, Decimal] = {}
         self._opens: dict[Symbol, list[datetime]] = {symbol: [] for symbol in config.symbols}
@@ -140,7 +141,7 @@ class Session:
             return ()
         written: list[BookEvent] = []
         broker = self.broker or self._open(moment.at, written)
-        rolled = roll_due(moment.at, self.at, self._schedule)
+        rolled = self._roll_due(moment.at)
         # Bars that close at the roll itself belong to the session that ends; those that close later are unknown at it.
         if rolled is not None and rolled < moment.at:
             self._roll(broker, rolled, written)
@@ -182,6 +183,13 @@ class Session:
         self._write([opened], written)
         self.broker = PaperBroker(self.config, opened, self._blotter)
         return self.broker
+
+    def _roll_due(self, at: datetime) -> datetime | None:
+        """The session roll since the previous step, if there was one; the next one is looked up once."""
+        if self._next_roll is not None and at < self._next_roll:
+            return None
+        self._next_roll = self._schedule.roll_after(at + timedelta.resolution)
+        return roll_due(at, self.at, self._schedule)
 
     def _roll(self, broker: PaperBroker, at: datetime, written: list[BookEvent]) -> None:
         self._note_consulted(at, written)
