@@ -85,6 +85,16 @@ def protection(wish: Wish, reference: Decimal, ranges: Sequence[Decimal], exits:
     return Protection(wish.stop, wish.target, distance, reward, trail)
 
 
+def unplaceable(protection: Protection | None, side: Side, reference: Decimal) -> str:
+    """Why a stop of an entry could not be placed: a long's would be at or below 0. Empty when it could."""
+    if protection is None or side is Side.SELL:
+        return ""
+    for name, distance in (("stop", protection.stop_distance), ("trailing stop", protection.trail)):
+        if distance is not None and distance >= reference:
+            return f"{name} {distance} below {reference} would be at or below 0"
+    return ""
+
+
 def _reward(risked: Decimal | None, ratio: Decimal | None) -> Decimal | None:
     """How far off a target lies; None without a stop or a ratio, and for one too far to be reckoned with."""
     if risked is None or ratio is None:

@@ -146,4 +146,5 @@ def _plan(
             missing if config.pyramid else max(ZERO, sub(wanted, size(book.held(symbol)) if not opposite else ZERO))
         )
     protection = exits.protection(wish, reference, step.ranges.get(symbol, ()), own)
-    return Plan(side, add(wanted, opposite), terms, protection, exits.holding_bars(own, wish), replaces=working)
+    flaw = exits.unplaceable(protection, side, reference)
+    return Plan(side, add(wanted, opposite), terms, protection, exits.holding_bars(own, wish), flaw, working)

@@ -133,6 +133,16 @@ def test_an_exit_is_filled_beyond_any_collar_and_of_a_reversal_the_closing_half(
     assert fills(told(config, crash, {0: wish(LONG), 1: wish(SHORT)})) == [(BUY, 10, "100"), (SELL, 10, "50")]
 
 
+def test_an_entry_whose_stop_would_be_at_or_below_0_is_denied() -> None:
+    config = account(exits=Exits(None, stop_ranges=exact("2")))
+    wild = [bars(*["100 130 70 100"] * 15, STILL)]
+    events = told(config, wild, {14: wish(LONG)})
+    (denied,) = of(RiskDecided, events)
+    assert (denied.verdict, fills(events)) == (Verdict.DENIED, [])
+    assert "stop 120 below 100 would be at or below 0" in denied.reason
+    assert fills(told(config, wild, {14: wish(SHORT)})) == [(SELL, 10, "100")]
+
+
 # --- Reservations, repeated wishes, drawdowns ---------------------------------------------------------------------
 
 
