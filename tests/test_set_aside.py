@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -15,10 +16,11 @@ from psycopg.sql import SQL, Identifier
 
 from engine import runs
 from engine.config import RunConfig
-from engine.events import Environment
+from engine.events import Environment, OrderPlaced, RunRequested
 from engine.feed.memory import MemoryCatalogue
 from engine.market import Timeframe
 from engine.money import ZERO
+from engine.versions import NAMES
 from projections import performance, runner, schemas
 from projections.queries import MetricsMissing, Queries
 from projections.rebuild import rebuild
@@ -63,6 +65,17 @@ def without_cash(config: RunConfig) -> RunConfig:
     return poor
 
 
+def allowed(cash: Decimal) -> None:
+    del cash
+
+
+def poor_question() -> RunRequested:
+    """A run without cash, as 0.2.0 took it."""
+    with pytest.MonkeyPatch.context() as past:
+        past.setattr(runs, "check_cash", allowed)
+        return question(without_cash(BOLD), "poor")
+
+
 # --- Kinds of poison ----------------------------------------------------------------------------------------------
 
 
@@ -83,7 +96,7 @@ def an_unknown_version_in_its_book(world: World, bad: str, monkeypatch: pytest.M
 
 
 def an_unknown_name_in_its_book(world: World, bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = event_of(world, bad, "OrderPlaced.v2", 3)
+    at = event_of(world, bad, NAMES[OrderPlaced], 3)
     world.change("UPDATE quantagent.events SET topic = 'OrderTeleported.v1' WHERE notification_id = %s", at)
 
 
@@ -93,7 +106,7 @@ def bytes_that_are_no_event(world: World, bad: str, monkeypatch: pytest.MonkeyPa
 
 
 def a_missing_event(world: World, bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = event_of(world, bad, "OrderPlaced.v2", 3)
+    at = event_of(world, bad, NAMES[OrderPlaced], 3)
     world.change("DELETE FROM quantagent.events WHERE notification_id = %s", at)
 
 
@@ -174,7 +187,7 @@ def test_runs_after_the_poison_have_the_rows_they_have_without_it(
 
 
 def test_a_run_whose_cash_is_nothing_is_set_aside_and_its_row_says_why(world: World) -> None:
-    poor = question(without_cash(BOLD), "poor")
+    poor = poor_question()
     bad = world.run(poor)
     good = world.run(question(BOLD))
     world.runner().catch_up()
@@ -296,7 +309,7 @@ def test_a_paper_run_set_aside_in_the_middle_comes_back_whole(world: World, monk
 def test_a_run_that_cannot_be_projected_is_not_tried_again_for_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.run(question(without_cash(BOLD), "poor"))
+    world.run(poor_question())
     one = world.runner()
     one.catch_up()
     tried: list[str] = []
@@ -316,7 +329,7 @@ def test_a_run_that_cannot_be_projected_is_not_tried_again_for_nothing(
 
 def test_an_installation_that_0_2_0_left_damaged_heals_with_an_ordinary_start(world: World) -> None:
     """There, `performance` stood still at the end of such a run, and every later run was without figures."""
-    world.run(question(without_cash(BOLD), "poor"))
+    world.run(poor_question())
     good = world.run(question(BOLD))
     world.runner().catch_up()
     with psycopg.connect(world.dsn, autocommit=True) as conn:
@@ -329,16 +342,16 @@ def test_an_installation_that_0_2_0_left_damaged_heals_with_an_ordinary_start(wo
         conn.execute(
             SQL("UPDATE {} SET stopped_at = 9, position = 8 WHERE projection = 'performance'").format(progress)
         )
-    assert line_of(world, good)["sharpe_ratio"] is None
+    assert line_of(world, good)["max_drawdown"] is None
     world.runner().catch_up()
     status = world.runner().status()
     assert status.published
     assert status.stopped == ()
-    assert line_of(world, good)["sharpe_ratio"] is not None
+    assert line_of(world, good)["max_drawdown"] is not None
 
 
 def test_the_status_command_names_the_runs_set_aside_and_exits_with_a_no(world: World, tmp_path: Path) -> None:
-    bad = world.run(question(without_cash(BOLD), "poor"))
+    bad = world.run(poor_question())
     env = {**os.environ, "QUANTAGENT_DSN": world.dsn, "QUANTAGENT_HOME": str(tmp_path)}
     command(env, "projections", "rebuild")
     shown = json.loads(command(env, "projections", "status", "--json", code=3).stdout)
