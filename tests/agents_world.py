@@ -29,7 +29,7 @@ BARS = walk(SYMBOL, 3, 300, 100.0, 0.01)
 
 
 def preset(server: ModelServer, **fields: Any) -> ModelPreset:
-    """A preset that asks this server: sighted, two dollars a million tokens, and patient for a second."""
+    """A preset that asks this server: sighted, two dollars a million tokens, and patient with a busy machine."""
     said: dict[str, Any] = {
         "base_url": server.url,
         "model": "stub",
@@ -37,8 +37,8 @@ def preset(server: ModelServer, **fields: Any) -> ModelPreset:
         "price_input": exact(1),
         "price_output": exact(2),
         "retries": 1,
-        "timeout_s": 5,
-        "patience_s": 10,
+        "timeout_s": 120,
+        "patience_s": 300,
         "checkpoints": "none",
     }
     return ModelPreset(**{**said, **fields})

@@ -30,6 +30,7 @@ from engine.store.memory import MemoryStore
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from engine.store.roles import set_up_roles
+from tests.waiting import GIVE_UP_S
 
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -95,7 +96,7 @@ def tcp_server(server: str) -> str:
         rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
         conn.execute("SELECT pg_reload_conf()")
     dsn = make_conninfo(host="127.0.0.1", port=port, user=name, password=password, dbname="postgres")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + GIVE_UP_S
     while True:
         try:
             psycopg.connect(dsn).close()
@@ -165,7 +166,7 @@ def database(server: str, template: str) -> Generator[str]:
 
 def _drop(conn: psycopg.Connection[tuple[object, ...]], name: str) -> None:
     """Who is no superuser cannot end the server's own vacuuming, and has to wait for it."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + GIVE_UP_S
     while True:
         try:
             conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))

@@ -7,8 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +15,10 @@ import psutil
 
 from engine.store.embedded import EmbeddedPostgres
 from engine.store.embedded_files import SYSTEM_STATE, wait_lock
+from tests.waiting import wait_until
 
 SOURCES = Path(__file__).parents[1]
 LINGER_S = 0.2
-WAIT_S = 30.0
 
 USER_PROCESS = """
 import sys
@@ -84,18 +83,8 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(SOURCES)} | more
 
 
-def eventually(claim: Callable[[], bool], wait_s: float = WAIT_S) -> bool:
-    """Whether the claim comes true in time."""
-    deadline = time.monotonic() + wait_s
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def stopped(home: Path) -> bool:
-    return eventually(lambda: not embedded(home).status().running)
+def wait_until_stopped(home: Path) -> None:
+    wait_until(lambda: not embedded(home).status().running, "the server does not stop")
 
 
 def watchdogs(home: Path) -> list[psutil.Process]:

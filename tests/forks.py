@@ -22,6 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn
 
+from tests.waiting import GIVE_UP_S
+
 QUANTAGENT = Path(sys.executable).with_name("quantagent")
 # What commands import when they begin to work; none of it starts anything when it is imported.
 IMPORTED = (
@@ -30,7 +32,6 @@ IMPORTED = (
 )
 # Names that mean nothing to Python and its libraries while they are loaded.
 HARMLESS = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "MODEL_SERVER", "OPENAI_API_KEY", "MPLBACKEND")
-TIMEOUT_S = 100.0
 # Libraries add names of their own when they are imported: what is compared is what is there from then on.
 for _name in ("polars", "analysis.graph"):
     importlib.import_module(_name)
@@ -49,7 +50,7 @@ def ended(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=GIVE_UP_S,
             check=False,
         )
     with TemporaryFile() as out, TemporaryFile() as err:
@@ -72,7 +73,7 @@ def _forked(arguments: Sequence[str], env: Mapping[str, str], folder: Path, out:
     with ours:
         with theirs:
             socket.send_fds(_parent(), [b"."], [theirs.fileno(), out, err])
-        ours.settimeout(TIMEOUT_S)
+        ours.settimeout(GIVE_UP_S)
         ours.sendall(asked.encode())
         ours.shutdown(socket.SHUT_WR)
         return int(ours.recv(16))

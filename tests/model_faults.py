@@ -345,7 +345,7 @@ FAULTS: dict[str, Fault] = {
         error("401", 401, "Incorrect API key provided.", "invalid_api_key"),
         error("403", 403, "You are not allowed to sample from this model."),
         error("404", 404, "The model `stub` does not exist.", "model_not_found"),
-        slow(1.5),
+        slow(60),
         Fault("hang", send=_hang, lasting=True),
         Fault("trickle", send=_trickle, lasting=True),
         Fault("dropped", send=_cut(0.0, 0.0)),

@@ -33,7 +33,8 @@ from tests.model_answers import (
     read_request,
     turn_of,
 )
-from tests.model_faults import WELL, Fault, Line, faults_named
+from tests.model_faults import WELL, Fault, HungUp, Line, faults_named
+from tests.waiting import GIVE_UP_S
 
 BODY_BYTES_MAX = 64_000_000
 POLL_S = 0.01
@@ -63,6 +64,7 @@ class ModelServer:
         self.connections = 0
         self.errors: list[BaseException] = []
         self.closing = threading.Event()
+        self._gate: _Gate | None = None
         self._lock = threading.Lock()
         self._busy: set[Exchange] = set()
         self._steps: list[_Step] = []
@@ -84,6 +86,8 @@ class ModelServer:
         if self.closing.is_set():
             return
         self.closing.set()
+        if self._gate is not None:
+            self._gate.barrier.abort()
         self._listener.shutdown()
         self._listener.hang_up()
         self._thread.join()
@@ -96,6 +100,7 @@ class ModelServer:
             self.requests.clear()
             self._steps.clear()
             self._met.clear()
+            self._gate = None
             self.most_at_once = len(self._busy)
             self.connections = 0
 
@@ -120,12 +125,21 @@ class ModelServer:
             for fault in faults:
                 self._steps.append(_Step(fault, wanted, fault.lasting if lasting is None else lasting))
 
+    def hold(self, count: int, *agents: str) -> None:
+        """Hold the requests of these agents (of all, without names) until `count` of them are under way together.
+
+        Each `count` requests are answered together, so a client that never has as many at once gets no answer: its
+        connections are closed after `GIVE_UP_S`, or with the server. `reset` ends it for the requests that follow.
+        """
+        self._gate = _Gate(threading.Barrier(count, timeout=GIVE_UP_S), frozenset(agents))
+
     def answer(self, exchange: Exchange, line: Line) -> None:
-        """Answers one chat completion, ill if a fault is due; counts and delays it. Raises `Refused`."""
+        """Answers one chat completion, ill if a fault is due; counts, holds and delays it. Raises `Refused`."""
         with self._lock:
             self._busy.add(exchange)
             self.most_at_once = max(self.most_at_once, len(self._busy))
         try:
+            self._wait_for_others(exchange)
             line.wait(self.delays.get(exchange.agent, self.delay))
             completion = complete(exchange, self.opinion)
             fault = self._fault(exchange, turn_of(completion))
@@ -141,6 +155,15 @@ class ModelServer:
         with self._lock:
             self._busy.discard(exchange)
 
+    def _wait_for_others(self, exchange: Exchange) -> None:
+        gate = self._gate
+        if gate is None or (gate.agents and exchange.agent not in gate.agents):
+            return
+        try:
+            gate.barrier.wait()
+        except threading.BrokenBarrierError:
+            raise HungUp from None
+
     def _fault(self, exchange: Exchange, turn: str) -> Fault:
         with self._lock:
             for step in self._steps:
@@ -153,6 +176,11 @@ class ModelServer:
                     self._met[exchange.digest, suffix] += 1
                     return fault
         return WELL
+
+
+class _Gate(NamedTuple):
+    barrier: threading.Barrier
+    agents: frozenset[str]
 
 
 class _Step(NamedTuple):

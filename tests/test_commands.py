@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.forks import ended
+from tests.waiting import GIVE_UP_S
 from tests.workloads import walk, write_signals
 
 
@@ -129,7 +130,7 @@ def test_help_is_quick_to_load(env: dict[str, str]) -> None:
         "'eventsourcing', 'apscheduler', 'pydantic', 'yfinance', 'exchange_calendars'} & set(sys.modules); "
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=GIVE_UP_S)
     assert "backtest" in run(env, "--help").stdout
 
 

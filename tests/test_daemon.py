@@ -31,6 +31,7 @@ from engine.store.postgres import PostgresStore
 from projections.queries import Queries
 from tests.forks import QUANTAGENT
 from tests.test_commands import answer, run
+from tests.waiting import GIVE_UP_S, wait_until
 from ui import daemon as daemon_module
 from ui.compose import App, Question, backtest, open_app
 from ui.daemon import PaperDaemon, PaperPlan
@@ -68,14 +69,11 @@ def slots_done(dsn: str) -> int:
 
 
 def wait_for_slots(dsn: str, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while slots_done(dsn) < count:
-        assert time.monotonic() < deadline, "the daemon does not go on"
-        time.sleep(0.05)
+    wait_until(lambda: slots_done(dsn) >= count, "the daemon does not go on")
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    said, complaints = process.communicate(timeout=90)
+    said, complaints = process.communicate(timeout=GIVE_UP_S)
     assert process.returncode == 0, complaints
     return json.loads(said)
 
@@ -112,7 +110,7 @@ def test_killed_at_any_moment_it_goes_on_where_the_log_ends(app: App, env: dict[
         daemon = begin(env, "--speed", "100000")
         wait_for_slots(app.dsn, count)
         daemon.kill()
-        daemon.communicate(timeout=30)
+        daemon.communicate(timeout=GIVE_UP_S)
     ended = answer(env, "paper", "start", *RANGE)
     assert ended["book_digest"] == digest_of_backtest(app)
     completed: dict[str, int] = {}
@@ -178,7 +176,7 @@ def fills_by_three(dsn: str, run_id: str) -> list[list[tuple[Any, ...]]]:
 def test_killed_between_broker_and_log_no_fill_is_doubled_or_lost(app: App, env: dict[str, str], place: str) -> None:
     one = (*RANGE, "--symbols", "BTC-USD")
     words = [sys.executable, "-c", KILLS_ITSELF, place, "2", "paper", "start", *one]
-    died = subprocess.run(words, env=env, capture_output=True, text=True, timeout=90, check=False)
+    died = subprocess.run(words, env=env, capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
     ended = answer(env, "paper", "start", *one)
     expected = backtest(app, Question(symbols=("BTC-USD",), start=START, end=END)).result.ended.book_digest
@@ -286,13 +284,10 @@ def test_a_running_daemon_anchors_the_log_again_and_again(app: App, monkeypatch:
 
     thread = threading.Thread(target=drive)
     thread.start()
-    deadline = time.monotonic() + 60
-    while not file.exists() or len(read_anchors(file)) < 4:
-        assert failures == []
-        assert time.monotonic() < deadline, "there are no new anchors"
-        time.sleep(0.05)
+    wait_until(lambda: failures or (file.exists() and len(read_anchors(file)) >= 4), "there are no new anchors")
     daemon.request_stop()
-    thread.join(60)
+    thread.join(GIVE_UP_S)
+    assert failures == []
     made = read_anchors(file)
     assert all(is_signed(anchor) for anchor in made)
     assert [anchor.seal for anchor in made] == sorted({anchor.seal for anchor in made})
@@ -315,7 +310,7 @@ def test_a_daemon_outlives_the_loss_of_all_its_connections(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-    thread.join(60)
+    thread.join(GIVE_UP_S)
     assert [each.book_digest for each in ended] == [expected]
 
 

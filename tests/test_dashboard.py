@@ -20,6 +20,7 @@ from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
 from tests.seeded import END, START, new_database, seed
+from tests.waiting import GIVE_UP_S
 from ui import compose, profiles
 from ui.pages import reading
 from ui.pages import run as run_page
@@ -52,7 +53,7 @@ def _connections_are_closed() -> Iterator[None]:
 
 def page(monkeypatch: pytest.MonkeyPatch, dsn: str) -> AppTest:
     monkeypatch.setenv("QUANTAGENT_DSN", dsn)
-    return AppTest.from_file(str(ENTRY), default_timeout=60)
+    return AppTest.from_file(str(ENTRY), default_timeout=GIVE_UP_S)
 
 
 def words(shown: AppTest) -> str:
@@ -205,7 +206,7 @@ def test_a_server_that_does_not_answer_is_one_sentence_without_its_password(monk
 
 def test_a_page_started_without_its_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUANTAGENT_DSN", raising=False)
-    shown = AppTest.from_file(str(ENTRY), default_timeout=60).run()
+    shown = AppTest.from_file(str(ENTRY), default_timeout=GIVE_UP_S).run()
     assert not shown.exception
     assert "quantagent dashboard" in words(shown)
 

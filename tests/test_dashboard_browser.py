@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -22,9 +21,10 @@ from playwright import sync_api
 
 from projections.queries import Queries
 from tests.seeded import new_database, seed
+from tests.waiting import GIVE_UP_S, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE_MS = 60_000
+PATIENCE_MS = 1_000 * GIVE_UP_S
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -74,21 +74,19 @@ def dashboard(dsn: str) -> Generator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=GIVE_UP_S)
 
 
 def wait_until_served(process: subprocess.Popen[bytes], health: str) -> None:
-    deadline = time.monotonic() + PATIENCE_MS / 1000
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise AssertionError(f"the command ended: {process.communicate()[0].decode()}")
+    def is_served() -> bool:
+        assert process.poll() is None, f"the command ended: {process.communicate()[0].decode()}"
         try:
-            with urllib.request.urlopen(health, timeout=5) as reply:
-                if reply.status == 200:
-                    return
+            with urllib.request.urlopen(health, timeout=GIVE_UP_S) as reply:
+                return reply.status == 200
         except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"nothing answered at {health}")
+            return False
+
+    wait_until(is_served, f"nothing answers at {health}")
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import csv
 import os
 import signal
 import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from engine.feed.sessions import Span, grid
 from engine.market import Timeframe
 from tests.forks import QUANTAGENT, ended
 from tests.test_commands import answer, refusal, run
+from tests.waiting import wait_until
 from ui.cli.data_quality import picture
 
 MONTH = ("--start", "2024-11-25", "--end", "2024-12-25")
@@ -144,9 +144,7 @@ def test_a_correction_is_a_revision_and_what_was_known_before_can_be_read(env: d
 def test_a_fetch_that_is_killed_goes_on_where_it_ended(env: dict[str, str], dsn: str) -> None:
     asked = ("data", "fetch", "synthetic:BTC-USD", "--timeframe", "1m", "--start", "2024-01-01", "--end", "2024-07-01")
     killed = subprocess.Popen([str(QUANTAGENT), *asked], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until = time.monotonic() + 60
-    while stored(dsn) == 0 and time.monotonic() < until and killed.poll() is None:
-        time.sleep(0.02)
+    wait_until(lambda: stored(dsn) > 0 or killed.poll() is not None, "nothing is fetched")
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     kept = stored(dsn)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.embedded_home import LINGER_S, embedded, environment, eventually, new_home, stopped, user_process
+from tests.embedded_home import LINGER_S, embedded, environment, new_home, user_process, wait_until_stopped
+from tests.waiting import wait_until
 
 DB = [sys.executable, "-P", "-c", "from ui.cli.db import app; app()"]
 
@@ -74,14 +75,14 @@ def test_psql_runs_sql_and_hands_on_its_exit_code(home: Path) -> None:
     assert done.returncode == 0
     assert "42" in done.stdout
     assert db(home, "psql", "-c", "select nonsense").returncode == 1
-    assert stopped(home)
+    wait_until_stopped(home)
 
 
 @pytest.mark.slow
 def test_an_open_psql_keeps_the_server_up(home: Path) -> None:
     command = [*DB, "psql", "-c", "select pg_sleep(2)"]
     with subprocess.Popen(command, env=settings(home), stdout=subprocess.PIPE, text=True) as process:
-        assert eventually(lambda: embedded(home).status().running)
+        wait_until(lambda: embedded(home).status().running)
         out, _ = process.communicate()
     assert process.returncode == 0
     assert "pg_sleep" in out

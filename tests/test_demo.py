@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,9 @@ from engine.feed.sample import SAMPLE_FILES
 from tests.conftest import log_of_its_own
 from tests.embedded_home import new_home
 from tests.forks import QUANTAGENT
+from tests.waiting import GIVE_UP_S, wait_until
 
-BARS, WAIT_S = 7426, 60
+BARS = 7426
 
 
 @pytest.fixture
@@ -64,12 +64,10 @@ def counts(dsn: str) -> tuple[int, int]:
 def kill_when(env: dict[str, str], events: int, number: signal.Signals) -> None:
     """Begins a demo and ends it once the log holds so many events."""
     process = subprocess.Popen([str(QUANTAGENT), "demo"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + WAIT_S
-    while counts_or_nothing(env["QUANTAGENT_DSN"]) < events and process.poll() is None:
-        assert time.monotonic() < deadline, "the demo does not go on"
-        time.sleep(0.01)
+    dsn = env["QUANTAGENT_DSN"]
+    wait_until(lambda: counts_or_nothing(dsn) >= events or process.poll() is not None, "the demo does not go on")
     process.send_signal(number)
-    process.wait(30)
+    process.wait(GIVE_UP_S)
 
 
 def counts_or_nothing(dsn: str) -> int:
@@ -153,7 +151,7 @@ def complete_twice_at_once(home: Path) -> None:
     env |= {"QUANTAGENT_HOME": str(home), "QUANTAGENT_PG_LINGER_S": "0.2"}
     command = [str(QUANTAGENT), "demo", "--json"]
     both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
-    said = [process.communicate(timeout=110) for process in both]
+    said = [process.communicate(timeout=GIVE_UP_S) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     digests = {json.loads(out)["book_digest"] for out, _ in said}
     assert len(digests) == 1

@@ -33,12 +33,12 @@ from tests.embedded_home import (
     dsn_of,
     embedded,
     environment,
-    eventually,
     new_home,
-    stopped,
     user_process,
+    wait_until_stopped,
     watchdogs,
 )
+from tests.waiting import wait_until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become other users")
 OLD_BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -83,7 +83,7 @@ def test_a_new_home_gets_a_private_server_with_a_portable_locale(home: Path) -> 
 def test_commits_reach_the_disk_unless_the_caller_says_otherwise(home: Path) -> None:
     with embedded(home):
         pass
-    assert stopped(home)
+    wait_until_stopped(home)
     with EmbeddedPostgres(home, linger_s=LINGER_S) as dsn:
         assert rows(dsn, "select current_setting('fsync'), current_setting('synchronous_commit')") == [("on", "on")]
 
@@ -97,7 +97,7 @@ def test_two_processes_share_one_server_until_both_are_gone(home: Path) -> None:
         time.sleep(4 * LINGER_S)
         assert server_pid(home) == pid
         second.kill()
-        assert stopped(home)
+        wait_until_stopped(home)
 
 
 @pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
@@ -105,8 +105,8 @@ def test_a_killed_command_leaves_no_server_and_no_watchdog(home: Path, death: si
     with user_process(home) as (process, dsn):
         assert rows(dsn, "select 1") == [(1,)]
         process.send_signal(death)
-        assert stopped(home)
-        assert eventually(lambda: not watchdogs(home))
+        wait_until_stopped(home)
+        wait_until(lambda: not watchdogs(home))
 
 
 def test_eight_commands_at_once_on_a_new_home_share_one_server(home: Path) -> None:
@@ -116,7 +116,7 @@ def test_eight_commands_at_once_on_a_new_home_share_one_server(home: Path) -> No
         assert len(dsns) == 1
         assert rows(dsns.pop(), "select 1") == [(1,)]
         assert len(watchdogs(home)) == 1
-    assert stopped(home)
+    wait_until_stopped(home)
 
 
 def test_the_fast_path_imports_neither_the_wheel_nor_a_client(home: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_killed_watchdog_is_replaced_by_the_next_command(home: Path) -> None:
         with user_process(home):
             assert [w for w in watchdogs(home) if w.pid != old.pid]
         first.kill()
-        assert stopped(home)
+        wait_until_stopped(home)
 
 
 def test_a_kept_server_runs_without_users_until_it_is_stopped(home: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_kept_server_runs_without_users_until_it_is_stopped(home: Path) -> Non
     assert embedded(home).stop().stopped
     with user_process(home):
         assert not embedded(home).status().kept
-    assert stopped(home)
+    wait_until_stopped(home)
 
 
 def test_stop_refuses_while_others_use_the_server_unless_forced(home: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_command_killed_while_it_creates_the_database_leaves_a_usable_home(hom
         str(home),
     ]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as process:
-        assert eventually(lambda: (half / "PG_VERSION").exists())
+        wait_until(lambda: (half / "PG_VERSION").exists())
         process.kill()
     with embedded(home) as dsn:
         assert rows(dsn, "select 1") == [(1,)]
@@ -270,7 +270,7 @@ def test_a_failed_start_shows_the_last_lines_of_the_log(home: Path) -> None:
         conf.write("nonsense = on\n")
     with pytest.raises(StoreUnavailable, match="unrecognized configuration parameter"):
         postgres.start()
-    assert eventually(lambda: not watchdogs(home))
+    wait_until(lambda: not watchdogs(home))
 
 
 def test_without_any_programs_the_error_names_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_an_ordinary_user_needs_no_root(home: Path) -> None:
         assert Path(data).is_relative_to(home)
         assert home.stat().st_uid == nobody.uid
         process.kill()
-    assert stopped(home)
+    wait_until_stopped(home)
 
 
 def _pythons() -> list[Path]:

@@ -36,6 +36,7 @@ from tests import test_tampering
 from tests.conftest import database
 from tests.test_commands import answer, run
 from tests.test_tampering import Evidence, tamper, tampering
+from tests.waiting import GIVE_UP_S
 from ui.compose import Question, backtest, load_sample, open_app
 from ui.settings import Settings
 
@@ -85,7 +86,7 @@ def bare(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Python as it comes: no site packages, no environment, another working folder."""
     python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     command = [str(python), "-I", "-S", *map(str, arguments)]
-    return subprocess.run(command, env={}, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env={}, cwd="/", capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
 
 
 # --- What holds ---------------------------------------------------------------------------------------------------

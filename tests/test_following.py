@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 
@@ -18,6 +17,7 @@ from projections import follow
 from projections.follow import Heard, following
 from projections.schemas import PRESENT
 from tests.forks import QUANTAGENT
+from tests.waiting import GIVE_UP_S, wait_until
 from tests.worlds import World, world_in
 
 
@@ -33,6 +33,7 @@ class Noted(Heard):
     def __init__(self) -> None:
         self.events: list[int] = []
         self.errors: list[Exception] = []
+        self.ended_by: list[Exception] = []
 
     def projected(self, events: int) -> None:
         self.events.append(events)
@@ -41,14 +42,8 @@ class Noted(Heard):
         assert 0 < pause_s <= 10
         self.errors.append(error)
 
-
-def within(seconds: float, found: Callable[[], bool]) -> float:
-    """How many seconds it took until something was so."""
-    began = time.monotonic()
-    while not found():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.005)
-    return time.monotonic() - began
+    def ended(self, error: Exception) -> None:
+        self.ended_by.append(error)
 
 
 def rows(world: World) -> int:
@@ -59,20 +54,25 @@ def rows(world: World) -> int:
     return found
 
 
-def test_an_append_is_projected_within_a_second_and_nothing_is_done_between(world: World) -> None:
-    noted = Noted()
+@pytest.fixture
+def never_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower that looks without being woken once in a day: what it projects in a test, it was woken for."""
+    monkeypatch.setattr(follow, "WAKE_S", 86_400.0)
+
+
+@pytest.mark.usefixtures("never_by_itself")
+def test_a_follower_is_woken_by_an_append_and_by_nothing_else(world: World) -> None:
+    noted, appends = Noted(), 5
     with following(world.runner(), 0.0, noted):
-        within(10, lambda: len(noted.events) == 1)
-        waits: list[float] = []
-        for n in range(5):
+        wait_until(lambda: len(noted.events) == 1)
+        before = world.store.head()
+        for n in range(appends):
             world.analyse(1, n)
-            # A busy machine may be late once; without being woken it would be late each time, and by half a minute.
-            waits.append(within(20, lambda n=n: rows(world) == n + 1))
-        assert sorted(waits)[2] < 1
-        time.sleep(0.6)
-        asleep = len(noted.events)
-        time.sleep(0.6)
-        assert len(noted.events) == asleep <= 11
+            wait_until(lambda n=n: rows(world) == n + 1)
+        notifications = world.store.head() - before
+    # One look when it began, and at the most one for each event that was appended.
+    assert appends < len(noted.events) <= 1 + notifications
+    assert notifications <= 2 * appends
     assert noted.errors == []
 
 
@@ -83,67 +83,95 @@ def test_what_was_appended_before_it_began_or_unheard_is_projected_too(
     monkeypatch.setattr(follow, "WAKE_S", 0.5)
     monkeypatch.setattr(follow, "CHANNEL", "nobody_speaks_here")
     with following(world.runner(), 0.0, Heard()):
-        within(5, lambda: rows(world) == 1)
+        wait_until(lambda: rows(world) == 1)
         world.analyse(1, 1)
-        within(5, lambda: rows(world) == 2)
+        wait_until(lambda: rows(world) == 2)
 
 
+class Rest(Event):
+    """A follower's stop, whose rests of one length end when a test lets them end."""
+
+    def __init__(self, every_s: float) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self.begun, self.over = 0, Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout != self._every_s:
+            return super().wait(timeout)
+        self.begun += 1
+        return self.over.wait(GIVE_UP_S)
+
+
+@pytest.mark.usefixtures("never_by_itself")
 def test_a_busy_writer_costs_no_more_than_one_look_in_each_interval(world: World) -> None:
-    noted = Noted()
-    began = time.monotonic()
-    with following(world.runner(), 0.4, noted):
-        for n in range(60):
-            world.analyse(1, n)
-        within(5, lambda: rows(world) == 60)
-        looks = len(noted.events)
-        assert looks <= 2 + (time.monotonic() - began) / 0.4
+    noted, rest = Noted(), Rest(0.4)
+    thread = Thread(target=follow.follow, args=(world.runner(), rest, 0.4, noted))
+    thread.start()
+    wait_until(lambda: rest.begun == 1)
+    before = world.store.head()
+    for n in range(60):
+        world.analyse(1, n)
+    appended = world.store.head() - before
+    assert (len(noted.events), rest.begun) == (1, 1)
+    rest.over.set()
+    wait_until(lambda: rows(world) == 60)
+    rest.set()
+    thread.join(GIVE_UP_S)
+    # All that was appended in one interval is one look's, and each look is followed by a rest.
+    assert noted.events[1] == appended
+    assert rest.begun == len(noted.events)
 
 
 def test_it_survives_the_end_of_all_its_connections(world: World) -> None:
     noted = Noted()
     with following(world.runner(), 0.0, noted):
-        within(10, lambda: len(noted.events) == 1)
+        wait_until(lambda: len(noted.events) == 1)
         for n in range(3):
             with psycopg.connect(world.dsn, autocommit=True) as conn:
                 conn.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
-            within(10, lambda n=n: len(noted.errors) > n)
+            wait_until(lambda n=n: len(noted.errors) > n)
             world.analyse(1, n)
-            within(30, lambda n=n: rows(world) == n + 1)
+            wait_until(lambda n=n: rows(world) == n + 1)
 
 
 def test_tables_dropped_under_it_come_back(world: World) -> None:
     with following(world.runner(), 0.0, Heard()):
         world.analyse(2)
-        within(10, lambda: rows(world) == 2)
+        wait_until(lambda: rows(world) == 2)
         with psycopg.connect(world.dsn, autocommit=True) as conn:
             conn.execute(f"DROP SCHEMA {PRESENT} CASCADE".encode())
         world.analyse(1, 2)
-        within(10, lambda: rows(world) == 3)
+        wait_until(lambda: rows(world) == 3)
 
 
 def test_a_newer_program_ends_it_and_that_is_said(world: World) -> None:
+    noted = Noted()
+
     def follow_until_told() -> None:
-        with following(world.runner(), 0.0, Heard()):
+        with following(world.runner(), 0.0, noted):
             with psycopg.connect(world.dsn, autocommit=True) as conn:
-                within(10, lambda: conn.execute("SELECT to_regclass('read_models.published')").fetchone() != (None,))
+                published = "SELECT to_regclass('read_models.published')"
+                wait_until(lambda: conn.execute(published).fetchone() != (None,))
                 conn.execute("UPDATE read_models.published SET version = 99")
             world.analyse(1)
-            time.sleep(0.5)
+            wait_until(lambda: noted.ended_by)
 
     with pytest.raises(BadInput, match="version 99"):
         follow_until_told()
 
 
-def test_it_ends_soon_after_it_is_told_to(world: World) -> None:
+@pytest.mark.usefixtures("never_by_itself")
+def test_it_ends_when_it_is_told_to_and_not_at_its_next_look(world: World) -> None:
     stop = Event()
     thread = Thread(target=follow.follow, args=(world.runner(), stop))
     thread.start()
-    within(10, lambda: rows_exist(world))
+    wait_until(lambda: rows_exist(world))
     stop.set()
-    thread.join(2)
+    thread.join(GIVE_UP_S)
     assert not thread.is_alive()
 
 
@@ -155,10 +183,10 @@ def rows_exist(world: World) -> bool:
 def test_the_command_follows_until_it_is_told_to_end(world: World, tmp_path: Path) -> None:
     env = {**os.environ, "QUANTAGENT_DSN": world.dsn, "QUANTAGENT_HOME": str(tmp_path)}
     process = subprocess.Popen([str(QUANTAGENT), "projections", "follow"], env=env, stderr=subprocess.PIPE, text=True)
-    within(30, lambda: rows_exist(world))
+    wait_until(lambda: rows_exist(world))
     world.analyse(3)
-    within(5, lambda: rows(world) == 3)
+    wait_until(lambda: rows(world) == 3)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=10)
+    _, said = process.communicate(timeout=GIVE_UP_S)
     assert process.returncode == 0
     assert "events projected" in said

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
-import time
 import zlib
 from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -20,8 +20,9 @@ from analysis.analyst import opinions
 from analysis.calls import Asked, MemoryCalls
 from analysis.graph import agents as graph_agents
 from analysis.graph import asking
+from analysis.graph import models as graph_models
 from analysis.graph.agents import TrendAgent, compiled
-from analysis.graph.asking import QUESTIONS_MAX, Fault
+from analysis.graph.asking import QUESTIONS_MAX, Fault, ModelFailed
 from analysis.graph.attempt import Attempt, BudgetSpent
 from analysis.graph.models import reached
 from analysis.graph.wire import Live
@@ -92,8 +93,8 @@ def afresh(models: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quick(models: ModelServer, **fields: Any) -> ModelPreset:
-    """A preset without eyes, whose patience is short."""
-    return preset(models, **{"vision": False, "timeout_s": 1, "patience_s": 3, **fields})
+    """A preset without eyes, whose patience ends where a server asks for more than seconds."""
+    return preset(models, **{"vision": False, "timeout_s": 60, "patience_s": 120, **fields})
 
 
 def after(models: ModelServer, *faults: model_faults.Fault, lasting: bool | None = None, **fields: Any) -> World:
@@ -132,11 +133,19 @@ def test_every_fault_is_looked_at() -> None:
 
 @pytest.mark.parametrize(("form", "name"), [case for case in CASES if case[0] != "prompt" and case[1] not in FINAL])
 def test_a_fault_that_passes_costs_a_question_and_the_analysis_is_made(
-    models: ModelServer, form: str, name: str
+    models: ModelServer, monkeypatch: pytest.MonkeyPatch, form: str, name: str
 ) -> None:
+    outcome = outcome_of(form, name)
+    if outcome == "timeout":
+        # Only the question that meets the fault has little time.
+        timeout, limits = asyncio.timeout, chain([1.0], repeat(60.0))
+
+        def limited(_: float) -> asyncio.Timeout:
+            return timeout(next(limits))
+
+        monkeypatch.setattr(asyncio, "timeout", limited)
     world = after(models, FAULTS[name], lasting=False, structured_output=form)
     calls = work_of(world.made()).calls
-    outcome = outcome_of(form, name)
     assert bad(calls) == ([] if outcome in ("harmless", "endless") else [outcome])
     assert len(models.requests) == len(calls) == 5 + len(bad(calls))
     again = [call for call in calls if call.attempt == 2]
@@ -146,9 +155,9 @@ def test_a_fault_that_passes_costs_a_question_and_the_analysis_is_made(
 @pytest.mark.parametrize(("form", "name"), CASES)
 def test_a_fault_that_stays_is_a_failed_analysis_and_a_hold(models: ModelServer, form: str, name: str) -> None:
     models.script([FAULTS[name]], lasting=True)
-    world, began = World(models), time.monotonic()
-    slow = OUTCOME_OF[name] == "timeout"
-    agents = world.agents(quick(models, structured_output=form, retries=0 if slow else 1))
+    world, slow = World(models), OUTCOME_OF[name] == "timeout"
+    limits = {"retries": 0, "timeout_s": 1} if slow else {"retries": 1}
+    agents = world.agents(quick(models, structured_output=form, **limits))
     formed = world.analyse(agents)
     outcome = outcome_of(form, name)
     if outcome == "harmless":
@@ -164,8 +173,6 @@ def test_a_fault_that_stays_is_a_failed_analysis_and_a_hold(models: ModelServer,
     tries = 1 if slow or name in FINAL else 2
     assert len(bad(calls)) == (tries if outcome != "endless" else 0)
     assert len(models.requests) == len(calls) <= QUESTIONS_MAX
-    # Of its patience of 3 seconds, and what a busy machine adds.
-    assert time.monotonic() - began < 6
 
 
 def test_what_a_server_is_not_there_for_is_a_connection_that_failed(models: ModelServer) -> None:
@@ -289,7 +296,7 @@ def retry_after(value: str, **headers: str) -> model_faults.Fault:
         ("1e18", {}, None),
         ("inf", {}, None),
         ("9" * 5_000, {}, None),
-        ("4", {}, None),
+        ("121", {}, None),
     ],
 )
 def test_a_server_is_given_the_time_it_asks_for_within_ones_patience(
@@ -300,7 +307,7 @@ def test_a_server_is_given_the_time_it_asks_for_within_ones_patience(
 
     def noted(fault: Fault, n: int) -> float:
         asked_for.append(pause(fault, n))
-        return asked_for[-1] if asked_for[-1] > 3 else 0
+        return asked_for[-1] if asked_for[-1] > 120 else 0
 
     monkeypatch.setattr(asking, "_pause", noted)
     world = after(models, retry_after(said, **headers))
@@ -311,38 +318,80 @@ def test_a_server_is_given_the_time_it_asks_for_within_ones_patience(
         assert bad(work_of(world.made()).calls) == ["rate_limited"]
 
 
-def test_the_pauses_between_tries_grow(models: ModelServer) -> None:
-    world = after(models, FAULTS["500"], lasting=True, retries=3)
-    first, second, third, fourth = (exchange.began for exchange in models.requests)
-    assert second - first >= 0.01
-    assert third - second >= 0.02
-    assert fourth - third >= 0.04
-    assert [call.attempt for call in work_of(world.failed()).calls] == [1, 2, 3, 4]
-
-
-def test_all_tries_together_take_no_longer_than_ones_patience(models: ModelServer) -> None:
-    began = time.monotonic()
-    world = after(models, FAULTS["hang"], timeout_s=1, patience_s=2, retries=5)
-    assert 2 <= time.monotonic() - began < 4
-    assert set(bad(work_of(world.failed()).calls)) == {"timeout"}
-    assert len(models.requests) in (2, 3)
-
-
-def test_waiting_for_ones_turn_takes_nothing_from_the_patience_with_a_model(models: ModelServer) -> None:
-    calls = MemoryCalls()
-    often = quick(models, requests_per_minute=50, patience_s=1)
+def trend(preset: ModelPreset, calls: MemoryCalls, **given: Any) -> dict[str, Any]:
+    """The trend agent alone, with what else an attempt is given."""
 
     async def run() -> dict[str, Any]:
-        async with reached([("stub", often)], Live) as reach:
-            attempt = Attempt("id", 1, "stub@1", reach, calls, None, clock.now)
+        async with reached([("stub", preset)], Live) as reach:
+            attempt = Attempt("id", 1, "stub@1", reach, calls, None, clock.now, **given)
             graph: Any = compiled(TrendAgent)
             return await graph.ainvoke({"snapshot": snapshot_of(BARS[-250:], FRAME)}, context=attempt)
 
-    assert "trend" in asyncio.run(run())
-    began = time.monotonic()
-    assert "trend" in asyncio.run(run())
-    assert time.monotonic() - began > 1
-    assert [asked.call.outcome for asked in calls.of("id", 1)] == ["answered", "answered"]
+    return asyncio.run(run())
+
+
+class Limits:
+    """A clock that moves by the whole of each limit that a question is given, and those limits; none is enforced."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.given = 0.0, list[float]()
+        self._timeout = asyncio.timeout
+        monkeypatch.setattr(asking, "_clock", lambda: self.now)
+        monkeypatch.setattr(asyncio, "timeout", self._limit)
+
+    def _limit(self, seconds: float) -> asyncio.Timeout:
+        self.given.append(seconds)
+        self.now += seconds
+        return self._timeout(None)
+
+
+def test_the_pauses_between_tries_grow(models: ModelServer) -> None:
+    calls, pauses = MemoryCalls(), list[float]()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    models.script([FAULTS["500"]], lasting=True)
+    with pytest.raises(ModelFailed, match="asked 4 times"):
+        trend(quick(models, retries=3), calls, pause=pause)
+    assert pauses == [0.01, 0.02, 0.04]
+    assert [asked.call.attempt for asked in calls.of("id", 1)] == [1, 2, 3, 4]
+
+
+def test_all_tries_together_take_no_longer_than_ones_patience(
+    models: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "FIRST_PAUSE_S", 0.0)
+    limits = Limits(monkeypatch)
+    models.script([FAULTS["500"]], lasting=True)
+    with pytest.raises(ModelFailed, match="asked 3 times"):
+        trend(quick(models, timeout_s=2, patience_s=5, retries=5), MemoryCalls())
+    assert limits.given == [2, 2, 1]
+    assert len(models.requests) == 3
+
+
+def test_a_model_that_hangs_is_left_when_ones_patience_is_over(models: ModelServer) -> None:
+    world = after(models, FAULTS["hang"], timeout_s=1, patience_s=2, retries=5)
+    assert set(bad(work_of(world.failed()).calls)) == {"timeout"}
+    assert len(models.requests) <= 3
+
+
+def test_waiting_for_ones_turn_takes_nothing_from_the_patience_with_a_model(
+    models: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(monkeypatch)
+
+    class Pace:
+        def __init__(self, preset: ModelPreset) -> None: ...
+
+        async def aacquire(self) -> bool:
+            limits.now += 10
+            return True
+
+    monkeypatch.setattr(graph_models, "_pace", Pace)
+    assert "trend" in trend(quick(models, timeout_s=60, patience_s=1), MemoryCalls())
+    assert limits.given == [1]
+    assert limits.now == 11
 
 
 # --- What comes over the wire -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from engine.store import Batch, Cause
 from engine.store.codec import name_of, payload_of, state_of, stream_id
 from engine.store.postgres import PostgresStore, Recorder, datastore
 from engine.store.seals import Seal
+from tests.waiting import GIVE_UP_S, wait_until, waits_for_lock
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 WRITERS = 6
@@ -121,16 +122,16 @@ def appending_slowly(recorder: Recorder) -> Generator[Callable[[], None]]:
     class Slow(Unsealed):
         def _seal(self, curs: psycopg.Cursor[Any], seal: Seal) -> None:
             has_positions.set()
-            assert go_on.wait(30)
+            assert go_on.wait(GIVE_UP_S)
 
     slow = Slow(recorder.datastore)
     writer = Thread(target=slow.insert_events, args=([stored("slow")],))
     writer.start()
-    assert has_positions.wait(30)
+    assert has_positions.wait(GIVE_UP_S)
 
     def finish() -> None:
         go_on.set()
-        writer.join(30)
+        writer.join(GIVE_UP_S)
 
     yield finish
     finish()
@@ -152,10 +153,10 @@ def missed_by_a_follower(dsn: str) -> list[str]:
         with appending_slowly(recorder) as finish:
             quick = Thread(target=recorder.insert_events, args=([stored("quick")],))
             quick.start()
-            quick.join(0.5)
+            wait_until(lambda: not quick.is_alive() or waits_for_lock(dsn), "the quick append neither ends nor waits")
             follower.poll()
             finish()
-            quick.join(30)
+            quick.join(GIVE_UP_S)
         follower.poll()
         missed = [row.stream for row in store.read_all() if row.position not in follower.seen]
     recorder.datastore.close()

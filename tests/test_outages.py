@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
-from time import monotonic, sleep
 from typing import Any
 
 import psutil
@@ -26,10 +25,10 @@ from engine.store import postgres as store_module
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from tests.embedded_home import embedded, new_home
+from tests.waiting import GIVE_UP_S, wait_until
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 ME = Cause("test")
-RECOVERY_S = 30.0
 
 
 def batch(stream: str, after: int = 0, count: int = 1, size: int = 10) -> Batch:
@@ -109,7 +108,11 @@ def test_a_lost_server_ends_with_a_typed_error_when_it_stays_away(monkeypatch: p
 
 
 @pytest.mark.slow(10)
-def test_a_server_that_is_killed_in_the_middle_of_appends_loses_none_and_fails_none() -> None:
+def test_a_server_that_is_killed_in_the_middle_of_appends_loses_none_and_fails_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # How long a server takes to restart depends on the machine; an append that gave up would be a failure.
+    monkeypatch.setattr(store_module.patiently, "__defaults__", (timedelta(seconds=GIVE_UP_S),))
     with new_home() as home:
         postgres = embedded(home)
         dsn = postgres.start()
@@ -129,22 +132,16 @@ def test_a_server_that_is_killed_in_the_middle_of_appends_loses_none_and_fails_n
 
         writer = Thread(target=write)
         writer.start()
-        longest = 0.0
         for _ in range(3):
             reached = done[0]
-            while done[0] < reached + 2_000 and not failures:
-                sleep(0.01)
+            wait_until(lambda reached=reached: done[0] >= reached + 2_000 or failures)
             kill_postgres(home)
-            reached, began = done[0], monotonic()
+            reached = done[0]
             postgres.start()
-            while done[0] == reached and not failures:
-                assert monotonic() - began < RECOVERY_S
-                sleep(0.01)
-            longest = max(longest, monotonic() - began)
+            wait_until(lambda reached=reached: done[0] > reached or failures, "the appends do not go on")
         stop.set()
         writer.join()
         assert failures == []
-        assert longest < RECOVERY_S
         nothing_but(dsn, done[0])
         postgres.stop(force=True)
 
@@ -157,7 +154,7 @@ def kill_postgres(home: Path) -> None:
     processes = [postmaster, *postmaster.children(recursive=True)]
     for process in processes:
         process.kill()
-    psutil.wait_procs(processes, timeout=10)
+    psutil.wait_procs(processes, timeout=GIVE_UP_S)
 
 
 # --- A full disk ----------------------------------------------------------------------------------------------------

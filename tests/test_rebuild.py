@@ -26,6 +26,7 @@ from projections.runner import Runner
 from projections.schemas import PRESENT, VIEWS
 from projections.tables import VERSION
 from tests.conftest import database
+from tests.waiting import GIVE_UP_S, wait_until, waits_for_lock
 from tests.worlds import BARS, BOLD, CAREFUL, LATER, World, question, world_in
 
 
@@ -160,28 +161,21 @@ def let_another_overtake(monkeypatch: pytest.MonkeyPatch, world: World) -> Gener
         if changed and current_thread().name == "slow" and not others:
             others.append(Thread(target=world.runner().catch_up))
             others[0].start()
-            # It ends in no time, or waits for us and never ends.
-            others[0].join(1)
+            # It overtakes the slow one, or waits for it.
+            wait_until(lambda: not others[0].is_alive() or waits_for_lock(world.dsn))
         write(conn, schema, changed)
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "write", late)
         yield
         assert others
-        others[0].join(30)
+        others[0].join(GIVE_UP_S)
 
 
 def waits_in(dsn: str) -> list[str]:
     with psycopg.connect(dsn) as conn:
         query = "SELECT wait_event FROM pg_stat_activity WHERE datname = current_database() AND wait_event IS NOT NULL"
         return [event for (event,) in conn.execute(query)]
-
-
-def wait_until(found: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # --- Two processes ------------------------------------------------------------------------------------------------
@@ -209,7 +203,7 @@ def test_processes_that_project_at_once_on_a_new_database_write_what_one_writes(
     monkeypatch.setattr(runner, "PAGE", 5)
     world.runner().catch_up()
     for process in processes:
-        process.join(60)
+        process.join(GIVE_UP_S)
         assert process.exitcode == 0
     assert world.runner().status().lag == 0
     world.runner("alone").catch_up()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import psycopg
@@ -16,6 +15,7 @@ from engine.audit.verify import Verdict, verify
 from engine.store.postgres import PostgresStore
 from tests.forks import QUANTAGENT
 from tests.test_commands import answer, env, refusal, run, write_bars
+from tests.waiting import GIVE_UP_S, wait_until
 from tests.workloads import walk, write_signals
 
 __all__ = ["env"]
@@ -138,12 +138,9 @@ def test_a_command_told_to_end_anchors_what_it_appended(env: dict[str, str], dsn
     run(env, "data", "sample")
     begun = subprocess.Popen([str(QUANTAGENT), "backtest"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with begun, PostgresStore(dsn) as store:
-        deadline = time.monotonic() + 60
-        while store.head() < 1_000:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: store.head() >= 1_000, "the backtest does not go on")
         begun.terminate()
-        begun.communicate(timeout=60)
+        begun.communicate(timeout=GIVE_UP_S)
     assert begun.returncode == 143
     verdict = whole(dsn)
     assert anchors_of(env, dsn)[-1].position == verdict.last_position

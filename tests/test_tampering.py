@@ -23,6 +23,7 @@ from engine.events import ProfileSaved, RunFailed, TradingHalted
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
 from tests.tampering import Editor, flip_seal, forge
+from tests.waiting import GIVE_UP_S
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
@@ -357,7 +358,7 @@ def test_processes_that_anchor_first_at_once_share_one_key(evidence: Evidence, t
         for process in both:
             process.start()
         for process in both:
-            process.join(30)
+            process.join(GIVE_UP_S)
             assert process.exitcode == 0
         (found,) = anchors.read_anchors(anchors.anchors_file(home, log_id_of(evidence.conn)))
         assert found.key == anchors.public_key_of(signing.public_key_file(home))

@@ -77,12 +77,12 @@ def test_a_paper_run_decides_as_the_backtest_and_asks_nothing_twice(app: App, mo
 
 
 def test_symbols_of_one_slot_are_analysed_at_the_same_time(app: App, models: ModelServer) -> None:
-    models.delay = 0.05
+    # Pattern and trend of each: none is answered before all four are asked.
+    models.hold(4, "pattern", "trend")
     plan = PaperPlan(symbols=("BTC-USD", "EUR-USD"), variant="mini", start=START, end=START.replace(hour=3))
     ended = PaperDaemon(app, plan).run()
     assert ended is not None
     assert len(facts(app, AnalysisMade)) == 6
-    # Pattern and trend of each.
     assert models.most_at_once == 4
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ui.compose import App
 
 LOOK_AGAIN_S = 1.0
+RECONNECT_S = 1.0
 
 
 def log(
@@ -88,7 +89,7 @@ def _signs(dsn: str) -> Iterator[None]:
                     for _ in conn.notifies(timeout=LOOK_AGAIN_S, stop_after=1):
                         pass
         except psycopg.OperationalError:
-            time.sleep(LOOK_AGAIN_S)
+            time.sleep(RECONNECT_S)
 
 
 # --- Lines --------------------------------------------------------------------------------------------------------
