@@ -37,8 +37,8 @@ def preset(server: ModelServer, **fields: Any) -> ModelPreset:
         "price_input": exact(1),
         "price_output": exact(2),
         "retries": 1,
-        "timeout_s": 120,
-        "patience_s": 300,
+        "timeout_s": 600,
+        "patience_s": 1_200,
         "checkpoints": "none",
     }
     return ModelPreset(**{**said, **fields})

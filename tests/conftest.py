@@ -30,6 +30,7 @@ from engine.store.memory import MemoryStore
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from engine.store.roles import set_up_roles
+from tests.seeded import seed
 from tests.waiting import GIVE_UP_S
 
 settings.register_profile(
@@ -126,6 +127,16 @@ def sample_template(server: str, template: str) -> Iterator[str]:
     with database(server, template) as made:
         load_sample(Catalogue(made))
         yield str(conninfo_to_dict(made)["dbname"])
+
+
+@pytest.fixture(scope="session")
+def seeded_template(
+    server: str, sample_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """The name of a database with the run of `tests.seeded` in it, for others to be copied from, and the run's id."""
+    with log_of_its_own(server, sample_template) as made:
+        run_id = seed(made, tmp_path_factory.mktemp("seeded"))
+        yield str(conninfo_to_dict(made)["dbname"]), run_id
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class Line:
             self._leave()
             self.socket.sendall(piece)
 
-    def wait(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Raises when the server is closed meanwhile."""
         if seconds > 0 and self._closing.wait(seconds):
             raise HungUp
@@ -113,7 +113,7 @@ def slow(seconds: float) -> Fault:
     """The first byte comes late."""
 
     def send(line: Line, response: Response) -> None:
-        line.wait(seconds)
+        line.pause(seconds)
         whole(line, response)
 
     return Fault("slow", send=send)
@@ -293,7 +293,7 @@ def _reset(line: Line, response: Response) -> None:
 
 def _hang(line: Line, response: Response) -> None:
     while not line.is_left():
-        line.wait(0.05)
+        line.pause(0.05)
     raise HungUp
 
 
@@ -302,7 +302,7 @@ def _trickle(line: Line, response: Response) -> None:
     line.send([response._replace(headers={**response.headers, "content-length": str(10**9)}, pieces=(b"",)).head()])
     while True:
         line.send([b" "])
-        line.wait(0.05)
+        line.pause(0.05)
 
 
 def faults_named(model: str) -> list[tuple[str, Fault, int | None]]:

@@ -140,7 +140,7 @@ class ModelServer:
             self.most_at_once = max(self.most_at_once, len(self._busy))
         try:
             self._wait_for_others(exchange)
-            line.wait(self.delays.get(exchange.agent, self.delay))
+            line.pause(self.delays.get(exchange.agent, self.delay))
             completion = complete(exchange, self.opinion)
             fault = self._fault(exchange, turn_of(completion))
             exchange.fault = fault.name

@@ -23,7 +23,7 @@ START, END = datetime(2017, 11, 1, tzinfo=UTC), datetime(2017, 11, 16, tzinfo=UT
 
 @contextmanager
 def new_database(server: str) -> Generator[str]:
-    """A migrated database of its own, dropped after."""
+    """A migrated database, dropped after."""
     name = f"test_{uuid4().hex}"
     dsn = make_conninfo(server, dbname=name)
     with psycopg.connect(server, autocommit=True) as conn:

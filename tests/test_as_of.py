@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -28,7 +27,7 @@ from engine.orders import Wish
 from engine.session import Journal, Session
 from engine.store import ENGINE_VERSION, Cause, Store
 from engine.store.memory import MemoryStore
-from tests.seeded import new_database, seed
+from tests.conftest import log_of_its_own
 from tests.strategies import FIRST, HOUR, STREAM, History, Scripted, bar_at, config_of, histories, play
 from tests.test_commands import answer, refusal, run
 from tests.test_projections import BARS, BOLD, FILE, question
@@ -155,10 +154,11 @@ def test_a_run_that_has_decided_nothing_says_so() -> None:
 
 
 @pytest.fixture(scope="module")
-def env(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    home: Path = tmp_path_factory.mktemp("home")
-    with new_database(server) as dsn:
-        seed(dsn, home)
+def env(
+    server: str, seeded_template: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    home = tmp_path_factory.mktemp("home")
+    with log_of_its_own(server, seeded_template[0]) as dsn:
         yield {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(home), "QUANTAGENT_ACTOR": "auditor"}
 
 

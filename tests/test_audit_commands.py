@@ -13,14 +13,14 @@ import psycopg
 import pytest
 
 from engine.store import ENGINE_VERSION
-from tests.seeded import START, new_database, seed
+from tests.conftest import log_of_its_own
+from tests.seeded import START
 from tests.test_commands import answer, refusal, run
 
 
 @pytest.fixture
-def env(server: str, tmp_path: Path) -> Iterator[dict[str, str]]:
-    with new_database(server) as dsn:
-        seed(dsn, tmp_path)
+def env(server: str, seeded_template: tuple[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
+    with log_of_its_own(server, seeded_template[0]) as dsn:
         yield {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(tmp_path), "QUANTAGENT_ACTOR": "auditor"}
 
 

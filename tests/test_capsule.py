@@ -54,7 +54,7 @@ class Origin(NamedTuple):
     capsules: dict[str, Path]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def origin(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     base = tmp_path_factory.mktemp("origin")
     with database(server, template) as dsn:

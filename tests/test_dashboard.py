@@ -19,7 +19,8 @@ from engine.market import Timeframe, instrument_for
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
-from tests.seeded import END, START, new_database, seed
+from tests.conftest import log_of_its_own
+from tests.seeded import END, START
 from tests.waiting import GIVE_UP_S
 from ui import compose, profiles
 from ui.pages import reading
@@ -30,19 +31,17 @@ ENTRY = Path(__file__).parent.parent / "ui" / "dashboard.py"
 
 
 @pytest.fixture(scope="module")
-def seeded(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with new_database(server) as dsn:
-        seed(dsn, tmp_path_factory.mktemp("seeded"))
+def seeded(server: str, seeded_template: tuple[str, str]) -> Iterator[str]:
+    with log_of_its_own(server, seeded_template[0]) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="module")
-def replayed(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+def replayed(server: str, seeded_template: tuple[str, str]) -> Iterator[tuple[str, str]]:
     """A database with a backtest and its replay under another profile, and the replay's id."""
-    with new_database(server) as dsn:
-        run_id = seed(dsn, tmp_path_factory.mktemp("replayed"))
-        with compose.open_app(Settings(None, dsn, "tester")) as app:
-            yield dsn, compose.replay(app, run_id, "classic").result.request.run_id
+    name, run_id = seeded_template
+    with log_of_its_own(server, name) as dsn, compose.open_app(Settings(None, dsn, "tester")) as app:
+        yield dsn, compose.replay(app, run_id, "classic").result.request.run_id
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ import pytest
 from playwright import sync_api
 
 from projections.queries import Queries
-from tests.seeded import new_database, seed
+from tests.conftest import log_of_its_own
 from tests.waiting import GIVE_UP_S, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,10 +44,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def seeded(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+def seeded(server: str, seeded_template: tuple[str, str]) -> Iterator[tuple[str, str]]:
     """A database, and the id of the run in it."""
-    with new_database(server) as dsn:
-        yield dsn, seed(dsn, tmp_path_factory.mktemp("seeded"))
+    name, run_id = seeded_template
+    with log_of_its_own(server, name) as dsn:
+        yield dsn, run_id
 
 
 def free_port() -> int:

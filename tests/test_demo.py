@@ -36,7 +36,7 @@ class Shown(NamedTuple):
     stored: tuple[int, int]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     with log_of_its_own(server, template) as dsn:
         env = {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(tmp_path_factory.mktemp("undisturbed"))}

@@ -56,7 +56,7 @@ class Made(NamedTuple):
     manifest: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     base = tmp_path_factory.mktemp("exported")
     home, folder = base / "home", base / "log"

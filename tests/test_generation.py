@@ -382,7 +382,7 @@ class Elsewhere:
     url = sys.argv[2]
 
 with world_in(sys.argv[1], Elsewhere) as world:
-    asking_for = blind(Elsewhere, checkpoints="latest", concurrency=1, timeout_s=60, patience_s=60)
+    asking_for = blind(Elsewhere, checkpoints="latest", concurrency=1)
     world.analyse(world.agents(asking_for), last=2)
 """
 
@@ -405,7 +405,7 @@ def wait_until_kept(dsn: str, agents: set[str]) -> None:
 def test_a_generation_that_was_killed_goes_on_and_asks_no_finished_agent_again(
     kept: str, models: ModelServer, agent: str
 ) -> None:
-    models.delays = {agent: 60.0}
+    models.delays = {agent: 600.0}
     child = subprocess.Popen([sys.executable, "-c", KILLED, kept, models.url], cwd=ROOT)
     finished = {"indicator", "trend"} if agent == "pattern" else {"indicator", "pattern", "trend"}
     wait_until(lambda: any(exchange.agent == agent for exchange in models.requests) or child.poll() is not None)

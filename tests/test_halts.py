@@ -124,7 +124,7 @@ def test_a_run_that_begins_takes_over_what_stands_and_one_that_goes_on_all_that_
 # --- The daemon ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def analysed(server: str, template: str) -> Iterator[str]:
     """The name of a database with bars and with the analyses of the range: others are copied from it."""
     with database(server, template) as dsn:

@@ -39,8 +39,8 @@ from engine.store import Batch, Cause, Recorded, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import NEWEST_OF, PostgresStore
 from engine.versions import names
+from tests.conftest import log_of_its_own
 from tests.forks import QUANTAGENT
-from tests.seeded import new_database, seed
 from tests.strategies import FIRST
 from tests.test_commands import answer, refusal, run
 from tests.test_projections import BARS, BOLD, FILE, question
@@ -184,10 +184,11 @@ def test_names_are_known_with_and_without_their_version() -> None:
 
 
 @pytest.fixture(scope="module")
-def env(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    home: Path = tmp_path_factory.mktemp("home")
-    with new_database(server) as dsn:
-        seed(dsn, home)
+def env(
+    server: str, seeded_template: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    home = tmp_path_factory.mktemp("home")
+    with log_of_its_own(server, seeded_template[0]) as dsn:
         yield {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(home), "QUANTAGENT_ACTOR": "auditor"}
 
 

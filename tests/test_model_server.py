@@ -82,12 +82,12 @@ def tell(server: ModelServer, body: Json | bytes, path: str = CHAT, **headers: s
 
 
 def noted_in(waits: list[float]) -> Callable[[Line, float], None]:
-    """A `Line.wait` that only notes the seconds it is given."""
+    """A `Line.pause` that only notes the seconds it is given."""
 
-    def wait(line: Line, seconds: float) -> None:
+    def pause(line: Line, seconds: float) -> None:
         waits.append(seconds)
 
-    return wait
+    return pause
 
 
 def question(text: str = "go", **more: Any) -> Json:
@@ -489,7 +489,7 @@ def test_one_connection_carries_many_questions(server: ModelServer) -> None:
 
 def test_questions_are_answered_side_by_side_after_their_agents_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(Line, "wait", noted_in(waits))
+    monkeypatch.setattr(Line, "pause", noted_in(waits))
     with ModelServer(delay=9.0, delays={"pattern": 0.3, "trend": 0.2}) as server, ThreadPoolExecutor() as pool:
         server.hold(3)
         told = pool.map(tell, [server] * 3, map(wanting, [PatternReport, TrendReport, TrendReport]))
@@ -605,7 +605,7 @@ def test_a_models_name_can_hold_faults(server: ModelServer, monkeypatch: pytest.
     assert statuses("stub+429x1+503x2") == [429, 503, 503, 200]
     assert statuses("stub+nonsense") == [404] * 4
     waits: list[float] = []
-    monkeypatch.setattr(Line, "wait", noted_in(waits))
+    monkeypatch.setattr(Line, "pause", noted_in(waits))
     assert tell(server, {**question(), "model": "stub+slow0.2"}).status == 200
     assert waits == [server.delay, 0.2]
 

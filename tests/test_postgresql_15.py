@@ -32,7 +32,7 @@ ME = Cause("test")
 pytestmark = pytest.mark.skipif(not BINARIES.exists(), reason=f"no PostgreSQL 15 in {BINARIES}")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def superuser() -> Iterator[str]:
     """A server of version 15 that listens on the loopback and asks for passwords there."""
     with new_home() as home:

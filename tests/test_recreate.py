@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ from engine.feed.signals import ImportedAnalyst
 from engine.money import ZERO, add
 from engine.store import ENGINE_VERSION, Store
 from engine.store.memory import MemoryStore
-from tests.seeded import new_database, seed
+from tests.conftest import log_of_its_own
 from tests.test_commands import answer, refusal, run
 from tests.test_projections import BARS, BOLD, FILE, question
 
@@ -122,10 +121,11 @@ def test_an_order_is_found_by_a_beginning_that_no_other_has(bold: Bold) -> None:
 
 
 @pytest.fixture(scope="module")
-def env(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    home: Path = tmp_path_factory.mktemp("home")
-    with new_database(server) as dsn:
-        seed(dsn, home)
+def env(
+    server: str, seeded_template: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    home = tmp_path_factory.mktemp("home")
+    with log_of_its_own(server, seeded_template[0]) as dsn:
         yield {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(home), "QUANTAGENT_ACTOR": "auditor"}
 
 

@@ -139,6 +139,74 @@ def test_nobody_imports_the_python_door() -> None:
     assert importers == set()
 
 
+# --- Tests --------------------------------------------------------------------------------------------------------
+
+# A loaded machine may be ten times slower than a quiet one: a test that measures time, or that gives up after
+# seconds, is red there without a fault. What may read an interval clock, and why:
+MEASURES_TIME = {
+    "tests/waiting.py": "ends a wait that hangs",
+    "tests/conftest.py": "ends a wait that hangs",
+    "tests/model_server.py": "stamps requests, for the order of their beginnings and ends",
+    "tests/test_money_law.py": "prints how long its millions of operations took",
+}
+INTERVAL_CLOCK = re.compile(r"^time\.(monotonic|perf_counter|process_time)(_ns)?$|^(monotonic|perf_counter)$")
+LIMITS = {"communicate", "get", "join", "result", "run", "urlopen", "wait", "wait_procs"}
+LIMIT_MIN_S = 60
+
+
+def modules_of_tests() -> Iterator[tuple[str, ast.Module]]:
+    """The modules of tests; benchmarks measure time, which is their purpose."""
+    return ((path, tree) for path, tree in sources("tests") if not path.startswith(("tests/bench", "tests/peers/")))
+
+
+def test_no_test_measures_time() -> None:
+    readers = {
+        path
+        for path, tree in modules_of_tests()
+        for name in (*called(tree), *imported(tree))
+        if INTERVAL_CLOCK.search(name)
+    }
+    assert readers == MEASURES_TIME.keys()
+
+
+def limits_given(tree: ast.Module) -> Iterator[tuple[int, float]]:
+    """(line, seconds) of each limit of a wait that a tree gives as a number."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+        given = [keyword.value for keyword in node.keywords if keyword.arg in ("timeout", "default_timeout")]
+        if name in LIMITS and name != "get":
+            given += node.args[:1]
+        for value in given:
+            if isinstance(value, ast.Constant) and isinstance(value.value, int | float):
+                yield node.lineno, float(value.value)
+
+
+def test_no_wait_of_a_test_ends_before_a_busy_machine_is_ready() -> None:
+    short = [
+        f"{path}:{line}: {seconds:g} s"
+        for path, tree in modules_of_tests()
+        for line, seconds in limits_given(tree)
+        if seconds < LIMIT_MIN_S
+    ]
+    assert short == []
+
+
+@pytest.mark.parametrize(
+    ("source", "limits"),
+    [
+        ("process.communicate(timeout=30)", [30]),
+        ("thread.join(2)", [2]),
+        ("queue.get(timeout=0.5)", [0.5]),
+        ("subprocess.run(words, timeout=90)", [90]),
+        ("', '.join(words); answers.get(3); thread.join(GIVE_UP_S)", []),
+    ],
+)
+def test_limits_are_found_in_every_form(source: str, limits: list[float]) -> None:
+    assert [seconds for _, seconds in limits_given(ast.parse(source))] == limits
+
+
 # --- Dependencies -------------------------------------------------------------------------------------------------
 
 

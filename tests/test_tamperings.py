@@ -43,7 +43,7 @@ def environment(dsn: str, home: Path) -> dict[str, str]:
     return {**os.environ, "QUANTAGENT_DSN": dsn, "QUANTAGENT_HOME": str(home), "QUANTAGENT_ACTOR": "anna"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def original(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Original]:
     folder = tmp_path_factory.mktemp("original")
     home, kept = folder / "home", folder / "kept"
