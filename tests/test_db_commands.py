@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.embedded_home import LINGER_S, embedded, environment, new_home, user_process, wait_until_stopped
-from tests.waiting import wait_until
+from tests.waiting import GIVE_UP_S, wait_until
 
 DB = [sys.executable, "-P", "-c", "from ui.cli.db import app; app()"]
 
@@ -80,12 +80,15 @@ def test_psql_runs_sql_and_hands_on_its_exit_code(home: Path) -> None:
 
 @pytest.mark.slow
 def test_an_open_psql_keeps_the_server_up(home: Path) -> None:
-    command = [*DB, "psql", "-c", "select pg_sleep(2)"]
-    with subprocess.Popen(command, env=settings(home), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*DB, "psql"], env=settings(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         wait_until(lambda: embedded(home).status().running)
-        out, _ = process.communicate()
+        time.sleep(4 * LINGER_S)
+        assert embedded(home).status().running
+        out, _ = process.communicate("select 6 * 7 as answer;\n", timeout=GIVE_UP_S)
     assert process.returncode == 0
-    assert "pg_sleep" in out
+    assert "42" in out
 
 
 def test_upgrade_applies_each_migration_once(home: Path) -> None:

@@ -105,6 +105,16 @@ def after(models: ModelServer, *faults: model_faults.Fault, lasting: bool | None
     return world
 
 
+def hurry(monkeypatch: pytest.MonkeyPatch, question: int) -> None:
+    """Limit only one question to a second, the one that meets a fault; a busy machine has time for the others."""
+    timeout, limits = asyncio.timeout, chain(repeat(60.0, question - 1), [1.0], repeat(60.0))
+
+    def limited(_: float) -> asyncio.Timeout:
+        return timeout(next(limits))
+
+    monkeypatch.setattr(asyncio, "timeout", limited)
+
+
 def bad(calls: tuple[ModelCall, ...]) -> list[str]:
     return [call.outcome for call in calls if call.outcome != "answered"]
 
@@ -137,13 +147,7 @@ def test_a_fault_that_passes_costs_a_question_and_the_analysis_is_made(
 ) -> None:
     outcome = outcome_of(form, name)
     if outcome == "timeout":
-        # Only the question that meets the fault has little time.
-        timeout, limits = asyncio.timeout, chain([1.0], repeat(60.0))
-
-        def limited(_: float) -> asyncio.Timeout:
-            return timeout(next(limits))
-
-        monkeypatch.setattr(asyncio, "timeout", limited)
+        hurry(monkeypatch, 1)
     world = after(models, FAULTS[name], lasting=False, structured_output=form)
     calls = work_of(world.made()).calls
     assert bad(calls) == ([] if outcome in ("harmless", "endless") else [outcome])
@@ -218,7 +222,11 @@ def test_a_second_question_says_what_was_wrong_with_the_first_answer(models: Mod
     "name",
     ["429_quota", "429_absurd", "500", "401", "hang", "dropped", "html", "refusal", "length", "huge", "unknown_tool"],
 )
-def test_a_fallback_answers_where_the_first_model_does_not(models: ModelServer, name: str) -> None:
+def test_a_fallback_answers_where_the_first_model_does_not(
+    models: ModelServer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name == "hang":
+        hurry(monkeypatch, 5)
     models.script(
         [FAULTS[name]], lasting=True, agent="decision", when=lambda exchange: exchange.body["model"] == "stub"
     )

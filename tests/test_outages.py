@@ -64,7 +64,8 @@ def test_waiting_for_ones_turn_ends_with_a_typed_error(dsn: str, monkeypatch: py
 
 
 def test_a_statement_that_takes_too_long_ends_with_a_typed_error(dsn: str) -> None:
-    with PostgresStore(make_conninfo(dsn, options="-c statement_timeout=200ms")) as store:
+    # Long enough for the append that follows, on a busy machine too.
+    with PostgresStore(make_conninfo(dsn, options="-c statement_timeout=2s")) as store:
         with somebody_elses_turn(dsn), pytest.raises(StoreUnavailable, match="statement timeout"):
             store.append([batch("control:a")], ME)
         store.append([batch("control:a")], ME)
@@ -94,7 +95,8 @@ def test_a_lost_server_ends_with_a_typed_error_when_it_stays_away(monkeypatch: p
         dsn = postgres.start()
         migrate(dsn)
         with PostgresStore(dsn) as store:
-            store._recorder.datastore.pool.timeout = 0.5  # pyright: ignore[reportPrivateUsage]
+            pool = store._recorder.datastore.pool  # pyright: ignore[reportPrivateUsage]
+            pool.timeout = 0.5
             store.append([batch("control:a")], ME)
             postgres.stop(force=True)
             with pytest.raises(StoreUnavailable, match="the log could not be written"):
@@ -102,6 +104,7 @@ def test_a_lost_server_ends_with_a_typed_error_when_it_stays_away(monkeypatch: p
             with pytest.raises(StoreUnavailable, match="the log could not be read"):
                 list(store.read("control:a"))
             postgres.start()
+            pool.timeout = GIVE_UP_S
             store.append([batch("control:a", 1)], ME)
         nothing_but(dsn, 2)
         postgres.stop(force=True)
