@@ -37,7 +37,7 @@ def env(dsn: str, tmp_path: Path, models: ModelServer) -> dict[str, str]:
 
 
 def save(env: dict[str, str], name: str, models: ModelServer, **fields: str) -> None:
-    said = {"model": "stub", "base_url": models.url, "retries": "0", "timeout_s": "5", **fields}
+    said = {"model": "stub", "base_url": models.url, "retries": "0", "timeout_s": "120", "patience_s": "300", **fields}
     run(env, "model", "save", name, *(word for field in said.items() for word in ("--set", "=".join(field))))
 
 
