@@ -1,12 +1,17 @@
-"""The project's pages as data: their commands, code and links; and the pages that are generated (`make docs`).
+"""The project's pages as data: their commands, code and links; and what is made by program in them (`make docs`).
 
-Of docs/audit.md, only what stands between two marks is generated.
+`python -m tests.documents [PAGE ...]` writes the generated pages (of docs/audit.md, only what stands between two marks
+is generated), then runs the commands of the pages, all unless some are named, and rewrites the outputs shown under them
+that differ from what was printed (`tests.transcripts`).
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +19,10 @@ from projections import tables
 from tests import event_pages, fill_pages, tamperings
 
 ROOT = Path(__file__).parent.parent
+
+REWRITE = "REWRITE_PAGES"
+"""The environment variable that makes the test of a page's commands rewrite the outputs that differ."""
+_TEST = "tests/test_documents.py::test_what_a_page_tells_to_type_works_and_prints_what_it_shows"
 
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/audit.md": tamperings.document,
@@ -52,6 +61,15 @@ def commands(block: Block) -> Iterator[str]:
         yield found[1].replace("\\\n", " ")
 
 
+def with_blocks(text: str, changed: Mapping[Block, str]) -> str:
+    """The page with other texts in some of its blocks."""
+    lines = text.splitlines(keepends=True)
+    for block in sorted(changed, key=lambda block: -block.line):
+        begin = block.line - 1
+        lines[begin : begin + len(block.text.splitlines())] = [changed[block]]
+    return "".join(lines)
+
+
 def links(text: str) -> Iterator[str]:
     """The files that a page's relative links name, without their anchors."""
     prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -61,12 +79,24 @@ def links(text: str) -> Iterator[str]:
             yield path
 
 
-def main() -> None:
-    """Writes the generated pages anew."""
-    for page, document in GENERATED.items():
-        (ROOT / page).write_text(document(), encoding="utf-8")
-        print(page)
+def main(chosen: Sequence[str]) -> int:
+    """Write the generated pages and the outputs of the chosen pages, all by default; return an exit code."""
+    if unknown := set(chosen) - set(pages()):
+        print(f"no page: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    for page in chosen or GENERATED:
+        if page in GENERATED:
+            (ROOT / page).write_text(GENERATED[page](), encoding="utf-8")
+            print(page)
+    # The test has the server, the database and the folder that the commands need: it writes where it would compare.
+    tests = [f"{_TEST}[{page}]" for page in chosen or pages()]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", *tests],
+        cwd=ROOT,
+        env=os.environ | {REWRITE: "1"},
+        check=False,
+    ).returncode
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

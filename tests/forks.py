@@ -31,7 +31,7 @@ IMPORTED = (
     *("engine.audit.reproduce", "engine.audit.bundle", "engine.audit.journal", "engine.feed.quality", "numpy"),
 )
 # Names that mean nothing to Python and its libraries while they are loaded.
-HARMLESS = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "MODEL_SERVER", "OPENAI_API_KEY", "MPLBACKEND")
+HARMLESS = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "COLUMNS", "MODEL_SERVER", "OPENAI_API_KEY", "MPLBACKEND")
 # Libraries add names of their own when they are imported: what is compared is what is there from then on.
 for _name in ("polars", "analysis.graph"):
     importlib.import_module(_name)

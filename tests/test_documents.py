@@ -1,10 +1,12 @@
 """The pages tell the truth: what they tell a reader to type is typed here.
 
 - In a ```console block, lines that begin with `$ ` are commands, run in the order of the page, against one fresh
-  database and in one empty folder per page; the other lines show what one may see and are not compared.
+  database and in one empty folder per page; the lines under a command are what it prints (`tests.transcripts` says how
+  they are compared). `python -m tests.documents [PAGE ...]` rewrites those that differ.
 - `$MODEL_SERVER` is the address of a stub of a model server.
 - Commands that begin with one of `SHOWN_ONLY` are not run; the make targets and files they name must exist.
-- A command with a placeholder (`PLACEHOLDERS`, a whole word) is not run; the command's `--help` is.
+- A command with a placeholder (`PLACEHOLDERS`, a whole word) is not run; the command's `--help` is. Where an output is
+  shown, its only placeholders are `RUN`, which stand for the page's runs, the newest first.
 - A block after a line `<!-- file: NAME -->` is saved under that name first.
 - A ```python block after a line `<!-- run -->` is executed; the blocks of a page share their names.
 - Generated pages equal what their generator prints; relative links lead to files.
@@ -18,6 +20,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +28,19 @@ import pytest
 
 from engine.config import RiskLimits
 from engine.risk import RULES
-from tests.documents import GENERATED, ROOT, blocks, commands, links, pages
+from tests.documents import GENERATED, REWRITE, ROOT, Block, blocks, commands, links, pages, with_blocks
 from tests.forks import ended
 from tests.model_answers import lean
 from tests.model_server import ModelServer
+from tests.transcripts import WIDTH, Entry, Printed, played
 from ui.compose import open_app
 from ui.settings import Settings
 
 SHOWN_ONLY = ("make", "docker", "git", "cd", "sudo", "apt", "apt-get", "brew", "export", "quantagent dashboard")
 PLACEHOLDERS = {"DSN", "FILE", "ID", "NAME", "ORDER", "PROFILE", "RUN", "SIGNAL", "SYMBOL", "TRADE"}
 
-# The server that the tests use does not flush to disk, and the doctor rightly says so.
-MAY_SAY_NO = ("quantagent doctor",)
+# The server that the tests use does not flush to disk, and the doctor rightly says so; two runs compared may differ.
+MAY_SAY_NO = ("quantagent doctor", "quantagent audit diff")
 
 
 @pytest.fixture
@@ -55,6 +59,8 @@ def reader(dsn: str, model_server: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("QUANTAGENT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("QUANTAGENT_DSN", dsn)
     monkeypatch.setenv("MODEL_SERVER", model_server)
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    monkeypatch.setenv("QUANTAGENT_ACTOR", "anna")
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -67,18 +73,26 @@ def is_about(command: str, beginnings: tuple[str, ...]) -> bool:
 
 @pytest.mark.slow(80)
 @pytest.mark.parametrize("page", pages())
-def test_what_a_page_tells_to_type_works(page: str, reader: Path) -> None:
+def test_what_a_page_tells_to_type_works_and_prints_what_it_shows(page: str, reader: Path) -> None:
     names: dict[str, Any] = {"__name__": page}
-    for block in blocks((ROOT / page).read_text()):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    differences: list[str] = []
+    changed: dict[Block, str] = {}
+    for block in blocks(text):
         if saved := re.fullmatch(r"<!-- file: (\S+) -->", block.before):
             (reader / saved[1]).write_text(block.text)
-        for command in commands(block):
-            if not is_about(command, SHOWN_ONLY):
-                run(command, f"{page}:{block.line}", reader)
+        outputs = [*played(block, page, partial(printed, folder=reader))]
+        if found := [each.difference for each in outputs if each.difference]:
+            differences += found
+            changed[block] = "".join(each.rewritten for each in outputs)
         if block.language == "python" and block.before == "<!-- run -->":
             # Blank lines in front, so that an error names the line of the page.
             exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), names)
     assert not without_a_trade(os.environ["QUANTAGENT_DSN"]), page
+    if REWRITE in os.environ:
+        (ROOT / page).write_text(with_blocks(text, changed), encoding="utf-8")
+    else:
+        assert not differences, "\n".join([*differences, f"`python -m tests.documents {page}` rewrites these outputs"])
 
 
 def without_a_trade(dsn: str) -> list[str]:
@@ -87,12 +101,27 @@ def without_a_trade(dsn: str) -> list[str]:
         return [f"{run['run_id'][:8]} {run['variant']} {run['profile']}" for run in queries.runs() if not run["fills"]]
 
 
-def run(command: str, where: str, folder: Path) -> None:
-    if PLACEHOLDERS & set(shlex.split(command)):
-        command = shlex.join([*verbs(command), "--help"])
-    done = typed(command, folder)
+def printed(entry: Entry, where: str, folder: Path) -> Printed | None:
+    """What the command prints; None where it is not run."""
+    command = entry.command
+    if is_about(command, SHOWN_ONLY):
+        return None
+    if entry.shown:
+        for run_id in newest_runs(command.split().count("RUN")):
+            command = re.sub(r"\bRUN\b", run_id[:8], command, count=1)
+    is_help = bool(PLACEHOLDERS & set(shlex.split(command)))
+    done = typed(shlex.join([*verbs(command), "--help"]) if is_help else command, folder)
     accepted = (0, 3) if is_about(command, MAY_SAY_NO) else (0,)
     assert done.returncode in accepted, f"{where}: $ {command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    # The folder is the reader's home.
+    return None if is_help else Printed(*(text.replace(str(folder), "~") for text in (done.stdout, done.stderr)))
+
+
+def newest_runs(count: int) -> list[str]:
+    if not count:
+        return []
+    with open_app(Settings(None, os.environ["QUANTAGENT_DSN"], "reader")) as app, app.queries() as queries:
+        return [run["run_id"] for run in queries.runs(limit=count)]
 
 
 def typed(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
