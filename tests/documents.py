@@ -82,7 +82,7 @@ def links(text: str) -> Iterator[str]:
 def main(chosen: Sequence[str]) -> int:
     """Write the generated pages and the outputs of the chosen pages, all by default; return an exit code."""
     if unknown := set(chosen) - set(pages()):
-        print(f"no page: {', '.join(sorted(unknown))}", file=sys.stderr)
+        print(f"{', '.join(sorted(unknown))}: no such page; name them like docs/audit.md.", file=sys.stderr)
         return 2
     for page in chosen or GENERATED:
         if page in GENERATED:

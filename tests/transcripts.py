@@ -121,8 +121,8 @@ def rewritten(shown: Sequence[str], printed: Printed) -> list[str]:
     outputs = [lines(printed.stdout), [*lines(printed.stdout), *lines(printed.stderr)]]
     if not shown or any(holds(shown, output) for output in outputs):
         return list(shown)
-    likest = max(outputs, key=lambda output: (bool(output), _likeness(shown, output)))
-    return _cut(shown, likest)
+    closest = max(outputs, key=lambda output: (bool(output), _likeness(shown, output)))
+    return _cut(shown, closest)
 
 
 def difference(shown: Sequence[str], instead: Sequence[str]) -> str:
