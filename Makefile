@@ -55,7 +55,7 @@ bench: tools ## Measures the engine and writes the table of docs/benchmarks.md
 bench-peers: tools $(PEERS) ## Measures the same runs in those engines and writes their table of docs/benchmarks.md
 	@$(BIN)/python -m tests.bench_peers
 
-docs: tools ## Writes the generated pages in docs/ anew
+docs: tools ## Writes the generated pages, and the outputs shown in all pages
 	@$(BIN)/python -m tests.documents
 
 lock: ## Pins the dependencies of pyproject.toml anew in the lock files
