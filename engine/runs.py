@@ -242,10 +242,15 @@ def sees_less(store: Store, run: RunRequested, known_at: datetime) -> bool:
     return latest is not None and latest < known_at
 
 
-def resume(store: Store, run: RunRequested, after: datetime, known_at: datetime, cause: Cause) -> None:
-    """Lets a paper run that has come to `after` go on with what was learned by `known_at`."""
+def resume(
+    store: Store, run: RunRequested, after: datetime, known_at: datetime, cause: Cause, until: datetime | None = None
+) -> None:
+    """Let a paper run that has come to `after` go on with what was learned by `known_at`.
+
+    `until`: the close of the last bar that it may see now; its sessions are frozen for a year beyond.
+    """
     known = hours_of(store, run)
-    fresh = session_hours(_calendars(run.config), run.start, known_at + _YEAR) if known else ()
+    fresh = session_hours(_calendars(run.config), run.start, (until or after) + _YEAR) if known else ()
     last = {hours.calendar: max(each.last for each in known if each.calendar == hours.calendar) for hours in known}
     further = tuple(_after(hours, last[hours.calendar]) for hours in fresh if hours.last > last[hours.calendar])
     fact = FeedResumed(run.run_id, after, known_at, further)

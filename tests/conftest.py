@@ -51,6 +51,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("home")
         patch.setenv("QUANTAGENT_HOME", str(folder))
+        # Workers of xdist have the width of the terminal; commands write to pipes here, which have none.
+        patch.delenv("COLUMNS", raising=False)
         yield folder
 
 

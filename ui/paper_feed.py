@@ -49,7 +49,9 @@ def bars_to_live(
         return runs.bars_seen(catalogue, store, run, run.config.fed, ended.ended.ended_at)
     seen = runs.bars_seen(catalogue, store, run, run.config.fed, end)
     if runs.sees_less(store, run, known_at):
-        runs.resume(store, run, _stopped_at(store, run, account, seen), known_at, cause)
+        known = catalogue.as_known_at(known_at)
+        until = max(known.bars(symbol, run.config.timeframe, run.start, end)[-1].closed_at for symbol in run.config.fed)
+        runs.resume(store, run, _stopped_at(store, run, account, seen), known_at, cause, until)
         seen = runs.bars_seen(catalogue, store, run, run.config.fed, end)
     return seen
 
