@@ -40,6 +40,8 @@ from tests.embedded_home import (
 )
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become other users")
 OLD_BINARIES = Path("/usr/lib/postgresql/15/bin")
 

@@ -46,7 +46,7 @@ def test_it_works_in_its_own_folder_and_with_its_own_names(env: dict[str, str], 
 
 
 def test_in_surroundings_that_count_while_python_starts_the_script_itself_is_started(env: dict[str, str]) -> None:
-    assert may_fork(env | {"QUANTAGENT_ENVIRONMENT": "backtest", "HOME": "/nowhere"})
-    for name in ("PYTHONHASHSEED", "TZ", "LC_ALL", "COVERAGE_PROCESS_START", "LANGSMITH_TRACING", "COLUMNS"):
+    assert may_fork(env | {"QUANTAGENT_ENVIRONMENT": "backtest", "HOME": "/nowhere", "COLUMNS": "80"})
+    for name in ("PYTHONHASHSEED", "TZ", "LC_ALL", "COVERAGE_PROCESS_START", "LANGSMITH_TRACING"):
         assert not may_fork(env | {name: "other"}), name
     assert not may_fork({name: value for name, value in env.items() if name != "QUANTAGENT_DSN"})

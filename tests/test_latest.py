@@ -13,6 +13,8 @@ import pytest
 from tests.test_commands import answer, refusal, run, write_bars
 from tests.workloads import walk, write_signals
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def env(dsn: str, tmp_path: Path) -> dict[str, str]:

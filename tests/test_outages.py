@@ -27,6 +27,8 @@ from engine.store.postgres import PostgresStore
 from tests.embedded_home import embedded, new_home
 from tests.waiting import GIVE_UP_S, wait_until
 
+pytestmark = pytest.mark.slow
+
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 ME = Cause("test")
 

@@ -30,6 +30,8 @@ from quantagent import Backtest
 from tests.test_commands import run as command
 from tests.worlds import BARS, BOLD, CAREFUL, LATER, World, question, world_in
 
+pytestmark = pytest.mark.slow
+
 OF_PERFORMANCE = ("metrics", "equity", "decisions")
 OF_BOOKS = ("portfolio", "positions", "days", "signals", "risk_decisions", "orders", "fills", "trades")
 

@@ -27,6 +27,8 @@ from tests.test_commands import refusal, run, write_bars
 from tests.test_export import bare
 from tests.workloads import walk, write_signals
 
+pytestmark = pytest.mark.slow
+
 
 class Original(NamedTuple):
     """The log that is tampered with: its newest state and an older one as databases, its home, and copies of the

@@ -27,6 +27,8 @@ from ui.compose import App, Question, backtest, load_sample, open_app, replay
 from ui.daemon import PaperDaemon, PaperPlan
 from ui.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 START, END = datetime(2017, 8, 15, tzinfo=UTC), datetime(2017, 8, 16, tzinfo=UTC)
 ASKED = Question(("BTC-USD",), start=START, end=END, variant="mini")
 
