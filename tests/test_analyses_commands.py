@@ -16,6 +16,8 @@ from tests.forks import ended
 from tests.model_answers import lean
 from tests.model_server import ModelServer
 
+pytestmark = pytest.mark.slow
+
 RANGE = ("--symbols", "BTC-USD", "--start", "2017-12-20T00:00", "--end", "2017-12-20T06:00")
 KEY = "sk-never-to-be-seen-0123456789"
 

@@ -40,6 +40,8 @@ from ui.compose import Question, backtest, load_sample, open_app, replay
 from ui.daemon import PaperDaemon, PaperPlan
 from ui.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 # A weekend: one of the two symbols has a gap.
 START, END = datetime(2017, 8, 15, tzinfo=UTC), datetime(2017, 8, 21, tzinfo=UTC)
 KINDS = ("backtest", "replay", "imported", "paper")

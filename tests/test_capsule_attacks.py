@@ -15,6 +15,8 @@ from engine.audit.capsule import open_capsule
 from engine.errors import BadInput
 from tests.test_capsule import Origin, edited, member, origin, repack
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["origin"]
 
 HOSTILE_NAMES = [

@@ -36,6 +36,8 @@ from ui.compose import App, Question, backtest, open_app
 from ui.daemon import PaperDaemon, PaperPlan
 from ui.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 # Long enough for some trades, after the analyst's warm-up, short enough for a test: 5 days of two symbols.
 RANGE = ("--start", "2017-08-15", "--end", "2017-08-20")
 START, END = datetime(2017, 8, 15, tzinfo=UTC), datetime(2017, 8, 20, tzinfo=UTC)

@@ -19,6 +19,8 @@ from tests.test_commands import answer, refusal, run
 from tests.waiting import wait_until
 from ui.cli.data_quality import picture
 
+pytestmark = pytest.mark.slow
+
 MONTH = ("--start", "2024-11-25", "--end", "2024-12-25")
 ROOT = Path(__file__).parent.parent
 HOURS = grid("XNYS", Timeframe.H1, Span(datetime(2024, 11, 25, tzinfo=UTC), datetime(2024, 12, 25, tzinfo=UTC)))

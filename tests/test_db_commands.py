@@ -15,6 +15,8 @@ import pytest
 from tests.embedded_home import LINGER_S, embedded, environment, new_home, user_process, wait_until_stopped
 from tests.waiting import GIVE_UP_S, wait_until
 
+pytestmark = pytest.mark.slow
+
 DB = [sys.executable, "-P", "-c", "from ui.cli.db import app; app()"]
 
 

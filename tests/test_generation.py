@@ -45,6 +45,8 @@ from tests.model_server import ModelServer
 from tests.schema_values import Json
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 QUESTIONS = 5
 """Of one analysis where all goes well."""

@@ -40,6 +40,8 @@ from ui.compose import App, Question, backtest, load_sample, open_app, replay
 from ui.daemon import DueSlot, PaperDaemon, PaperPlan
 from ui.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 ANNA = halts.person("anna")
 LATER = datetime(2017, 8, 16, tzinfo=UTC)
 

@@ -22,6 +22,8 @@ from tests.test_halts import ANNA, END, START, analysed, book, drive, drive_with
 from ui.compose import App, open_app, replay
 from ui.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["analysed"]
 
 
