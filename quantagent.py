@@ -139,6 +139,11 @@ class Results:
         return self._read(lambda queries: outcome_of(queries, self.run_id).no_trades)
 
     @property
+    def ended_early(self) -> str:
+        """Why the run ended before its bars did, in one sentence; empty where it did not."""
+        return self._read(lambda queries: outcome_of(queries, self.run_id).ended_early)
+
+    @property
     def data_notes(self) -> list[DataNote]:
         """Gaps, refused rows and flagged bars inside the run's range, by symbol and time."""
         with self._opened() as app:

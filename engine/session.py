@@ -155,6 +155,8 @@ class Session:
         if ended is not None:
             self._write([ended], written)
             self._write(broker.liquidate(moment.closed, self._marks, moment.at), written)
+            # Read and not acted on: a replay under another profile may survive this instant and needs them.
+            self._wishes(moment.closed)
             return self._finish(moment, written)
         step = self._step(moment)
         measured = measure(self.book, step, self.config, commands)

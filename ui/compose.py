@@ -301,11 +301,13 @@ def replay(
         config = _resolved(app, chosen.profile, config.instruments, config.timeframe)
         name, told = chosen.name, chosen.told
     result = runs.result_of(app.store, source.run_id)
-    # A paper run was asked before its end was known, and may have gone on since.
+    # A paper run was requested before its end was known, and may have gone on since.
     end = result.ended.ended_at if result and source.environment is Environment.PAPER else source.end
-    bars, asked_of = (
-        runs.bars_seen(app.catalogue, app.store, source, symbols, end) for symbols in (config.fed, source.config.fed)
-    )
+    asked_of = runs.bars_seen(app.catalogue, app.store, source, source.config.fed, end)
+    if result and result.ended.reason:
+        # Of the bars after its early end it has consulted no analysis.
+        end = result.ended.ended_at
+    bars = runs.bars_seen(app.catalogue, app.store, source, config.fed, end)
     check_replayable(app.store, source, dataset_digest(asked_of, config.timeframe))
     total = sum(map(len, bars))
     analyst = stored_opinions(

@@ -6,24 +6,34 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from projections.queries import Queries, Rows
-from ui.formats import count, tidy
+from ui.formats import count, tidy, time_text
 
 
 class Outcome(NamedTuple):
     """denials: rule, signals, symbols, limit and observed, the most frequent first; no_trades: why there is none, empty
-    where there is one."""
+    where there is one; ended_early: why the run ended before its bars did, empty where it did not."""
 
     denials: Rows
     no_trades: str
+    ended_early: str
 
 
 def outcome_of(queries: Queries, run_id: str) -> Outcome:
     """What became of the signals of a run."""
     denials = queries.denials(run_id)
     metrics = queries.metrics(run_id) or {}
+    ended_early = _ended_early(queries, run_id)
     if metrics.get("total_trades") or metrics.get("open_trades") or queries.trades(run_id):
-        return Outcome(denials, "")
-    return Outcome(denials, f"No trade: {_reason(queries, run_id, denials)}.")
+        return Outcome(denials, "", ended_early)
+    return Outcome(denials, f"No trade: {_reason(queries, run_id, denials)}.", ended_early)
+
+
+def _ended_early(queries: Queries, run_id: str) -> str:
+    run = queries.run(run_id)
+    if run["status"] != "ended" or not run["reason"]:
+        return ""
+    at = time_text(queries.lived_until(run_id))
+    return f"{run['reason']}: the account had no equity left at {at} UTC; its positions were closed and the run ended."
 
 
 def _reason(queries: Queries, run_id: str, denials: Rows) -> str:

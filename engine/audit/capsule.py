@@ -217,8 +217,9 @@ class Capsule:
             raise ValueError("the configuration of the run does not have its digest")
         if requested.environment is not Environment.PAPER and requested.dataset_digest != manifest.dataset_digest:
             raise ValueError("bars.csv does not hold the bars that the run was made from")
-        traded = self.bars()[: len(requested.config.symbols)]
-        if sum(map(len, traded)) != ended.bars:
+        # A run that ended early has not seen the later bars of its dataset.
+        traded = [bar for bars in self.bars()[: len(requested.config.symbols)] for bar in bars]
+        if sum(bar.closed_at <= ended.ended_at for bar in traded) != ended.bars:
             raise ValueError(f"bars.csv does not hold the {ended.bars} bars of the run")
         book = BookDigest(self.book())
         if (book.hexdigest(), book.events) != (ended.book_digest, ended.book_events):

@@ -100,7 +100,8 @@ def start(
             err.print("Stopped between two slots. The same command goes on from here.")
         else:
             print_facts(
-                "The feed has ended", {"run": ended.run_id, "fills": ended.fills, "book digest": ended.book_digest}
+                "The run has ended" if ended.reason else "The feed has ended",
+                {"run": ended.run_id, "fills": ended.fills, "book digest": ended.book_digest},
             )
             show_outcome(outcome)
 

@@ -19,7 +19,7 @@ NOTES_SHOWN = 10
 
 
 def outcome_facts(opened: App, queries: Queries, run: RunRequested) -> dict[str, Any]:
-    """`denials`, `no_trades` (one sentence, else empty) and `data_notes` of a run, as --json has them."""
+    """`denials`, `no_trades` and `ended_early` (one sentence, else empty) and `data_notes` of a run, as in --json."""
     from ui.outcomes import outcome_of
     from ui.run_data import data_notes
 
@@ -29,7 +29,9 @@ def outcome_facts(opened: App, queries: Queries, run: RunRequested) -> dict[str,
 
 
 def show_outcome(facts: dict[str, Any]) -> None:
-    """The same for a person: tables of denials and notes, and the sentence on a run without a trade."""
+    """The same for a person: tables of denials and notes, and the sentences on a run without a trade or its bars."""
+    if facts["ended_early"]:
+        out.print(facts["ended_early"], markup=False)
     if facts["denials"]:
         columns = ["rule", "signals", "symbols", _readable("limit"), _readable("observed")]
         print_rows("Denied signals by rule, with the commonest numbers", facts["denials"], columns)

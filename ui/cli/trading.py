@@ -248,26 +248,13 @@ def facts_of(answer: Answer) -> dict[str, Any]:
         "fills": ended.fills,
         "book_events": ended.book_events,
         "book_digest": ended.book_digest,
-        "ended_early": ended.reason or None,
     }
 
 
 def show(answer: Answer, metrics: Mapping[str, Any]) -> None:
     facts, currency = facts_of(answer), answer.result.request.config.currency
-    if not facts["ended_early"]:
-        del facts["ended_early"]
     print_facts(f"Run {facts['run_id']}", {**facts, "symbols": ", ".join(facts["symbols"])})
-    if answer.result.ended.reason:
-        out.print(_ended_early(answer), markup=False)
     print_facts(f"Metrics ({currency})", _chosen(metrics), figures(_chosen(metrics), currency))
-
-
-def _ended_early(answer: Answer) -> str:
-    ended = answer.result.ended
-    return (
-        f"{ended.reason}: the account had no equity left at {ended.ended_at:%Y-%m-%d %H:%M}Z. Its positions were "
-        f"closed and the run ended there; `quantagent log --run {ended.run_id[:8]}` has the events."
-    )
 
 
 def show_digests(source_digest: str, answer: Answer) -> None:
