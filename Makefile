@@ -34,10 +34,10 @@ test-long: tools ## Runs the tests that take minutes each
 	@$(BIN)/pytest -m "long and not peers"
 
 test-peers: tools $(PEERS) ## Compares fills and equity with four public engines, which live in .venv-peers
-	@$(BIN)/pytest -m peers tests/test_peers.py
+	@$(BIN)/pytest -m peers tests/peers/test_peers.py
 
 mutants: tools ## Changes the gate, fills and money in every small way and sees the tests fail (at least 95 %)
-	@$(BIN)/python -m tests.mutants
+	@$(BIN)/python -m tests.support.mutants
 
 lint: tools ## Checks style, types, architecture, dependencies and the Dockerfile
 	$(BIN)/ruff check .
@@ -50,13 +50,13 @@ lint: tools ## Checks style, types, architecture, dependencies and the Dockerfil
 	if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint docker/Dockerfile; fi
 
 bench: tools ## Measures the engine and writes the table of docs/benchmarks.md
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.support.bench
 
 bench-peers: tools $(PEERS) ## Measures the same runs in those engines and writes their table of docs/benchmarks.md
-	@$(BIN)/python -m tests.bench_peers
+	@$(BIN)/python -m tests.support.bench_peers
 
 docs: tools ## Writes the generated pages, and the outputs shown in all pages
-	@$(BIN)/python -m tests.documents
+	@$(BIN)/python -m tests.support.documents
 
 lock: ## Pins the dependencies of pyproject.toml anew in the lock files
 	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && trap 'exit 130' INT TERM && \

@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis import conformance
 from analysis.conformance import Finding
-from analysis.strategies import Opinion, Strategy
-from engine.broker import Broker, PaperBroker
+from analysis.strategy import Opinion, Strategy
+from engine.broker.paper import Broker, PaperBroker
 from engine.clock import now
-from engine.desk import Desk
-from engine.errors import BadInput
-from engine.events import BookEvent, OrderPlaced, OrderTerms, Protection, Verdict
-from engine.feed.files import read_bars
-from engine.feed.sample import SAMPLE_FILES, SAMPLE_TIMEFRAME
-from engine.market import Bar, Direction, OrderType, Side, Timeframe, TimeInForce, instrument_for
-from engine.money import exact
-from engine.orders import Wish
-from engine.tickets import Ticket
+from engine.core.errors import BadInput
+from engine.core.events import BookEvent, OrderPlaced, OrderTerms, Protection, Verdict
+from engine.core.intents import Wish
+from engine.core.market import Bar, Direction, OrderType, Side, Timeframe, TimeInForce, instrument_for
+from engine.core.money import exact
+from engine.data.files import read_bars
+from engine.data.sample import SAMPLE_FILES, SAMPLE_TIMEFRAME
+from engine.runtime.manual import Desk
+from engine.trading.tickets import Ticket
 from projections.queries import MetricsMissing, Queries, Rows
-from ui import market_data, profiles
-from ui.compose import Answer, App, Question, open_app
-from ui.compose import backtest as _backtest
-from ui.compose import load_sample as _load_sample
-from ui.compose import replay as _replay
-from ui.daemon import PaperPlan, TradingScheduler
-from ui.outcomes import outcome_of
-from ui.run_data import DataNote, data_notes
+from ui.app import Answer, App, Question, open_app
+from ui.app import backtest as _backtest
+from ui.app import load_sample as _load_sample
+from ui.app import replay as _replay
+from ui.daemon.paper import PaperPlan, TradingScheduler
+from ui.services import data, profile_files
+from ui.services.data_notes import DataNote, data_notes
+from ui.services.outcomes import outcome_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -78,7 +78,7 @@ class DataProvider:
         """
         with open_app() as app:
             frame, since, until = Timeframe.parse(timeframe), _instant(start), _instant(end)
-            return market_data.get_ohlc(app, symbol, frame, since, until, provider=self.provider)
+            return data.get_ohlc(app, symbol, frame, since, until, provider=self.provider)
 
     def load_sample(self) -> int:
         """Loads the bundled bars; returns how many were new."""
@@ -231,11 +231,11 @@ def check_strategy(variant: str, bars: Sequence[Bar] = ()) -> list[Finding]:
 class PortfolioManager:
     """One account in memory: cash, positions, equity. `profile`: a built-in one, or a file with a combined one."""
 
-    def __init__(self, symbols: Sequence[str], profile: str = profiles.DEFAULT, timeframe: str = "1h") -> None:
-        whole = profiles.whole(profile)
+    def __init__(self, symbols: Sequence[str], profile: str = profile_files.DEFAULT, timeframe: str = "1h") -> None:
+        whole = profile_files.whole(profile)
         instruments = [instrument_for(symbol) for symbol in symbols]
-        rates = [instrument_for(rate) for rate in profiles.rates_needed(whole, instruments)]
-        self.desk = Desk(profiles.resolve(whole, instruments, Timeframe.parse(timeframe), rates), now())
+        rates = [instrument_for(rate) for rate in profile_files.rates_needed(whole, instruments)]
+        self.desk = Desk(profile_files.resolve(whole, instruments, Timeframe.parse(timeframe), rates), now())
 
     @property
     def broker(self) -> PaperBroker:
@@ -256,7 +256,7 @@ class PortfolioManager:
 
 
 class RiskManager:
-    """The gate: `engine.risk.RULES`, from cash and position caps to daily loss, collar and halts."""
+    """The gate: `engine.trading.risk.RULES`, from cash and position caps to daily loss, collar and halts."""
 
     def __init__(self, portfolio: PortfolioManager) -> None:
         self.portfolio = portfolio

@@ -14,12 +14,13 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from analysis.variants import RULES, Chain, Formed, Maker, Own, Stored, Unavailable, Variant, Window, links
-from engine.errors import BadInput
-from engine.events import AnalysisFailed, AnalysisMade
-from engine.feed import Bars
-from engine.feed.checks import bar_line
-from engine.market import Bar, Symbol, Timeframe, instant_text
-from engine.orders import Wish, analysis_stream, wish_of
+from engine.core.errors import BadInput
+from engine.core.events import AnalysisFailed, AnalysisMade
+from engine.core.ids import analysis_stream
+from engine.core.intents import Wish, wish_of
+from engine.core.market import Bar, Symbol, Timeframe, instant_text
+from engine.data import Bars
+from engine.data.bar_rules import bar_line
 from engine.store import Batch, Cause, Recorded, Store
 
 CHUNK = 500

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.strategies import Opinion
-from engine.market import Bar
-from engine.money import exact, mul, total
+from analysis.strategy import Opinion
+from engine.core.market import Bar
+from engine.core.money import exact, mul, total
 
 
 class AlwaysLong:

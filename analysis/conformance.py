@@ -21,13 +21,13 @@ from typing import NamedTuple
 import msgspec
 
 from analysis.analyst import LiveAnalyst, opinions
-from analysis.reaching import reached_by
+from analysis.purity import reached_by
 from analysis.variants import Formed, StrategyFailed, Variant, find
-from engine.errors import BadInput, QuantagentError
-from engine.events import AnalysisMade
-from engine.feed.memory import MemoryCatalogue
-from engine.market import Bar, Symbol, Timeframe
-from engine.money import div, exact, mul
+from engine.core.errors import BadInput, QuantagentError
+from engine.core.events import AnalysisMade
+from engine.core.market import Bar, Symbol, Timeframe
+from engine.core.money import div, exact, mul
+from engine.data.memory import MemoryCatalogue
 from engine.store.memory import MemoryStore
 
 SAMPLES = 100

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
-from engine.money import exact
+from engine.core.money import exact
 
 SIGNIFICANT_DIGITS = 8
 VALUE_MAX = 10**15

@@ -12,10 +12,10 @@ from decimal import Decimal
 
 import polars as pl
 
-from analysis import indicators, patterns, trend
-from analysis.indicators import Windows
+from analysis.charting import indicators, patterns, trend
+from analysis.charting.indicators import Windows
 from analysis.reports import Analysis, IndicatorReport, PatternReport, TradeDecision, TrendDirection, TrendReport
-from engine.money import ONE, ZERO, add, div, exact, floor_to_step, mul, neg, sub, total
+from engine.core.money import ONE, ZERO, add, div, exact, floor_to_step, mul, neg, sub, total
 
 VARIANT = "rules"
 AGENT_VERSION = "rules.1"

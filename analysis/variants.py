@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 import msgspec
 
 from analysis import rules
-from analysis.indicators import WINDOW_BARS
-from analysis.strategies import Opinion, Strategy
+from analysis.charting.indicators import WINDOW_BARS
+from analysis.strategy import Opinion, Strategy
 from engine import plugins
-from engine.errors import BadInput, QuantagentError
-from engine.events import AnalysisFailed, AnalysisMade
-from engine.market import Bar, Symbol, Timeframe, instant_text
+from engine.core.errors import BadInput, QuantagentError
+from engine.core.events import AnalysisFailed, AnalysisMade
+from engine.core.market import Bar, Symbol, Timeframe, instant_text
 
 if TYPE_CHECKING:
     import polars as pl

@@ -8,7 +8,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import NamedTuple
 
-from engine.errors import BadInput, QuantagentError
+from engine.core.errors import BadInput, QuantagentError
 
 
 class Loaded(NamedTuple):

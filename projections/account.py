@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
-from engine.book import Book, evolve
-from engine.errors import BadInput
-from engine.events import (
+from engine.core.errors import BadInput
+from engine.core.events import (
     AnalysesConsulted,
     BookEvent,
     CashAdjusted,
@@ -17,10 +16,11 @@ from engine.events import (
     RunRequested,
     RunStarted,
 )
-from engine.replay import Named
-from engine.runs import book_stream, run_stream
+from engine.core.upcasters import names
+from engine.runtime.replay import Named
+from engine.runtime.runs import book_stream, run_stream
 from engine.store import Recorded, Store
-from engine.versions import names
+from engine.trading.book import Book, evolve
 from projections.trades import Trade, TradesView
 
 NAMES = frozenset(names([RunRequested, RunStarted, RunEnded, RunFailed, *get_args(BookEvent)]))

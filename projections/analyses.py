@@ -7,9 +7,9 @@ from datetime import UTC
 
 import msgspec
 
-from engine.events import AnalysisFailed, AnalysisMade, Attempt, GraphWork
+from engine.core.events import AnalysisFailed, AnalysisMade, Attempt, GraphWork
+from engine.core.upcasters import names
 from engine.store import Recorded, Store
-from engine.versions import names
 from projections import tables
 from projections.projection import Change
 from projections.tables import Row

@@ -7,11 +7,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from engine.config import RunConfig
-from engine.events import CashAdjusted, OrderFilled
-from engine.feed.recorded import moments
-from engine.market import Bar, Symbol
-from engine.money import ZERO, add, mul, neg, sub
+from engine.core.config import RunConfig
+from engine.core.events import CashAdjusted, OrderFilled
+from engine.core.market import Bar, Symbol
+from engine.core.money import ZERO, add, mul, neg, sub
+from engine.data.timeline import moments
 
 
 class EquityPoint(NamedTuple):

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.money import ZERO, div, neg, sub, total
+from engine.core.money import ZERO, div, neg, sub, total
 from projections.sample_size import LEAST_RETURNS, LEAST_TIME
 
 _YEAR = timedelta(days=365.25)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.events import ModelActivated, ModelSaved
+from engine.core.events import ModelActivated, ModelSaved
+from engine.core.upcasters import names
 from engine.store import Recorded, Store
-from engine.versions import names
 from projections import tables
 from projections.profiles import activation_row, number_of
 from projections.projection import Change

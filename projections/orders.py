@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engine.book import Book
-from engine.events import (
+from engine.core.events import (
     Fact,
     OrderCanceled,
     OrderExpired,
@@ -18,8 +17,9 @@ from engine.events import (
     RiskDecided,
     SignalRaised,
 )
-from engine.money import ZERO, add
+from engine.core.money import ZERO, add
 from engine.store import Recorded
+from engine.trading.book import Book
 from projections import tables
 from projections.tables import Row, Table
 

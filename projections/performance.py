@@ -9,18 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 
-from engine.calendars import Schedule
-from engine.events import Attempt, RunRequested
-from engine.feed import Bars
-from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, load_signals
-from engine.money import total
-from engine.orders import Wish, wish_of
-from engine.replay import Named, opinions_named
-from engine.runs import bars_seen, schedule_of
+from engine.core.events import Attempt, RunRequested
+from engine.core.intents import Wish, wish_of
+from engine.core.money import total
+from engine.core.session_ends import Schedule
+from engine.data import Bars
+from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, load_signals
+from engine.runtime.replay import Named, opinions_named
+from engine.runtime.runs import bars_seen, schedule_of
 from engine.store import Recorded, Store
 from projections import tables
 from projections.account import NAMES, Account, history, run_of
-from projections.decisions import decision_rows
+from projections.analysis_outcomes import decision_rows
 from projections.equity import EquityPoint, equity_curve
 from projections.metrics import metrics
 from projections.projection import Change

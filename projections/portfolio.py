@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 
-from engine.book import Book
-from engine.events import BookEvent, BookOpened, OrderFilled, PositionsMarked
-from engine.market import Symbol
-from engine.money import ONE, ZERO, add, div, mul, sub, total
+from engine.core.events import BookEvent, BookOpened, OrderFilled, PositionsMarked
+from engine.core.market import Symbol
+from engine.core.money import ONE, ZERO, add, div, mul, sub, total
+from engine.trading.book import Book
 from projections import tables
 from projections.tables import Row, Table
 

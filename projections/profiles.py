@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.events import ModelActivated, ProfileActivated, ProfileSaved
+from engine.core.events import ModelActivated, ProfileActivated, ProfileSaved
+from engine.core.upcasters import names
 from engine.store import Recorded, Store
-from engine.versions import names
 from projections import tables
 from projections.projection import Change
 from projections.tables import Row

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 from psycopg import Connection
 from psycopg.sql import SQL, Identifier
 
+from engine.core.upcasters import TYPES
 from engine.store import Recorded
-from engine.versions import TYPES
 from projections.tables import TABLES, Row, Table
 
 Change = tuple[Table, Row]

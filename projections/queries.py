@@ -13,8 +13,8 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Composed, Identifier
 
-from engine.errors import NotFound, QuantagentError
-from engine.market import Symbol
+from engine.core.errors import NotFound, QuantagentError
+from engine.core.market import Symbol
 from projections.schemas import VIEWS
 
 Rows = list[dict[str, Any]]

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 
-from engine.errors import BadInput
-from engine.feed import Bars
+from engine.core.errors import BadInput
+from engine.data import Bars
 from engine.store import Store
 from projections import schemas
 from projections.runner import Progress, Runner, unheard

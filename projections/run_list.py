@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.events import RunEnded, RunFailed, RunRequested, RunStarted
-from engine.runs import run_stream
+from engine.core.events import RunEnded, RunFailed, RunRequested, RunStarted
+from engine.core.upcasters import names
+from engine.runtime.runs import run_stream
 from engine.store import Recorded, Store
-from engine.versions import names
 from projections import tables
 from projections.account import run_of
 from projections.projection import Change

@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from engine.errors import QuantagentError, StoreUnavailable, UnreadableEvent
-from engine.feed import Bars
+from engine.core.errors import QuantagentError, StoreUnavailable, UnreadableEvent
+from engine.data import Bars
 from engine.store import Recorded, Store
-from projections import aside, schemas
+from projections import quarantine, schemas
 from projections.account import run_of
+from projections.accounts import Books
 from projections.analyses import Analyses
-from projections.aside import Owner, SetAside
-from projections.books import Books
 from projections.models import Models
 from projections.performance import Performance
 from projections.profiles import Profiles
 from projections.projection import Projection, fold, stops_at, write
+from projections.quarantine import Owner, SetAside
 from projections.run_list import Runs
 from projections.schemas import PRESENT, Check, Connection, Standing
 from projections.tables import VERSION
@@ -129,7 +129,7 @@ class Runner:
         with self._connection() as conn:
             version = schemas.published(conn)
             found = [self._reached(conn, standing) for standing in schemas.standings(conn, self.schema)]
-            set_aside = tuple(aside.listing(conn, self.schema))
+            set_aside = tuple(quarantine.listing(conn, self.schema))
             verified = schemas.last_verified(conn, self.schema)
         head = self._store.head()
         return Status(self.schema, VERSION, version == VERSION, head, tuple(found), set_aside, verified)
@@ -218,7 +218,7 @@ class Runner:
                     raise
                 if len(page) == 1:
                     reason = _sentence(page[0].position, error)
-                    owner = aside.owner_of(page[0])
+                    owner = quarantine.owner_of(page[0])
                     return self._give_way(conn, projection, after, page[0].position, owner, reason)
                 page = page[: len(page) // 2]
             else:
@@ -233,7 +233,7 @@ class Runner:
             # Folding changes what is remembered: should this page fail, that is worth nothing.
             if self._remembered.pop(name, None) != after:
                 projection.forget()
-            passed_over = aside.run_ids(conn, self.schema, name)
+            passed_over = quarantine.run_ids(conn, self.schema, name)
             if passed_over:
                 kept = [each for each in page if run_of(each) not in passed_over]
                 write(conn, self.schema, fold(projection, kept))
@@ -244,7 +244,7 @@ class Runner:
 
     def _go_past(self, conn: Connection, projection: Projection, after: int, unreadable: UnreadableEvent) -> bool:
         """Goes past an event that cannot be read, if the projection does not need it or only one run does."""
-        owner = aside.owner_at(conn, unreadable.position)
+        owner = quarantine.owner_at(conn, unreadable.position)
         concerned = stops_at(projection, unreadable.name)
         if concerned and owner is None:
             self._stop(conn, projection, after, unreadable.position, str(unreadable))
@@ -270,7 +270,7 @@ class Runner:
         with conn.transaction():
             if schemas.lock_position(conn, self.schema, projection.name) == after:
                 run = SetAside(projection.name, owner.run_id, at, reason)
-                aside.put(conn, self.schema, run, self._catalogue.known_at())
+                quarantine.put(conn, self.schema, run, self._catalogue.known_at())
                 schemas.move(conn, self.schema, projection.name, at)
         return True
 
@@ -278,7 +278,7 @@ class Runner:
         """Projects the runs that were set aside, where what they are made from has changed since."""
         known_at = self._catalogue.known_at()
         by_name = {projection.name: projection for projection in self._projections}
-        for run in aside.worth_trying(conn, self.schema, known_at):
+        for run in quarantine.worth_trying(conn, self.schema, known_at):
             projection = by_name[run.projection]
             projection.forget()
             self._remembered.pop(projection.name, None)
@@ -290,7 +290,7 @@ class Runner:
                 with conn.transaction():
                     if schemas.lock_position(conn, self.schema, run.projection) >= run.position:
                         again = run._replace(reason=_sentence(run.position, error))
-                        aside.put(conn, self.schema, again, known_at)
+                        quarantine.put(conn, self.schema, again, known_at)
             finally:
                 projection.forget()
 
@@ -298,9 +298,9 @@ class Runner:
         """Projects a run that was set aside from its beginning to where the projection is."""
         with conn.transaction():
             position = schemas.lock_position(conn, self.schema, run.projection)
-            if run.run_id in aside.run_ids(conn, self.schema, run.projection) and position >= run.position:
-                write(conn, self.schema, fold(projection, aside.events_of(self._store, run.run_id, position)))
-                aside.take_back(conn, self.schema, run)
+            if run.run_id in quarantine.run_ids(conn, self.schema, run.projection) and position >= run.position:
+                write(conn, self.schema, fold(projection, quarantine.events_of(self._store, run.run_id, position)))
+                quarantine.take_back(conn, self.schema, run)
 
     def _stop(self, conn: Connection, projection: Projection, after: int, at: int, reason: str) -> None:
         with conn.transaction():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.book import Book
-from engine.events import BookEvent, CashAdjusted, OrderFilled, RunRequested
+from engine.core.events import BookEvent, CashAdjusted, OrderFilled, RunRequested
 from engine.store import Recorded
+from engine.trading.book import Book
 from projections import orders, portfolio, tables
 from projections.account import Account
 from projections.projection import Change

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from engine.errors import BadInput
+from engine.core.errors import BadInput
 from projections.tables import TABLES, VERSION
 
 Connection = psycopg.Connection[Any]

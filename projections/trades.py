@@ -7,11 +7,11 @@ from decimal import Decimal
 
 import msgspec
 
-from engine.book import Book
-from engine.events import BookEvent, CashAdjusted, OrderFilled, OrderPlaced, SignalRaised
-from engine.market import Side
-from engine.money import ZERO, add, div, mul, part_of, size, sub
-from engine.orders import trade_id
+from engine.core.events import BookEvent, CashAdjusted, OrderFilled, OrderPlaced, SignalRaised
+from engine.core.ids import trade_id
+from engine.core.market import Side
+from engine.core.money import ZERO, add, div, mul, part_of, size, sub
+from engine.trading.book import Book
 from projections.tables import Row
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from engine.feed import Bars
+from engine.data import Bars
 from engine.store import Store
 from projections import schemas
 from projections.rebuild import compare, made_beside, one_at_a_time, rows_of

@@ -22,16 +22,17 @@ from hypothesis import HealthCheck, settings
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier, Literal
 
-from engine.feed.catalogue import Catalogue
-from engine.feed.sample import load_sample
-from engine.store import Store, embedded_server
-from engine.store.embedded import EmbeddedPostgres
+from engine.data.catalogue import Catalogue
+from engine.data.sample import load_sample
+from engine.store import Store
+from engine.store.embedded import server as embedded_server
+from engine.store.embedded.postgres import EmbeddedPostgres
 from engine.store.memory import MemoryStore
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from engine.store.roles import set_up_roles
-from tests.seeded import seed
-from tests.waiting import GIVE_UP_S
+from tests.support.seeded import seed
+from tests.support.waiting import GIVE_UP_S
 
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -135,7 +136,7 @@ def sample_template(server: str, template: str) -> Iterator[str]:
 def seeded_template(
     server: str, sample_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str]]:
-    """The name of a database with the run of `tests.seeded` in it, for others to be copied from, and the run's id."""
+    """Name of a template database that holds the run of `tests.support.seeded`, and the id of that run."""
     with log_of_its_own(server, sample_template) as made:
         run_id = seed(made, tmp_path_factory.mktemp("seeded"))
         yield str(conninfo_to_dict(made)["dbname"]), run_id

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from engine import runs
 from engine.clock import now
-from engine.config import digest_of
-from engine.events import Environment, OrderFilled
-from engine.feed.catalogue import Catalogue
-from engine.feed.recorded import moments
-from engine.feed.signals import ImportedAnalyst, read_signals, save_signals
-from engine.market import Timeframe
-from engine.session import Journal, Session
+from engine.core.config import digest_of
+from engine.core.events import Environment, OrderFilled
+from engine.core.market import Timeframe
+from engine.data.catalogue import Catalogue
+from engine.data.signals import ImportedAnalyst, read_signals, save_signals
+from engine.data.timeline import moments
+from engine.runtime import runs
+from engine.runtime.session import Journal, Session
 from engine.store import Cause
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
 from projections.runner import Runner
-from tests.workloads import golden_config, walk, write_signals
+from tests.support.workloads import golden_config, walk, write_signals
 
 ME = Cause("a reader")
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-from engine.feed.signals import VARIANT_PREFIX as IMPORTED
+from engine.data.signals import VARIANT_PREFIX as IMPORTED
 from projections.sample_size import missing_reason
 
 DASH = "-"

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.errors import BadInput, StoreUnavailable
-from engine.store.embedded_files import make_folder
+from engine.core.errors import BadInput, StoreUnavailable
+from engine.store.embedded.files import make_folder
 
 
 class Settings(NamedTuple):

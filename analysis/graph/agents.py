@@ -20,12 +20,12 @@ from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 
-from analysis import charts, indicators, texts, trend
+from analysis.charting import chart_text, charts, indicators, trend
+from analysis.charting.indicators import Windows
+from analysis.charting.snapshot import Snapshot, frame_of
+from analysis.charting.tools import TOOLS
 from analysis.graph import states
-from analysis.graph.asking import Asking
-from analysis.graph.attempt import Attempt, Model, Within, given
-from analysis.graph.prompts import told
-from analysis.graph.readings import (
+from analysis.graph.answer_schemas import (
     DecisionReading,
     IndicatorReading,
     PatternReading,
@@ -36,11 +36,11 @@ from analysis.graph.readings import (
     trade_decision,
     trend_report,
 )
-from analysis.graph.unbound import UNBOUND
-from analysis.indicators import Windows
+from analysis.graph.context import Attempt, Model, Within, given
+from analysis.graph.model_middleware import Asking
+from analysis.graph.placeholder_model import UNBOUND
+from analysis.graph.prompts import told
 from analysis.reports import Report
-from analysis.snapshot import Snapshot, frame_of
-from analysis.tools import TOOLS
 
 BARS_TOLD = 45
 """How many bars an agent reads; indicators are computed over the whole window."""
@@ -138,7 +138,7 @@ class IndicatorAgent(Agent):
 
     def question(self, state: dict[str, Any]) -> str:
         snapshot: Snapshot = state["snapshot"]
-        return f"Bars of {snapshot['timeframe']}:\n{texts.bars_table(snapshot, BARS_TOLD)}"
+        return f"Bars of {snapshot['timeframe']}:\n{chart_text.bars_table(snapshot, BARS_TOLD)}"
 
     def report(self, snapshot: Snapshot, said: IndicatorReading) -> Report:
         return indicator_report(indicators.report(_window(snapshot))[0], said)
@@ -158,7 +158,7 @@ class PatternAgent(Agent):
         return charts.pattern_chart(frame_of(snapshot))
 
     def instead_of_chart(self, snapshot: Snapshot) -> str:
-        return f"{texts.bars_table(snapshot, BARS_TOLD)}\n{texts.swings_text(frame_of(snapshot))}"
+        return f"{chart_text.bars_table(snapshot, BARS_TOLD)}\n{chart_text.swings_text(frame_of(snapshot))}"
 
     def report(self, snapshot: Snapshot, said: PatternReading) -> Report:
         del snapshot
@@ -174,13 +174,13 @@ class TrendAgent(Agent):
 
     def question(self, state: dict[str, Any]) -> str:
         snapshot: Snapshot = state["snapshot"]
-        return f"Bars of {snapshot['timeframe']}. The fitted lines:\n{texts.lines_text(frame_of(snapshot))}"
+        return f"Bars of {snapshot['timeframe']}. The fitted lines:\n{chart_text.lines_text(frame_of(snapshot))}"
 
     def chart(self, snapshot: Snapshot) -> bytes:
         return charts.trend_chart(frame_of(snapshot))
 
     def instead_of_chart(self, snapshot: Snapshot) -> str:
-        return texts.bars_table(snapshot, BARS_TOLD)
+        return chart_text.bars_table(snapshot, BARS_TOLD)
 
     def report(self, snapshot: Snapshot, said: TrendReading) -> Report:
         return trend_report(trend.report(_window(snapshot))[0], said)

@@ -19,7 +19,7 @@ from langgraph.graph.state import CompiledStateGraph
 
 from analysis.graph import prompts
 from analysis.graph.agents import AGENTS, compiled
-from analysis.graph.attempt import Attempt, Within, given
+from analysis.graph.context import Attempt, Within, given
 from analysis.graph.states import Asked, GraphState, Reports
 
 AGENT_VERSION = "graph.1"

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from analysis.calls import Calls, MemoryCalls
-from analysis.graph.attempt import Attempt
+from analysis.graph.clients import reached
+from analysis.graph.context import Attempt
 from analysis.graph.graph import build
-from analysis.graph.making import Author, Job, make
-from analysis.graph.models import reached
-from analysis.graph.wire import Recorded, RecordingMissing
-from analysis.presets import ModelPreset
-from engine.events import AnalysisFailed, AnalysisMade, ModelCall
+from analysis.graph.recorded_transport import Recorded, RecordingMissing
+from analysis.graph.run_analysis import Author, Job, make
+from analysis.llm.call_log import Calls, MemoryCalls
+from analysis.llm.presets import ModelPreset
+from engine.core.events import AnalysisFailed, AnalysisMade, ModelCall
 
 ANSWERED = "answered"
 

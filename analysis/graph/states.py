@@ -12,7 +12,7 @@ from langchain.agents import AgentState
 from langchain.agents.middleware.types import OmitFromInput, OmitFromOutput, PrivateStateAttr
 from typing_extensions import TypedDict
 
-from analysis.snapshot import Snapshot
+from analysis.charting.snapshot import Snapshot
 
 Told = dict[str, Any]
 """A report as JSON."""

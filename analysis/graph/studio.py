@@ -14,12 +14,12 @@ from typing import Any
 import httpx2
 from typing_extensions import TypedDict
 
-from analysis.calls import MemoryCalls
-from analysis.graph.attempt import Attempt
+from analysis.graph.clients import model_of
+from analysis.graph.context import Attempt
 from analysis.graph.graph import Graph, assembled
-from analysis.graph.models import model_of
-from analysis.graph.wire import Live
-from analysis.presets import ModelPreset
+from analysis.graph.recorded_transport import Live
+from analysis.llm.call_log import MemoryCalls
+from analysis.llm.presets import ModelPreset
 from engine import clock
 
 ADDRESS = "https://api.openai.com/v1"

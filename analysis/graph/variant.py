@@ -13,15 +13,15 @@ from typing import NamedTuple
 import msgspec
 
 from analysis.analyst import fact
-from analysis.graph.attempt import Budget
-from analysis.graph.generation import Progress, Resources, generate
+from analysis.graph.batch import Progress, Resources, generate
+from analysis.graph.context import Budget
 from analysis.graph.graph import AGENT_VERSION, prompt_digests, version
-from analysis.graph.making import Author, Job
-from analysis.presets import SHAPING, ModelPreset, digest_of, text_of
-from analysis.strategies import Opinion
+from analysis.graph.run_analysis import Author, Job
+from analysis.llm.presets import SHAPING, ModelPreset, digest_of, text_of
+from analysis.strategy import Opinion
 from analysis.variants import Formed, Stored, Window
-from engine.market import Bar, Symbol, Timeframe
-from engine.orders import analysis_stream
+from engine.core.ids import analysis_stream
+from engine.core.market import Bar, Symbol, Timeframe
 from engine.store import Batch, Cause
 
 WINDOW_BARS = 250

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from engine.audit.chain import Finding, Identity
-from engine.errors import BadInput
+from engine.core.errors import BadInput
 
 _IS_KEY = re.compile("[0-9a-f]{64}").fullmatch
 

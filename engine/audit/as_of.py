@@ -8,15 +8,15 @@ from decimal import Decimal
 from itertools import takewhile
 from typing import NamedTuple
 
-from engine.audit.journal import instant_of
-from engine.book import Book, Position, evolve
-from engine.errors import NotFound
-from engine.events import BookEvent, PositionsMarked, RunRequested
-from engine.feed.checks import time_text
-from engine.money import div, mul, size
-from engine.risk import daily_loss_limit
-from engine.runs import book_stream
+from engine.audit.narration import instant_of
+from engine.core.errors import NotFound
+from engine.core.events import BookEvent, PositionsMarked, RunRequested
+from engine.core.money import div, mul, size
+from engine.data.bar_rules import time_text
+from engine.runtime.runs import book_stream
 from engine.store import Recorded, Store
+from engine.trading.book import Book, Position, evolve
+from engine.trading.risk import daily_loss_limit
 
 
 class State(NamedTuple):

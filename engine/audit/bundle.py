@@ -20,14 +20,14 @@ from engine.audit.anchors import Anchor
 from engine.audit.capsule import MANIFEST, UNUSABLE, Capsule, Life, Member, checked, describe, life_of, open_capsule
 from engine.audit.chain import log_id_of
 from engine.audit.export import EventLine, SealLine, event_lines, seal_lines, settle
-from engine.errors import BadInput
-from engine.events import RunRequested
-from engine.feed.checks import bar_line
-from engine.feed.signals import SignalFile
-from engine.market import Bar
-from engine.orders import analysis_stream
-from engine.replay import Named, consulted
-from engine.runs import book_stream, result_of, run_stream
+from engine.core.errors import BadInput
+from engine.core.events import RunRequested
+from engine.core.ids import analysis_stream
+from engine.core.market import Bar
+from engine.data.bar_rules import bar_line
+from engine.data.signals import SignalFile
+from engine.runtime.replay import Named, consulted
+from engine.runtime.runs import book_stream, result_of, run_stream
 from engine.store import Store
 from engine.store.codec import stream_id
 

@@ -25,17 +25,17 @@ import msgspec
 from engine.audit.anchors import Anchor, is_signed
 from engine.audit.compare import BookDigest
 from engine.audit.export import EventLine, SealLine
-from engine.errors import BadInput, UnreadableEvent
-from engine.events import AnalysesConsulted, Attempt, Environment, RunEnded, RunRequested, RunStarted
-from engine.feed.checks import bar_line
-from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, ImportedSignal, SignalFile, digest_of_rows
-from engine.market import Bar, Symbol, Timeframe
-from engine.money import exact
-from engine.orders import analysis_stream
-from engine.runs import book_stream, run_stream
+from engine.core.errors import BadInput, UnreadableEvent
+from engine.core.events import AnalysesConsulted, Attempt, Environment, RunEnded, RunRequested, RunStarted
+from engine.core.ids import analysis_stream
+from engine.core.market import Bar, Symbol, Timeframe
+from engine.core.money import exact
+from engine.data.bar_rules import bar_line
+from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, ImportedSignal, SignalFile, digest_of_rows
+from engine.runtime.runs import book_stream, run_stream
 from engine.store import Recorded
 from engine.store.codec import recorded, stream_id
-from engine.store.seals import Sealing, row_bytes
+from engine.store.hash_chain import Sealing, row_bytes
 
 FORMAT = "quantagent capsule 1"
 MANIFEST = "manifest.json"

@@ -9,8 +9,8 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import tuple_row
 
-from engine.errors import BadInput
-from engine.store.seals import SELECT, Seal, genesis
+from engine.core.errors import BadInput
+from engine.store.hash_chain import SELECT, Seal, genesis
 
 SEALS_PER_PAGE = 1_000
 

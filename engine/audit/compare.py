@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from engine.events import OrderFilled, OrderPlaced, OrderRejected, RiskDecided, RunRequested, SignalRaised, Verdict
-from engine.replay import Difference, difference, engine_version_of
-from engine.runs import book_stream, result_of
+from engine.core.events import OrderFilled, OrderPlaced, OrderRejected, RiskDecided, RunRequested, SignalRaised, Verdict
+from engine.runtime.replay import Difference, difference, engine_version_of
+from engine.runtime.runs import book_stream, result_of
 from engine.store import Recorded, Store
 
 

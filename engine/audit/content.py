@@ -15,8 +15,8 @@ from psycopg.rows import dict_row
 
 from engine.audit.regenerate import bars_of, dataset_digest
 from engine.audit.verify import Finding
-from engine.errors import BadInput, UnreadableEvent
-from engine.events import (
+from engine.core.errors import BadInput, UnreadableEvent
+from engine.core.events import (
     AnalysisFailed,
     AnalysisMade,
     Attempt,
@@ -25,12 +25,12 @@ from engine.events import (
     RunRequested,
     SignalsImported,
 )
-from engine.feed import Bars
-from engine.feed.signals import ImportedSignal, digest_of_rows
-from engine.market import Direction
-from engine.money import exact
+from engine.core.market import Direction
+from engine.core.money import exact
+from engine.core.upcasters import names
+from engine.data import Bars
+from engine.data.signals import ImportedSignal, digest_of_rows
 from engine.store import Recorded, Store, readable_from
-from engine.versions import names
 
 # Analyses whose calls are compared by one query.
 _PAGE = 500

@@ -24,10 +24,10 @@ from engine import clock
 from engine.audit import standalone
 from engine.audit.anchors import Anchor, keys_of
 from engine.audit.chain import before_all, lineage_of
-from engine.errors import BadInput
-from engine.market import instant_text
+from engine.core.errors import BadInput
+from engine.core.market import instant_text
 from engine.store import ENGINE_VERSION
-from engine.store.seals import SELECT, Seal
+from engine.store.hash_chain import SELECT, Seal
 
 FORMAT = standalone.FORMAT
 PAGE = 5_000
@@ -63,7 +63,7 @@ class EventLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
 
 
 class SealLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A seal (`engine.store.seals.Seal`), its bytes in hexadecimal. One of the first format has no time and login."""
+    """A seal (`engine.store.hash_chain.Seal`) with bytes in hexadecimal; format 1 has neither time nor login."""
 
     seal: int
     first_position: int

@@ -11,10 +11,10 @@ import psycopg
 from engine.audit.anchors import Anchor
 from engine.audit.signing import Flaw, Standing, anchor, set_aside, standing
 from engine.audit.verify import verify
-from engine.errors import BadInput
-from engine.events import AnchoringRestarted, Fact, LogAdopted
+from engine.core.errors import BadInput
+from engine.core.events import AnchoringRestarted, Fact, LogAdopted
+from engine.core.upcasters import names
 from engine.store import Batch, Cause, Recorded, Store, read_from
-from engine.versions import names
 
 
 def log_stream(log_id: str) -> str:

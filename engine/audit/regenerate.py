@@ -11,21 +11,21 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from engine.audit.compare import BookDigest
-from engine.breakers import Command
-from engine.calendars import Schedule
-from engine.errors import AnalysisMissing
-from engine.events import AnalysesConsulted, Environment, RunRequested, SignalRaised
-from engine.feed import Bars
-from engine.feed.checks import bar_line
-from engine.feed.recorded import moments
-from engine.feed.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
-from engine.market import Bar, Symbol, Timeframe, instant_text
-from engine.orders import Wish
-from engine.replay import Difference, Named, commands_of, difference, engine_version_of, opinions_named
-from engine.runs import bars_seen, book_stream, by_instant, result_of, schedule_of
-from engine.session import Analyst, Journal, Session
+from engine.core.errors import AnalysisMissing
+from engine.core.events import AnalysesConsulted, Environment, RunRequested, SignalRaised
+from engine.core.intents import Wish
+from engine.core.market import Bar, Symbol, Timeframe, instant_text
+from engine.core.session_ends import Schedule
+from engine.data import Bars
+from engine.data.bar_rules import bar_line
+from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
+from engine.data.timeline import moments
+from engine.runtime.replay import Difference, Named, commands_of, difference, engine_version_of, opinions_named
+from engine.runtime.runs import bars_seen, book_stream, by_instant, result_of, schedule_of
+from engine.runtime.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Cause, Recorded, Store
 from engine.store.memory import MemoryStore
+from engine.trading.circuit_breakers import Command
 
 
 class Pair(NamedTuple):

@@ -12,17 +12,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine import clock, halts, runs
+from engine import clock
 from engine.audit.capsule import Capsule, damage_in_words
 from engine.audit.regenerate import dataset_digest
-from engine.errors import BadInput, BookMoved
-from engine.events import Environment, RunEnded, RunRequested
-from engine.feed import Bars
-from engine.feed.signals import ImportedAnalyst, save_signals
-from engine.market import Bar
-from engine.replay import Difference, StoredOpinions, difference, opinions_named
-from engine.runs import book_stream
-from engine.session import Analyst
+from engine.core.errors import BadInput, BookMoved
+from engine.core.events import Environment, RunEnded, RunRequested
+from engine.core.market import Bar
+from engine.data import Bars
+from engine.data.signals import ImportedAnalyst, save_signals
+from engine.runtime import halts, runs
+from engine.runtime.replay import Difference, StoredOpinions, difference, opinions_named
+from engine.runtime.runs import book_stream
+from engine.runtime.session import Analyst
 from engine.store import ENGINE_VERSION, Batch, Cause, Recorded, Store
 
 CHUNK = 500

@@ -31,8 +31,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from engine.audit.anchors import Anchor, anchors_file, badly_signed, keys_of, read_anchors, strange_keys
 from engine.audit.chain import before_all, lineage_of, seal_numbered, walk_links
-from engine.errors import BadInput
-from engine.market import instant_text
+from engine.core.errors import BadInput
+from engine.core.market import instant_text
 
 _BEGIN_ANEW = "`quantagent audit anchor --begin-anew --reason TEXT` begins a new file and records that it did"
 

@@ -15,11 +15,11 @@ import psycopg
 
 from engine.audit.anchors import Anchor, badly_signed, by_seal, strange_keys
 from engine.audit.chain import Finding, Identity, before_all, lineage_of, out_of_place, seals_after
-from engine.audit.times import Times
-from engine.errors import UnreadableEvent
-from engine.events import AnchoringRestarted, Fact, LogAdopted
+from engine.audit.timestamps import Times
+from engine.core.errors import UnreadableEvent
+from engine.core.events import AnchoringRestarted, Fact, LogAdopted
 from engine.store.codec import recorded
-from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing
+from engine.store.hash_chain import COPY_BEGIN, COPY_END, Seal, Sealing
 
 _ROWS = (
     "COPY (SELECT originator_id, originator_version, topic, state, notification_id FROM quantagent.events "

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.audit.journal import instant_of, says
-from engine.book import Book, evolve
-from engine.errors import BadInput, NotFound
-from engine.events import (
+from engine.audit.narration import instant_of, says
+from engine.core.errors import BadInput, NotFound
+from engine.core.events import (
     AnalysesConsulted,
     AnalysisFailed,
     AnalysisMade,
@@ -29,10 +28,11 @@ from engine.events import (
     SignalRaised,
     TradingEnded,
 )
-from engine.market import Direction, Symbol, instant_from, instant_text
-from engine.orders import analysis_stream, entry_order_of
-from engine.runs import book_stream
+from engine.core.ids import analysis_stream, entry_order_of
+from engine.core.market import Direction, Symbol, instant_from, instant_text
+from engine.runtime.runs import book_stream
 from engine.store import Recorded, Store
+from engine.trading.book import Book, evolve
 
 
 class Link(NamedTuple):

@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from engine.errors import UnreadableEvent
-from engine.events import Fact
+from engine.core.errors import UnreadableEvent
+from engine.core.events import Fact
 
 ENGINE_VERSION = "0.2.1"
 PAGE = 5_000

@@ -12,10 +12,10 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from engine.errors import BadInput, DamagedEvent, UnknownEvent
-from engine.events import Fact
+from engine.core.errors import BadInput, DamagedEvent, UnknownEvent
+from engine.core.events import Fact
+from engine.core.upcasters import NAMES, TYPES, UPCASTERS, newest
 from engine.store import Meta, Recorded
-from engine.versions import NAMES, TYPES, UPCASTERS, newest
 
 STREAMS = UUID("6f0a2f6e-3d0c-5c7e-9d56-6b1f4d2f8a10")
 

@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import scalar_row
 from psycopg.sql import SQL, Identifier
 
-from engine.errors import StoreUnavailable
+from engine.core.errors import StoreUnavailable
 from engine.store.roles import ROLES
 
 _FILES = files("engine.store")

@@ -47,7 +47,7 @@ BEGIN
 END
 $$;
 
--- What the first seal of the log continues (engine/store/seals.py).
+-- What the first seal of the log continues (engine/store/hash_chain.py).
 CREATE OR REPLACE FUNCTION quantagent.genesis() RETURNS bytea LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp AS $$
     SELECT sha256(convert_to('quantagent log ' || log_id || E'\n', 'UTF8')) FROM quantagent.log_identity

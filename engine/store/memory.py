@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from engine import clock
-from engine.errors import BookMoved
+from engine.core.errors import BookMoved
 from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, Meta, Recorded
 from engine.store.codec import name_of, payload_of, recorded, state_of
 

@@ -20,11 +20,11 @@ from psycopg.rows import tuple_row
 from psycopg_pool import PoolTimeout
 
 from engine import clock
-from engine.errors import BookMoved, EventMissing, RowsDropped, StoreUnavailable
+from engine.core.errors import BookMoved, EventMissing, RowsDropped, StoreUnavailable
 from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, Meta, Recorded
 from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
-from engine.store.connecting import RECOVERY, RETRY_PAUSE_S, check, reason_of
-from engine.store.seals import COPY_BEGIN, COPY_END, Seal, Sealing, row_bytes, sealed_text
+from engine.store.connections import RECOVERY, RETRY_PAUSE_S, check, reason_of
+from engine.store.hash_chain import COPY_BEGIN, COPY_END, Seal, Sealing, row_bytes, sealed_text
 
 SCHEMA = "quantagent"
 TABLE = "events"

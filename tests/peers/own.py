@@ -7,15 +7,15 @@ from decimal import Decimal
 
 import msgspec
 
-from engine.broker import PaperBroker
-from engine.config import Costs, RunConfig
-from engine.decide import open_book
-from engine.events import OrderPlaced, OrderTerms, Protection
-from engine.market import Bar, OrderType, Side
-from engine.money import ZERO, exact
+from engine.broker.paper import PaperBroker
+from engine.core.config import Costs, RunConfig
+from engine.core.events import OrderPlaced, OrderTerms, Protection
+from engine.core.market import Bar, OrderType, Side
+from engine.core.money import ZERO, exact
+from engine.trading.decide import open_book
 from tests.peers.cases import CASH, Case
 from tests.peers.tasks import Fill, Order, Row
-from tests.workloads import HOUR, golden_config
+from tests.support.workloads import HOUR, golden_config
 
 SYMBOL = "AAA"
 FIRST = datetime(2024, 1, 1, tzinfo=UTC)

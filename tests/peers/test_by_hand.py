@@ -1,4 +1,4 @@
-"""The hand-made cases on our own broker. What other engines make of them is compared in `tests/test_peers.py`."""
+"""The hand-made cases on our own broker. What other engines make of them is compared in `tests/peers/test_peers.py`."""
 
 from __future__ import annotations
 

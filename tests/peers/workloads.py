@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine import runs
-from engine.config import Costs, RunConfig
-from engine.events import Environment, OrderFilled, PositionsMarked
-from engine.market import Bar, Direction
+from engine.core.config import Costs, RunConfig
+from engine.core.events import Environment, OrderFilled, PositionsMarked
+from engine.core.market import Bar, Direction
+from engine.runtime import runs
 from engine.store.memory import MemoryStore
 from tests.peers.tasks import Answer, Fill, Order, Row, Task
-from tests.workloads import golden_bars, golden_config, moving_average_state, scripted, walk
+from tests.support.paths import ROOT
+from tests.support.workloads import golden_bars, golden_config, moving_average_state, scripted, walk
 
-ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 COMMISSION = 0.001
 THREE = (("AAA", 100, 100.0), ("BBB", 101, 250.0), ("CCC", 102, 50.0))

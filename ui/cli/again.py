@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ui.cli.output import AsJson, err, errors_in_words, out, print_facts, print_json, print_rows, progress
-from ui.cli.which import find_run
+from ui.cli.run_selection import find_run
 
 if TYPE_CHECKING:
     from engine.audit.compare import Comparison
     from engine.audit.regenerate import Regenerated
-    from engine.events import RunRequested
-    from engine.replay import Difference
+    from engine.core.events import RunRequested
+    from engine.runtime.replay import Difference
     from engine.store import Recorded
-    from ui.compose import App, Tell
+    from ui.app import App, Tell
 
 # A list that lost its first element differs in all of them.
 FIELDS_SHOWN = 12
@@ -28,10 +28,10 @@ OneRun = Annotated[str, typer.Argument(metavar="RUN", help="A run by the beginni
 
 def regenerate(run: OneRun, as_json: AsJson = False) -> None:
     """Make a run again from its stored analyses and bars, in memory, and compare. Exit code 3 if it comes out other."""
-    from engine.errors import AnalysisMissing, BadInput, UnreadableEvent
-    from engine.replay import engine_version_of
+    from engine.core.errors import AnalysisMissing, BadInput, UnreadableEvent
+    from engine.runtime.replay import engine_version_of
     from engine.store import ENGINE_VERSION
-    from ui.compose import open_audit
+    from ui.app import open_audit
 
     with errors_in_words(), open_audit() as opened:
         requested = find_run(opened, run)
@@ -54,7 +54,7 @@ def regenerate(run: OneRun, as_json: AsJson = False) -> None:
 def _again(opened: App, run: RunRequested, tell: Tell) -> Regenerated:
     from engine.audit.regenerate import bars_of, opinions_of
     from engine.audit.regenerate import regenerate as make_again
-    from engine.feed.signals import load_signals
+    from engine.data.signals import load_signals
 
     bars = bars_of(opened.catalogue, opened.store, run)
     total = sum(map(len, bars))
@@ -124,7 +124,7 @@ def _other_bars(found: Regenerated) -> str:
 def diff(run: OneRun, other: OneRun, as_json: AsJson = False) -> None:
     """Compare two runs: question, engine, counts, and where their books part. Exit code 3 if the books differ."""
     from engine.audit.compare import compare
-    from ui.compose import open_audit
+    from ui.app import open_audit
 
     with errors_in_words(), open_audit() as opened:
         found = compare(opened.store, find_run(opened, run), find_run(opened, other))
@@ -215,7 +215,7 @@ def _show_difference(found: Difference, ours: str, theirs: str) -> None:
 
 
 def _place(row: Recorded | None, in_log: bool) -> str:
-    from engine.audit.journal import says
+    from engine.audit.narration import says
 
     if row is None:
         return "nothing"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import QuantagentError
+from engine.core.errors import QuantagentError
 from ui.cli.output import (
     AsCsv,
     AsJson,
@@ -32,12 +32,12 @@ from ui.cli.output import (
     symbol_of,
     symbols_of,
 )
+from ui.cli.run_selection import find_run
 from ui.cli.trading import OfVariant
-from ui.cli.which import find_run
 
 if TYPE_CHECKING:
-    from engine.events import AnalysisFailed, AnalysisMade
-    from ui.opinions import Record
+    from engine.core.events import AnalysisFailed, AnalysisMade
+    from ui.services.comparison import Record
 
 app = typer.Typer(
     name="analyses", help="Stored opinions, each made once: what was asked, said and paid.", no_args_is_help=True
@@ -69,12 +69,12 @@ def analyze(
 ) -> None:
     """Analyse the latest bar of a symbol now, or show the analysis that is stored of it; exit code 1 if it failed."""
     from engine import clock
-    from engine.events import AnalysisFailed
-    from engine.market import Timeframe
-    from ui.analysing import latest_opinion
-    from ui.analysts import missing_key
-    from ui.compose import open_app
-    from ui.opinions import find
+    from engine.core.events import AnalysisFailed
+    from engine.core.market import Timeframe
+    from ui.app import open_app
+    from ui.services.analyses import latest_opinion
+    from ui.services.analysts import missing_key
+    from ui.services.comparison import find
 
     with errors_in_words(), open_app() as opened:
         said = latest_opinion(
@@ -112,9 +112,9 @@ def make(
     as_json: AsJson = False,
 ) -> None:
     """Make the analyses of a range that are missing. Stopped, it goes on where it was."""
-    from engine.market import Timeframe
-    from ui.analysing import make_analyses
-    from ui.compose import Question, open_app
+    from engine.core.market import Timeframe
+    from ui.app import Question, open_app
+    from ui.services.analyses import make_analyses
 
     with errors_in_words(), open_app() as opened:
         question = Question(
@@ -149,7 +149,7 @@ def listing(
     as_csv: AsCsv = False,
 ) -> None:
     """Stored analyses, those of the newest bars first."""
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
         rows = queries.analyses(symbol and symbol_of(symbol), variant, limit, failed=failed)
@@ -171,8 +171,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One analysis: its reports, how it was made, every question with its cost."""
-    from ui.compose import open_app
-    from ui.opinions import find, texts_of
+    from ui.app import open_app
+    from ui.services.comparison import find, texts_of
 
     with errors_in_words(), open_app() as opened:
         fact = find(opened.store, analysis).fact
@@ -236,10 +236,10 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Two variants on the same bars: how often they agree, who was right after some bars, cost and latency."""
-    from engine.market import Timeframe
-    from ui.compose import open_app
-    from ui.opinions import analysed_symbols
-    from ui.opinions import compare as run
+    from engine.core.market import Timeframe
+    from ui.app import open_app
+    from ui.services.comparison import analysed_symbols
+    from ui.services.comparison import compare as run
 
     with errors_in_words(), open_app() as opened:
         frame = Timeframe.parse(timeframe)
@@ -283,8 +283,8 @@ def _record(record: Record) -> dict[str, Any]:
 @app.command("rerun")
 def rerun(analysis: Analysis, as_json: AsJson = False) -> None:
     """Run the graph again from its recorded answers and compare; asks no model. Exit code 3 if the reports differ."""
-    from ui.compose import open_app
-    from ui.opinions import run_again
+    from ui.app import open_app
+    from ui.services.comparison import run_again
 
     with errors_in_words(), open_app() as opened:
         again = run_again(opened, analysis)
@@ -311,8 +311,8 @@ def costs(
     as_csv: AsCsv = False,
 ) -> None:
     """What models were asked and paid, in US dollars. Runs share analyses, so they add up to more than was spent."""
-    from engine.errors import BadInput
-    from ui.compose import open_app
+    from engine.core.errors import BadInput
+    from ui.app import open_app
 
     with errors_in_words():
         if by not in ("day", "variant", "run", "analysis"):
@@ -343,11 +343,13 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write stored analyses to a file, with the texts of their model calls, so that they can be run again elsewhere."""
-    from ui import opinions
-    from ui.compose import open_app
+    from ui.app import open_app
+    from ui.services import comparison
 
     with errors_in_words(), open_app() as opened:
-        moved = opinions.export(opened, file, symbol and symbol_of(symbol), variant, instant_of(start), instant_of(end))
+        moved = comparison.export(
+            opened, file, symbol and symbol_of(symbol), variant, instant_of(start), instant_of(end)
+        )
     if as_json:
         print_json(file=str(file), analyses=moved.analyses, texts=moved.texts)
     else:
@@ -357,11 +359,11 @@ def export(
 @app.command("import")
 def bring_in(file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")], as_json: AsJson = False) -> None:
     """Store the analyses of such a file. An opinion that is stored stays; a file with a fault stores nothing."""
-    from ui import opinions
-    from ui.compose import open_app
+    from ui.app import open_app
+    from ui.services import comparison
 
     with errors_in_words(), open_app() as opened:
-        moved = opinions.bring_in(opened, file)
+        moved = comparison.bring_in(opened, file)
     if as_json:
         print_json(file=str(file), analyses=moved.analyses, texts=moved.texts, there=moved.there)
     else:
@@ -376,13 +378,13 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Delete old checkpoints and charts. The log keeps every opinion, and what was asked and answered."""
-    from ui import opinions
-    from ui.compose import open_app
+    from ui.app import open_app
+    from ui.services import comparison
 
     with errors_in_words(), open_app() as opened:
         instant = instant_of(before)
         assert instant is not None, "the option has to be given"
-        threads, freed = opinions.forget(opened, instant)
+        threads, freed = comparison.forget(opened, instant)
     if as_json:
         print_json(checkpoints=threads, bytes_of_charts=freed)
     else:

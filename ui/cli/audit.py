@@ -9,22 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ui.cli.again import diff, event_facts, regenerate
-from ui.cli.output import (
-    AsJson,
-    Run,
-    errors_in_words,
-    instant_of,
-    out,
-    print_facts,
-    print_json,
-    print_rows,
-)
-from ui.cli.which import find_run
+from ui.cli.output import AsJson, Run, errors_in_words, instant_of, out, print_facts, print_json, print_rows
+from ui.cli.run_selection import find_run
 
 if TYPE_CHECKING:
     from engine.audit.as_of import State
-    from engine.audit.recreate import OrderState, Recreated
-    from engine.events import RunRequested
+    from engine.audit.order_history import OrderState, Recreated
+    from engine.core.events import RunRequested
 
 app = typer.Typer(
     name="audit", help="What the log can prove: the past at any instant, and runs made again.", no_args_is_help=True
@@ -52,7 +43,7 @@ def as_of(
 ) -> None:
     """Cash, positions, working orders, limits and halts of a run at an instant."""
     from engine.audit.as_of import as_of as ask
-    from ui.compose import open_audit
+    from ui.app import open_audit
 
     with errors_in_words():
         at = instant_of(time)
@@ -107,7 +98,7 @@ def _positions(state: State) -> list[dict[str, Any]]:
 
 
 def _working(state: State) -> list[dict[str, Any]]:
-    from engine.audit.journal import terms_in_words
+    from engine.audit.narration import terms_in_words
 
     return [
         {
@@ -166,8 +157,8 @@ def recreate(
     as_json: AsJson = False,
 ) -> None:
     """An order as it was placed, and every state after that, with actor and time."""
-    from engine.audit.recreate import recreate as ask
-    from ui.compose import open_audit
+    from engine.audit.order_history import recreate as ask
+    from ui.app import open_audit
 
     with errors_in_words(), open_audit() as opened:
         requested = find_run(opened, run)
@@ -202,7 +193,7 @@ def _order_state(state: OrderState) -> dict[str, Any]:
 
 
 def _show_order(run: RunRequested, found: Recreated) -> None:
-    from engine.audit.journal import says
+    from engine.audit.narration import says
 
     origin = {"order": found.order.order_id, "run": run.run_id, "environment": run.environment.value}
     for name, row in (("signal", found.signal), ("risk_decision", found.verdict)):

@@ -30,15 +30,15 @@ from ui.cli.output import (
     symbol_of,
 )
 from ui.cli.results import outcome_facts, show_outcome
+from ui.cli.run_selection import ONE_RUN, OneRun, find_run
 from ui.cli.tables import Column
-from ui.cli.which import ONE_RUN, OneRun, find_run
 from ui.formats import amount, figures, number, percent, price, ratio, source_text, tidy
 
 if TYPE_CHECKING:
     from engine.audit.why import Link
-    from engine.events import RunRequested
+    from engine.core.events import RunRequested
     from projections.queries import Queries
-    from ui.compose import App
+    from ui.app import App
 
 runs_app = typer.Typer(name="runs", help="Backtests, replays and paper runs.", no_args_is_help=True)
 orders_app = typer.Typer(name="orders", help="Orders of a run.", no_args_is_help=True)
@@ -64,9 +64,9 @@ def runs_list(
     as_csv: AsCsv = False,
 ) -> None:
     """Runs, newest first."""
-    from engine.errors import BadInput
-    from engine.events import Environment
-    from ui.compose import open_app
+    from engine.core.errors import BadInput
+    from engine.core.events import Environment
+    from ui.app import open_app
 
     with errors_in_words():
         if environment is not None and environment not in list(Environment):
@@ -107,7 +107,7 @@ def print_set_aside(rows: Sequence[Mapping[str, Any]]) -> None:
 @runs_app.command("show")
 def runs_show(run: OneRun, as_json: AsJson = False) -> None:
     """One run: its question, digests and metrics, denied signals by rule, and what to know of its bars."""
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
         request = find_run(opened, run)
@@ -191,7 +191,7 @@ def _list(
     columns: Callable[[RunRequested], list[str | Column]],
     keep: Sequence[str] = (),
 ) -> None:
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words():
         day = day_of(on)
@@ -214,7 +214,7 @@ def _rows_of(
     what: str, queries: Queries, run: RunRequested, symbol: str | None, on: date | None
 ) -> list[dict[str, Any]]:
     """The rows of a list; trades and orders with their number in the run, open trades and positions at their marks."""
-    from ui.marks import marked_positions
+    from ui.services.open_positions import marked_positions
 
     rows: list[dict[str, Any]] = getattr(queries, what)(run.run_id, symbol, on)
     if what not in ("trades", "positions"):
@@ -230,8 +230,8 @@ def _rows_of(
 
 def symbol_in(run: RunRequested, text: str | None) -> str | None:
     """The symbol that an option names, in capitals. Raises `BadInput` for one that the run does not trade."""
-    from engine.errors import BadInput
-    from ui.similar import did_you_mean
+    from engine.core.errors import BadInput
+    from ui.suggestions import did_you_mean
 
     if text is None:
         return None
@@ -317,7 +317,7 @@ def short_id(kind: str, row: Mapping[str, Any]) -> str:
 
 def whole_id(opened: App, run: RunRequested, key: str) -> str:
     """The id that a short one like `trade-12` stands for; any other id as it is."""
-    from engine.errors import NotFound
+    from engine.core.errors import NotFound
 
     kind, _, n = key.partition("-")
     if kind not in KINDS or not n.isdecimal():
@@ -351,7 +351,7 @@ def why(
 ) -> None:
     """Why it was done, or not: the chain from the opinion to the fill, from the log alone."""
     from engine.audit.why import why as ask
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
         requested = find_run(opened, run)

@@ -12,16 +12,16 @@ from ui.cli import (
     analyses,
     audit,
     books,
-    checking,
+    check_lookahead,
     data,
     db,
     evidence,
-    halting,
+    halts,
     log,
-    models,
+    model,
     paper,
-    presets,
-    projecting,
+    profile,
+    projections,
     sealing,
     system,
     trading,
@@ -75,7 +75,7 @@ app.add_typer(analyses.app)
 app.command()(trading.backtest)
 app.command()(trading.replay)
 app.command()(trading.compare)
-app.command()(checking.check_lookahead)
+app.command()(check_lookahead.check_lookahead)
 app.add_typer(books.runs_app)
 app.add_typer(books.orders_app)
 app.add_typer(books.trades_app)
@@ -90,11 +90,11 @@ audit.app.command()(evidence.bundle)
 audit.app.command()(evidence.reproduce)
 app.add_typer(audit.app)
 app.add_typer(paper.app)
-app.command()(halting.halt)
-app.command()(halting.resume)
-app.command("halts")(halting.listing)
-app.add_typer(presets.app)
-app.add_typer(models.app)
-app.add_typer(projecting.app)
+app.command()(halts.halt)
+app.command()(halts.resume)
+app.command("halts")(halts.listing)
+app.add_typer(profile.app)
+app.add_typer(model.app)
+app.add_typer(projections.app)
 app.command()(system.dashboard)
 app.add_typer(db.app)

@@ -24,8 +24,8 @@ from ui.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.feed import Added, Bars, Refused
-    from engine.market import Instrument
+    from engine.core.market import Instrument
+    from engine.data import Added, Bars, Refused
 
 Provided = Annotated[
     str,
@@ -48,7 +48,7 @@ app.command("revisions")(data_quality.revisions)
 @app.command("sample")
 def sample(as_json: AsJson = False) -> None:
     """Load the bundled sample: BTC-USD and EUR-USD, hourly, July to December 2017."""
-    from ui.compose import load_sample, open_app
+    from ui.app import load_sample, open_app
 
     with errors_in_words(), open_app() as opened:
         new = load_sample(opened)
@@ -84,9 +84,9 @@ def import_file(
 ) -> None:
     """Import a file: all of it or, when any bar is refused, nothing (see --accept-valid)."""
     from engine import clock
-    from engine.feed.files import read_bars
-    from engine.market import Timeframe
-    from ui.compose import open_app
+    from engine.core.market import Timeframe
+    from engine.data.files import read_bars
+    from ui.app import open_app
 
     said = {"quote": quote, "price_decimals": decimals, "calendar": calendar}
     amounts = {"quantity_step": step, "multiplier": multiplier, "tick": tick}
@@ -143,9 +143,9 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Fetch exactly what is missing. Stopped or refused in the middle, the same command goes on from there."""
-    from engine.market import Timeframe
-    from ui.compose import open_app
-    from ui.market_data import fetch_missing, wanted
+    from engine.core.market import Timeframe
+    from ui.app import open_app
+    from ui.services.data import fetch_missing, wanted
 
     results: list[dict[str, object]] = []
     with errors_in_words(), open_app() as opened:
@@ -189,11 +189,11 @@ def export(
     """Write stored bars, exactly, to a file that `data import` takes."""
     import polars as pl
 
-    from engine.errors import BadInput
-    from engine.feed.columns import NUMBERS
-    from engine.feed.quality import frame_of
-    from engine.market import Timeframe
-    from ui.compose import open_app
+    from engine.core.errors import BadInput
+    from engine.core.market import Timeframe
+    from engine.data.encoding import NUMBERS
+    from engine.data.validation import frame_of
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
         if file.suffix not in (".csv", ".parquet"):
@@ -218,9 +218,9 @@ def export(
 def _instrument(bars: Bars, symbol: str, said: Mapping[str, object], amounts: Mapping[str, str | None]) -> Instrument:
     import msgspec
 
-    from engine.errors import BadInput
-    from engine.market import Calendar, Instrument
-    from engine.money import exact
+    from engine.core.errors import BadInput
+    from engine.core.market import Calendar, Instrument
+    from engine.core.money import exact
 
     if said.get("calendar") not in (None, *get_args(Calendar)):
         raise BadInput(f"calendar {said['calendar']!r} is unknown: use one of {', '.join(get_args(Calendar))}.")
@@ -236,7 +236,7 @@ def _instrument(bars: Bars, symbol: str, said: Mapping[str, object], amounts: Ma
 @app.command("list")
 def listing(as_json: AsJson = False) -> None:
     """What the catalogue holds."""
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
         rows = [

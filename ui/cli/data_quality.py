@@ -24,9 +24,9 @@ from ui.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.feed import Held, Revision
-    from engine.feed.report import Report
-    from ui.compose import App, Tell
+    from engine.data import Held, Revision
+    from engine.data.report import Report
+    from ui.app import App, Tell
 
 SHOWN = 20
 HOLE = ["from", "to", "bars", "why"]
@@ -45,7 +45,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Hold stored bars against their calendar: holes with reasons, bars to look at, and a picture of the days."""
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
         with progress() as tell:
@@ -63,7 +63,7 @@ def check(
 
 def gaps(symbol: str, timeframe: Frame = "1h", start: Start = None, end: End = None, as_json: AsJson = False) -> None:
     """Every hole in a symbol's bars inside its trading hours, and why it is there."""
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
         with progress() as tell:
@@ -87,7 +87,7 @@ def revisions(
     as_json: AsJson = False,
 ) -> None:
     """Bars that were learned anew with other values; runs made before keep what they knew."""
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
         rows = [
@@ -107,7 +107,7 @@ def _reports(
     opened: App, symbol: str | None, timeframe: str | None, start: str | None, end: str | None, tell: Tell
 ) -> Iterable[Report]:
     from engine import clock
-    from engine.feed.report import report
+    from engine.data.report import report
 
     chosen, since, until = _chosen(opened, symbol, timeframe), instant_of(start), instant_of(end)
     if until is not None:
@@ -123,8 +123,8 @@ def _reports(
 
 def _chosen(opened: App, symbol: str | None, timeframe: str | None) -> list[Held]:
     """What is held of a symbol and timeframe, of any for None. Raises `NotFound` where nothing is."""
-    from engine.errors import NotFound
-    from engine.market import Timeframe
+    from engine.core.errors import NotFound
+    from engine.core.market import Timeframe
 
     frame = None if timeframe is None else Timeframe.parse(timeframe)
     listing = opened.catalogue.listing()

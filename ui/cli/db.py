@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.errors import BadInput
+from engine.core.errors import BadInput
 from ui.cli.output import AsJson, err, errors_in_words, print_facts, print_json
 
 if TYPE_CHECKING:
-    from engine.store.embedded import EmbeddedPostgres
+    from engine.store.embedded.postgres import EmbeddedPostgres
 
 app = typer.Typer(name="db", help="Start, stop, inspect and upgrade the embedded PostgreSQL.", no_args_is_help=True)
 
@@ -50,7 +50,7 @@ def stop(
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Show what runs, where its data lies and how many processes use it."""
-    from engine.store.embedded import resolve_dsn
+    from engine.store.embedded.postgres import resolve_dsn
 
     with errors_in_words():
         dsn = resolve_dsn(os.environ)
@@ -66,9 +66,9 @@ def psql(
     command: Annotated[str | None, typer.Option("-c", "--command", help="Run this SQL and leave.")] = None,
 ) -> None:
     """Open PostgreSQL's own shell on the database."""
-    from engine.store.connecting import connect
-    from engine.store.embedded import exec_psql, resolve_dsn
-    from engine.store.embedded_binaries import find_binaries
+    from engine.store.connections import connect
+    from engine.store.embedded.binaries import find_binaries
+    from engine.store.embedded.postgres import exec_psql, resolve_dsn
 
     with errors_in_words():
         arguments = ["-c", command] if command else []
@@ -84,8 +84,8 @@ def psql(
 @app.command()
 def upgrade(as_json: AsJson = False) -> None:
     """Bring the database to this version: PostgreSQL's data folder if it is older, then the tables."""
-    from engine.store.embedded import resolve_dsn
-    from engine.store.embedded_upgrade import upgrade_major
+    from engine.store.embedded.postgres import resolve_dsn
+    from engine.store.embedded.upgrade import upgrade_major
     from engine.store.migrations import migrate, restore_guards
 
     with errors_in_words():
@@ -121,7 +121,7 @@ def adopt(
     from engine import clock
     from engine.audit.identity import adopt as adopt_copy
     from engine.store import Cause
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words():
         if not reason.strip():
@@ -137,7 +137,7 @@ def adopt(
 
 
 def _embedded(linger_s: float = 30.0) -> EmbeddedPostgres:
-    from engine.store.embedded import EmbeddedPostgres, default_home, resolve_dsn
+    from engine.store.embedded.postgres import EmbeddedPostgres, default_home, resolve_dsn
 
     if resolve_dsn(os.environ):
         raise BadInput(
@@ -148,7 +148,7 @@ def _embedded(linger_s: float = 30.0) -> EmbeddedPostgres:
 
 def _server_facts(dsn: str) -> dict[str, object]:
     """What a server of the user's own says about itself; nothing of its DSN but host and port."""
-    from engine.store.connecting import connect
+    from engine.store.connections import connect
 
     with connect(dsn, connect_timeout=10) as connection:
         row = connection.execute("select current_database(), pg_database_size(current_database())").fetchone()

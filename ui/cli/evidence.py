@@ -10,7 +10,7 @@ import typer
 
 from ui.cli.again import OneRun, event_facts
 from ui.cli.output import AsJson, err, errors_in_words, out, print_facts, print_json, progress
-from ui.cli.which import find_run
+from ui.cli.run_selection import find_run
 
 if TYPE_CHECKING:
     import psycopg
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.audit.capsule import Capsule
     from engine.audit.reproduce import Reproduced
     from engine.store import Recorded
-    from ui.compose import App
+    from ui.app import App
 
 # An environment with other packages differs in all of them.
 PACKAGES_SHOWN = 8
@@ -34,7 +34,7 @@ def export(
 ) -> None:
     """Write the whole log to a folder: JSONL, Parquet, seals, anchors, and a verifier that needs only Python."""
     from engine.audit.export import export as write
-    from ui.compose import open_audit
+    from ui.app import open_audit
 
     with errors_in_words(), open_audit() as opened:
         anchors = _anchors(opened)
@@ -87,9 +87,9 @@ def bundle(
     """Pack one finished run with its bars, analyses and seals, so that another machine can reproduce it."""
     from engine.audit.bundle import bundle as pack
     from engine.audit.regenerate import bars_of
-    from engine.feed.signals import VARIANT_PREFIX, load_signals
-    from ui.compose import open_audit
-    from ui.installed import lock_lines
+    from engine.data.signals import VARIANT_PREFIX, load_signals
+    from ui.app import open_audit
+    from ui.environment_lock import lock_lines
 
     with errors_in_words(), open_audit() as opened:
         found, anchors = find_run(opened, run), _anchors(opened)
@@ -152,9 +152,9 @@ def reproduce(
     from engine.audit.anchors import public_key_of
     from engine.audit.capsule import open_capsule
     from engine.audit.reproduce import reproduce as make_again
-    from engine.errors import AnalysisMissing, BookMoved, ReplayDiverged
-    from ui.compose import open_app
-    from ui.installed import lock_digest
+    from engine.core.errors import AnalysisMissing, BookMoved, ReplayDiverged
+    from ui.app import open_app
+    from ui.environment_lock import lock_digest
 
     with errors_in_words():
         key = None if public_key is None else public_key_of(public_key)
@@ -221,7 +221,7 @@ def _name_engines(capsule: Capsule) -> None:
 
 def _name_packages(capsule: Capsule) -> None:
     """A warning and no more: the same digest from other versions proves as much."""
-    from ui.installed import lock_digest, lock_lines
+    from ui.environment_lock import lock_digest, lock_lines
 
     if capsule.manifest.lock_digest in ("", lock_digest()):
         return
@@ -238,7 +238,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _reproduced(found: Reproduced) -> dict[str, Any]:
     from engine.store import ENGINE_VERSION
-    from ui.installed import lock_digest
+    from ui.environment_lock import lock_digest
 
     manifest, ours, theirs = found.capsule.manifest, found.ended, found.capsule.life.ended
     counts = ("bars", "signals", "orders", "fills", "book_events")
@@ -277,6 +277,6 @@ def _show_reproduced(found: Reproduced) -> None:
 
 
 def _said(row: Recorded | None) -> str:
-    from engine.audit.journal import says
+    from engine.audit.narration import says
 
     return "nothing" if row is None else f"{row.name}: {says(row.event)}"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ui.cli.output import SCHEMA_VERSION, AsJson, On, OneSymbol, day_of, err, errors_in_words, symbol_of
-from ui.cli.which import find_run
+from ui.cli.run_selection import find_run
 
 if TYPE_CHECKING:
-    from engine.audit.journal import Line, Selection
-    from ui.compose import App
+    from engine.audit.narration import Line, Selection
+    from ui.app import App
 
 LOOK_AGAIN_S = 1.0
 RECONNECT_S = 1.0
@@ -33,8 +33,8 @@ def log(
     as_json: AsJson = False,
 ) -> None:
     """What happened, newest last: the events of the log in words. Times are the market's, in UTC."""
-    from engine.audit.journal import select
-    from ui.compose import open_audit
+    from engine.audit.narration import select
+    from ui.app import open_audit
 
     with errors_in_words():
         wanted = select(name, level, symbol and symbol_of(symbol), day_of(on))
@@ -49,7 +49,7 @@ def log(
 
 
 def _read(opened: App, wanted: Selection, limit: int, follow: bool) -> Iterator[Line]:
-    from engine.audit.journal import lines, newest
+    from engine.audit.narration import lines, newest
 
     head = opened.store.head()
     if limit:
@@ -62,7 +62,7 @@ def _read(opened: App, wanted: Selection, limit: int, follow: bool) -> Iterator[
 
 def _arriving(opened: App, wanted: Selection, after: int) -> Iterator[Line]:
     """What is appended from now on, for ever. Waits for a database that is away."""
-    from engine.errors import StoreUnavailable
+    from engine.core.errors import StoreUnavailable
 
     for _ in _signs(opened.dsn):
         try:

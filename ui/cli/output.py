@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine.errors import BadInput, QuantagentError
-from engine.market import SYMBOL_PATTERN, Timeframe, check_symbol
+from engine.core.errors import BadInput, QuantagentError
+from engine.core.market import SYMBOL_PATTERN, Timeframe, check_symbol
 from ui.cli import INTERRUPTED, INTERRUPTED_CODE, stop_writing
 from ui.cli.tables import GAP, Column, cell, screen_width, table_of
 
 if TYPE_CHECKING:
     from projections.queries import Queries
-    from ui.compose import App, Tell
+    from ui.app import App, Tell
 
 SCHEMA_VERSION = 1
 
@@ -83,7 +83,7 @@ def day_of(text: str | None) -> date | None:
 
 def dollars_of(text: str) -> Decimal | None:
     """An amount of US dollars; None where none is said."""
-    from engine.money import exact
+    from engine.core.money import exact
 
     if not text:
         return None
@@ -131,7 +131,7 @@ def errors_in_words() -> Generator[None]:
         err.print(f"[red]error:[/red] {_plain(error)}")
         raise typer.Exit(1) from None
     except psycopg.Error as error:
-        from engine.store.connecting import reason_of
+        from engine.store.connections import reason_of
 
         said = _plain(reason_of(error))
         err.print(f"[red]error:[/red] the database says: {said}. Check `quantagent db status` and try again.")

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ui.cli import halting
-from ui.cli.halting import Account
+from ui.cli import halts
+from ui.cli.halts import Account
 from ui.cli.output import (
     AsJson,
     End,
@@ -28,10 +28,10 @@ from ui.cli.output import (
     queries_of,
     symbols_of,
 )
-from ui.cli.presets import OfProfile, OfRisk
+from ui.cli.profile import OfProfile, OfRisk
 from ui.cli.results import outcome_facts, show_outcome
+from ui.cli.run_selection import find_run
 from ui.cli.trading import OfVariant
-from ui.cli.which import find_run
 
 app = typer.Typer(name="paper", help="Paper trading: the daemon that trades as bars close.", no_args_is_help=True)
 
@@ -56,10 +56,10 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Trade until the feed ends, `paper stop`, Ctrl-C or SIGTERM. Started again, it goes on where it was."""
-    from engine.errors import BadInput
-    from engine.market import Timeframe
-    from ui.compose import open_app
-    from ui.daemon import PaperDaemon, PaperPlan
+    from engine.core.errors import BadInput
+    from engine.core.market import Timeframe
+    from ui.app import open_app
+    from ui.daemon.paper import PaperDaemon, PaperPlan
     from ui.settings import check_environment
 
     with errors_in_words():
@@ -109,13 +109,13 @@ def start(
 @app.command("status")
 def status(wide: Wide = False, as_json: AsJson = False) -> None:
     """The accounts, who drives them, how far they are, and whether they are halted."""
-    from engine import control
-    from ui.compose import open_app
+    from engine.runtime import lease
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
-        rows = control.daemons(opened.dsn)
+        rows = lease.daemons(opened.dsn)
         for row in rows:
-            row["halts"] = halting.in_words(opened, row["account"], row["run_id"])
+            row["halts"] = halts.in_words(opened, row["account"], row["run_id"])
     if as_json:
         print_json(daemons=rows)
     elif rows:
@@ -132,18 +132,18 @@ def status(wide: Wide = False, as_json: AsJson = False) -> None:
 @app.command("stop")
 def stop(account: Account = "paper", as_json: AsJson = False) -> None:
     """Ask the daemon to end after its present slot, and wait for it."""
-    from engine import control
-    from engine.errors import NotFound
-    from ui.compose import open_app
+    from engine.core.errors import NotFound
+    from engine.runtime import lease
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
-        if not control.request_stop(opened.dsn, account):
+        if not lease.request_stop(opened.dsn, account):
             raise NotFound(
                 f"no daemon has driven account {account!r}: `quantagent paper status` names those that have."
             )
         alive = True
         for _ in range(STOP_WAIT_S * 5):
-            alive = any(row["alive"] for row in control.daemons(opened.dsn) if row["account"] == account)
+            alive = any(row["alive"] for row in lease.daemons(opened.dsn) if row["account"] == account)
             if not alive:
                 break
             time.sleep(0.2)
@@ -155,4 +155,4 @@ def stop(account: Account = "paper", as_json: AsJson = False) -> None:
             raise typer.Exit(1)
 
 
-app.command("reconcile")(halting.reconcile)
+app.command("reconcile")(halts.reconcile)

@@ -10,9 +10,9 @@ from ui.cli.tables import Column
 from ui.formats import tidy
 
 if TYPE_CHECKING:
-    from engine.events import RunRequested
+    from engine.core.events import RunRequested
     from projections.queries import Queries
-    from ui.compose import App
+    from ui.app import App
 
 # Of each kind; `data check` and --json have all.
 NOTES_SHOWN = 10
@@ -20,8 +20,8 @@ NOTES_SHOWN = 10
 
 def outcome_facts(opened: App, queries: Queries, run: RunRequested) -> dict[str, Any]:
     """`denials`, `no_trades` and `ended_early` (one sentence, else empty) and `data_notes` of a run, as in --json."""
-    from ui.outcomes import outcome_of
-    from ui.run_data import data_notes
+    from ui.services.data_notes import data_notes
+    from ui.services.outcomes import outcome_of
 
     outcome = outcome_of(queries, run.run_id)
     notes = data_notes(opened, run, queries.lived_until(run.run_id))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import BadInput
+from engine.core.errors import BadInput
 from ui.cli.output import AsJson, err, errors_in_words, print_facts, print_json, progress
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.audit.anchors import Anchor
     from engine.audit.chain import Finding
     from engine.audit.signing import Standing
-    from ui.compose import App
+    from ui.app import App
 
 Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; it becomes part of the log.")]
 
@@ -42,7 +42,7 @@ def verify(
     from engine.audit.anchors import public_key_of, read_anchors
     from engine.audit.signing import public_key_file
     from engine.audit.verify import verify as check
-    from ui.compose import open_audit
+    from ui.app import open_audit
 
     with errors_in_words(), open_audit() as opened:
         # Read before the log is: an anchor made in between would vouch for what is not seen yet.
@@ -84,7 +84,7 @@ def _around(opened: App, conn: psycopg.Connection[Any], at_home: Standing, *, is
     """What is wrong around a log whose rows, links and anchors hold. `is_elsewhere`: the anchors are not those at
     home, whose file is no matter then."""
     from engine.audit.chain import Finding
-    from engine.audit.readings import guarded_otherwise, read_otherwise
+    from engine.audit.role_views import guarded_otherwise, read_otherwise
     from engine.audit.signing import Flaw
 
     yield from guarded_otherwise(conn)
@@ -112,7 +112,7 @@ def anchor(
     from engine import clock
     from engine.audit.identity import begin_anew as begin
     from engine.store import Cause
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words():
         if begin_anew != (reason is not None):
@@ -141,7 +141,7 @@ def rotate_key(
 
     from engine import clock
     from engine.audit.signing import rotate_key as rotate
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
         with psycopg.connect(opened.dsn, autocommit=True) as conn:

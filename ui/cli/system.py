@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import QuantagentError
+from engine.core.errors import QuantagentError
 from ui.cli.output import AsJson, err, errors_in_words, out, print_json, print_rows, queries_of
 
 if TYPE_CHECKING:
-    from ui.compose import App
+    from ui.app import App
 
 LOOPBACK = "127.0.0.1"
-DASHBOARD = Path(__file__).parent.parent / "dashboard.py"
+DASHBOARD = Path(__file__).parent.parent / "dashboard/entry.py"
 
 
 class PageUnavailable(QuantagentError):
@@ -31,8 +31,8 @@ class PageUnavailable(QuantagentError):
 
 def demo(as_json: AsJson = False) -> None:
     """The whole system in small: real bars, analyses, a backtest, its replay, read models, and one trade's why."""
-    from ui.cli.demonstration import run_demo
-    from ui.compose import open_app
+    from ui.app import open_app
+    from ui.cli.demo import run_demo
 
     with errors_in_words():
         began = time.monotonic()
@@ -53,7 +53,7 @@ def demo(as_json: AsJson = False) -> None:
 
 def doctor(as_json: AsJson = False) -> None:
     """Check what quantagent needs; exit 3 when something is not as it should be."""
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words():
         checks = [_python()]
@@ -167,7 +167,7 @@ def dashboard(
     as_json: AsJson = False,
 ) -> None:
     """Serve the page on http://127.0.0.1:8501 until Ctrl-C."""
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened:
         _check_free(address, port)

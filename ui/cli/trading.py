@@ -27,14 +27,14 @@ from ui.cli.output import (
     queries_of,
     symbols_of,
 )
-from ui.cli.presets import OfProfile, OfRisk
+from ui.cli.profile import OfProfile, OfRisk
 from ui.cli.results import outcome_facts, show_outcome
+from ui.cli.run_selection import find_run, find_source
 from ui.cli.tables import Column, cell
-from ui.cli.which import find_run, find_source
 from ui.formats import figures
 
 if TYPE_CHECKING:
-    from ui.compose import Answer
+    from ui.app import Answer
 
 METRICS = (
     "final_equity",
@@ -93,10 +93,10 @@ def backtest(
     as_json: AsJson = False,
 ) -> None:
     """Run the rules over stored bars. The same question is the same run: asking twice stores nothing twice."""
-    from engine.market import Timeframe
+    from engine.core.market import Timeframe
     from projections.queries import MetricsMissing
-    from ui.compose import Question, open_app
-    from ui.compose import backtest as run
+    from ui.app import Question, open_app
+    from ui.app import backtest as run
 
     with errors_in_words():
         question = Question(
@@ -115,7 +115,7 @@ def backtest(
         with open_app() as opened:
             with progress() as tell:
                 if fetch:
-                    from ui.market_data import with_bars
+                    from ui.services.data import with_bars
 
                     question = with_bars(opened, question, fetch, tell)
                 answer = run(opened, question, tell)
@@ -145,10 +145,10 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
-    from engine.replay import first_difference
+    from engine.runtime.replay import first_difference
     from projections.queries import MetricsMissing
-    from ui.compose import open_app
-    from ui.compose import replay as run_again
+    from ui.app import open_app
+    from ui.app import replay as run_again
 
     with errors_in_words(), open_app() as opened:
         source = find_source(opened, run)
@@ -194,7 +194,7 @@ def compare(
 ) -> None:
     """Put the metrics of runs side by side."""
     from projections.queries import MetricsMissing
-    from ui.compose import open_app
+    from ui.app import open_app
 
     with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
         rows = [queries.run(find_run(opened, run).run_id) for run in runs]

@@ -1,4 +1,4 @@
--- What makes a change to the log show (engine/store/seals.py), and what keeps changes out.
+-- What makes a change to the log show (engine/store/hash_chain.py), and what keeps changes out.
 
 -- Which log this is: its first seal continues this name, and its anchors carry it.
 CREATE TABLE quantagent.log_identity (

@@ -1,4 +1,4 @@
--- The paper broker's own record (engine/blotter.py): what it was told and did, by run and client order id. Written in
+-- The paper broker's own record (engine/broker/blotter.py): what it was told and did, by run and client order id. Written in
 -- transactions of its own and never derived from the log, so that the two can be held against each other. Without
 -- foreign keys: where a row has been removed, the next fill is still written down, and the difference is what is told.
 

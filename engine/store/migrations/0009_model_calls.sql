@@ -1,4 +1,4 @@
--- Every question to a model (analysis/calls.py): recorded when it ended, whatever came of the analysis it was asked for,
+-- Every question to a model (analysis/llm/call_log.py): recorded when it ended, whatever came of the analysis it was asked for,
 -- because it cost money all the same. Written beside the log and never derived from it.
 
 -- Requests and answers, each once, by the SHA-256 of their bytes: JSON with every other character than ASCII escaped, so

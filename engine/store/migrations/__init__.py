@@ -12,11 +12,11 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from engine.errors import StoreUnavailable
-from engine.store.connecting import connect, reason_of
+from engine.core.errors import StoreUnavailable
+from engine.store.connections import connect, reason_of
 from engine.store.guards import Differences, differences, make_guards, restore
+from engine.store.hash_chain import Sealing, row_bytes
 from engine.store.roles import set_up_roles
-from engine.store.seals import Sealing, row_bytes
 
 # One number, known to nobody else: two processes that migrate at once take turns.
 _LOCK = 7_303_041_176

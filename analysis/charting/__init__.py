@@ -1,0 +1,1 @@
+"""Charts, indicators, patterns and trend lines of one window of bars."""

@@ -1,0 +1,49 @@
+"""The bars of one window as text: what agents see of the market, and all that they can ask about.
+
+It is plain JSON, so that it can lie in a graph's state and in its checkpoints; prices keep their exact spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import polars as pl
+from typing_extensions import TypedDict
+
+from engine.core.market import Bar, Timeframe
+
+Row = list[str]
+"""closed_at, open, high, low, close, volume."""
+
+
+class Snapshot(TypedDict):
+    """One window of bars, oldest first, that ends with the bar just closed. Nothing after it is in here."""
+
+    symbol: str
+    timeframe: str
+    rows: list[Row]
+
+
+def snapshot_of(bars: Sequence[Bar], timeframe: Timeframe) -> Snapshot:
+    """The snapshot of a window's bars, all of one symbol."""
+    return Snapshot(symbol=bars[-1].symbol, timeframe=timeframe.value, rows=[_row(bar) for bar in bars])
+
+
+def frame_of(snapshot: Snapshot) -> pl.DataFrame:
+    """The window as floats: closed_at, open, high, low, close, volume."""
+    names = ("open", "high", "low", "close", "volume")
+    rows = snapshot["rows"]
+    prices = {name: [float(row[column]) for row in rows] for column, name in enumerate(names, 1)}
+    closed_at = pl.Series("closed_at", [closed(row) for row in rows], pl.Datetime("us", "UTC"))
+    return pl.DataFrame({"closed_at": closed_at, **prices})
+
+
+def closed(row: Row) -> datetime:
+    """The instant at which the bar of a row closed."""
+    return datetime.fromisoformat(row[0]).astimezone(UTC)
+
+
+def _row(bar: Bar) -> Row:
+    numbers = (bar.open, bar.high, bar.low, bar.close, bar.volume)
+    return [bar.closed_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ"), *(f"{number:f}" for number in numbers)]

@@ -1,0 +1,187 @@
+"""Makes one analysis with the graph: from a window of bars to the fact that is stored, or to the reason why not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, cast
+
+import msgspec
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphRecursionError
+
+from analysis.analyst import Window, analysis_id
+from analysis.charting.snapshot import snapshot_of
+from analysis.graph.checkpoints import Checkpoints, Gone, thread
+from analysis.graph.context import PICTURE, Attempt
+from analysis.graph.graph import Graph, prompt_digests, version
+from analysis.graph.model_middleware import ANSWERED, ModelFailed
+from analysis.reports import Analysis
+from engine.core.errors import QuantagentError
+from engine.core.events import AnalysisFailed, AnalysisMade, GraphWork, ModelCall
+from engine.core.market import Bar, Direction, Symbol, Timeframe
+from engine.core.money import ZERO, total
+
+STEPS_MAX = 40
+"""Of the graph and each agent: more than any analysis takes that its questions do not end before."""
+
+Opinion = AnalysisMade | AnalysisFailed
+
+
+class Job(NamedTuple):
+    """One window to have an opinion on: its bars, oldest first, and what names it."""
+
+    symbol: Symbol
+    timeframe: Timeframe
+    window: Window
+    bars: Sequence[Bar]
+
+    def id_for(self, variant: str) -> str:
+        return analysis_id(self.symbol, self.timeframe, self.window, variant)
+
+
+class Author(NamedTuple):
+    """In whose name analyses are made: the variant, the preset's name and digest behind it, those of its fallbacks."""
+
+    variant: str
+    agent_version: str
+    preset: str
+    preset_digest: str
+    fallbacks: tuple[tuple[str, str], ...] = ()
+
+
+def thread_id_of(attempt: Attempt) -> str:
+    """run / analysis / graph version / version of the fact: what a checkpoint belongs to, and nothing else can resume.
+
+    The run is `shared`: an opinion belongs to no run, and whoever needs it may finish it. Symbol, timeframe, instant,
+    variant and window are in the analysis's id.
+    """
+    return f"shared/{attempt.analysis_id}/{version()}/{attempt.version}"
+
+
+async def make(
+    graph: Graph, job: Job, attempt: Attempt, author: Author, checkpoints: Checkpoints | None = None
+) -> Opinion:
+    """The opinion on a window. A model that fails makes an `AnalysisFailed`; a spent budget is raised, for there is
+    nothing to tell of the window."""
+    began = asyncio.get_running_loop().time()
+    try:
+        state, checkpoint = await _run(graph, job, attempt, checkpoints)
+        reports = Analysis.model_validate({name: state[name] for name in Analysis.model_fields})
+    except ModelFailed as error:
+        return _failed(job, attempt, author, str(error), began)
+    except (QuantagentError, Gone):
+        raise
+    except GraphRecursionError:
+        return _failed(job, attempt, author, f"the graph came to no end in {STEPS_MAX} steps", began)
+    except Exception as error:
+        # Libraries stand between us and the model: what they trip over must not end a run.
+        return _failed(job, attempt, author, f"the graph failed: {type(error).__name__}", began)
+    said = reports.decision
+    work = _work(attempt, author, state, began)
+    return AnalysisMade(
+        **_named(job, attempt, author),
+        decision=Direction(said.decision),
+        confidence=said.confidence,
+        horizon_bars=said.horizon_bars,
+        risk_reward=said.risk_reward,
+        reports=reports.model_dump_json(),
+        window_digest=job.window.digest,
+        window_bars=job.window.bars,
+        agent_version=author.agent_version,
+        work=msgspec.structs.replace(
+            work, checkpoint_id=checkpoint, state_snapshot="" if checkpoint else _snapshot_of(state)
+        ),
+    )
+
+
+async def _run(graph: Graph, job: Job, attempt: Attempt, checkpoints: Checkpoints | None) -> tuple[dict[str, Any], str]:
+    """The final state and the id of its checkpoint. Goes on where an earlier process was killed."""
+    config: Any = {**thread(thread_id_of(attempt)), "recursion_limit": STEPS_MAX}
+    asked = {"snapshot": snapshot_of(job.bars, job.timeframe)}
+    if checkpoints is None:
+        return await cast("Any", graph).ainvoke(asked, config, context=attempt), ""
+    saved: Any = graph.copy({"checkpointer": checkpoints.saver})
+    before = await saved.aget_state(config)
+    if before.values and not before.next:
+        # It was finished, and killed before it could be stored.
+        return before.values, _checkpoint_id(before.config)
+    state = await saved.ainvoke(None if before.next else asked, config, context=attempt, durability="async")
+    after = await checkpoints.saver.aget_tuple(config)
+    return state, _checkpoint_id(after.config) if after else ""
+
+
+def _checkpoint_id(config: RunnableConfig) -> str:
+    return config.get("configurable", {})["checkpoint_id"]
+
+
+def _failed(job: Job, attempt: Attempt, author: Author, reason: str, began: float) -> AnalysisFailed:
+    return AnalysisFailed(
+        **_named(job, attempt, author),
+        reason=reason,
+        window_digest=job.window.digest,
+        work=_work(attempt, author, {}, began),
+    )
+
+
+def _named(job: Job, attempt: Attempt, author: Author) -> dict[str, Any]:
+    return {
+        "analysis_id": attempt.analysis_id,
+        "symbol": job.symbol,
+        "timeframe": job.timeframe.value,
+        "as_of": job.window.at,
+        "variant": author.variant,
+    }
+
+
+def _work(attempt: Attempt, author: Author, state: dict[str, Any], began: float) -> GraphWork:
+    first = attempt.models[0].preset
+    calls = tuple(asked.call for asked in attempt.calls.of(attempt.analysis_id, attempt.version))
+    nodes = dict.fromkeys(call.node for call in calls)
+    seen = [name for name in ("pattern", "trend") if _was_shown(attempt, calls, name)]
+    pictures = ((name, state.get(f"{name}_chart", "")) for name in seen)
+    return GraphWork(
+        preset=author.preset,
+        preset_digest=author.preset_digest,
+        fallbacks=author.fallbacks,
+        model_provider=first.provider,
+        model_name=first.model,
+        graph_version=version(),
+        prompt_digests=prompt_digests(),
+        calls=calls,
+        input_tokens=sum(call.input_tokens for call in calls),
+        output_tokens=sum(call.output_tokens for call in calls),
+        cost=total([ZERO, *(call.cost for call in calls)]),
+        latency_ms=round((asyncio.get_running_loop().time() - began) * 1000),
+        node_latency_ms=tuple((node, _waited(calls, node)) for node in nodes),
+        temperature=first.temperature,
+        seed=first.seed,
+        sighted=len(seen) == 2,
+        artefacts=tuple((name, digest) for name, digest in pictures if digest),
+        knowledge_cutoff="" if first.knowledge_cutoff is None else first.knowledge_cutoff.isoformat(),
+        thread_id=thread_id_of(attempt),
+    )
+
+
+def _was_shown(attempt: Attempt, calls: Sequence[ModelCall], node: str) -> bool:
+    """Whether a picture was in the question that an agent was answered: a fallback may have no eyes."""
+    answered = [call for call in calls if (call.node, call.outcome) == (node, ANSWERED)]
+    return bool(answered) and PICTURE in attempt.calls.body(answered[-1].request)
+
+
+def _waited(calls: Sequence[ModelCall], node: str) -> int:
+    """How long a node waited for its models, in milliseconds."""
+    return sum(call.latency_ms for call in calls if call.node == node)
+
+
+def _snapshot_of(state: dict[str, Any]) -> str:
+    """What a checkpoint would have kept, for who has none: the reports and pictures, without the bars."""
+    kept = {name: value for name, value in state.items() if name != "snapshot"}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+
+def beginning(now: datetime) -> datetime:
+    """The beginning of an instant's day in UTC, from which a day's budget counts."""
+    return now.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,0 +1,1 @@
+"""Model presets and the record of every model call."""

@@ -1,0 +1,253 @@
+"""Questions to models, recorded when they end: who asked, what came of it, what it cost, and both texts.
+
+A text is ASCII JSON (`body_of`), kept once under the SHA-256 of its bytes; one that was altered is noticed when it is
+read. Recording the same question again is success. What was asked for an analysis that a crash cut off stays here, as
+it cost money, and stands in no event until the analysis is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from hashlib import sha256
+from threading import Lock
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import psycopg
+from psycopg.sql import SQL, Identifier, Placeholder
+
+from engine.core.errors import NotFound, QuantagentError, StoreUnavailable
+from engine.core.events import ModelCall
+from engine.core.money import exact, total
+from engine.store.connections import reason_of
+
+T = TypeVar("T")
+
+
+class Asked(NamedTuple):
+    """One question: for which analysis, by which preset and variant, when (in UTC), and what came of it.
+
+    version: the one that the analysis's event will have in its stream.
+    """
+
+    analysis_id: str
+    version: int
+    preset: str
+    variant: str
+    asked_at: datetime
+    call: ModelCall
+
+
+class Calls(Protocol):
+    """A record of questions. Both of its kinds may be used from several threads."""
+
+    def record(self, asked: Asked, request: str, response: str) -> None:
+        """Stores a question with both texts, or nothing; `response` is empty where no answer came.
+
+        Raises `ValueError` for a text that is no ASCII, or not the one whose digest the call has.
+        """
+        ...
+
+    def keep(self, body: str) -> str:
+        """Stores a text that belongs to a call recorded elsewhere, and returns its digest. Raises as `record`."""
+        ...
+
+    def of(self, analysis_id: str, version: int) -> list[Asked]:
+        """What was asked for an analysis, in the order in which it was recorded."""
+        ...
+
+    def body(self, digest: str) -> str:
+        """A stored text. Raises `NotFound` where there is none, `BodyAltered` where it is another one."""
+        ...
+
+    def spent(self, preset: str, since: datetime, until: datetime) -> Decimal:
+        """What a preset's questions have cost from one instant to before another, in US dollars."""
+        ...
+
+
+class BodyAltered(QuantagentError):
+    """A stored request or answer that does not have the digest it is stored under."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(
+            f"the stored text {digest[:16]} of a model call was changed: it no longer has its digest. "
+            "Restore the database from a copy."
+        )
+        self.digest = digest
+
+
+def body_of(value: object) -> str:
+    """A JSON value as the text it is stored and digested as: equal values have equal bytes, all of them ASCII.
+
+    Lone surrogates and NUL, which no database text can hold, are escaped like every other character beyond ASCII.
+    Raises `ValueError` for what JSON cannot say, like NaN.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest_of(body: str) -> str:
+    return sha256(body.encode("ascii")).hexdigest()
+
+
+def _digest_of_ascii(body: str) -> str:
+    if not body.isascii() or "\0" in body:
+        raise ValueError("the text is not spelled as `body_of` does it")
+    return digest_of(body)
+
+
+def _checked(call: ModelCall, request: str, response: str) -> dict[str, str]:
+    """The texts of a call under their digests."""
+    bodies: dict[str, str] = {}
+    for name, body, digest in (("request", request, call.request), ("response", response, call.response)):
+        if not body.isascii() or "\0" in body:
+            raise ValueError(f"the {name} is not spelled as `body_of` does it")
+        if name == "response" and not body and not digest:
+            continue
+        if digest_of(body) != digest:
+            raise ValueError(f"the {name} is not the one whose digest the call has")
+        bodies[digest] = body
+    return bodies
+
+
+def _intact(digest: str, body: str | None) -> str:
+    if body is None:
+        raise NotFound(f"no text {digest[:16]!r} of a model call is stored: what was asked here was never recorded.")
+    if not body.isascii() or digest_of(body) != digest:
+        raise BodyAltered(digest)
+    return body
+
+
+class MemoryCalls:
+    """A record without a database."""
+
+    def __init__(self) -> None:
+        self._asked: dict[Asked, None] = {}
+        self._bodies: dict[str, str] = {}
+        self._lock = Lock()
+
+    def record(self, asked: Asked, request: str, response: str) -> None:
+        bodies = _checked(asked.call, request, response)
+        with self._lock:
+            self._bodies.update(bodies)
+            self._asked[asked] = None
+
+    def keep(self, body: str) -> str:
+        digest = _digest_of_ascii(body)
+        with self._lock:
+            self._bodies[digest] = body
+        return digest
+
+    def of(self, analysis_id: str, version: int) -> list[Asked]:
+        with self._lock:
+            return [each for each in self._asked if (each.analysis_id, each.version) == (analysis_id, version)]
+
+    def body(self, digest: str) -> str:
+        return _intact(digest, self._bodies.get(digest))
+
+    def spent(self, preset: str, since: datetime, until: datetime) -> Decimal:
+        with self._lock:
+            mine = (each for each in self._asked if each.preset == preset and since <= each.asked_at < until)
+            return total(each.call.cost for each in mine)
+
+
+_OF_ASKED = Asked._fields[:-1]
+_COLUMNS = (*_OF_ASKED, *ModelCall.__struct_fields__)
+_NAMES = SQL(", ").join(map(Identifier, _COLUMNS))
+_VALUES = SQL(", ").join(map(Placeholder, _COLUMNS))
+
+_KEEP = "INSERT INTO quantagent.llm_bodies VALUES (%s, %s) ON CONFLICT DO NOTHING"
+# Repeated after a lost connection, it may find that the first time was stored.
+_RECORD = SQL(
+    "INSERT INTO quantagent.llm_calls ({names}) SELECT {values} WHERE NOT EXISTS (SELECT FROM quantagent.llm_calls "
+    "WHERE analysis_id = %(analysis_id)s AND ({names}) = ({values}))"
+).format(names=_NAMES, values=_VALUES)
+_OF = SQL("SELECT {} FROM quantagent.llm_calls WHERE analysis_id = %s AND version = %s ORDER BY call_id").format(_NAMES)
+_BODY = "SELECT body FROM quantagent.llm_bodies WHERE sha256 = %s"
+_SPENT = (
+    "SELECT coalesce(sum(cost), 0) FROM quantagent.llm_calls WHERE preset = %s AND asked_at >= %s AND asked_at < %s"
+)
+
+
+class PostgresCalls:
+    """The record in the database, through one connection that its threads take turns at. Close it when done."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn, self._lock = dsn, Lock()
+        self._conn: psycopg.Connection[Any] | None = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def __enter__(self) -> PostgresCalls:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def record(self, asked: Asked, request: str, response: str) -> None:
+        bodies = _checked(asked.call, request, response)
+        row = dict(zip(_COLUMNS, (*asked[:-1], *_values_of(asked.call)), strict=True))
+
+        def write(conn: psycopg.Connection[Any]) -> None:
+            with conn.transaction():
+                for digest in sorted(bodies):
+                    conn.execute(_KEEP, (digest, bodies[digest]))
+                conn.execute(_RECORD, row)
+
+        self._do(write)
+
+    def keep(self, body: str) -> str:
+        digest = _digest_of_ascii(body)
+        self._do(lambda conn: conn.execute(_KEEP, (digest, body)))
+        return digest
+
+    def of(self, analysis_id: str, version: int) -> list[Asked]:
+        return [_asked(row) for row in self._do(lambda conn: conn.execute(_OF, (analysis_id, version)).fetchall())]
+
+    def body(self, digest: str) -> str:
+        row = self._do(lambda conn: conn.execute(_BODY, (digest,)).fetchone())
+        return _intact(digest, None if row is None else row[0])
+
+    def spent(self, preset: str, since: datetime, until: datetime) -> Decimal:
+        row = self._do(lambda conn: conn.execute(_SPENT, (preset, since, until)).fetchone())
+        return exact(row[0] if row else 0)
+
+    def _do(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """Works through the connection; once more through a new one where it was lost, as one that was idle may be."""
+        with self._lock:
+            try:
+                try:
+                    return work(self._open())
+                except psycopg.OperationalError:
+                    self._drop()
+                    return work(self._open())
+            except psycopg.OperationalError as error:
+                self._drop()
+                raise StoreUnavailable(
+                    f"the record of model calls cannot be reached: {reason_of(error)}. Check that the server runs."
+                ) from None
+
+    def _open(self) -> psycopg.Connection[Any]:
+        if self._conn is None or self._conn.closed:
+            self._conn = psycopg.connect(self._dsn, autocommit=True)
+            self._conn.execute("SET TIME ZONE 'UTC'")
+        return self._conn
+
+    def _drop(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+
+def _values_of(call: ModelCall) -> tuple[object, ...]:
+    return tuple(getattr(call, name) for name in ModelCall.__struct_fields__)
+
+
+def _asked(row: tuple[Any, ...]) -> Asked:
+    fields: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+    fields["cost"] = exact(fields["cost"])
+    of_asked = [fields.pop(name) for name in _OF_ASKED]
+    return Asked._make((*of_asked, ModelCall(**fields)))

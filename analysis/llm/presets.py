@@ -1,0 +1,177 @@
+"""How a model is reached and asked: every field of a preset with its bounds and its default.
+
+A preset is stored for ever and shown to everybody who reads the log, so that no key is ever part of it: it names the
+environment variable that holds one, and what looks like a key is refused in any field. The environment is read here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import date, datetime
+from decimal import Decimal
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, Strict, model_validator
+
+from engine.core.money import ZERO, exact
+
+KEY_ENV = r"[A-Z][A-Z0-9_]{0,60}(_KEY|_TOKEN)"
+NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
+
+# What providers begin their keys with, and runs of letters and digits that are too long for a word or an account.
+_KEY_SHAPES = re.compile(
+    r"(?i:\b(?:sk|pk|rk|xai|pplx)-|\b(?:gsk|hf|ghp|r8)_|\bAIza)[A-Za-z0-9_-]{12,}"
+    r"|(?=[A-Za-z0-9]{32})[0-9A-Fa-f]*[G-Zg-z]|[A-Za-z0-9]{41,}"
+)
+_SECRET_NAMES = re.compile(r".*(_KEY|_TOKEN|_SECRET|PASSWORD)")
+_SECRET_LENGTH_MIN = 8
+
+
+def looks_like_key(text: str) -> bool:
+    """Whether a text has something in it that is built like a key."""
+    return _KEY_SHAPES.search(text) is not None
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a text has a secret in it that the environment holds, by the names of its variables."""
+    secrets = (value for name, value in os.environ.items() if _SECRET_NAMES.fullmatch(name))
+    return any(len(value) >= _SECRET_LENGTH_MIN and value in text for value in secrets)
+
+
+def _not_a_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted here, not true or false")
+    return value
+
+
+def _exact_at_6(amount: Decimal) -> Decimal:
+    if exact(amount).as_tuple().exponent < -6:  # type: ignore[operator]
+        raise ValueError("it has more than 6 decimals")
+    return exact(amount)
+
+
+def _model(name: str) -> str:
+    if not name.isprintable() or name != name.strip():
+        raise ValueError("it is the model's name as the server knows it, without spaces around it")
+    return name
+
+
+def _day(said: object) -> object:
+    if isinstance(said, datetime) or not isinstance(said, str | date | None):
+        raise ValueError("a date is written 2024-04-30")
+    if isinstance(said, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", said):
+        raise ValueError("a date is written 2024-04-30")
+    return said
+
+
+def _address(url: str) -> str:
+    """An address without anything in it that could be a key; what is wrong is said without repeating it."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("it is no address: write one like https://api.openai.com/v1") from None
+    if not url.isascii() or not url.isprintable() or " " in url or not host or parts.scheme not in ("https", "http"):
+        raise ValueError("it is no address: write one like https://api.openai.com/v1")
+    if "@" in parts.netloc:
+        raise ValueError("an address has no user or password: name the variable that holds the key in key_env")
+    if "?" in url or "#" in url:
+        raise ValueError("an address ends with its path: no query, no fragment")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ValueError("http would send the key in the open: use https, or a server on this machine")
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+Switch = Annotated[bool, Strict()]
+Whole = Annotated[int, BeforeValidator(_not_a_truth)]
+Amount = Annotated[Decimal, BeforeValidator(_not_a_truth), Field(ge=0, le=10**6), AfterValidator(_exact_at_6)]
+Seconds = Annotated[Whole, Field(ge=1, le=600)]
+
+
+class ModelPreset(BaseModel):
+    """How a model is reached and asked. Prices are US dollars per million tokens; refuses fields it does not know.
+
+    temperature, seed: None leaves them to the server. vision: whether it is shown pictures, else the same facts as
+    text. structured_output: how it is held to the shape of an answer. knowledge_cutoff: up to when it has read.
+    timeout_s: of one try; retries: tries after the first; patience_s: all tries of one question together.
+    budget_usd: what its questions may cost in a UTC day. checkpoints, charts: what is kept of them once the analysis
+    is stored, for keep_days. fallback: the preset that is asked when this one fails.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="model preset", hide_input_in_errors=True)
+
+    provider: Literal["openai"] = "openai"
+    base_url: Annotated[str, Field(max_length=300), AfterValidator(_address)] = "https://api.openai.com/v1"
+    model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_model)]
+    temperature: Annotated[Amount, Field(le=2)] | None = ZERO
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
+    vision: Switch = False
+    max_output_tokens: Annotated[Whole, Field(ge=16, le=100_000)] = 1_000
+    structured_output: Literal["json_schema", "tool", "prompt"] = "json_schema"
+    knowledge_cutoff: Annotated[date | None, BeforeValidator(_day)] = None
+    price_input: Amount = ZERO
+    price_output: Amount = ZERO
+    timeout_s: Seconds = 20
+    retries: Annotated[Whole, Field(ge=0, le=5)] = 2
+    patience_s: Annotated[Whole, Field(ge=1, le=3_600)] = 30
+    requests_per_minute: Annotated[Whole, Field(ge=1, le=10**6)] | None = None
+    concurrency: Annotated[Whole, Field(ge=1, le=64)] = 4
+    budget_usd: Amount | None = None
+    key_env: Annotated[str, Field(pattern=f"^{KEY_ENV}$")] = "OPENAI_API_KEY"
+    keep_days: Annotated[Whole, Field(ge=1, le=36_500)] | None = 365
+    checkpoints: Literal["all", "latest", "none"] = "latest"
+    charts: Literal["none", "path", "thumbnail"] = "path"
+    fallback: Annotated[str, Field(pattern=f"^({NAME})?$")] = ""
+
+    @model_validator(mode="after")
+    def _without_a_key(self) -> Self:
+        for name, value in self:
+            if isinstance(value, str) and looks_like_key(value):
+                raise ValueError(f"{name} looks like a key: put the key into the variable that key_env names")
+        return self
+
+
+SHAPING = frozenset(
+    {
+        "provider",
+        "model",
+        "temperature",
+        "seed",
+        "vision",
+        "max_output_tokens",
+        "structured_output",
+    }
+)
+"""The fields that shape answers: presets that differ in others only are one variant."""
+
+
+def facts_of(preset: ModelPreset) -> dict[str, Any]:
+    """The preset as JSON values, complete, in the order of its fields; amounts are texts."""
+    return preset.model_dump(mode="json")
+
+
+def text_of(preset: ModelPreset) -> str:
+    """The canonical JSON, in ASCII: equal presets have equal text."""
+    return json.dumps(facts_of(preset), separators=(",", ":"))
+
+
+def digest_of(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def api_key(preset: ModelPreset) -> SecretStr | None:
+    """The key that the environment holds for a preset; None where it holds none."""
+    held = os.environ.get(preset.key_env, "").strip()
+    return SecretStr(held) if held else None

@@ -1,0 +1,132 @@
+"""Own strategies: what a rule of a few lines has to offer, and what it may say. docs/own-strategies.md shows one.
+
+A strategy is a pure function of its window: bars so far in, opinion out. It is told neither the position nor the
+account, and needs neither: the profile says how much is traded and when it is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol
+
+from engine.core.events import OrderTerms
+from engine.core.market import Bar, Direction
+from engine.core.money import ONE, ZERO, exact
+
+HORIZON_BARS_MAX = 10_000
+REASON_LENGTH_MAX = 500
+
+Amount = Decimal | int | str
+
+
+@dataclass(frozen=True, init=False, slots=True)
+class Opinion:
+    """What a strategy wants at the close of its window's last bar, and why.
+
+    direction: LONG, SHORT, FLAT, or HOLD for no opinion; confidence: 0 to 1, left out 1, and 0 for a HOLD; reason:
+    one line; horizon_bars: bars it is good for; stop, target: prices at which the position shall be given up;
+    risk_reward: distance of the target in distances of the stop; entry: how the order shall be executed. What is left
+    out the profile says. Amounts are Decimals, whole numbers or text, never floats.
+
+    Raises `ValueError`, in one sentence, for anything that cannot be meant.
+    """
+
+    direction: Direction
+    confidence: Decimal
+    reason: str
+    horizon_bars: int | None
+    risk_reward: Decimal | None
+    stop: Decimal | None
+    target: Decimal | None
+    entry: OrderTerms | None
+
+    def __init__(
+        self,
+        direction: Direction | str,
+        confidence: Amount | None = None,
+        *,
+        reason: str = "",
+        horizon_bars: int | None = None,
+        risk_reward: Amount | None = None,
+        stop: Amount | None = None,
+        target: Amount | None = None,
+        entry: OrderTerms | None = None,
+    ) -> None:
+        wanted = _direction(direction)
+        share = _amount("confidence", confidence)
+        fields = {
+            "direction": wanted,
+            "confidence": share if share is not None else ZERO if wanted is Direction.HOLD else ONE,
+            "reason": reason,
+            "horizon_bars": horizon_bars,
+            "risk_reward": _amount("risk_reward", risk_reward),
+            "stop": _amount("stop", stop),
+            "target": _amount("target", target),
+            "entry": entry,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        if not ZERO <= self.confidence <= ONE:
+            raise ValueError(f"confidence {self.confidence} is outside 0 to 1")
+        if self.horizon_bars is not None and not 1 <= self.horizon_bars <= HORIZON_BARS_MAX:
+            raise ValueError(f"horizon_bars {self.horizon_bars} is outside 1 to {HORIZON_BARS_MAX}")
+        for name in ("risk_reward", "stop", "target"):
+            value: Decimal | None = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} {value} is not above 0")
+        if len(self.reason) > REASON_LENGTH_MAX or not self.reason.isprintable():
+            raise ValueError(f"reason is not one line of at most {REASON_LENGTH_MAX} printable characters")
+        if self.stop is not None and self.target is not None:
+            self._check_sides(self.stop, self.target)
+
+    def _check_sides(self, stop: Decimal, target: Decimal) -> None:
+        upside_down = {Direction.LONG: stop >= target, Direction.SHORT: stop <= target}
+        if upside_down.get(self.direction, False):
+            raise ValueError(f"stop {stop} and target {target} are on the wrong sides for {self.direction}")
+
+
+def _direction(text: Direction | str) -> Direction:
+    try:
+        return Direction(text)
+    except ValueError:
+        raise ValueError(f"direction {text!r} is none of {', '.join(Direction)}") from None
+
+
+def _amount(name: str, value: Amount | None) -> Decimal | None:
+    if value is None:
+        return None
+    # A strategy is other people's code: it need not have been looked at by a type checker.
+    if not isinstance(value, Decimal | int | str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"{name} is a {type(value).__name__}: give a Decimal, a whole number or text")
+    try:
+        return exact(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+class Strategy(Protocol):
+    """Bars so far in, wish out.
+
+    variant: the name that `--variant` takes; version: changed whenever the strategy is; bars: how many bars it needs.
+    """
+
+    @property
+    def variant(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def bars(self) -> int: ...
+
+    def decide(self, bars: Sequence[Bar]) -> Opinion:
+        """The opinion on a window of exactly `self.bars` bars, oldest first, that ends with the bar just closed.
+
+        It must follow from the window alone: the same bars, the same opinion, in whatever order it is asked.
+        """
+        ...

@@ -1,0 +1,338 @@
+"""The log as a journal: every event in one line of words, and the lines somebody asks for.
+
+Reads page by page and keeps none, so that a log of millions needs no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime
+from typing import NamedTuple
+
+from engine.core.errors import BadInput
+from engine.core.events import (
+    EVENT_TYPES,
+    AlertRaised,
+    AnalysesConsulted,
+    AnalysisFailed,
+    AnalysisMade,
+    AnchoringRestarted,
+    BookOpened,
+    CashAdjusted,
+    Fact,
+    FeedResumed,
+    GraphWork,
+    LogAdopted,
+    ModelActivated,
+    ModelSaved,
+    OrderCanceled,
+    OrderExpired,
+    OrderFilled,
+    OrderPlaced,
+    OrderRejected,
+    OrderReplaced,
+    PositionsMarked,
+    ProfileActivated,
+    ProfileSaved,
+    RiskDecided,
+    RunEnded,
+    RunFailed,
+    RunRequested,
+    RunStarted,
+    SignalRaised,
+    SignalsImported,
+    SlotClaimed,
+    SlotCompleted,
+    SlotFailed,
+    TradingEnded,
+    TradingHalted,
+    TradingResumed,
+    Verdict,
+)
+from engine.core.market import Symbol
+from engine.core.upcasters import names
+from engine.data.signals import VARIANT_PREFIX
+from engine.store import PAGE, Recorded, Store
+
+LEVELS = ("info", "notice", "warning")
+
+_NOTICES = {RunRequested, RunStarted, RunEnded, OrderPlaced, OrderFilled, OrderCanceled, TradingResumed}
+_WARNINGS = {
+    *(OrderRejected, TradingHalted, TradingEnded, RunFailed, SlotFailed, AnalysisFailed),
+    *(LogAdopted, AnchoringRestarted),
+}
+
+
+class Group(NamedTuple):
+    """A friendly name for some events: of which types, and from which level on."""
+
+    kinds: tuple[type[Fact], ...]
+    level: str = "info"
+
+
+# Most verdicts approve: at the level of warnings, the store sorts out those that do not.
+_VERDICTS = names([RiskDecided])
+_DENIED = b'"verdict":"DENIED"'
+
+GROUPS = {
+    "trades": Group((OrderFilled,)),
+    "orders": Group((OrderPlaced, OrderFilled, OrderRejected, OrderCanceled)),
+    "signals": Group((SignalRaised,)),
+    "denials": Group((RiskDecided,), "warning"),
+    "halts": Group((TradingHalted, TradingResumed, TradingEnded)),
+}
+
+
+class Line(NamedTuple):
+    """One event as people read it. `at` is its instant in the market, or when it was recorded if it has none."""
+
+    position: int
+    at: datetime
+    level: str
+    name: str
+    symbols: tuple[Symbol, ...]
+    run_id: str
+    says: str
+    event: Recorded
+
+
+class Selection(NamedTuple):
+    """Which lines somebody asks for. `names` are stored names, all of them where none is given; `run_id` is whole."""
+
+    names: tuple[str, ...] = ()
+    level: str = "info"
+    symbol: Symbol | None = None
+    run_id: str | None = None
+    on: date | None = None
+
+    def holds(self, line: Line) -> bool:
+        return (
+            (not self.names or line.name in self.names)
+            and LEVELS.index(line.level) >= LEVELS.index(self.level)
+            and (self.symbol is None or self.symbol in line.symbols)
+            and (self.run_id is None or self.run_id == line.run_id)
+            and (self.on is None or self.on == line.at.date())
+        )
+
+    def of(self, rows: Iterable[Recorded]) -> Iterator[Line]:
+        """The lines of some events that are asked for."""
+        return filter(self.holds, map(line_of, rows))
+
+
+def select(
+    name: str | None = None, level: str = "info", symbol: Symbol | None = None, on: date | None = None
+) -> Selection:
+    """What to read for a name as people give it: an event's (`OrderFilled`, `OrderFilled.v1`) or a group's (`trades`).
+
+    Raises `BadInput` for a name or a level that does not exist, with those that do.
+    """
+    if level not in LEVELS:
+        raise BadInput(f"level {level!r} is unknown: use one of {', '.join(LEVELS)}.")
+    if name is None:
+        # Below the level asked for there is nothing to find: what is not read takes no time.
+        kinds = [kind for kind in EVENT_TYPES if LEVELS.index(_highest(kind)) >= LEVELS.index(level)]
+        return Selection(() if level == LEVELS[0] else names(kinds), level, symbol, None, on)
+    if name in GROUPS:
+        group = GROUPS[name]
+        return Selection(names(group.kinds), max(level, group.level, key=LEVELS.index), symbol, None, on)
+    stored = tuple(known for known in names(EVENT_TYPES) if name in (known, known.partition(".")[0]))
+    if not stored:
+        events = ", ".join(kind.__name__ for kind in EVENT_TYPES)
+        raise BadInput(f"no event is called {name!r}: use one of {', '.join(GROUPS)}, or of {events}.")
+    return Selection(stored, level, symbol, None, on)
+
+
+def _highest(kind: type[Fact]) -> str:
+    """The highest level that an event of a type can have."""
+    if kind in _WARNINGS or kind is RiskDecided:
+        return "warning"
+    return "notice" if kind in _NOTICES else "info"
+
+
+# --- Reading ------------------------------------------------------------------------------------------------------
+
+
+def lines(store: Store, wanted: Selection, until: int) -> Iterator[Line]:
+    """The lines up to a position, oldest first."""
+    after = 0
+    while page := store.read_all(after, PAGE, wanted.names, until + 1):
+        yield from wanted.of(page)
+        after = page[-1].position
+
+
+def newest(store: Store, wanted: Selection, until: int, limit: int) -> list[Line]:
+    """The last `limit` lines up to a position, oldest first. Reads backwards, and no further than it must."""
+    having = dict.fromkeys(_VERDICTS, _DENIED) if wanted.level == LEVELS[-1] else {}
+    found: list[Line] = []
+    size, before = min(limit, PAGE), until + 1
+    while len(found) < limit and (page := store.read_newest(size, wanted.names, before, having)):
+        found += wanted.of(page)
+        before = page[-1].position
+        # What is asked for may be rare among what is read.
+        size = min(4 * size, PAGE)
+    return found[:limit][::-1]
+
+
+# --- One event ----------------------------------------------------------------------------------------------------
+
+
+def line_of(row: Recorded) -> Line:
+    event = row.event
+    at = instant_of(event) or row.meta.recorded_at
+    return Line(row.position, at, level_of(event), row.name, symbols_of(event), run_of(row), says(event), row)
+
+
+def instant_of(event: Fact) -> datetime | None:
+    """The market's instant at which a fact is true; None for what belongs to no market time, like a profile."""
+    for name in ("at", "as_of", "due_at", "ended_at", "started_from"):
+        at = getattr(event, name, None)
+        if isinstance(at, datetime):
+            return at
+    return None
+
+
+def level_of(event: Fact) -> str:
+    """How much a fact asks for attention: `warning` is what was refused, stopped or failed."""
+    denied = isinstance(event, RiskDecided) and event.verdict is Verdict.DENIED
+    if denied or type(event) in _WARNINGS:
+        return "warning"
+    return "notice" if type(event) in _NOTICES else "info"
+
+
+def symbols_of(event: Fact) -> tuple[Symbol, ...]:
+    """The symbols that a fact is about."""
+    match event:
+        case RunRequested(config=config):
+            return config.symbols
+        case PositionsMarked(marks=marks):
+            return tuple(symbol for symbol, _ in marks)
+        case BookOpened(instruments=instruments):
+            return tuple(instrument.symbol for instrument in instruments)
+        case SlotCompleted(outcomes=outcomes):
+            return tuple(symbol for symbol, _ in outcomes)
+        case SignalsImported(symbols=symbols) | SlotClaimed(symbols=symbols):
+            return symbols
+        case _:
+            symbol: Symbol | None = getattr(event, "symbol", None)
+            return () if symbol is None else (symbol,)
+
+
+def run_of(row: Recorded) -> str:
+    """The run that an event belongs to; empty for what runs share, like analyses."""
+    kind, _, run_id = row.stream.partition(":")
+    return run_id if kind in ("run", "book") else row.meta.correlation
+
+
+def says(event: Fact) -> str:
+    """What a fact says, in words."""
+    match event:
+        case SignalRaised():
+            return f"{event.direction} wanted by {source_of(event)}, close {event.reference_price}"
+        case RiskDecided():
+            return f"{event.verdict} {event.side} {event.quantity}: {event.reason}"
+        case OrderPlaced():
+            return f"{event.side} {event.quantity} {event.symbol}, {terms_in_words(event)}"
+        case OrderFilled():
+            return (
+                f"{event.side} {event.quantity} at {event.price} ({_where(event)} {event.reference_price}), "
+                f"commission {event.commission}"
+            )
+        case OrderRejected():
+            return f"{event.reason}: {event.required} needed, {event.available} free"
+        case OrderCanceled():
+            return event.reason
+        case OrderReplaced():
+            return f"replaced by {event.replaced_by}"
+        case OrderExpired():
+            return "its time in force has ended"
+        case CashAdjusted():
+            return f"{event.amount} for {event.reason.replace('_', ' ')} {event.symbol}".rstrip()
+        case BookOpened():
+            return f"opened with {event.cash} {event.currency}"
+        case AnalysesConsulted():
+            return f"{len(event.analyses)} analyses consulted since the session roll before"
+        case PositionsMarked():
+            return f"equity {event.equity}, cash {event.cash} ({event.occasion})"
+        case TradingHalted():
+            return f"{event.scope} halted by {event.actor}: {event.reason}"
+        case TradingResumed():
+            lifted = f" (halted by {', '.join(event.lifted)})" if event.lifted else ""
+            return f"resumed by {event.actor}{lifted}: {event.reason}"
+        case TradingEnded():
+            return f"trading has ended: {event.reason}, equity {event.equity}"
+        case AnalysisMade():
+            return (
+                f"{event.variant} says {event.decision}, confidence {event.confidence}, from {event.window_bars} bars"
+            )
+        case _:
+            return _says_of_work(event)
+
+
+def source_of(signal: SignalRaised) -> str:
+    """Who wanted a signal, in words: the analyses that a run reads may be signals imported from a file."""
+    imported = signal.source == "analysis" and signal.analysis_id.startswith(VARIANT_PREFIX)
+    return "imported signal" if imported else signal.source
+
+
+def asked_in_words(work: GraphWork) -> str:
+    """The question that a work with calls failed at: who asked which model how often, and what came of it last."""
+    last = next((call for call in reversed(work.calls) if call.outcome != "answered"), work.calls[-1])
+    tries = [call for call in work.calls if (call.node, call.seq) == (last.node, last.seq)]
+    models = " and ".join(dict.fromkeys(call.model for call in tries))
+    often = "once" if len(tries) == 1 else f"{len(tries)} times, the last time"
+    return f"{last.node} asked {models} {often}: {last.outcome.replace('_', ' ')}"
+
+
+def terms_in_words(order: OrderPlaced) -> str:
+    """What an order is for and how it is executed: `stop STOP 99.5 GTC`."""
+    terms = order.terms
+    prices = [str(price) for price in (terms.stop_price, terms.limit_price) if price is not None]
+    ends = f"until {terms.expires_at:%Y-%m-%d %H:%M}" if terms.expires_at else ""
+    return " ".join(filter(None, (order.role, terms.order_type.value, *prices, terms.time_in_force.value, ends)))
+
+
+def _where(fill: OrderFilled) -> str:
+    """What a fill's reference price is: the open, or a price inside the bar."""
+    return "open" if fill.at == fill.bar_opened_at else "inside the bar"
+
+
+def _says_of_work(event: Fact) -> str:
+    """The facts around the books: runs, slots, what was imported and saved."""
+    match event:
+        case RunRequested():
+            label = f" {event.label!r}" if event.label else ""
+            return f"{event.environment}{label} of {event.variant} under {event.profile}"
+        case RunStarted():
+            return f"{event.environment} begun by engine {event.engine_version}"
+        case RunEnded():
+            ended = f"{event.bars} bars, {event.orders} orders, {event.fills} fills, book {event.book_digest[:16]}"
+            return f"{ended}, ended early: {event.reason}" if event.reason else ended
+        case RunFailed() | SlotFailed():
+            return f"failed: {event.reason}"
+        case AnalysisFailed():
+            asked = f" ({asked_in_words(event.work)})" if event.work is not None and event.work.calls else ""
+            return f"{event.variant} failed: {event.reason}{asked}"
+        case SignalsImported():
+            return f"{event.rows} signals as {event.variant}"
+        case SlotClaimed():
+            return f"{event.account} {event.timeframe} claimed by {event.claimed_by}"
+        case SlotCompleted():
+            return "; ".join(f"{symbol} {outcome}" for symbol, outcome in event.outcomes)
+        case FeedResumed():
+            return f"goes on after {event.after:%Y-%m-%d %H:%M}Z, bars known by {event.known_at:%Y-%m-%d %H:%M}Z"
+        case ProfileSaved():
+            return f"{event.kind} profile {event.name} saved, digest {event.digest[:16]}"
+        case ProfileActivated():
+            return f"{event.kind} profile {event.name or 'of its own'} is the default, {event.scope}"
+        case ModelSaved():
+            return f"model {event.name} saved, digest {event.digest[:16]}"
+        case ModelActivated():
+            return f"model {event.name or 'of its own'} is the default, {event.scope}"
+        case AlertRaised():
+            return f"{event.kind}: {event.detail}"
+        case LogAdopted():
+            return f"a copy of log {event.parent} became log {event.log_id}: {event.reason}"
+        case AnchoringRestarted():
+            return f"anchors of log {event.log_id} begin again, after one of position {event.position}: {event.reason}"
+        case _:
+            return type(event).__name__

@@ -1,0 +1,1 @@
+"""The broker protocol, the paper broker, its durable record, and reconciliation against it."""

@@ -1,0 +1,1 @@
+"""Values, events and identifiers. Pure: no I/O, no clock, no randomness."""

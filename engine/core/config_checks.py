@@ -1,0 +1,88 @@
+"""Bounds of a configuration that a new run is held to.
+
+They stand apart from the shapes in `engine.core.config`, which also read what earlier versions stored: a run that began
+with a cash of 0 is in the log for ever and still has to be read.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+
+from engine.core.config import Costs, Entry, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing
+from engine.core.errors import BadInput
+from engine.core.money import ZERO
+
+ConfigPart = Costs | Sizing | Entry | Exits | RiskLimits | Shorting
+
+
+def check_config(config: RunConfig) -> None:
+    """Refuse a configuration that could never trade or protect nothing. Raises `BadInput`: field, value and bound."""
+    check_cash(config.cash)
+    check_part("sizing", config.sizing)
+    check_part("limits", config.limits)
+    check_part("exits", config.exits)
+    for override in config.overrides:
+        check_override(override)
+    allowed = config.limits.symbols
+    if allowed is not None and not set(allowed) & set(config.symbols):
+        raise BadInput(
+            f"limits.symbols allows {', '.join(allowed) or 'no symbol'} and the run trades "
+            f"{', '.join(config.symbols)}: name one of them."
+        )
+
+
+def check_cash(cash: Decimal) -> None:
+    _check("cash", cash, ZERO, None)
+
+
+def check_override(override: Override) -> None:
+    """Refuse the values of one symbol that can only be mistakes. Raises `BadInput`."""
+    where = f"overrides.{override.symbol}"
+    if override.position_pct is not None:
+        _check(f"{where}.position_pct", override.position_pct, ZERO, None)
+    for name in ("costs", "sizing", "entry", "exits"):
+        part = getattr(override, name)
+        if part is not None:
+            check_part(f"{where}.{name}", part)
+
+
+def check_part(where: str, part: ConfigPart) -> None:
+    """Refuse the values of one part that can only be mistakes; `where` is its name in a profile. Raises `BadInput`."""
+    for name, (above, at_most) in _BOUNDS.get(type(part), {}).items():
+        value = getattr(part, name)
+        if value is not None:
+            _check(f"{where}.{name}", value, above, at_most)
+
+
+def _check(where: str, value: Decimal, above: Decimal, at_most: Decimal | None) -> None:
+    if value <= above:
+        raise BadInput(f"{where} is {value:f} and must be above {above:f}.")
+    if at_most is not None and value > at_most:
+        raise BadInput(f"{where} is {value:f} and must be at most {at_most:f}.")
+
+
+_Bound = tuple[Decimal, Decimal | None]
+_AN_AMOUNT: _Bound = (ZERO, None)
+_A_SHARE: _Bound = (ZERO, Decimal(100))
+# A long's stop at a distance of 100 % has a price of 0 and cannot be placed.
+_A_DISTANCE: _Bound = (ZERO, Decimal(99))
+
+_BOUNDS: dict[type[msgspec.Struct], dict[str, _Bound]] = {
+    Sizing: {"base_pct": _A_SHARE},
+    Exits: {"stop_pct": _A_DISTANCE, "trail_pct": _A_DISTANCE},
+    # A limit of 0 would deny every order.
+    RiskLimits: {
+        "position_pct": _AN_AMOUNT,
+        "daily_loss_pct": _A_SHARE,
+        "drawdown_pct": _A_SHARE,
+        "gross_exposure_pct": _AN_AMOUNT,
+        "net_exposure_pct": _AN_AMOUNT,
+        "position_quantity_max": _AN_AMOUNT,
+        "order_value_max": _AN_AMOUNT,
+        "order_quantity_max": _AN_AMOUNT,
+        "collar_pct": _AN_AMOUNT,
+    },
+}
+"""For each field the value it must be above, and the most it may be."""

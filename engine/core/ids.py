@@ -1,0 +1,32 @@
+"""Names of signals, orders, trades and streams, computed from content: symbol, market instant and a count.
+
+The same decision has the same name in every run.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from engine.core.market import Symbol, instant_text
+
+
+def signal_id(symbol: Symbol, at: datetime, n: int = 1) -> str:
+    return f"signal-{symbol}-{instant_text(at)}-{n}"
+
+
+def order_id(symbol: Symbol, at: datetime, n: int = 1) -> str:
+    return f"order-{symbol}-{instant_text(at)}-{n}"
+
+
+def trade_id(entry_order_id: str) -> str:
+    """A round trip is named after the order that began it."""
+    return "trade-" + entry_order_id.removeprefix("order-")
+
+
+def entry_order_of(trade: str) -> str:
+    return "order-" + trade.removeprefix("trade-")
+
+
+def analysis_stream(analysis_id: str) -> str:
+    """The stream of one analysis."""
+    return f"analysis:{analysis_id}"

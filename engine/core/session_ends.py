@@ -1,0 +1,131 @@
+"""The trading sessions that a run goes by: when an order for the day ends, when the day's loss begins to count, and
+when a return is measured.
+
+Pure. The sessions themselves come from `engine.data.calendars` and are frozen into the run when it begins, so that an
+update of a table of holidays changes no run. Days outside the frozen range, as an account by hand has them, end by the
+usual hours below, without holidays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
+
+from engine.core.config import RunConfig
+from engine.core.market import Calendar, SessionHours
+
+_DAY = timedelta(days=1)
+_NEW_YORK_ENDS: dict[Calendar, time] = {
+    "FX": time(17),
+    "CME": time(17),
+    "NYMEX": time(17),
+    "XNYS": time(16),
+}
+"""When a calendar's session usually ends in New York, from Monday to Friday."""
+
+# Longer than any market has ever been closed, but for wars.
+_SEARCHED = 30
+
+
+class Schedule:
+    """The sessions of a run's markets.
+
+    `calendars`: of the instruments traded. `hours`: frozen sessions; of a day that several of them hold, the first
+    counts. `roll_hour`: the hour of the day, in UTC, at which a session ends by the profile; None: by the calendars.
+    """
+
+    def __init__(
+        self, calendars: Iterable[Calendar] = (), hours: Iterable[SessionHours] = (), roll_hour: int | None = None
+    ) -> None:
+        self.roll_hour = roll_hour
+        # A market that never closes has no session of its own beside one that does.
+        closing: set[Calendar] = {each for each in calendars if each != "24/7"}
+        self._deciding: tuple[Calendar, ...] = tuple(sorted(closing)) or ("24/7",)
+        self._ends: dict[Calendar, dict[date, datetime | None]] = {}
+        for frozen in hours:
+            days = self._ends.setdefault(frozen.calendar, {})
+            closes = {closed_at.date(): closed_at for _, closed_at in frozen.sessions}
+            for n in range((frozen.last - frozen.first).days + 1):
+                day = frozen.first + n * _DAY
+                days.setdefault(day, closes.get(day))
+
+    @classmethod
+    def of(cls, config: RunConfig, hours: Iterable[SessionHours] = ()) -> Schedule:
+        return cls((instrument.calendar for instrument in config.instruments), hours, config.session_roll_hour)
+
+    # --- One market ---
+
+    def end_after(self, calendar: Calendar, at: datetime) -> datetime:
+        """The first end of a session of a calendar after an instant, in UTC."""
+        day = at.date()
+        while (end := self._end_on(calendar, day)) is None or end <= at:
+            day += _DAY
+        return end
+
+    def ends_within(self, calendar: Calendar, at: datetime, span: timedelta) -> bool:
+        """Whether the session under way at an instant is over by the end of a span of time."""
+        return self.end_after(calendar, at) <= at + span
+
+    def _end_on(self, calendar: Calendar, day: date) -> datetime | None:
+        """The end of the session that ends on a day; None where none does."""
+        frozen = self._ends.get(calendar)
+        if frozen is not None and day in frozen:
+            return frozen[day]
+        hour = _NEW_YORK_ENDS.get(calendar)
+        if hour is None:
+            return datetime.combine(day, time(self.roll_hour or 0), UTC)
+        return in_new_york(day, hour) if day.weekday() <= _FRIDAY else None
+
+    # --- The whole run ---
+
+    def roll_by(self, at: datetime) -> datetime | None:
+        """The latest session roll up to an instant; None where there was none for a month.
+
+        The run's session ends when the last of its markets closes that day; without a market that closes, at midnight.
+        """
+        day = at.date()
+        for _ in range(_SEARCHED):
+            end = self._roll_on(day)
+            if end is not None and end <= at:
+                return end
+            day -= _DAY
+        return None
+
+    def roll_after(self, at: datetime) -> datetime:
+        """The first session roll at an instant or after it."""
+        day = at.date()
+        while (end := self._roll_on(day)) is None or end < at:
+            day += _DAY
+        return end
+
+    def _roll_on(self, day: date) -> datetime | None:
+        if self.roll_hour is not None:
+            return datetime.combine(day, time(self.roll_hour), UTC)
+        ends = [end for calendar in self._deciding if (end := self._end_on(calendar, day)) is not None]
+        return max(ends, default=None)
+
+
+_FRIDAY = 4
+
+
+def in_new_york(day: date, clock: time) -> datetime:
+    """What the clocks of New York show on a day, from 03:00 on, in UTC: four hours behind in summer, five in winter."""
+    behind = 4 if _is_summer(day) else 5
+    return datetime.combine(day, clock, UTC) + timedelta(hours=behind)
+
+
+def _is_summer(day: date) -> bool:
+    """Whether New York has summer time on a day, once the night in which clocks are changed is over.
+
+    From the second Sunday of March to the first of November (Energy Policy Act of 2005); before 2007 from the first
+    Sunday of April to the last of October, and that is taken for all years before.
+    """
+    if day.year >= 2007:
+        return _sunday(day.year, 3, 8) <= day < _sunday(day.year, 11, 1)
+    return _sunday(day.year, 4, 1) <= day < _sunday(day.year, 10, 25)
+
+
+def _sunday(year: int, month: int, first: int) -> date:
+    """The first Sunday on or after a day of a month."""
+    day = date(year, month, first)
+    return day + timedelta(days=6 - day.weekday())

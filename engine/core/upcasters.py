@@ -1,0 +1,411 @@
+"""The stored names of events, the shapes they had before, and the way from each shape to the next.
+
+A name is `Event.vN`, never an import path. What was stored under a former name is read as today's shape; name and
+payload stay as they are. Upcasters are pure: an old event reads the same for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from engine.core.config import RunConfig
+from engine.core.events import (
+    AT_MARKET,
+    EVENT_TYPES,
+    AnalysisFailed,
+    AnalysisMade,
+    BookOpened,
+    Environment,
+    Fact,
+    FeedResumed,
+    GraphWork,
+    OrderFilled,
+    OrderPlaced,
+    OrderTerms,
+    PositionsMarked,
+    ProfileSaved,
+    Protection,
+    Role,
+    RunEnded,
+    RunRequested,
+    RunStarted,
+    SignalRaised,
+    TradingResumed,
+)
+from engine.core.market import Direction, Instrument, Side, Symbol
+from engine.core.money import ZERO
+
+# --- Former shapes ------------------------------------------------------------------------------------------------
+
+
+class RunRequestedV1(Fact, frozen=True):
+    """Before orders had types and instruments ticks: what its configuration does not say is as it was then."""
+
+    run_id: str
+    environment: Environment
+    profile: str
+    config: RunConfig
+    config_digest: str
+    dataset_digest: str
+    variant: str
+    start: datetime
+    end: datetime
+    label: str = ""
+    of_run: str = ""
+
+
+class RunRequestedV2(Fact, frozen=True):
+    """Before a run said what was known of its bars."""
+
+    run_id: str
+    environment: Environment
+    profile: str
+    config: RunConfig
+    config_digest: str
+    dataset_digest: str
+    variant: str
+    start: datetime
+    end: datetime
+    label: str = ""
+    of_run: str = ""
+
+
+class RunRequestedV3(Fact, frozen=True):
+    """Before the sessions of its markets were frozen into a run."""
+
+    run_id: str
+    environment: Environment
+    profile: str
+    config: RunConfig
+    config_digest: str
+    dataset_digest: str
+    variant: str
+    start: datetime
+    end: datetime
+    label: str = ""
+    of_run: str = ""
+    known_at: datetime | None = None
+
+
+class RunStartedV1(Fact, frozen=True):
+    """Before a run said what was installed."""
+
+    run_id: str
+    environment: Environment
+    book_stream: str
+    engine_version: str
+    started_from: datetime
+
+
+class RunEndedV1(Fact, frozen=True):
+    """When every run took all of its bars."""
+
+    run_id: str
+    bars: int
+    signals: int
+    orders: int
+    fills: int
+    book_events: int
+    book_digest: str
+    analyses_digest: str
+    ended_at: datetime
+
+
+class AnalysisMadeV1(Fact, frozen=True):
+    """Before an opinion could name prices."""
+
+    analysis_id: str
+    symbol: Symbol
+    timeframe: str
+    as_of: datetime
+    variant: str
+    decision: Direction
+    confidence: Decimal
+    horizon_bars: int | None
+    risk_reward: Decimal | None
+    reports: str
+    window_digest: str
+    window_bars: int
+    agent_version: str
+    graph_version: str = ""
+    model_provider: str = ""
+    model_name: str = ""
+    temperature: Decimal | None = None
+    thread_id: str = ""
+    checkpoint_id: str = ""
+    state_snapshot: str = ""
+
+
+class AnalysisMadeV2(Fact, frozen=True):
+    """Before a graph of agents told its calls."""
+
+    analysis_id: str
+    symbol: Symbol
+    timeframe: str
+    as_of: datetime
+    variant: str
+    decision: Direction
+    confidence: Decimal
+    horizon_bars: int | None
+    risk_reward: Decimal | None
+    reports: str
+    window_digest: str
+    window_bars: int
+    agent_version: str
+    graph_version: str = ""
+    model_provider: str = ""
+    model_name: str = ""
+    temperature: Decimal | None = None
+    thread_id: str = ""
+    checkpoint_id: str = ""
+    state_snapshot: str = ""
+    stop: Decimal | None = None
+    target: Decimal | None = None
+    entry: OrderTerms | None = None
+
+
+class AnalysisFailedV1(Fact, frozen=True):
+    """Before a failure told how it came about."""
+
+    analysis_id: str
+    symbol: Symbol
+    timeframe: str
+    as_of: datetime
+    variant: str
+    reason: str
+
+
+class BookOpenedV1(Fact, frozen=True):
+    """When every short tied up as much again as it was sold for."""
+
+    at: datetime
+    cash: Decimal
+    currency: str
+    instruments: tuple[Instrument, ...]
+    config_digest: str
+
+
+class SignalRaisedV1(Fact, frozen=True):
+    """Before a signal could name prices."""
+
+    signal_id: str
+    symbol: Symbol
+    at: datetime
+    direction: Direction
+    confidence: Decimal
+    reference_price: Decimal
+    source: Literal["analysis", "holding_time"]
+    analysis_id: str = ""
+    analysis_version: int = 0
+    horizon_bars: int | None = None
+
+
+class OrderPlacedV1(Fact, frozen=True):
+    """When every order was a market order."""
+
+    order_id: str
+    signal_id: str
+    analysis_id: str
+    symbol: Symbol
+    at: datetime
+    side: Side
+    order_type: Literal["MARKET"]
+    quantity: Decimal
+    reference_price: Decimal
+    reserved: Decimal
+    holding_bars: int | None = None
+
+
+class OrderPlacedV2(Fact, frozen=True, omit_defaults=True):
+    """Before an order carried its worst acceptable price to the broker."""
+
+    order_id: str
+    signal_id: str
+    analysis_id: str
+    symbol: Symbol
+    at: datetime
+    side: Side
+    quantity: Decimal
+    reference_price: Decimal
+    reserved: Decimal
+    closing: Decimal = ZERO
+    holding_bars: int | None = None
+    role: Role = "entry"
+    terms: OrderTerms = AT_MARKET
+    protection: Protection | None = None
+    pair: str = ""
+    replaces: str = ""
+
+
+class OrderFilledV1(Fact, frozen=True):
+    """When every fill was at an open, in the account's own currency."""
+
+    order_id: str
+    symbol: Symbol
+    decided_at: datetime
+    at: datetime
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    reference_price: Decimal
+    notional: Decimal
+    slippage: Decimal
+    commission: Decimal
+
+
+class FeedResumedV1(Fact, frozen=True):
+    """Before it brought further sessions."""
+
+    run_id: str
+    after: datetime
+    known_at: datetime
+
+
+class PositionsMarkedV1(Fact, frozen=True):
+    """Before currencies were converted."""
+
+    at: datetime
+    occasion: Literal["roll", "halt", "end"]
+    equity: Decimal
+    cash: Decimal
+    marks: tuple[tuple[Symbol, Decimal], ...]
+
+
+class TradingResumedV1(Fact, frozen=True):
+    """When there was one halt at most."""
+
+    at: datetime
+    scope: str
+    reason: str
+    actor: str
+
+
+class ProfileSavedV1(Fact, frozen=True):
+    """When a profile was always the whole of it."""
+
+    name: str
+    document: str
+    digest: str
+
+
+# --- From each shape to the next ----------------------------------------------------------------------------------
+
+
+def _fields(old: Fact) -> dict[str, Any]:
+    return {name: getattr(old, name) for name in old.__struct_fields__}
+
+
+def run_started_v2(old: RunStartedV1) -> RunStarted:
+    return RunStarted(**_fields(old), lock_digest="")
+
+
+def analysis_made_v3(old: AnalysisMadeV2) -> AnalysisMade:
+    """What was said of a model goes into its work; how often it was asked was not written down."""
+    fields = _fields(old)
+    said = {name: fields.pop(name) for name in _SAID_OF_A_MODEL}
+    if not any(value or value == 0 for value in said.values()):
+        return AnalysisMade(**fields)
+    unknown = {"preset": "", "preset_digest": "", "prompt_digests": (), "calls": ()}
+    work = GraphWork(**unknown, **said, input_tokens=0, output_tokens=0, cost=Decimal(0), latency_ms=0)
+    return AnalysisMade(**fields, work=work)
+
+
+_SAID_OF_A_MODEL = (
+    "graph_version",
+    "model_provider",
+    "model_name",
+    "temperature",
+    "thread_id",
+    "checkpoint_id",
+    "state_snapshot",
+)
+
+
+def book_opened_v2(old: BookOpenedV1) -> BookOpened:
+    return BookOpened(**_fields(old), margin_pct=Decimal(100))
+
+
+def order_placed_v2(old: OrderPlacedV1) -> OrderPlacedV2:
+    """Only what opened a position reserved cash. How much of a reversal closed was not written down."""
+    fields = _fields(old)
+    del fields["order_type"]
+    exits = old.reserved == 0 and old.holding_bars is None
+    return OrderPlacedV2(**fields, closing=old.quantity if exits else ZERO, role="exit" if exits else "entry")
+
+
+def order_filled_v2(old: OrderFilledV1) -> OrderFilled:
+    return OrderFilled(**_fields(old), bar_opened_at=old.at)
+
+
+def trading_resumed_v2(old: TradingResumedV1) -> TradingResumed:
+    return TradingResumed(old.at, old.reason, old.actor)
+
+
+FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
+    RunRequested: (RunRequestedV1, RunRequestedV2, RunRequestedV3),
+    FeedResumed: (FeedResumedV1,),
+    RunStarted: (RunStartedV1,),
+    RunEnded: (RunEndedV1,),
+    AnalysisMade: (AnalysisMadeV1, AnalysisMadeV2),
+    AnalysisFailed: (AnalysisFailedV1,),
+    BookOpened: (BookOpenedV1,),
+    SignalRaised: (SignalRaisedV1,),
+    OrderPlaced: (OrderPlacedV1, OrderPlacedV2),
+    OrderFilled: (OrderFilledV1,),
+    PositionsMarked: (PositionsMarkedV1,),
+    TradingResumed: (TradingResumedV1,),
+    ProfileSaved: (ProfileSavedV1,),
+}
+"""The shapes an event had before, oldest first: version 1, 2, ..."""
+
+UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {
+    RunRequestedV1: lambda old: RunRequestedV2(**_fields(old)),
+    RunRequestedV2: lambda old: RunRequestedV3(**_fields(old)),
+    RunRequestedV3: lambda old: RunRequested(**_fields(old)),
+    FeedResumedV1: lambda old: FeedResumed(**_fields(old)),
+    RunStartedV1: run_started_v2,
+    RunEndedV1: lambda old: RunEnded(**_fields(old)),
+    AnalysisMadeV1: lambda old: AnalysisMadeV2(**_fields(old)),
+    AnalysisMadeV2: analysis_made_v3,
+    AnalysisFailedV1: lambda old: AnalysisFailed(**_fields(old)),
+    BookOpenedV1: book_opened_v2,
+    SignalRaisedV1: lambda old: SignalRaised(**_fields(old)),
+    OrderPlacedV1: order_placed_v2,
+    OrderPlacedV2: lambda old: OrderPlaced(**_fields(old)),
+    OrderFilledV1: order_filled_v2,
+    PositionsMarkedV1: lambda old: PositionsMarked(**_fields(old)),
+    TradingResumedV1: trading_resumed_v2,
+    ProfileSavedV1: lambda old: ProfileSaved(**_fields(old)),
+}
+"""From each former shape to the next one; where only fields were added, their defaults are what held before."""
+
+
+# --- Names --------------------------------------------------------------------------------------------------------
+
+
+def names(kinds: Iterable[type[Fact]]) -> tuple[str, ...]:
+    """The stored names of event types, those of their former shapes included: what a reader by name must ask for."""
+    return tuple(f"{kind.__name__}.v{n}" for kind in kinds for n, _ in enumerate(_shapes(kind), 1))
+
+
+def _shapes(kind: type[Fact]) -> tuple[type[Fact], ...]:
+    return (*FORMER.get(kind, ()), kind)
+
+
+NAMES: dict[type[Fact], str] = {kind: names([kind])[-1] for kind in EVENT_TYPES}
+"""Under which name an event is appended: always its newest."""
+
+TYPES: dict[str, type[Fact]] = {
+    name: shape for kind in EVENT_TYPES for name, shape in zip(names([kind]), _shapes(kind), strict=True)
+}
+"""Every stored name and the shape of its payload."""
+
+
+def newest(fact: Fact) -> Fact:
+    """The fact in today's shape of its event."""
+    while (upcast := UPCASTERS.get(type(fact))) is not None:
+        fact = upcast(fact)
+    return fact

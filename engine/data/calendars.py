@@ -1,0 +1,273 @@
+"""When markets trade, and the bars of a market that trades all that time.
+
+A *session* is one trading day of a calendar, named by a date. The *grid* of a timeframe is the bars of all sessions:
+the parts of each, counted from its open and cut at its close; or the session itself; or all sessions of an ISO week or
+of a month, from the first open to the last close.
+
+Around the clock a session is a day of UTC. The others go by the clocks of New York, from Monday to Friday:
+
+- FX from 17:00 of the day before to 17:00, without a holiday. On December 25 and January 1 some venues close while
+  others quote for some hours (the bundled sample has nine): a bar is no fault there, and an hour without one a hole.
+- XNYS as exchange_calendars has it: holidays, half days, and closures that nobody had planned.
+- CME (index futures) and NYMEX (oil and metals) from 18:00 of the day before to 17:00, with a break of an hour.
+  `_futures_close` says where their days off and half days differ from those of XNYS.
+
+No clock is read here. What is announced later than the installed exchange_calendars knows is not in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engine.core.errors import BadInput
+from engine.core.market import Calendar, SessionHours, Timeframe
+from engine.core.session_ends import in_new_york
+
+if TYPE_CHECKING:
+    import polars as pl
+
+TABLE_FIRST, TABLE_LAST = date(1970, 1, 1), date(2050, 12, 31)
+"""The days for which the holidays of New York are known: before, its exchange kept other hours; after, few would be
+right."""
+
+# The days that are placed: a month's bar needs the whole month.
+_IN_TABLE, _ANY_TIME = (date(1970, 2, 1), date(2050, 11, 30)), (date(1899, 1, 1), date(2200, 12, 31))
+
+_DAY = timedelta(days=1)
+# An order for the day that is placed at a run's last close ends in a session after it.
+_AROUND = timedelta(days=14)
+_MONTH = timedelta(days=31)
+_FRIDAY = 4
+
+
+class Span(NamedTuple):
+    """A stretch of time in UTC, from `start` up to, not including, `end`."""
+
+    start: datetime
+    end: datetime
+
+
+class Session(NamedTuple):
+    """One trading day of a calendar, in UTC. Its label is the day it covers, or, opened in the evening, closes on."""
+
+    label: date
+    opened_at: datetime
+    closed_at: datetime
+
+
+def sessions(calendar: Calendar, span: Span) -> list[Session]:
+    """The sessions that overlap a span, whole and in order.
+
+    Raises `BadInput` for a span beyond the table of holidays, if the calendar has holidays.
+    """
+    labelled = _labelled(calendar, span.start.date(), span.end.date() + _DAY)
+    return [session for session in labelled if session.opened_at < span.end and session.closed_at > span.start]
+
+
+def session_hours(calendars: Iterable[Calendar], start: datetime, end: datetime) -> tuple[SessionHours, ...]:
+    """The sessions of the calendars that close, for a run from `start` to `end`, with two weeks before and after.
+
+    Days beyond the table of holidays are left out.
+    """
+    found: list[SessionHours] = []
+    closing: set[Calendar] = {each for each in calendars if each != "24/7"}
+    for calendar in sorted(closing):
+        first, last = start.date() - _AROUND, end.date() + _AROUND
+        if calendar != "FX":
+            first, last = max(first, TABLE_FIRST), min(last, TABLE_LAST)
+        if first <= last:
+            labelled = _labelled(calendar, first, last)
+            found.append(SessionHours(calendar, first, last, tuple((each[1], each[2]) for each in labelled)))
+    return tuple(found)
+
+
+def grid(calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
+    """The bars that open in a span, in order: opened_at, closed_at (UTC, microseconds). Raises as `sessions` does."""
+    import polars as pl
+
+    bars = [bar for bar in _whole(calendar, timeframe, span) if bar.closed_at > span.start and bar.opened_at < span.end]
+    times = pl.Datetime("us", "UTC")
+    frame = pl.DataFrame([bar[1:] for bar in bars], {"opened_at": times, "closed_at": times}, orient="row")
+    if timeframe.within_sessions:
+        step = timeframe.duration // timedelta(microseconds=1)
+        opens = pl.int_ranges(pl.col("opened_at").cast(pl.Int64), pl.col("closed_at").cast(pl.Int64), step)
+        frame = frame.with_columns(opened_at=opens).explode("opened_at").with_columns(pl.col("opened_at").cast(times))
+        closes = pl.min_horizontal(pl.col("opened_at") + timeframe.duration, "closed_at")
+        frame = frame.with_columns(closed_at=closes)
+    return frame.filter(pl.col("opened_at") >= span.start, pl.col("opened_at") < span.end)
+
+
+def placed(calendar: Calendar, timeframe: Timeframe, opens: pl.Series) -> pl.DataFrame:
+    """Where instants (UTC, microseconds) stand in the grid: each once as opened_at, closed_at of the bar that opens
+    then (null if none does), and `trades`, whether the market is known to be open.
+
+    Only the sessions around the instants are looked at: one that lies centuries off costs nothing, and one beyond the
+    table of holidays has no bar.
+    """
+    import polars as pl
+
+    asked = opens.drop_nulls().unique().sort().to_frame("opened_at")
+    first, last = _ANY_TIME if calendar in ("24/7", "FX") else _IN_TABLE
+    stretches = _stretches(asked.filter(pl.col("opened_at").dt.date().is_between(first, last)))
+    whole = [bar[1:] for span in stretches for bar in _whole(calendar, timeframe, span)]
+    times = pl.Datetime("us", "UTC")
+    known = pl.DataFrame(whole, {"begins": times, "ends": times}, orient="row").unique("begins").sort("begins")
+    found = asked.join_asof(known, left_on="opened_at", right_on="begins")
+    since, trades = pl.col("opened_at") - pl.col("begins"), pl.col("opened_at") < pl.col("ends")
+    lasts = pl.lit(timeframe.duration) if timeframe.within_sessions else pl.col("ends") - pl.col("begins")
+    opening = trades & (since.cast(pl.Int64) % lasts.cast(pl.Int64) == 0)
+    closes = pl.min_horizontal(pl.col("opened_at") + lasts, "ends")
+    return found.select("opened_at", closed_at=pl.when(opening).then(closes), trades=trades.fill_null(False))
+
+
+def _stretches(asked: pl.DataFrame) -> list[Span]:
+    """Spans that together hold all instants, in order, and none a month without any."""
+    import polars as pl
+
+    after = (pl.col("opened_at").diff() > _MONTH).fill_null(False).cum_sum()
+    ends = asked.group_by(after.alias("stretch"), maintain_order=True).agg(
+        first=pl.col("opened_at").first(), last=pl.col("opened_at").last()
+    )
+    instants = ends.select("first", "last").iter_rows()
+    return [Span(first.astimezone(UTC), last.astimezone(UTC) + timedelta.resolution) for first, last in instants]
+
+
+def bar_at(calendar: Calendar, timeframe: Timeframe, opened_at: datetime) -> Span | None:
+    """The bar of the grid that opens at an instant; None if none does. Raises as `sessions` does."""
+    for bar in _whole(calendar, timeframe, Span(opened_at, opened_at + timedelta.resolution)):
+        if not timeframe.within_sessions and bar.opened_at == opened_at:
+            return Span(bar.opened_at, bar.closed_at)
+        if timeframe.within_sessions and not (opened_at - bar.opened_at) % timeframe.duration:
+            return Span(opened_at, min(opened_at + timeframe.duration, bar.closed_at))
+    return None
+
+
+def bar_of_day(calendar: Calendar, timeframe: Timeframe, day: date) -> Span | None:
+    """The bar of one session, week or month that a date names: the session's label, or any date of the week or month.
+
+    None if that day, week or month has no session. Raises as `sessions` does.
+    """
+    assert not timeframe.within_sessions, f"a date names no bar of {timeframe}"
+    first, last = _period(timeframe, day)
+    found = _labelled(calendar, first, last)
+    return Span(found[0].opened_at, found[-1].closed_at) if found else None
+
+
+def _whole(calendar: Calendar, timeframe: Timeframe, span: Span) -> list[Session]:
+    """The sessions, weeks or months that may overlap a span, whole and in order, each with its last label."""
+    if timeframe.within_sessions:
+        return sessions(calendar, span)
+    first, _ = _period(timeframe, span.start.date())
+    _, last = _period(timeframe, span.end.date() + _DAY)
+    together = [list(each) for _, each in groupby(_labelled(calendar, first, last), _KEYS[timeframe])]
+    return [Session(each[-1].label, each[0].opened_at, each[-1].closed_at) for each in together]
+
+
+# No two neighbours have the same number.
+_KEYS: dict[Timeframe, Callable[[Session], int]] = {
+    Timeframe.D1: lambda session: session.label.day,
+    Timeframe.W1: lambda session: session.label.isocalendar().week,
+    Timeframe.MO1: lambda session: session.label.month,
+}
+
+
+def _period(timeframe: Timeframe, day: date) -> tuple[date, date]:
+    """The first and last day of the day, ISO week or month that a date is in."""
+    if timeframe is Timeframe.W1:
+        monday = day - day.weekday() * _DAY
+        return monday, monday + 6 * _DAY
+    if timeframe is Timeframe.MO1:
+        first = day.replace(day=1)
+        return first, (first + 31 * _DAY).replace(day=1) - _DAY
+    return day, day
+
+
+# --- The calendars ------------------------------------------------------------------------------------------------
+
+
+def _labelled(calendar: Calendar, first: date, last: date) -> list[Session]:
+    """The sessions whose labels are in a range of days, both ends included."""
+    days = [first + n * _DAY for n in range((last - first).days + 1)]
+    if calendar == "24/7":
+        return [Session(day, midnight := datetime.combine(day, time(), UTC), midnight + _DAY) for day in days]
+    weekdays = [day for day in days if day.weekday() <= _FRIDAY]
+    if calendar == "FX":
+        return [_overnight(day, time(17), time(17)) for day in weekdays]
+    if first < TABLE_FIRST or last > TABLE_LAST:
+        raise BadInput(
+            f"the holidays of {calendar} are known from {TABLE_FIRST} to {TABLE_LAST}, and sessions from {first} to "
+            f"{last} were asked for: choose a range inside it."
+        )
+    stocks = _stock_exchange()
+    if calendar == "XNYS":
+        return [stocks.sessions[day] for day in days if day in stocks.sessions]
+    closes = [(day, _futures_close(calendar, day, stocks)) for day in weekdays]
+    return [_overnight(day, time(18), close) for day, close in closes if close is not None]
+
+
+def _overnight(day: date, opens: time, closes: time) -> Session:
+    return Session(day, in_new_york(day - _DAY, opens), in_new_york(day, closes))
+
+
+class _StockExchange(NamedTuple):
+    """XNYS: its sessions by label, and the weekdays on which it stayed closed without a holiday."""
+
+    sessions: dict[date, Session]
+    unplanned: frozenset[date]
+
+
+def _futures_close(calendar: Calendar, day: date, stocks: _StockExchange) -> time | None:
+    """When futures stop on a weekday in New York; None where they do not open.
+
+    CME Group publishes the hours of each holiday (cmegroup.com/trading-hours), and they follow the stock exchange: no
+    session on New Year's Day, Good Friday and Christmas, a short one on its other holidays and on its half days. These
+    are the rules of 2022 and later, held against hourly bars of ES, NQ and CL from November 2024 to September 2025.
+    Earlier years are taken to have been the same, which before 2014 is too long for index futures on holidays (they
+    stopped at 11:30), and before September 2015 too short by 15 minutes on every full day.
+    """
+    futures_on_stocks = calendar == "CME"
+    session = stocks.sessions.get(day)
+    if session is not None:
+        if session.closed_at >= in_new_york(day, time(16)):
+            return time(17)
+        if futures_on_stocks:
+            return time(13, 15)
+        # Oil and metals trade all day before Independence Day.
+        return time(13, 45) if day.month > 10 else time(17)
+    if day in stocks.unplanned:
+        # A day of mourning, a storm: futures on stocks stop when stocks would have opened, the others do not.
+        return time(9, 30) if futures_on_stocks else time(17)
+    if day.month in (3, 4):
+        # Good Friday; in the first week of April the jobs report comes out on it at 8:30.
+        return time(9, 15) if futures_on_stocks and day.month == 4 and day.day <= 7 else None
+    if day.month == 12 or (day.month, day.day) <= (1, 2):
+        return None
+    # Oil and metals trade longer since 2022, unless the weekend follows.
+    return time(13) if futures_on_stocks or day.year < 2022 or day.weekday() == _FRIDAY else time(14, 30)
+
+
+@lru_cache(maxsize=1)
+def _stock_exchange() -> _StockExchange:
+    """The table of XNYS. It takes half a second, once; pandas stays in here."""
+    import warnings
+
+    with warnings.catch_warnings():
+        # exchange_calendars 4.13 calls what pandas 3.1 deprecates.
+        warnings.simplefilter("ignore")
+        from exchange_calendars import get_calendar
+
+        table: Any = get_calendar("XNYS", start=str(TABLE_FIRST), end=str(TABLE_LAST))
+        opens, closes = (_datetimes(table.schedule[name]) for name in ("open", "close"))
+        labels, unplanned = _datetimes(table.sessions), _datetimes(table.adhoc_holidays)
+    found = [Session(label.date(), *times) for label, *times in zip(labels, opens, closes, strict=True)]
+    return _StockExchange({session.label: session for session in found}, frozenset(at.date() for at in unplanned))
+
+
+def _datetimes(timestamps: Any) -> list[datetime]:
+    """What pandas or a list of its values holds, in UTC; labels are midnights without a zone."""
+    found: list[datetime] = [at.to_pydatetime() for at in timestamps]
+    return [at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC) for at in found]

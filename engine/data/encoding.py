@@ -1,0 +1,67 @@
+"""Bars as columns of text: what the database takes in, and what digests are made of. Exact, and a million at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from engine.core.market import Bar, Symbol, Timeframe
+from engine.data.bar_rules import time_text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+PRICES = ("open", "high", "low", "close")
+NUMBERS = (*PRICES, "volume")
+COLUMNS = ("opened_at", "closed_at", *NUMBERS)
+
+# Rows made into text at a time: some megabytes.
+_PART = 50_000
+
+
+def texts_of(bars: Iterable[Bar], timeframe: Timeframe) -> pl.DataFrame:
+    """The columns of bars, each as `checks.bar_line` writes it; `cut` is the close of those that it says it of."""
+    import polars as pl
+
+    rows = [
+        (
+            time_text(bar.opened_at),
+            time_text(bar.closed_at),
+            *(format(getattr(bar, name), "f") for name in NUMBERS),
+            None if bar.closed_at == bar.opened_at + timeframe.duration else time_text(bar.closed_at),
+        )
+        for bar in bars
+    ]
+    return pl.DataFrame(rows, schema=dict.fromkeys((*COLUMNS, "cut"), pl.String), orient="row")
+
+
+def texts_in(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
+    """The same of bars in a frame with exact numbers: Decimals of 12 places, so that zeros end behind a point."""
+    import polars as pl
+
+    times = pl.col("opened_at", "closed_at").dt.to_string("%Y-%m-%dT%H:%M:%SZ")
+    numbers = pl.col(NUMBERS).cast(pl.String).str.strip_chars_end("0").str.strip_chars_end(".")
+    whole = frame.select(pl.col("closed_at") - pl.col("opened_at") == timeframe.duration).to_series()
+    return frame.select(times, numbers).with_columns(cut=pl.when(~whole).then("closed_at"))
+
+
+def lines(symbol: Symbol, timeframe: Timeframe, texts: pl.DataFrame) -> str:
+    """The lines that `checks.bar_line` writes."""
+    import polars as pl
+
+    names = (pl.lit(symbol), pl.lit(timeframe.value))
+    line = pl.concat_str(*names, "opened_at", *NUMBERS, "cut", separator=",", ignore_nulls=True)
+    return texts.select(line).write_csv(include_header=False, quote_style="never")
+
+
+def rows_to_store(
+    symbol: Symbol, timeframe: Timeframe, texts: pl.DataFrame, learned_at: datetime, source: str
+) -> Iterator[bytes]:
+    """CSV for the table of bars: symbol, timeframe, the columns, when they were learned and from where."""
+    import polars as pl
+
+    names = (pl.lit(symbol).alias("symbol"), pl.lit(timeframe.value).alias("timeframe"))
+    origin = (pl.lit(learned_at.isoformat()).alias("learned_at"), pl.lit(source).alias("source"))
+    for part in texts.iter_slices(_PART):
+        yield part.select(*names, *COLUMNS, *origin).write_csv(include_header=False).encode()

@@ -1,0 +1,255 @@
+"""Bars from CSV and Parquet files, checked row by row and exact: a price keeps the digits it is written with.
+
+Both kinds become rows of text first, so that one set of checks judges them. Nothing is stored here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from engine.core.errors import BadInput
+from engine.core.market import Calendar, Instrument, Symbol, Timeframe, check_symbol, instrument_for
+from engine.data.bar_rules import Unusable, no_session
+from engine.data.calendars import bar_of_day
+from engine.data.encoding import NUMBERS, PRICES
+from engine.data.validation import Judged, judge
+
+if TYPE_CHECKING:
+    import polars as pl
+
+TIME_COLUMNS = ("opened_at", "ts", "ts_utc", "datetime", "timestamp", "date", "time")
+
+_TIME = re.compile(r"(19|20|21)\d\d-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.0+)?)?(?P<zone>Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+
+class _Table(NamedTuple):
+    """A file as text: its column names, and its rows with the number a person would look for,
+    counted in `unit`s."""
+
+    name: str
+    unit: str
+    columns: list[str]
+    rows: Iterator[tuple[int, list[str]]]
+
+
+class _Columns(NamedTuple):
+    """Where in a row to look: the time, then `NUMBERS`; None for the volume of a file without."""
+
+    time: int
+    numbers: tuple[int | None, ...]
+    width: int
+
+
+class _Clock(NamedTuple):
+    """How times are to be read: `local` is where those without an offset were written."""
+
+    calendar: Calendar
+    timeframe: Timeframe
+    local: tzinfo | None
+
+    def opened_at(self, text: str) -> datetime:
+        """The open that a row is stamped with. Raises `Unusable` for what is no time, or no day with a bar."""
+        if _DAY.fullmatch(text) and not self.timeframe.within_sessions:
+            day = _moment(text).date()
+            bar = bar_of_day(self.calendar, self.timeframe, day)
+            if bar is None:
+                raise Unusable(no_session(day, self.timeframe, self.calendar))
+            return bar.start
+        return _instant(text, self.local)
+
+
+def read_bars(
+    path: Path | str,
+    symbol: Symbol | Instrument,
+    timeframe: Timeframe,
+    *,
+    zone: str | None = None,
+    learned_at: datetime | None = None,
+    accept_valid: bool = False,
+) -> Judged:
+    """The bars of a CSV or Parquet file, stamped with their open.
+
+    Columns: a time (`opened_at`, `ts`, `ts_utc`, `datetime`, `timestamp`, `date` or `time`), open, high, low, close,
+    and volume if there is one (else it is 0), in any case and order; others are ignored. `zone` (an IANA name) is
+    where times without an offset were written; of bars of a day or longer a date alone names their session. Bars that
+    close after `learned_at` were still forming: unusable. A symbol stands for its built-in instrument or the usual.
+
+    Raises `BadInput` for a file that is no table of bars and for the first unusable row; with `accept_valid`, unusable
+    rows are left out and returned.
+    """
+    instrument = symbol if isinstance(symbol, Instrument) else instrument_for(check_symbol(symbol))
+    table = _table(Path(path))
+    judged = judge(_rows(table, _Clock(instrument.calendar, timeframe, _zone(zone))), instrument, timeframe, learned_at)
+    if judged.refused and not accept_valid:
+        row, _, reason = judged.refused[0]
+        others = f" ({len(judged.refused)} rows are unusable in all)" if len(judged.refused) > 1 else ""
+        raise BadInput(
+            f"{table.name}, {table.unit} {row}: {reason}{others}. Nothing was taken; correct the file, "
+            "or take the usable rows with --accept-valid."
+        )
+    if judged.frame.is_empty():
+        raise BadInput(
+            f"{table.name} holds no usable bar: it has {len(judged.refused)} rows below its header, none usable."
+        )
+    return judged
+
+
+def rows_of(path: Path, instrument: Instrument, timeframe: Timeframe) -> pl.DataFrame:
+    """All rows of a file, good and bad, as `engine.data.validation.judge` takes them. Raises `BadInput` as above."""
+    return _rows(_table(path), _Clock(instrument.calendar, timeframe, None))
+
+
+def _rows(table: _Table, clock: _Clock) -> pl.DataFrame:
+    """Times read, numbers as they are written, and what is wrong with rows that cannot be read so far."""
+    import polars as pl
+
+    columns = _find_columns(table)
+    told: list[tuple[object, ...]] = []
+    for row, cells in table.rows:
+        opened_at, numbers, fault = None, [""] * len(NUMBERS), None
+        try:
+            if len(cells) != columns.width:
+                raise Unusable(f"the row has {len(cells)} cells, the header {columns.width}")
+            numbers = ["0" if at is None else cells[at] for at in columns.numbers]
+            opened_at = clock.opened_at(cells[columns.time])
+        except Unusable as why:
+            fault = str(why)
+        told.append((row, opened_at, *numbers, fault, ",".join(cells)))
+    texts = dict.fromkeys((*NUMBERS, "fault", "line"), pl.String())
+    schema = {"row": pl.Int64(), "opened_at": pl.Datetime("us", "UTC")} | texts
+    return pl.DataFrame(told, schema=schema, orient="row")
+
+
+def _instant(text: str, local: tzinfo | None) -> datetime:
+    """The UTC instant of a time as written; whole seconds from 1900 to 2199."""
+    at = _moment(text)
+    if at.tzinfo is not None:
+        return at.astimezone(UTC)
+    if local is None:
+        raise Unusable(
+            f"time {text!r} has no zone; end it with Z or an offset, or name where it was written with --zone, "
+            "for example --zone UTC"
+        )
+    return _from_local(text, at, local)
+
+
+def _moment(text: str) -> datetime:
+    """A time as written, with its offset if it has one."""
+    try:
+        if _TIME.fullmatch(text):
+            return datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    raise Unusable(f"time {text!r} is not one like 2024-01-31T09:00:00Z (whole seconds, 1900 to 2199)")
+
+
+def _from_local(text: str, at: datetime, local: tzinfo) -> datetime:
+    """The instant of a clock face; refused when the clocks there showed it twice or never."""
+    first, second = (at.replace(tzinfo=local, fold=fold).astimezone(UTC) for fold in (0, 1))
+    if first == second:
+        return first
+    came = "twice" if first < second else "never"
+    raise Unusable(f"time {text!r} came {came} in {local}, where the clocks were changed; write it with its offset")
+
+
+def _zone(name: str | None) -> tzinfo | None:
+    if name is None:
+        return None
+    try:
+        return UTC if name.upper() == "UTC" else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise BadInput(f"zone {name!r} is unknown: use UTC or an IANA name like America/New_York.") from None
+
+
+def _find_columns(table: _Table) -> _Columns:
+    names = [name.strip().lower() for name in table.columns]
+    for name in (*TIME_COLUMNS, *PRICES, "volume"):
+        if names.count(name) > 1:
+            raise BadInput(f"{table.name} has {names.count(name)} columns named {name}: keep the right one.")
+    times = [name for name in names if name in TIME_COLUMNS]
+    if len(times) > 1:
+        raise BadInput(f"{table.name} has several time columns ({', '.join(times)}): keep the one of the bar's open.")
+    missing = [name for name in PRICES if name not in names]
+    if missing or not times:
+        lacking = ", ".join((["a time"] if not times else []) + missing)
+        raise BadInput(
+            f"{table.name} is no table of bars: it lacks {lacking}; its columns are {', '.join(names)[:200]}. "
+            "Name them opened_at,open,high,low,close,volume, separated by commas."
+        )
+    places = tuple(names.index(name) if name in names else None for name in NUMBERS)
+    return _Columns(names.index(times[0]), places, len(names))
+
+
+def _table(path: Path) -> _Table:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be read: {error.strerror or error}. Give the path of a CSV or Parquet file."
+        ) from None
+    if not content.strip():
+        raise BadInput(f"{path.name} is empty: it needs a header and at least one bar.")
+    return _parquet(path.name, content) if content.startswith(b"PAR1") else _csv(path.name, content)
+
+
+def _csv(name: str, content: bytes) -> _Table:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise BadInput(f"{name} is neither CSV text in UTF-8 nor a Parquet file: export the bars as one of them.")
+    rows = _csv_rows(name, text)
+    for _, columns in rows:
+        return _Table(name, "line", columns, rows)
+    raise AssertionError("unreachable: the content is not blank")
+
+
+def _csv_rows(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise BadInput(f"{name}, line {reader.line_num}: not CSV ({error}). Correct the quotes of that line.") from None
+
+
+def _parquet(name: str, content: bytes) -> _Table:
+    """Numbers in the shortest text that is read back as the same number; times in UTC, or as they stand if naive."""
+    import polars as pl
+
+    try:
+        frame = pl.read_parquet(io.BytesIO(content))
+        texts = [
+            _time_texts(frame[column]) if frame[column].dtype.is_temporal() else frame[column].cast(pl.String)
+            for column in frame.columns
+            if column.strip().lower() in (*TIME_COLUMNS, *PRICES, "volume")
+        ]
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise BadInput(f"{name} is not a readable Parquet file: {reason}. Write it anew, or as CSV.") from None
+    rows = zip(*(column.fill_null("").to_list() for column in texts), strict=True)
+    return _Table(
+        name, "row", [column.name for column in texts], ((at, list(cells)) for at, cells in enumerate(rows, 1))
+    )
+
+
+def _time_texts(column: pl.Series) -> pl.Series:
+    import polars as pl
+
+    if column.dtype == pl.Date:
+        return column.dt.to_string("%Y-%m-%d")
+    if isinstance(column.dtype, pl.Datetime):
+        zoned = column.dtype.time_zone is not None
+        column = column.dt.convert_time_zone("UTC") if zoned else column
+        return column.dt.to_string("%Y-%m-%dT%H:%M:%S%.f" + ("Z" if zoned else ""))
+    return column.cast(pl.String)

@@ -1,0 +1,68 @@
+"""Holes: the bars that a market has when it trades all its hours, and that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.core.market import Calendar, Timeframe
+from engine.data import Asked
+from engine.data.calendars import Span, grid
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class Hole(NamedTuple):
+    """Neighbouring bars that are missing: from the first one's open to the last one's close, how many they are, and
+    their places in the grid."""
+
+    span: Span
+    bars: int
+    first: int
+    last: int
+
+
+def missing(held: pl.DataFrame, calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
+    """The bars of the grid that lie inside a span and are not among those held: opened_at, closed_at, and `place`, by
+    which neighbours in the grid are known. held: a frame with opened_at."""
+    import polars as pl
+
+    whole = grid(calendar, timeframe, span).filter(pl.col("closed_at") <= span.end).with_row_index("place")
+    return whole.join(held.select("opened_at"), on="opened_at", how="anti", maintain_order="left")
+
+
+def unasked(bars: pl.DataFrame, asked: Sequence[Asked]) -> pl.DataFrame:
+    """Of missing bars those that nobody was asked for."""
+    import polars as pl
+
+    times = pl.Datetime("us", "UTC")
+    spans = pl.DataFrame(covered(asked), {"asked_from": times, "asked_to": times}, orient="row")
+    known = bars.join_asof(spans, left_on="opened_at", right_on="asked_from")
+    return known.filter((pl.col("closed_at") > pl.col("asked_to")).fill_null(True)).select(bars.columns)
+
+
+def covered(asked: Sequence[Asked]) -> list[Span]:
+    """What was asked for, in order and as few spans as can be."""
+    spans: list[Span] = []
+    for start, end in sorted(each.span for each in asked):
+        if spans and start <= spans[-1].end:
+            spans[-1] = Span(spans[-1].start, max(spans[-1].end, end))
+        else:
+            spans.append(Span(start, end))
+    return spans
+
+
+def holes(bars: pl.DataFrame) -> list[Hole]:
+    """Missing bars as holes, in order: what is neighbours in the grid is one, whatever nights lie between."""
+    import polars as pl
+
+    numbered = bars.with_row_index("nth").with_columns(hole=pl.col("place").cast(pl.Int64) - pl.col("nth"))
+    first, last = pl.col("opened_at").first(), pl.col("closed_at").last()
+    places = (pl.col("place").first().alias("first"), pl.col("place").last().alias("last"))
+    found = numbered.group_by("hole", maintain_order=True).agg(first, last, pl.len(), *places)
+    return [
+        Hole(Span(start.astimezone(UTC), end.astimezone(UTC)), *counts)
+        for start, end, *counts in found.select("opened_at", "closed_at", "len", "first", "last").iter_rows()
+    ]

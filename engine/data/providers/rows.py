@@ -1,0 +1,52 @@
+"""Rows as providers tell them: their shape, and which of them a span and an instant let through."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import polars as pl
+
+from engine.core.market import Instrument, Timeframe
+from engine.data.calendars import Span, grid
+from engine.data.encoding import NUMBERS
+
+TIME = pl.Datetime("us", "UTC")
+COLUMNS = ("opened_at", *NUMBERS)
+
+
+def none() -> pl.DataFrame:
+    """No rows: the answer where there are no bars."""
+    return pl.DataFrame(schema={"opened_at": TIME, **dict.fromkeys(NUMBERS, pl.Float64)})
+
+
+def closed(
+    rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, span: Span, known_at: datetime
+) -> pl.DataFrame:
+    """The rows that open in the span and had closed at `known_at`, as they came.
+
+    A row closes with the bar of the grid that opens with it; one that is off the grid, a whole timeframe later.
+    """
+    inside = rows.filter(pl.col("opened_at") >= span.start, pl.col("opened_at") < span.end)
+    if inside.is_empty():
+        return inside
+    bars = grid(instrument.calendar, timeframe, span)
+    usual = pl.col("opened_at") + timeframe.duration
+    return (
+        inside.join(bars.select("opened_at", "closed_at"), on="opened_at", how="left", maintain_order="left")
+        .filter(pl.coalesce("closed_at", usual) <= known_at)
+        .select(COLUMNS)
+    )
+
+
+def fault_in_shape(rows: object) -> str:
+    """What is wrong with the kind of an answer; empty if nothing is."""
+    if not isinstance(rows, pl.DataFrame):
+        return f"it answered with {type(rows).__name__}, not with a polars DataFrame"
+    if tuple(rows.columns) != COLUMNS:
+        return f"its columns are {', '.join(rows.columns)}, not {', '.join(COLUMNS)}"
+    if rows.schema["opened_at"] != TIME:
+        return f"opened_at is {rows.schema['opened_at']}, not {TIME}: convert times to UTC"
+    if rows["opened_at"].null_count():
+        return f"{rows['opened_at'].null_count()} rows have no time"
+    wrong = [name for name in NUMBERS if not isinstance(rows.schema[name], pl.Float64 | pl.String)]
+    return f"{wrong[0]} is {rows.schema[wrong[0]]}, not Float64 or String" if wrong else ""

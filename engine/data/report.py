@@ -1,0 +1,119 @@
+"""What a series of stored bars is worth: what is missing and why, and what a person should look at."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.core.market import Instrument, Timeframe
+from engine.data import Asked, Bars, Refused, Revision
+from engine.data.bar_rules import nothing_found, time_text
+from engine.data.calendars import Span, grid, sessions
+from engine.data.gaps import Hole, covered, holes, missing
+from engine.data.resample import fits
+from engine.data.validation import flags, frame_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class Missing(NamedTuple):
+    """A hole, and what is known of it."""
+
+    hole: Hole
+    reason: str
+
+
+class Flagged(NamedTuple):
+    """A stored bar that a person should look at."""
+
+    opened_at: datetime
+    reason: str
+
+
+class Report(NamedTuple):
+    """bars: how many there are in the span, of how many that the calendar expects; corrected: how many of them are not
+    as they were first learned; refused: the rows that imports of the series left out.
+
+    days: for each day with a session, by its label, how many of its bars there are and how many there would be.
+    """
+
+    instrument: Instrument
+    timeframe: Timeframe
+    span: Span
+    bars: int
+    expected: int
+    corrected: int
+    missing: list[Missing]
+    flagged: list[Flagged]
+    refused: list[Refused]
+    days: dict[date, tuple[int, int]]
+
+
+def report(
+    catalogue: Bars,
+    instrument: Instrument,
+    timeframe: Timeframe,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> Report:
+    """The report on a range of a series, else on all of it. Raises `BadInput` where there is no bar."""
+    import polars as pl
+
+    symbol, calendar = instrument.symbol, instrument.calendar
+    latest = {each.bar.opened_at: each for each in catalogue.history(symbol, timeframe, start, end)}
+    if not latest:
+        raise nothing_found(symbol, timeframe, start, end, catalogue.listing())
+    stored = list(latest.values())
+    span = Span(start or stored[0].bar.opened_at, end or stored[-1].bar.closed_at)
+    frame = frame_of([each.bar for each in stored])
+    whole = grid(calendar, timeframe, span).filter(pl.col("closed_at") <= span.end)
+    lacking = missing(frame, calendar, timeframe, span)
+    marks = frame.select("opened_at", flags(frame, instrument)).filter(pl.col("flags") != "")
+    asked = [
+        row for each in Timeframe if each is timeframe or fits(each, timeframe) for row in catalogue.asked(symbol, each)
+    ]
+    imports = (each for each in catalogue.imports() if (each.symbol, each.timeframe) == (symbol, timeframe))
+    return Report(
+        instrument,
+        timeframe,
+        span,
+        len(stored),
+        whole.height,
+        sum(1 for each in stored if each.revision > 1),
+        [Missing(hole, _why(hole, asked, stored)) for hole in holes(lacking)],
+        [Flagged(at.astimezone(UTC), words) for at, words in marks.iter_rows()],
+        [row for each in imports for row in each.refused],
+        _by_day(whole, lacking, instrument, span),
+    )
+
+
+def _why(hole: Hole, asked: Sequence[Asked], stored: Sequence[Revision]) -> str:
+    """What is known of a hole: who was asked for it and had nothing, or where the bars around it come from."""
+    for provider in dict.fromkeys(each.provider for each in asked):
+        answers = [each for each in asked if each.provider == provider and each.span.end > hole.span.start]
+        if any(span.start <= hole.span.start and hole.span.end <= span.end for span in covered(answers)):
+            return f"{provider} was asked on {time_text(answers[-1].asked_at)} and has none"
+    after = bisect(stored, hole.span.start, key=lambda each: each.bar.opened_at)
+    sources = dict.fromkeys(each.source for each in stored[max(0, after - 1) : after + 1])
+    told = " and ".join(sources)
+    return f"{told}, where the bars around it come from, has none; nobody else is known to have been asked"
+
+
+def _by_day(
+    whole: pl.DataFrame, lacking: pl.DataFrame, instrument: Instrument, span: Span
+) -> dict[date, tuple[int, int]]:
+    import polars as pl
+
+    days = pl.DataFrame(
+        [(each.label, each.opened_at) for each in sessions(instrument.calendar, span)],
+        schema={"label": pl.Date(), "begins": pl.Datetime("us", "UTC")},
+        orient="row",
+    )
+    bars = whole.join_asof(days, left_on="opened_at", right_on="begins").with_columns(
+        there=~pl.col("opened_at").is_in(lacking["opened_at"].implode())
+    )
+    counts = bars.group_by("label", maintain_order=True).agg(pl.col("there").sum(), pl.len())
+    return {label: (there, expected) for label, there, expected in counts.iter_rows()}

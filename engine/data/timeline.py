@@ -1,0 +1,46 @@
+"""Stored bars as market time: the instants at which something became known, in order."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+from engine.core.market import Bar, Symbol
+
+_CLOSE, _OPEN = 0, 1
+
+
+class Moment(NamedTuple):
+    """One instant: the bars that end at it, and (symbol, open price) of those that begin. Both in symbol order."""
+
+    at: datetime
+    closed: tuple[Bar, ...]
+    opened: tuple[tuple[Symbol, Decimal], ...]
+
+
+def moments(bars_by_symbol: Sequence[Iterable[Bar]]) -> Iterator[Moment]:
+    """Merges the bars of several symbols; each symbol's are in order and do not overlap.
+
+    Of a bar that begins, only the open is told; the rest is told when it ends.
+    """
+    told = heapq.merge(*(_told(order, bars) for order, bars in enumerate(bars_by_symbol)), key=itemgetter(0, 1, 2))
+    for at, group in groupby(told, key=itemgetter(0)):
+        closed: list[Bar] = []
+        opened: list[tuple[Symbol, Decimal]] = []
+        for _, kind, _, bar in group:
+            if kind == _CLOSE:
+                closed.append(bar)
+            else:
+                opened.append((bar.symbol, bar.open))
+        yield Moment(at, tuple(closed), tuple(opened))
+
+
+def _told(order: int, bars: Iterable[Bar]) -> Iterator[tuple[datetime, int, int, Bar]]:
+    for bar in bars:
+        yield bar.opened_at, _OPEN, order, bar
+        yield bar.closed_at, _CLOSE, order, bar

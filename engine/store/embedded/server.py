@@ -1,0 +1,295 @@
+"""One PostgreSQL server on one data folder: what state it is in, how it is made, started and stopped.
+
+Takes no decision about when: callers hold the cluster's mutex. Every process of the server inherits the descriptor of
+`server.lock`, so that "is anything of it alive" has one answer from the kernel: pids are zombies for as long as nobody
+reaps them, and are given to other programs after a reboot.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from urllib.parse import quote
+
+from engine.core.errors import StoreUnavailable
+from engine.store.embedded.binaries import Binaries
+from engine.store.embedded.files import Cluster, is_free, wait_lock
+from engine.store.embedded.socket import SOCKET_PORT, clear_socket, make_socket_folder
+from engine.store.embedded.user import RunAs, ServiceUser
+
+SUPERUSER = DATABASE = "quantagent"
+START_WAIT_S = 300
+STOP_WAIT_S = 60.0
+LOG_BYTES_MAX = 10_000_000
+LOG_LINES_SHOWN = 20
+
+# No TCP. Few connections, because one person's tools share the server; the memory settings suit a small machine.
+SETTINGS = {
+    "listen_addresses": "",
+    "port": str(SOCKET_PORT),
+    "unix_socket_permissions": "0700",
+    "max_connections": "60",
+    "shared_buffers": "64MB",
+    "max_wal_size": "256MB",
+    "synchronous_commit": "on",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+HINTS = {
+    "No space left on device": "the disk is full",
+    "Permission denied": "a folder is not accessible for the server's user",
+    "error while loading shared libraries": "a library is missing on this machine",
+    "could not create shared memory": "the machine's shared memory is used up",
+    "incompatible with server": "the data folder is of another version",
+}
+
+
+class State(Enum):
+    DOWN = auto()
+    BUSY = auto()  # starting, recovering or stopping
+    READY = auto()
+
+
+@dataclass(frozen=True)
+class PidFile:
+    """What `postmaster.pid` says; it may be cut short, and its pid may be anybody's by now."""
+
+    pid: int | None = None
+    port: str = ""
+    socket_folder: str = ""
+    status: str = ""
+
+    @staticmethod
+    def read(path: Path) -> PidFile:
+        try:
+            lines = path.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return PidFile()
+        lines = [line.strip() for line in lines] + [""] * 8
+        return PidFile(int(lines[0]) if lines[0].isdecimal() else None, lines[3], lines[4], lines[7])
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server's files, programs and user; the state is in the kernel and in the data folder, never here."""
+
+    cluster: Cluster
+    binaries: Binaries
+    user: ServiceUser | None
+    fsync: bool = True
+    say: Callable[[str], None] = lambda message: None
+
+    def state(self) -> State:
+        file = self.pid_file()
+        if is_free(self.cluster.server_lock) and not self._is_postmaster(file.pid):
+            return State.DOWN
+        return State.READY if file.status == "ready" and self._answers(file) else State.BUSY
+
+    def settled(self, wait_s: float = START_WAIT_S) -> State:
+        """Waits until the server is up or down; a recovery after a crash may take minutes."""
+        began = time.monotonic()
+        told = False
+        while (state := self.state()) is State.BUSY:
+            waited = time.monotonic() - began
+            if waited > wait_s:
+                raise StoreUnavailable(
+                    f"the database in {self.cluster.folder} has been starting or stopping for {wait_s:.0f} s: "
+                    f"read {self.cluster.log}, or end it with `quantagent db stop --force`."
+                )
+            if waited > 3 and not told:
+                told = True
+                self.say(
+                    f"Waiting for the database in {self.cluster.folder}, which is starting, recovering or stopping."
+                )
+            time.sleep(0.1)
+        return state
+
+    def pid_file(self) -> PidFile:
+        return PidFile.read(self.cluster.data / "postmaster.pid")
+
+    def dsn(self, database: str = DATABASE) -> str:
+        """How libpq reaches the running server; there is no password in it."""
+        file = self.pid_file()
+        return f"postgresql://{SUPERUSER}@/{database}?host={quote(file.socket_folder, safe='')}&port={file.port}"
+
+    def query(self, sql: str, database: str = DATABASE) -> list[str]:
+        """The rows of a statement as unaligned text."""
+        return self.tool("psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-c", sql, self.dsn(database)).splitlines()
+
+    def initialise(self, held: Sequence[int] = ()) -> None:
+        """Makes the data folder, whole or not at all: a killed initdb leaves only a folder that the next one removes.
+
+        `held` are descriptors that initdb inherits: with the mutex among them, it cannot be overtaken by a second one
+        if we die while it works.
+        """
+        self.say(f"Creating the database in {self.cluster.data} (once, a few seconds).")
+        half = self.cluster.folder / "data.init"
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(mode=0o700)
+        if self.user:
+            self.user.own(half)
+        self.tool("initdb", *self._initdb_options(), "-D", str(half), held=held)
+        with (half / "postgresql.conf").open("a") as conf:
+            conf.write("\ninclude_if_exists 'quantagent.conf'\n")
+        half.rename(self.cluster.data)
+
+    def launch(self) -> None:
+        """Starts the server and waits until it answers; raises `StoreUnavailable` with the log's last lines."""
+        self._clear_stale_files()
+        self._configure(make_socket_folder(self.cluster, self.user))
+        logged = self._open_log()
+        lock = wait_lock(self.cluster.server_lock)  # nothing of the server is alive; a glance by `status` is short
+        try:
+            wait = ("-w", "-t", str(START_WAIT_S))
+            files = ("-D", str(self.cluster.data), "-l", str(self.cluster.log))
+            self.tool("pg_ctl", "start", "-s", *wait, *files, held=[lock])
+        except StoreUnavailable as error:
+            raise StoreUnavailable(self._why_not(str(error), logged)) from None
+        finally:
+            os.close(lock)
+
+    def ensure_database(self) -> None:
+        if DATABASE not in self.query("select datname from pg_database", "postgres"):
+            self.query(f"create database {DATABASE}", "postgres")
+
+    def stop(self) -> bool:
+        """Ends the server: connections are closed first, then more rudely; never so that recovery is impossible.
+
+        False when there was none. Waits until its last process is gone.
+        """
+        if self.state() is State.DOWN:
+            return False
+        for rudeness in (signal.SIGINT, signal.SIGQUIT):
+            if self._ended_by(rudeness):
+                return True
+        raise StoreUnavailable(
+            f"the database server {self.pid_file().pid} does not stop: read {self.cluster.log}, then end it yourself."
+        )
+
+    def tool(self, program: str, *arguments: str, held: Sequence[int] = ()) -> str:
+        """Runs one of PostgreSQL's programs as the server's user and returns what it printed."""
+        command = [str(self.binaries.folder / program), *arguments]
+        run_as: RunAs = self.user.run_as if self.user else {}
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            cwd="/",
+            env=tool_environment(os.environ),
+            umask=0o077,
+            pass_fds=held,
+            **run_as,
+        )
+        if done.returncode != 0:
+            said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-LOG_LINES_SHOWN:])
+            raise StoreUnavailable(f"`{' '.join(command)}` failed with code {done.returncode}:\n{said}")
+        return done.stdout
+
+    def _is_postmaster(self, pid: int | None) -> bool:
+        """Whether the process is a live server in our data folder, which somebody may have started without us."""
+        if pid is None:
+            return False
+        import psutil  # only needed when the lock says nothing, and not light
+
+        try:
+            process = psutil.Process(pid)
+            alive = process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("postgres")
+            return alive and os.path.samefile(process.cwd(), self.cluster.data)
+        except (psutil.Error, OSError):
+            return False
+
+    def _answers(self, file: PidFile) -> bool:
+        if not (Path(file.socket_folder) / f".s.PGSQL.{file.port}").exists():
+            return False
+        try:
+            return self.query("select 1", "postgres") == ["1"]
+        except StoreUnavailable:
+            return False
+
+    def _initdb_options(self) -> list[str]:
+        # The builtin locale sorts the same on every machine; the C library's changes with its upgrades.
+        locale = ["--locale=C"]
+        if self.binaries.major >= 17:
+            locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        access = ["-U", SUPERUSER, "--auth-local=trust", "--auth-host=reject"]
+        return [*access, *locale, "-E", "UTF8", "--data-checksums", *([] if self.fsync else ["--no-sync"])]
+
+    def _clear_stale_files(self) -> None:
+        """Removes what a killed server left: its socket, and its pid file if the pid is a zombie or another program.
+
+        PostgreSQL itself only looks whether the pid exists, and would refuse to start. It is right about a pid that
+        is gone, and its file then also leads it to memory that orphans may still use: that file stays.
+        """
+        clear_socket(self.cluster, self.user)
+        pid = self.pid_file().pid
+        if pid is None or _exists(pid):
+            (self.cluster.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _configure(self, socket_folder: Path) -> None:
+        values = SETTINGS | {
+            "unix_socket_directories": f'"{socket_folder}"',
+            "fsync": "on" if self.fsync else "off",
+        }
+        lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in values.items()]
+        conf = self.cluster.data / "quantagent.conf"
+        conf.write_text("# Written at every start by quantagent; put settings of your own into postgresql.conf.\n")
+        with conf.open("a") as file:
+            file.writelines(lines)
+        if self.user:
+            self.user.own(conf)
+
+    def _open_log(self) -> int:
+        """Makes or rotates the log; returns its size before this start, in bytes."""
+        log = self.cluster.log
+        if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
+            log.replace(log.with_suffix(".log.1"))
+        log.touch(mode=0o600)
+        if self.user:
+            self.user.own(log)
+        return log.stat().st_size
+
+    def _why_not(self, said: str, logged: int) -> str:
+        log = self.cluster.log
+        tail = log.read_bytes()[logged:].decode(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        hint = next((hint for sign, hint in HINTS.items() if sign in "\n".join([said, *tail])), "see the log")
+        lines = "\n".join(f"  {line}" for line in tail)
+        return f"PostgreSQL did not start in {self.cluster.data}: {hint}. {said}\nLast lines of {log}:\n{lines}"
+
+    def _ended_by(self, rudeness: signal.Signals) -> bool:
+        deadline = time.monotonic() + STOP_WAIT_S
+        told: int | None = None
+        while time.monotonic() < deadline:
+            pid = self.pid_file().pid
+            if pid != told and self._is_postmaster(pid) and pid is not None:
+                os.kill(pid, rudeness)
+                told = pid
+            if is_free(self.cluster.server_lock) and not self._is_postmaster(pid):
+                return True
+            time.sleep(0.02)
+        return False
+
+
+def tool_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for PostgreSQL's programs: no PG* variable may lead them elsewhere; messages are English."""
+    return {k: v for k, v in environ.items() if not k.startswith("PG")} | {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10"}
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

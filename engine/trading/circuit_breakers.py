@@ -1,0 +1,79 @@
+"""Halts in a book: those that its own limits set, and those that persons tell it (see `engine.runtime.halts`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from engine.core.config import RunConfig
+from engine.core.events import BookEvent, OrderCanceled, TradingEnded, TradingHalted, TradingResumed
+from engine.core.market import Bar, Symbol
+from engine.core.money import percent_of, sub
+from engine.core.step import Step
+from engine.trading.book import DRAWDOWN, Book, closing_units, evolve, marked, worst_marks
+from engine.trading.execution import give_up
+from engine.trading.risk import daily_loss_limit
+
+Command = TradingHalted | TradingResumed
+"""What a person tells an account. Its `at` is set to the instant from which it holds."""
+
+DAILY_LOSS = "daily_loss"
+SESSION_ROLL = "session_roll"
+RULES = (DAILY_LOSS, DRAWDOWN, SESSION_ROLL)
+"""Who halts and resumes in a book by itself. Every other actor there was told."""
+
+
+def breakers(book: Book, step: Step, config: RunConfig) -> Iterator[BookEvent]:
+    """Halts that the closes themselves set. The day's loss ends with the session, a drawdown when a person says so."""
+    limits, is_marked = config.limits, False
+    day_limit = daily_loss_limit(book, config)
+    if day_limit is not None and DAILY_LOSS not in book.halts:
+        loss = sub(book.day_equity, book.equity(step.marks))
+        if loss >= day_limit > 0:
+            is_marked = True
+            reason = f"lost {loss} since the session roll, the limit is {day_limit}"
+            yield marked(book, step.at, step.marks, "halt")
+            halted = TradingHalted(step.at, "entries", reason, DAILY_LOSS)
+            for event in _halt(book, step, halted, config):
+                book = evolve(book, event)
+                yield event
+    if limits.drawdown_pct is not None and DRAWDOWN not in book.halts:
+        lost, most = sub(book.peak, book.equity(step.marks)), percent_of(book.peak, limits.drawdown_pct)
+        if lost >= most > 0:
+            reason = f"fell {lost} below the highest equity, {book.peak}, the limit is {most}"
+            if not is_marked:
+                yield marked(book, step.at, step.marks, "halt")
+            yield from _halt(book, step, TradingHalted(step.at, "entries", reason, DRAWDOWN), config)
+
+
+def bankruptcy(book: Book, closed: Sequence[Bar], marks: Mapping[Symbol, Decimal], at: datetime) -> TradingEnded | None:
+    """The end of an account whose equity is gone at the worst prices of the bars that close `at`; else None."""
+    if not book.positions:
+        return None
+    equity = book.equity(worst_marks(book, closed, marks))
+    return TradingEnded(at, "BANKRUPT", equity) if equity <= 0 else None
+
+
+def obey(book: Book, step: Step, command: Command, config: RunConfig) -> Iterator[BookEvent]:
+    """What was told, as it holds in this book from now on."""
+    if isinstance(command, TradingResumed):
+        yield TradingResumed(step.at, command.reason, command.actor, command.lifted)
+    else:
+        halted = TradingHalted(step.at, command.scope, command.reason, command.actor)
+        yield from _halt(book, step, halted, config)
+
+
+def _halt(book: Book, step: Step, halted: TradingHalted, config: RunConfig) -> Iterator[BookEvent]:
+    """A halt, and the end of every entry that works. What one of them was to close is closed all the same."""
+    entries = [order for order in book.working.values() if not order.is_exit]
+    ends = [
+        OrderCanceled(order.order_id, order.symbol, halted.at, f"{halted.scope} halted by {halted.actor}")
+        for order in entries
+    ]
+    for event in (halted, *ends):
+        book = evolve(book, event)
+        yield event
+    for order in entries:
+        if closing_units(book.held(order.symbol), order.side, order.closing) > 0:
+            yield from give_up(book, step, order.symbol, "halt", config)

@@ -1,0 +1,258 @@
+"""At which price an order is filled, and what that costs. Pure arithmetic, no decision; docs/fills.md shows each rule
+with a worked bar.
+
+Of a bar only its four prices are known, not their order in time. Where that matters the worse one is taken.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from hashlib import sha256
+from typing import NamedTuple
+
+from engine.core.config import Costs
+from engine.core.events import OrderFilled, OrderPlaced, OrderTerms
+from engine.core.market import Bar, Instrument, OrderType, Side
+from engine.core.money import (
+    ONE,
+    ZERO,
+    add,
+    bps_of,
+    ceil_to_step,
+    div,
+    exact,
+    floor_to_step,
+    mul,
+    percent_of,
+    size,
+    sub,
+)
+
+# --- Prices -------------------------------------------------------------------------------------------------------
+
+
+def reached(side: Side, price: Decimal, stop: Decimal) -> bool:
+    """Whether a price triggers a stop: a buy at it or above, a sale at it or below."""
+    return price >= stop if side is Side.BUY else price <= stop
+
+
+def within(side: Side, price: Decimal, limit: Decimal) -> bool:
+    """Whether a price is the limit or better: a buy at it or below, a sale at it or above."""
+    return price <= limit if side is Side.BUY else price >= limit
+
+
+def is_beyond(order: OrderPlaced, price: Decimal) -> bool:
+    """Whether a fill price is worse than the worst one that an order accepts."""
+    return order.worst_price is not None and not within(order.side, price, order.worst_price)
+
+
+def best(side: Side, bar: Bar) -> Decimal:
+    """The bar's best price for a side: what a limit needs to be filled."""
+    return bar.low if side is Side.BUY else bar.high
+
+
+def worst(side: Side, bar: Bar) -> Decimal:
+    """The bar's worst price for a side: what a stop needs to be triggered."""
+    return bar.high if side is Side.BUY else bar.low
+
+
+def distance(terms: OrderTerms, price: Decimal) -> Decimal:
+    """How far the price that sets an order off, its stop or else its limit, is from a price; 0 for a market order."""
+    level = terms.limit_price if terms.stop_price is None else terms.stop_price
+    return ZERO if level is None else size(sub(level, price))
+
+
+def price_at_open(side: Side, terms: OrderTerms, triggered: bool, price: Decimal) -> Decimal | None:
+    """The market's price at which an order is filled at an open; None when it is not.
+
+    A stop that the open has gone through is filled at the open, a limit at the open if that is better.
+    """
+    stop, limit = terms.stop_price, terms.limit_price
+    if not triggered and stop is not None and not reached(side, price, stop):
+        return None
+    return price if limit is None or within(side, price, limit) else None
+
+
+def price_inside(side: Side, terms: OrderTerms, triggered: bool, bar: Bar) -> Decimal | None:
+    """The market's price at which an order is filled inside a bar at whose open it worked already and was not filled.
+
+    A stop is filled at its price, a limit at its limit. A stop-limit that the bar itself triggers is filled at its
+    stop if the limit allows that; else not in this bar, as nobody knows what came after. What is left of a stop that
+    was filled in part waits for the next open, like a market order.
+    """
+    stop, limit = terms.stop_price, terms.limit_price
+    if not triggered and stop is not None:
+        hit = reached(side, worst(side, bar), stop) and (limit is None or within(side, stop, limit))
+        return stop if hit else None
+    if limit is None:
+        return None
+    return limit if within(side, best(side, bar), limit) else None
+
+
+def triggered_by(side: Side, terms: OrderTerms, price: Decimal) -> bool:
+    """Whether a price turns a stop into a market order, or a stop-limit into a limit, for good."""
+    return terms.stop_price is not None and reached(side, price, terms.stop_price)
+
+
+def stop_after_entry(side: Side, terms: OrderTerms, entry: Decimal, bar: Bar) -> Decimal | None:
+    """The price at which a stop is filled in the very bar inside which its position was opened, at `entry`.
+
+    The bar's worst price may have come before the entry or after it: it is taken to have come after.
+    """
+    stop = terms.stop_price
+    if stop is None or terms.limit_price is not None or not reached(side, worst(side, bar), stop):
+        return None
+    return max(stop, entry) if side is Side.BUY else min(stop, entry)
+
+
+def trailed(side: Side, terms: OrderTerms, bar: Bar) -> OrderTerms:
+    """A trailing stop after a bar: it follows the bar's best price for the position, and never goes back."""
+    if terms.trail is None or terms.stop_price is None:
+        return terms
+    level = add(bar.low, terms.trail) if side is Side.BUY else sub(bar.high, terms.trail)
+    moved = min(level, terms.stop_price) if side is Side.BUY else max(level, terms.stop_price)
+    return OrderTerms(terms.order_type, terms.limit_price, moved, terms.trail, terms.time_in_force, terms.expires_at)
+
+
+def on_tick(side: Side, price: Decimal, instrument: Instrument) -> Decimal:
+    """The nearest tradable price that is not better: a buy's rounded up, a sale's down to no less than a tick."""
+    if instrument.tick is None:
+        return price
+    if side is Side.BUY:
+        return ceil_to_step(price, instrument.tick)
+    return max(instrument.tick, floor_to_step(price, instrument.tick))
+
+
+# --- Quantities ---------------------------------------------------------------------------------------------------
+
+
+def tradable(quantity: Decimal, volume: Decimal, taken: Decimal, costs: Costs, instrument: Instrument) -> Decimal:
+    """How much of a quantity may be filled, in whole lots, where `taken` of the volume is ours already."""
+    if costs.volume_cap_pct is None:
+        return quantity
+    left = max(ZERO, sub(percent_of(volume, costs.volume_cap_pct), taken))
+    return min(quantity, floor_to_step(left, instrument.quantity_step))
+
+
+# --- Costs --------------------------------------------------------------------------------------------------------
+
+
+class Market(NamedTuple):
+    """What costs depend on besides the price: the symbol's instrument, its volume, and the account's currency per
+    unit of its quote's."""
+
+    instrument: Instrument
+    volume: Decimal
+    rate: Decimal
+
+
+class Paid(NamedTuple):
+    """What earlier fills of an order came to."""
+
+    units: Decimal = ZERO
+    notional: Decimal = ZERO
+    commission: Decimal = ZERO
+    fills: int = 0
+
+
+class Cost(NamedTuple):
+    """Price paid per unit, price x quantity x multiplier x rate, and the two costs in the account's currency."""
+
+    price: Decimal
+    notional: Decimal
+    slippage: Decimal
+    commission: Decimal
+
+
+NOTHING = Paid()
+
+
+def slipped(side: Side, reference: Decimal, bps: Decimal) -> Decimal:
+    """The price after adverse slippage: a buy pays more than the reference, a sale receives less."""
+    slip = bps_of(reference, bps)
+    return add(reference, slip) if side is Side.BUY else sub(reference, slip)
+
+
+def slippage_bps(quantity: Decimal, volume: Decimal, costs: Costs, chance: Decimal) -> Decimal:
+    """The sum of the three parts. The part by volume grows with the square of the order's share, as in zipline's
+    `VolumeShareSlippage`; without volume the share counts as 1. `chance`: how much of the random part, 0 to 1."""
+    bps = costs.slippage_bps
+    if costs.slippage_volume_bps:
+        share = min(ONE, div(quantity, volume)) if volume > 0 else ONE
+        bps = add(bps, mul(costs.slippage_volume_bps, mul(share, share)))
+    if costs.slippage_random_bps:
+        bps = add(bps, mul(costs.slippage_random_bps, chance))
+    return bps
+
+
+def chance_of(seed: int | None, order_id: str, fills: int) -> Decimal:
+    """A number from 0 up to 1, the same for the same seed, order and fill: the random part of slippage."""
+    digest = sha256(f"{seed} {order_id} {fills}".encode()).digest()
+    return exact(f"0.{int.from_bytes(digest[:8]) % 10**12:012}")
+
+
+def commission_of(notional: Decimal, quantity: Decimal, costs: Costs, before: Paid = NOTHING) -> Decimal:
+    """What a fill adds to its order's commission; the minimum is per order, whatever the number of its fills."""
+    due = bps_of(add(before.notional, notional), costs.commission_bps)
+    if costs.commission_per_unit:
+        due = add(due, mul(add(before.units, quantity), costs.commission_per_unit))
+    return sub(max(due, costs.commission_min), before.commission)
+
+
+def cost_of(
+    side: Side,
+    quantity: Decimal,
+    reference: Decimal,
+    terms: OrderTerms,
+    costs: Costs,
+    market: Market,
+    chance: Decimal = ONE,
+    before: Paid = NOTHING,
+) -> Cost:
+    """What `quantity` costs at a reference price. The commission is charged on the slipped notional.
+
+    A limit order does not slip; a stop-limit slips no further than its limit. Without `chance` the random part is
+    taken to be as bad as it can be: what the gate reckons with.
+    """
+    price = reference
+    if terms.order_type is not OrderType.LIMIT:
+        price = slipped(side, reference, slippage_bps(quantity, market.volume, costs, chance))
+        if costs.round_to_tick:
+            price = on_tick(side, price, market.instrument)
+        if terms.limit_price is not None and not within(side, price, terms.limit_price):
+            price = terms.limit_price
+    per_unit = mul(market.instrument.multiplier, market.rate)
+    notional = mul(mul(price, quantity), per_unit)
+    slippage = mul(mul(size(sub(price, reference)), quantity), per_unit)
+    return Cost(price, notional, slippage, commission_of(notional, quantity, costs, before))
+
+
+def fill(
+    order: OrderPlaced,
+    quantity: Decimal,
+    reference: Decimal,
+    at: datetime,
+    bar_opened_at: datetime,
+    costs: Costs,
+    market: Market,
+    before: Paid = NOTHING,
+) -> OrderFilled:
+    """An order's fill at a reference price: at the open of a bar, or inside one that has closed `at`."""
+    chance = chance_of(costs.seed, order.order_id, before.fills)
+    cost = cost_of(order.side, quantity, reference, order.terms, costs, market, chance, before)
+    return OrderFilled(
+        order_id=order.order_id,
+        symbol=order.symbol,
+        decided_at=order.at,
+        at=at,
+        side=order.side,
+        quantity=quantity,
+        price=cost.price,
+        reference_price=reference,
+        notional=cost.notional,
+        slippage=cost.slippage,
+        commission=cost.commission,
+        bar_opened_at=bar_opened_at,
+        rate=market.rate,
+    )

@@ -1,0 +1,219 @@
+"""An order before it exists, and what can be reckoned of it: its price, its cost, what would be held with it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import cached_property
+
+from engine.core.config import RunConfig
+from engine.core.events import AT_MARKET, OrderPlaced, OrderTerms
+from engine.core.market import Direction, Side, Symbol
+from engine.core.money import ZERO, add, is_exact, mul, neg, part_of, percent_of, size, sub
+from engine.core.step import Step
+from engine.trading.book import Book, closing_units
+from engine.trading.fills import Cost, Market, cost_of
+
+UNRECKONABLE = (KeyError, ValueError, ArithmeticError)
+"""What amounts raise that are missing, no numbers, or too large."""
+
+
+class Proposal:
+    """An order as the gate sees it, before it exists.
+
+    reference: the price it is expected to meet, before slippage: the last close, or its own limit or stop. flaw: what
+    is wrong with the wish itself, empty when nothing is. replaces: the working order it amends.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        config: RunConfig,
+        step: Step,
+        symbol: Symbol,
+        side: Side,
+        quantity: Decimal,
+        terms: OrderTerms = AT_MARKET,
+        flaw: str = "",
+        replaces: OrderPlaced | None = None,
+    ) -> None:
+        self.book, self.config, self.step = book, config, step
+        self.symbol, self.side = symbol, side
+        self.terms, self.replaces = terms, replaces
+        countable = is_exact(quantity)
+        self.quantity = quantity if countable else ZERO
+        self.flaw = flaw if countable else f"quantity {quantity} is no amount"
+
+    def of(self, quantity: Decimal) -> Proposal:
+        """The same order over another quantity."""
+        return Proposal(
+            self.book, self.config, self.step, self.symbol, self.side, quantity, self.terms, self.flaw, self.replaces
+        )
+
+    @cached_property
+    def last(self) -> Decimal | None:
+        """The symbol's last close; None for one that is unknown or no price."""
+        last = self.step.marks.get(self.symbol)
+        return last if last is not None and is_exact(last) and last > 0 else None
+
+    @cached_property
+    def reference(self) -> Decimal | None:
+        return reference_of(self.side, self.terms, self.last)
+
+    @cached_property
+    def rate(self) -> Decimal | None:
+        """The account's currency per unit of the quote's; None while no bar has told it, or it is no price."""
+        try:
+            rate = self.book.rate(self.symbol, self.step.marks)
+        except KeyError:
+            return None
+        return rate if is_exact(rate) and rate > 0 else None
+
+    @cached_property
+    def equity(self) -> Decimal | None:
+        """What the account is worth at the last closes; None while one of them is unknown or no price."""
+        try:
+            return self.book.equity(self.step.marks)
+        except UNRECKONABLE:
+            return None
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """What it would cost at its reference price; None where that is unknown, or too large an amount."""
+        if self.reference is None or self.rate is None:
+            return None
+        latest = self.step.latest.get(self.symbol)
+        market = Market(self.book.instruments[self.symbol], ZERO if latest is None else latest.volume, self.rate)
+        costs = self.config.costs_of(self.symbol)
+        try:
+            return cost_of(self.side, self.quantity, self.reference, self.terms, costs, market)
+        except UNRECKONABLE:
+            return None
+
+    @property
+    def held(self) -> Decimal:
+        return self.book.held(self.symbol)
+
+    @cached_property
+    def closing(self) -> Decimal:
+        """The part of the quantity that reduces what is held."""
+        return closing_units(self.held, self.side, self.quantity)
+
+    @property
+    def reduces_only(self) -> bool:
+        return self.quantity > 0 and self.closing == self.quantity
+
+    @cached_property
+    def entries(self) -> list[OrderPlaced]:
+        """Working entries of all symbols, but for the one this order would replace."""
+        working = self.book.working.values()
+        return [order for order in working if not order.is_exit and order is not self.replaces]
+
+    @cached_property
+    def resulting(self) -> Decimal:
+        """What would be held, signed, once this order and the symbol's working entries of its side are filled."""
+        more = self.quantity
+        for order in self.entries:
+            if order.symbol == self.symbol and order.side is self.side:
+                more = add(more, sub(order.quantity, order.closing))
+        return add(self.held, more if self.side is Side.BUY else neg(more))
+
+    @cached_property
+    def exposures(self) -> list[tuple[Decimal, Decimal]] | None:
+        """The value of each symbol's position after this order, signed and in the account's currency, as (most, least):
+        with all working entries that buy filled and none that sell, and the other way round.
+
+        What is held counts at its mark, what an entry opens at the price of its fill. None while a price is unknown.
+        """
+        marks = self.step.marks
+        try:
+            most = {symbol: self.book.value(symbol, marks) for symbol in self.book.positions}
+            most[self.symbol] = add(most.get(self.symbol, ZERO), self._change())
+            least = dict(most)
+            for order in self.entries:
+                change = self._of_order(order)._change()
+                reached = most if order.side is Side.BUY else least
+                for values in (most, least):
+                    values.setdefault(order.symbol, ZERO)
+                reached[order.symbol] = add(reached[order.symbol], change)
+        except UNRECKONABLE:
+            return None
+        return [(most[symbol], least[symbol]) for symbol in most]
+
+    def _of_order(self, order: OrderPlaced) -> Proposal:
+        """A working order as it would be proposed now."""
+        return Proposal(self.book, self.config, self.step, order.symbol, order.side, order.quantity, order.terms)
+
+    def _change(self) -> Decimal:
+        """By how much the fill changes the value of the symbol's position: what it closes at the mark, what it opens
+        at the price expected to be paid. Raises one of `UNRECKONABLE` while a price is unknown."""
+        marks = self.step.marks
+        # A price of the order's own does not stand for the market's: nothing is opened while that is unknown.
+        closed = mul(self.closing, self.book.worth(self.symbol, marks[self.symbol], marks))
+        opening = sub(self.quantity, self.closing)
+        opened = mul(opening, self.book.worth(self.symbol, self.expected_price, marks)) if opening else ZERO
+        return _signed(self.side, add(closed, opened))
+
+    @property
+    def expected_price(self) -> Decimal:
+        """The price of the fill that the gate counts with, in quote currency. Raises `KeyError` while it is unknown.
+
+        A short is worth what buying it back costs, not the less that slippage leaves of its price.
+        """
+        if self.cost is None:
+            raise KeyError(self.symbol)
+        return max(self.cost.price, self.reference or ZERO)
+
+
+def _signed(side: Side, quantity: Decimal) -> Decimal:
+    return quantity if side is Side.BUY else neg(quantity)
+
+
+def reference_of(side: Side, terms: OrderTerms, last: Decimal | None) -> Decimal | None:
+    """The price an order is reckoned with: the last close, or the stop or limit it names.
+
+    Where its own price lies beyond the last close, so that the next open fills it at once, it is not the own one that
+    counts: a stop to buy below the market pays the market's price, a limit to sell below it is worth the market's.
+    """
+    own = terms.limit_price if terms.stop_price is None else terms.stop_price
+    if own is None:
+        return last
+    beyond = terms.stop_price is not None if side is Side.BUY else terms.stop_price is None
+    return max(own, last) if beyond and last is not None else own
+
+
+def worst_price(proposal: Proposal) -> Decimal | None:
+    """The price beyond which the broker may open nothing: as far from the last close as the price collar allows.
+
+    None without a collar. Never below 0, so that an order of any collar is filled at any falling price that is one.
+    """
+    pct = proposal.config.limits.collar_pct
+    if pct is None or proposal.last is None:
+        return None
+    away = percent_of(proposal.last, pct)
+    return add(proposal.last, away) if proposal.side is Side.BUY else max(ZERO, sub(proposal.last, away))
+
+
+def entry_cash(proposal: Proposal) -> Decimal:
+    """Free cash an order uses up: its notional (of a short, its collateral) and commission, less what closing the
+    opposite position sets free. At least 0; see `Book.free_cash`. Raises `AssertionError` while the cost is unknown.
+    """
+    cost = proposal.cost
+    assert cost is not None, proposal.symbol
+    closing_notional = ZERO
+    released = ZERO
+    if proposal.closing > 0:
+        closing_notional = part_of(cost.notional, proposal.closing, proposal.quantity)
+        released = _released(proposal, closing_notional)
+    opening = sub(cost.notional, closing_notional)
+    if proposal.side is Side.SELL:
+        opening = percent_of(opening, proposal.book.margin_pct)
+    return max(ZERO, sub(add(opening, cost.commission), released))
+
+
+def _released(proposal: Proposal, closing_notional: Decimal) -> Decimal:
+    """Free cash that closing sets free: the proceeds of a long, a short's proceeds and collateral less its price."""
+    position = proposal.book.positions[proposal.symbol]
+    if position.direction is Direction.LONG:
+        return closing_notional
+    tied_up = size(position.cost)
+    return sub(add(tied_up, percent_of(tied_up, proposal.book.margin_pct)), closing_notional)

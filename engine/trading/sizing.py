@@ -1,0 +1,34 @@
+"""How much a wish is worth: the quantity of the position it asks for."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from engine.core.config import RunConfig
+from engine.core.market import Instrument
+from engine.core.money import ZERO, affordable, floor_to_step, mul, percent_of
+
+
+def target_quantity(
+    equity: Decimal, price: Decimal, confidence: Decimal, instrument: Instrument, config: RunConfig, rate: Decimal
+) -> Decimal:
+    """Units to hold, at least 0, a multiple of the instrument's step.
+
+    `confidence` mode: equity x base fraction x confidence, at most the position cap, at the price expected to be paid;
+    `rate` converts that price into the account's currency. 0 where a unit is worth too little to be counted.
+    """
+    sizing = config.sizing_of(instrument.symbol)
+    if sizing.mode == "fixed_quantity":
+        return floor_to_step(sizing.quantity or ZERO, instrument.quantity_step)
+    worth = mul(percent_of(equity, sizing.base_pct), confidence)
+    cap = position_cap(equity, instrument.symbol, config)
+    if cap is not None:
+        worth = min(worth, cap)
+    a_unit = mul(mul(price, instrument.multiplier), rate)
+    return affordable(max(ZERO, worth), a_unit, instrument.quantity_step) if a_unit > 0 else ZERO
+
+
+def position_cap(equity: Decimal, symbol: str, config: RunConfig) -> Decimal | None:
+    """The most a symbol's position may be worth, in money; None without a cap."""
+    pct = config.position_pct_of(symbol)
+    return None if pct is None else percent_of(equity, pct)

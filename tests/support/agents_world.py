@@ -1,0 +1,123 @@
+"""A small world for agents: bars, a model server on the loopback, and analyses made through the whole client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from analysis.analyst import Opinions, opinions, windows
+from analysis.charting.chart_store import Artefacts
+from analysis.graph.batch import Progress, Resources
+from analysis.graph.run_analysis import Job
+from analysis.graph.variant import Agents, Named
+from analysis.llm.call_log import Calls, MemoryCalls
+from analysis.llm.presets import ModelPreset
+from analysis.variants import Chain
+from engine import clock
+from engine.core.events import AnalysisFailed, AnalysisMade, GraphWork
+from engine.core.market import Bar, Timeframe
+from engine.core.money import exact
+from engine.data.memory import MemoryCatalogue
+from engine.store import Recorded, Store
+from engine.store.memory import MemoryStore
+from tests.support.model_server import ModelServer
+from tests.support.workloads import walk
+
+SYMBOL = "AAA"
+FRAME = Timeframe.H1
+BARS = walk(SYMBOL, 3, 300, 100.0, 0.01)
+
+
+def preset(server: ModelServer, **fields: Any) -> ModelPreset:
+    """A preset that asks this server: sighted, two dollars a million tokens, and patient with a busy machine."""
+    said: dict[str, Any] = {
+        "base_url": server.url,
+        "model": "stub",
+        "vision": True,
+        "price_input": exact(1),
+        "price_output": exact(2),
+        "retries": 1,
+        "timeout_s": 600,
+        "patience_s": 1_200,
+        "checkpoints": "none",
+    }
+    return ModelPreset(**{**said, **fields})
+
+
+def _nothing(done: int) -> None:
+    del done
+
+
+class World:
+    """One symbol's bars, a log in memory, and what was recorded of all calls."""
+
+    def __init__(
+        self,
+        server: ModelServer,
+        bars: Sequence[Bar] = BARS,
+        *,
+        store: Store | None = None,
+        calls: Calls | None = None,
+        pictures: Artefacts | None = None,
+        checkpoints: str | None = None,
+    ) -> None:
+        self.server, self.bars = server, list(bars)
+        self.store = store or MemoryStore()
+        self.calls = calls or MemoryCalls()
+        self.resources = Resources(self.store, "tester", self.calls, clock.now, pictures, checkpoints)
+        self.catalogue = MemoryCatalogue()
+        self.catalogue.add(SYMBOL, FRAME, self.bars, source="test", learned_at=self.bars[-1].closed_at)
+        self.progress: list[Progress] = []
+
+    def agents(self, *presets: ModelPreset, name: str = "stub", budget: str | None = None) -> Agents:
+        """The agents of a preset, and of those to fall back on."""
+        named = [Named(name if n == 0 else f"{name}-{n}", each) for n, each in enumerate(presets)]
+        limit = None if budget is None else exact(budget)
+        return Agents(named, self.resources, budget=limit, progress=self.progress.append)
+
+    def analyse(
+        self, agents: Agents | Chain, last: int = 1, *, retry: bool = False, heard: Callable[[int], None] = _nothing
+    ) -> Opinions:
+        """The opinions on the last bars."""
+        start = self.bars[-last].opened_at
+        return opinions(
+            self.store,
+            self.catalogue,
+            [SYMBOL],
+            FRAME,
+            start,
+            None,
+            actor="tester",
+            variant=agents,
+            retry=retry,
+            progress=heard,
+        )
+
+    def job(self, row: int = -1) -> Job:
+        """The window that ends at a bar."""
+        seen = list(windows(self.bars, FRAME, Agents.window_bars))
+        window = seen[row]
+        return Job(SYMBOL, FRAME, window, self.bars[window.row + 1 - window.bars : window.row + 1])
+
+    def rows(self) -> list[Recorded]:
+        return self.store.read_all(limit=100_000)
+
+    def facts(self) -> list[AnalysisMade | AnalysisFailed]:
+        return [row.event for row in self.rows() if isinstance(row.event, AnalysisMade | AnalysisFailed)]
+
+    def made(self) -> AnalysisMade:
+        """The only opinion there is."""
+        (fact,) = self.facts()
+        assert isinstance(fact, AnalysisMade), fact.reason
+        return fact
+
+    def failed(self) -> AnalysisFailed:
+        """The only failure there is."""
+        (fact,) = self.facts()
+        assert isinstance(fact, AnalysisFailed), fact.decision
+        return fact
+
+
+def work_of(fact: AnalysisMade | AnalysisFailed) -> GraphWork:
+    assert fact.work is not None
+    return fact.work

@@ -1,0 +1,344 @@
+"""Ten thousand wishes that no sane analyst would have, through real sessions under tight limits of every kind.
+
+Nothing raises, and after every order and every fill the account is inside its limits: by arithmetic of its own here,
+with fractions, which asks nothing of `engine.trading.risk` but the names of its rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from random import Random
+
+import msgspec
+
+from engine.core.config import Costs, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing, digest_of
+from engine.core.events import (
+    BookEvent,
+    OrderFilled,
+    OrderPlaced,
+    OrderTerms,
+    RiskDecided,
+    TradingHalted,
+    TradingResumed,
+    Verdict,
+)
+from engine.core.intents import Wish
+from engine.core.market import Bar, Direction, Instrument, OrderType, Side, Timeframe, TimeInForce
+from engine.core.money import exact
+from engine.data.timeline import moments
+from engine.runtime.session import Journal, Session
+from engine.store import Cause
+from engine.store.memory import MemoryStore
+from engine.trading.book import DRAWDOWN, Book, evolve
+from engine.trading.circuit_breakers import Command
+from engine.trading.risk import RULES
+from tests.support.strategies import FIRST, HOUR
+
+BAR = Timeframe.M15.duration
+WISHES = 10_000
+STEPS = 200
+DUST = Fraction(1, 10**6)
+TRADED = (
+    Instrument("AAA", "USD", 2, exact("1"), exact("50"), "CME", exact("0.25")),
+    Instrument("BBB", "USD", 5, exact("0.01"), exact("1"), "24/7"),
+    Instrument("CCC", "EUR", 5, exact("0.00000001"), exact("0.1"), "FX", exact("0.00001")),
+)
+RATE = Instrument("EUR-USD", "USD", 5)
+PRICES = {"AAA": 40, "BBB": 30_000, "CCC": 7, "EUR-USD": 1.1}
+
+
+# --- Accounts, markets and wishes, drawn from a seed --------------------------------------------------------------
+
+
+def config_of(random: Random) -> RunConfig:
+    """Every limit, most of them so tight that it is met; where exposure is loose, cash is what runs out."""
+    cash, position, gross, net = random.choice(["100000 30 50 35", "20000 300 900 900"]).split()
+    return RunConfig(
+        cash=exact(cash),
+        currency="USD",
+        timeframe=Timeframe.M15,
+        instruments=TRADED,
+        costs=Costs(exact("3.3"), exact("1.7"), commission_min=exact("1"), volume_cap_pct=exact("50")),
+        sizing=Sizing("confidence", exact(random.choice(["5", "60", "1000"]))),
+        limits=RiskLimits(
+            position_pct=exact(position),
+            daily_loss_pct=exact("1"),
+            reversal=random.random() < 0.7,
+            shorts=random.random() < 0.7,
+            reduce=random.random() < 0.7,
+            position_quantity_max=exact("2000"),
+            order_value_max=exact("25000"),
+            order_quantity_max=exact("1500"),
+            gross_exposure_pct=exact(gross),
+            net_exposure_pct=exact(net),
+            drawdown_pct=exact("2.5"),
+            losses_max=4,
+            cool_down_bars=3,
+            orders_per_step=2,
+            orders_per_hour=3,
+            collar_pct=exact("4"),
+            stale_bars=2,
+            symbols=("AAA", "BBB", "CCC") if random.random() < 0.8 else ("AAA", "CCC"),
+            trading_from=60,
+            trading_to=23 * 60,
+        ),
+        exits=Exits(holding_bars=6, from_decision=True, stop_pct=exact("2"), risk_reward=exact("1.5")),
+        periods_per_year=252,
+        pyramid=random.random() < 0.7,
+        shorting=Shorting(margin_pct=exact("50")),
+        overrides=(Override("CCC", position_pct=exact("12")),),
+        rates=(RATE,),
+    )
+
+
+def bars_of(random: Random, instrument: Instrument) -> list[Bar]:
+    """Bars of a quarter of an hour, with leaps and holes, on the tick."""
+    tick = instrument.tick or exact("0.00001")
+    price, at = PRICES[instrument.symbol] / float(tick), FIRST
+    bars: list[Bar] = []
+    for _ in range(STEPS):
+        if instrument is not RATE and random.random() < 0.02:
+            at += BAR * random.randrange(1, 6)
+        path = [price := max(1.0, price * random.gauss(1, 0.006)) for _ in range(4)]
+        prices = [exact(Decimal(round(each)) * tick) for each in (path[0], max(path), min(path), path[3])]
+        volume = exact(random.choice(["0", "9", "500", "900000"]))
+        bars.append(Bar(instrument.symbol, at, at + BAR, *prices, volume=volume))
+        at += BAR
+    return bars
+
+
+HOSTILE = [
+    "NaN",
+    "sNaN",
+    "Infinity",
+    "-Infinity",
+    "-1",
+    "0",
+    "-0",
+    "1E-13",
+    "1E+30",
+    "9" * 30,
+    "1.10",
+    "0.000000000001",
+]
+
+
+def commands_of(random: Random, at: datetime) -> list[Command]:
+    """A person halts now and then, and soon resumes whatever was halted."""
+    if random.random() < 0.01:
+        return [TradingHalted(at, random.choice(["entries", "everything"]), "let me look", "operator")]
+    return [TradingResumed(at, "go on", "operator")] if random.random() < 0.05 else []
+
+
+class Hostile:
+    """An analyst that answers every bar: mostly sane enough to come through, else with one thing that is absurd."""
+
+    def __init__(self, random: Random) -> None:
+        self._random, self.asked = random, 0
+
+    def wish(self, bar: Bar) -> Wish | None:
+        self.asked += 1
+        random, last = self._random, bar.close
+        wish = Wish(
+            bar.symbol,
+            random.choice([Direction.LONG, Direction.SHORT, *Direction]),
+            exact(random.choice(["1", "1", "0.5", "0.0001", "0.123456789012"])),
+            f"hostile-{self.asked}",
+            horizon_bars=random.choice([None, 1, 5, 10**9]),
+            entry=random.choice([None, None, self._entry(last, bar.closed_at)]),
+        )
+        return msgspec.structs.replace(wish, **self._absurd(last)) if random.random() < 0.4 else wish
+
+    def _absurd(self, last: Decimal) -> dict[str, object]:
+        random = self._random
+        name = random.choice(["confidence", "stop", "target", "risk_reward", "horizon_bars"])
+        if name == "horizon_bars":
+            return {name: random.choice([0, -1, -(10**9)])}
+        return {name: random.choice([*map(Decimal, HOSTILE), last, near(random, last, "0.2")])}
+
+    def _entry(self, last: Decimal, at: datetime) -> OrderTerms | None:
+        random = self._random
+        prices: dict[str, Decimal] = {}
+        for name in ("limit_price", "stop_price", "trail"):
+            if random.random() < (0.6 if name != "trail" else 0.05):
+                absurd = [exact("-5"), exact("0"), exact("0.000000000001"), exact("9" * 30)]
+                prices[name] = random.choice([near(random, last, "0.02")] * 8 + absurd)
+        expires_at = random.choice([None, None, at + random.randrange(-5, 9) * BAR])
+        return OrderTerms(
+            random.choice(list(OrderType)),
+            time_in_force=random.choice(list(TimeInForce)),
+            expires_at=expires_at,
+            **prices,
+        )
+
+
+def near(random: Random, price: Decimal, reach: str) -> Decimal:
+    """A price with all its decimals, at most so far off."""
+    return exact(price * (1 + Decimal(reach) * Decimal(random.randrange(-(10**9), 10**9)) / 10**9))
+
+
+# --- Limits, by other arithmetic ----------------------------------------------------------------------------------
+
+
+class Witness:
+    """The account as its events tell it, and the last closes: what an auditor would look at."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.book = config, Book()
+        self.closes: dict[str, Fraction] = {}
+        self.closed_at: dict[str, datetime] = {}
+        self.peak = Fraction(config.cash)
+        self.placed: list[datetime] = []
+        self.orders = self.fills = 0
+
+    def worth(self, symbol: str, units: Fraction, price: Fraction) -> Fraction:
+        instrument = next(each for each in TRADED if each.symbol == symbol)
+        rate = self.closes["EUR-USD"] if instrument.quote == "EUR" else 1
+        return units * price * Fraction(instrument.multiplier) * rate
+
+    def equity(self) -> Fraction:
+        held = self.book.positions.values()
+        marked = (self.worth(each.symbol, Fraction(each.quantity), self.closes[each.symbol]) for each in held)
+        return Fraction(self.book.cash) + sum(marked)
+
+    def take(self, event: BookEvent) -> None:
+        before, self.book = self.book, evolve(self.book, event)
+        if isinstance(event, OrderPlaced) and event.role == "entry":
+            self.orders += 1
+            self.judge(event, before)
+            self.placed.append(event.at)
+        if isinstance(event, OrderFilled):
+            self.fills += 1
+            self.look(event, before)
+
+    def look(self, filled: OrderFilled, before: Book) -> None:
+        """What holds after every fill: whole lots, units inside their limit, nothing short that may not be."""
+        limits, instrument = self.config.limits, self.config.instrument(filled.symbol)
+        held, was = Fraction(self.book.held(filled.symbol)), Fraction(before.held(filled.symbol))
+        assert held % Fraction(instrument.quantity_step) == 0
+        assert abs(held) <= max(Fraction(limits.position_quantity_max or 0), abs(was))
+        assert held >= 0 or limits.shorts
+        assert filled.quantity > 0
+        opens = abs(held) > abs(was) or held * was < 0
+        assert not opens or self.book.free_cash >= 0
+        assert not opens or before.working[filled.order_id].role == "entry"
+
+    def judge(self, order: OrderPlaced, before: Book) -> None:
+        """What holds when an entry is placed: every limit, whichever of the working entries are filled."""
+        limits, at, side = self.config.limits, order.at, order.side
+        equity, last = self.equity(), self.closes[order.symbol]
+        pct = equity / 100
+        terms = order.terms
+        reference = Fraction(terms.stop_price or terms.limit_price or Decimal(0)) or last
+        slip = Fraction(0) if terms.order_type is OrderType.LIMIT else reference * Fraction("0.00033") * side.sign
+        price = reference + slip
+        if terms.limit_price is not None:
+            price = (
+                min(price, Fraction(terms.limit_price)) if side is Side.BUY else max(price, Fraction(terms.limit_price))
+            )
+        quantity, held = Fraction(order.quantity), Fraction(before.held(order.symbol))
+        assert quantity > 0
+        assert not before.halts
+        assert self.book.free_cash >= 0
+        assert self.worth(order.symbol, quantity, price) <= Fraction(limits.order_value_max or 0) + DUST
+        assert quantity <= Fraction(limits.order_quantity_max or 0)
+        same = [o for o in self.book.orders_of(order.symbol) if o.role == "entry" and o.side is side]
+        resulting = abs(
+            held + side.sign * sum(Fraction(o.quantity) - (Fraction(o.closing) if o is not order else 0) for o in same)
+        )
+        assert resulting <= Fraction(limits.position_quantity_max or 0)
+        cap = 12 if order.symbol == "CCC" else Fraction(limits.position_pct or 0)
+        assert self.worth(order.symbol, resulting, price) <= cap * pct + DUST
+        gross, net = Fraction(limits.gross_exposure_pct or 0) * pct, Fraction(limits.net_exposure_pct or 0) * pct
+        exposures = list(self.exposures(order))
+        assert sum(max(map(abs, each)) for each in exposures) <= gross + DUST
+        assert abs(sum(most for most, _ in exposures)) <= net + DUST
+        assert abs(sum(least for _, least in exposures)) <= net + DUST
+        start = Fraction(before.day_equity)
+        assert start - equity < start / 100 + DUST
+        assert self.peak - equity < max(self.peak, equity) / 40 + DUST
+        assert self.placed.count(at) < 2
+        assert sum(each > at - HOUR for each in self.placed) < 3
+        for each in (price, terms.limit_price, terms.stop_price):
+            assert each is None or abs(Fraction(each) - last) <= last / 25 + DUST
+        assert at - self.closed_at[order.symbol] <= 2 * BAR
+        assert order.symbol in (limits.symbols or ())
+        assert 60 <= at.hour * 60 + at.minute < 23 * 60
+        assert limits.shorts or held + side.sign * quantity >= 0
+        assert limits.reversal or held * side.sign >= 0
+        assert before.losses < 4 or (before.lost_at is not None and at >= before.lost_at + 3 * BAR)
+        assert sum(o.terms == terms or o.at == at for o in same) == 1
+
+    def exposures(self, placed: OrderPlaced) -> Iterator[tuple[Fraction, Fraction]]:
+        """The value of each symbol at most and at least, the placed order being filled.
+
+        What an order closes counts at the close, what it opens at the price of its fill.
+        """
+        for symbol in (instrument.symbol for instrument in TRADED if instrument.symbol in self.closes):
+            close = self.closes[symbol]
+            most = least = self.worth(symbol, Fraction(self.book.held(symbol)), close)
+            for order in self.book.orders_of(symbol):
+                if order.role == "entry":
+                    closing = Fraction(order.closing)
+                    change = self.worth(symbol, closing, close)
+                    change += self.worth(symbol, Fraction(order.quantity) - closing, self.price_of(order, close))
+                    change *= order.side.sign
+                    most += change if change > 0 or order is placed else 0
+                    least += change if change < 0 or order is placed else 0
+            yield most, least
+
+    def price_of(self, order: OrderPlaced, close: Fraction) -> Fraction:
+        """The price of a fill as it can be foreseen, after slippage; of a sale no less than before it."""
+        terms, buys = order.terms, order.side is Side.BUY
+        own = terms.stop_price if terms.stop_price is not None else terms.limit_price
+        price = close if own is None else Fraction(own)
+        if own is not None and (terms.stop_price is not None) is buys:
+            price = max(price, close)
+        if terms.order_type is OrderType.LIMIT or not buys:
+            return price
+        price += price * Fraction("0.00033")
+        return price if terms.limit_price is None else min(price, Fraction(terms.limit_price))
+
+
+def test_ten_thousand_hostile_wishes_break_no_limit() -> None:
+    random = Random(20240105)
+    asked = orders = fills = 0
+    verdicts: set[Verdict] = set()
+    denied: set[str] = set()
+    while asked < WISHES:
+        config = config_of(random)
+        analyst, witness = Hostile(random), Witness(config)
+        is_down, last_equity = False, Fraction(config.cash)
+        session = Session(
+            config, digest_of(config), analyst, Journal(MemoryStore(), "book:hostile", Cause("hostility"))
+        )
+        for moment in moments([bars_of(random, instrument) for instrument in (*TRADED, RATE)]):
+            known = dict(witness.closes)
+            for bar in moment.closed:
+                known[bar.symbol] = Fraction(bar.close)
+                witness.closed_at[bar.symbol] = bar.closed_at
+            witness.closes = known
+            at_close: Fraction | None = None
+            for event in session.advance(moment, commands_of(random, moment.at)):
+                if at_close is None and isinstance(event, OrderFilled) and event.bar_opened_at == moment.at:
+                    at_close = witness.equity()
+                witness.take(event)
+                if isinstance(event, RiskDecided):
+                    verdicts.add(event.verdict)
+                    denied |= {check.rule for check in event.checks if not check.passed}
+                if isinstance(event, TradingHalted) and event.actor == DRAWDOWN:
+                    is_down = True
+                if isinstance(event, TradingResumed) and event.actor == "operator" and is_down:
+                    # Up to the close that the operator could have seen.
+                    witness.peak, is_down = last_equity, False
+            last_equity = witness.equity() if at_close is None else at_close
+            witness.peak = max(witness.peak, last_equity)
+        asked, orders, fills = asked + analyst.asked, orders + witness.orders, fills + witness.fills
+    # The test is worth something only where much comes through, and every rule has said no.
+    assert verdicts == set(Verdict)
+    assert orders > 300
+    assert fills > 300
+    assert denied == set(RULES) - {"stale_price"}

@@ -1,0 +1,12 @@
+"""What the program makes of the accounts that were worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.worked import WORKED, Worked
+
+
+@pytest.mark.parametrize("worked", WORKED, ids=lambda worked: worked.name)
+def test_an_account_ends_as_worked_out_by_hand(worked: Worked) -> None:
+    assert worked.told() == worked.outcome

@@ -1,0 +1,202 @@
+"""`quantagent model`: how models are reached and asked, without their keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ui.cli.output import AsJson, Wide, err, errors_in_words, out, print_json, print_rows
+from ui.cli.profile import Environment, scope_of, where_active
+
+if TYPE_CHECKING:
+    from analysis.llm.presets import ModelPreset
+    from engine.store import Store
+    from ui.services.models import Version
+
+app = typer.Typer(name="model", help="Models: how they are reached and asked, never their keys.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME")]
+Given = Annotated[str, typer.Argument(metavar="MODEL", help="A model's NAME, or NAME@VERSION.")]
+
+
+@app.command("list")
+def listing(wide: Wide = False, as_json: AsJson = False) -> None:
+    """Saved models, which are active, and whose key is set here."""
+    from analysis.llm.presets import facts_of
+    from ui.app import open_app
+    from ui.services import models
+
+    with errors_in_words(), open_app() as opened:
+        saved = models.versions(opened.store)
+        active = list(models.active(opened.store).values())
+        presets = {name: of_name[-1].preset for name, of_name in sorted(saved.items())}
+    if as_json:
+        print_json(
+            models={name: facts_of(preset) for name, preset in presets.items()},
+            versions={name: len(saved[name]) for name in presets},
+            active=[default._asdict() for default in active],
+            keys_set={name: _key_is_set(preset) for name, preset in presets.items()},
+        )
+    elif presets:
+        rows = [
+            {
+                "name": name,
+                "version": len(saved[name]),
+                "active": where_active(name, active, saved[name]),
+                **_main_figures(preset),
+            }
+            for name, preset in presets.items()
+        ]
+        print_rows("Models", rows, list(rows[0]), wide=wide)
+    else:
+        err.print("No model is saved: `quantagent model save NAME --set model=MODEL` saves one.")
+
+
+def _main_figures(preset: ModelPreset) -> dict[str, Any]:
+    """What tells models apart at a glance, and whether they can be asked from here."""
+    return {
+        "model": preset.model,
+        "base_url": preset.base_url,
+        "vision": "yes" if preset.vision else "no",
+        "budget_usd": preset.budget_usd,
+        "fallback": preset.fallback,
+        "key": f"{preset.key_env}, {'set' if _key_is_set(preset) else 'not set'}",
+    }
+
+
+def _key_is_set(preset: ModelPreset) -> bool:
+    from analysis.llm.presets import api_key
+
+    return api_key(preset) is not None
+
+
+@app.command("show")
+def show(
+    name: Given,
+    version: Annotated[int | None, typer.Option("--version", metavar="N", help="An earlier version.", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A model as the JSON document that `save` takes, and on stderr whether its key is set in the environment."""
+    from analysis.llm.presets import facts_of, text_of
+    from ui.app import open_app
+    from ui.services import models
+
+    with errors_in_words(), open_app() as opened:
+        found = models.find(opened.store, name if version is None else f"{name}@{version}")
+        preset = found.preset
+    if as_json:
+        print_json(
+            name=found.saved.name,
+            version=found.number,
+            digest=found.saved.digest,
+            key_set=_key_is_set(preset),
+            model=facts_of(preset),
+        )
+    else:
+        out.print_json(text_of(preset))
+        err.print(f"Its key, {preset.key_env}, is {'set' if _key_is_set(preset) else 'not set'} in the environment.")
+
+
+@app.command("save")
+def save(
+    name: Name,
+    file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="A document, .json or .toml.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field, like `seed=7`; several times.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Save the latest version of a model: a file's fields, else those it has, with the ones that --set names.
+
+    The key is no field: key_env names the environment variable that holds it.
+    """
+    from engine.core.errors import BadInput
+    from ui.app import open_app
+
+    with errors_in_words():
+        if file is None and not settings:
+            raise BadInput("there is nothing to save: give --file FILE, or fields like --set model=MODEL.")
+        with open_app() as opened:
+            version = _saved(opened.store, name, file, settings or [], opened.settings.actor)
+            others = _active_elsewhere(opened.store, version)
+    if as_json:
+        print_json(name=name, version=version.number, digest=version.saved.digest)
+    else:
+        err.print(f"Model {name} is saved as version {version.number}, digest {version.saved.digest[:12]}.")
+        if others:
+            err.print(f"Another version stays active ({', '.join(others)}): `model activate` changes that.")
+
+
+def _saved(store: Store, name: str, file: Path | None, settings: list[str], actor: str) -> Version:
+    from analysis.llm.presets import facts_of
+    from ui.services import models
+
+    fields: dict[str, Any] = {}
+    if file is not None:
+        fields = models.read_file(file)
+    elif before := models.versions(store).get(name):
+        fields = facts_of(before[-1].preset)
+    where = str(file) if file is not None and not settings else "as it is given"
+    preset = models.preset_of({**fields, **models.settings_of(settings)}, where)
+    return models.save(store, name, preset, actor)
+
+
+def _active_elsewhere(store: Store, version: Version) -> list[str]:
+    """Where another version of the same model is active."""
+    from ui.services import models
+
+    saved = version.saved
+    return [a.scope for a in models.active(store).values() if a.name == saved.name and a.digest != saved.digest]
+
+
+@app.command("activate")
+def activate(name: Given, environment: Environment = None, as_json: AsJson = False) -> None:
+    """Make a model the default: of an environment, or of all that have none of their own."""
+    from ui.app import open_app
+    from ui.services import models
+    from ui.services.versioned_documents import in_words
+
+    with errors_in_words():
+        scope = scope_of(environment)
+        with open_app() as opened:
+            fact = models.activate(opened.store, name, scope, opened.settings.actor)
+    if as_json:
+        print_json(name=fact.name, scope=fact.scope, digest=fact.digest)
+    else:
+        err.print(f"Model {name} is active {in_words(scope)}, digest {fact.digest[:12]}.")
+
+
+@app.command("deactivate")
+def deactivate(environment: Environment = None, as_json: AsJson = False) -> None:
+    """End the default of an environment, or the one of all."""
+    from ui.app import open_app
+    from ui.services import models
+    from ui.services.versioned_documents import in_words
+
+    with errors_in_words():
+        scope = scope_of(environment)
+        with open_app() as opened:
+            ended = models.deactivate(opened.store, scope, opened.settings.actor)
+    if as_json:
+        print_json(scope=scope, ended=ended)
+    else:
+        err.print(f"No model is active {in_words(scope)} any more: {ended} was.")
+
+
+@app.command("versions")
+def versions(name: Name, as_json: AsJson = False) -> None:
+    """Every saved version of a model, and every time it was made a default."""
+    from ui.app import open_app
+    from ui.services import models
+
+    with errors_in_words(), open_app() as opened, opened.queries() as queries:
+        known = models.find(opened.store, name).saved.name
+        saved, activations = queries.model_versions(known), queries.model_activations(known)
+    if as_json:
+        print_json(versions=saved, activations=activations)
+        return
+    print_rows("Versions (UTC)", saved, ["version", "saved_at", "actor", "digest"])
+    if activations:
+        print_rows("Activations (UTC)", activations, ["at", "scope", "active", "actor", "digest"])

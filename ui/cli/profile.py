@@ -1,0 +1,248 @@
+"""`quantagent profile`: what a run may cost, risk and hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from ui.cli.output import AsJson, Wide, err, errors_in_words, out, print_json, print_rows
+
+if TYPE_CHECKING:
+    from engine.store import Store
+    from ui.services import models
+    from ui.services.profile_fields import Document
+    from ui.services.profiles import Active, Scope, Version
+
+app = typer.Typer(name="profile", help="Profiles: cash, costs, sizes, limits and exits of a run.", no_args_is_help=True)
+
+OfProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", metavar="PROFILE", help="A combined or portfolio profile: its name, or a .json or .toml file."
+    ),
+]
+OfRisk = Annotated[
+    str | None,
+    typer.Option("--risk-profile", metavar="PROFILE", help="Whose risk half to take instead: a risk or combined one."),
+]
+Given = Annotated[str, typer.Argument(metavar="PROFILE", help="A profile's NAME, NAME@VERSION, or a file.")]
+Environment = Annotated[
+    str | None, typer.Option("--environment", metavar="E", help="Only for `backtest` or `paper`; without it, for all.")
+]
+
+
+@app.command("list")
+def listing(wide: Wide = False, as_json: AsJson = False) -> None:
+    """Built-in and saved profiles, and which are active."""
+    from ui.app import open_app
+    from ui.services import profile_files, profiles
+
+    with errors_in_words(), open_app() as opened:
+        known = profiles.listing(opened.store)
+        saved = profiles.versions(opened.store)
+        active = profiles.active(opened.store).values()
+    if as_json:
+        print_json(
+            profiles={name: profile_files.facts_of(document) for name, document in known.items()},
+            versions={name: len(saved.get(name, ())) for name in known},
+            active=[default._asdict() for default in active],
+        )
+        return
+    rows = [
+        {
+            "name": name,
+            "kind": document.kind,
+            "version": len(saved[name]) if name in saved else "built in",
+            "active": where_active(name, list(active), saved.get(name, [])),
+            **_main_figures(document),
+        }
+        for name, document in known.items()
+    ]
+    print_rows("Profiles", rows, list(rows[0]), wide=wide)
+
+
+def where_active(name: str, active: Sequence[Active | models.Active], saved: Sequence[Version | models.Version]) -> str:
+    """`backtest, global`; where an older version than the last one is active, with its number."""
+    places: dict[str, None] = {}
+    for default in active:
+        if default.name == name:
+            number = next((each.number for each in reversed(saved) if each.saved.digest == default.digest), len(saved))
+            places[default.scope if number == len(saved) else f"{default.scope} (version {number})"] = None
+    return ", ".join(places)
+
+
+def _main_figures(document: Document) -> dict[str, Any]:
+    """What tells profiles apart at a glance; None where a kind says nothing of it."""
+    from ui.services.profile_fields import Portfolio, Risk
+
+    portfolio = None if isinstance(document, Risk) else document
+    risk = None if isinstance(document, Portfolio) else document
+    return {
+        "cash": portfolio and portfolio.cash,
+        "base_pct": portfolio and portfolio.sizing.base_pct,
+        "position_pct": risk and risk.limits.position_pct,
+        "daily_loss_pct": risk and risk.limits.daily_loss_pct,
+        "slippage_bps": risk and risk.costs.slippage_bps,
+        "commission_bps": risk and risk.costs.commission_bps,
+        "holding_bars": risk and risk.exits.holding_bars,
+    }
+
+
+@app.command("show")
+def show(
+    name: Given,
+    version: Annotated[int | None, typer.Option("--version", metavar="N", help="An earlier version.", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A profile as the JSON document that `save` takes; with --json inside the usual envelope."""
+    from ui.app import open_app
+    from ui.services import profile_files, profiles
+
+    with errors_in_words(), open_app() as opened:
+        document = profiles.find(opened.store, name if version is None else f"{name}@{version}")
+    if as_json:
+        print_json(name=name, version=version, profile=profile_files.facts_of(document))
+    else:
+        out.print_json(profile_files.text_of(document))
+
+
+@app.command("save")
+def save(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    file: Annotated[Path, typer.Option("--file", metavar="FILE", help="The document to save, .json or .toml.")],
+    as_json: AsJson = False,
+) -> None:
+    """Save a document as the latest version of a profile."""
+    from ui.app import open_app
+    from ui.services import profile_files
+
+    with errors_in_words(), open_app() as opened:
+        document = profile_files.read_file(file)
+        _save(opened.store, name, document, opened.settings.actor, as_json)
+
+
+@app.command("copy")
+def copy(
+    source: Given,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The profile that gets a new version.")],
+    as_json: AsJson = False,
+) -> None:
+    """Save a profile, built in or not, as the latest version of another one."""
+    from ui.app import open_app
+    from ui.services import profiles
+
+    with errors_in_words(), open_app() as opened:
+        document = profiles.find(opened.store, source)
+        _save(opened.store, name, document, opened.settings.actor, as_json)
+
+
+def _save(store: Store, name: str, document: Document, actor: str, as_json: bool) -> None:
+    from ui.services import profiles
+
+    version = profiles.save(store, name, document, actor)
+    others = {d.scope for d in profiles.active(store).values() if d.name == name and d.digest != version.saved.digest}
+    if as_json:
+        print_json(name=name, kind=version.saved.kind, version=version.number, digest=version.saved.digest)
+    else:
+        err.print(f"Profile {name} is saved as version {version.number}, digest {version.saved.digest[:12]}.")
+        if others:
+            err.print(f"Another version stays active ({', '.join(sorted(others))}): `profile activate` changes that.")
+
+
+@app.command("activate")
+def activate(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A profile's NAME, or NAME@VERSION.")],
+    environment: Environment = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a profile the default: of an environment, or of all that have none of their own."""
+    from ui.app import open_app
+    from ui.services import profiles
+    from ui.services.versioned_documents import in_words
+
+    with errors_in_words():
+        scope = scope_of(environment)
+        with open_app() as opened:
+            fact = profiles.activate(opened.store, name, scope, opened.settings.actor)
+    if as_json:
+        print_json(name=fact.name, scope=fact.scope, kind=fact.kind, digest=fact.digest)
+    else:
+        err.print(f"Profile {name} is active {in_words(scope)}, digest {fact.digest[:12]}.")
+
+
+@app.command("deactivate")
+def deactivate(environment: Environment = None, as_json: AsJson = False) -> None:
+    """End the default of an environment, or the one of all."""
+    from ui.app import open_app
+    from ui.services import profiles
+    from ui.services.versioned_documents import in_words
+
+    with errors_in_words():
+        scope = scope_of(environment)
+        with open_app() as opened:
+            ended = profiles.deactivate(opened.store, scope, opened.settings.actor)
+    if as_json:
+        print_json(scope=scope, ended=ended)
+    else:
+        err.print(f"No profile is active {in_words(scope)} any more: {' and '.join(ended)} was.")
+
+
+def scope_of(environment: str | None) -> Scope:
+    from ui.settings import check_environment
+
+    if environment is None:
+        return "global"
+    check_environment(environment)
+    return "paper" if environment == "paper" else "backtest"
+
+
+@app.command("diff")
+def diff(
+    one: Given,
+    other: Annotated[str, typer.Argument(metavar="PROFILE")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two profiles, or two versions of one, field by field."""
+    from ui.app import open_app
+    from ui.services import profiles
+
+    with errors_in_words(), open_app() as opened:
+        found = profiles.difference(profiles.find(opened.store, one), profiles.find(opened.store, other))
+    if as_json:
+        print_json(differences=[change._asdict() for change in found])
+    elif found:
+        rows = [{"field": field, one: _plainly(a), other: _plainly(b)} for field, a, b in found]
+        print_rows("Differences", rows, ["field", one, other])
+    else:
+        err.print("They say the same.")
+
+
+def _plainly(value: object) -> str:
+    """A value as `show` prints it; nothing where there is no such field."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+@app.command("versions")
+def versions(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: AsJson = False) -> None:
+    """Every saved version of a profile, and every time it was made a default."""
+    from engine.core.errors import NotFound
+    from ui.app import open_app
+    from ui.services.profile_files import BUILT_IN
+
+    with errors_in_words(), open_app() as opened, opened.queries() as queries:
+        saved, activations = queries.profile_versions(name), queries.profile_activations(name)
+        if not saved and not activations and name not in BUILT_IN:
+            raise NotFound(f"there is no profile {name!r}: `quantagent profile list` names those that exist.")
+    if as_json:
+        print_json(versions=saved, activations=activations)
+        return
+    if saved:
+        print_rows("Versions (UTC)", saved, ["version", "kind", "saved_at", "actor", "digest"])
+    else:
+        err.print(f"Profile {name} is built in: it has no versions.")
+    if activations:
+        print_rows("Activations (UTC)", activations, ["at", "scope", "kind", "active", "actor", "digest"])

@@ -1,0 +1,156 @@
+"""`quantagent projections`: the read models."""
+
+from __future__ import annotations
+
+import signal
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import typer
+
+from ui.cli.output import AsJson, cell, err, errors_in_words, out, print_facts, print_json, print_rows, progress
+
+if TYPE_CHECKING:
+    from projections.schemas import Check
+    from projections.verify import Differing
+
+app = typer.Typer(
+    name="projections",
+    help="Read models: how far they are, whether they are what the log says, and making them anew.",
+    no_args_is_help=True,
+)
+
+
+@app.command("status")
+def status(as_json: AsJson = False) -> None:
+    """How far the read models are behind the log, what stopped them, which runs they lack; exit code 3 if any."""
+    from ui.app import open_app
+
+    with errors_in_words(), open_app() as opened:
+        found = opened.runner().status()
+    projections = [each._asdict() for each in found.projections]
+    aside = [each._asdict() for each in found.set_aside]
+    checked = found.verified._asdict() if found.verified else None
+    facts = {
+        **found._asdict(),
+        "verified": checked,
+        "position": found.position,
+        "lag": found.lag,
+        "projections": projections,
+        "set_aside": aside,
+    }
+    if as_json:
+        print_json(**facts)
+    else:
+        facts = {**facts, "set_aside": len(aside), "verified": _in_words(found.verified)}
+        del facts["projections"]
+        print_facts("Read models", facts)
+        out.print()
+        print_rows("Projections", projections, ["projection", "position", "lag", "updated_at", "stopped_at"])
+        for each in found.stopped:
+            err.print(f"{each.projection} stopped, the others go on: {each.reason}", markup=False)
+        for each in found.set_aside:
+            err.print(f"run {each.run_id} is set aside by {each.projection}: {each.reason}", markup=False)
+    if found.stopped or found.set_aside or (found.verified and found.verified.differing):
+        raise typer.Exit(3)
+
+
+def _in_words(check: Check | None) -> str | None:
+    """The latest result of `projections verify`."""
+    if check is None:
+        return None
+    result = f"{check.differing:,} rows differ" if check.differing else "the same"
+    return f"at event {check.position:,} on {cell(check.at)}: {result}"
+
+
+@app.command("follow")
+def follow() -> None:
+    """Keep the read models up with the log until Ctrl-C or SIGTERM."""
+    from engine.store.connections import reason_of
+    from projections.subscription import Heard
+    from projections.subscription import follow as run
+    from ui.app import open_app
+
+    class Told(Heard):
+        def projected(self, events: int) -> None:
+            if events:
+                err.print(f"{events:,} events projected.")
+
+        def interrupted(self, error: Exception, pause_s: float) -> None:
+            err.print(f"The database is not there; next attempt in {pause_s:.1f} s: {reason_of(error)}", markup=False)
+
+    stop = Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.set()
+
+    with errors_in_words(), open_app() as opened:
+        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGINT, end)
+        err.print("Following the log; Ctrl-C ends it.")
+        run(opened.runner(), stop, heard=Told())
+    err.print("Ended; the same command goes on from here.")
+
+
+@app.command("verify")
+def verify(as_json: AsJson = False) -> None:
+    """Compare the read models with the log row for row, changing neither; exit code 3 where they differ."""
+    from projections.verify import verify as run
+    from ui.app import open_app
+
+    with errors_in_words(), open_app() as opened, progress() as tell:
+        done = run(opened.store, opened.catalogue, opened.dsn, lambda done, total: tell("events", done, total))
+    if as_json:
+        print_json(
+            position=done.position,
+            same=done.same,
+            rows=done.rows,
+            differing=done.differing,
+            examples=[{**each._asdict(), "cells": [c._asdict() for c in each.cells]} for each in done.examples],
+            evidence=done.evidence,
+        )
+    else:
+        rows = [{"table": name, "rows": n, "differing": done.differing[name]} for name, n in done.rows.items()]
+        print_rows(f"Verified at event {done.position:,}", rows, ["table", "rows", "differing"])
+        for each in done.examples:
+            out.print(_described(each), markup=False, soft_wrap=True)
+    if not done.same:
+        err.print(
+            "What is shown is not what the log says. Both sides are kept, in the schemas "
+            f"{' and '.join(done.evidence)}: look at them before `quantagent projections rebuild` puts the right rows "
+            "in place.",
+            markup=False,
+        )
+        raise typer.Exit(3)
+
+
+def _described(row: Differing) -> str:
+    """One row that differs, in one line."""
+    key = ", ".join(f"{name} {value}" for name, value in row.key.items())
+    cells = "; ".join(f"{c.column} is {c.shown}, from the log {c.from_the_log}" for c in row.cells)
+    return f"{row.table}: {row.kind}, {key}" + (f": {cells}" if cells else "")
+
+
+@app.command("rebuild")
+def rebuild(as_json: AsJson = False) -> None:
+    """Make the read models anew beside the present ones, compare them row for row, and switch."""
+    from projections.rebuild import rebuild as run
+    from ui.app import open_app
+
+    with errors_in_words(), open_app() as opened, progress() as tell:
+        done = run(opened.store, opened.catalogue, opened.dsn, lambda done, total: tell("events", done, total))
+    if as_json:
+        print_json(events=done.events, rows=done.rows, differing=done.differing, same=done.same)
+    else:
+        rows = [{"table": name, "rows": n, "differing": done.differing[name]} for name, n in done.rows.items()]
+        print_rows("Rebuilt", rows, ["table", "rows", "differing"])
+        err.print(
+            "Row for row the same."
+            if done.same
+            else "The new tables differ from the old ones, and are in place. If no other version made those, run "
+            "`quantagent audit verify`."
+        )
+    if not done.same:
+        raise typer.Exit(3)

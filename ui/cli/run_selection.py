@@ -1,0 +1,46 @@
+"""Which run a command works on; one that takes `latest` says which run that was, after its result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ui.cli.output import tell_at_end
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.core.events import RunRequested
+    from ui.app import App
+
+ONE_RUN = "A run by the beginning of its id, or `latest`."
+
+OneRun = Annotated[str, typer.Argument(metavar="RUN", help=ONE_RUN)]
+
+
+def find_run(opened: App, prefix: str) -> RunRequested:
+    """The run whose id begins with `prefix`; `latest` is the newest that was requested."""
+    from ui import app
+
+    return _named(prefix, app.find_run(opened, prefix))
+
+
+def find_source(opened: App, prefix: str) -> RunRequested:
+    """The run to replay; `latest` is the newest backtest or paper run that has ended."""
+    from ui import app
+
+    return _named(prefix, app.find_source(opened, prefix))
+
+
+def find_runs(opened: App, prefixes: Sequence[str]) -> list[RunRequested]:
+    return [find_run(opened, prefix) for prefix in prefixes]
+
+
+def _named(prefix: str, run: RunRequested) -> RunRequested:
+    from ui.app import LATEST
+
+    if prefix == LATEST:
+        symbols = ",".join(run.config.symbols)
+        tell_at_end(f"latest is run {run.run_id[:8]}: {run.environment}, {run.profile}, {symbols}.")
+    return run

@@ -1,0 +1,1 @@
+"""Paper trading against the clock: the daemon, its feed and its slot timer."""

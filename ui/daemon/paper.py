@@ -1,0 +1,322 @@
+"""Paper trading: the session loop of a backtest, driven by the clock, one slot per closed bar.
+
+APScheduler tells when; the log tells what has been done. A daemon that starts again drives its session from the first
+bar through everything stored (compared, not written) and goes on where the log ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import psycopg
+
+from analysis.analyst import LiveAnalyst
+from engine import clock
+from engine.broker.blotter import PostgresBlotter
+from engine.clock import AcceleratedClock
+from engine.core.errors import QuantagentError
+from engine.core.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded, RunRequested
+from engine.core.market import Symbol, Timeframe, instant_text
+from engine.runtime import lease, runs, slots
+from engine.runtime.account_monitor import Oversight
+from engine.runtime.lease import Lease
+from engine.runtime.session import Journal, Session
+from engine.runtime.slots import Slot
+from engine.store import Cause
+from engine.store.connections import reason_of
+from engine.trading.book import fold
+from projections.subscription import Heard, following
+from ui.app import App, Question, Tell, set_up, silent
+from ui.daemon.paper_feed import DueSlot, bars_to_live, due_slots
+from ui.daemon.slot_timer import Ticker
+from ui.environment_lock import lock_digest
+from ui.services.analysts import analyst_of
+
+_LOG = logging.getLogger("quantagent.paper")
+
+HEARTBEAT = timedelta(seconds=1)
+PROJECT_EVERY = timedelta(seconds=1)
+ANCHOR_EVERY = timedelta(hours=1)
+
+
+class PaperPlan(NamedTuple):
+    """What a daemon trades; without profiles, under those in force for `paper`.
+
+    `speed`: market time per wall time of the recorded feed; 0 waits for nothing.
+    """
+
+    account: str = "paper"
+    symbols: Sequence[Symbol] = ()
+    timeframe: Timeframe = Timeframe.H1
+    profile: str | None = None
+    variant: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+    speed: float = 0.0
+    risk_profile: str | None = None
+
+
+class PaperDaemon:
+    """Drives one account over the recorded feed. `run` blocks until the feed ends or a stop is asked for."""
+
+    def __init__(self, app: App, plan: PaperPlan, tell: Tell = silent) -> None:
+        self._app, self._plan, self._tell = app, plan, tell
+        self._variant = analyst_of(app, plan.variant, Environment.PAPER)
+        question = Question(
+            symbols=plan.symbols,
+            timeframe=plan.timeframe,
+            start=plan.start,
+            end=plan.end,
+            profile=plan.profile,
+            variant=plan.variant,
+            risk_profile=plan.risk_profile,
+        )
+        ready = set_up(app, question, Environment.PAPER)
+        self._known_at = ready.known_at
+        self.profile_told = ready.chosen.told
+        asked = runs.request(
+            Environment.PAPER,
+            ready.config,
+            profile=ready.chosen.name,
+            # A paper run is named by its account and first bar: the bars to come are not known yet.
+            dataset_digest=f"{plan.account}@{instant_text(ready.start)}",
+            variant=self._variant.name,
+            start=ready.start,
+            end=ready.end,
+            known_at=ready.known_at,
+        )
+        self._requested = runs.recorded(app.store, asked)
+        self._instance = f"{socket.gethostname()}:{os.getpid()}:{instant_text(clock.now())}"
+        self._cause = Cause(f"daemon {self._instance}", self._requested.run_id)
+        self._clock = AcceleratedClock(ready.start, plan.speed)
+        self._stop = threading.Event()
+        self._done = threading.Event()
+        self._failure: BaseException | None = None
+        self._slots: list[DueSlot] = []
+        self._next = 0
+        self._anchored_at = clock.now()
+
+    @property
+    def run_id(self) -> str:
+        return self._requested.run_id
+
+    def request_stop(self) -> None:
+        """Asks for an end after the slot in hand. Safe in a signal handler and from any thread."""
+        self._stop.set()
+
+    def run(self) -> RunEnded | None:
+        """The run's end when the feed has ended; None when it was stopped before. Raises what went wrong."""
+        with (
+            lease.lease(self._app.dsn, self._plan.account, self.run_id, self._instance) as held,
+            closing(self._open()),
+        ):
+            held.beat(None)
+            with following(self._app.runner(), PROJECT_EVERY.total_seconds(), _Complaints()):
+                with Ticker(self._tick, self._next_wall_time, self._on_trouble):
+                    self._wait(held)
+                if self._failure is not None:
+                    raise self._failure
+                if self._next:
+                    held.beat(self._slots[self._next - 1].slot.due_at)
+                is_over = self._next == len(self._slots) or self._session.ended
+                ended = self._conclude() if is_over else None
+            self._app.runner().catch_up()
+            return ended
+
+    def _open(self) -> PostgresBlotter:
+        """Finds the run and its broker's record, and holds them against each other before anything is done."""
+        bars = bars_to_live(
+            self._app.catalogue,
+            self._app.store,
+            self._requested,
+            self._plan.account,
+            self._plan.end,
+            self._known_at,
+            self._cause,
+        )
+        first = min(series[0].opened_at for series in bars)
+        requested = runs.begin(self._app.store, self._requested, first, self._cause.actor, lock_digest())
+        self._requested = requested
+        self._journal = Journal(self._app.store, runs.book_stream(requested.run_id), self._cause)
+        self._analyst = LiveAnalyst(
+            self._app.store,
+            self._app.catalogue.as_known_at(requested.known_at),
+            requested.config.symbols,
+            requested.config.timeframe,
+            requested.start,
+            self._cause.actor,
+            self._variant,
+            _LOG.warning,
+            slots.completed(self._app.store, requested.run_id).get,
+        )
+        self._blotter = self._opened_blotter(requested)
+        self._session = Session(
+            requested.config,
+            requested.config_digest,
+            self._analyst,
+            self._journal,
+            self._blotter,
+            runs.schedule_of(self._app.store, requested),
+        )
+        self._slots = list(due_slots(self._plan.account, self._plan.timeframe, bars))
+        return self._blotter
+
+    def _opened_blotter(self, requested: RunRequested) -> PostgresBlotter:
+        stored: list[Any] = [row.event for row in self._app.store.read(runs.book_stream(requested.run_id))]
+        until = stored[-1].at if stored else None
+        blotter = PostgresBlotter(self._app.dsn, requested.run_id, until)
+        self._oversight = Oversight(self._app.store, self._plan.account, blotter, self._cause, _LOG.error)
+        if until is None:
+            blotter.open(requested.config.cash, requested.config.currency)
+        else:
+            self._oversight.reconcile(fold(stored), until)
+        return blotter
+
+    def _next_wall_time(self) -> datetime | None:
+        if self._stop.is_set() or self._next >= len(self._slots) or self._session.ended:
+            return None
+        return self._clock.wall_time(self._slots[self._next].slot.due_at)
+
+    def _tick(self) -> None:
+        """Does every slot that is due."""
+        while self._next < len(self._slots) and not self._stop.is_set() and not self._session.ended:
+            due = self._slots[self._next]
+            if due.slot.due_at > self._clock.now():
+                return
+            self._do(due)
+            self._next += 1
+            self._tell("slots", self._next, len(self._slots))
+        self._done.set()
+
+    def _do(self, due: DueSlot) -> None:
+        mine = slots.claim(self._app.store, due.slot, self.run_id, self._instance, self._cause)
+        events: list[BookEvent] = []
+        try:
+            before = self._slots[self._next - 1].slot.due_at if self._next else None
+            commands = self._oversight.commands(due.slot.due_at, self._session.book, before)
+            for moment in due.moments:
+                if mine:
+                    self._analyst.prepare(moment.closed)
+                events += self._session.advance(moment, commands)
+                commands = []
+            self._journal.flush()
+        except Exception as error:
+            if mine:
+                slots.fail(self._app.store, due.slot, _said(error), self._cause)
+            raise
+        if mine:
+            slots.complete(self._app.store, due.slot, _outcomes(due.slot, events), self._cause)
+
+    def _on_trouble(self, error: BaseException) -> None:
+        self._failure = error
+        self._done.set()
+
+    def _wait(self, held: Lease) -> None:
+        while not self._done.wait(HEARTBEAT.total_seconds()) and not self._stop.is_set():
+            at = self._slots[self._next - 1].slot.due_at if self._next else None
+            if held.beat(at):
+                self.request_stop()
+            self._anchor_sometimes()
+
+    def _anchor_sometimes(self) -> None:
+        if clock.now() - self._anchored_at < ANCHOR_EVERY:
+            return
+        self._anchored_at = clock.now()
+        try:
+            self._app.anchor()
+        except (OSError, QuantagentError, psycopg.Error) as error:
+            _LOG.warning("the log could not be anchored: %s", _said(error))
+
+    def _conclude(self) -> RunEnded:
+        return runs.conclude(
+            self._app.store,
+            self._requested,
+            self._session,
+            self._journal,
+            self._slots[-1].slot.due_at,
+            self._cause.actor,
+        )
+
+
+class _Complaints(Heard):
+    """What hinders the read models, for the log of the process: trading goes on meanwhile."""
+
+    def interrupted(self, error: Exception, pause_s: float) -> None:
+        _LOG.warning("read models wait %.1f s for the database: %s", pause_s, _said(error))
+
+    def ended(self, error: Exception) -> None:
+        _LOG.error("read models are not kept up any more: %s", _said(error))
+
+
+def _said(error: Exception) -> str:
+    """An error in words that hold nothing of the DSN."""
+    return reason_of(error) if isinstance(error, psycopg.Error) else str(error)
+
+
+def _outcomes(slot: Slot, events: Sequence[BookEvent]) -> list[tuple[Symbol, str]]:
+    """What came of each symbol of a slot, in a few words; and of one that only begins a bar at it, if anything did."""
+    said: dict[Symbol, list[str]] = {symbol: [] for symbol in slot.symbols}
+    for event in events:
+        match event:
+            case RiskDecided():
+                said.setdefault(event.symbol, []).append(event.verdict.value.lower())
+            case OrderPlaced():
+                said.setdefault(event.symbol, []).append(f"{event.side.value.lower()} ordered")
+            case OrderFilled():
+                said.setdefault(event.symbol, []).append(f"{event.side.value.lower()} filled")
+            case _:
+                pass
+    return [(symbol, ", ".join(words) or "no change") for symbol, words in said.items()]
+
+
+class TradingScheduler:
+    """The operator's handle in Python: start, analyse one asset now, stop."""
+
+    def __init__(self, app: App, plan: PaperPlan) -> None:
+        self._app, self._plan = app, plan
+        self._daemon: PaperDaemon | None = None
+        self._thread: threading.Thread | None = None
+        self.result: RunEnded | None = None
+        self._error: BaseException | None = None
+
+    def start(self) -> str:
+        """Begins in a thread of its own and returns the run's id. Starting twice is starting once."""
+        if self._daemon is None:
+            self._daemon = PaperDaemon(self._app, self._plan)
+            self._thread = threading.Thread(target=self._run, args=(self._daemon,), name="paper", daemon=True)
+            self._thread.start()
+        return self._daemon.run_id
+
+    def _run(self, daemon: PaperDaemon) -> None:
+        try:
+            self.result = daemon.run()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self, timeout_s: float | None = None) -> RunEnded | None:
+        """Waits for the feed's end; raises what went wrong in the thread."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        if self._error is not None:
+            raise self._error
+        return self.result
+
+    def analyze_asset(self, symbol: Symbol) -> dict[str, Any]:
+        """An analysis of the latest closed bar of a symbol, made or found: its decision, confidence and id."""
+        from ui.services.analyses import latest_opinion
+
+        plan = self._plan
+        return latest_opinion(self._app, symbol, plan.timeframe, plan.end, plan.variant, environment=Environment.PAPER)
+
+    def stop(self) -> None:
+        """Ends after the slot in hand; raises what went wrong before."""
+        if self._daemon is not None:
+            self._daemon.request_stop()
+        self.wait()

@@ -1,0 +1,76 @@
+"""The recorded feed of a paper run: its slots, and the bars it sees in them, whatever is learned of those meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from engine.core.events import BookEvent, RunRequested, SlotClaimed
+from engine.core.market import Bar, Timeframe
+from engine.data import Bars
+from engine.data.timeline import Moment, moments
+from engine.runtime import runs
+from engine.runtime.slots import Slot
+from engine.store import PAGE, Cause, Store
+
+
+class DueSlot(NamedTuple):
+    """A slot, and the market's instants that lead up to it."""
+
+    slot: Slot
+    moments: list[Moment]
+
+
+def due_slots(account: str, timeframe: Timeframe, bars_by_symbol: Sequence[Sequence[Bar]]) -> Iterator[DueSlot]:
+    """One slot for every instant at which bars close."""
+    waiting: list[Moment] = []
+    for moment in moments(bars_by_symbol):
+        waiting.append(moment)
+        if moment.closed:
+            symbols = tuple(bar.symbol for bar in moment.closed)
+            yield DueSlot(Slot(account, timeframe.value, moment.at, symbols), waiting)
+            waiting = []
+
+
+def bars_to_live(
+    catalogue: Bars,
+    store: Store,
+    run: RunRequested,
+    account: str,
+    end: datetime | None,
+    known_at: datetime,
+    cause: Cause,
+) -> list[list[Bar]]:
+    """The bars of a paper run that begins or is taken up again: those it saw and, from where it stopped, what is known
+    now. One that has ended sees no more than it did."""
+    ended = runs.result_of(store, run.run_id)
+    if ended is not None:
+        return runs.bars_seen(catalogue, store, run, run.config.fed, ended.ended.ended_at)
+    seen = runs.bars_seen(catalogue, store, run, run.config.fed, end)
+    if runs.sees_less(store, run, known_at):
+        known = catalogue.as_known_at(known_at)
+        until = max(known.bars(symbol, run.config.timeframe, run.start, end)[-1].closed_at for symbol in run.config.fed)
+        runs.resume(store, run, _stopped_at(store, run, account, seen), known_at, cause, until)
+        seen = runs.bars_seen(catalogue, store, run, run.config.fed, end)
+    return seen
+
+
+def _stopped_at(store: Store, run: RunRequested, account: str, seen: Sequence[Sequence[Bar]]) -> datetime:
+    """The last slot that a run has claimed; its start before the first. What it wrote down is never beyond that, unless
+    the account had done those slots in another run: then it is as far as its book goes."""
+    book = (row.event for row in store.read(runs.book_stream(run.run_id)))
+    until = max((event.at for event in book if isinstance(event, BookEvent)), default=run.start)
+    slots = [due.slot for due in due_slots(account, run.config.timeframe, seen) if due.slot.due_at > until]
+    for first in range(0, len(slots), PAGE):
+        page = slots[first : first + PAGE]
+        found = store.read_many([slot.stream for slot in page])
+        claimed = [slot.due_at for slot in page if any(_claims(row.event, run) for row in found.get(slot.stream, ()))]
+        if not claimed:
+            break
+        until = claimed[-1]
+    return until
+
+
+def _claims(event: object, run: RunRequested) -> bool:
+    return isinstance(event, SlotClaimed) and event.run_id == run.run_id

@@ -1,0 +1,57 @@
+"""APScheduler as a clock and nothing else: calls a function when the next slot is due on the wall."""
+
+# The library ships no types; its calls are confined to this module.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.date import DateTrigger
+
+from engine.core.errors import QuantagentError
+
+
+class Ticker:
+    """Calls `tick` when `next_wall_time` has come, then asks for the next one; `trouble` hears what went wrong.
+
+    One job at a time, for one instant: a tick that takes long delays the next and never meets it.
+    """
+
+    def __init__(
+        self,
+        tick: Callable[[], None],
+        next_wall_time: Callable[[], datetime | None],
+        trouble: Callable[[BaseException], None],
+    ) -> None:
+        self._tick, self._next_wall_time, self._trouble = tick, next_wall_time, trouble
+        # The library's defaults drop a job that is one second late. Here nothing is dropped for being late, and the
+        # schedule lives in memory only: the log holds what was done.
+        self._scheduler = BackgroundScheduler(
+            timezone="UTC", job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+        )
+        self._scheduler.add_listener(self._on_trouble, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+
+    def __enter__(self) -> Ticker:
+        self._schedule()
+        self._scheduler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scheduler.shutdown(wait=True)
+
+    def _schedule(self) -> None:
+        at = self._next_wall_time()
+        if at is not None:
+            self._scheduler.add_job(self._run, DateTrigger(at))
+
+    def _run(self) -> None:
+        self._tick()
+        self._schedule()
+
+    def _on_trouble(self, event: JobEvent) -> None:
+        error = getattr(event, "exception", None)
+        self._trouble(error or QuantagentError("the scheduler dropped a tick: start the daemon again."))

@@ -1,0 +1,229 @@
+"""A causal chain as the page tells it: from the analysis to the fill, step by step, with what was never reached.
+
+Pure: it words the links that `engine.audit.why` found in the log. Numbers become readable; the exact ones stay in the
+raw events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+from engine.audit.narration import asked_in_words, source_of
+from engine.audit.why import Link, checks_of, reasons_of
+from engine.core.events import (
+    AnalysisFailed,
+    AnalysisMade,
+    GraphWork,
+    OrderCanceled,
+    OrderFilled,
+    OrderPlaced,
+    OrderRejected,
+    RiskDecided,
+    SignalRaised,
+)
+from engine.store import Recorded
+from ui.formats import number, tidy, time_text
+
+OPINIONS = ("analysis", "imported signal")
+WISHES = ("Analysis", "Imported signal", "Signal")
+ENDS = ("fill", "rejection", "cancellation")
+
+
+class Check(NamedTuple):
+    """One rule of the gate, in words."""
+
+    rule: str
+    passed: bool
+    limit: str
+    observed: str
+
+
+class Report(NamedTuple):
+    """One analyst's findings, as names and values."""
+
+    name: str
+    findings: list[tuple[str, str]]
+
+
+class Step(NamedTuple):
+    """One fact of a chain. Without a position it was not reached (or, an imported opinion, is no event of its own)."""
+
+    name: str
+    says: str
+    at: datetime | None = None
+    position: int | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    reasons: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    reports: tuple[Report, ...] = ()
+    reached: bool = True
+
+
+def chains(links: Sequence[Link]) -> list[list[Step]]:
+    """One list of steps per signal: the chain of a trade's entry, then those of the orders that changed or ended it."""
+    return [[*map(_step, part), *_not_reached(part)] for part in _by_signal(links)]
+
+
+def in_parts(told: Sequence[list[Step]]) -> list[tuple[str, list[Step]]]:
+    """Named columns: of several chains each its own; of a single one what was wished, and what came of it."""
+    if len(told) > 1:
+        names = ["Entry", *(f"Change {n}" for n in range(1, len(told) - 1)), "Exit"]
+        return list(zip(names, told, strict=True))
+    steps = [step for chain in told for step in chain]
+    wished = 1 + max((n for n, step in enumerate(steps) if step.name in WISHES), default=-1)
+    return [("Wish", steps[:wished]), ("What came of it", steps[wished:])]
+
+
+def _by_signal(links: Sequence[Link]) -> Iterator[list[Link]]:
+    part: list[Link] = []
+    for link in links:
+        begins = link.kind in OPINIONS or (link.kind == "signal" and not (part and part[-1].kind in OPINIONS))
+        if begins and part:
+            yield part
+            part = []
+        part.append(link)
+    if part:
+        yield part
+
+
+def _not_reached(part: Sequence[Link]) -> Iterator[Step]:
+    kinds = {link.kind for link in part}
+    if "nothing" in kinds:
+        return
+    if "order" not in kinds:
+        yield Step("Order", "not reached: the gate let nothing through", reached=False)
+    if not kinds.intersection(ENDS):
+        waiting = "not yet: the order waits for the symbol's next bar" if "order" in kinds else "not reached"
+        yield Step("Fill", waiting, reached=False)
+
+
+def _step(link: Link) -> Step:
+    event = link.event.event if link.event is not None else None
+    says, facts = link.says, list[tuple[str, str]]()
+    match event:
+        case AnalysisMade():
+            says, facts = event.decision.value, _facts_of_analysis(event)
+        case AnalysisFailed():
+            says, facts = f"no opinion: {event.reason}", _facts_of_failure(event)
+        case SignalRaised():
+            says = event.direction.value
+            facts = [
+                ("confidence", number(event.confidence)),
+                ("close", number(event.reference_price)),
+                ("from", source_of(event).replace("_", " ")),
+            ]
+        case RiskDecided():
+            says = event.verdict.value
+            facts = [
+                ("side", event.side.value),
+                ("requested", number(event.requested)),
+                ("allowed", number(event.quantity)),
+            ]
+        case OrderPlaced():
+            says = f"{event.terms.order_type} {event.side} {number(event.quantity)}"
+            facts = _facts_of_order(event)
+        case OrderFilled():
+            says = f"{event.side} {number(event.quantity)} at {number(event.price)}"
+            facts = [
+                ("open" if event.at == event.bar_opened_at else "inside the bar", number(event.reference_price)),
+                ("notional", number(event.notional, 2)),
+                ("slippage", number(event.slippage, 2)),
+                ("commission", number(event.commission, 2)),
+            ]
+        case OrderRejected():
+            says = event.reason
+            facts = [("needed", number(event.required, 2)), ("free", number(event.available, 2))]
+        case OrderCanceled():
+            says = event.reason
+        case _:
+            pass
+    return Step(
+        link.kind.capitalize(),
+        says,
+        link.at,
+        link.position or None,
+        tuple(facts),
+        tuple(reasons_of(link)),
+        tuple(Check(rule.replace("_", " "), ok, tidy(limit), tidy(saw)) for rule, ok, limit, saw in checks_of([link])),
+        _reports(event) if isinstance(event, AnalysisMade) else (),
+    )
+
+
+def _facts_of_order(order: OrderPlaced) -> list[tuple[str, str]]:
+    terms = order.terms
+    facts = [("for", order.role.replace("_", " ")), ("reference price", number(order.reference_price))]
+    for name, price in (("stop", terms.stop_price), ("limit", terms.limit_price), ("trail", terms.trail)):
+        if price is not None:
+            facts.append((name, number(price)))
+    if order.reserved:
+        facts.append(("cash reserved", number(order.reserved, 2)))
+    if terms.expires_at is not None:
+        facts.append(("until", f"{terms.expires_at:%Y-%m-%d %H:%M}"))
+    return facts
+
+
+def _facts_of_analysis(made: AnalysisMade) -> list[tuple[str, str]]:
+    facts = [("confidence", number(made.confidence)), ("by", _by(made.variant, made.work))]
+    if made.horizon_bars is not None:
+        facts.append(("horizon", f"{made.horizon_bars} bars"))
+    if made.risk_reward is not None:
+        facts.append(("risk-reward", number(made.risk_reward)))
+    return [*facts, ("window", f"{made.window_bars} bars, {made.window_digest[:12]}")]
+
+
+def _facts_of_failure(failed: AnalysisFailed) -> list[tuple[str, str]]:
+    asked = [("asked", asked_in_words(failed.work))] if failed.work is not None and failed.work.calls else []
+    return [("by", _by(failed.variant, failed.work)), *asked]
+
+
+def _by(variant: str, work: GraphWork | None) -> str:
+    model = "" if work is None else f"{work.model_provider} {work.model_name}".strip()
+    return f"{variant}, {model}" if model else variant
+
+
+def _reports(made: AnalysisMade) -> tuple[Report, ...]:
+    """The analysts' reports without the decision, which the step itself tells."""
+    reports: dict[str, dict[str, Any]] = msgspec.json.decode(made.reports)
+    return tuple(
+        Report(name, [(finding.replace("_", " "), _finding(value)) for finding, value in findings.items()])
+        for name, findings in reports.items()
+        if name != "decision"
+    )
+
+
+def _finding(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(item).replace("_", " ") for item in cast("list[object]", value)) or "none"
+    return "-" if value is None else tidy(str(value).replace("_", " "))
+
+
+class RawEvent(NamedTuple):
+    """An event as it is stored: its place, who wrote it when, and its payload as indented JSON."""
+
+    title: str
+    stream: str
+    recorded: str
+    payload: str
+
+
+def raw_events(links: Sequence[Link]) -> list[RawEvent]:
+    """Every event of a chain once, in order of its position."""
+    events = {link.event.position: link.event for link in links if link.event is not None}
+    return [_raw(events[position]) for position in sorted(events)]
+
+
+def _raw(row: Recorded) -> RawEvent:
+    meta = row.meta
+    led = "".join(
+        f", {name} {value}" for name, value in (("run", meta.correlation), ("after", meta.causation)) if value
+    )
+    return RawEvent(
+        f"#{row.position} {row.name}",
+        row.stream,
+        f"version {row.version}, recorded {time_text(meta.recorded_at)} UTC by {meta.actor}{led}",
+        msgspec.json.format(row.payload, indent=2).decode(),
+    )

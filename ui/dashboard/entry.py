@@ -1,0 +1,121 @@
+"""The entry script of the dashboard; `quantagent dashboard` serves it. Reads only: no click here appends anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import psycopg
+import streamlit as st
+
+from engine.core.errors import NotFound, QuantagentError
+from engine.core.events import Environment
+from engine.store.connections import reason_of
+from ui.dashboard import read_access, run_page, views
+from ui.dashboard.views import Row, plain
+
+WITHOUT_TABLES = "The read models are not there yet: run `quantagent projections status`, which makes them, and reload."
+# Kept in the visitor's session: the chosen run (empty until one is), and why a link led to none.
+CHOSEN, NOT_FOUND = "run-selected", "run-not-found"
+DEFAULT = "backtest"
+
+
+def choose() -> tuple[str, Row | None]:
+    """The sidebar's choices, kept in the page's address: the environment, and one of its runs if it has any."""
+    if CHOSEN not in st.session_state:
+        _follow_link(str(st.query_params.get("run", "")), str(st.query_params.get("env", "")))
+    with st.sidebar:
+        st.markdown("**quantagent**")
+        environment = st.segmented_control(
+            "Environment",
+            list(map(str, Environment)),
+            required=True,
+            key="env",
+            on_change=_leave_run,
+        )
+        environment = environment or DEFAULT
+        # Not by a bound widget: what the address said of the environment would overrule the run that it names.
+        if environment == DEFAULT:
+            st.query_params.pop("env", None)
+        else:
+            st.query_params["env"] = environment
+        st.markdown(f":primary-badge[{environment.upper()}] :gray-badge[UTC]")
+        runs = {row["run_id"]: row for row in read_access.queries().runs(environment)}
+        chosen = _select(runs) if runs else None
+        st.caption("All times are UTC. No real money: every fill is simulated.")
+    return environment, chosen
+
+
+def _follow_link(run_id: str, environment: str) -> None:
+    """Chooses the run that a link names by its id or the beginning of it, whatever its environment."""
+    st.session_state[CHOSEN], st.session_state[NOT_FOUND] = "", ""
+    st.session_state["env"] = environment if environment in list(Environment) else DEFAULT
+    if not run_id:
+        return
+    try:
+        found = read_access.queries().run(run_id)
+    except NotFound as error:
+        st.session_state[NOT_FOUND] = str(error)
+    else:
+        st.session_state["env"], st.session_state[CHOSEN] = found["environment"], found["run_id"]
+
+
+def _leave_run() -> None:
+    st.session_state[CHOSEN] = st.session_state[NOT_FOUND] = ""
+    st.query_params.pop("run", None)
+
+
+def _choose_another() -> None:
+    st.session_state[NOT_FOUND] = ""
+
+
+def _select(runs: Mapping[str, Row]) -> Row | None:
+    """The chosen run, always in the address, so that a shared link means the same run when newer ones exist.
+
+    Not by a bound widget: it would write the option's label into the address, and leave the default out of it. None
+    while a link to an unknown run stands there, which is neither followed nor rewritten.
+    """
+    lost = bool(st.session_state[NOT_FOUND])
+    if st.session_state[CHOSEN] not in runs:
+        st.session_state[CHOSEN] = None if lost else next(iter(runs))
+    chosen = st.selectbox(
+        "Run",
+        list(runs),
+        format_func=lambda run_id: views.run_name(runs[run_id]),
+        key=CHOSEN,
+        index=None if lost else 0,
+        placeholder="Choose a run",
+        on_change=_choose_another,
+    )
+    if chosen is None:
+        return None
+    st.query_params["run"] = chosen
+    return runs[chosen]
+
+
+def show_run(environment: str, chosen: Row | None) -> None:
+    if st.session_state[NOT_FOUND]:
+        st.error(plain(f"This link opens no run: {st.session_state[NOT_FOUND]} Choose one in the sidebar."))
+    elif chosen is None:
+        st.info(views.NO_RUN[environment])
+    else:
+        run_page.show(chosen)
+
+
+def main() -> None:
+    """Every page under the same sidebar, or one sentence on what keeps them from showing."""
+    st.set_page_config("quantagent", layout="wide")
+    # Declared before anything can fail: Streamlit drops what is written under another page than the one it knows.
+    page = st.navigation([st.Page(lambda: show_run(*choice), title="Run", default=True)])
+    try:
+        with read_access.queries().snapshot():
+            choice = choose()
+            page.run()
+    except QuantagentError as error:
+        st.error(plain(str(error)))
+    except psycopg.errors.UndefinedTable:
+        st.info(WITHOUT_TABLES)
+    except psycopg.OperationalError as error:
+        st.error(f"The database does not answer ({plain(reason_of(error))}). Check `quantagent db status` and reload.")
+
+
+main()

@@ -1,0 +1,264 @@
+"""The page of one run: its figures, its curve, its prices and trades, and why each of them happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import streamlit as st
+
+from engine.core.events import Environment, RunRequested
+from engine.core.ids import trade_id
+from projections.queries import PAGE, Queries, ReadAt
+from ui.dashboard import figures, read_access, views
+from ui.dashboard.explanation import show_chain
+from ui.dashboard.views import Row, plain
+from ui.formats import DASH, count, time_text
+from ui.services.open_positions import marked_positions
+from ui.services.outcomes import outcome_of
+
+REFRESH_S = 5
+AROUND_BARS = 60
+AROUND = "Around the row"
+# How many bars each choice draws at most; above 5,000 a browser takes long over them.
+RANGES = {AROUND: 2_000, "Latest 500": 500, "2,000": 2_000, "5,000": 5_000}
+# Signatures of charts and tables name packages that are not installed: the type checker cannot know them.
+drawing: Any = st
+CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+
+
+class Chosen(NamedTuple):
+    """The row that was clicked: what to explain, and which stretch of which symbol it concerns.
+
+    Without an end while it lasts.
+    """
+
+    key: str
+    symbol: str
+    start: datetime
+    end: datetime | None
+
+
+def show(run: Row) -> None:
+    """Draws the page of a run. One that goes on is drawn anew as a whole, so that all blocks are of one moment."""
+    request = read_access.request_of(run["run_id"])
+    live = views.is_running(run)
+    st.fragment(_blocks, run_every=REFRESH_S if live else None)(run["run_id"], request, live)
+
+
+def _blocks(run_id: str, request: RunRequested, live: bool) -> None:
+    queries = read_access.queries()
+    with queries.snapshot() as at:
+        run = queries.run(run_id)
+        _head(run, request, at)
+        equity = views.thinned(queries.equity(run_id))
+        _figures(queries, run, request, equity)
+        with st.container(border=True):
+            st.markdown("**Equity and drawdown**")
+            if equity:
+                figure = figures.equity_figure(equity, float(run["starting_cash"]), run["currency"])
+                drawing.plotly_chart(figure, key="equity", config=CHART)
+            else:
+                st.caption("No bar of this run has closed yet.")
+        # Of a run that has ended a click on a row redraws only what follows from it.
+        (_activity if live else st.fragment(_activity))(run, request)
+
+
+def _head(run: Row, request: RunRequested, at: ReadAt) -> None:
+    period = f"{time_text(run['start_at'])} to {time_text(run['end_at'])} UTC"
+    st.markdown(f"#### {plain(run['profile'])} · {plain(run['symbols'].replace(',', ', '))}")
+    badges = f":primary-badge[{run['environment'].upper()}] :gray-badge[UTC] :gray-badge[{run['status']}]"
+    st.markdown(f"{badges} :gray[{run['timeframe']} bars, {plain(period)}, variant {plain(run['variant'])}]")
+    st.caption(plain(f"{views.as_of(at)}; {views.loss_limit(request.config.limits)}"))
+    if run["reason"]:
+        st.warning(plain(run["reason"]))
+
+
+def _figures(queries: Queries, run: Row, request: RunRequested, equity: Sequence[Row]) -> None:
+    portfolio = queries.portfolio(run["run_id"])
+    grid = st.grid(6, min_column_width=150, gap="small")
+    for card in views.cards(run, queries.metrics(run["run_id"]), request.config.limits, equity):
+        with grid:
+            _show_card(card)
+    if portfolio and portfolio["halted"]:
+        st.warning(f"Halted: {plain(portfolio['halted'])}")
+
+
+def _show_card(card: views.Card) -> None:
+    colour = {"gain": "green", "loss": "red"}.get(card.tone)
+    value = plain(card.value)
+    st.metric(
+        card.label,
+        f":{colour}[{value}]" if colour else value,
+        delta_description=plain(card.note),
+        delta_color="primary",
+        border=True,
+        height="stretch",
+        chart_data=card.spark or None,
+    )
+
+
+def _activity(run: Row, request: RunRequested) -> None:
+    """Prices, trades, signals and the chain of the chosen row."""
+    queries = read_access.queries()
+    prices, lists, explained = st.container(border=True), st.container(), st.container()
+    with queries.snapshot() as at:
+        with lists:
+            trades_tab, orders_tab, signals_tab = st.tabs(
+                ["Trades", "Orders", "Signals"], key="list", on_change="rerun"
+            )
+            with trades_tab:
+                chosen = _trades(queries, run, request) if trades_tab.open else None
+            with orders_tab:
+                chosen = _orders(queries, run, request) if orders_tab.open else chosen
+            with signals_tab:
+                chosen = _signals(queries, run, request) if signals_tab.open else chosen
+        with prices:
+            _prices(queries, run, request, chosen)
+        if chosen is not None:
+            with explained:
+                links = read_access.chain(request, chosen.key)
+                show_chain(chosen.key, run["run_id"], [link for link in links if link.position <= at.position])
+
+
+def _trades(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
+    total, run_id = queries.count("trades", run["run_id"]), run["run_id"]
+    if not total:
+        st.info(plain(outcome_of(queries, run_id).no_trades))
+        return None
+    rows = queries.latest_trades(run_id, PAGE, _page("trade", total, run_id))
+    held = {row["symbol"]: row["unrealised_pnl"] for row in marked_positions(queries, request)}
+    rows = [row | {"unrealised_pnl": held.get(row["symbol"]) if row["exit_at"] is None else None} for row in rows]
+    style = views.trades_table(rows, _decimals(request), run["currency"], run["variant"])
+    row = _clicked(style, rows, f"trades-{run_id}", "trade_id")
+    return Chosen(trade_id(row["entry_order_id"]), row["symbol"], row["entry_at"], row["exit_at"])
+
+
+def _orders(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
+    total = queries.count("orders", run["run_id"])
+    if not total:
+        st.info("This run has placed no order; the Signals tab shows what was denied, and by which rule.")
+        return None
+    rows = queries.latest_orders(run["run_id"], PAGE, _page("order", total, run["run_id"]))
+    row = _clicked(views.orders_table(rows, _decimals(request)), rows, f"orders-{run['run_id']}", "order_id")
+    return Chosen(row["order_id"], row["symbol"], row["placed_at"], row["filled_at"])
+
+
+def _signals(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
+    counts = queries.verdicts(run["run_id"])
+    if not counts:
+        st.info("No analysis of this run wanted anything else than what was held.")
+        return None
+    if denials := queries.denials(run["run_id"]):
+        st.caption("Denied signals by rule, with the commonest numbers")
+        drawing.dataframe(views.denials_table(denials), hide_index=True, key=f"denials-{run['run_id']}")
+    verdict = st.segmented_control(
+        "Verdict",
+        ["DENIED", "REDUCED", "APPROVED"],
+        format_func=lambda name: f"{name} {counts.get(name, 0):,}",
+        key="verdict",
+        label_visibility="collapsed",
+    )
+    total = sum(counts.values()) if verdict is None else counts.get(verdict, 0)
+    if not total:
+        st.info(f"No signal of this run was {str(verdict).lower()}.")
+        return None
+    key = f"signals-{run['run_id']}-{verdict}"
+    rows = queries.latest_signals(run["run_id"], verdict, PAGE, _page("signal", total, key))
+    row = _clicked(views.signals_table(rows, _decimals(request), run["variant"]), rows, key, "signal_id")
+    return Chosen(row["signal_id"], row["symbol"], row["at"], row["at"])
+
+
+def _page(what: str, total: int, key: str) -> int:
+    """Says how many rows there are, with buttons for their pages; the number of rows before the chosen page."""
+    pages = -(-total // PAGE)
+    page = st.pagination(pages, key=f"page-{what}-{key}") if pages > 1 else 1
+    first = (page - 1) * PAGE
+    part = f", {first + 1:,} to {min(first + PAGE, total):,} of them here, the newest first" if pages > 1 else ""
+    st.caption(f"{count(total, what)}{part}. Click a row to see why.")
+    return first
+
+
+def _clicked(style: Any, rows: Sequence[Row], key: str, name: str) -> Row:
+    """Shows a table and returns the row that is selected in it; the first one until another is clicked.
+
+    The selection is remembered by the id of its row: of a run that goes on, newer rows come before it.
+    """
+    ids = [row[name] for row in rows]
+    remembered = f"{key}-chosen"
+    place = ids.index(st.session_state[remembered]) if st.session_state.get(remembered) in ids else 0
+    # Other rows are another table, which begins with the remembered one selected.
+    table = f"{key}-{ids[0]}-{ids[-1]}"
+
+    def remember() -> None:
+        selected: Sequence[int] = st.session_state[table]["selection"]["rows"]
+        if selected and selected[0] < len(ids):
+            st.session_state[remembered] = ids[selected[0]]
+
+    drawing.dataframe(
+        style,
+        key=table,
+        hide_index=True,
+        placeholder=DASH,
+        height=38 + 35 * min(len(rows), 8),
+        on_select=remember,
+        selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [place]}},
+        column_config={"#": st.column_config.NumberColumn(pinned=True, width="small")},
+    )
+    return rows[place]
+
+
+def _decimals(request: RunRequested) -> Mapping[str, int]:
+    return {instrument.symbol: instrument.price_decimals for instrument in request.config.instruments}
+
+
+def _prices(queries: Queries, run: Row, request: RunRequested, chosen: Chosen | None) -> None:
+    head, symbol_place, range_place = st.columns([2, 3, 3], vertical_alignment="center")
+    head.markdown("**Price and executions**")
+    symbols = list(request.config.symbols)
+    # A key of the row's symbol: a click on another symbol's row brings its chart, and the choice can still be changed.
+    symbol = symbol_place.segmented_control(
+        "Symbol",
+        symbols,
+        default=chosen.symbol if chosen else symbols[0],
+        required=True,
+        key=f"symbol-{run['run_id']}-{chosen.key if chosen else ''}",
+        label_visibility="collapsed",
+    )
+    shown = range_place.segmented_control(
+        "Range", list(RANGES), default=AROUND, required=True, key="range", label_visibility="collapsed", wrap=True
+    )
+    symbol, shown = symbol or symbols[0], shown or AROUND
+    lived = queries.lived_until(run["run_id"]) or run["start_at"]
+    start, end = _stretch(run["start_at"], lived, request, chosen if shown == AROUND else None)
+    # A paper run goes on to see more than was known at its beginning.
+    known_at = None if request.environment is Environment.PAPER else request.known_at
+    bars = queries.bars(symbol, run["timeframe"], start, end, RANGES[shown] if chosen else 500, known_at)
+    if not bars:
+        st.caption(f"There are no bars of {symbol} in this stretch.")
+        return
+    trades = queries.trades_between(run["run_id"], symbol, bars[0]["opened_at"], bars[-1]["closed_at"])
+    instrument = request.config.instrument(symbol)
+    figure = figures.candle_figure(
+        bars,
+        trades,
+        instrument.price_decimals,
+        closes=instrument.calendar != "24/7",
+        marked=(chosen.start, chosen.end or lived) if chosen and chosen.symbol == symbol else None,
+    )
+    drawing.plotly_chart(figure, key=f"prices-{symbol}-{shown}", config=CHART)
+
+
+def _stretch(
+    start: datetime, lived: datetime, request: RunRequested, around: Chosen | None
+) -> tuple[datetime, datetime]:
+    """The range of bars to draw: about the chosen row, else all the account has lived through.
+
+    Never beyond: a recorded feed's later bars lie in the catalogue already.
+    """
+    if around is None:
+        return start, lived
+    margin: timedelta = request.config.timeframe.duration * AROUND_BARS
+    return around.start - margin, min((around.end or lived) + margin, lived)

@@ -1,0 +1,278 @@
+"""What the page says: rows of the read models as words, cards and tables. Pure; nothing here draws or asks.
+
+Minus is the ASCII sign (the cards read it as "down"), a missing value is a dash, times are UTC to the minute.
+Green and red mean money won and lost, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import pandas
+
+from engine.core.config import RiskLimits
+from projections.queries import ReadAt
+from ui.formats import (
+    DASH,
+    PLACES_MAX,
+    count,
+    currency_places,
+    money,
+    number,
+    percent,
+    price_places,
+    ratio,
+    source_text,
+    tidy,
+    time_text,
+)
+
+GAIN, LOSS = "#2fae76", "#e5534b"
+CURVE_POINTS = 2_000
+SPARK_POINTS = 60
+
+Row = Mapping[str, Any]
+Tone = Literal["gain", "loss", ""]
+
+
+# --- Words ------------------------------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Text that shows as itself where Markdown is read: two dollar signs would make a formula of what is between."""
+    return re.sub(r"([\\`*_\[\]$~:<>|#])", r"\\\1", text)
+
+
+# --- Cards --------------------------------------------------------------------------------------------------------
+
+
+class Card(NamedTuple):
+    """One figure, and below it what it is measured against. `tone` colours money; `spark` is a small curve."""
+
+    label: str
+    value: str
+    note: str
+    tone: Tone = ""
+    spark: tuple[float, ...] = ()
+
+
+def cards(run: Row, metrics: Row | None, limits: RiskLimits | None, equity: Sequence[Row]) -> list[Card]:
+    """The six figures of a run. Without metrics yet (no bar has closed) they are dashes."""
+    found = metrics or {}
+    currency = str(run["currency"])
+    pnl: Decimal | None = found.get("total_pnl")
+    tone = tone_of(pnl)
+    closed, still_open, days = (int(found.get(name) or 0) for name in ("total_trades", "open_trades", "days"))
+    return [
+        Card(
+            "Final equity" if run["status"] == "ended" else "Equity",
+            money(found.get("final_equity"), currency),
+            f"start {money(run['starting_cash'], currency)}",
+            spark=tuple(float(equity[n]["equity"]) for n in spread(len(equity), SPARK_POINTS)),
+        ),
+        Card(
+            "Net P&L",
+            money(pnl, currency, signed=True),
+            f"fees {money(found.get('fees'), currency)}",
+            tone,
+        ),
+        Card(
+            "Return",
+            percent(found.get("total_return")),
+            f"{count(days, 'day')}, CAGR {percent(found.get('cagr'))}",
+            tone,
+        ),
+        Card("Max drawdown", percent(found.get("max_drawdown")), _limit(limits and limits.drawdown_pct, "limit")),
+        Card("Win rate", percent(found.get("win_rate"), 1), f"n = {closed:,} closed, {still_open:,} open"),
+        Card(
+            "Profit factor",
+            ratio(found.get("profit_factor")),
+            f"Sharpe {ratio(found.get('sharpe_ratio'))}, n = {days:,}",
+        ),
+    ]
+
+
+def tone_of(amount: Decimal | None) -> Tone:
+    if not amount:
+        return ""
+    return "gain" if amount > 0 else "loss"
+
+
+def _limit(share: Decimal | None, name: str) -> str:
+    """A limit in percent of equity, or that there is none."""
+    return f"no {name}" if share is None else f"{name} {number(share)} %"
+
+
+def spread(length: int, most: int) -> list[int]:
+    """At most `most` indices spread evenly over a sequence, its first and last among them."""
+    if length <= most:
+        return list(range(length))
+    return [round(n * (length - 1) / (most - 1)) for n in range(most)]
+
+
+def thinned(curve: Sequence[Row], most: int = CURVE_POINTS) -> list[Row]:
+    """A curve of at most `most` points that still touches every high and low: of each stretch, where equity and
+    where drawdown was lowest and where equity was highest; and the very first and last point."""
+    if len(curve) <= most:
+        return list(curve)
+    stretches = max((most - 2) // 3, 1)
+    bounds = [len(curve) * n // stretches for n in range(stretches + 1)]
+    kept = {0, len(curve) - 1}
+    for first, end in pairwise(bounds):
+        stretch = range(first, end)
+        kept.add(min(stretch, key=lambda n: curve[n]["equity"]))
+        kept.add(max(stretch, key=lambda n: curve[n]["equity"]))
+        kept.add(min(stretch, key=lambda n: curve[n]["drawdown"]))
+    return [curve[n] for n in sorted(kept)]
+
+
+# --- Runs ---------------------------------------------------------------------------------------------------------
+
+
+def run_name(run: Row) -> str:
+    """How a run is called in a list: 17b6b789 realistic BTC-USD,EUR-USD 1h, label."""
+    name = f"{run['run_id'][:8]}  {run['profile']}  {run['symbols']}  {run['timeframe']}"
+    return f"{name}, {run['label']}" if run["label"] else name
+
+
+def as_of(at: ReadAt) -> str:
+    """The moment that all blocks of a page are from: as of 2017-12-29 22:00:05 UTC, event 16,246."""
+    when = f"as of {at.updated_at:%Y-%m-%d %H:%M:%S} UTC, event {at.position:,}"
+    return when if at.position == at.figures else f"{when}; figures and curve as of event {at.figures:,}"
+
+
+def loss_limit(limits: RiskLimits) -> str:
+    """`daily loss limit 5 %`, or that there is none."""
+    return _limit(limits.daily_loss_pct, "daily loss limit")
+
+
+def is_running(run: Row) -> bool:
+    return run["status"] in ("requested", "running")
+
+
+NO_RUN = {
+    "backtest": "There is no backtest yet. Make one: `quantagent data sample`, then `quantagent backtest`.",
+    "paper": "There is no paper run yet. Start one: `quantagent paper start`.",
+    "replay": "There is no replay yet. Replay the newest run: `quantagent replay latest`.",
+}
+
+
+# --- Tables -------------------------------------------------------------------------------------------------------
+
+
+def trades_table(rows: Sequence[Row], decimals: Mapping[str, int], currency: str, variant: str) -> Any:
+    """A pandas Styler, one row per trade: numbers stay numbers, so that a click on a header sorts them.
+
+    rows: with `unrealised_pnl`, which an open trade shows instead of a result; decimals: price decimals of each symbol.
+    """
+    pnl, unrealised = f"Net P&L ({currency})", f"Unrealised ({currency})"
+    still_open = any(row["exit_at"] is None for row in rows)
+    columns = {
+        "#": [row["number"] for row in rows],
+        "Symbol": [row["symbol"] for row in rows],
+        "Side": [row["direction"] for row in rows],
+        "Entry (UTC)": [time_text(row["entry_at"]) for row in rows],
+        "Exit (UTC)": [time_text(row["exit_at"]) for row in rows],
+        "Quantity": _floats(row["quantity"] for row in rows),
+        "Entry price": _floats(row["entry_price"] for row in rows),
+        "Exit price": _floats(row["exit_price"] for row in rows),
+        pnl: _floats(None if row["exit_at"] is None else row["net_pnl"] for row in rows),
+        **({unrealised: _floats(row["unrealised_pnl"] for row in rows)} if still_open else {}),
+        "Exit by": [source_text(row["exit_reason"], variant) for row in rows],
+    }
+    amounts = [name for name in (pnl, unrealised) if name in columns]
+    form = f"{{:,.{currency_places(currency)}f}}"
+    style = _styled(columns).format({"Quantity": _up_to_8, **dict.fromkeys(amounts, form)}, na_rep=DASH)
+    style = _with_price_decimals(style, rows, decimals, ["Entry price", "Exit price"])
+    return style.map(_money_colour, subset=amounts)
+
+
+def orders_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
+    """A pandas Styler, one row per order: what it is there for, its price, what came of it."""
+    style = _styled(
+        {
+            "#": [row["number"] for row in rows],
+            "Symbol": [row["symbol"] for row in rows],
+            "Placed (UTC)": [time_text(row["placed_at"]) for row in rows],
+            "Side": [row["side"] for row in rows],
+            "For": [_words(row["role"]) for row in rows],
+            "Type": [_words(row["order_type"]) for row in rows],
+            "Quantity": _floats(row["quantity"] for row in rows),
+            "Stop": _floats(row["stop_price"] for row in rows),
+            "Limit": _floats(row["limit_price"] for row in rows),
+            "Status": [row["status"] for row in rows],
+            "Filled": _floats(row["filled_quantity"] for row in rows),
+            "Reason": [row["reason"] or DASH for row in rows],
+        }
+    )
+    style = style.format({"Quantity": _up_to_8, "Filled": _up_to_8}, na_rep=DASH)
+    return _with_price_decimals(style, rows, decimals, ["Stop", "Limit"])
+
+
+def denials_table(rows: Sequence[Row]) -> Any:
+    """A pandas frame, one row per rule that denied signals, with the commonest numbers."""
+    return pandas.DataFrame(
+        {
+            "Rule": [_words(row["rule"]) for row in rows],
+            "Denied": [row["signals"] for row in rows],
+            "Symbols": [row["symbols"].replace(",", ", ") for row in rows],
+            "Commonest limit": [tidy(row["limit"]) for row in rows],
+            "Observed": [tidy(row["observed"]) for row in rows],
+        }
+    )
+
+
+def signals_table(rows: Sequence[Row], decimals: Mapping[str, int], variant: str) -> Any:
+    """A pandas Styler, one row per signal with the gate's verdict."""
+    style = _styled(
+        {
+            "#": [row["number"] for row in rows],
+            "Symbol": [row["symbol"] for row in rows],
+            "Time (UTC)": [time_text(row["at"]) for row in rows],
+            "Wants": [row["direction"] for row in rows],
+            "Confidence": _floats(row["confidence"] for row in rows),
+            "Close": _floats(row["reference_price"] for row in rows),
+            "From": [source_text(row["source"], variant) for row in rows],
+            "Verdict": [row["verdict"] for row in rows],
+            "Requested": _floats(row["requested"] for row in rows),
+            "Allowed": _floats(row["quantity"] for row in rows),
+            "Reason": [tidy(row["reason"]) for row in rows],
+        }
+    )
+    formats = {"Confidence": "{:.4f}", "Requested": _up_to_8, "Allowed": _up_to_8}
+    style = style.format(formats, na_rep=DASH)
+    return _with_price_decimals(style, rows, decimals, ["Close"])
+
+
+def _styled(columns: dict[str, list[Any]]) -> Any:
+    frame: Any = pandas.DataFrame(columns)
+    return frame.style
+
+
+def _with_price_decimals(style: Any, rows: Sequence[Row], decimals: Mapping[str, int], columns: list[str]) -> Any:
+    for symbol in dict.fromkeys(row["symbol"] for row in rows):
+        of_symbol = [n for n, row in enumerate(rows) if row["symbol"] == symbol]
+        prices = [Decimal(str(price)) for name in columns for price in style.data[name][of_symbol] if price == price]
+        places = price_places(prices, decimals.get(symbol, 5))
+        style = style.format(f"{{:,.{places}f}}", subset=(of_symbol, columns), na_rep=DASH)
+    return style
+
+
+def _floats(values: Iterable[Decimal | None]) -> list[float]:
+    return [float("nan") if value is None else float(value) for value in values]
+
+
+def _up_to_8(value: float) -> str:
+    return f"{value:,.{PLACES_MAX}f}".rstrip("0").rstrip(".")
+
+
+def _words(value: str | None) -> str:
+    return value.replace("_", " ") if value else DASH
+
+
+def _money_colour(value: float) -> str:
+    return f"color: {GAIN}" if value > 0 else f"color: {LOSS}" if value < 0 else ""

@@ -1,0 +1,1 @@
+"""Use cases: one module for each task that commands, screens and the Python interface share."""

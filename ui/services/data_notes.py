@@ -1,0 +1,90 @@
+"""What a run's result says of its bars: gaps, refused rows and flagged bars inside its range, by symbol and time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from engine.core.events import Environment, RunRequested
+from engine.core.market import Instrument
+from engine.data.calendars import Span
+from engine.data.gaps import holes, missing
+from engine.data.validation import flags, frame_of
+from ui.app import App
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from engine.data import Bars, Import
+
+Kind = Literal["gap", "refused row", "flagged bar"]
+
+_TIME = re.compile(r"(?:19|20|21)\d\d-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
+
+
+class DataNote(NamedTuple):
+    """One thing to know of a run's bars: from when to when, in UTC, how many bars it concerns, and what it is.
+
+    A refused row without a readable time has neither start nor end.
+    """
+
+    symbol: str
+    kind: Kind
+    start: datetime | None
+    end: datetime | None
+    bars: int
+    reason: str
+
+
+def data_notes(app: App, run: RunRequested, until: datetime | None = None) -> list[DataNote]:
+    """The notes on all symbols of a run, in order of symbol and time; until: how far a paper run has come."""
+    # A paper run goes on to see more than was known at its beginning.
+    known = app.catalogue if run.environment is Environment.PAPER else app.catalogue.as_known_at(run.known_at)
+    span = Span(run.start, until or run.end)
+    imports = app.catalogue.imports()
+    return [
+        note
+        for instrument in dict.fromkeys((*run.config.instruments, *run.config.rates))
+        for note in sorted(_of_symbol(known, imports, run, instrument, span), key=lambda note: note.start or span.start)
+    ]
+
+
+def _of_symbol(
+    known: Bars, imports: list[Import], run: RunRequested, instrument: Instrument, span: Span
+) -> Iterator[DataNote]:
+    import polars as pl
+
+    symbol, timeframe = instrument.symbol, run.config.timeframe
+    frame = _frame(known, run, instrument, span)
+    for hole in holes(missing(frame, instrument.calendar, timeframe, span)):
+        yield DataNote(symbol, "gap", hole.span.start, hole.span.end, hole.bars, "no bars are stored")
+    marks = frame.select("opened_at", "closed_at", flags(frame, instrument)).filter(pl.col("flags") != "")
+    for opened, closed, words in marks.iter_rows():
+        yield DataNote(symbol, "flagged bar", opened.astimezone(UTC), closed.astimezone(UTC), 1, words)
+    for each in imports:
+        if (each.symbol, each.timeframe) != (symbol, timeframe) or (run.known_at and each.learned_at > run.known_at):
+            continue
+        for row in each.refused:
+            at = _instant_in(row.line)
+            if at is None or span.start <= at < span.end:
+                yield DataNote(symbol, "refused row", at, at, 1, f"row {row.row} of {each.source}: {row.reason}")
+
+
+def _frame(known: Bars, run: RunRequested, instrument: Instrument, span: Span) -> pl.DataFrame:
+    """The bars of a range: as floats, which are read quickly, or exactly where prices have to meet a tick."""
+    wanted = (instrument.symbol, run.config.timeframe, span.start, span.end)
+    return known.frame(*wanted) if instrument.tick is None else frame_of(known.bars(*wanted))
+
+
+def _instant_in(line: str) -> datetime | None:
+    """The first time in a row's text; without an offset it is taken as UTC."""
+    found = _TIME.search(line)
+    if found is None:
+        return None
+    try:
+        at = datetime.fromisoformat(found[0])
+    except ValueError:
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

@@ -1,0 +1,252 @@
+"""What a profile may say: every field with its bounds and its default. `docs/profiles.md` tells them in one table.
+
+A part has the fields of the engine's struct of that name, and a field that is left out is worth what it is there.
+Each value is checked here; what two fields must not say together is the engine's to refuse, when a part becomes its
+struct (`ui.services.profile_files`).
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    field_serializer,
+    model_validator,
+)
+
+from engine.core.errors import BadInput
+from engine.core.events import ProfileKind
+from engine.core.market import OrderType, Symbol, TimeInForce, check_symbol
+from engine.core.money import ZERO, exact, mul
+
+Said = dict[str, Any]
+
+
+def _not_a_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted here, not true or false")
+    return value
+
+
+def _symbol(text: str) -> Symbol:
+    try:
+        return check_symbol(text)
+    except BadInput as error:
+        raise ValueError(str(error).rstrip(".")) from None
+
+
+def _each_once(symbols: tuple[Symbol, ...]) -> tuple[Symbol, ...]:
+    if len(set(symbols)) < len(symbols):
+        raise ValueError("a symbol is named twice")
+    return symbols
+
+
+Amount = Annotated[Decimal, Field(ge=0, le=10**12), AfterValidator(exact)]
+Bps = Annotated[Amount, Field(lt=10_000)]
+Whole = Annotated[int, BeforeValidator(_not_a_truth), Field(ge=0, le=10**9)]
+Count = Annotated[Whole, Field(ge=1)]
+Minute = Annotated[Whole, Field(lt=24 * 60)]
+Switch = Annotated[bool, Strict()]
+SymbolName = Annotated[str, AfterValidator(_symbol)]
+Symbols = Annotated[tuple[SymbolName, ...], AfterValidator(_each_once)]
+
+
+class Part(BaseModel):
+    """Refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _said_otherwise(said: Any, name: str, meant: tuple[str, ...]) -> tuple[Said, Any] | None:
+    """The part without a field that says in other words what others mean, and that field's value."""
+    if not isinstance(said, dict) or name not in said:
+        return None
+    rest: Said = {**said}
+    value = rest.pop(name)
+    if twice := [field for field in meant if field in rest]:
+        raise ValueError(f"{name} and {twice[0]} say the same: give one of them")
+    return rest, value
+
+
+class CostsPart(Part):
+    """Slippage and commission. `slippage_fraction` is another way to write `slippage_bps`: 0.02 is 200."""
+
+    slippage_bps: Bps = Decimal(5)
+    commission_bps: Bps = Decimal(10)
+    slippage_volume_bps: Bps = ZERO
+    slippage_random_bps: Bps = ZERO
+    seed: Whole | None = None
+    commission_per_unit: Amount = ZERO
+    commission_min: Amount = ZERO
+    volume_cap_pct: Amount | None = None
+    latency_bars: Whole = 0
+    round_to_tick: Switch = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_a_fraction(cls, said: Any) -> Any:
+        found = _said_otherwise(said, "slippage_fraction", ("slippage_bps",))
+        if found is None:
+            return said
+        rest, fraction = found
+        if isinstance(fraction, bool) or not isinstance(fraction, Decimal | int | str):
+            raise ValueError("slippage_fraction is a number like 0.02")
+        return {**rest, "slippage_bps": mul(exact(fraction), Decimal(10_000))}
+
+
+class SizingPart(Part):
+    """How much a wish is worth."""
+
+    mode: Literal["confidence", "fixed_quantity"] = "confidence"
+    base_pct: Amount = Decimal(5)
+    quantity: Amount | None = None
+
+
+class EntryPart(Part):
+    """How a wish enters the market."""
+
+    order_type: OrderType = OrderType.MARKET
+    offset_bps: Bps = ZERO
+    limit_offset_bps: Amount = ZERO
+    time_in_force: TimeInForce = TimeInForce.GTC
+    valid_bars: Count | None = None
+
+
+class LimitsPart(Part):
+    """What the gate allows. `trading_hours` is another way to write `trading_from` and `trading_to`: 08:00-20:00."""
+
+    position_pct: Amount | None = Decimal(10)
+    daily_loss_pct: Amount | None = Decimal(5)
+    reversal: Switch = True
+    shorts: Switch = True
+    reduce: Switch = True
+    position_quantity_max: Amount | None = None
+    order_value_max: Amount | None = None
+    order_quantity_max: Amount | None = None
+    gross_exposure_pct: Amount | None = None
+    net_exposure_pct: Amount | None = None
+    drawdown_pct: Amount | None = None
+    losses_max: Count | None = None
+    cool_down_bars: Count = 24
+    orders_per_step: Count | None = None
+    orders_per_hour: Count | None = None
+    collar_pct: Amount | None = None
+    stale_bars: Count | None = None
+    symbols: Symbols | None = None
+    trading_from: Minute | None = None
+    trading_to: Minute | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_hours(cls, said: Any) -> Any:
+        found = _said_otherwise(said, "trading_hours", ("trading_from", "trading_to"))
+        if found is None:
+            return said
+        rest, hours = found
+        clock = r"(?:[01]\d|2[0-3]):[0-5]\d"
+        times = re.fullmatch(f"({clock})-({clock}|24:00)", hours) if isinstance(hours, str) else None
+        if times is None:
+            raise ValueError("trading_hours are written 08:00-20:00, in UTC")
+        first, last = (60 * int(at[:2]) + int(at[3:]) for at in times.groups())
+        return {**rest, "trading_from": first, "trading_to": last % (24 * 60)}
+
+
+class ExitsPart(Part):
+    """When a position is given up."""
+
+    holding_bars: Count | None = 4
+    from_decision: Switch = False
+    stop_pct: Amount | None = None
+    stop_ranges: Amount | None = None
+    risk_reward: Amount | None = None
+    trail_pct: Amount | None = None
+    session_end: Switch = False
+
+
+class ShortingPart(Part):
+    """What selling short costs and ties up."""
+
+    borrow_pct: Amount = ZERO
+    margin_pct: Amount = Decimal(100)
+    maintenance_pct: Amount | None = None
+
+
+class OverridePart(Part):
+    """What holds for one symbol: of a part only the fields that are named, the others are the profile's own."""
+
+    costs: CostsPart | None = None
+    sizing: SizingPart | None = None
+    entry: EntryPart | None = None
+    exits: ExitsPart | None = None
+    position_pct: Amount | None = None
+
+    @field_serializer("costs", "sizing", "entry", "exits")
+    def _as_named(self, part: Part | None) -> Said | None:
+        return None if part is None else part.model_dump(mode="json", exclude_unset=True)
+
+
+def _in_order(overrides: dict[Symbol, OverridePart]) -> dict[Symbol, OverridePart]:
+    return dict(sorted(overrides.items()))
+
+
+class _PortfolioFields(Part):
+    cash: Amount = Decimal(100_000)
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3,5}$")] = "USD"
+    universe: Symbols = ()
+    rates: Symbols = ()
+    sizing: SizingPart = SizingPart()
+    pyramid: Switch = False
+    session_roll_hour: Annotated[Whole, Field(le=23)] | None = None
+    periods_per_year: Annotated[Count, Field(le=366)] | None = None
+    overrides: Annotated[dict[SymbolName, OverridePart], AfterValidator(_in_order)] = {}
+
+    @model_validator(mode="after")
+    def _names_that_fit(self) -> Self:
+        for rate in self.rates:
+            if not rate.endswith(f"-{self.currency}"):
+                raise ValueError(f"rates: {rate} gives no value in {self.currency}, as EUR-{self.currency} would")
+        for symbol in self.overrides:
+            if self.universe and symbol not in self.universe:
+                raise ValueError(f"overrides: {symbol} is not in the universe")
+        return self
+
+
+class _RiskFields(Part):
+    costs: CostsPart = CostsPart()
+    limits: LimitsPart = LimitsPart()
+    exits: ExitsPart = ExitsPart()
+    entry: EntryPart = EntryPart()
+    shorting: ShortingPart = ShortingPart()
+
+
+class Portfolio(_PortfolioFields):
+    """Which symbols are traded with how much money."""
+
+    kind: ClassVar[ProfileKind] = "portfolio"
+
+
+class Risk(_RiskFields):
+    """What trading costs, what the gate allows, how positions are entered and given up."""
+
+    kind: ClassVar[ProfileKind] = "risk"
+
+
+class Profile(_RiskFields, _PortfolioFields):
+    """Both in one: what a run is decided by."""
+
+    kind: ClassVar[ProfileKind] = "combined"
+
+
+Document = Profile | Portfolio | Risk
+
+KINDS: dict[str, type[Profile] | type[Portfolio] | type[Risk]] = {
+    kind.kind: kind for kind in (Profile, Portfolio, Risk)
+}

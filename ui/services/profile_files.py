@@ -1,0 +1,233 @@
+"""Profiles: what people write about cash, costs, sizes, limits and exits, read here and resolved into a `RunConfig`.
+
+Which one a run takes, and the versions in the log, are in `ui.services.profiles`; the fields are in
+`ui.services.profile_fields`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from engine.core.config import Costs, Entry, Exits, Override, RiskLimits, RunConfig, Shorting, Sizing
+from engine.core.config_checks import check_cash, check_config, check_override, check_part
+from engine.core.errors import BadInput
+from engine.core.market import Instrument, Symbol, Timeframe
+from ui.services import document_files
+from ui.services.document_files import first_fault, read_values
+from ui.services.profile_fields import (
+    KINDS,
+    CostsPart,
+    Document,
+    ExitsPart,
+    LimitsPart,
+    Part,
+    Portfolio,
+    Profile,
+    Risk,
+    Said,
+    ShortingPart,
+    SizingPart,
+)
+
+_EXITS = ExitsPart(from_decision=True, stop_ranges=Decimal(2), risk_reward=Decimal("1.5"))
+_SHORTING = ShortingPart(borrow_pct=Decimal(1), maintenance_pct=Decimal(30))
+
+BUILT_IN: dict[str, Profile] = {
+    "realistic": Profile(
+        limits=LimitsPart(collar_pct=Decimal(10), stale_bars=3),
+        exits=_EXITS,
+        shorting=_SHORTING,
+    ),
+    "classic": Profile(
+        costs=CostsPart(slippage_bps=Decimal(200), commission_bps=Decimal(0)),
+        exits=_EXITS,
+        shorting=ShortingPart(maintenance_pct=Decimal(30)),
+    ),
+    "cautious": Profile(
+        sizing=SizingPart(base_pct=Decimal(2)),
+        limits=LimitsPart(
+            position_pct=Decimal(4),
+            daily_loss_pct=Decimal(2),
+            gross_exposure_pct=Decimal(50),
+            drawdown_pct=Decimal(15),
+            losses_max=4,
+            orders_per_hour=10,
+            collar_pct=Decimal(5),
+        ),
+        exits=_EXITS,
+        shorting=_SHORTING,
+    ),
+}
+DEFAULT = "realistic"
+
+# --- From a profile to a run --------------------------------------------------------------------------------------
+
+STRUCTS: dict[str, type[Any]] = {
+    "costs": Costs,
+    "sizing": Sizing,
+    "entry": Entry,
+    "exits": Exits,
+    "limits": RiskLimits,
+    "shorting": Shorting,
+}
+"""What each part of a profile becomes."""
+
+
+def combined(portfolio: Portfolio | Profile, risk: Risk | Profile) -> Profile:
+    """One profile of two halves."""
+    ours = {name: getattr(portfolio, name) for name in Portfolio.model_fields}
+    theirs = {name: getattr(risk, name) for name in Risk.model_fields}
+    return Profile(**ours, **theirs)
+
+
+def rates_needed(profile: Profile, instruments: Sequence[Instrument]) -> tuple[Symbol, ...]:
+    """Those of the profile's rates that convert what these instruments are quoted in."""
+    quotes = {f"{instrument.quote}-{profile.currency}" for instrument in instruments}
+    return tuple(rate for rate in profile.rates if rate in quotes)
+
+
+def resolve(
+    profile: Profile, instruments: Sequence[Instrument], timeframe: Timeframe, rates: Sequence[Instrument] = ()
+) -> RunConfig:
+    """The snapshot a run is decided by; overrides of symbols that are not in the run fall away.
+
+    Raises `BadInput` for a profile that contradicts itself, does not fit the instruments, or could never trade.
+    """
+    symbols = {instrument.symbol for instrument in instruments}
+    try:
+        config = RunConfig(
+            cash=profile.cash,
+            currency=profile.currency,
+            timeframe=timeframe,
+            instruments=tuple(instruments),
+            periods_per_year=profile.periods_per_year,
+            session_roll_hour=profile.session_roll_hour,
+            pyramid=profile.pyramid,
+            rates=tuple(rates),
+            overrides=tuple(_override(profile, symbol) for symbol in profile.overrides if symbol in symbols),
+            **_parts(profile),
+        )
+    except ValueError as error:
+        raise BadInput(f"the profile cannot be used: {error}.") from None
+    check_config(config)
+    return config
+
+
+def check_document(document: Document, where: str) -> None:
+    """Refuse a profile whose values can only be mistakes. Raises `BadInput` naming field, value and bound.
+
+    Profiles that were saved before a bound existed are still read; a run by one of them is refused by `resolve`.
+    """
+    try:
+        if not isinstance(document, Risk):
+            check_cash(document.cash)
+            for symbol in document.overrides:
+                check_override(_override(document, symbol))
+        for name, part in _parts(document).items():
+            check_part(name, part)
+        if isinstance(document, Profile) and document.universe:
+            beyond = [symbol for symbol in document.limits.symbols or () if symbol not in document.universe]
+            if beyond:
+                raise BadInput(f"limits.symbols: {beyond[0]} is not in the universe {', '.join(document.universe)}.")
+    except BadInput as error:
+        raise _refused(where, str(error).rstrip(".")) from None
+
+
+def _parts(document: Document) -> dict[str, Any]:
+    return {name: _struct(name, name, getattr(document, name)) for name in STRUCTS if hasattr(document, name)}
+
+
+def _override(document: Profile | Portfolio, symbol: Symbol) -> Override:
+    """A symbol's own parts, each the document's with the named fields put in."""
+    said = document.overrides[symbol]
+    parts: dict[str, Any] = {}
+    for name in ("costs", "sizing", "entry", "exits"):
+        own: Part | None = getattr(said, name)
+        # What a portfolio says of costs, entry and exits can be judged once a risk profile has joined it.
+        if own is not None and hasattr(document, name):
+            whole: Part = getattr(document, name)
+            named = {field: getattr(own, field) for field in own.model_fields_set}
+            parts[name] = _struct(name, f"overrides.{symbol}.{name}", whole.model_copy(update=named))
+    return Override(symbol, position_pct=said.position_pct, **parts)
+
+
+def _struct(name: str, where: str, part: Part) -> Any:
+    try:
+        return STRUCTS[name](**dict(part))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+# --- Documents ----------------------------------------------------------------------------------------------------
+
+
+def facts_of(document: Document) -> Said:
+    """The document as JSON values, complete, its kind first."""
+    return {"kind": document.kind, **document.model_dump(mode="json")}
+
+
+def text_of(document: Document) -> str:
+    """The canonical JSON: equal documents have equal text."""
+    return msgspec.json.encode(facts_of(document)).decode()
+
+
+def digest_of(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def read_file(path: Path) -> Document:
+    """The profile in a JSON or TOML file. Raises `BadInput` naming the file, the field and what is wrong with it."""
+    document = document_of(read_values(path, "profile"), str(path))
+    check_document(document, str(path))
+    return document
+
+
+def from_json(text: str, where: str) -> object:
+    """The values of a profile's JSON text, its numbers exact."""
+    return document_files.from_json(text, f"profile {where}")
+
+
+def whole(given: str) -> Profile:
+    """A combined profile without a log: built in, or in a file."""
+    document = BUILT_IN[given] if given in BUILT_IN else read_file(Path(given))
+    if not isinstance(document, Profile):
+        raise BadInput(f"profile {given} is a {document.kind} profile: give a combined one.")
+    return document
+
+
+def document_of(said: object, where: str) -> Document:
+    """The document of parsed values; `where` is its file or name. Raises `BadInput` for the first thing wrong in it."""
+    kind = "combined"
+    try:
+        if not isinstance(said, dict):
+            raise ValueError("it is no table of fields")
+        fields: Said = {**said}
+        kind = fields.pop("kind", "combined")
+        if kind not in KINDS:
+            raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
+        document = KINDS[kind].model_validate(fields)
+        _parts(document)
+        if not isinstance(document, Risk):
+            for symbol in document.overrides:
+                _override(document, symbol)
+    except ValidationError as error:
+        raise _refused(where, _in_words(error, KINDS[kind])) from None
+    except ValueError as error:
+        raise _refused(where, str(error)) from None
+    return document
+
+
+def _refused(where: str, reason: str) -> BadInput:
+    return BadInput(f"profile {where}: {reason}. `quantagent profile show realistic` prints a complete one.")
+
+
+def _in_words(error: ValidationError, model: type[Document]) -> str:
+    unknown = f"there is no such field in a {error.title.lower()} profile".replace("a profile profile", "a profile")
+    return first_fault(error, unknown, model)
