@@ -98,7 +98,7 @@ def test_a_variant_that_is_given_all_bars_and_looks_ahead_is_found_at_its_first_
 def test_a_failure_is_told_with_its_bar_and_its_line() -> None:
     (finding,) = check(f"{FILE}:Unsure", BARS)
     assert (finding.check, finding.symbol, finding.at) == (FAILS, "AAA", BARS[2].closed_at)
-    assert "confidence: NaN is not a finite number (strategies.py, line" in finding.after
+    assert "confidence: NaN is not a finite number (strategy.py, line" in finding.after
 
 
 def test_few_bars_are_all_tried_and_many_are_evenly_sampled() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 import quantagent
 from engine.core.errors import BadInput
+from ui import app as composition
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_one_opened_system_serves_the_run_and_all_reads(here: None, monkeypatch:
         def refuse(*_: object) -> None:
             raise AssertionError("another system was opened")
 
-        monkeypatch.setattr(app, "_access", refuse)
+        monkeypatch.setattr(composition, "_access", refuse)
         test = quantagent.Backtest(["BTC-USD"], "2017-09-01", "2017-09-08", app=app).run()
         classic = test.replay("classic")
         assert test.metrics["total_trades"] == test.trades.filter(test.trades["status"] == "closed").height

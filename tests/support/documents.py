@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from projections import tables
-from tests.support import event_pages, fill_pages, tamperings
+from tests.support import code_map, event_pages, fill_pages, tamperings
 from tests.support.paths import ROOT
 
 REWRITE = "REWRITE_PAGES"
@@ -24,6 +24,7 @@ _TEST = "tests/cli/test_documents.py::test_what_a_page_tells_to_type_works_and_p
 
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/audit.md": tamperings.document,
+    "docs/code-map.md": code_map.document,
     "docs/events.md": event_pages.document,
     "docs/fills.md": fill_pages.document,
     "docs/read-models.md": tables.document,

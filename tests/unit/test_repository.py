@@ -33,11 +33,11 @@ def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
 
 
 def pure_core() -> list[str]:
-    """The paths of the modules that the contract `pure-core` names."""
+    """The paths of all modules in the packages that the contract `pure` names."""
     contracts = ConfigParser()
     contracts.read(ROOT / ".importlinter")
-    modules = contracts["importlinter:contract:pure-core"]["source_modules"].split()
-    return [module.replace(".", "/") + ".py" for module in modules]
+    packages = contracts["importlinter:contract:pure"]["source_modules"].split()
+    return [path for path, _ in sources(*(package.replace(".", "/") for package in packages))]
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -157,7 +157,9 @@ LIMIT_MIN_S = 60
 
 def modules_of_tests() -> Iterator[tuple[str, ast.Module]]:
     """The modules of tests; benchmarks measure time, which is their purpose."""
-    return ((path, tree) for path, tree in sources("tests") if not path.startswith(("tests/bench", "tests/peers/")))
+    return (
+        (path, tree) for path, tree in sources("tests") if not path.startswith(("tests/support/bench", "tests/peers/"))
+    )
 
 
 def test_no_test_measures_time() -> None:
