@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,27 +15,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis import conformance
 from analysis.conformance import Finding
-from analysis.strategy import Opinion, Strategy
+from analysis.strategy import Decision, Strategy
 from engine.broker.paper import Broker, PaperBroker
 from engine.clock import now
 from engine.core.errors import BadInput
 from engine.core.events import BookEvent, OrderPlaced, OrderTerms, Protection, Verdict
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, OrderType, Side, Timeframe, TimeInForce, instrument_for
 from engine.core.money import exact
 from engine.data.files import read_bars
 from engine.data.sample import SAMPLE_FILES, SAMPLE_TIMEFRAME
-from engine.runtime.manual import Desk
-from engine.trading.tickets import Ticket
+from engine.runtime.manual import ManualAccount
+from engine.trading.tickets import OrderTicket
 from projections.queries import MetricsMissing, Queries, Rows
-from ui.app import Answer, App, Question, open_app
-from ui.app import backtest as _backtest
-from ui.app import load_sample as _load_sample
-from ui.app import replay as _replay
+from ui.app import App, BacktestRequest, RunReport, open_app
+from ui.app import import_sample as _load_sample
+from ui.app import run_backtest as _backtest
+from ui.app import run_replay as _replay
 from ui.daemon.paper import PaperPlan, TradingScheduler
 from ui.services import data, profile_files
 from ui.services.data_notes import DataNote, data_notes
-from ui.services.outcomes import outcome_of
+from ui.services.outcomes import run_outcome
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,8 +46,8 @@ __all__ = [
     "Bar",
     "Broker",
     "DataProvider",
+    "Decision",
     "Finding",
-    "Opinion",
     "OrderManager",
     "OrderTerms",
     "PaperBroker",
@@ -59,6 +60,25 @@ __all__ = [
     "check_strategy",
     "open_app",
 ]
+
+_FORMER_NAMES = {"Opinion": "Decision"}
+"""Names of earlier versions; each still works, with a `DeprecationWarning`."""
+
+if TYPE_CHECKING:
+    Opinion = Decision
+
+
+def __getattr__(name: str) -> object:
+    if name not in _FORMER_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _warn_of_rename(f"quantagent.{name}", f"quantagent.{_FORMER_NAMES[name]}")
+    return globals()[_FORMER_NAMES[name]]
+
+
+def _warn_of_rename(former: str, present: str) -> None:
+    # The warning names the line of the caller of the alias.
+    warnings.warn(f"{former} is now {present}", DeprecationWarning, stacklevel=3)
+
 
 Time = datetime | str | None
 Read = TypeVar("Read")
@@ -89,17 +109,23 @@ class DataProvider:
 class Results:
     """What a run came to. All is read through one opened system when it is given as `app`, else each read opens one."""
 
-    def __init__(self, answer: Answer | None = None, app: App | None = None) -> None:
-        self.answer, self._app = answer, app
+    def __init__(self, report: RunReport | None = None, app: App | None = None) -> None:
+        self.report, self._app = report, app
+
+    @property
+    def answer(self) -> RunReport | None:
+        """Deprecated: use `report`."""
+        _warn_of_rename("answer", "report")
+        return self.report
 
     @property
     def run_id(self) -> str:
-        return self._answered.result.request.run_id
+        return self._run_report.result.request.run_id
 
     @property
     def digest(self) -> str:
         """SHA-256 of the book's events."""
-        return self._answered.result.ended.book_digest
+        return self._run_report.result.ended.book_digest
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -136,18 +162,18 @@ class Results:
     @property
     def no_trades(self) -> str:
         """Why there is no trade, in one sentence; empty where there is one."""
-        return self._read(lambda queries: outcome_of(queries, self.run_id).no_trades)
+        return self._read(lambda queries: run_outcome(queries, self.run_id).no_trades)
 
     @property
     def ended_early(self) -> str:
         """Why the run ended before its bars did, in one sentence; empty where it did not."""
-        return self._read(lambda queries: outcome_of(queries, self.run_id).ended_early)
+        return self._read(lambda queries: run_outcome(queries, self.run_id).ended_early)
 
     @property
     def data_notes(self) -> list[DataNote]:
         """Gaps, refused rows and flagged bars inside the run's range, by symbol and time."""
         with self._opened() as app:
-            return data_notes(app, self._answered.result.request)
+            return data_notes(app, self._run_report.result.request)
 
     def replay(self, profile: str | None = None) -> Results:
         """The stored analyses again, under this or another profile; no analysis is made."""
@@ -155,10 +181,10 @@ class Results:
             return Results(_replay(app, self.run_id, profile), self._app)
 
     @property
-    def _answered(self) -> Answer:
-        if self.answer is None:
+    def _run_report(self) -> RunReport:
+        if self.report is None:
             raise BadInput("this backtest has not been run, so that it has no results: call run() first.")
-        return self.answer
+        return self.report
 
     @contextmanager
     def _opened(self) -> Generator[App]:
@@ -168,17 +194,17 @@ class Results:
             with open_app() as app:
                 yield app
 
-    def _read(self, ask: Callable[[Queries], Read]) -> Read:
+    def _read(self, query: Callable[[Queries], Read]) -> Read:
         # Before anything is opened: what has not been run has nothing to read.
-        _ = self._answered
+        _ = self._run_report
         with self._opened() as app, app.queries() as queries:
-            return ask(queries)
+            return query(queries)
 
-    def _frame(self, ask: Callable[[Queries], Rows]) -> pl.DataFrame:
+    def _frame(self, query: Callable[[Queries], Rows]) -> pl.DataFrame:
         import polars as pl
 
         return pl.DataFrame(
-            [{k: float(v) if isinstance(v, Decimal) else v for k, v in row.items()} for row in self._read(ask)],
+            [{k: float(v) if isinstance(v, Decimal) else v for k, v in row.items()} for row in self._read(query)],
             infer_schema_length=None,
         )
 
@@ -207,14 +233,20 @@ class Backtest(Results):
         super().__init__(None, app)
         file = Path(signals) if signals is not None else None
         frame = Timeframe.parse(timeframe)
-        self.question = Question(
+        self.request = BacktestRequest(
             tuple(symbols), frame, _instant(start), _instant(end), profile, variant, file, label, risk_profile
         )
+
+    @property
+    def question(self) -> BacktestRequest:
+        """Deprecated: use `request`."""
+        _warn_of_rename("question", "request")
+        return self.request
 
     def run(self) -> Backtest:
         """Makes the analyses that are missing and runs. Read the results from the properties."""
         with self._opened() as app:
-            self.answer = _backtest(app, self.question)
+            self.report = _backtest(app, self.request)
         return self
 
 
@@ -225,34 +257,42 @@ def check_strategy(variant: str, bars: Sequence[Bar] = ()) -> list[Finding]:
     """
     if not bars:
         bars = read_bars(SAMPLE_FILES["BTC-USD"], "BTC-USD", SAMPLE_TIMEFRAME).bars()
-    return conformance.check(variant, bars)
+    return conformance.check_conformance(variant, bars)
 
 
 class PortfolioManager:
     """One account in memory: cash, positions, equity. `profile`: a built-in one, or a file with a combined one."""
 
     def __init__(self, symbols: Sequence[str], profile: str = profile_files.DEFAULT, timeframe: str = "1h") -> None:
-        whole = profile_files.whole(profile)
+        combined_profile = profile_files.load_combined_profile(profile)
         instruments = [instrument_for(symbol) for symbol in symbols]
-        rates = [instrument_for(rate) for rate in profile_files.rates_needed(whole, instruments)]
-        self.desk = Desk(profile_files.resolve(whole, instruments, Timeframe.parse(timeframe), rates), now())
+        rates = [instrument_for(rate) for rate in profile_files.rates_needed(combined_profile, instruments)]
+        self.account = ManualAccount(
+            profile_files.resolve_profile(combined_profile, instruments, Timeframe.parse(timeframe), rates), now()
+        )
+
+    @property
+    def desk(self) -> ManualAccount:
+        """Deprecated: use `account`."""
+        _warn_of_rename("desk", "account")
+        return self.account
 
     @property
     def broker(self) -> PaperBroker:
         """Who holds the account's orders; it keeps an account of its own."""
-        return self.desk.broker
+        return self.account.broker
 
     @property
     def cash(self) -> Decimal:
-        return self.desk.book.cash
+        return self.account.book.cash
 
     @property
     def equity(self) -> Decimal:
-        return self.desk.book.equity(self.desk.marks)
+        return self.account.book.equity(self.account.marks)
 
     @property
     def positions(self) -> dict[str, Decimal]:
-        return {symbol: position.quantity for symbol, position in self.desk.book.positions.items()}
+        return {symbol: position.quantity for symbol, position in self.account.book.positions.items()}
 
 
 class RiskManager:
@@ -266,7 +306,7 @@ class RiskManager:
     ) -> tuple[bool, str]:
         """Whether a market order may be placed whole, and why (not)."""
         when = _instant(at) or now()
-        ruling = self.portfolio.desk.judge(symbol, Side(side.upper()), exact(quantity), exact(price), when)
+        ruling = self.portfolio.account.check(symbol, Side(side.upper()), exact(quantity), exact(price), when)
         return ruling.verdict is Verdict.APPROVED, ruling.reason
 
 
@@ -281,8 +321,8 @@ class OrderManager:
     ) -> str | None:
         """The id of the order that a LONG, SHORT, FLAT or HOLD leads to at a price; None when it leads to none."""
         when = _instant(at) or now()
-        wish = Wish(symbol, Direction(decision.upper()), exact(confidence), "by hand")
-        return _placed(self.portfolio.desk.act(wish, exact(price), when))
+        intent = Intent(symbol, Direction(decision.upper()), exact(confidence), "by hand")
+        return _placed(self.portfolio.account.submit_intent(intent, exact(price), when))
 
     def submit(
         self,
@@ -313,12 +353,12 @@ class OrderManager:
             expires_at=_instant(expires_at),
         )
         protection = None if stop is None and target is None else Protection(_amount(stop), _amount(target))
-        ticket = Ticket(symbol, Side(side.upper()), exact(quantity), terms, protection, replaces)
-        return _placed(self.portfolio.desk.submit(ticket, exact(price), _instant(at) or now()))
+        ticket = OrderTicket(symbol, Side(side.upper()), exact(quantity), terms, protection, replaces)
+        return _placed(self.portfolio.account.submit(ticket, exact(price), _instant(at) or now()))
 
     def cancel(self, order_id: str, at: Time = None) -> bool:
         """Ends a working order; false when it does not work (any more)."""
-        return self.portfolio.desk.cancel(order_id, _instant(at) or now())
+        return self.portfolio.account.cancel(order_id, _instant(at) or now())
 
 
 def _placed(events: Sequence[BookEvent]) -> str | None:

@@ -13,11 +13,22 @@ from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
 
-from analysis.variants import RULES, Chain, Formed, Maker, Own, Stored, Unavailable, Variant, Window, links
+from analysis.variants import (
+    RULES,
+    FormedAnalysis,
+    ModelVariant,
+    StoredOutcome,
+    StrategyVariant,
+    Variant,
+    VariantChain,
+    VariantUnavailable,
+    Window,
+    members,
+)
 from engine.core.errors import BadInput
 from engine.core.events import AnalysisFailed, AnalysisMade
 from engine.core.ids import analysis_stream
-from engine.core.intents import Wish, wish_of
+from engine.core.intents import Intent, intent_of
 from engine.core.market import Bar, Symbol, Timeframe, instant_text
 from engine.data import Bars
 from engine.data.bar_rules import bar_line
@@ -25,11 +36,11 @@ from engine.store import Batch, Cause, Recorded, Store
 
 CHUNK = 500
 
-Until = Callable[[datetime], datetime | None]
+ReadTime = Callable[[datetime], datetime | None]
 """From the close of a bar to the instant when a run had read the analyses of it; None where it has not yet."""
 
 
-def _always(at: datetime) -> None:
+def _not_read_yet(at: datetime) -> None:
     del at
 
 
@@ -45,32 +56,32 @@ def analysis_id(symbol: Symbol, timeframe: Timeframe, window: Window, variant: s
     return f"{symbol}.{timeframe}@{instant_text(window.at)}.{variant}.{window.digest[:16]}"
 
 
-def fact(
-    symbol: Symbol, timeframe: Timeframe, window: Window, variant: Variant | Maker, formed: Formed
+def build_analysis_event(
+    symbol: Symbol, timeframe: Timeframe, window: Window, variant: Variant | ModelVariant, formed: FormedAnalysis
 ) -> AnalysisMade:
     """An opinion as it is stored."""
-    opinion = formed.opinion
+    decision = formed.decision
     return AnalysisMade(
         analysis_id=analysis_id(symbol, timeframe, window, variant.name),
         symbol=symbol,
         timeframe=timeframe.value,
         as_of=window.at,
         variant=variant.name,
-        decision=opinion.direction,
-        confidence=opinion.confidence,
-        horizon_bars=opinion.horizon_bars,
-        risk_reward=opinion.risk_reward,
+        decision=decision.direction,
+        confidence=decision.confidence,
+        horizon_bars=decision.horizon_bars,
+        risk_reward=decision.risk_reward,
         reports=formed.reports,
         window_digest=window.digest,
         window_bars=window.bars,
         agent_version=variant.version,
-        stop=opinion.stop,
-        target=opinion.target,
-        entry=opinion.entry,
+        stop=decision.stop,
+        target=decision.target,
+        entry=decision.entry,
     )
 
 
-class Opinions:
+class AnalysisSet:
     """The wishes of all bars of a run, in memory.
 
     `made` of them are new, `found` were stored before; `failed` are those for which no opinion could be made, which is
@@ -78,31 +89,31 @@ class Opinions:
     """
 
     def __init__(self) -> None:
-        self._wishes: dict[tuple[Symbol, datetime], Wish] = {}
-        self.made = self.found = self.failed = 0
+        self._intents: dict[tuple[Symbol, datetime], Intent] = {}
+        self.made = self.already_stored = self.failed = 0
         self.notices: list[str] = []
 
-    def take(self, fact: AnalysisMade | AnalysisFailed, version: int) -> None:
-        self._wishes[fact.symbol, fact.as_of] = wish_of(fact, version)
+    def add(self, event: AnalysisMade | AnalysisFailed, version: int) -> None:
+        self._intents[event.symbol, event.as_of] = intent_of(event, version)
 
-    def hold(self, failures: Iterable[Stored]) -> None:
+    def add_failures(self, failures: Iterable[StoredOutcome]) -> None:
         """Takes failures for what they are."""
         for failure in failures:
-            self.take(*failure)
+            self.add(*failure)
             self.failed += 1
 
-    def wish(self, bar: Bar) -> Wish:
-        return self._wishes[bar.symbol, bar.closed_at]
+    def intent(self, bar: Bar) -> Intent:
+        return self._intents[bar.symbol, bar.closed_at]
 
     def has(self, symbol: Symbol, at: datetime) -> bool:
         """Whether there is an opinion on the bar that closed then."""
-        return (symbol, at) in self._wishes
+        return (symbol, at) in self._intents
 
     def __len__(self) -> int:
-        return len(self._wishes)
+        return len(self._intents)
 
 
-def opinions(
+def ensure_analyses(
     store: Store,
     catalogue: Bars,
     symbols: Sequence[Symbol],
@@ -111,84 +122,88 @@ def opinions(
     end: datetime | None,
     *,
     actor: str,
-    variant: Variant | Maker | Chain = RULES,
+    variant: Variant | ModelVariant | VariantChain = RULES,
     progress: Callable[[int], None] = lambda done: None,
     retry: bool = False,
-    until: Until = _always,
-) -> Opinions:
+    read_time: ReadTime = _not_read_yet,
+) -> AnalysisSet:
     """An opinion on every bar of the range: stored ones are read, missing ones made and stored.
 
     Windows reach back before `start`, never beyond their own bar. `progress` hears how many are done. A failure that
     is stored stays one, so that the same question has the same answer; `retry` asks again. `until`: for a run that has
     read its analyses before, when it had read that of a bar.
     """
-    formed = Opinions()
+    analyses = AnalysisSet()
     for symbol in symbols:
         bars = catalogue.bars(symbol, timeframe, None, end)
-        left = {row for row, bar in enumerate(bars) if start is None or bar.opened_at >= start}
-        failures: dict[int, Stored] = {}
-        for one in links(variant):
-            desk = _Desk(store, symbol, timeframe, one, actor, retry, until)
-            wanted = [window for window in windows(bars, timeframe, one.window_bars) if window.row in left]
-            warm_up = sum(window.bars < one.warm_up_bars for window in wanted)
-            formed.notices += warm_up_notices(one, symbol, warm_up, len(wanted))
-            left, failed = desk.settle(bars, wanted, formed, progress, stands_by=one is not links(variant)[-1])
+        remaining = {row for row, bar in enumerate(bars) if start is None or bar.opened_at >= start}
+        failures: dict[int, StoredOutcome] = {}
+        for member in members(variant):
+            member_analyses = _VariantAnalyses(store, symbol, timeframe, member, actor, retry, read_time)
+            wanted = [window for window in windows(bars, timeframe, member.window_bars) if window.row in remaining]
+            warm_up = sum(window.bars < member.warm_up_bars for window in wanted)
+            analyses.notices += warm_up_notices(member, symbol, warm_up, len(wanted))
+            remaining, failed = member_analyses.ensure(
+                bars, wanted, analyses, progress, has_fallback=member is not members(variant)[-1]
+            )
             failures = {**failed, **failures}
-        formed.hold(failures[row] for row in sorted(left))
-        formed.notices += failure_notices(variant, symbol, len(left))
-    return formed
+        analyses.add_failures(failures[row] for row in sorted(remaining))
+        analyses.notices += failure_notices(variant, symbol, len(remaining))
+    return analyses
 
 
-class _Left(NamedTuple):
+class _Remaining(NamedTuple):
     """The rows of the windows that nobody has an opinion on yet, and the failures among them."""
 
     rows: set[int]
-    failures: dict[int, Stored]
+    failures: dict[int, StoredOutcome]
 
 
-class _Desk(NamedTuple):
+class _VariantAnalyses(NamedTuple):
     """Where the analyses of one variant on one symbol are made, stored and found."""
 
     store: Store
     symbol: Symbol
     timeframe: Timeframe
-    variant: Variant | Maker
+    variant: Variant | ModelVariant
     actor: str
     retry: bool = False
-    until: Until = _always
+    read_time: ReadTime = _not_read_yet
 
-    def settle(
+    def ensure(
         self,
         bars: Sequence[Bar],
         wanted: Sequence[Window],
-        into: Opinions,
+        result: AnalysisSet,
         progress: Callable[[int], None] = lambda done: None,
         *,
-        stands_by: bool = False,
-    ) -> _Left:
+        has_fallback: bool = False,
+    ) -> _Remaining:
         """Takes or makes the opinion on each window. What is left is for the next one; `stands_by`: there is one."""
-        failures: dict[int, Stored] = {}
+        failures: dict[int, StoredOutcome] = {}
         # Who asks models works on as many windows as it may at the same time; computed ones are made by the chunk.
-        chunk = len(wanted) if isinstance(self.variant, Maker) else CHUNK
+        chunk = len(wanted) if isinstance(self.variant, ModelVariant) else CHUNK
         for first in range(0, len(wanted), max(chunk, 1)):
-            missing = self._take_stored(bars, wanted[first : first + chunk], into, failures, stands_by=stands_by)
-            progress(len(into) + len(failures))
+            missing = self._load_stored(
+                bars, wanted[first : first + chunk], result, failures, has_fallback=has_fallback
+            )
+            progress(len(result) + len(failures))
             try:
-                self._add_missing(bars, missing, into, failures, progress)
-            except Unavailable:
-                if not stands_by:
+                self._create_missing(bars, missing, result, failures, progress)
+            except VariantUnavailable:
+                if not has_fallback:
                     raise
-            progress(len(into) + len(failures))
-        return _Left({window.row for window in wanted if not into.has(self.symbol, window.at)}, failures)
+            progress(len(result) + len(failures))
+        return _Remaining({window.row for window in wanted if not result.has(self.symbol, window.at)}, failures)
 
-    def _take_stored(
+    def _load_stored(
         self,
         bars: Sequence[Bar],
         chunk: Iterable[Window],
-        into: Opinions,
-        failures: dict[int, Stored],
+        result: AnalysisSet,
+        failures: dict[int, StoredOutcome],
         *,
-        stands_by: bool,
+        has_fallback: bool,
     ) -> list[Window]:
         """Takes what is stored; returns what is to be made."""
         ids = {analysis_id(self.symbol, self.timeframe, window, self.variant.name): window for window in chunk}
@@ -196,68 +211,68 @@ class _Desk(NamedTuple):
         missing: list[Window] = []
         known: AnalysisMade | None = None
         for each, window in ids.items():
-            read_at = self.until(window.at)
-            found = settled(stored.get(analysis_stream(each), ()), read_at)
-            again = self.retry and read_at is None
-            if found is None and read_at is not None and stands_by:
+            read_at = self.read_time(window.at)
+            outcome = latest_outcome(stored.get(analysis_stream(each), ()), read_at)
+            retry = self.retry and read_at is None
+            if outcome is None and read_at is not None and has_fallback:
                 # Nobody had been asked when the run read on: then as now it is for the next one.
                 continue
-            if found is None or (again and isinstance(found.fact, AnalysisFailed)):
+            if outcome is None or (retry and isinstance(outcome.event, AnalysisFailed)):
                 missing.append(window)
                 continue
-            if isinstance(found.fact, AnalysisFailed):
-                failures[window.row] = found
+            if isinstance(outcome.event, AnalysisFailed):
+                failures[window.row] = outcome
             else:
-                into.take(*found)
-                known = found.fact
-            into.found += 1
+                result.add(*outcome)
+                known = outcome.event
+            result.already_stored += 1
         if known is not None:
-            self._check_still_said(bars, ids[known.analysis_id], known)
+            self._check_unchanged(bars, ids[known.analysis_id], known)
         return missing
 
-    def _check_still_said(self, bars: Sequence[Bar], window: Window, stored: AnalysisMade) -> None:
+    def _check_unchanged(self, bars: Sequence[Bar], window: Window, stored: AnalysisMade) -> None:
         """A strategy that was changed and kept its version would go on trading what it used to say."""
-        if not isinstance(self.variant, Own):
+        if not isinstance(self.variant, StrategyVariant):
             return
-        (now,) = self._facts(self.variant, bars, [window])
-        if now != stored:
+        (recomputed,) = self._compute_events(self.variant, bars, [window])
+        if recomputed != stored:
             raise BadInput(
                 f"variant {self.variant.name} said {stored.decision} {stored.confidence} on {self.symbol} at "
-                f"{instant_text(window.at)} and now says {now.decision} {now.confidence}, or gives another reason: "
+                f"{instant_text(window.at)} and now says {recomputed.decision} {recomputed.confidence}, or gives another reason: "
                 "give a changed strategy another version, and see `quantagent check-lookahead` if it was not changed."
             )
 
-    def _add_missing(
+    def _create_missing(
         self,
         bars: Sequence[Bar],
         missing: Sequence[Window],
-        into: Opinions,
-        failures: dict[int, Stored],
+        result: AnalysisSet,
+        failures: dict[int, StoredOutcome],
         progress: Callable[[int], None],
     ) -> None:
         """Makes what is not stored, and stores it."""
-        if isinstance(self.variant, Maker):
+        if isinstance(self.variant, ModelVariant):
             rows = {window.at: window.row for window in missing}
 
-            def heard(stored: Stored) -> None:
-                if isinstance(stored.fact, AnalysisFailed):
-                    failures[rows[stored.fact.as_of]] = stored
+            def on_result(stored: StoredOutcome) -> None:
+                if isinstance(stored.event, AnalysisFailed):
+                    failures[rows[stored.event.as_of]] = stored
                 else:
-                    into.take(*stored)
-                into.made += 1
-                progress(len(into) + len(failures))
+                    result.add(*stored)
+                result.made += 1
+                progress(len(result) + len(failures))
 
-            self.variant.make(self.symbol, self.timeframe, bars, missing, heard)
+            self.variant.create_analyses(self.symbol, self.timeframe, bars, missing, on_result)
             return
-        facts = self._facts(self.variant, bars, missing)
-        if facts:
-            batches = [Batch(analysis_stream(each.analysis_id), 0, [each]) for each in facts]
+        events = self._compute_events(self.variant, bars, missing)
+        if events:
+            batches = [Batch(analysis_stream(each.analysis_id), 0, [each]) for each in events]
             self.store.append(batches, Cause(self.actor))
-        for each in facts:
-            into.take(each, 1)
-        into.made += len(facts)
+        for each in events:
+            result.add(each, 1)
+        result.made += len(events)
 
-    def give_up(self, window: Window, reason: str) -> Stored:
+    def record_failure(self, window: Window, reason: str) -> StoredOutcome:
         """Stores that there is no opinion on a window."""
         analysis = analysis_id(self.symbol, self.timeframe, window, self.variant.name)
         failed = AnalysisFailed(
@@ -265,30 +280,30 @@ class _Desk(NamedTuple):
         )
         after = sum(1 for _ in self.store.read(analysis_stream(analysis)))
         self.store.append([Batch(analysis_stream(analysis), after, [failed])], Cause(self.actor))
-        return Stored(failed, after + 1)
+        return StoredOutcome(failed, after + 1)
 
-    def _facts(self, variant: Variant, bars: Sequence[Bar], wanted: Sequence[Window]) -> list[AnalysisMade]:
-        formed = variant.analyse(bars, [window.row for window in wanted])
+    def _compute_events(self, variant: Variant, bars: Sequence[Bar], wanted: Sequence[Window]) -> list[AnalysisMade]:
+        analyses = variant.analyse(bars, [window.row for window in wanted])
         return [
-            fact(self.symbol, self.timeframe, window, variant, each)
-            for window, each in zip(wanted, formed, strict=True)
+            build_analysis_event(self.symbol, self.timeframe, window, variant, each)
+            for window, each in zip(wanted, analyses, strict=True)
         ]
 
 
-def settled(rows: Iterable[Recorded], until: datetime | None = None) -> Stored | None:
+def latest_outcome(rows: Iterable[Recorded], until: datetime | None = None) -> StoredOutcome | None:
     """What an analysis's stream says, or said at an instant: its first opinion, else its last failure."""
-    failure: Stored | None = None
+    failure: StoredOutcome | None = None
     for row in rows:
         if until is not None and row.meta.recorded_at > until:
             break
         if isinstance(row.event, AnalysisMade):
-            return Stored(row.event, row.version)
+            return StoredOutcome(row.event, row.version)
         if isinstance(row.event, AnalysisFailed):
-            failure = Stored(row.event, row.version)
+            failure = StoredOutcome(row.event, row.version)
     return failure
 
 
-def failure_notices(variant: Variant | Maker | Chain, symbol: Symbol, failed: int) -> list[str]:
+def failure_notices(variant: Variant | ModelVariant | VariantChain, symbol: Symbol, failed: int) -> list[str]:
     """What to tell of windows that nobody had an opinion on."""
     if not failed:
         return []
@@ -299,7 +314,7 @@ def failure_notices(variant: Variant | Maker | Chain, symbol: Symbol, failed: in
     ]
 
 
-def warm_up_notices(variant: Variant | Maker, symbol: Symbol, short: int, bars: int | None = None) -> list[str]:
+def warm_up_notices(variant: Variant | ModelVariant, symbol: Symbol, short: int, bars: int | None = None) -> list[str]:
     """What to tell when the first bars of a run, or of `bars` all, have too few before them; nothing when none has."""
     if not short:
         return []
@@ -325,68 +340,70 @@ class LiveAnalyst:
         timeframe: Timeframe,
         start: datetime,
         actor: str,
-        variant: Variant | Maker | Chain = RULES,
+        variant: Variant | ModelVariant | VariantChain = RULES,
         warn: Callable[[str], object] = lambda notice: None,
-        until: Until = _always,
+        read_time: ReadTime = _not_read_yet,
     ) -> None:
         self._timeframe, self._variant, self._warn = timeframe, variant, warn
-        self._desks = {
-            symbol: [_Desk(store, symbol, timeframe, one, actor, until=until) for one in links(variant)]
+        self._members = {
+            symbol: [
+                _VariantAnalyses(store, symbol, timeframe, one, actor, read_time=read_time) for one in members(variant)
+            ]
             for symbol in symbols
         }
-        longest = max(one.window_bars for one in links(variant))
-        self._seen = {symbol: deque(_before(catalogue, symbol, timeframe, start), longest) for symbol in symbols}
+        longest = max(one.window_bars for one in members(variant))
+        self._seen = {symbol: deque(_bars_before(catalogue, symbol, timeframe, start), longest) for symbol in symbols}
         self.made = 0
         for symbol, seen in self._seen.items():
-            for one in links(variant):
+            for one in members(variant):
                 # The bar that makes a window whole has its opinion.
                 for notice in warm_up_notices(one, symbol, max(0, one.warm_up_bars - 1 - len(seen))):
                     warn(notice)
 
     def prepare(self, bars: Sequence[Bar]) -> None:
         """Asks models about bars that close at the same instant at the same time; `wish` finds what came of it."""
-        if not any(isinstance(one, Maker) for one in links(self._variant)):
+        if not any(isinstance(one, ModelVariant) for one in members(self._variant)):
             return
         with ThreadPoolExecutor(max_workers=len(bars) or 1) as pool:
-            asked = [
-                pool.submit(self._settled, bar, [*self._seen[bar.symbol], bar])
+            futures = [
+                pool.submit(self._ensure, bar, [*self._seen[bar.symbol], bar])
                 for bar in bars
-                if bar.symbol in self._desks
+                if bar.symbol in self._members
             ]
-        for each in asked:
+        for each in futures:
             self.made += each.result()[0].made
 
-    def wish(self, bar: Bar) -> Wish:
+    def intent(self, bar: Bar) -> Intent:
         seen = self._seen[bar.symbol]
         seen.append(bar)
-        formed, failures = self._settled(bar, list(seen))
-        if not len(formed):
-            formed.hold(failures[:1])
-            self._warn(f"{bar.symbol} at {instant_text(bar.closed_at)}: HOLD, for {_reason(failures[0])}")
-        self.made += formed.made
-        return formed.wish(bar)
+        analyses, failures = self._ensure(bar, list(seen))
+        if not len(analyses):
+            analyses.add_failures(failures[:1])
+            self._warn(f"{bar.symbol} at {instant_text(bar.closed_at)}: HOLD, for {_failure_reason(failures[0])}")
+        self.made += analyses.made
+        return analyses.intent(bar)
 
-    def _settled(self, bar: Bar, bars: Sequence[Bar]) -> tuple[Opinions, list[Stored]]:
+    def _ensure(self, bar: Bar, bars: Sequence[Bar]) -> tuple[AnalysisSet, list[StoredOutcome]]:
         """The opinion on the last of these bars, if anybody has one, and the failures of those who have none."""
-        formed, failures = Opinions(), list[Stored]()
-        for n, desk in enumerate(self._desks[bar.symbol], 1):
-            *_, window = windows(bars, self._timeframe, desk.variant.window_bars)
-            stands_by = n < len(self._desks[bar.symbol])
+        analyses, failures = AnalysisSet(), list[StoredOutcome]()
+        for n, member in enumerate(self._members[bar.symbol], 1):
+            *_, window = windows(bars, self._timeframe, member.variant.window_bars)
+            stands_by = n < len(self._members[bar.symbol])
             try:
-                failures += desk.settle(bars, [window], formed, stands_by=stands_by).failures.values()
-            except Unavailable as error:
+                failures += member.ensure(bars, [window], analyses, has_fallback=stands_by).failures.values()
+            except VariantUnavailable as error:
                 # Stops and targets work on: whoever trades live has a HOLD where nobody can be asked.
-                failures.append(desk.give_up(window, str(error)))
-            if len(formed):
+                failures.append(member.record_failure(window, str(error)))
+            if len(analyses):
                 break
-        return formed, failures
+        return analyses, failures
 
 
-def _reason(stored: Stored) -> str:
-    return stored.fact.reason if isinstance(stored.fact, AnalysisFailed) else ""
+def _failure_reason(stored: StoredOutcome) -> str:
+    return stored.event.reason if isinstance(stored.event, AnalysisFailed) else ""
 
 
-def _before(catalogue: Bars, symbol: Symbol, timeframe: Timeframe, start: datetime) -> list[Bar]:
+def _bars_before(catalogue: Bars, symbol: Symbol, timeframe: Timeframe, start: datetime) -> list[Bar]:
     """The bars that had closed by `start`, in order; none is no error here."""
     first = min(held.first for held in catalogue.listing() if (held.symbol, held.timeframe) == (symbol, timeframe))
     if first >= start:

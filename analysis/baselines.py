@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.strategy import Opinion
+from analysis.strategy import Decision
 from engine.core.market import Bar
 from engine.core.money import exact, mul, total
 
@@ -19,9 +19,9 @@ class AlwaysLong:
     version = "1"
     bars = 1
 
-    def decide(self, bars: Sequence[Bar]) -> Opinion:
+    def decide(self, bars: Sequence[Bar]) -> Decision:
         del bars
-        return Opinion("LONG", reason="always")
+        return Decision("LONG", reason="always")
 
 
 class Crossover:
@@ -31,13 +31,13 @@ class Crossover:
     version = "1"
     bars = 20
 
-    def decide(self, bars: Sequence[Bar]) -> Opinion:
+    def decide(self, bars: Sequence[Bar]) -> Decision:
         # Sums instead of means: nothing is divided, so nothing is rounded.
         slow = total(bar.close for bar in bars)
         fast = mul(exact(2), total(bar.close for bar in bars[-10:]))
         if fast > slow:
-            return Opinion("LONG", reason="the mean of 10 closes is above that of 20")
-        return Opinion("FLAT", reason="the mean of 10 closes is not above that of 20")
+            return Decision("LONG", reason="the mean of 10 closes is above that of 20")
+        return Decision("FLAT", reason="the mean of 10 closes is not above that of 20")
 
 
 class Momentum:
@@ -47,8 +47,8 @@ class Momentum:
     version = "1"
     bars = 11
 
-    def decide(self, bars: Sequence[Bar]) -> Opinion:
+    def decide(self, bars: Sequence[Bar]) -> Decision:
         then, now = bars[0].close, bars[-1].close
         if now > then:
-            return Opinion("LONG", reason=f"close {now:f} is above {then:f}, 10 bars before")
-        return Opinion("SHORT", reason=f"close {now:f} is not above {then:f}, 10 bars before")
+            return Decision("LONG", reason=f"close {now:f} is above {then:f}, 10 bars before")
+        return Decision("SHORT", reason=f"close {now:f} is not above {then:f}, 10 bars before")

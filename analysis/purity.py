@@ -20,21 +20,21 @@ _READS_CLOCK = frozenset(
 _READS_FILES = frozenset(("open", "open_code", "read", "listdir", "scandir", "stat"))
 
 
-def reached_by(act: Callable[[], object]) -> list[str]:
+def impure_calls(function: Callable[[], object]) -> list[str]:
     """What an act asks for beyond its arguments, in words, in order; empty when it only computes."""
     calls: list[str] = []
 
     def watch(frame: FrameType, event: str, called: object) -> None:
         del frame
-        if event == "c_call" and (reached := _reached(called)):
-            calls.append(f"{reached} ({getattr(called, '__qualname__', called)})")
+        if event == "c_call" and (source := _impure_source(called)):
+            calls.append(f"{source} ({getattr(called, '__qualname__', called)})")
 
     before, collecting = sys.getprofile(), gc.isenabled()
     # A collection in between would call other people's finalisers, and they may ask for what they like.
     gc.disable()
     sys.setprofile(watch)
     try:
-        act()
+        function()
     finally:
         sys.setprofile(before)
         if collecting:
@@ -42,7 +42,7 @@ def reached_by(act: Callable[[], object]) -> list[str]:
     return calls
 
 
-def _reached(called: object) -> str:
+def _impure_source(called: object) -> str:
     owner, module, name = (getattr(called, each, None) for each in ("__self__", "__module__", "__name__"))
     if module == "time" and name in _READS_CLOCK:
         return "the time"

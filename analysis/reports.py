@@ -116,11 +116,11 @@ _BEARISH_TWINS = {
 _BULLISH_TWINS = {bearish: bullish for bullish, bearish in _BEARISH_TWINS.items()}
 
 
-class Report(BaseModel):
+class AnalysisReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class IndicatorReport(Report):
+class IndicatorReport(AnalysisReport):
     """Oscillators at the window's last bar.
 
     macd, macd_signal, macd_histogram and atr are in units of price; rsi, roc, stoch_k, stoch_d and willr in per cent.
@@ -140,7 +140,7 @@ class IndicatorReport(Report):
     confidence: Share
 
 
-class PatternReport(Report):
+class PatternReport(AnalysisReport):
     """Chart patterns in the window, the most confident one first. `breakout_probability` belongs to the primary."""
 
     patterns_detected: Annotated[tuple[PatternName, ...], Field(max_length=len(PatternName))] = ()
@@ -157,7 +157,7 @@ class PatternReport(Report):
         return self
 
 
-class TrendReport(Report):
+class TrendReport(AnalysisReport):
     """The recent trend; levels are prices of the support and resistance lines at the window's last bar."""
 
     support_level: Price | None = None
@@ -166,7 +166,7 @@ class TrendReport(Report):
     trend_strength: Share | None = None
 
 
-class TradeDecision(Report):
+class TradeDecision(AnalysisReport):
     """What the analyst would do at the window's last close; LONG and SHORT come with a horizon and a risk-reward.
 
     horizon_bars: bars the opinion is good for; risk_reward: distance of the target over distance of the stop.
@@ -185,7 +185,7 @@ class TradeDecision(Report):
         return self
 
 
-class Analysis(Report):
+class Analysis(AnalysisReport):
     """The four reports on one window of bars."""
 
     indicator: IndicatorReport

@@ -40,13 +40,15 @@ def analyse(windows: Windows) -> list[Analysis]:
     """One analysis of each window, a function of that window's bars alone. For many windows use `analyse_many`."""
     reports = zip(
         windows.lengths.tolist(),
-        indicators.report(windows),
-        patterns.report(windows),
-        trend.report(windows),
+        indicators.report_indicators(windows),
+        patterns.report_patterns(windows),
+        trend.report_trends(windows),
         strict=True,
     )
     return [
-        Analysis(indicator=indicator, pattern=pattern, trend=line, decision=decide(bars, indicator, pattern, line))
+        Analysis(
+            indicator=indicator, pattern=pattern, trend=line, decision=decide_trade(bars, indicator, pattern, line)
+        )
         for bars, indicator, pattern, line in reports
     ]
 
@@ -60,13 +62,13 @@ def analyse_many(
     """
     windows = Windows.of(frame, ends)
     for start in range(0, len(windows), CHUNK_WINDOWS):
-        made = analyse(windows.part(start, start + CHUNK_WINDOWS))
+        analyses = analyse(windows.part(start, start + CHUNK_WINDOWS))
         if progress is not None:
-            progress(start + len(made))
-        yield from made
+            progress(start + len(analyses))
+        yield from analyses
 
 
-def decide(bars: int, indicator: IndicatorReport, pattern: PatternReport, line: TrendReport) -> TradeDecision:
+def decide_trade(bars: int, indicator: IndicatorReport, pattern: PatternReport, line: TrendReport) -> TradeDecision:
     """The decision that three reports on a window of so many bars lead to."""
     if bars < WARM_UP_BARS:
         return _hold(f"warm-up: {bars} of {WARM_UP_BARS} bars")
@@ -77,7 +79,10 @@ def decide(bars: int, indicator: IndicatorReport, pattern: PatternReport, line: 
     fast = _signed(line.trend_direction, line.trend_strength or ZERO)
     agreement = mul(slow, fast)
     if agreement < 0:
-        return _hold("regime: mixed", f"trends disagree: EMA 50/200 {_shown(slow)}, line over 50 bars {_shown(fast)}")
+        return _hold(
+            "regime: mixed",
+            f"trends disagree: EMA 50/200 {_format_score(slow)}, line over 50 bars {_format_score(fast)}",
+        )
     if agreement > 0:
         return _follow(div(add(slow, fast), exact(2)), indicator, pattern)
     return _fade(indicator, pattern)
@@ -90,52 +95,55 @@ def _follow(strength: Decimal, indicator: IndicatorReport, pattern: PatternRepor
     """Both trends agree: go with them if momentum confirms; a pattern may add or take away."""
     momentum = _momentum(indicator)
     if mul(strength, momentum) <= 0:
-        return _hold("regime: trending", f"trend {_shown(strength)} is not confirmed by momentum {_shown(momentum)}")
+        return _hold(
+            "regime: trending",
+            f"trend {_format_score(strength)} is not confirmed by momentum {_format_score(momentum)}",
+        )
     chart = _pattern_vote(pattern)
     score = total((mul(TREND_WEIGHT, strength), mul(MOMENTUM_WEIGHT, momentum), mul(PATTERN_WEIGHT, chart)))
     reasons = (
         "regime: trending",
-        f"trend {_shown(strength)}",
-        f"momentum {_shown(momentum)}",
+        f"trend {_format_score(strength)}",
+        f"momentum {_format_score(momentum)}",
         _pattern_reason(pattern, chart),
     )
-    return _judge(score, TREND_HORIZON_BARS, TREND_HORIZON_EXTRA_BARS, reasons)
+    return _decide_by_score(score, TREND_HORIZON_BARS, TREND_HORIZON_EXTRA_BARS, reasons)
 
 
 def _fade(indicator: IndicatorReport, pattern: PatternReport) -> TradeDecision:
     """No common trend: go against an extreme that has begun to turn; a pattern may add or take away."""
     fade, chart = _turning_extreme(indicator), _pattern_vote(pattern)
     score = add(mul(FADE_WEIGHT, fade), mul(FADE_PATTERN_WEIGHT, chart))
-    reasons = ("regime: ranging", f"turn from an extreme {_shown(fade)}", _pattern_reason(pattern, chart))
-    return _judge(score, FADE_HORIZON_BARS, 0, reasons)
+    reasons = ("regime: ranging", f"turn from an extreme {_format_score(fade)}", _pattern_reason(pattern, chart))
+    return _decide_by_score(score, FADE_HORIZON_BARS, 0, reasons)
 
 
 def _momentum(indicator: IndicatorReport) -> Decimal:
     """-1..1: the mean of the MACD histogram in ATR, RSI around 50, and the sign of the rate of change."""
     votes = (
-        _clamped(div(div(_known(indicator.macd_histogram), _known(indicator.atr)), _HISTOGRAM_FULL)),
-        _clamped(div(sub(_known(indicator.rsi), _MIDDLE), _RSI_FULL)),
+        _clamped(div(div(_require(indicator.macd_histogram), _require(indicator.atr)), _HISTOGRAM_FULL)),
+        _clamped(div(sub(_require(indicator.rsi), _MIDDLE), _RSI_FULL)),
         # Only the sign: the same move in per cent is larger downwards than upwards.
-        _sign(_known(indicator.roc)),
+        _sign(_require(indicator.roc)),
     )
     return div(total(votes), exact(len(votes)))
 
 
 def _extension(indicator: IndicatorReport) -> Decimal:
     """-1..1: where the close lies in the range of the last 14 bars, by stochastic oscillator and Williams' %R."""
-    stochastic = div(sub(_known(indicator.stoch_k), _MIDDLE), _HALF_RANGE)
-    williams = div(add(_known(indicator.willr), _MIDDLE), _HALF_RANGE)
+    stochastic = div(sub(_require(indicator.stoch_k), _MIDDLE), _HALF_RANGE)
+    williams = div(add(_require(indicator.willr), _MIDDLE), _HALF_RANGE)
     return div(add(stochastic, williams), exact(2))
 
 
 def _turning_extreme(indicator: IndicatorReport) -> Decimal:
     """Above 0 for an oversold market whose %K has turned over %D, below 0 for the opposite, else 0."""
-    k, d = _known(indicator.stoch_k), _known(indicator.stoch_d)
+    k, d = _require(indicator.stoch_k), _require(indicator.stoch_d)
     oversold = indicator.rsi_level == "oversold" and d < _STOCH_OVERSOLD and k > d
     overbought = indicator.rsi_level == "overbought" and d > _STOCH_OVERBOUGHT and k < d
     if not oversold and not overbought:
         return ZERO
-    stretch = _clamped(div(sub(_MIDDLE, _known(indicator.rsi)), _RSI_FULL))
+    stretch = _clamped(div(sub(_MIDDLE, _require(indicator.rsi)), _RSI_FULL))
     return div(sub(stretch, _extension(indicator)), exact(2))
 
 
@@ -149,15 +157,15 @@ def _pattern_vote(pattern: PatternReport) -> Decimal:
 
 
 def _pattern_reason(pattern: PatternReport, vote: Decimal) -> str:
-    return f"pattern {pattern.primary_pattern} {_shown(vote)}" if pattern.primary_pattern else "no pattern"
+    return f"pattern {pattern.primary_pattern} {_format_score(vote)}" if pattern.primary_pattern else "no pattern"
 
 
-def _judge(score: Decimal, horizon: int, extra: int, reasons: tuple[str, ...]) -> TradeDecision:
+def _decide_by_score(score: Decimal, horizon: int, extra: int, reasons: tuple[str, ...]) -> TradeDecision:
     """Enter when the score reaches the entry score; its excess lengthens the horizon and widens the target."""
-    reached = floor_to_step(max(score, neg(score)), exact("0.0001"))
-    confidence = min(reached, ONE)
+    magnitude = floor_to_step(max(score, neg(score)), exact("0.0001"))
+    confidence = min(magnitude, ONE)
     # Rounded as the confidence is: the two are one number, and are read side by side.
-    verdict = f"score {_shown(reached if score > 0 else neg(reached))}, entry at {ENTRY_SCORE}"
+    verdict = f"score {_format_score(magnitude if score > 0 else neg(magnitude))}, entry at {ENTRY_SCORE}"
     if confidence < ENTRY_SCORE:
         return _hold(*reasons, verdict)
     excess = min(ONE, div(sub(confidence, ENTRY_SCORE), sub(FULL_SCORE, ENTRY_SCORE)))
@@ -175,12 +183,12 @@ def _hold(*reasons: str) -> TradeDecision:
     return TradeDecision(decision="HOLD", confidence=ZERO, reasons=reasons)
 
 
-def _shown(value: Decimal) -> str:
+def _format_score(value: Decimal) -> str:
     # By way of a float: text of a Decimal would be rounded as the thread's decimal context says.
     return f"{float(value):+.4f}"
 
 
-def _known(value: Decimal | None) -> Decimal:
+def _require(value: Decimal | None) -> Decimal:
     assert value is not None, "decide() lets no unknown value through"
     return value
 

@@ -18,11 +18,11 @@ from engine.core.money import ONE, ZERO, exact
 HORIZON_BARS_MAX = 10_000
 REASON_LENGTH_MAX = 500
 
-Amount = Decimal | int | str
+DecimalLike = Decimal | int | str
 
 
 @dataclass(frozen=True, init=False, slots=True)
-class Opinion:
+class Decision:
     """What a strategy wants at the close of its window's last bar, and why.
 
     direction: LONG, SHORT, FLAT, or HOLD for no opinion; confidence: 0 to 1, left out 1, and 0 for a HOLD; reason:
@@ -45,13 +45,13 @@ class Opinion:
     def __init__(
         self,
         direction: Direction | str,
-        confidence: Amount | None = None,
+        confidence: DecimalLike | None = None,
         *,
         reason: str = "",
         horizon_bars: int | None = None,
-        risk_reward: Amount | None = None,
-        stop: Amount | None = None,
-        target: Amount | None = None,
+        risk_reward: DecimalLike | None = None,
+        stop: DecimalLike | None = None,
+        target: DecimalLike | None = None,
         entry: OrderTerms | None = None,
     ) -> None:
         wanted = _direction(direction)
@@ -97,7 +97,7 @@ def _direction(text: Direction | str) -> Direction:
         raise ValueError(f"direction {text!r} is none of {', '.join(Direction)}") from None
 
 
-def _amount(name: str, value: Amount | None) -> Decimal | None:
+def _amount(name: str, value: DecimalLike | None) -> Decimal | None:
     if value is None:
         return None
     # A strategy is other people's code: it need not have been looked at by a type checker.
@@ -124,7 +124,7 @@ class Strategy(Protocol):
     @property
     def bars(self) -> int: ...
 
-    def decide(self, bars: Sequence[Bar]) -> Opinion:
+    def decide(self, bars: Sequence[Bar]) -> Decision:
         """The opinion on a window of exactly `self.bars` bars, oldest first, that ends with the bar just closed.
 
         It must follow from the window alone: the same bars, the same opinion, in whatever order it is asked.

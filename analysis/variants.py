@@ -23,7 +23,7 @@ import msgspec
 
 from analysis import rules
 from analysis.charting.indicators import WINDOW_BARS
-from analysis.strategy import Opinion, Strategy
+from analysis.strategy import Decision, Strategy
 from engine import plugins
 from engine.core.errors import BadInput, QuantagentError
 from engine.core.events import AnalysisFailed, AnalysisMade
@@ -49,22 +49,22 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}")
 class StrategyFailed(QuantagentError):
     """A strategy raised an error, or said what is no opinion, on the window that ends with this bar."""
 
-    def __init__(self, variant: str, bar: Bar, what: str) -> None:
+    def __init__(self, variant: str, bar: Bar, reason: str) -> None:
         super().__init__(
-            f"variant {variant} failed on {bar.symbol} at {instant_text(bar.closed_at)}: {what}. Correct it and run "
+            f"variant {variant} failed on {bar.symbol} at {instant_text(bar.closed_at)}: {reason}. Correct it and run "
             "again: the opinions stored before are kept."
         )
         self.bar = bar
 
 
-class Formed(NamedTuple):
+class FormedAnalysis(NamedTuple):
     """An opinion, and the canonical JSON of what lies behind it, as it is stored."""
 
-    opinion: Opinion
+    decision: Decision
     reports: str
 
 
-class Named(Protocol):
+class VariantInfo(Protocol):
     """Whose analyses: the name that they are stored and runs are named by, the version of the code, how many bars are
     seen at the most, and with how few the answer is HOLD for want of them."""
 
@@ -81,10 +81,10 @@ class Named(Protocol):
     def warm_up_bars(self) -> int: ...
 
 
-class Variant(Named, Protocol):
+class Variant(VariantInfo, Protocol):
     """Who computes analyses. An opinion is a function of its window's bars and of nothing else."""
 
-    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[Formed]:
+    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[FormedAnalysis]:
         """One opinion for each of `ends`, in their order, on the windows that end with those bars (row numbers).
 
         `bars` are bars of one symbol, oldest first; windows at their beginning are as short as the bars are.
@@ -101,31 +101,31 @@ class Window(NamedTuple):
     digest: str
 
 
-class Stored(NamedTuple):
+class StoredOutcome(NamedTuple):
     """An opinion, or that there is none, and its version in the analysis's stream."""
 
-    fact: AnalysisMade | AnalysisFailed
+    event: AnalysisMade | AnalysisFailed
     version: int
 
 
-class Unavailable(QuantagentError):
+class VariantUnavailable(QuantagentError):
     """Whoever would make opinions has failed so often that asking on makes no sense."""
 
 
 @runtime_checkable
-class Maker(Named, Protocol):
+class ModelVariant(VariantInfo, Protocol):
     """Who asks others for opinions, which takes time and money and may fail: language models.
 
     Makes and stores many analyses at the same time.
     """
 
-    def make(
+    def create_analyses(
         self,
         symbol: Symbol,
         timeframe: Timeframe,
         bars: Sequence[Bar],
         windows: Sequence[Window],
-        heard: Callable[[Stored], None],
+        on_result: Callable[[StoredOutcome], None],
     ) -> None:
         """Makes and stores the opinion on each of the windows of these bars, and tells each as it comes.
 
@@ -134,22 +134,22 @@ class Maker(Named, Protocol):
         ...
 
 
-class Chain(NamedTuple):
+class VariantChain(NamedTuple):
     """Variants of which each is asked about what those before it failed at. A HOLD is no failure."""
 
-    variants: tuple[Variant | Maker, ...]
+    variants: tuple[Variant | ModelVariant, ...]
 
     @property
     def name(self) -> str:
         return ",".join(one.name for one in self.variants)
 
 
-def links(variant: Variant | Maker | Chain) -> tuple[Variant | Maker, ...]:
+def members(variant: Variant | ModelVariant | VariantChain) -> tuple[Variant | ModelVariant, ...]:
     """The variants to be asked, in order."""
-    return variant.variants if isinstance(variant, Chain) else (variant,)
+    return variant.variants if isinstance(variant, VariantChain) else (variant,)
 
 
-class Rules:
+class RulesVariant:
     """The `rules` analyst, which computes many windows at once."""
 
     name = rules.VARIANT
@@ -157,23 +157,26 @@ class Rules:
     window_bars = WINDOW_BARS
     warm_up_bars = rules.WARM_UP_BARS
 
-    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[Formed]:
+    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[FormedAnalysis]:
         if not ends:
             return
         first = max(0, min(ends) + 1 - WINDOW_BARS)
-        frame = frame_of(bars[first : max(ends) + 1])
-        for made in rules.analyse_many(frame, [end - first for end in ends]):
-            said = made.decision
-            opinion = Opinion(
-                said.decision, said.confidence, horizon_bars=said.horizon_bars, risk_reward=said.risk_reward
+        frame = frame_from_bars(bars[first : max(ends) + 1])
+        for analysis in rules.analyse_many(frame, [end - first for end in ends]):
+            trade_decision = analysis.decision
+            decision = Decision(
+                trade_decision.decision,
+                trade_decision.confidence,
+                horizon_bars=trade_decision.horizon_bars,
+                risk_reward=trade_decision.risk_reward,
             )
-            yield Formed(opinion, made.model_dump_json())
+            yield FormedAnalysis(decision, analysis.model_dump_json())
 
 
-RULES = Rules()
+RULES = RulesVariant()
 
 
-def frame_of(bars: Iterable[Bar]) -> pl.DataFrame:
+def frame_from_bars(bars: Iterable[Bar]) -> pl.DataFrame:
     """Bars as the floats that indicators compute with, in the catalogue's columns."""
     import polars as pl
 
@@ -183,7 +186,7 @@ def frame_of(bars: Iterable[Bar]) -> pl.DataFrame:
     return pl.DataFrame({**times, **prices}, schema_overrides=dict.fromkeys(times, pl.Datetime("us", "UTC")))
 
 
-class Own:
+class StrategyVariant:
     """A strategy as a variant: asked window by window, and only about whole ones."""
 
     def __init__(self, strategy: Strategy, name: str) -> None:
@@ -191,36 +194,36 @@ class Own:
         self.name, self.version = name, strategy.version
         self.window_bars = self.warm_up_bars = strategy.bars
 
-    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[Formed]:
+    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[FormedAnalysis]:
         for end in ends:
             # A tuple: nobody can change a window.
-            opinion = self._opinion(tuple(bars[max(0, end + 1 - self.window_bars) : end + 1]))
-            reasons = [opinion.reason] if opinion.reason else []
-            yield Formed(opinion, msgspec.json.encode({"decision": {"reasons": reasons}}).decode())
+            decision = self._decide(tuple(bars[max(0, end + 1 - self.window_bars) : end + 1]))
+            reasons = [decision.reason] if decision.reason else []
+            yield FormedAnalysis(decision, msgspec.json.encode({"decision": {"reasons": reasons}}).decode())
 
-    def _opinion(self, window: tuple[Bar, ...]) -> Opinion:
+    def _decide(self, window: tuple[Bar, ...]) -> Decision:
         if len(window) < self.warm_up_bars:
-            return Opinion("HOLD", reason=f"warm-up: {len(window)} of {self.warm_up_bars} bars")
+            return Decision("HOLD", reason=f"warm-up: {len(window)} of {self.warm_up_bars} bars")
         try:
             with localcontext(_DECIMALS):
-                said = self._strategy.decide(window)
+                decision = self._strategy.decide(window)
         except Exception as error:
-            raise StrategyFailed(self.name, window[-1], plugins.in_words(error)) from error
+            raise StrategyFailed(self.name, window[-1], plugins.describe_error(error)) from error
         # Other people's code: it need not have been looked at by a type checker.
-        if not isinstance(said, Opinion):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise StrategyFailed(self.name, window[-1], f"it returned {type(said).__name__}, which is no Opinion")
-        return said
+        if not isinstance(decision, Decision):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise StrategyFailed(self.name, window[-1], f"it returned {type(decision).__name__}, which is no Decision")
+        return decision
 
 
 # --- Finding one --------------------------------------------------------------------------------------------------
 
 
-def names() -> list[str]:
+def variant_names() -> list[str]:
     """The names that can be typed without a file. Nothing is imported for it."""
-    return sorted({rules.VARIANT, *plugins.names(GROUP, BUILT_IN)})
+    return sorted({rules.VARIANT, *plugins.entry_point_names(GROUP, BUILT_IN)})
 
 
-def find(text: str) -> Variant:
+def find_variant(text: str) -> Variant:
     """The variant of a name, with or without its version (`momentum`, `momentum@1`), or of `FILE.py:NAME`.
 
     Raises `BadInput` when there is none, or when its code cannot be loaded or is no strategy.
@@ -237,14 +240,14 @@ def find(text: str) -> Variant:
 
 def _installed(text: str) -> Variant:
     name, _, version = text.partition("@")
-    otherwise = f"{', '.join(names())}; a strategy in a file is named FILE.py:CLASS"
-    loaded, where = plugins.load("variant", name, GROUP, BUILT_IN, otherwise)
-    strategy = _strategy(loaded, where)
+    otherwise = f"{', '.join(variant_names())}; a strategy in a file is named FILE.py:CLASS"
+    loaded, where = plugins.load_entry_point("variant", name, GROUP, BUILT_IN, otherwise)
+    strategy = _load_strategy(loaded, where)
     if strategy.variant != name:
         raise BadInput(f"{where} calls itself {strategy.variant!r}: give the entry point and the class one name.")
     if version not in ("", strategy.version):
         raise BadInput(f"{where} is installed in version {strategy.version}, not {version}: ask for {name}.")
-    return Own(strategy, f"{name}@{strategy.version}")
+    return StrategyVariant(strategy, f"{name}@{strategy.version}")
 
 
 def _from_file(path: Path, name: str) -> Variant:
@@ -253,16 +256,18 @@ def _from_file(path: Path, name: str) -> Variant:
     source = path.read_bytes()
     digest = sha256(b"%s\n%s" % (name.encode(), source)).hexdigest()[:12]
     try:
-        loaded = _run(path, source, f"quantagent_variant_{digest}").get(name)
+        loaded = _execute_file(path, source, f"quantagent_variant_{digest}").get(name)
     except Exception as error:
-        raise BadInput(f"{path} cannot be loaded: {plugins.in_words(error)}. Correct it and run again.") from error
+        raise BadInput(
+            f"{path} cannot be loaded: {plugins.describe_error(error)}. Correct it and run again."
+        ) from error
     if loaded is None:
         raise BadInput(f"{path} has no {name!r}: name the class of your strategy as {path}:CLASS.")
-    strategy = _strategy(loaded, f"{name} in {path}")
-    return Own(strategy, f"{strategy.variant}@{digest}")
+    strategy = _load_strategy(loaded, f"{name} in {path}")
+    return StrategyVariant(strategy, f"{strategy.variant}@{digest}")
 
 
-def _run(path: Path, source: bytes, module_name: str) -> dict[str, object]:
+def _execute_file(path: Path, source: bytes, module_name: str) -> dict[str, object]:
     """The names that a file defines."""
     loader = _Source(path, source)
     spec = spec_from_loader(module_name, loader)
@@ -286,29 +291,29 @@ class _Source(ExecutionLoader):
         return self._source.decode()
 
 
-def _strategy(loaded: object, where: str) -> Strategy:
+def _load_strategy(loaded: object, where: str) -> Strategy:
     """The strategy itself, or one made from its class; checked."""
     try:
-        made: object = loaded() if isinstance(loaded, type) else loaded
+        strategy: object = loaded() if isinstance(loaded, type) else loaded
     except Exception as error:
         raise BadInput(
-            f"{where} cannot be made without arguments: {plugins.in_words(error)}. Offer an instance."
+            f"{where} cannot be made without arguments: {plugins.describe_error(error)}. Offer an instance."
         ) from error
-    fault = _fault(made)
-    if fault:
-        raise BadInput(f"{where} is no strategy: {fault}.")
-    return made  # pyright: ignore[reportReturnType] - has all that the protocol asks for
+    reason = _invalid_reason(strategy)
+    if reason:
+        raise BadInput(f"{where} is no strategy: {reason}.")
+    return strategy  # pyright: ignore[reportReturnType] - has all that the protocol asks for
 
 
-def _fault(made: object) -> str:
+def _invalid_reason(strategy: object) -> str:
     """Why this is no strategy, as the end of a sentence; empty if it is one."""
-    variant, version, bars = (getattr(made, name, None) for name in ("variant", "version", "bars"))
+    variant, version, bars = (getattr(strategy, name, None) for name in ("variant", "version", "bars"))
     if not isinstance(variant, str) or not _NAME.fullmatch(variant) or variant == rules.VARIANT:
         return f"`variant` must be a name of its own in small letters, digits, _ and -, not {variant!r}"
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         return f"`version` must be text like '1' or '1.2', not {version!r}"
     if not isinstance(bars, int) or isinstance(bars, bool) or not 1 <= bars <= BARS_MAX:
         return f"`bars` must say how many bars it needs, 1 to {BARS_MAX:,}, not {bars!r}"
-    if not callable(getattr(made, "decide", None)):
+    if not callable(getattr(strategy, "decide", None)):
         return "it has no method `decide(bars)`"
     return ""

@@ -14,49 +14,49 @@ from engine.core.errors import BadInput, QuantagentError
 class Loaded(NamedTuple):
     """What an entry point leads to, and where that is, for messages."""
 
-    what: object
+    value: object
     where: str
 
 
-def names(group: str, built_in: Sequence[EntryPoint]) -> set[str]:
+def entry_point_names(group: str, built_in: Sequence[EntryPoint]) -> set[str]:
     """The names in a group. `built_in`: ours, which are there before the package is installed. Imports nothing."""
     return {entry.name for entry in (*built_in, *entry_points(group=group))}
 
 
-def load(kind: str, name: str, group: str, built_in: Sequence[EntryPoint], otherwise: str) -> Loaded:
+def load_entry_point(kind: str, name: str, group: str, built_in: Sequence[EntryPoint], alternatives: str) -> Loaded:
     """What a name leads to. kind: what a person calls it; otherwise: what there is instead of an unknown name.
 
     Raises `BadInput` for a name that is unknown or offered twice, and for code that cannot be loaded.
     """
     # By what they lead to: our own entry points are known twice, once the package is installed.
-    found = {entry.value: entry for entry in (*entry_points(group=group, name=name), *built_in) if entry.name == name}
-    if not found:
-        raise BadInput(f"{kind} {name!r} is unknown: there is {otherwise}.")
-    if len(found) > 1:
-        packages = " and ".join(_package(entry) for entry in found.values())
+    matches = {entry.value: entry for entry in (*entry_points(group=group, name=name), *built_in) if entry.name == name}
+    if not matches:
+        raise BadInput(f"{kind} {name!r} is unknown: there is {alternatives}.")
+    if len(matches) > 1:
+        packages = " and ".join(_package(entry) for entry in matches.values())
         raise BadInput(f"{kind} {name!r} is offered by {packages}: uninstall all but one, or rename it.")
-    (entry,) = found.values()
+    (entry,) = matches.values()
     where = f"{kind} {name!r} of package {_package(entry)} ({entry.value})"
     try:
         return Loaded(entry.load(), where)
     except QuantagentError:
         raise
     except Exception as error:
-        raise cannot_be_loaded(where, error) from error
+        raise load_error(where, error) from error
 
 
-def cannot_be_loaded(where: str, error: Exception) -> BadInput:
-    return BadInput(f"{where} cannot be loaded: {in_words(error)}. Repair or reinstall that package.")
+def load_error(where: str, error: Exception) -> BadInput:
+    return BadInput(f"{where} cannot be loaded: {describe_error(error)}. Repair or reinstall that package.")
 
 
-def in_words(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error's kind, what it says in one line, and where in the code it was raised."""
-    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
     places = [place for place in extract_tb(error.__traceback__) if not place.filename.startswith("<frozen")]
     # A syntax error says itself where it is.
     if isinstance(error, SyntaxError) or not places:
-        return said
-    return f"{said} ({Path(places[-1].filename).name}, line {places[-1].lineno})"
+        return message
+    return f"{message} ({Path(places[-1].filename).name}, line {places[-1].lineno})"
 
 
 def _package(entry: EntryPoint) -> str:

@@ -16,14 +16,14 @@ from engine.core.events import (
     RunRequested,
     RunStarted,
 )
-from engine.core.upcasters import names
-from engine.runtime.replay import Named
+from engine.core.upcasters import event_names
+from engine.runtime.replay import AnalysisVersion
 from engine.runtime.runs import book_stream, run_stream
 from engine.store import Recorded, Store
 from engine.trading.book import Book, evolve
 from projections.trades import Trade, TradesView
 
-NAMES = frozenset(names([RunRequested, RunStarted, RunEnded, RunFailed, *get_args(BookEvent)]))
+NAMES = frozenset(event_names([RunRequested, RunStarted, RunEnded, RunFailed, *get_args(BookEvent)]))
 
 
 class Account:
@@ -41,7 +41,7 @@ class Account:
         self.latest_at = request.start
         self.moves: list[OrderFilled | CashAdjusted] = []
         self.trades = TradesView()
-        self.consulted: list[Named] = []
+        self.consulted: list[AnalysisVersion] = []
 
     @property
     def is_live(self) -> bool:

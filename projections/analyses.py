@@ -7,8 +7,8 @@ from datetime import UTC
 
 import msgspec
 
-from engine.core.events import AnalysisFailed, AnalysisMade, Attempt, GraphWork
-from engine.core.upcasters import names
+from engine.core.events import AnalysisFailed, AnalysisMade, AnalysisOutcome, GraphWork
+from engine.core.upcasters import event_names
 from engine.store import Recorded, Store
 from projections import tables
 from projections.projection import Change
@@ -19,14 +19,14 @@ class Analyses:
     """Remembers nothing: of an analysis that was tried before, its stream tells whether there is an opinion yet."""
 
     name = "analyses"
-    consumes = frozenset(names([AnalysisMade, AnalysisFailed]))
+    consumes = frozenset(event_names([AnalysisMade, AnalysisFailed]))
     streams = frozenset[str]()
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def apply(self, recorded: Recorded) -> Iterable[Change]:
-        if not isinstance(recorded.event, Attempt):
+        if not isinstance(recorded.event, AnalysisOutcome):
             return
         for row in _call_rows(recorded, recorded.event):
             yield tables.MODEL_CALLS, row
@@ -46,7 +46,7 @@ class Analyses:
         return any(isinstance(row.event, AnalysisMade) for row in before)
 
 
-def _row(recorded: Recorded, fact: Attempt) -> Row:
+def _row(recorded: Recorded, fact: AnalysisOutcome) -> Row:
     made = fact if isinstance(fact, AnalysisMade) else None
     return {
         "analysis_id": fact.analysis_id,
@@ -76,7 +76,7 @@ def _of_work(work: GraphWork | None) -> Row:
     return {**told, "artefacts": msgspec.json.encode(work.artefacts).decode()}
 
 
-def _call_rows(recorded: Recorded, fact: Attempt) -> Iterable[Row]:
+def _call_rows(recorded: Recorded, fact: AnalysisOutcome) -> Iterable[Row]:
     if fact.work is None:
         return
     for n, call in enumerate(fact.work.calls, 1):

@@ -6,21 +6,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Symbol
 from projections.tables import Row
 
 AFTER = timedelta(hours=4)
 
 
-def decision_rows(opinions: Iterable[tuple[datetime, Wish]], bars_by_symbol: Sequence[Sequence[Bar]]) -> Iterator[Row]:
+def decision_rows(
+    opinions: Iterable[tuple[datetime, Intent]], bars_by_symbol: Sequence[Sequence[Bar]]
+) -> Iterator[Row]:
     """One row per opinion. Right: the close four hours later lies on the side it said; unchanged is neither."""
     closes = {bars[0].symbol: {bar.closed_at: bar.close for bar in bars} for bars in bars_by_symbol if bars}
     for at, wish in opinions:
         yield _row(at, wish, closes)
 
 
-def _row(at: datetime, wish: Wish, closes: Mapping[Symbol, Mapping[datetime, Decimal]]) -> Row:
+def _row(at: datetime, wish: Intent, closes: Mapping[Symbol, Mapping[datetime, Decimal]]) -> Row:
     now = closes.get(wish.symbol, {}).get(at)
     later = closes.get(wish.symbol, {}).get(at + AFTER)
     change = float(later) / float(now) - 1.0 if now and later else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.core.events import ModelActivated, ModelSaved
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.store import Recorded, Store
 from projections import tables
 from projections.profiles import activation_row, number_of
@@ -17,7 +17,7 @@ class Models:
     """Remembers nothing: which version of a preset an event saves is counted in the preset's stream."""
 
     name = "models"
-    consumes = frozenset(names([ModelSaved, ModelActivated]))
+    consumes = frozenset(event_names([ModelSaved, ModelActivated]))
     streams = frozenset[str]()
 
     def __init__(self, store: Store) -> None:

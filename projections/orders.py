@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from engine.core.events import (
-    Fact,
+    Event,
     OrderCanceled,
     OrderExpired,
     OrderFilled,
@@ -64,7 +64,7 @@ class OrdersView:
         return self._orders[order_id]
 
 
-_ENDED: dict[type[Fact], str] = {
+_ENDED: dict[type[Event], str] = {
     OrderRejected: "rejected",
     OrderCanceled: "canceled",
     OrderExpired: "expired",

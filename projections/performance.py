@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 
-from engine.core.events import Attempt, RunRequested
-from engine.core.intents import Wish, wish_of
+from engine.core.events import AnalysisOutcome, RunRequested
+from engine.core.intents import Intent, intent_of
 from engine.core.money import total
 from engine.core.session_ends import Schedule
 from engine.data import Bars
 from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, load_signals
-from engine.runtime.replay import Named, opinions_named
+from engine.runtime.replay import AnalysisVersion, intents_at_versions
 from engine.runtime.runs import bars_seen, schedule_of
 from engine.store import Recorded, Store
 from projections import tables
@@ -26,7 +26,7 @@ from projections.metrics import metrics
 from projections.projection import Change
 from projections.tables import Row
 
-Opinion = tuple[datetime, Wish]
+Opinion = tuple[datetime, Intent]
 
 # Of opinions that pass by: a run usually follows the analyses made for it.
 REMEMBERED = 50_000
@@ -44,10 +44,10 @@ class Performance:
         self._accounts: dict[str, Account] = {}
         self._opinions: dict[str, list[Opinion]] = {}
         self._moved: set[str] = set()
-        self._heard: dict[Named, Opinion] = {}
+        self._heard: dict[AnalysisVersion, Opinion] = {}
 
     def apply(self, recorded: Recorded) -> Iterable[Change]:
-        if isinstance(recorded.event, Attempt):
+        if isinstance(recorded.event, AnalysisOutcome):
             self._remember({(recorded.event.analysis_id, recorded.version): _opinion(recorded.event, recorded.version)})
         run_id = run_of(recorded)
         if run_id is None:
@@ -85,7 +85,7 @@ class Performance:
         self._opinions.pop(run_id, None)
         self._moved.discard(run_id)
 
-    def _remember(self, opinions: Mapping[Named, Opinion]) -> None:
+    def _remember(self, opinions: Mapping[AnalysisVersion, Opinion]) -> None:
         self._heard |= opinions
         for oldest in list(islice(self._heard, max(0, len(self._heard) - REMEMBERED))):
             del self._heard[oldest]
@@ -94,7 +94,7 @@ class Performance:
         request, config = account.request, account.request.config
         # A paper run was asked before its end was known, and may have gone on since.
         end = max(request.end, account.latest_at) if account.is_live else request.end
-        bars = bars_seen(self._catalogue, self._store, request, config.fed, end)
+        bars = bars_seen(self._catalogue, self._store, request, config.data_symbols, end)
         if account.is_live or account.book.ended:
             # The account has not seen the later bars of its range: they are still to come, or it ended before them.
             bars = [[bar for bar in series if bar.closed_at <= account.latest_at] for series in bars]
@@ -114,17 +114,17 @@ class Performance:
         known += self._found(account.consulted[len(known) :])
         return known
 
-    def _found(self, consulted: Sequence[Named]) -> list[Opinion]:
+    def _found(self, consulted: Sequence[AnalysisVersion]) -> list[Opinion]:
         unheard = [each for each in dict.fromkeys(consulted) if each not in self._heard]
-        read = dict(zip(unheard, opinions_named(self._store, unheard), strict=True))
+        read = dict(zip(unheard, intents_at_versions(self._store, unheard), strict=True))
         found = [read.get(each) or self._heard[each] for each in consulted]
         # Runs over the same bars consult the same analyses.
         self._remember(read)
         return found
 
 
-def _opinion(fact: Attempt, version: int) -> Opinion:
-    return fact.as_of, wish_of(fact, version)
+def _opinion(fact: AnalysisOutcome, version: int) -> Opinion:
+    return fact.as_of, intent_of(fact, version)
 
 
 def _metrics_row(account: Account, curve: list[EquityPoint], schedule: Schedule) -> Row:

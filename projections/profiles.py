@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.core.events import ModelActivated, ProfileActivated, ProfileSaved
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.store import Recorded, Store
 from projections import tables
 from projections.projection import Change
@@ -16,7 +16,7 @@ class Profiles:
     """Remembers nothing: which version of a profile an event saves is counted in the profile's stream."""
 
     name = "profiles"
-    consumes = frozenset(names([ProfileSaved, ProfileActivated]))
+    consumes = frozenset(event_names([ProfileSaved, ProfileActivated]))
     streams = frozenset[str]()
 
     def __init__(self, store: Store) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.core.events import RunEnded, RunFailed, RunRequested, RunStarted
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.runtime.runs import run_stream
 from engine.store import Recorded, Store
 from projections import tables
@@ -21,7 +21,7 @@ class Runs:
     """Remembers the lines of runs that have not ended; one it has not seen from its beginning is read again."""
 
     name = "runs"
-    consumes = frozenset(names([RunRequested, RunStarted, RunEnded, RunFailed]))
+    consumes = frozenset(event_names([RunRequested, RunStarted, RunEnded, RunFailed]))
     streams = frozenset({"run"})
 
     def __init__(self, store: Store) -> None:

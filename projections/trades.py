@@ -10,7 +10,7 @@ import msgspec
 from engine.core.events import BookEvent, CashAdjusted, OrderFilled, OrderPlaced, SignalRaised
 from engine.core.ids import trade_id
 from engine.core.market import Side
-from engine.core.money import ZERO, add, div, mul, part_of, size, sub
+from engine.core.money import ZERO, add, div, magnitude, mul, prorate, sub
 from engine.trading.book import Book
 from projections.tables import Row
 
@@ -73,15 +73,15 @@ class TradesView:
         changed: list[Trade] = []
         held = before.held(fill.symbol)
         opposite = held > 0 if fill.side is Side.SELL else held < 0
-        closing = min(fill.quantity, size(held)) if opposite else ZERO
+        closing = min(fill.quantity, magnitude(held)) if opposite else ZERO
         if closing > 0:
             trade = self._open[fill.symbol]
-            self._exit(trade, fill, closing, sub(after.realised, before.realised), flat=closing == size(held))
+            self._exit(trade, fill, closing, sub(after.realised, before.realised), flat=closing == magnitude(held))
             changed.append(trade)
         opening = sub(fill.quantity, closing)
         if opening > 0:
             trade = self._open.get(fill.symbol) or self._begin(fill)
-            _enter(trade, fill, opening, size(after.held(fill.symbol)))
+            _enter(trade, fill, opening, magnitude(after.held(fill.symbol)))
             changed.append(trade)
         return changed
 
@@ -111,12 +111,12 @@ def _enter(trade: Trade, fill: OrderFilled, units: Decimal, held: Decimal) -> No
 
 def _share(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
     """The closing units' share of an amount."""
-    return amount if units == whole else part_of(amount, units, whole)
+    return amount if units == whole else prorate(amount, units, whole)
 
 
 def _rest(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
     """What the closing units leave to the opening ones: so that both together are the amount, exactly."""
-    return amount if units == whole else sub(amount, part_of(amount, sub(whole, units), whole))
+    return amount if units == whole else sub(amount, prorate(amount, sub(whole, units), whole))
 
 
 def trade_row(trade: Trade) -> Row:

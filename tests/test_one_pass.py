@@ -34,11 +34,11 @@ def test_one_bar_becomes_a_fill_on_the_screen(dsn: str, tmp_path: Path) -> None:
             Environment.BACKTEST, config, profile="golden", dataset_digest="", variant=file.variant,
             start=bars[0].opened_at, end=bars[-1].closed_at,
         )  # fmt: skip
-        asked = runs.begin(store, asked, bars[0].opened_at, ME.actor)
+        asked = runs.start_run(store, asked, bars[0].opened_at, ME.actor)
         journal = Journal(store, runs.book_stream(asked.run_id), ME)
         session = Session(config, digest_of(config), analyst, journal)
         decided = [event for moment in moments([bars]) for event in session.advance(moment)]
-        runs.conclude(store, asked, session, journal, bars[-1].closed_at, ME.actor)
+        runs.end_run(store, asked, session, journal, bars[-1].closed_at, ME.actor)
         fill = next(event for event in decided if isinstance(event, OrderFilled))
         # 4. Read models are projected from the log.
         Runner(store, Catalogue(dsn), dsn).catch_up()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from analysis.analyst import opinions
+from analysis.analyst import ensure_analyses
 from engine import clock
 from engine.audit.anchors import Anchor
 from engine.audit.regenerate import dataset_digest
@@ -25,12 +25,12 @@ from engine.core.errors import BadInput, NotFound, StoreUnavailable
 from engine.core.events import Environment, RunRequested, RunStarted
 from engine.core.market import Bar, Instrument, Symbol, Timeframe
 from engine.core.money import ZERO
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.data import Bars
 from engine.data.catalogue import Catalogue
 from engine.data.signals import ImportedAnalyst, check_signals_fit, load_signals, read_signals, save_signals
 from engine.runtime import runs
-from engine.runtime.replay import check_replayable, commands_of, stored_opinions
+from engine.runtime.replay import check_replayable, commands_of_run, load_stored_analyses
 from engine.runtime.session import Analyst
 from engine.store import Store, read_from, roles
 from engine.store.connections import reason_of, wait_for
@@ -43,11 +43,11 @@ from projections.queries import Queries
 from projections.runner import Progress, Runner, unheard
 from ui.environment_lock import lock_digest
 from ui.services import profile_files, profiles
-from ui.services.analysts import Spending, analyst_of
+from ui.services.analysts import SpendingTracker, find_analyst
 from ui.settings import Settings, check_home, from_environment
 from ui.suggestions import did_you_mean
 
-Tell = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much is done, of how much."""
 
 
@@ -55,7 +55,7 @@ Tell = Callable[[str, int, int], None]
 READ_ONLY = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
 
 
-def silent(what: str, done: int, total: int) -> None:
+def no_progress(what: str, done: int, total: int) -> None:
     del what, done, total
 
 
@@ -74,7 +74,7 @@ class App(NamedTuple):
     access: Access
     store: Store
     catalogue: Bars
-    at_end: ExitStack | None = None
+    exit_stack: ExitStack | None = None
     by_role: Access | None = None
 
     @property
@@ -96,7 +96,7 @@ class App(NamedTuple):
         try:
             runner.catch_up(progress)
         except READ_ONLY:
-            print_to_stderr(f"warning: this login may read and not write, so that {_as_they_are(runner)}.")
+            print_to_stderr(f"warning: this login may read and not write, so that {_describe_lag(runner)}.")
         if incomplete := runner.incomplete():
             print_to_stderr(f"warning: {incomplete}")
         return Queries(self.access.reader)
@@ -106,7 +106,7 @@ class App(NamedTuple):
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             return anchor(conn, self.home, clock.now())
 
-    def anchoring(self) -> Standing:
+    def anchor_status(self) -> Standing:
         """The log's anchors at home, and what stands in the way of another one."""
         with psycopg.connect(self.access.auditor, autocommit=True) as conn:
             return standing(conn, self.home)
@@ -119,8 +119,8 @@ def open_app(settings: Settings | None = None, warn: Callable[[str], None] = pri
     What was appended meanwhile is anchored at the end; `warn` hears when it could not be.
     """
     settings = settings or from_environment()
-    with _access(settings) as access, PostgresStore(access.writer) as store, ExitStack() as at_end:
-        app = App(settings, access, store, Catalogue(access.writer), at_end)
+    with _access(settings) as access, PostgresStore(access.writer) as store, ExitStack() as exit_stack:
+        app = App(settings, access, store, Catalogue(access.writer), exit_stack)
         try:
             yield app
         finally:
@@ -132,8 +132,8 @@ def open_app(settings: Settings | None = None, warn: Callable[[str], None] = pri
 def open_audit(settings: Settings | None = None) -> Generator[App]:
     """The same system as an auditor has it: everything can be read, and nothing written."""
     settings = settings or from_environment()
-    with _access(settings) as access, PostgresStore(access.auditor) as store, ExitStack() as at_end:
-        yield App(settings, Access(*[access.auditor] * 4), store, Catalogue(access.auditor), at_end, access)
+    with _access(settings) as access, PostgresStore(access.auditor) as store, ExitStack() as exit_stack:
+        yield App(settings, Access(*[access.auditor] * 4), store, Catalogue(access.auditor), exit_stack, access)
 
 
 def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:
@@ -168,7 +168,7 @@ def _server(settings: Settings) -> Generator[str]:
         yield dsn
 
 
-def _as_they_are(runner: Runner) -> str:
+def _describe_lag(runner: Runner) -> str:
     """How far behind the log the read models are for a login that cannot bring them up to date."""
     try:
         lag = runner.status().lag
@@ -180,7 +180,7 @@ def _as_they_are(runner: Runner) -> str:
     return f"the read models are shown as they are, {lag:,} events behind the log"
 
 
-class Question(NamedTuple):
+class BacktestRequest(NamedTuple):
     """What a backtest asks. Without bounds: all bars.
 
     Without symbols: the profile's universe, or all that the catalogue holds in the timeframe. Without profiles: those
@@ -201,27 +201,27 @@ class Question(NamedTuple):
     retry: bool = False
 
 
-class Answer(NamedTuple):
+class RunReport(NamedTuple):
     """A finished run, how many analyses were made for it and how many found stored, and where its profile is from.
 
     analyses_failed: how many of them are no opinion; cost: of those made, in US dollars; notices: what a person should
     know of the analyses, such as bars that were too few for more than a HOLD.
     """
 
-    result: runs.Result
+    result: runs.RunResult
     analyses_made: int
-    analyses_found: int
-    profile_told: str
+    analyses_read: int
+    profile_description: str
     notices: tuple[str, ...] = ()
     analyses_failed: int = 0
     cost: Decimal = ZERO
 
 
-class Setup(NamedTuple):
+class ResolvedRequest(NamedTuple):
     """A question resolved against the catalogue: the very bars, their digest and range, by when all of it was known,
     and the frozen configuration."""
 
-    chosen: profiles.Chosen
+    selected: profiles.SelectedProfile
     config: RunConfig
     bars: list[list[Bar]]
     dataset_digest: str
@@ -230,92 +230,98 @@ class Setup(NamedTuple):
     known_at: datetime
 
 
-def backtest(app: App, question: Question, tell: Tell = silent) -> Answer:
+def run_backtest(app: App, request: BacktestRequest, on_progress: ProgressCallback = no_progress) -> RunReport:
     """Makes the analyses that are missing, runs the session over the bars, and brings the read models up to date."""
-    ready = set_up(app, question)
-    if question.signals is not None:
-        file = read_signals(question.signals)
-        check_signals_fit(file, ready.bars[: len(ready.config.symbols)])
+    resolved = resolve(app, request)
+    if request.signals is not None:
+        file = read_signals(request.signals)
+        check_signals_fit(file, resolved.bars[: len(resolved.config.symbols)])
         save_signals(app.store, app.dsn, file, app.settings.actor)
-        requested = _asked(app, ready, file.variant, question.label)
-        result = _perform(app, requested, ready.bars, ImportedAnalyst(file), tell)
-        return Answer(result, 0, 0, ready.chosen.told)
-    total, spent = sum(map(len, ready.bars)), Spending()
-    variant = analyst_of(app, question.variant, Environment.BACKTEST, budget=question.budget, progress=spent.hear)
-    requested = _asked(app, ready, variant.name, question.label)
-    formed = opinions(
+        requested = _record_request(app, resolved, file.variant, request.label)
+        result = _run_session(app, requested, resolved.bars, ImportedAnalyst(file), on_progress)
+        return RunReport(result, 0, 0, resolved.selected.description)
+    total, spent = sum(map(len, resolved.bars)), SpendingTracker()
+    variant = find_analyst(app, request.variant, Environment.BACKTEST, budget=request.budget, progress=spent.update)
+    requested = _record_request(app, resolved, variant.name, request.label)
+    analyses = ensure_analyses(
         app.store,
         app.catalogue.as_known_at(requested.known_at),
-        ready.config.symbols,
-        ready.config.timeframe,
-        question.start,
-        question.end,
+        resolved.config.symbols,
+        resolved.config.timeframe,
+        request.start,
+        request.end,
         actor=app.settings.actor,
         variant=variant,
-        progress=lambda done: tell(spent.told, done, total),
-        retry=question.retry,
-        until=_read_by(app, requested),
+        progress=lambda done: on_progress(spent.label, done, total),
+        retry=request.retry,
+        read_time=_analyses_read_at(app, requested),
     )
-    result = _perform(app, requested, ready.bars, formed, tell)
-    return Answer(
-        result, formed.made, formed.found, ready.chosen.told, tuple(formed.notices), formed.failed, spent.cost
+    result = _run_session(app, requested, resolved.bars, analyses, on_progress)
+    return RunReport(
+        result,
+        analyses.made,
+        analyses.already_stored,
+        resolved.selected.description,
+        tuple(analyses.notices),
+        analyses.failed,
+        spent.cost,
     )
 
 
-def _read_by(app: App, requested: RunRequested) -> Callable[[datetime], datetime | None]:
+def _analyses_read_at(app: App, requested: RunRequested) -> Callable[[datetime], datetime | None]:
     """A backtest has read all its analyses when it starts: asked again, it goes on with those."""
     rows = app.store.read(runs.run_stream(requested.run_id))
     at = next((row.meta.recorded_at for row in rows if isinstance(row.event, RunStarted)), None)
     return lambda close: at
 
 
-def _asked(app: App, ready: Setup, variant: str, label: str) -> RunRequested:
+def _record_request(app: App, resolved: ResolvedRequest, variant: str, label: str) -> RunRequested:
     """The run of a question. Where it was asked before, its opinions too are of what was known then: of the bars before
     its first, which are not part of its name, others may have been learned since."""
     requested = runs.request(
         Environment.BACKTEST,
-        ready.config,
-        profile=ready.chosen.name,
-        dataset_digest=ready.dataset_digest,
+        resolved.config,
+        profile=resolved.selected.name,
+        dataset_digest=resolved.dataset_digest,
         variant=variant,
-        start=ready.start,
-        end=ready.end,
+        start=resolved.start,
+        end=resolved.end,
         label=label,
-        known_at=ready.known_at,
+        known_at=resolved.known_at,
     )
-    return runs.recorded(app.store, requested)
+    return runs.stored_request(app.store, requested)
 
 
-def replay(
+def run_replay(
     app: App,
     run: str,
     profile: str | None = None,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
     risk_profile: str | None = None,
     label: str = "",
-) -> Answer:
+) -> RunReport:
     """Runs the stored analyses of a run again, under its own configuration or another profile. Makes no analysis."""
     source = find_source(app, run)
-    config, name, told = source.config, source.profile, f"profile {source.profile} (of the run)"
+    config, name, description = source.config, source.profile, f"profile {source.profile} (of the run)"
     if profile is not None or risk_profile is not None:
-        chosen = profiles.choose(app.store, profile, risk_profile)
-        config = _resolved(app, chosen.profile, config.instruments, config.timeframe)
-        name, told = chosen.name, chosen.told
+        selected = profiles.select_profile(app.store, profile, risk_profile)
+        config = _resolve_config(app, selected.profile, config.instruments, config.timeframe)
+        name, description = selected.name, selected.description
     result = runs.result_of(app.store, source.run_id)
     # A paper run was requested before its end was known, and may have gone on since.
     end = result.ended.ended_at if result and source.environment is Environment.PAPER else source.end
-    asked_of = runs.bars_seen(app.catalogue, app.store, source, source.config.fed, end)
+    source_bars = runs.bars_seen(app.catalogue, app.store, source, source.config.data_symbols, end)
     if result and result.ended.reason:
         # Of the bars after its early end it has consulted no analysis.
         end = result.ended.ended_at
-    bars = runs.bars_seen(app.catalogue, app.store, source, config.fed, end)
-    check_replayable(app.store, source, dataset_digest(asked_of, config.timeframe))
+    bars = runs.bars_seen(app.catalogue, app.store, source, config.data_symbols, end)
+    check_replayable(app.store, source, dataset_digest(source_bars, config.timeframe))
     total = sum(map(len, bars))
-    analyst = stored_opinions(
+    analyst = load_stored_analyses(
         app.store,
         source,
         lambda variant: load_signals(app.store, app.dsn, variant),
-        lambda done: tell("stored analyses", done, total),
+        lambda done: on_progress("stored analyses", done, total),
     )
     requested = runs.request(
         Environment.REPLAY,
@@ -331,8 +337,8 @@ def replay(
         # A run of a version that froze none has the sessions that are known now.
         sessions=runs.hours_of(app.store, source) or None,
     )
-    told_then = commands_of(app.store, source)
-    return Answer(_perform(app, requested, bars, analyst, tell, told_then), 0, total, told)
+    operator_commands = commands_of_run(app.store, source)
+    return RunReport(_run_session(app, requested, bars, analyst, on_progress, operator_commands), 0, total, description)
 
 
 DEMO = "demo"
@@ -343,16 +349,16 @@ LATEST = "latest"
 def find_run(app: App, prefix: str) -> RunRequested:
     """The run whose id begins with `prefix`; `latest` is the newest that a user requested, no replay of the demo's."""
     if prefix != LATEST:
-        return runs.find(app.store, prefix)
+        return runs.find_run_by_prefix(app.store, prefix)
     wanted = (run for run in _newest_first(app) if (run.environment, run.label) != (Environment.REPLAY, DEMO))
-    return next(wanted, None) or runs.latest(app.store)
+    return next(wanted, None) or runs.latest_run(app.store)
 
 
 def find_source(app: App, prefix: str) -> RunRequested:
     """The run to replay; `latest` is the newest backtest or paper run that has ended."""
     if prefix != LATEST:
-        return runs.find(app.store, prefix)
-    known = list(_newest_first(app)) or [runs.latest(app.store)]
+        return runs.find_run_by_prefix(app.store, prefix)
+    known = list(_newest_first(app)) or [runs.latest_run(app.store)]
     originals = (run for run in known if run.environment is not Environment.REPLAY)
     ended = next((run for run in originals if runs.result_of(app.store, run.run_id)), None)
     if ended is None:
@@ -361,53 +367,53 @@ def find_source(app: App, prefix: str) -> RunRequested:
 
 
 def _newest_first(app: App) -> Iterator[RunRequested]:
-    rows = list(read_from(app.store, names([RunRequested])))
+    rows = list(read_from(app.store, event_names([RunRequested])))
     return (row.event for row in reversed(rows) if isinstance(row.event, RunRequested))
 
 
-def set_up(app: App, question: Question, environment: Environment = Environment.BACKTEST) -> Setup:
-    chosen = profiles.choose(app.store, question.profile, question.risk_profile, environment)
-    symbols = tuple(question.symbols) or chosen.profile.universe or all_symbols(app, question.timeframe)
+def resolve(app: App, request: BacktestRequest, environment: Environment = Environment.BACKTEST) -> ResolvedRequest:
+    selected = profiles.select_profile(app.store, request.profile, request.risk_profile, environment)
+    symbols = tuple(request.symbols) or selected.profile.universe or all_symbols(app, request.timeframe)
     instruments = [app.catalogue.instrument(symbol) for symbol in symbols]
-    config = _resolved(app, chosen.profile, instruments, question.timeframe)
-    fed = config.fed
-    _check_known(app, fed, question.timeframe)
+    config = _resolve_config(app, selected.profile, instruments, request.timeframe)
+    fed = config.data_symbols
+    _check_bars_exist(app, fed, request.timeframe)
     known_at = app.catalogue.known_at()
     known = app.catalogue.as_known_at(known_at)
-    bars = [known.bars(symbol, question.timeframe, question.start, question.end) for symbol in fed]
-    return Setup(
-        chosen=chosen,
+    bars = [known.bars(symbol, request.timeframe, request.start, request.end) for symbol in fed]
+    return ResolvedRequest(
+        selected=selected,
         config=config,
         bars=bars,
-        dataset_digest=known.digest(fed, question.timeframe, question.start, question.end),
-        start=question.start or min(series[0].opened_at for series in bars),
-        end=question.end or max(series[-1].closed_at for series in bars),
+        dataset_digest=known.digest(fed, request.timeframe, request.start, request.end),
+        start=request.start or min(series[0].opened_at for series in bars),
+        end=request.end or max(series[-1].closed_at for series in bars),
         known_at=known_at,
     )
 
 
-def _check_known(app: App, symbols: Sequence[Symbol], timeframe: Timeframe) -> None:
+def _check_bars_exist(app: App, symbols: Sequence[Symbol], timeframe: Timeframe) -> None:
     """Raises `NotFound` for the first symbol without bars, with the one that may have been meant."""
     listing = app.catalogue.listing()
-    held = {each.symbol for each in listing if each.timeframe is timeframe}
+    stored = {each.symbol for each in listing if each.timeframe is timeframe}
     for symbol in symbols:
-        if symbol not in held:
-            wanted = f"{timeframe} bars of {symbol}{did_you_mean(symbol, held)}"
-            there = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
+        if symbol not in stored:
+            wanted = f"{timeframe} bars of {symbol}{did_you_mean(symbol, stored)}"
+            available = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
             remedy = "Bring some with `quantagent data fetch` or `import`."
-            raise NotFound(f"there are no {wanted}; the catalogue holds {there}. {remedy}")
+            raise NotFound(f"there are no {wanted}; the catalogue holds {available}. {remedy}")
 
 
-def _resolved(
+def _resolve_config(
     app: App, profile: profile_files.Profile, instruments: Sequence[Instrument], timeframe: Timeframe
 ) -> RunConfig:
     rates = [app.catalogue.instrument(rate) for rate in profile_files.rates_needed(profile, instruments)]
-    return profile_files.resolve(profile, instruments, timeframe, rates)
+    return profile_files.resolve_profile(profile, instruments, timeframe, rates)
 
 
 def all_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
     """The symbols that there are bars of. Raises `NotFound` without any."""
-    symbols = tuple(held.symbol for held in app.catalogue.listing() if held.timeframe is timeframe)
+    symbols = tuple(series.symbol for series in app.catalogue.listing() if series.timeframe is timeframe)
     if not symbols:
         raise NotFound(
             f"the catalogue holds no {timeframe} bars: run `quantagent data sample`, or import a file with "
@@ -416,30 +422,30 @@ def all_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
     return symbols
 
 
-def _perform(
+def _run_session(
     app: App,
     requested: RunRequested,
     bars: Sequence[Sequence[Bar]],
     analyst: Analyst,
-    tell: Tell,
+    on_progress: ProgressCallback,
     commands: Sequence[Command] = (),
-) -> runs.Result:
+) -> runs.RunResult:
     total = sum(map(len, bars))
-    result = runs.perform(
+    result = runs.execute_run(
         app.store,
         requested,
         bars,
         analyst,
         actor=app.settings.actor,
         lock_digest=lock_digest(),
-        progress=lambda done: tell("bars", done, total),
+        on_progress=lambda done: on_progress("bars", done, total),
         commands=commands,
     )
-    app.runner().catch_up(lambda done, total: tell("read models", done, total))
+    app.runner().catch_up(lambda done, total: on_progress("read models", done, total))
     return result
 
 
-def load_sample(app: App) -> int:
+def import_sample(app: App) -> int:
     """Imports the bundled sample; returns how many of its bars were new."""
     from engine.data.sample import load_sample as load
 

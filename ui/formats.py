@@ -32,7 +32,7 @@ def currency_places(currency: str) -> int:
     return _PLACES.get(currency, 2)
 
 
-def amount(value: Decimal | float | None, currency: str, *, signed: bool = False) -> str:
+def format_amount(value: Decimal | float | None, currency: str, *, signed: bool = False) -> str:
     """An amount of money without the currency's name, for a column that is headed by it: -1,234.50."""
     if value is None:
         return DASH
@@ -42,21 +42,21 @@ def amount(value: Decimal | float | None, currency: str, *, signed: bool = False
     return f"{sign}{rounded:,.{places}f}"
 
 
-def money(value: Decimal | float | None, currency: str, *, signed: bool = False) -> str:
+def format_money(value: Decimal | float | None, currency: str, *, signed: bool = False) -> str:
     """-$1,234.50, or -CHF 1,234.50 for a currency without a sign of its own; `signed` writes a plus too."""
     if value is None:
         return DASH
-    text = amount(value, currency, signed=signed)
+    text = format_amount(value, currency, signed=signed)
     sign = text[0] if text[0] in "+-" else ""
     return f"{sign}{SIGNS.get(currency, currency + ' ')}{text.lstrip('+-')}"
 
 
-def percent(share: Decimal | float | None, places: int = 2) -> str:
+def format_percent(share: Decimal | float | None, places: int = 2) -> str:
     """A fraction as a percentage: 0.0125 is `1.25 %`."""
     return DASH if share is None else f"{_rounded(float(share) * 100, places):,.{places}f} %"
 
 
-def ratio(value: float | None) -> str:
+def format_ratio(value: float | None) -> str:
     """A ratio with two decimals."""
     return DASH if value is None else f"{_rounded(float(value), 2):,.2f}"
 
@@ -66,7 +66,7 @@ def _rounded(value: float, places: int) -> float:
     return round(value, places) + 0.0
 
 
-def number(value: Decimal | None, places: int | None = None) -> str:
+def format_number(value: Decimal | None, places: int | None = None) -> str:
     """With thousands separators and `places` decimals; else with its own, at most 8, without trailing zeros."""
     if value is None:
         return DASH
@@ -89,9 +89,9 @@ def _significant_places(price: Decimal) -> int:
     return min(2 - price.adjusted(), -exponent)
 
 
-def price(value: Decimal | None, decimals: int) -> str:
+def format_price(value: Decimal | None, decimals: int) -> str:
     """A price with its instrument's decimals: 14,955.45; three significant digits of a tiny one."""
-    return number(value, price_places([value], decimals))
+    return format_number(value, price_places([value], decimals))
 
 
 def tidy(text: str) -> str:
@@ -100,15 +100,15 @@ def tidy(text: str) -> str:
 
 
 def _short(value: Decimal) -> str:
-    return number(value, 2) if abs(value) >= 100 and value != value.to_integral_value() else number(value)
+    return format_number(value, 2) if abs(value) >= 100 and value != value.to_integral_value() else format_number(value)
 
 
-def time_text(at: datetime | None) -> str:
+def format_time(at: datetime | None) -> str:
     """A UTC time to the minute."""
     return DASH if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def count(n: int, what: str) -> str:
+def format_count(n: int, what: str) -> str:
     """`1 trade`, `2 trades`."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
@@ -126,20 +126,20 @@ OF_TRADES = ("win_rate", "profit_factor", "expectancy")
 _RATIO = ("profit_factor", "sharpe_ratio", "sortino_ratio", "calmar_ratio")
 
 
-def figure(name: str, value: Any, currency: str) -> str | None:
+def format_figure(name: str, value: Any, currency: str) -> str | None:
     """How a figure of a run reads, by its name: an amount, a percentage or a ratio; None for any other value."""
     if value is None:
         return None
     if name in _MONEY:
-        return amount(value, currency)
+        return format_amount(value, currency)
     if name in _PERCENT:
-        return percent(value)
-    return ratio(value) if name in _RATIO else None
+        return format_percent(value)
+    return format_ratio(value) if name in _RATIO else None
 
 
-def figures(facts: Mapping[str, Any], currency: str) -> dict[str, str]:
+def format_figures(facts: Mapping[str, Any], currency: str) -> dict[str, str]:
     """The texts of all figures among some facts; a ratio of a run with how many observations it rests on."""
-    texts = {name: _with_count(name, figure(name, value, currency), facts) for name, value in facts.items()}
+    texts = {name: _with_count(name, format_figure(name, value, currency), facts) for name, value in facts.items()}
     return {name: text for name, text in texts.items() if text is not None}
 
 
@@ -149,13 +149,13 @@ def _with_count(name: str, text: str | None, facts: Mapping[str, Any]) -> str | 
         reason = "" if returns is None else missing_reason(name, returns)
         return f"{DASH} ({reason})" if reason else None
     if name in OF_RETURNS and returns is not None:
-        return f"{text} (n = {count(returns, 'return')})"
+        return f"{text} (n = {format_count(returns, 'return')})"
     if name in OF_TRADES and trades is not None:
-        return f"{text} (n = {count(trades, 'trade')})"
+        return f"{text} (n = {format_count(trades, 'trade')})"
     return text
 
 
-def source_text(source: str | None, variant: str) -> str:
+def format_source(source: str | None, variant: str) -> str:
     """What a signal or an exit came from; the analyses of a run may be signals imported from a file."""
     if not source:
         return DASH

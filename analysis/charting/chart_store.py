@@ -33,22 +33,22 @@ class Artefacts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def keep(self, policy: Policy, png: bytes) -> str:
+    def store_chart(self, policy: Policy, png: bytes) -> str:
         """Stores what the policy says of a chart; its digest, whatever is stored."""
         if policy == "none":
-            return digest_of(png)
-        digest = self.put(png)
+            return image_digest(png)
+        digest = self.store(png)
         if policy == "thumbnail":
-            self.put_thumbnail(digest, thumbnail(png))
+            self.store_thumbnail(digest, thumbnail(png))
         return digest
 
-    def put(self, data: bytes) -> str:
+    def store(self, data: bytes) -> str:
         """Stores a picture once and returns its digest. One that is there already counts as new for `forget`."""
-        digest = digest_of(data)
+        digest = image_digest(data)
         self._write(self.path(digest), data)
         return digest
 
-    def put_thumbnail(self, digest: str, data: bytes) -> None:
+    def store_thumbnail(self, digest: str, data: bytes) -> None:
         """Stores the small picture of the one with that digest."""
         self._write(self.thumbnail_path(digest), data)
 
@@ -56,7 +56,7 @@ class Artefacts:
         """The picture with that digest. Raises `NotFound` if it is not stored, `BadInput` if its file was altered."""
         path = self.path(digest)
         data = self._read(path)
-        if digest_of(data) != digest:
+        if image_digest(data) != digest:
             raise BadInput(f"{path} was altered: its bytes are not those of its name. Delete it; the chart is redrawn.")
         return data
 
@@ -72,7 +72,7 @@ class Artefacts:
         """Where its small picture lies, if it is stored."""
         return self._shard(digest) / f"{digest}.small.png"
 
-    def forget(self, before: datetime, keep: Collection[str] = ()) -> int:
+    def delete_before(self, before: datetime, keep: Collection[str] = ()) -> int:
         """Deletes what was last stored before an instant, except the digests to keep; the number of bytes freed."""
         if before.tzinfo is None:
             raise ValueError("an instant has a time zone")
@@ -81,10 +81,10 @@ class Artefacts:
             for path in sorted(self._folder.glob("??/*.png")):
                 # Another process may forget at the same time.
                 with suppress(FileNotFoundError):
-                    found = path.stat()
-                    if found.st_mtime < oldest and path.name.partition(".")[0] not in kept:
+                    status = path.stat()
+                    if status.st_mtime < oldest and path.name.partition(".")[0] not in kept:
                         path.unlink()
-                        freed += found.st_size
+                        freed += status.st_size
         return freed
 
     def _shard(self, digest: str) -> Path:
@@ -105,19 +105,19 @@ class Artefacts:
 
     def _write(self, path: Path, data: bytes) -> None:
         with self._usable("written to"):
-            if _is_there(path, data):
+            if _is_stored(path, data):
                 return
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
             # Nobody sees half a picture; of two that write the same one, either may be last.
             handle, name = tempfile.mkstemp(prefix="half-", suffix=path.suffix, dir=path.parent)
-            half = Path(name)
+            partial = Path(name)
             try:
                 with open(handle, "wb") as file:
                     file.write(data)
-                half.replace(path)
+                partial.replace(path)
             except BaseException:
-                half.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
                 raise
 
     @contextmanager
@@ -134,7 +134,7 @@ class Artefacts:
         )
 
 
-def _is_there(path: Path, data: bytes) -> bool:
+def _is_stored(path: Path, data: bytes) -> bool:
     """Whether a file holds these bytes; if so, it is as new as one written now."""
     try:
         same = path.read_bytes() == data
@@ -145,6 +145,6 @@ def _is_there(path: Path, data: bytes) -> bool:
     return same
 
 
-def digest_of(data: bytes) -> str:
+def image_digest(data: bytes) -> str:
     """The SHA-256 of some bytes, in hex."""
     return sha256(data).hexdigest()

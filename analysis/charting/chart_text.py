@@ -43,14 +43,14 @@ def lines_text(frame: pl.DataFrame) -> str:
     """
     windows = Windows.of(frame, [frame.height - 1])
     close, atr = frame["close"][-1], defined_values(windows)["atr"][0]
-    told = {
+    values = {
         "bars": FIT_BARS,
         "last_close": _number(close),
         "atr_14": _number(atr),
         "support": _line(support_lines(windows), close, atr, 1),
         "resistance": _line(resistance_lines(windows), close, atr, -1),
     }
-    return _json(told)
+    return _json(values)
 
 
 def _line(line: Lines, close: float, atr: float, side: int) -> dict[str, str | None]:
@@ -72,7 +72,7 @@ def swings_text(frame: pl.DataFrame) -> str:
     recent = frame.tail(LOOK_BACK)
     first, closes = 1 - recent.height, recent["close"]
     highest, lowest = int(recent["high"].to_numpy().argmax()), int(recent["low"].to_numpy().argmin())
-    told = {
+    values = {
         "bars": recent.height,
         "last_close": _number(closes[-1]),
         "highest": {"bar": first + highest, "high": _number(recent["high"][highest])},
@@ -84,7 +84,7 @@ def swings_text(frame: pl.DataFrame) -> str:
             for kind, bar in zip(_kinds(shape), (swing.bar for swing in shape.swings), strict=True)
         ],
     }
-    return _json(told)
+    return _json(values)
 
 
 def _kinds(shape: Shape) -> list[str]:
@@ -98,5 +98,5 @@ def _number(value: float) -> str | None:
     return None if number is None else f"{number:f}"
 
 
-def _json(told: Mapping[str, object]) -> str:
-    return json.dumps(told, separators=(",", ":"))
+def _json(values: Mapping[str, object]) -> str:
+    return json.dumps(values, separators=(",", ":"))

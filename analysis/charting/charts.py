@@ -43,7 +43,7 @@ _LABELS = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChartLine:
     """A straight line over the bars: its price at the last one and its change per bar."""
 
     colour: str
@@ -66,8 +66,8 @@ def trend_chart(frame: pl.DataFrame) -> bytes:
     Both are missing where they are unknown, which is with fewer than 50 bars.
     """
     windows = Windows.of(frame, [frame.height - 1])
-    found = ((SUPPORT, "support", support_lines(windows)), (RESISTANCE, "resistance", resistance_lines(windows)))
-    lines = [Line(colour, name, float(line.level[0]), float(line.slope[0])) for colour, name, line in found]
+    fitted = ((SUPPORT, "support", support_lines(windows)), (RESISTANCE, "resistance", resistance_lines(windows)))
+    lines = [ChartLine(colour, name, float(line.level[0]), float(line.slope[0])) for colour, name, line in fitted]
     return _png(_Chart.of(frame, TREND_BARS, [line for line in lines if not isnan(line.level)]))
 
 
@@ -75,8 +75,8 @@ def thumbnail(png: bytes) -> bytes:
     """A chart at a quarter of its width and height, as a PNG."""
     from PIL import Image
 
-    with Image.open(BytesIO(png)) as picture:
-        return _encoded(picture.convert("RGB").reduce(THUMBNAIL_PART))
+    with Image.open(BytesIO(png)) as image:
+        return _encode_png(image.convert("RGB").reduce(THUMBNAIL_PART))
 
 
 class Candle(NamedTuple):
@@ -104,7 +104,7 @@ class _Chart:
     """What is to be seen, and where: x and y are pixels from the lower left corner."""
 
     candles: list[Candle]
-    lines: list[Line]
+    lines: list[ChartLine]
     slots: int
     bottom: float
     top: float
@@ -112,7 +112,7 @@ class _Chart:
     decimals: int
 
     @staticmethod
-    def of(frame: pl.DataFrame, slots: int, lines: list[Line]) -> _Chart:
+    def of(frame: pl.DataFrame, slots: int, lines: list[ChartLine]) -> _Chart:
         candles = [Candle(*row) for row in frame.select("open", "high", "low", "close").tail(slots).iter_rows()]
         bottom, top = _range(candles, lines)
         ticks, decimals = _ticks(bottom, top)
@@ -152,7 +152,7 @@ class _Chart:
         return max(2, floor(0.36 * (self.right - _LEFT) / self.slots))
 
 
-def _range(candles: list[Candle], lines: list[Line]) -> tuple[float, float]:
+def _range(candles: list[Candle], lines: list[ChartLine]) -> tuple[float, float]:
     low, high = min(candle.low for candle in candles), max(candle.high for candle in candles)
     span = max(high - low, abs(high) * _FLAT) or 1.0
     middle = (low + high) / 2
@@ -178,22 +178,22 @@ def _ticks(bottom: float, top: float) -> tuple[list[Tick], int]:
 
 # matplotlib reads its settings from one place for the whole process: charts are drawn one after the other, each under
 # the library's own settings, whatever a file of the user's or another module says.
-_one_at_a_time = Lock()
+_drawing_lock = Lock()
 
 
 def _png(chart: _Chart) -> bytes:
-    with _one_at_a_time:
+    with _drawing_lock:
         # It warns on stderr of a home that cannot be written, which is no concern of whoever wants a chart.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
         import matplotlib
 
-        own = dict(matplotlib.rcParamsDefault)
-        del own["backend"]  # It would not be restored, and nothing here uses it.
-        with matplotlib.rc_context(own):  # pyright: ignore[reportUnknownMemberType] - half typed
-            return _encoded(_drawn(chart))
+        defaults = dict(matplotlib.rcParamsDefault)
+        del defaults["backend"]  # It would not be restored, and nothing here uses it.
+        with matplotlib.rc_context(defaults):  # pyright: ignore[reportUnknownMemberType] - half typed
+            return _encode_png(_draw_chart(chart))
 
 
-def _drawn(chart: _Chart) -> Image:
+def _draw_chart(chart: _Chart) -> Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -204,13 +204,13 @@ def _drawn(chart: _Chart) -> Image:
         draw(figure, chart)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    picture = Image.frombytes("RGBA", (WIDTH, HEIGHT), bytes(canvas.buffer_rgba()))
-    return picture.convert("RGB").convert("P", palette=Image.Palette.WEB, dither=Image.Dither.NONE)
+    image = Image.frombytes("RGBA", (WIDTH, HEIGHT), bytes(canvas.buffer_rgba()))
+    return image.convert("RGB").convert("P", palette=Image.Palette.WEB, dither=Image.Dither.NONE)
 
 
-def _encoded(picture: Image) -> bytes:
+def _encode_png(image: Image) -> bytes:
     file = BytesIO()
-    picture.save(file, "png", compress_level=6)
+    image.save(file, "png", compress_level=6)
     return file.getvalue()
 
 

@@ -31,7 +31,7 @@ STOCH_SMOOTHED_BARS = 5  # %D at a bar rests on the raw %K of that bar and of fo
 SPREAD_HALF = 2.0  # EMA spread, in ATR, at which confidence in the slow trend is one half.
 SIDEWAYS_BELOW = proportion(1 / 3)  # That is, an EMA spread of less than 1 ATR.
 
-Floats = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,9 +41,9 @@ class Windows:
     `high`, `low` and `close` hold the whole history behind `size` NaNs, which stand for bars that do not exist.
     """
 
-    high: Floats
-    low: Floats
-    close: Floats
+    high: FloatArray
+    low: FloatArray
+    close: FloatArray
     ends: npt.NDArray[np.int64]
     size: int
 
@@ -81,7 +81,7 @@ class Windows:
         """The windows `start` up to, not including, `stop`; shares the bars."""
         return replace(self, ends=self.ends[start:stop])
 
-    def tail(self, column: Floats, bars: int) -> Floats:
+    def tail(self, column: FloatArray, bars: int) -> FloatArray:
         """The last `bars` values of a column in each window, one row per window; NaN for bars that do not exist."""
         if bars > self.size:
             raise ValueError(f"windows of {self.size} bars have no last {bars} bars")
@@ -96,14 +96,14 @@ class Windows:
         return pl.DataFrame({"window": key, "high": self.high[rows], "low": self.low[rows], "close": self.close[rows]})
 
 
-def _padded(prices: pl.Series, size: int) -> Floats:
+def _padded(prices: pl.Series, size: int) -> FloatArray:
     values = prices.cast(pl.Float64).to_numpy()
     if not np.isfinite(values).all():
         raise BadInput(f"the bars to analyse hold a {prices.name} that is no finite number: repair or drop that bar.")
     return np.concatenate((np.full(size, np.nan), values))
 
 
-def ordered_sum(matrix: Floats) -> Floats:
+def ordered_sum(matrix: FloatArray) -> FloatArray:
     """The sum of each row, added from left to right whatever the number of rows."""
     total = np.zeros(len(matrix))
     for column in np.ascontiguousarray(matrix.T):
@@ -111,7 +111,7 @@ def ordered_sum(matrix: Floats) -> Floats:
     return total
 
 
-def mean_true_range(windows: Windows, bars: int) -> Floats:
+def mean_true_range(windows: Windows, bars: int) -> FloatArray:
     """The plain mean of the last `bars` true ranges, in units of price; NaN for a window without `bars + 1` bars."""
     high, low = windows.tail(windows.high, bars), windows.tail(windows.low, bars)
     before = windows.tail(windows.close, bars + 1)[:, :-1]
@@ -173,11 +173,11 @@ def defined_values(windows: Windows) -> pl.DataFrame:
     )
 
 
-def _rolling(matrix: Floats) -> Floats:
+def _rolling(matrix: FloatArray) -> FloatArray:
     return np.lib.stride_tricks.sliding_window_view(matrix, RANGE_BARS, axis=1)
 
 
-def report(windows: Windows) -> list[IndicatorReport]:
+def report_indicators(windows: Windows) -> list[IndicatorReport]:
     """The indicator report of each window."""
     return [_report(row) for row in defined_values(windows).iter_rows(named=True)]
 

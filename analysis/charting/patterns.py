@@ -24,7 +24,7 @@ IMPULSE = 5.0  # The least height of a flag's pole and of a V.
 SIZE_HALF = 4.0  # Height at which a pattern that fits perfectly has confidence one half.
 
 
-class Found(NamedTuple):
+class PatternMatch(NamedTuple):
     """A pattern that is there: its height, how badly it fits (0 perfect, 1 barely), and the levels it lies between."""
 
     height: float
@@ -33,7 +33,7 @@ class Found(NamedTuple):
     bottom: float
 
 
-def find_double_bottom(shape: Shape) -> Found | None:
+def find_double_bottom(shape: Shape) -> PatternMatch | None:
     """Two lows at the same level, 8 bars or more apart, below a high at least 3 above; entered by a fall as large."""
     if not shape.last_swing_is_low or len(shape.swings) < 4:
         return None
@@ -43,23 +43,23 @@ def find_double_bottom(shape: Shape) -> Found | None:
     apart = second.bar - first.bar >= 8
     if uneven > EQUAL or height < TALL or not apart or start.height < middle.height or middle.height < -SWING:
         return None
-    return Found(height, uneven / EQUAL, middle.height, min(first.height, second.height))
+    return PatternMatch(height, uneven / EQUAL, middle.height, min(first.height, second.height))
 
 
-def find_inverse_head_and_shoulders(shape: Shape) -> Found | None:
+def find_inverse_head_and_shoulders(shape: Shape) -> PatternMatch | None:
     """Three lows, the middle one lowest by at least 1, level shoulders and a level neckline, after a fall into it."""
     if not shape.last_swing_is_low or len(shape.swings) < 6:
         return None
-    start, left, neck, head, neck_again, right = (swing.height for swing in shape.swings[-6:])
-    neckline = (neck + neck_again) / 2
-    uneven = max(abs(left - right), abs(neck - neck_again)) / SLOPED
+    start, left, neck, head, second_neck, right = (swing.height for swing in shape.swings[-6:])
+    neckline = (neck + second_neck) / 2
+    uneven = max(abs(left - right), abs(neck - second_neck)) / SLOPED
     deep = min(left, right) - head >= EQUAL and neckline - head >= TALL
-    if uneven > 1 or not deep or start < max(neck, neck_again) or neckline < -SWING:
+    if uneven > 1 or not deep or start < max(neck, second_neck) or neckline < -SWING:
         return None
-    return Found(neckline - head, uneven, neckline, head)
+    return PatternMatch(neckline - head, uneven, neckline, head)
 
 
-def find_v_bottom(shape: Shape) -> Found | None:
+def find_v_bottom(shape: Shape) -> PatternMatch | None:
     """A fall of at least 5 within 10 bars of which at least half is won back within 10 bars."""
     if not shape.last_swing_is_low or len(shape.swings) < 2:
         return None
@@ -68,10 +68,10 @@ def find_v_bottom(shape: Shape) -> Found | None:
     quick = low.bar - start.bar <= 10 and LOOK_BACK - 1 - low.bar <= 10
     if not quick or fall < IMPULSE or recovery < fall / 2:
         return None
-    return Found(fall, max(0.0, 2 - 2 * recovery / fall), start.height, low.height)
+    return PatternMatch(fall, max(0.0, 2 - 2 * recovery / fall), start.height, low.height)
 
 
-def find_rounded_bottom(shape: Shape) -> Found | None:
+def find_rounded_bottom(shape: Shape) -> PatternMatch | None:
     """A parabola that fits the last 40 closes (R squared at least 0.8), with its bottom in the middle third."""
     close = shape.close[-_ARC_BARS:]
     mean = fsum(close) / _ARC_BARS
@@ -87,7 +87,7 @@ def find_rounded_bottom(shape: Shape) -> Found | None:
     rim_left, rim_right = (mean + tilt * x + bend * (x**2 - _ARC_MEAN_SQUARE) for x in (-edge, edge))
     bottom = mean - tilt**2 / (4 * bend) - bend * _ARC_MEAN_SQUARE
     height = min(rim_left, rim_right) - bottom
-    return Found(height, misfit, rim_left, bottom) if height >= TALL else None
+    return PatternMatch(height, misfit, rim_left, bottom) if height >= TALL else None
 
 
 _ARC_BARS = 40
@@ -98,16 +98,16 @@ _ARC_TILT_SQUARED = fsum(x**2 for x in _ARC_TILT)
 _ARC_BEND_SQUARED = fsum(x**2 for x in _ARC_BEND)
 
 
-def find_hidden_base(shape: Shape) -> Found | None:
+def find_hidden_base(shape: Shape) -> PatternMatch | None:
     """24 closes within 3.5 of each other, left upwards by at least 1 in the 3 bars since."""
     base = shape.close[-27:-3]
     top, bottom = max(base), min(base)
     if top - bottom > 3.5 or top > -EQUAL:
         return None
-    return Found(-bottom, (top - bottom) / 3.5, top, bottom)
+    return PatternMatch(-bottom, (top - bottom) / 3.5, top, bottom)
 
 
-def find_bullish_flag(shape: Shape) -> Found | None:
+def find_bullish_flag(shape: Shape) -> PatternMatch | None:
     """A rise of at least 5 in at most 15 bars, then 5 to 20 bars that drift sideways or down and keep half of it."""
     close = shape.close
     top = max(range(LOOK_BACK - 36, LOOK_BACK), key=close.__getitem__)
@@ -120,10 +120,10 @@ def find_bullish_flag(shape: Shape) -> Found | None:
     drifts_down = fsum(flag[-half:]) <= fsum(flag[:half])
     if pole < IMPULSE or sag > pole / 2 or not drifts_down:
         return None
-    return Found(pole, 2 * sag / pole, close[top], min(flag))
+    return PatternMatch(pole, 2 * sag / pole, close[top], min(flag))
 
 
-def find_island_bottom(shape: Shape) -> Found | None:
+def find_island_bottom(shape: Shape) -> PatternMatch | None:
     """After a fall, 1 to 10 bars cut off by a gap down before them and a gap up, at most 3 bars ago, after them."""
     high, low = shape.high, shape.low
     for after in range(LOOK_BACK - 1, LOOK_BACK - 4, -1):
@@ -135,11 +135,11 @@ def find_island_bottom(shape: Shape) -> Found | None:
                 continue
             floor = min(low[first:after])
             fell = shape.close[first - 11] - shape.close[first - 1] >= EQUAL
-            return Found(high[first - 1] - floor, 0.0, shore, floor) if fell else None
+            return PatternMatch(high[first - 1] - floor, 0.0, shore, floor) if fell else None
     return None
 
 
-def find_ascending_triangle(shape: Shape) -> Found | None:
+def find_ascending_triangle(shape: Shape) -> PatternMatch | None:
     """A level upper and a rising lower boundary."""
     channel = find_channel(shape)
     if channel is None or abs(channel.upper_rise) > EQUAL or channel.lower_rise < SLOPED:
@@ -147,7 +147,7 @@ def find_ascending_triangle(shape: Shape) -> Found | None:
     return _bounded(channel, max(channel.misfit, abs(channel.upper_rise) / EQUAL))
 
 
-def find_falling_wedge(shape: Shape) -> Found | None:
+def find_falling_wedge(shape: Shape) -> PatternMatch | None:
     """Both boundaries fall, the upper one faster: by the end the width is at most two thirds."""
     channel = find_channel(shape)
     if channel is None or max(channel.upper_rise, channel.lower_rise) > -SLOPED:
@@ -156,7 +156,7 @@ def find_falling_wedge(shape: Shape) -> Found | None:
     return _bounded(channel, max(channel.misfit, 1.5 * narrowing)) if narrowing <= 2 / 3 else None
 
 
-def find_rectangle(shape: Shape) -> Found | None:
+def find_rectangle(shape: Shape) -> PatternMatch | None:
     """Both boundaries are level."""
     channel = find_channel(shape)
     if channel is None or max(abs(channel.upper_rise), abs(channel.lower_rise)) > EQUAL:
@@ -164,7 +164,7 @@ def find_rectangle(shape: Shape) -> Found | None:
     return _bounded(channel, max(channel.misfit, abs(channel.upper_rise) / EQUAL, abs(channel.lower_rise) / EQUAL))
 
 
-def find_symmetrical_triangle(shape: Shape) -> Found | None:
+def find_symmetrical_triangle(shape: Shape) -> PatternMatch | None:
     """The upper boundary falls and the lower one rises."""
     channel = find_channel(shape)
     if channel is None or channel.upper_rise > -SLOPED or channel.lower_rise < SLOPED:
@@ -172,7 +172,7 @@ def find_symmetrical_triangle(shape: Shape) -> Found | None:
     return _bounded(channel, channel.misfit)
 
 
-def find_expanding_triangle(shape: Shape) -> Found | None:
+def find_expanding_triangle(shape: Shape) -> PatternMatch | None:
     """The upper boundary rises and the lower one falls."""
     channel = find_channel(shape)
     if channel is None or channel.upper_rise < SLOPED or channel.lower_rise > -SLOPED:
@@ -180,11 +180,11 @@ def find_expanding_triangle(shape: Shape) -> Found | None:
     return _bounded(channel, channel.misfit)
 
 
-def _bounded(channel: Channel, misfit: float) -> Found:
-    return Found(max(channel.width_before, channel.width_after), misfit, channel.upper, channel.lower)
+def _bounded(channel: Channel, misfit: float) -> PatternMatch:
+    return PatternMatch(max(channel.width_before, channel.width_after), misfit, channel.upper, channel.lower)
 
 
-Detector = Callable[[Shape], Found | None]
+Detector = Callable[[Shape], PatternMatch | None]
 
 DIRECTED: dict[PatternName, Detector] = {
     PatternName.INVERSE_HEAD_AND_SHOULDERS: find_inverse_head_and_shoulders,
@@ -204,7 +204,7 @@ NEUTRAL: dict[PatternName, Detector] = {
 }
 
 
-def report(windows: Windows) -> list[PatternReport]:
+def report_patterns(windows: Windows) -> list[PatternReport]:
     """The pattern report of each window; nothing is detected with fewer than 61 bars."""
     return [_report(shape) if shape is not None else PatternReport(confidence=ZERO) for shape in shapes(windows)]
 
@@ -240,24 +240,24 @@ def _detect(shape: Shape) -> Iterator[_Detected]:
         if len({pattern.confidence for pattern in twins}) == len(twins) > 0:
             yield max(twins, key=lambda pattern: pattern.confidence)
     for name, find in NEUTRAL.items():
-        if (found := find(shape)) is not None:
-            yield _neutral(name, found)
+        if (match := find(shape)) is not None:
+            yield _neutral(name, match)
 
 
-def _directed(name: PatternName, found: Found) -> _Detected:
-    return _weighed(name, found, -found.bottom)
+def _directed(name: PatternName, match: PatternMatch) -> _Detected:
+    return _score_match(name, match, -match.bottom)
 
 
-def _neutral(name: PatternName, found: Found) -> _Detected:
-    return _weighed(name, found, max(found.top, -found.bottom))
+def _neutral(name: PatternName, match: PatternMatch) -> _Detected:
+    return _score_match(name, match, max(match.top, -match.bottom))
 
 
-def _weighed(name: PatternName, found: Found, way: float) -> _Detected:
+def _score_match(name: PatternName, match: PatternMatch, distance: float) -> _Detected:
     """Confidence is fit x size, `(1 - misfit / 2) x height / (height + 4)`.
 
     The breakout probability is an index, not a measured frequency: `0.5 + 0.5 x confidence x (2 x progress - 1)`,
     where progress is the part of the way from the pattern's far side to its breakout level that the close has gone.
     """
-    confidence = (1 - found.misfit / 2) * found.height / (found.height + SIZE_HALF)
-    progress = min(max(way / (found.top - found.bottom), 0.0), 1.0)
+    confidence = (1 - match.misfit / 2) * match.height / (match.height + SIZE_HALF)
+    progress = min(max(distance / (match.top - match.bottom), 0.0), 1.0)
     return _Detected(name, proportion(confidence), proportion(0.5 + 0.5 * confidence * (2 * progress - 1)))

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from engine.core.market import Bar, Timeframe
 
-Row = list[str]
+SnapshotRow = list[str]
 """closed_at, open, high, low, close, volume."""
 
 
@@ -22,7 +22,7 @@ class Snapshot(TypedDict):
 
     symbol: str
     timeframe: str
-    rows: list[Row]
+    rows: list[SnapshotRow]
 
 
 def snapshot_of(bars: Sequence[Bar], timeframe: Timeframe) -> Snapshot:
@@ -30,20 +30,20 @@ def snapshot_of(bars: Sequence[Bar], timeframe: Timeframe) -> Snapshot:
     return Snapshot(symbol=bars[-1].symbol, timeframe=timeframe.value, rows=[_row(bar) for bar in bars])
 
 
-def frame_of(snapshot: Snapshot) -> pl.DataFrame:
+def frame_from_snapshot(snapshot: Snapshot) -> pl.DataFrame:
     """The window as floats: closed_at, open, high, low, close, volume."""
     names = ("open", "high", "low", "close", "volume")
     rows = snapshot["rows"]
     prices = {name: [float(row[column]) for row in rows] for column, name in enumerate(names, 1)}
-    closed_at = pl.Series("closed_at", [closed(row) for row in rows], pl.Datetime("us", "UTC"))
+    closed_at = pl.Series("closed_at", [close_time(row) for row in rows], pl.Datetime("us", "UTC"))
     return pl.DataFrame({"closed_at": closed_at, **prices})
 
 
-def closed(row: Row) -> datetime:
+def close_time(row: SnapshotRow) -> datetime:
     """The instant at which the bar of a row closed."""
     return datetime.fromisoformat(row[0]).astimezone(UTC)
 
 
-def _row(bar: Bar) -> Row:
+def _row(bar: Bar) -> SnapshotRow:
     numbers = (bar.open, bar.high, bar.low, bar.close, bar.volume)
     return [bar.closed_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ"), *(f"{number:f}" for number in numbers)]

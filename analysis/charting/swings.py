@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.charting.indicators import Floats, Windows, mean_true_range
+from analysis.charting.indicators import FloatArray, Windows, mean_true_range
 
 LOOK_BACK = 60
 SWING = 1.5  # A turn counts as a swing once the close has come back this far.
@@ -71,7 +71,7 @@ def shapes(windows: Windows) -> Iterator[Shape | None]:
     unit[unit == 0] = np.nan
     last = windows.tail(windows.close, 1)
 
-    def heights(column: Floats) -> list[list[float]]:
+    def heights(column: FloatArray) -> list[list[float]]:
         return ((windows.tail(column, LOOK_BACK) - last) / unit[:, np.newaxis]).tolist()
 
     rows = zip(unit.tolist(), heights(windows.high), heights(windows.low), heights(windows.close), strict=True)

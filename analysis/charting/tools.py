@@ -41,7 +41,7 @@ def macd(runtime: Runtime, fast: Period = 12, slow: Period = 26, signal: Period 
         raise ToolException(f"No values: slow is {slow} and must be greater than fast, which is {fast}.")
     lines = _talib("macd", _CLOSE, fastperiod=fast, slowperiod=slow, signalperiod=signal).struct
     named = {"macd": lines.field("macd"), "signal": lines.field("macdsignal"), "histogram": lines.field("macdhist")}
-    return _told("macd", {"fast": fast, "slow": slow, "signal": signal}, runtime, last, named)
+    return _indicator_json("macd", {"fast": fast, "slow": slow, "signal": signal}, runtime, last, named)
 
 
 @tool
@@ -49,13 +49,13 @@ def rsi(runtime: Runtime, period: Period = 14, last: Last = LAST_BARS) -> str:
     """Relative strength index, 0 to 100."""
     still = _CLOSE.rolling_max(period + 1) == _CLOSE.rolling_min(period + 1)
     named = {"rsi": _unless(still, _talib("rsi", _CLOSE, timeperiod=period))}
-    return _told("rsi", {"period": period}, runtime, last, named)
+    return _indicator_json("rsi", {"period": period}, runtime, last, named)
 
 
 @tool
 def roc(runtime: Runtime, period: Period = 10, last: Last = LAST_BARS) -> str:
     """Rate of change of the close over so many bars, in per cent."""
-    return _told("roc", {"period": period}, runtime, last, {"roc": _talib("roc", _CLOSE, timeperiod=period)})
+    return _indicator_json("roc", {"period": period}, runtime, last, {"roc": _talib("roc", _CLOSE, timeperiod=period)})
 
 
 @tool
@@ -68,22 +68,22 @@ def stochastic(
     ).struct
     still = _stands_still(period).cast(pl.Int8).rolling_max(smooth_k + smooth_d - 1) == 1
     named = {"k": _unless(still, lines.field("slowk")), "d": _unless(still, lines.field("slowd"))}
-    told = {"period": period, "smooth_k": smooth_k, "smooth_d": smooth_d}
-    return _told("stochastic", told, runtime, last, named)
+    parameters = {"period": period, "smooth_k": smooth_k, "smooth_d": smooth_d}
+    return _indicator_json("stochastic", parameters, runtime, last, named)
 
 
 @tool
 def williams_r(runtime: Runtime, period: Period = 14, last: Last = LAST_BARS) -> str:
     """Williams' %R, -100 (at the low of the range) to 0 (at its high)."""
     values = _unless(_stands_still(period), _talib("willr", _HIGH, _LOW, _CLOSE, timeperiod=period))
-    return _told("williams_r", {"period": period}, runtime, last, {"williams_r": values})
+    return _indicator_json("williams_r", {"period": period}, runtime, last, {"williams_r": values})
 
 
 @tool
 def atr(runtime: Runtime, period: Period = 14, last: Last = LAST_BARS) -> str:
     """Average true range, in units of price."""
     values = _talib("atr", _HIGH, _LOW, _CLOSE, timeperiod=period)
-    return _told("atr", {"period": period}, runtime, last, {"atr": values})
+    return _indicator_json("atr", {"period": period}, runtime, last, {"atr": values})
 
 
 @tool
@@ -92,23 +92,23 @@ def bollinger(runtime: Runtime, period: Period = 20, width: Width = 2, last: Las
     deviations = float(width)
     lines = _talib("bbands", _CLOSE, timeperiod=period, nbdevup=deviations, nbdevdn=deviations).struct
     named = {name: lines.field(f"{name}band") for name in ("upper", "middle", "lower")}
-    return _told("bollinger", {"period": period, "width": width}, runtime, last, named)
+    return _indicator_json("bollinger", {"period": period, "width": width}, runtime, last, named)
 
 
-def _told(
-    indicator: str, parameters: Mapping[str, int], runtime: Runtime, last: int, named: Mapping[str, pl.Expr]
+def _indicator_json(
+    indicator: str, parameters: Mapping[str, int], runtime: Runtime, last: int, expressions: Mapping[str, pl.Expr]
 ) -> str:
     """JSON: what was computed, and a list per name with the values at the last bars, oldest first."""
     snapshot = cast(Snapshot, runtime.state["snapshot"])
-    made = _frame(snapshot).select(values.alias(name) for name, values in named.items()).tail(last)
-    told = {
+    computed = _frame(snapshot).select(values.alias(name) for name, values in expressions.items()).tail(last)
+    document = {
         "indicator": indicator,
         **parameters,
-        "first_bar": 1 - made.height,
+        "first_bar": 1 - computed.height,
         "last_bar": 0,
-        "values": {name: _numbers(made[name]) for name in named},
+        "values": {name: _numbers(computed[name]) for name in expressions},
     }
-    return json.dumps(told, separators=(",", ":"))
+    return json.dumps(document, separators=(",", ":"))
 
 
 def _frame(snapshot: Snapshot) -> pl.DataFrame:
@@ -139,8 +139,8 @@ def _unless(undefined: pl.Expr, values: pl.Expr) -> pl.Expr:
 
 def _refusal(error: Exception) -> str:
     wrong = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else []
-    said = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in wrong[:REFUSALS_MAX]]
-    return f"No values: {'; '.join(said) or 'the arguments cannot be read'}."
+    messages = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in wrong[:REFUSALS_MAX]]
+    return f"No values: {'; '.join(messages) or 'the arguments cannot be read'}."
 
 
 TOOLS: tuple[BaseTool, ...] = (macd, rsi, roc, stochastic, williams_r, atr, bollinger)

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from analysis.charting.indicators import Floats, Windows, mean_true_range, ordered_sum
+from analysis.charting.indicators import FloatArray, Windows, mean_true_range, ordered_sum
 from analysis.reports import Price, TrendDirection, TrendReport, proportion, significant
 from engine.core.money import ZERO
 
@@ -26,8 +26,8 @@ _POSITIONS = np.arange(FIT_BARS) - _MIDDLE
 class Lines:
     """One straight line per window: its price at the last bar and its slope in price per bar; NaN where unknown."""
 
-    level: Floats
-    slope: Floats
+    level: FloatArray
+    slope: FloatArray
 
 
 def support_lines(windows: Windows) -> Lines:
@@ -41,7 +41,7 @@ def resistance_lines(windows: Windows) -> Lines:
     return Lines(-mirrored.level, -mirrored.slope)
 
 
-def _line_below(points: Floats) -> Lines:
+def _line_below(points: FloatArray) -> Lines:
     # A line's total distance to the points depends only on its height in the middle, so the best line is the edge of
     # the lower convex hull over the middle: of all chords across the middle, the one that is lowest there.
     half = FIT_BARS // 2
@@ -56,7 +56,7 @@ def _line_below(points: Floats) -> Lines:
     return Lines(np.where(unknown, np.nan, level), np.where(unknown, np.nan, slope))
 
 
-def fitted_lines(windows: Windows) -> tuple[Lines, Floats]:
+def fitted_lines(windows: Windows) -> tuple[Lines, FloatArray]:
     """The least-squares line through the last 50 closes, and its R squared (NaN for closes that never change)."""
     closes = windows.tail(windows.close, FIT_BARS)
     last = closes[:, -1]
@@ -71,7 +71,7 @@ def fitted_lines(windows: Windows) -> tuple[Lines, Floats]:
     return Lines(last + mean + slope * _MIDDLE, slope), r_squared
 
 
-def report(windows: Windows) -> list[TrendReport]:
+def report_trends(windows: Windows) -> list[TrendReport]:
     """The trend report of each window; unknown with fewer than 51 bars.
 
     trend_strength is R squared x m / (m + 5), where m is the rise or fall of the fitted line over its 50 bars in

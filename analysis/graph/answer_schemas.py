@@ -37,40 +37,40 @@ def _no_bool(value: object) -> object:
 Tenths = Annotated[
     Literal[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], BeforeValidator(_no_bool), Field(description="in tenths, 0 to 10")
 ]
-Line = Annotated[str, BeforeValidator(_one_line), Field(description="one short sentence")]
-Seen = Literal["up", "down", "sideways"]
+Sentence = Annotated[str, BeforeValidator(_one_line), Field(description="one short sentence")]
+TrendChoice = Literal["up", "down", "sideways"]
 
 
-class Reading(BaseModel):
+class AnswerSchema(BaseModel):
     """An answer: every field is there, and no other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class IndicatorReading(Reading):
+class IndicatorReading(AnswerSchema):
     """What the oscillators say together."""
 
-    trend_direction: Seen
+    trend_direction: TrendChoice
     confidence: Tenths
-    reason: Line
+    reason: Sentence
 
 
-class PatternReading(Reading):
+class PatternReading(AnswerSchema):
     """The chart patterns that the window ends with."""
 
     primary_pattern: PatternName | None
     second_pattern: PatternName | None
     confidence: Tenths
     breakout_probability: Tenths
-    reason: Line
+    reason: Sentence
 
 
-class TrendReading(Reading):
+class TrendReading(AnswerSchema):
     """Which way prices go between their support and their resistance."""
 
-    trend_direction: Seen
+    trend_direction: TrendChoice
     trend_strength: Tenths
-    reason: Line
+    reason: Sentence
 
 
 def _known_ratio(value: object) -> object:
@@ -78,7 +78,7 @@ def _known_ratio(value: object) -> object:
     return f"{value:.1f}" if isinstance(value, float) else value
 
 
-class DecisionReading(Reading):
+class DecisionReading(AnswerSchema):
     """What to do at the window's last close; horizon and ratio belong to LONG and SHORT."""
 
     decision: Literal["LONG", "SHORT", "HOLD"]
@@ -91,7 +91,7 @@ class DecisionReading(Reading):
         BeforeValidator(_known_ratio),
         Field(description="distance of the target in distances of the stop"),
     ]
-    reason: Annotated[Line, AfterValidator(lambda line: line or "no reason given")]
+    reason: Annotated[Sentence, AfterValidator(lambda line: line or "no reason given")]
 
     @model_validator(mode="after")
     def _an_entry_is_complete(self) -> Self:
@@ -108,41 +108,41 @@ def share_of(tenths: int) -> Decimal:
 # --- Reports ------------------------------------------------------------------------------------------------------
 
 
-def indicator_report(computed: IndicatorReport, said: IndicatorReading) -> IndicatorReport:
+def indicator_report(computed: IndicatorReport, answer: IndicatorReading) -> IndicatorReport:
     """The computed oscillators under the model's judgement."""
     return computed.model_copy(
-        update={"trend_direction": said.trend_direction, "confidence": share_of(said.confidence)}
+        update={"trend_direction": answer.trend_direction, "confidence": share_of(answer.confidence)}
     )
 
 
-def pattern_report(said: PatternReading) -> PatternReport:
-    primary = said.primary_pattern or said.second_pattern
+def pattern_report(answer: PatternReading) -> PatternReport:
+    primary = answer.primary_pattern or answer.second_pattern
     if primary is None:
-        return PatternReport(confidence=share_of(said.confidence))
-    found = dict.fromkeys(each for each in (primary, said.second_pattern) if each is not None)
+        return PatternReport(confidence=share_of(answer.confidence))
+    patterns = dict.fromkeys(each for each in (primary, answer.second_pattern) if each is not None)
     return PatternReport(
-        patterns_detected=tuple(found),
+        patterns_detected=tuple(patterns),
         primary_pattern=primary,
-        confidence=share_of(said.confidence),
-        breakout_probability=share_of(said.breakout_probability),
+        confidence=share_of(answer.confidence),
+        breakout_probability=share_of(answer.breakout_probability),
     )
 
 
-def trend_report(computed: TrendReport, said: TrendReading) -> TrendReport:
+def trend_report(computed: TrendReport, answer: TrendReading) -> TrendReport:
     """The fitted lines under the model's judgement."""
     return computed.model_copy(
-        update={"trend_direction": said.trend_direction, "trend_strength": share_of(said.trend_strength)}
+        update={"trend_direction": answer.trend_direction, "trend_strength": share_of(answer.trend_strength)}
     )
 
 
-def trade_decision(said: DecisionReading) -> TradeDecision:
-    if said.decision == "HOLD":
+def trade_decision(answer: DecisionReading) -> TradeDecision:
+    if answer.decision == "HOLD":
         # HOLD is no opinion, so there is nothing to be confident of.
-        return TradeDecision(decision="HOLD", confidence=ZERO, reasons=(said.reason,))
+        return TradeDecision(decision="HOLD", confidence=ZERO, reasons=(answer.reason,))
     return TradeDecision(
-        decision=said.decision,
-        confidence=share_of(said.confidence),
-        horizon_bars=said.horizon_bars,
-        risk_reward=None if said.risk_reward is None else exact(said.risk_reward),
-        reasons=(said.reason,),
+        decision=answer.decision,
+        confidence=share_of(answer.confidence),
+        horizon_bars=answer.horizon_bars,
+        risk_reward=None if answer.risk_reward is None else exact(answer.risk_reward),
+        reasons=(answer.reason,),
     )

@@ -15,18 +15,18 @@ from typing import NamedTuple
 
 import httpx2
 
-from analysis.analyst import settled
+from analysis.analyst import latest_outcome
 from analysis.charting.chart_store import Artefacts
-from analysis.graph.checkpoints import Checkpoints, Gone, checkpoints
-from analysis.graph.clients import reached
-from analysis.graph.context import Attempt, Budget, Model
-from analysis.graph.graph import Graph, build
-from analysis.graph.recorded_transport import Live
-from analysis.graph.run_analysis import Author, Job, Opinion, beginning, make
-from analysis.llm.call_log import Calls
+from analysis.graph.checkpoints import Checkpoints, CheckpointsUnavailable, open_checkpoints
+from analysis.graph.clients import open_models
+from analysis.graph.context import AnalysisContext, CostBudget, Model
+from analysis.graph.graph import Graph, build_graph
+from analysis.graph.recorded_transport import LiveTransport
+from analysis.graph.run_analysis import AnalysisAuthor, AnalysisResult, Job, run_analysis, start_of_day
+from analysis.llm.call_log import CallLog
 from analysis.llm.presets import ModelPreset
-from analysis.variants import Stored, Unavailable
-from engine.core.errors import BookMoved, QuantagentError, StoreUnavailable
+from analysis.variants import StoredOutcome, VariantUnavailable
+from engine.core.errors import QuantagentError, StoreUnavailable, VersionConflict
 from engine.core.events import AnalysisFailed, AnalysisMade
 from engine.core.ids import analysis_stream
 from engine.core.money import ZERO, add
@@ -37,7 +37,7 @@ FAILURES_IN_A_ROW = 10
 DAY = timedelta(days=1)
 
 
-class ModelUnavailable(Unavailable):
+class ModelUnavailable(VariantUnavailable):
     """A model failed so often that asking on makes no sense."""
 
 
@@ -47,14 +47,14 @@ class Resources(NamedTuple):
 
     store: Store
     actor: str
-    calls: Calls
+    calls: CallLog
     now: Callable[[], datetime]
-    pictures: Artefacts | None = None
+    artefacts: Artefacts | None = None
     checkpoints: str | None = None
-    transport: Callable[[], httpx2.AsyncBaseTransport] = Live
+    transport: Callable[[], httpx2.AsyncBaseTransport] = LiveTransport
 
 
-class Progress(NamedTuple):
+class GenerationProgress(NamedTuple):
     """How far a generation is: analyses done (failed ones among them), and what they have cost in US dollars."""
 
     done: int
@@ -62,18 +62,18 @@ class Progress(NamedTuple):
     cost: Decimal
 
 
-Heard = Callable[[Stored, Progress], None]
+ResultCallback = Callable[[StoredOutcome, GenerationProgress], None]
 
 
 async def generate(
     presets: Sequence[tuple[str, ModelPreset]],
-    author: Author,
+    author: AnalysisAuthor,
     jobs: Sequence[Job],
     resources: Resources,
-    heard: Heard,
+    on_result: ResultCallback,
     *,
-    budget: Budget | None = None,
-    forget: datetime | None = None,
+    budget: CostBudget | None = None,
+    delete_before: datetime | None = None,
 ) -> None:
     """Makes and stores the opinion on every job; `heard` is told of each, as they come.
 
@@ -85,139 +85,141 @@ async def generate(
     if not jobs:
         return
     async with AsyncExitStack() as stack:
-        models = await stack.enter_async_context(reached(presets, resources.transport))
-        models = tuple(_budgeted(model, resources, budget) for model in models)
-        desk = _Desk(resources, author, models, heard)
+        models = await stack.enter_async_context(open_models(presets, resources.transport))
+        models = tuple(_with_budgets(model, resources, budget) for model in models)
+        generation = _Generation(resources, author, models, on_result)
         workers = min(presets[0][1].concurrency, len(jobs))
         waiting = iter(jobs)
-        savers = [await stack.enter_async_context(_MaybeCheckpoints(resources.checkpoints)) for _ in range(workers)]
+        savers = [await stack.enter_async_context(_OptionalCheckpoints(resources.checkpoints)) for _ in range(workers)]
         async with asyncio.TaskGroup() as group:
             for saver in savers:
-                group.create_task(_work(desk, waiting, saver))
-        if forget is not None:
-            await _forget(resources, savers[0], forget)
-    if desk.stopped is not None:
-        raise desk.stopped
+                group.create_task(_work(generation, waiting, saver))
+        if delete_before is not None:
+            await _delete_expired(resources, savers[0], delete_before)
+    if generation.stopped is not None:
+        raise generation.stopped
 
 
-async def _forget(resources: Resources, kept: Checkpoints | None, before: datetime) -> None:
+async def _delete_expired(resources: Resources, kept: Checkpoints | None, before: datetime) -> None:
     if kept is not None:
-        await kept.forget(before)
-    if resources.pictures is not None:
-        await asyncio.to_thread(resources.pictures.forget, before)
+        await kept.delete_before(before)
+    if resources.artefacts is not None:
+        await asyncio.to_thread(resources.artefacts.delete_before, before)
 
 
-def _budgeted(model: Model, resources: Resources, budget: Budget | None) -> Model:
+def _with_budgets(model: Model, resources: Resources, budget: CostBudget | None) -> Model:
     """The model with what may be spent on it today, and on all of them together here."""
 
     def spent_today() -> Decimal:
-        day = beginning(resources.now())
+        day = start_of_day(resources.now())
         return resources.calls.spent(model.name, day, day + DAY)
 
-    daily = Budget(model.preset.budget_usd, f"model {model.name} today", spent_today)
+    daily = CostBudget(model.preset.budget_usd, f"model {model.name} today", spent_today)
     return model._replace(budgets=(daily,) if budget is None else (daily, budget))
 
 
-class _MaybeCheckpoints:
+class _OptionalCheckpoints:
     """The checkpoints of one worker, or None where there are none."""
 
     def __init__(self, dsn: str | None) -> None:
         self._dsn, self._stack = dsn, AsyncExitStack()
 
     async def __aenter__(self) -> Checkpoints | None:
-        return None if self._dsn is None else await self._stack.enter_async_context(checkpoints(self._dsn))
+        return None if self._dsn is None else await self._stack.enter_async_context(open_checkpoints(self._dsn))
 
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
 
 
-class _Desk:
+class _Generation:
     """What the workers share: the graph, the log, the progress, and why to stop."""
 
-    def __init__(self, resources: Resources, author: Author, models: tuple[Model, ...], heard: Heard) -> None:
+    def __init__(
+        self, resources: Resources, author: AnalysisAuthor, models: tuple[Model, ...], on_result: ResultCallback
+    ) -> None:
         self.resources, self.author, self.models = resources, author, models
-        self.graph: Graph = build()
+        self.graph: Graph = build_graph()
         self.stopped: QuantagentError | None = None
-        self._heard, self._log = heard, asyncio.Lock()
-        self._progress, self._in_a_row = Progress(0, 0, ZERO), 0
+        self._on_result, self._store_lock = on_result, asyncio.Lock()
+        self._progress, self._consecutive_failures = GenerationProgress(0, 0, ZERO), 0
 
-    async def stored(self, analysis: str) -> list[Recorded]:
-        async with self._log:
+    async def read_entries(self, analysis: str) -> list[Recorded]:
+        async with self._store_lock:
             return await asyncio.to_thread(lambda: list(self.resources.store.read(analysis_stream(analysis))))
 
-    async def store(self, fact: Opinion, after: int) -> Stored:
+    async def store(self, event: AnalysisResult, after: int) -> StoredOutcome:
         """Appends a fact, or finds the opinion that somebody else has stored meanwhile."""
-        batch = Batch(analysis_stream(fact.analysis_id), after, [fact])
+        batch = Batch(analysis_stream(event.analysis_id), after, [event])
         try:
-            async with self._log:
+            async with self._store_lock:
                 await asyncio.to_thread(self.resources.store.append, [batch], Cause(self.resources.actor))
-        except BookMoved:
-            rows = await self.stored(fact.analysis_id)
-            theirs = _opinion(rows)
-            return theirs if theirs is not None else await self.store(fact, len(rows))
-        return Stored(fact, after + 1)
+        except VersionConflict:
+            rows = await self.read_entries(event.analysis_id)
+            theirs = _stored_analysis(rows)
+            return theirs if theirs is not None else await self.store(event, len(rows))
+        return StoredOutcome(event, after + 1)
 
-    def hear(self, stored: Stored, *, made: bool) -> None:
-        failed = isinstance(stored.fact, AnalysisFailed)
-        cost = stored.fact.work.cost if made and stored.fact.work is not None else ZERO
+    def report(self, stored: StoredOutcome, *, is_new: bool) -> None:
+        failed = isinstance(stored.event, AnalysisFailed)
+        cost = stored.event.work.cost if is_new and stored.event.work is not None else ZERO
         before = self._progress
-        self._progress = Progress(before.done + 1, before.failed + failed, add(before.cost, cost))
-        self._in_a_row = self._in_a_row + 1 if failed else 0
-        if isinstance(stored.fact, AnalysisFailed) and self._in_a_row >= FAILURES_IN_A_ROW:
+        self._progress = GenerationProgress(before.done + 1, before.failed + failed, add(before.cost, cost))
+        self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
+        if isinstance(stored.event, AnalysisFailed) and self._consecutive_failures >= FAILURES_IN_A_ROW:
             self.stopped = ModelUnavailable(
-                f"{self._in_a_row} analyses in a row failed with {self.author.preset}, the last one because "
-                f"{stored.fact.reason}: see that the model can be reached, and give the same command again with "
+                f"{self._consecutive_failures} analyses in a row failed with {self.author.preset}, the last one because "
+                f"{stored.event.reason}: see that the model can be reached, and give the same command again with "
                 "--retry."
             )
-        self._heard(stored, self._progress)
+        self._on_result(stored, self._progress)
 
 
-async def _work(desk: _Desk, waiting: Iterable[Job], saver: Checkpoints | None) -> None:
+async def _work(generation: _Generation, waiting: Iterable[Job], saver: Checkpoints | None) -> None:
     for job in waiting:
-        if desk.stopped is not None:
+        if generation.stopped is not None:
             return
         try:
-            await _settle(desk, job, saver)
+            await _process_job(generation, job, saver)
         except QuantagentError as error:
             # A spent budget, or a database that is gone. The others may finish what they have paid for.
-            desk.stopped = error
+            generation.stopped = error
             return
-        except Gone as error:
-            desk.stopped = StoreUnavailable(
+        except CheckpointsUnavailable as error:
+            generation.stopped = StoreUnavailable(
                 f"the checkpoints cannot be used: {reason_of(error)}. Check that the server runs, and give the same "
                 "command again: what was made is kept."
             )
             return
 
 
-async def _settle(desk: _Desk, job: Job, kept: Checkpoints | None) -> None:
+async def _process_job(generation: _Generation, job: Job, kept: Checkpoints | None) -> None:
     """Makes and stores one opinion, unless somebody has; waits for who is at it."""
-    analysis = job.id_for(desk.author.variant)
-    before = await desk.stored(analysis)
-    async with nullcontext() if kept is None else kept.alone(analysis):
-        rows = await desk.stored(analysis)
-        known = settled(rows) if len(rows) > len(before) else _opinion(rows)
+    analysis = job.id_for(generation.author.variant)
+    before = await generation.read_entries(analysis)
+    async with nullcontext() if kept is None else kept.exclusive(analysis):
+        rows = await generation.read_entries(analysis)
+        known = latest_outcome(rows) if len(rows) > len(before) else _stored_analysis(rows)
         if known is not None:
-            desk.hear(known, made=False)
+            generation.report(known, is_new=False)
             return
-        resources, keep = desk.resources, desk.models[0].preset.checkpoints
-        attempt = Attempt(
+        resources, keep = generation.resources, generation.models[0].preset.checkpoints
+        context = AnalysisContext(
             analysis_id=analysis,
             version=len(rows) + 1,
-            variant=desk.author.variant,
-            models=desk.models,
+            variant=generation.author.variant,
+            models=generation.models,
             calls=resources.calls,
-            pictures=resources.pictures,
+            artefacts=resources.artefacts,
             now=resources.now,
         )
         saver = None if keep == "none" else kept
-        fact = await make(desk.graph, job, attempt, desk.author, saver)
-        stored = await desk.store(fact, len(rows))
-        if saver is not None and fact.work is not None and stored.fact is fact:
-            await saver.settle(fact.work.thread_id, keep)
-    desk.hear(stored, made=True)
+        event = await run_analysis(generation.graph, job, context, generation.author, saver)
+        stored = await generation.store(event, len(rows))
+        if saver is not None and event.work is not None and stored.event is event:
+            await saver.prune(event.work.thread_id, keep)
+    generation.report(stored, is_new=True)
 
 
-def _opinion(rows: Iterable[Recorded]) -> Stored | None:
-    found = settled(rows)
-    return found if found is not None and isinstance(found.fact, AnalysisMade) else None
+def _stored_analysis(rows: Iterable[Recorded]) -> StoredOutcome | None:
+    outcome = latest_outcome(rows)
+    return outcome if outcome is not None and isinstance(outcome.event, AnalysisMade) else None

@@ -26,9 +26,9 @@ from psycopg_pool import AsyncConnectionPool
 SCHEMA: LiteralString = "langgraph"
 CONNECTIONS = 4
 
-Keep = Literal["all", "latest", "none"]
+KeepPolicy = Literal["all", "latest", "none"]
 
-Gone = psycopg.Error
+CheckpointsUnavailable = psycopg.Error
 """The database of the checkpoints cannot be used."""
 
 _MAY_USE = """
@@ -39,7 +39,7 @@ _LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS mine"
 _UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
 WAIT_S = 0.1
 _MIGRATED = "SELECT max(v) FROM langgraph.checkpoint_migrations"
-_MY_TURN = "SELECT pg_try_advisory_lock(hashtext('langgraph.set_up')) AS mine"
+_TRY_SETUP_LOCK = "SELECT pg_try_advisory_lock(hashtext('langgraph.set_up')) AS mine"
 TURN_S = 0.05
 _OLD = "SELECT thread_id FROM checkpoints GROUP BY thread_id HAVING max((checkpoint ->> 'ts')::timestamptz) < %s"
 _ROWS = """
@@ -53,19 +53,19 @@ SELECT (SELECT count(*) FROM checkpoints WHERE thread_id = %(thread)s)
 """
 
 
-def set_up(owner: str, worker: str) -> None:
+def create_schema(owner: str, worker: str) -> None:
     """Makes the schema and its tables, and lets the role of `worker` use them; nothing if all that is done.
 
     Both are connection strings; the tables belong to `owner`. Processes that begin at the same time take turns.
     """
-    role, done = _is_set_up(worker)
+    role, done = _schema_status(worker)
     if done:
         return
     with psycopg.Connection[DictRow].connect(
-        _within(owner), autocommit=True, row_factory=dict_row, prepare_threshold=0
+        _with_search_path(owner), autocommit=True, row_factory=dict_row, prepare_threshold=0
     ) as conn:
         # Asked for again and again instead of waited for: an index is built concurrently, which waits for who waits.
-        while not (conn.execute(_MY_TURN).fetchone() or {}).get("mine"):
+        while not (conn.execute(_TRY_SETUP_LOCK).fetchone() or {}).get("mine"):
             time.sleep(TURN_S)
         conn.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(SCHEMA)))
         PostgresSaver(conn).setup()
@@ -74,12 +74,12 @@ def set_up(owner: str, worker: str) -> None:
         conn.execute(rights.format(Identifier(SCHEMA), Identifier(role)))
 
 
-def _is_set_up(worker: str) -> tuple[str, bool]:
+def _schema_status(worker: str) -> tuple[str, bool]:
     """The role of a connection string, and whether it can use all that this version of the library needs."""
     with psycopg.connect(worker) as conn:
-        found = conn.execute(_MAY_USE).fetchone()
-        assert found is not None, "a query for one row has one"
-        role, may_use = found
+        row = conn.execute(_MAY_USE).fetchone()
+        assert row is not None, "a query for one row has one"
+        role, may_use = row
         migrated = conn.execute(_MIGRATED).fetchone() if may_use else None
         return role, migrated == (len(PostgresSaver.MIGRATIONS) - 1,)
 
@@ -90,7 +90,7 @@ class Checkpoints:
     def __init__(self, saver: AsyncPostgresSaver, pool: AsyncConnectionPool[AsyncConnection[DictRow]]) -> None:
         self.saver, self._pool = saver, pool
 
-    async def settle(self, thread_id: str, keep: Keep) -> None:
+    async def prune(self, thread_id: str, keep: KeepPolicy) -> None:
         """The analysis is in the log: what is left of its thread is what the preset keeps."""
         if keep == "latest":
             await self.saver.aprune([thread_id], strategy="keep_latest")
@@ -98,7 +98,7 @@ class Checkpoints:
             await self.saver.adelete_thread(thread_id)
 
     @asynccontextmanager
-    async def alone(self, analysis: str) -> AsyncGenerator[None]:
+    async def exclusive(self, analysis: str) -> AsyncGenerator[None]:
         """Waits until nobody else works on an analysis. A process that was killed is nobody."""
         async with self._pool.connection() as conn:
             while not (await (await conn.execute(_LOCK, (analysis,))).fetchone() or {}).get("mine"):
@@ -108,7 +108,7 @@ class Checkpoints:
             finally:
                 await conn.execute(_UNLOCK, (analysis,))
 
-    async def forget(self, before: datetime) -> int:
+    async def delete_before(self, before: datetime) -> int:
         """Deletes the threads that were last written before an instant; how many."""
         async with self._pool.connection() as conn:
             rows = await (await conn.execute(_OLD, (before,))).fetchall()
@@ -125,20 +125,20 @@ class Checkpoints:
 
 
 @asynccontextmanager
-async def checkpoints(dsn: str) -> AsyncGenerator[Checkpoints]:
+async def open_checkpoints(dsn: str) -> AsyncGenerator[Checkpoints]:
     """Opens the checkpoints as the role of a connection string."""
     kwargs: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
     async with AsyncConnectionPool[AsyncConnection[DictRow]](
-        _within(dsn), min_size=1, max_size=CONNECTIONS, kwargs=kwargs, open=False
+        _with_search_path(dsn), min_size=1, max_size=CONNECTIONS, kwargs=kwargs, open=False
     ) as pool:
         yield Checkpoints(AsyncPostgresSaver(pool), pool)
 
 
-def thread(thread_id: str) -> RunnableConfig:
+def thread_config(thread_id: str) -> RunnableConfig:
     """The configuration that names a thread to the graph."""
     return {"configurable": {"thread_id": thread_id}}
 
 
-def _within(dsn: str) -> str:
+def _with_search_path(dsn: str) -> str:
     options = conninfo_to_dict(dsn).get("options") or ""
     return make_conninfo(dsn, options=f"{options} -c search_path={SCHEMA}".strip())

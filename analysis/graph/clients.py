@@ -15,14 +15,14 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
 
 from analysis.graph.context import Model
-from analysis.graph.recorded_transport import client
+from analysis.graph.recorded_transport import open_client
 from analysis.llm.presets import ModelPreset, api_key
 
 NO_KEY = "none"
 """What is sent to servers that want no key: the protocol has no way to send nothing."""
 
 
-class Client(ChatOpenAI):
+class ChatClient(ChatOpenAI):
     """LangChain's client, with tools as the strict readers of the protocol want them: none is not an empty list, and
     what has to be said anyway has no default."""
 
@@ -30,9 +30,9 @@ class Client(ChatOpenAI):
         if not tools:
             return cast("Runnable[Any, AIMessage]", self.bind(response_format=kwargs["response_format"]))
         strict = kwargs.get("strict")
-        formed = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        converted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         bind = cast("Any", super()).bind_tools  # Its types say less than they could.
-        return bind([_without_defaults(tool) for tool in formed] if strict else formed, **kwargs)
+        return bind([_without_defaults(tool) for tool in converted] if strict else converted, **kwargs)
 
 
 def _without_defaults(schema: Any) -> Any:
@@ -43,30 +43,31 @@ def _without_defaults(schema: Any) -> Any:
 
 
 @asynccontextmanager
-async def reached(
+async def open_models(
     presets: Sequence[tuple[str, ModelPreset]], transport: Callable[[], httpx2.AsyncBaseTransport]
 ) -> AsyncGenerator[tuple[Model, ...]]:
     """The models of named presets, ready to be asked until the context ends."""
     async with AsyncExitStack() as stack:
         models = [
-            model_of(name, preset, await stack.enter_async_context(client(transport()))) for name, preset in presets
+            build_model(name, preset, await stack.enter_async_context(open_client(transport())))
+            for name, preset in presets
         ]
         yield tuple(models)
 
 
-def model_of(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
+def build_model(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
     """The model of a preset, asked through an HTTP client that somebody else closes."""
     key = api_key(preset)
     secret = key.get_secret_value() if key else ""
 
-    async def said() -> str:
+    async def provide_key() -> str:
         return secret or NO_KEY
 
-    chat = Client(
+    chat = ChatClient(
         model=preset.model,
         base_url=preset.base_url,
         # Told when it is wanted: only the client that is used here is made, and no repr can hold it.
-        api_key=said,
+        api_key=provide_key,
         temperature=None if preset.temperature is None else float(preset.temperature),
         seed=preset.seed,
         max_completion_tokens=preset.max_output_tokens,
@@ -86,11 +87,11 @@ def model_of(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
 def _pace(preset: ModelPreset) -> InMemoryRateLimiter | None:
     if preset.requests_per_minute is None:
         return None
-    return _paced(preset.base_url, preset.model, preset.requests_per_minute)
+    return _rate_limiter(preset.base_url, preset.model, preset.requests_per_minute)
 
 
 @cache
-def _paced(base_url: str, model: str, requests_per_minute: int) -> InMemoryRateLimiter:
+def _rate_limiter(base_url: str, model: str, requests_per_minute: int) -> InMemoryRateLimiter:
     """One for each model in a process, however many generations ask it; the first question need not wait."""
     pace = InMemoryRateLimiter(requests_per_second=requests_per_minute / 60, check_every_n_seconds=0.05)
     pace.available_tokens = 1.0

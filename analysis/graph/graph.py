@@ -18,31 +18,38 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from analysis.graph import prompts
-from analysis.graph.agents import AGENTS, compiled
-from analysis.graph.context import Attempt, Within, given
-from analysis.graph.states import Asked, GraphState, Reports
+from analysis.graph.agents import AGENTS, compile_agent
+from analysis.graph.context import AnalysisContext, ContextGetter, same_context
+from analysis.graph.states import DecisionInput, GraphInput, GraphState
 
 AGENT_VERSION = "graph.1"
 NODES = tuple(agent.node for agent in AGENTS)
 
-_INPUTS: dict[str, type[Any]] = {"indicator": Asked, "pattern": Asked, "trend": Asked, "decision": Reports}
+_INPUTS: dict[str, type[Any]] = {
+    "indicator": GraphInput,
+    "pattern": GraphInput,
+    "trend": GraphInput,
+    "decision": DecisionInput,
+}
 
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 
 @cache
-def build() -> Graph:
+def build_graph() -> Graph:
     """The graph, without a checkpointer; its agents have none whatever the graph itself has."""
-    return assembled(Attempt, given)
+    return assemble_graph(AnalysisContext, same_context)
 
 
-def assembled(context: type[Any], within: Within, *, shown: bool = False) -> Graph:
+def assemble_graph(context: type[Any], get_context: ContextGetter, *, visible: bool = False) -> Graph:
     """The graph for a context, and how the attempt is found in it; `shown` as of an agent."""
     # Its types say less than they could.
-    parent: Any = StateGraph(GraphState, context_schema=context, input_schema=Asked)
+    parent: Any = StateGraph(GraphState, context_schema=context, input_schema=GraphInput)
     for agent in AGENTS:
-        parent.add_node(agent.node, compiled(agent, within, shown=shown), input_schema=_INPUTS[agent.node])
+        parent.add_node(
+            agent.node, compile_agent(agent, get_context, visible=visible), input_schema=_INPUTS[agent.node]
+        )
     parent.add_edge(START, "indicator")
     parent.add_edge("indicator", "pattern")
     parent.add_edge("indicator", "trend")
@@ -53,13 +60,13 @@ def assembled(context: type[Any], within: Within, *, shown: bool = False) -> Gra
 
 
 @cache
-def version() -> str:
+def graph_version() -> str:
     """Of the graph's shape: its nodes and edges, each agent's, the tools and the forms of the answers."""
-    drawn = [build().get_graph(), *(compiled(agent).get_graph() for agent in AGENTS)]
+    drawn = [build_graph().get_graph(), *(compile_agent(agent).get_graph() for agent in AGENTS)]
     nodes = [sorted(each.nodes) for each in drawn]
     edges = [sorted((edge.source, edge.target, edge.conditional) for edge in each.edges) for each in drawn]
-    forms = {agent.node: agent.reading.model_json_schema() for agent in AGENTS}
-    tools = {tool.name: convert_to_openai_tool(tool) for agent in AGENTS for tool in agent.may_use}
+    forms = {agent.node: agent.answer_schema.model_json_schema() for agent in AGENTS}
+    tools = {tool.name: convert_to_openai_tool(tool) for agent in AGENTS for tool in agent.allowed_tools}
     shape = json.dumps([nodes, edges, forms, tools], sort_keys=True)
     return sha256(shape.encode()).hexdigest()[:12]
 

@@ -18,139 +18,161 @@ from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResp
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import ValidationError
 
-from analysis.graph.answer_schemas import Reading
-from analysis.graph.context import Attempt, BudgetSpent, Model, Within, given, tokens_of
-from analysis.graph.recorded_transport import CURRENT, AnswerTooLarge, Exchange, key_of
-from analysis.graph.response_parsing import Answer, Unusable, Usage, read_answer, shown, strict_json, usage_of
+from analysis.graph.answer_schemas import AnswerSchema
+from analysis.graph.context import AnalysisContext, BudgetSpent, ContextGetter, Model, count_tokens, same_context
+from analysis.graph.recorded_transport import CURRENT_EXCHANGE, AnswerTooLarge, Exchange, request_key
+from analysis.graph.response_parsing import (
+    ParsedAnswer,
+    UnusableAnswer,
+    Usage,
+    parse_answer,
+    parse_usage,
+    printable,
+    strict_json,
+)
 from engine.core.errors import QuantagentError
 from engine.core.events import ModelCall
 from engine.core.money import ZERO
 
-QUESTIONS_MAX = 6
+MODEL_CALLS_MAX = 6
 FIRST_PAUSE_S = 0.5
 ANSWERED = "answered"
-_UNHEARD = frozenset(("timeout", "cancelled", "too_large"))
+_INCOMPLETE = frozenset(("timeout", "cancelled", "too_large"))
 _CORRECTABLE = frozenset(("invalid", "unknown_tool", "truncated"))
 
-Handler = Callable[[ModelRequest[Attempt]], Awaitable[ModelResponse[Any]]]
+Handler = Callable[[ModelRequest[AnalysisContext]], Awaitable[ModelResponse[Any]]]
 
 
 class ModelFailed(QuantagentError):
     """An agent got no answer that it can use. `node` names it, `outcome` the kind of the last fault."""
 
-    def __init__(self, node: str, outcome: str, what: str, attempts: int) -> None:
+    def __init__(self, node: str, outcome: str, reason: str, attempts: int) -> None:
         times = "once" if attempts == 1 else f"{attempts} times"
-        super().__init__(f"the {node} agent got no usable answer, asked {times}: {what}")
+        super().__init__(f"the {node} agent got no usable answer, asked {times}: {reason}")
         self.node, self.outcome = node, outcome
 
 
-class Fault(NamedTuple):
+class CallFailure(NamedTuple):
     """Why a question has no usable answer. again: whether asking again may help; wait_s: what the server asked for."""
 
     outcome: str
-    what: str
-    again: bool = True
+    reason: str
+    retryable: bool = True
     wait_s: float | None = None
 
 
-class Asking(AgentMiddleware[Any, Attempt, Any]):
+class ModelCallMiddleware(AgentMiddleware[Any, AnalysisContext, Any]):
     """The middleware around every model call of an agent. `offered`: the tools it may call."""
 
     def __init__(
-        self, node: str, reading: type[Reading], offered: Sequence[str], show: Show, within: Within = given
+        self,
+        node: str,
+        answer_schema: type[AnswerSchema],
+        offered: Sequence[str],
+        render: RequestRenderer,
+        get_context: ContextGetter = same_context,
     ) -> None:
         super().__init__()
-        self._within = within
-        self.node, self._reading = node, reading
+        self._get_context = get_context
+        self.node, self._answer_schema = node, answer_schema
         self._offered = frozenset(offered)
-        self._show = show
+        self._render = render
 
-    async def awrap_model_call(self, request: ModelRequest[Attempt], handler: Handler) -> ModelResponse[Any]:
-        attempt = self._within(request.runtime.context)
+    async def awrap_model_call(self, request: ModelRequest[AnalysisContext], handler: Handler) -> ModelResponse[Any]:
+        context = self._get_context(request.runtime.context)
         seq = 1 + sum(isinstance(message, AIMessage) for message in request.messages)
-        if seq > QUESTIONS_MAX:
-            raise ModelFailed(self.node, "endless", f"it came to no end in {QUESTIONS_MAX} questions", seq - 1)
-        asked, fault = 0, Fault("invalid", "there is no model to ask", again=False)
-        for model in attempt.models:
-            shown = self._show(request, model)
-            ends = _clock() + model.preset.patience_s
+        if seq > MODEL_CALLS_MAX:
+            raise ModelFailed(self.node, "endless", f"it came to no end in {MODEL_CALLS_MAX} questions", seq - 1)
+        attempts, failure = 0, CallFailure("invalid", "there is no model to ask", retryable=False)
+        for model in context.models:
+            rendered = self._render(request, model)
+            deadline = _clock() + model.preset.patience_s
             for n in range(1, model.preset.retries + 2):
-                asked += 1
+                attempts += 1
                 # To wait for one's turn takes nothing from the patience with a model.
-                ends += await _turn(model)
+                deadline += await _wait_for_rate_limit(model)
                 try:
-                    answer = await self._ask(_corrected(shown, fault, n), handler, model, (seq, asked), ends)
+                    result = await self._attempt_call(
+                        _with_correction(rendered, failure, n), handler, model, (seq, attempts), deadline
+                    )
                 except BudgetSpent:
-                    if model is attempt.models[-1]:
+                    if model is context.models[-1]:
                         raise
                     break
-                if not isinstance(answer, Fault):
-                    return answer
-                fault = answer
-                wait = _pause(fault, n)
-                if not fault.again or _clock() + wait >= ends:
+                if not isinstance(result, CallFailure):
+                    return result
+                failure = result
+                wait = _pause(failure, n)
+                if not failure.retryable or _clock() + wait >= deadline:
                     break
                 if n <= model.preset.retries:
-                    await attempt.pause(wait)
-        raise ModelFailed(self.node, fault.outcome, fault.what, asked)
+                    await context.pause(wait)
+        raise ModelFailed(self.node, failure.outcome, failure.reason, attempts)
 
-    async def _ask(
-        self, request: ModelRequest[Attempt], handler: Handler, model: Model, place: tuple[int, int], ends: float
-    ) -> ModelResponse[Any] | Fault:
+    async def _attempt_call(
+        self,
+        request: ModelRequest[AnalysisContext],
+        handler: Handler,
+        model: Model,
+        seq_and_attempt: tuple[int, int],
+        deadline: float,
+    ) -> ModelResponse[Any] | CallFailure:
         """One attempt: the answer, or what was wrong with it. Both are noted."""
-        attempt = self._within(request.runtime.context)
+        context = self._get_context(request.runtime.context)
         offered = self._offered_by(model)
         exchange = Exchange(secret=model.secret)
-        held = _Held(model)
-        exchange.allow = held.hold
-        CURRENT.set(exchange)
+        reservation = _BudgetReservation(model)
+        exchange.allow = reservation.reserve
+        CURRENT_EXCHANGE.set(exchange)
         try:
             try:
-                async with asyncio.timeout(min(model.preset.timeout_s, max(0.0, ends - _clock()))):
+                async with asyncio.timeout(min(model.preset.timeout_s, max(0.0, deadline - _clock()))):
                     response = await handler(request)
             except (Exception, asyncio.CancelledError) as error:
-                _reraise_what_is_ours(error)
-                result: ModelResponse[Any] | Fault = _fault(exchange, error, offered, model.preset.key_env)
+                _reraise_own_errors(error)
+                result: ModelResponse[Any] | CallFailure = _classify_failure(
+                    exchange, error, offered, model.preset.key_env
+                )
                 if isinstance(error, asyncio.CancelledError):
-                    held.cost = await self._note(attempt, model, place, exchange, "cancelled")
+                    reservation.cost = await self._record(context, model, seq_and_attempt, exchange, "cancelled")
                     raise
             else:
-                result = _judged(exchange, response, offered, self._reading)
-            outcome = result.outcome if isinstance(result, Fault) else ANSWERED
-            held.cost = await self._note(attempt, model, place, exchange, outcome)
+                result = _evaluate_response(exchange, response, offered, self._answer_schema)
+            outcome = result.outcome if isinstance(result, CallFailure) else ANSWERED
+            reservation.cost = await self._record(context, model, seq_and_attempt, exchange, outcome)
             return result
         finally:
-            held.release()
+            reservation.release()
 
     def _offered_by(self, model: Model) -> frozenset[str]:
         """The tools that a model may call; the answer is one of them only where it is asked for as one."""
         if model.preset.structured_output == "tool":
-            return self._offered | {self._reading.__name__}
+            return self._offered | {self._answer_schema.__name__}
         return self._offered
 
-    async def _note(
-        self, attempt: Attempt, model: Model, place: tuple[int, int], exchange: Exchange, outcome: str
+    async def _record(
+        self, context: AnalysisContext, model: Model, seq_and_attempt: tuple[int, int], exchange: Exchange, outcome: str
     ) -> Decimal:
         """Records the question; returns what it cost."""
         if not exchange.request:
             return ZERO
-        recorded, usage = exchange.recorded, usage_of(exchange.answer)
+        recorded, usage = exchange.recorded, parse_usage(exchange.answer)
         if exchange.status == 200:
-            tokens = tokens_of(usage, exchange.request, exchange.answer)
-        elif outcome in _UNHEARD:
+            tokens = count_tokens(usage, exchange.request, exchange.answer)
+        elif outcome in _INCOMPLETE:
             # Nobody heard the end of it, and the server may have worked on it to the end.
-            tokens = (*tokens_of(Usage(), exchange.request, "")[:1], model.preset.max_output_tokens)
+            tokens = (*count_tokens(Usage(), exchange.request, "")[:1], model.preset.max_output_tokens)
         else:
             # A refusal by status costs no tokens.
             tokens = (0, 0)
         call = ModelCall(
             node=self.node,
-            seq=place[0],
-            attempt=place[1],
+            seq=seq_and_attempt[0],
+            attempt=seq_and_attempt[1],
             model=model.preset.model,
             outcome=outcome,
-            request=key_of(exchange.request),
-            response=key_of(recorded) if recorded else "",
+            request=request_key(exchange.request),
+            response=request_key(recorded) if recorded else "",
             input_tokens=tokens[0],
             output_tokens=tokens[1],
             cost=model.cost(*tokens),
@@ -158,15 +180,15 @@ class Asking(AgentMiddleware[Any, Attempt, Any]):
             answered_by=usage.answered_by,
             system_fingerprint=usage.system_fingerprint,
         )
-        await asyncio.to_thread(attempt.note, model, call, exchange.request, recorded)
+        await asyncio.to_thread(context.record_call, model, call, exchange.request, recorded)
         return call.cost
 
 
-Show = Callable[[ModelRequest[Attempt], Model], ModelRequest[Attempt]]
+RequestRenderer = Callable[[ModelRequest[AnalysisContext], Model], ModelRequest[AnalysisContext]]
 """The question as one model is asked it: with pictures, or with the same facts as text."""
 
 
-class _Held:
+class _BudgetReservation:
     """What is set aside in every budget while one question is under way, and what it cost in the end."""
 
     def __init__(self, model: Model) -> None:
@@ -174,11 +196,11 @@ class _Held:
         self._undo: list[Callable[[Decimal], None]] = []
         self.cost = ZERO
 
-    def hold(self, request: str) -> None:
-        most = self._model.cost_at_most(request)
+    def reserve(self, request: str) -> None:
+        max_cost = self._model.max_cost(request)
         for budget in self._model.budgets:
-            budget.hold(most)
-            self._undo.append(partial(budget.settle, most))
+            budget.reserve(max_cost)
+            self._undo.append(partial(budget.commit, max_cost))
 
     def release(self) -> None:
         for undo in self._undo:
@@ -188,70 +210,70 @@ class _Held:
 # --- Judging what came --------------------------------------------------------------------------------------------
 
 
-def _judged(
-    exchange: Exchange, response: ModelResponse[Any], offered: frozenset[str], reading: type[Reading]
-) -> ModelResponse[Any] | Fault:
+def _evaluate_response(
+    exchange: Exchange, response: ModelResponse[Any], offered: frozenset[str], answer_schema: type[AnswerSchema]
+) -> ModelResponse[Any] | CallFailure:
     """The response if it is one tool call after another, or an answer of the right shape."""
     try:
-        answer = read_answer(exchange.answer, offered)
+        answer = parse_answer(exchange.answer, offered)
         if response.structured_response is not None:
-            _read_strictly(answer, reading)
+            _read_strictly(answer, answer_schema)
             return response
         if answer.tool_calls:
             return response
         # Servers that know neither schemas nor forced tools write their answer down.
-        said = reading.model_validate(strict_json(_object_in(answer.content)))
-        return ModelResponse(result=response.result, structured_response=said)
-    except Unusable as unusable:
-        return Fault(unusable.outcome, str(unusable))
+        parsed = answer_schema.model_validate(strict_json(_object_in(answer.content)))
+        return ModelResponse(result=response.result, structured_response=parsed)
+    except UnusableAnswer as unusable:
+        return CallFailure(unusable.outcome, str(unusable))
     except ValueError as error:
-        return Fault("invalid", _first_line(error))
+        return CallFailure("invalid", _validation_summary(error))
 
 
-def _read_strictly(answer: Answer, reading: type[Reading]) -> None:
+def _read_strictly(answer: ParsedAnswer, answer_schema: type[AnswerSchema]) -> None:
     """The library's reader takes the last of two equal keys, among other things."""
-    texts = [arguments for name, arguments in answer.tool_calls if name == reading.__name__] or [answer.content]
-    reading.model_validate(strict_json(texts[0]))
+    texts = [arguments for name, arguments in answer.tool_calls if name == answer_schema.__name__] or [answer.content]
+    answer_schema.model_validate(strict_json(texts[0]))
 
 
 def _object_in(content: str) -> str:
     """The JSON object in a text, with or without a fence around it."""
     begin, end = content.find("{"), content.rfind("}")
     if begin < 0 or end < begin:
-        raise Unusable("invalid", "there is no JSON object in it")
+        raise UnusableAnswer("invalid", "there is no JSON object in it")
     return content[begin : end + 1]
 
 
-def _fault(exchange: Exchange, error: BaseException, offered: frozenset[str], key_env: str) -> Fault:
+def _classify_failure(exchange: Exchange, error: BaseException, offered: frozenset[str], key_env: str) -> CallFailure:
     """What went wrong, by what went over the wire: classes of errors change, status codes do not."""
     status = exchange.status
     if isinstance(_first_cause(error, AnswerTooLarge), AnswerTooLarge):
-        return Fault("too_large", "its answer was too large to be read")
+        return CallFailure("too_large", "its answer was too large to be read")
     if status == 0:
         if isinstance(error, TimeoutError) or "timeout" in type(error).__name__.lower():
-            return Fault("timeout", "no answer came in time")
-        return Fault("connection", "the connection failed, or was closed before an answer came")
+            return CallFailure("timeout", "no answer came in time")
+        return CallFailure("connection", "the connection failed, or was closed before an answer came")
     if status == 429:
-        return Fault("rate_limited", "the server asked for patience (429)", wait_s=_retry_after(exchange))
+        return CallFailure("rate_limited", "the server asked for patience (429)", wait_s=_retry_after(exchange))
     if status >= 500 or status in (408, 409):
-        return Fault("server_error", f"the server failed ({status})", wait_s=_retry_after(exchange))
+        return CallFailure("server_error", f"the server failed ({status})", wait_s=_retry_after(exchange))
     if status != 200:
         remedy = f": see the key in {key_env}" if status in (401, 403) else ""
-        return Fault("rejected", f"the server rejected the request ({status}){remedy}", again=False)
+        return CallFailure("rejected", f"the server rejected the request ({status}){remedy}", retryable=False)
     if isinstance(error, TimeoutError):
-        return Fault("timeout", "no answer came in time")
+        return CallFailure("timeout", "no answer came in time")
     try:
-        read_answer(exchange.answer, offered)
-    except Unusable as unusable:
-        return Fault(unusable.outcome, str(unusable))
-    return Fault("invalid", _first_line(error))
+        parse_answer(exchange.answer, offered)
+    except UnusableAnswer as unusable:
+        return CallFailure(unusable.outcome, str(unusable))
+    return CallFailure("invalid", _validation_summary(error))
 
 
-def _reraise_what_is_ours(error: BaseException) -> None:
+def _reraise_own_errors(error: BaseException) -> None:
     """A spent budget or a missing recording is no fault of the model, however deep a client has wrapped it."""
-    ours = _first_cause(error, QuantagentError)
-    if ours is not None and not isinstance(ours, AnswerTooLarge):
-        raise ours
+    own_error = _first_cause(error, QuantagentError)
+    if own_error is not None and not isinstance(own_error, AnswerTooLarge):
+        raise own_error
 
 
 def _first_cause(error: BaseException | None, kind: type[QuantagentError]) -> QuantagentError | None:
@@ -262,32 +284,36 @@ def _first_cause(error: BaseException | None, kind: type[QuantagentError]) -> Qu
     return None
 
 
-def _first_line(error: BaseException) -> str:
+def _validation_summary(error: BaseException) -> str:
     """What a validator found first, short, and without what the model wrote."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, ValidationError):
-        found = getattr(found, "source", None) or found.__cause__
-    if found is None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ValidationError):
+        cause = getattr(cause, "source", None) or cause.__cause__
+    if cause is None:
         return "it is not in the form that was asked for"
-    first = found.errors(include_url=False, include_input=False)[0]
+    first = cause.errors(include_url=False, include_input=False)[0]
     # A field that was not asked for is named by the model.
-    where = shown(".".join(str(part) for part in first["loc"]), 40)
+    where = printable(".".join(str(part) for part in first["loc"]), 40)
     return f"{where}: {first['msg']}"[:200].removeprefix(": ")
 
 
 # --- Asking again -------------------------------------------------------------------------------------------------
 
 
-def _corrected(request: ModelRequest[Attempt], fault: Fault, n: int) -> ModelRequest[Attempt]:
+def _with_correction(
+    request: ModelRequest[AnalysisContext], failure: CallFailure, n: int
+) -> ModelRequest[AnalysisContext]:
     """The same question, told what was wrong with the answer: the same words would get the same answer."""
-    if n == 1 or fault.outcome not in _CORRECTABLE:
+    if n == 1 or failure.outcome not in _CORRECTABLE:
         return request
-    told = f"Your last answer could not be used: {fault.what}. Answer again, in exactly the form that was asked for."
-    messages: list[AnyMessage] = [*request.messages, HumanMessage(told)]
+    correction = (
+        f"Your last answer could not be used: {failure.reason}. Answer again, in exactly the form that was asked for."
+    )
+    messages: list[AnyMessage] = [*request.messages, HumanMessage(correction)]
     return request.override(messages=messages)
 
 
-async def _turn(model: Model) -> float:
+async def _wait_for_rate_limit(model: Model) -> float:
     """Waits until the model may be asked; seconds."""
     began = _clock()
     if model.pace is not None:
@@ -295,21 +321,21 @@ async def _turn(model: Model) -> float:
     return _clock() - began
 
 
-def _pause(fault: Fault, n: int) -> float:
+def _pause(failure: CallFailure, n: int) -> float:
     """Twice as long each time, or as long as the server asks for."""
-    own = 0.0 if fault.outcome in _CORRECTABLE else FIRST_PAUSE_S * 2 ** (n - 1)
-    return max(own, fault.wait_s or 0.0)
+    backoff = 0.0 if failure.outcome in _CORRECTABLE else FIRST_PAUSE_S * 2 ** (n - 1)
+    return max(backoff, failure.wait_s or 0.0)
 
 
 def _retry_after(exchange: Exchange) -> float | None:
     """Seconds, or a date; None for what is neither."""
-    said = exchange.headers.get("retry-after", "")
+    header = exchange.headers.get("retry-after", "")
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(header))
     except ValueError:
         pass
     try:
-        at = parsedate_to_datetime(said)
+        at = parsedate_to_datetime(header)
         now = parsedate_to_datetime(exchange.headers["date"])
     except (ValueError, KeyError, TypeError, OverflowError):
         return None

@@ -10,7 +10,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
 
-class Unbound(BaseChatModel):
+class PlaceholderModel(BaseChatModel):
     """Stands where an agent wants a model when it is made, and is never asked."""
 
     @property
@@ -27,4 +27,4 @@ class Unbound(BaseChatModel):
         raise NotImplementedError("an analysis is made in the context of an attempt that names its models")
 
 
-UNBOUND = Unbound()
+PLACEHOLDER_MODEL = PlaceholderModel()

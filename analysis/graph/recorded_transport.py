@@ -25,7 +25,7 @@ from engine.core.errors import QuantagentError
 ANSWER_BYTES_MAX = 1_000_000
 SECRET_LENGTH_MIN = 8
 """What is shorter is a word that stands for no key, and may be in any answer."""
-_PICTURE = "data:image/png;base64,"
+_IMAGE_PREFIX = "data:image/png;base64,"
 
 
 class RecordingMissing(QuantagentError):
@@ -71,17 +71,17 @@ class Exchange:
             return ""
         return json.dumps({"status": self.status, "body": self.answer}, sort_keys=True, separators=(",", ":"))
 
-    def hear(self, status: int, body: str) -> None:
+    def receive(self, status: int, body: str) -> None:
         """Takes an answer; nobody is told a secret that a server sends back."""
         secret = len(self.secret) >= SECRET_LENGTH_MIN
         self.status, self.answer = status, body.replace(self.secret, "***") if secret else body
 
 
-CURRENT: ContextVar[Exchange] = ContextVar("exchange")
+CURRENT_EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
 """The exchange that the running task is about to have."""
 
 
-class Answers(Protocol):
+class RecordedAnswers(Protocol):
     """Where recorded answers are found."""
 
     def __call__(self, key: str) -> str:
@@ -91,25 +91,25 @@ class Answers(Protocol):
 
 def canonical(body: bytes) -> str:
     """A request as it is kept and known by: sorted ASCII JSON, each picture by its digest."""
-    return json.dumps(_without_pictures(json.loads(body)), sort_keys=True, separators=(",", ":"))
+    return json.dumps(_without_images(json.loads(body)), sort_keys=True, separators=(",", ":"))
 
 
-def key_of(request: str) -> str:
+def request_key(request: str) -> str:
     """The key of a canonical request."""
     return sha256(request.encode()).hexdigest()
 
 
-def _without_pictures(value: Any) -> Any:
+def _without_images(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_pictures(each) for name, each in cast("dict[str, Any]", value).items()}
+        return {name: _without_images(each) for name, each in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_without_pictures(each) for each in cast("list[Any]", value)]
-    if isinstance(value, str) and value.startswith(_PICTURE):
-        return f"sha256:{sha256(b64decode(value.removeprefix(_PICTURE))).hexdigest()}"
+        return [_without_images(each) for each in cast("list[Any]", value)]
+    if isinstance(value, str) and value.startswith(_IMAGE_PREFIX):
+        return f"sha256:{sha256(b64decode(value.removeprefix(_IMAGE_PREFIX))).hexdigest()}"
     return value
 
 
-class Live(httpx2.AsyncBaseTransport):
+class LiveTransport(httpx2.AsyncBaseTransport):
     """Asks the server, keeps what was said, and reads no more than one would want of an answer."""
 
     def __init__(self) -> None:
@@ -117,16 +117,16 @@ class Live(httpx2.AsyncBaseTransport):
         self._server = httpx2.AsyncHTTPTransport(verify=_authorities(), trust_env=False)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        exchange, clock = CURRENT.get(), asyncio.get_running_loop()
+        exchange, clock = CURRENT_EXCHANGE.get(), asyncio.get_running_loop()
         exchange.request = canonical(await request.aread())
         exchange.allow(exchange.request)
         exchange.began = clock.time()
         try:
             response = await self._server.handle_async_request(request)
-            body = await _read(response)
+            body = await _read_body(response)
         finally:
             exchange.ended = clock.time()
-        exchange.hear(response.status_code, body.decode(errors="surrogateescape"))
+        exchange.receive(response.status_code, body.decode(errors="surrogateescape"))
         exchange.headers = {name.lower(): value for name, value in response.headers.items()}
         return _response(request, exchange)
 
@@ -140,31 +140,31 @@ def _authorities() -> SSLContext:
     return httpx2.create_ssl_context(trust_env=False)
 
 
-class Recorded(httpx2.AsyncBaseTransport):
+class RecordedTransport(httpx2.AsyncBaseTransport):
     """Answers from a recording. Opens no connection, whatever it is asked."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: RecordedAnswers) -> None:
         self._answers = answers
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        exchange = CURRENT.get()
+        exchange = CURRENT_EXCHANGE.get()
         exchange.request = canonical(await request.aread())
-        found = self._answers(key_of(exchange.request))
-        if not found:
+        recorded = self._answers(request_key(exchange.request))
+        if not recorded:
             raise httpx2.ConnectError("no answer came when this was recorded", request=request)
-        kept = json.loads(found)
-        exchange.hear(kept["status"], kept["body"])
+        kept = json.loads(recorded)
+        exchange.receive(kept["status"], kept["body"])
         return _response(request, exchange)
 
 
 def _response(request: httpx2.Request, exchange: Exchange) -> httpx2.Response:
-    content = _needed(exchange.answer).encode(errors="surrogateescape")
+    content = _client_view(exchange.answer).encode(errors="surrogateescape")
     return httpx2.Response(
         exchange.status, headers={"content-type": "application/json"}, content=content, request=request
     )
 
 
-def _needed(answer: str) -> str:
+def _client_view(answer: str) -> str:
     """What the client needs of an answer: the first message. It complains aloud about odd values in all the rest."""
     try:
         first = json.loads(answer)["choices"][0]
@@ -174,7 +174,7 @@ def _needed(answer: str) -> str:
     return json.dumps({"id": "answer", "object": "chat.completion", "created": 0, "model": "", "choices": [choice]})
 
 
-async def _read(response: httpx2.Response) -> bytes:
+async def _read_body(response: httpx2.Response) -> bytes:
     """The body, as it comes over the wire. Raises `AnswerTooLarge` as soon as that is known."""
     body = bytearray()
     try:
@@ -194,8 +194,8 @@ def _parts(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def client(transport: httpx2.AsyncBaseTransport) -> AsyncGenerator[httpx2.AsyncClient]:
+async def open_client(transport: httpx2.AsyncBaseTransport) -> AsyncGenerator[httpx2.AsyncClient]:
     """An HTTP client that goes to the preset's address and nowhere else: no proxies, no redirects, no compression."""
     plain = {"accept-encoding": "identity"}
-    async with httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, headers=plain) as made:
-        yield made
+    async with httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, headers=plain) as http:
+        yield http

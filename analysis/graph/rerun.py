@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from analysis.graph.clients import reached
-from analysis.graph.context import Attempt
-from analysis.graph.graph import build
-from analysis.graph.recorded_transport import Recorded, RecordingMissing
-from analysis.graph.run_analysis import Author, Job, make
-from analysis.llm.call_log import Calls, MemoryCalls
+from analysis.graph.clients import open_models
+from analysis.graph.context import AnalysisContext
+from analysis.graph.graph import build_graph
+from analysis.graph.recorded_transport import RecordedTransport, RecordingMissing
+from analysis.graph.run_analysis import AnalysisAuthor, Job, run_analysis
+from analysis.llm.call_log import CallLog, MemoryCallLog
 from analysis.llm.presets import ModelPreset
 from engine.core.events import AnalysisFailed, AnalysisMade, ModelCall
 
@@ -23,7 +23,7 @@ class Rerun(NamedTuple):
     """What came of it: the fact as it is stored, and as it was made again."""
 
     stored: AnalysisMade
-    again: AnalysisMade | AnalysisFailed
+    recomputed: AnalysisMade | AnalysisFailed
 
     @property
     def equal(self) -> bool:
@@ -33,27 +33,27 @@ class Rerun(NamedTuple):
     @property
     def difference(self) -> str:
         """The first thing in which they differ, in words; empty where they do not."""
-        if not isinstance(self.again, AnalysisMade):
-            return self.again.reason
+        if not isinstance(self.recomputed, AnalysisMade):
+            return self.recomputed.reason
         for name in ("reports", "decision", "confidence", "horizon_bars", "risk_reward"):
-            stored, again = getattr(self.stored, name), getattr(self.again, name)
-            if stored != again:
-                return f"{name.replace('_', ' ')} as stored is {stored}, as made again {again}"
+            stored, recomputed = getattr(self.stored, name), getattr(self.recomputed, name)
+            if stored != recomputed:
+                return f"{name.replace('_', ' ')} as stored is {stored}, as made again {recomputed}"
         return ""
 
 
 class Recording:
     """The answers that an analysis was given, by the questions' keys."""
 
-    def __init__(self, made: Sequence[ModelCall], calls: Calls) -> None:
+    def __init__(self, model_calls: Sequence[ModelCall], calls: CallLog) -> None:
         # Of the tries of one question the one that was answered; where none was, the last.
-        self._of = {call.request: call for call in made}
-        self._of |= {call.request: call for call in made if call.outcome == ANSWERED}
+        self._by_request = {call.request: call for call in model_calls}
+        self._by_request |= {call.request: call for call in model_calls if call.outcome == ANSWERED}
         self._calls = calls
         self.served = 0
 
     def __call__(self, key: str) -> str:
-        call = self._of.get(key)
+        call = self._by_request.get(key)
         if call is None:
             raise RecordingMissing(key)
         self.served += 1
@@ -63,9 +63,9 @@ class Recording:
 def rerun(
     stored: AnalysisMade,
     presets: Sequence[tuple[str, ModelPreset]],
-    author: Author,
+    author: AnalysisAuthor,
     job: Job,
-    calls: Calls,
+    calls: CallLog,
     now: Callable[[], datetime],
 ) -> Rerun:
     """Runs the graph on the analysis's window and answers from its recording; opens no connection to a model.
@@ -78,26 +78,26 @@ def rerun(
 async def _rerun(
     stored: AnalysisMade,
     presets: Sequence[tuple[str, ModelPreset]],
-    author: Author,
+    author: AnalysisAuthor,
     job: Job,
-    calls: Calls,
+    calls: CallLog,
     now: Callable[[], datetime],
 ) -> Rerun:
     assert stored.work is not None, "only what a graph has made can be made by it again"
     recording = Recording(stored.work.calls, calls)
-    async with reached(presets, lambda: Recorded(recording)) as models:
-        attempt = Attempt(
+    async with open_models(presets, lambda: RecordedTransport(recording)) as models:
+        context = AnalysisContext(
             analysis_id=stored.analysis_id,
             version=1,
             variant=stored.variant,
             # Answers are there at once: nothing is held back.
             models=tuple(model._replace(pace=None) for model in models),
-            calls=MemoryCalls(),
-            pictures=None,
+            calls=MemoryCallLog(),
+            artefacts=None,
             now=now,
             pause=_no_pause,
         )
-        return Rerun(stored, await make(build(), job, attempt, author))
+        return Rerun(stored, await run_analysis(build_graph(), job, context, author))
 
 
 async def _no_pause(seconds: float) -> None:

@@ -16,15 +16,15 @@ TOOL_CALLS_MAX = 16
 TOKENS_MAX = 10_000_000
 
 
-class Unusable(ValueError):
+class UnusableAnswer(ValueError):
     """An answer that does not count; `outcome` names the kind, the message says what is wrong with it."""
 
-    def __init__(self, outcome: str, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, outcome: str, reason: str) -> None:
+        super().__init__(reason)
         self.outcome = outcome
 
 
-class Answer(NamedTuple):
+class ParsedAnswer(NamedTuple):
     """What a model said: text, and tools it calls as (name, arguments)."""
 
     content: str
@@ -45,34 +45,36 @@ def strict_json(text: str) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except RecursionError:
-        raise Unusable("invalid", "its JSON is nested without end") from None
-    except Unusable:
+        raise UnusableAnswer("invalid", "its JSON is nested without end") from None
+    except UnusableAnswer:
         raise
     except ValueError as error:
-        raise Unusable("invalid", f"it is no JSON ({error})") from None
+        raise UnusableAnswer("invalid", f"it is no JSON ({error})") from None
     if _has_surrogate(text) or _has_surrogate(json.dumps(value, ensure_ascii=False)):
-        raise Unusable("invalid", "it holds half a character (a lone surrogate)")
+        raise UnusableAnswer("invalid", "it holds half a character (a lone surrogate)")
     return value
 
 
-def read_answer(body: str, offered: Collection[str]) -> Answer:
+def parse_answer(body: str, offered: Collection[str]) -> ParsedAnswer:
     """The answer in a response's body. `offered`: the names of the tools that may be called. Raises `Unusable`."""
     choices = _object(strict_json(body)).get("choices")
     choice = _object(choices[0] if isinstance(choices, list) and choices else None)
     message = _object(choice.get("message"))
     if not message:
-        raise Unusable("invalid", "it has no message")
+        raise UnusableAnswer("invalid", "it has no message")
     _check_ending(choice.get("finish_reason"), message.get("refusal"))
-    answer = Answer(_text(message.get("content")), tuple(_call(each) for each in _calls(message.get("tool_calls"))))
+    answer = ParsedAnswer(
+        _text(message.get("content")), tuple(_call(each) for each in _calls(message.get("tool_calls")))
+    )
     if not answer.content and not answer.tool_calls:
-        raise Unusable("invalid", "it says nothing")
+        raise UnusableAnswer("invalid", "it says nothing")
     unknown = [name for name, _ in answer.tool_calls if name not in offered]
     if unknown:
-        raise Unusable("unknown_tool", f"it calls {unknown[0][:40]!r}, which it was not offered")
+        raise UnusableAnswer("unknown_tool", f"it calls {unknown[0][:40]!r}, which it was not offered")
     return answer
 
 
-def usage_of(body: str) -> Usage:
+def parse_usage(body: str) -> Usage:
     """The usage that a response tells, as far as it can be believed."""
     try:
         envelope = _object(json.loads(body))
@@ -89,30 +91,30 @@ def usage_of(body: str) -> Usage:
 
 def _check_ending(reason: object, refusal: object) -> None:
     if reason == "length":
-        raise Unusable("truncated", "it was cut off at the limit of its tokens")
+        raise UnusableAnswer("truncated", "it was cut off at the limit of its tokens")
     if reason == "content_filter":
-        raise Unusable("refused", "a content filter stopped it")
+        raise UnusableAnswer("refused", "a content filter stopped it")
     if refusal:
-        raise Unusable("refused", f"the model refused: {str(refusal)[:80]!r}")
+        raise UnusableAnswer("refused", f"the model refused: {str(refusal)[:80]!r}")
 
 
 def _text(content: object) -> str:
     if content is not None and not isinstance(content, str):
-        raise Unusable("invalid", "its content is no text")
+        raise UnusableAnswer("invalid", "its content is no text")
     if content and len(content) > CONTENT_LENGTH_MAX:
-        raise Unusable("invalid", f"its content has more than {CONTENT_LENGTH_MAX:,} characters")
+        raise UnusableAnswer("invalid", f"its content has more than {CONTENT_LENGTH_MAX:,} characters")
     return content or ""
 
 
-def _calls(said: Any) -> list[dict[str, Any]]:
-    if said is None:
+def _calls(value: Any) -> list[dict[str, Any]]:
+    if value is None:
         return []
-    if not isinstance(said, list) or len(cast("list[Any]", said)) > TOOL_CALLS_MAX:
-        raise Unusable("invalid", f"it does not call at most {TOOL_CALLS_MAX} tools")
-    calls = [_object(each) for each in cast("list[Any]", said)]
+    if not isinstance(value, list) or len(cast("list[Any]", value)) > TOOL_CALLS_MAX:
+        raise UnusableAnswer("invalid", f"it does not call at most {TOOL_CALLS_MAX} tools")
+    calls = [_object(each) for each in cast("list[Any]", value)]
     ids = [each.get("id") for each in calls]
     if not all(isinstance(each, str) and 0 < len(each) <= 200 for each in ids) or len(set(ids)) < len(ids):
-        raise Unusable("invalid", "its tool calls do not each have an id of their own")
+        raise UnusableAnswer("invalid", "its tool calls do not each have an id of their own")
     return calls
 
 
@@ -120,9 +122,9 @@ def _call(call: dict[str, Any]) -> tuple[str, str]:
     function = _object(call.get("function"))
     name, arguments = function.get("name"), function.get("arguments")
     if not isinstance(name, str) or not isinstance(arguments, str):
-        raise Unusable("invalid", "it calls a tool without a name or without arguments")
+        raise UnusableAnswer("invalid", "it calls a tool without a name or without arguments")
     if len(arguments) > ARGUMENTS_LENGTH_MAX or not isinstance(strict_json(arguments or "{}"), dict):
-        raise Unusable("invalid", f"its arguments for {name[:40]!r} are no JSON object of a usual length")
+        raise UnusableAnswer("invalid", f"its arguments for {name[:40]!r} are no JSON object of a usual length")
     return name, arguments
 
 
@@ -132,14 +134,14 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise Unusable("invalid", "it has the same key twice")
-    return found
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise UnusableAnswer("invalid", "it has the same key twice")
+    return fields
 
 
 def _no_constant(name: str) -> Any:
-    raise Unusable("invalid", f"it says {name}, which is no number")
+    raise UnusableAnswer("invalid", f"it says {name}, which is no number")
 
 
 def _has_surrogate(text: str) -> bool:
@@ -152,9 +154,9 @@ def _count(value: object) -> int | None:
 
 def _name(value: object) -> str:
     """Somebody else's name for something, as far as it can be stored and shown."""
-    return shown(value, 100) if isinstance(value, str) else ""
+    return printable(value, 100) if isinstance(value, str) else ""
 
 
-def shown(text: str, length: int) -> str:
+def printable(text: str, length: int) -> str:
     """What of somebody else's text can be stored and shown."""
     return "".join(each for each in text if each.isascii() and each.isprintable())[:length]

@@ -14,9 +14,9 @@ from langgraph.errors import GraphRecursionError
 
 from analysis.analyst import Window, analysis_id
 from analysis.charting.snapshot import snapshot_of
-from analysis.graph.checkpoints import Checkpoints, Gone, thread
-from analysis.graph.context import PICTURE, Attempt
-from analysis.graph.graph import Graph, prompt_digests, version
+from analysis.graph.checkpoints import Checkpoints, CheckpointsUnavailable, thread_config
+from analysis.graph.context import IMAGE_MARKER, AnalysisContext
+from analysis.graph.graph import Graph, graph_version, prompt_digests
 from analysis.graph.model_middleware import ANSWERED, ModelFailed
 from analysis.reports import Analysis
 from engine.core.errors import QuantagentError
@@ -27,7 +27,7 @@ from engine.core.money import ZERO, total
 STEPS_MAX = 40
 """Of the graph and each agent: more than any analysis takes that its questions do not end before."""
 
-Opinion = AnalysisMade | AnalysisFailed
+AnalysisResult = AnalysisMade | AnalysisFailed
 
 
 class Job(NamedTuple):
@@ -42,7 +42,7 @@ class Job(NamedTuple):
         return analysis_id(self.symbol, self.timeframe, self.window, variant)
 
 
-class Author(NamedTuple):
+class AnalysisAuthor(NamedTuple):
     """In whose name analyses are made: the variant, the preset's name and digest behind it, those of its fallbacks."""
 
     variant: str
@@ -52,41 +52,41 @@ class Author(NamedTuple):
     fallbacks: tuple[tuple[str, str], ...] = ()
 
 
-def thread_id_of(attempt: Attempt) -> str:
+def thread_id_of(context: AnalysisContext) -> str:
     """run / analysis / graph version / version of the fact: what a checkpoint belongs to, and nothing else can resume.
 
     The run is `shared`: an opinion belongs to no run, and whoever needs it may finish it. Symbol, timeframe, instant,
     variant and window are in the analysis's id.
     """
-    return f"shared/{attempt.analysis_id}/{version()}/{attempt.version}"
+    return f"shared/{context.analysis_id}/{graph_version()}/{context.version}"
 
 
-async def make(
-    graph: Graph, job: Job, attempt: Attempt, author: Author, checkpoints: Checkpoints | None = None
-) -> Opinion:
+async def run_analysis(
+    graph: Graph, job: Job, context: AnalysisContext, author: AnalysisAuthor, checkpoints: Checkpoints | None = None
+) -> AnalysisResult:
     """The opinion on a window. A model that fails makes an `AnalysisFailed`; a spent budget is raised, for there is
     nothing to tell of the window."""
     began = asyncio.get_running_loop().time()
     try:
-        state, checkpoint = await _run(graph, job, attempt, checkpoints)
+        state, checkpoint = await _run(graph, job, context, checkpoints)
         reports = Analysis.model_validate({name: state[name] for name in Analysis.model_fields})
     except ModelFailed as error:
-        return _failed(job, attempt, author, str(error), began)
-    except (QuantagentError, Gone):
+        return _failure_event(job, context, author, str(error), began)
+    except (QuantagentError, CheckpointsUnavailable):
         raise
     except GraphRecursionError:
-        return _failed(job, attempt, author, f"the graph came to no end in {STEPS_MAX} steps", began)
+        return _failure_event(job, context, author, f"the graph came to no end in {STEPS_MAX} steps", began)
     except Exception as error:
         # Libraries stand between us and the model: what they trip over must not end a run.
-        return _failed(job, attempt, author, f"the graph failed: {type(error).__name__}", began)
-    said = reports.decision
-    work = _work(attempt, author, state, began)
+        return _failure_event(job, context, author, f"the graph failed: {type(error).__name__}", began)
+    decision = reports.decision
+    work = _graph_work(context, author, state, began)
     return AnalysisMade(
-        **_named(job, attempt, author),
-        decision=Direction(said.decision),
-        confidence=said.confidence,
-        horizon_bars=said.horizon_bars,
-        risk_reward=said.risk_reward,
+        **_identity_fields(job, context, author),
+        decision=Direction(decision.decision),
+        confidence=decision.confidence,
+        horizon_bars=decision.horizon_bars,
+        risk_reward=decision.risk_reward,
         reports=reports.model_dump_json(),
         window_digest=job.window.digest,
         window_bars=job.window.bars,
@@ -97,18 +97,20 @@ async def make(
     )
 
 
-async def _run(graph: Graph, job: Job, attempt: Attempt, checkpoints: Checkpoints | None) -> tuple[dict[str, Any], str]:
+async def _run(
+    graph: Graph, job: Job, context: AnalysisContext, checkpoints: Checkpoints | None
+) -> tuple[dict[str, Any], str]:
     """The final state and the id of its checkpoint. Goes on where an earlier process was killed."""
-    config: Any = {**thread(thread_id_of(attempt)), "recursion_limit": STEPS_MAX}
-    asked = {"snapshot": snapshot_of(job.bars, job.timeframe)}
+    config: Any = {**thread_config(thread_id_of(context)), "recursion_limit": STEPS_MAX}
+    graph_input = {"snapshot": snapshot_of(job.bars, job.timeframe)}
     if checkpoints is None:
-        return await cast("Any", graph).ainvoke(asked, config, context=attempt), ""
+        return await cast("Any", graph).ainvoke(graph_input, config, context=context), ""
     saved: Any = graph.copy({"checkpointer": checkpoints.saver})
     before = await saved.aget_state(config)
     if before.values and not before.next:
         # It was finished, and killed before it could be stored.
         return before.values, _checkpoint_id(before.config)
-    state = await saved.ainvoke(None if before.next else asked, config, context=attempt, durability="async")
+    state = await saved.ainvoke(None if before.next else graph_input, config, context=context, durability="async")
     after = await checkpoints.saver.aget_tuple(config)
     return state, _checkpoint_id(after.config) if after else ""
 
@@ -117,18 +119,20 @@ def _checkpoint_id(config: RunnableConfig) -> str:
     return config.get("configurable", {})["checkpoint_id"]
 
 
-def _failed(job: Job, attempt: Attempt, author: Author, reason: str, began: float) -> AnalysisFailed:
+def _failure_event(
+    job: Job, context: AnalysisContext, author: AnalysisAuthor, reason: str, began: float
+) -> AnalysisFailed:
     return AnalysisFailed(
-        **_named(job, attempt, author),
+        **_identity_fields(job, context, author),
         reason=reason,
         window_digest=job.window.digest,
-        work=_work(attempt, author, {}, began),
+        work=_graph_work(context, author, {}, began),
     )
 
 
-def _named(job: Job, attempt: Attempt, author: Author) -> dict[str, Any]:
+def _identity_fields(job: Job, context: AnalysisContext, author: AnalysisAuthor) -> dict[str, Any]:
     return {
-        "analysis_id": attempt.analysis_id,
+        "analysis_id": context.analysis_id,
         "symbol": job.symbol,
         "timeframe": job.timeframe.value,
         "as_of": job.window.at,
@@ -136,42 +140,42 @@ def _named(job: Job, attempt: Attempt, author: Author) -> dict[str, Any]:
     }
 
 
-def _work(attempt: Attempt, author: Author, state: dict[str, Any], began: float) -> GraphWork:
-    first = attempt.models[0].preset
-    calls = tuple(asked.call for asked in attempt.calls.of(attempt.analysis_id, attempt.version))
+def _graph_work(context: AnalysisContext, author: AnalysisAuthor, state: dict[str, Any], began: float) -> GraphWork:
+    first = context.models[0].preset
+    calls = tuple(recorded_call.call for recorded_call in context.calls.calls_for(context.analysis_id, context.version))
     nodes = dict.fromkeys(call.node for call in calls)
-    seen = [name for name in ("pattern", "trend") if _was_shown(attempt, calls, name)]
-    pictures = ((name, state.get(f"{name}_chart", "")) for name in seen)
+    seen = [name for name in ("pattern", "trend") if _saw_chart(context, calls, name)]
+    charts = ((name, state.get(f"{name}_chart", "")) for name in seen)
     return GraphWork(
         preset=author.preset,
         preset_digest=author.preset_digest,
         fallbacks=author.fallbacks,
         model_provider=first.provider,
         model_name=first.model,
-        graph_version=version(),
+        graph_version=graph_version(),
         prompt_digests=prompt_digests(),
         calls=calls,
         input_tokens=sum(call.input_tokens for call in calls),
         output_tokens=sum(call.output_tokens for call in calls),
         cost=total([ZERO, *(call.cost for call in calls)]),
         latency_ms=round((asyncio.get_running_loop().time() - began) * 1000),
-        node_latency_ms=tuple((node, _waited(calls, node)) for node in nodes),
+        node_latency_ms=tuple((node, _node_latency_ms(calls, node)) for node in nodes),
         temperature=first.temperature,
         seed=first.seed,
         sighted=len(seen) == 2,
-        artefacts=tuple((name, digest) for name, digest in pictures if digest),
+        artefacts=tuple((name, digest) for name, digest in charts if digest),
         knowledge_cutoff="" if first.knowledge_cutoff is None else first.knowledge_cutoff.isoformat(),
-        thread_id=thread_id_of(attempt),
+        thread_id=thread_id_of(context),
     )
 
 
-def _was_shown(attempt: Attempt, calls: Sequence[ModelCall], node: str) -> bool:
+def _saw_chart(context: AnalysisContext, calls: Sequence[ModelCall], node: str) -> bool:
     """Whether a picture was in the question that an agent was answered: a fallback may have no eyes."""
     answered = [call for call in calls if (call.node, call.outcome) == (node, ANSWERED)]
-    return bool(answered) and PICTURE in attempt.calls.body(answered[-1].request)
+    return bool(answered) and IMAGE_MARKER in context.calls.body(answered[-1].request)
 
 
-def _waited(calls: Sequence[ModelCall], node: str) -> int:
+def _node_latency_ms(calls: Sequence[ModelCall], node: str) -> int:
     """How long a node waited for its models, in milliseconds."""
     return sum(call.latency_ms for call in calls if call.node == node)
 
@@ -182,6 +186,6 @@ def _snapshot_of(state: dict[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
 
-def beginning(now: datetime) -> datetime:
+def start_of_day(now: datetime) -> datetime:
     """The beginning of an instant's day in UTC, from which a day's budget counts."""
     return now.replace(hour=0, minute=0, second=0, microsecond=0)

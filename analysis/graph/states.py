@@ -14,11 +14,11 @@ from typing_extensions import TypedDict
 
 from analysis.charting.snapshot import Snapshot
 
-Told = dict[str, Any]
+ReportJson = dict[str, Any]
 """A report as JSON."""
 
 
-class Asked(TypedDict):
+class GraphInput(TypedDict):
     """What an analysis begins with: the window, and nothing that a model could have said."""
 
     snapshot: Snapshot
@@ -28,59 +28,59 @@ class GraphState(TypedDict):
     """One analysis under way. `pattern_chart`, `trend_chart`: SHA-256 of the pictures shown, if any were."""
 
     snapshot: Snapshot
-    indicator: NotRequired[Told]
-    pattern: NotRequired[Told]
-    trend: NotRequired[Told]
-    decision: NotRequired[Told]
+    indicator: NotRequired[ReportJson]
+    pattern: NotRequired[ReportJson]
+    trend: NotRequired[ReportJson]
+    decision: NotRequired[ReportJson]
     pattern_chart: NotRequired[str]
     trend_chart: NotRequired[str]
 
 
-class Reports(TypedDict):
+class DecisionInput(TypedDict):
     """What a decision is made from: the reports, and of the window no more than its last close."""
 
     snapshot: Snapshot
-    indicator: Told
-    pattern: Told
-    trend: Told
+    indicator: ReportJson
+    pattern: ReportJson
+    trend: ReportJson
 
 
 # What an agent was given it does not give back: two that work at the same time would both write it.
-Given = OmitFromOutput
+InputOnly = OmitFromOutput
 # What it answers it cannot be given.
-Made = OmitFromInput
+OutputOnly = OmitFromInput
 
 
 class IndicatorSubgraphState(AgentState[Any]):
     """Messages stay in here; `indicator` is the report."""
 
-    snapshot: Annotated[Snapshot, Given]
-    indicator: NotRequired[Annotated[Told, Made]]
+    snapshot: Annotated[Snapshot, InputOnly]
+    indicator: NotRequired[Annotated[ReportJson, OutputOnly]]
 
 
 class PatternSubgraphState(AgentState[Any]):
     """`picture`: the chart as base64, for the model's eyes only."""
 
-    snapshot: Annotated[Snapshot, Given]
+    snapshot: Annotated[Snapshot, InputOnly]
     picture: NotRequired[Annotated[str, PrivateStateAttr]]
-    pattern: NotRequired[Annotated[Told, Made]]
-    pattern_chart: NotRequired[Annotated[str, Made]]
+    pattern: NotRequired[Annotated[ReportJson, OutputOnly]]
+    pattern_chart: NotRequired[Annotated[str, OutputOnly]]
 
 
 class TrendSubgraphState(AgentState[Any]):
     """`picture`: the chart as base64, for the model's eyes only."""
 
-    snapshot: Annotated[Snapshot, Given]
+    snapshot: Annotated[Snapshot, InputOnly]
     picture: NotRequired[Annotated[str, PrivateStateAttr]]
-    trend: NotRequired[Annotated[Told, Made]]
-    trend_chart: NotRequired[Annotated[str, Made]]
+    trend: NotRequired[Annotated[ReportJson, OutputOnly]]
+    trend_chart: NotRequired[Annotated[str, OutputOnly]]
 
 
 class DecisionSubgraphState(AgentState[Any]):
     """Sees the reports of the others."""
 
-    snapshot: Annotated[Snapshot, Given]
-    indicator: Annotated[Told, Given]
-    pattern: Annotated[Told, Given]
-    trend: Annotated[Told, Given]
-    decision: NotRequired[Annotated[Told, Made]]
+    snapshot: Annotated[Snapshot, InputOnly]
+    indicator: Annotated[ReportJson, InputOnly]
+    pattern: Annotated[ReportJson, InputOnly]
+    trend: Annotated[ReportJson, InputOnly]
+    decision: NotRequired[Annotated[ReportJson, OutputOnly]]

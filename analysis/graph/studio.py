@@ -14,11 +14,11 @@ from typing import Any
 import httpx2
 from typing_extensions import TypedDict
 
-from analysis.graph.clients import model_of
-from analysis.graph.context import Attempt
-from analysis.graph.graph import Graph, assembled
-from analysis.graph.recorded_transport import Live
-from analysis.llm.call_log import MemoryCalls
+from analysis.graph.clients import build_model
+from analysis.graph.context import AnalysisContext
+from analysis.graph.graph import Graph, assemble_graph
+from analysis.graph.recorded_transport import LiveTransport
+from analysis.llm.call_log import MemoryCallLog
 from analysis.llm.presets import ModelPreset
 from engine import clock
 
@@ -33,21 +33,23 @@ class Configuration(TypedDict, total=False):
     base_url: str
 
 
-def attempt(context: Any) -> Attempt:
+def studio_context(context: Any) -> AnalysisContext:
     """The attempt of a conversation in Studio."""
-    said: Configuration = context or {}
-    return _attempt(
-        said.get("model") or os.environ.get("QUANTAGENT_STUDIO_MODEL", MODEL),
-        said.get("base_url") or os.environ.get("QUANTAGENT_STUDIO_URL", ADDRESS),
+    configuration: Configuration = context or {}
+    return _build_context(
+        configuration.get("model") or os.environ.get("QUANTAGENT_STUDIO_MODEL", MODEL),
+        configuration.get("base_url") or os.environ.get("QUANTAGENT_STUDIO_URL", ADDRESS),
     )
 
 
 @cache
-def _attempt(model: str, base_url: str) -> Attempt:
+def _build_context(model: str, base_url: str) -> AnalysisContext:
     """One client for as long as Studio runs: it has one event loop."""
     preset = ModelPreset(model=model, base_url=base_url, vision=True)
-    http = httpx2.AsyncClient(transport=Live(), trust_env=False)
-    return Attempt("studio", 1, "studio", (model_of("studio", preset, http),), MemoryCalls(), None, clock.now)
+    http = httpx2.AsyncClient(transport=LiveTransport(), trust_env=False)
+    return AnalysisContext(
+        "studio", 1, "studio", (build_model("studio", preset, http),), MemoryCallLog(), None, clock.now
+    )
 
 
-graph: Graph = assembled(Configuration, attempt, shown=True)
+graph: Graph = assemble_graph(Configuration, studio_context, visible=True)

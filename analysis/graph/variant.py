@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from analysis.analyst import fact
-from analysis.graph.batch import Progress, Resources, generate
-from analysis.graph.context import Budget
-from analysis.graph.graph import AGENT_VERSION, prompt_digests, version
-from analysis.graph.run_analysis import Author, Job
-from analysis.llm.presets import SHAPING, ModelPreset, digest_of, text_of
-from analysis.strategy import Opinion
-from analysis.variants import Formed, Stored, Window
+from analysis.analyst import build_analysis_event
+from analysis.graph.batch import GenerationProgress, Resources, generate
+from analysis.graph.context import CostBudget
+from analysis.graph.graph import AGENT_VERSION, graph_version, prompt_digests
+from analysis.graph.run_analysis import AnalysisAuthor, Job
+from analysis.llm.presets import SHAPING, ModelPreset, preset_digest, preset_text
+from analysis.strategy import Decision
+from analysis.variants import FormedAnalysis, StoredOutcome, Window
 from engine.core.ids import analysis_stream
 from engine.core.market import Bar, Symbol, Timeframe
 from engine.store import Batch, Cause
@@ -29,7 +29,7 @@ WARM_UP_BARS = 100
 STILL_BARS = 3
 
 
-class Named(NamedTuple):
+class NamedPreset(NamedTuple):
     """A preset and the name it has in the log."""
 
     name: str
@@ -49,80 +49,82 @@ class Agents:
 
     def __init__(
         self,
-        presets: Sequence[Named],
+        presets: Sequence[NamedPreset],
         resources: Resources,
         *,
         budget: Decimal | None = None,
-        progress: Callable[[Progress], None] = lambda progress: None,
+        progress: Callable[[GenerationProgress], None] = lambda progress: None,
     ) -> None:
         first = presets[0]
         self.name = f"{first.name}@{variant_digest(presets)[:12]}"
         self.preset = first.preset
         self.presets, self._resources, self._progress = presets, resources, progress
-        self._tidied: date | None = None
-        self._budget = None if budget is None else Budget(budget, "this command")
-        (main, *standing_by) = ((each.name, digest_of(text_of(each.preset))) for each in presets)
-        self._author = Author(self.name, self.version, *main, tuple(standing_by))
+        self._last_cleanup: date | None = None
+        self._budget = None if budget is None else CostBudget(budget, "this command")
+        (main, *fallbacks) = ((each.name, preset_digest(preset_text(each.preset))) for each in presets)
+        self._author = AnalysisAuthor(self.name, self.version, *main, tuple(fallbacks))
 
-    def make(
+    def create_analyses(
         self,
         symbol: Symbol,
         timeframe: Timeframe,
         bars: Sequence[Bar],
         windows: Sequence[Window],
-        heard: Callable[[Stored], None],
+        on_result: Callable[[StoredOutcome], None],
     ) -> None:
         """Makes and stores the opinion on each window, and tells each to `heard` as it comes.
 
         No model is asked about a window that is too short, or in which the market stands still.
         """
         jobs = [self._job(symbol, timeframe, bars, window) for window in windows]
-        settled = {job.window: why for job in jobs if (why := unasked(job.bars))}
+        skipped = {job.window: why for job in jobs if (why := skip_reason(job.bars))}
         for job in jobs:
-            if job.window in settled:
-                heard(self._hold(job, settled[job.window]))
+            if job.window in skipped:
+                on_result(self._hold(job, skipped[job.window]))
 
-        def told(stored: Stored, progress: Progress) -> None:
-            heard(stored)
+        def on_generated(stored: StoredOutcome, progress: GenerationProgress) -> None:
+            on_result(stored)
             self._progress(progress)
 
-        waiting = [job for job in jobs if job.window not in settled]
+        waiting = [job for job in jobs if job.window not in skipped]
         for each in self.presets if waiting else ():
             # What the presets say is part of the recording.
-            self._resources.calls.keep(text_of(each.preset))
+            self._resources.calls.store_body(preset_text(each.preset))
         asyncio.run(
             generate(
                 self.presets,
                 self._author,
                 waiting,
                 self._resources,
-                told,
+                on_generated,
                 budget=self._budget,
-                forget=self._forgettable(),
+                delete_before=self._expiry_due(),
             )
         )
 
-    def _forgettable(self) -> datetime | None:
+    def _expiry_due(self) -> datetime | None:
         """Until when checkpoints and charts are forgotten, once a day."""
         now = self._resources.now()
-        if self.preset.keep_days is None or self._tidied == now.date():
+        if self.preset.keep_days is None or self._last_cleanup == now.date():
             return None
-        self._tidied = now.date()
+        self._last_cleanup = now.date()
         return now - timedelta(days=self.preset.keep_days)
 
     def _job(self, symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], window: Window) -> Job:
         return Job(symbol, timeframe, window, bars[window.row + 1 - window.bars : window.row + 1])
 
-    def _hold(self, job: Job, why: str) -> Stored:
+    def _hold(self, job: Job, reason: str) -> StoredOutcome:
         """A HOLD that no model was asked for."""
-        formed = Formed(Opinion("HOLD", reason=why), msgspec.json.encode({"decision": {"reasons": [why]}}).decode())
-        made = fact(job.symbol, job.timeframe, job.window, self, formed)
-        stream = analysis_stream(made.analysis_id)
-        self._resources.store.append([Batch(stream, 0, [made])], Cause(self._resources.actor))
-        return Stored(made, 1)
+        analysis = FormedAnalysis(
+            Decision("HOLD", reason=reason), msgspec.json.encode({"decision": {"reasons": [reason]}}).decode()
+        )
+        event = build_analysis_event(job.symbol, job.timeframe, job.window, self, analysis)
+        stream = analysis_stream(event.analysis_id)
+        self._resources.store.append([Batch(stream, 0, [event])], Cause(self._resources.actor))
+        return StoredOutcome(event, 1)
 
 
-def unasked(bars: Sequence[Bar]) -> str:
+def skip_reason(bars: Sequence[Bar]) -> str:
     """Why no model is asked about a window, empty where one is."""
     if len(bars) < WARM_UP_BARS:
         return f"warm-up: {len(bars)} of {WARM_UP_BARS} bars"
@@ -132,10 +134,11 @@ def unasked(bars: Sequence[Bar]) -> str:
     return ""
 
 
-def variant_digest(presets: Sequence[Named]) -> str:
+def variant_digest(presets: Sequence[NamedPreset]) -> str:
     """SHA-256 over all that shapes an opinion: presets, prompts, agents and graph."""
     shaping = [
-        {name: value for name, value in json.loads(text_of(each.preset)).items() if name in SHAPING} for each in presets
+        {name: value for name, value in json.loads(preset_text(each.preset)).items() if name in SHAPING}
+        for each in presets
     ]
-    shape = json.dumps([shaping, prompt_digests(), AGENT_VERSION, version()], sort_keys=True)
+    shape = json.dumps([shaping, prompt_digests(), AGENT_VERSION, graph_version()], sort_keys=True)
     return sha256(shape.encode()).hexdigest()

@@ -26,7 +26,7 @@ from engine.store.connections import reason_of
 T = TypeVar("T")
 
 
-class Asked(NamedTuple):
+class RecordedCall(NamedTuple):
     """One question: for which analysis, by which preset and variant, when (in UTC), and what came of it.
 
     version: the one that the analysis's event will have in its stream.
@@ -40,21 +40,21 @@ class Asked(NamedTuple):
     call: ModelCall
 
 
-class Calls(Protocol):
+class CallLog(Protocol):
     """A record of questions. Both of its kinds may be used from several threads."""
 
-    def record(self, asked: Asked, request: str, response: str) -> None:
+    def record(self, recorded_call: RecordedCall, request: str, response: str) -> None:
         """Stores a question with both texts, or nothing; `response` is empty where no answer came.
 
         Raises `ValueError` for a text that is no ASCII, or not the one whose digest the call has.
         """
         ...
 
-    def keep(self, body: str) -> str:
+    def store_body(self, body: str) -> str:
         """Stores a text that belongs to a call recorded elsewhere, and returns its digest. Raises as `record`."""
         ...
 
-    def of(self, analysis_id: str, version: int) -> list[Asked]:
+    def calls_for(self, analysis_id: str, version: int) -> list[RecordedCall]:
         """What was asked for an analysis, in the order in which it was recorded."""
         ...
 
@@ -78,7 +78,7 @@ class BodyAltered(QuantagentError):
         self.digest = digest
 
 
-def body_of(value: object) -> str:
+def canonical_json(value: object) -> str:
     """A JSON value as the text it is stored and digested as: equal values have equal bytes, all of them ASCII.
 
     Lone surrogates and NUL, which no database text can hold, are escaped like every other character beyond ASCII.
@@ -87,17 +87,17 @@ def body_of(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def digest_of(body: str) -> str:
+def body_digest(body: str) -> str:
     return sha256(body.encode("ascii")).hexdigest()
 
 
 def _digest_of_ascii(body: str) -> str:
     if not body.isascii() or "\0" in body:
         raise ValueError("the text is not spelled as `body_of` does it")
-    return digest_of(body)
+    return body_digest(body)
 
 
-def _checked(call: ModelCall, request: str, response: str) -> dict[str, str]:
+def _verified_bodies(call: ModelCall, request: str, response: str) -> dict[str, str]:
     """The texts of a call under their digests."""
     bodies: dict[str, str] = {}
     for name, body, digest in (("request", request, call.request), ("response", response, call.response)):
@@ -105,7 +105,7 @@ def _checked(call: ModelCall, request: str, response: str) -> dict[str, str]:
             raise ValueError(f"the {name} is not spelled as `body_of` does it")
         if name == "response" and not body and not digest:
             continue
-        if digest_of(body) != digest:
+        if body_digest(body) != digest:
             raise ValueError(f"the {name} is not the one whose digest the call has")
         bodies[digest] = body
     return bodies
@@ -114,63 +114,65 @@ def _checked(call: ModelCall, request: str, response: str) -> dict[str, str]:
 def _intact(digest: str, body: str | None) -> str:
     if body is None:
         raise NotFound(f"no text {digest[:16]!r} of a model call is stored: what was asked here was never recorded.")
-    if not body.isascii() or digest_of(body) != digest:
+    if not body.isascii() or body_digest(body) != digest:
         raise BodyAltered(digest)
     return body
 
 
-class MemoryCalls:
+class MemoryCallLog:
     """A record without a database."""
 
     def __init__(self) -> None:
-        self._asked: dict[Asked, None] = {}
+        self._calls: dict[RecordedCall, None] = {}
         self._bodies: dict[str, str] = {}
         self._lock = Lock()
 
-    def record(self, asked: Asked, request: str, response: str) -> None:
-        bodies = _checked(asked.call, request, response)
+    def record(self, recorded_call: RecordedCall, request: str, response: str) -> None:
+        bodies = _verified_bodies(recorded_call.call, request, response)
         with self._lock:
             self._bodies.update(bodies)
-            self._asked[asked] = None
+            self._calls[recorded_call] = None
 
-    def keep(self, body: str) -> str:
+    def store_body(self, body: str) -> str:
         digest = _digest_of_ascii(body)
         with self._lock:
             self._bodies[digest] = body
         return digest
 
-    def of(self, analysis_id: str, version: int) -> list[Asked]:
+    def calls_for(self, analysis_id: str, version: int) -> list[RecordedCall]:
         with self._lock:
-            return [each for each in self._asked if (each.analysis_id, each.version) == (analysis_id, version)]
+            return [each for each in self._calls if (each.analysis_id, each.version) == (analysis_id, version)]
 
     def body(self, digest: str) -> str:
         return _intact(digest, self._bodies.get(digest))
 
     def spent(self, preset: str, since: datetime, until: datetime) -> Decimal:
         with self._lock:
-            mine = (each for each in self._asked if each.preset == preset and since <= each.asked_at < until)
+            mine = (each for each in self._calls if each.preset == preset and since <= each.asked_at < until)
             return total(each.call.cost for each in mine)
 
 
-_OF_ASKED = Asked._fields[:-1]
-_COLUMNS = (*_OF_ASKED, *ModelCall.__struct_fields__)
+_CALL_FIELDS = RecordedCall._fields[:-1]
+_COLUMNS = (*_CALL_FIELDS, *ModelCall.__struct_fields__)
 _NAMES = SQL(", ").join(map(Identifier, _COLUMNS))
 _VALUES = SQL(", ").join(map(Placeholder, _COLUMNS))
 
-_KEEP = "INSERT INTO quantagent.llm_bodies VALUES (%s, %s) ON CONFLICT DO NOTHING"
+_STORE_BODY = "INSERT INTO quantagent.llm_bodies VALUES (%s, %s) ON CONFLICT DO NOTHING"
 # Repeated after a lost connection, it may find that the first time was stored.
 _RECORD = SQL(
     "INSERT INTO quantagent.llm_calls ({names}) SELECT {values} WHERE NOT EXISTS (SELECT FROM quantagent.llm_calls "
     "WHERE analysis_id = %(analysis_id)s AND ({names}) = ({values}))"
 ).format(names=_NAMES, values=_VALUES)
-_OF = SQL("SELECT {} FROM quantagent.llm_calls WHERE analysis_id = %s AND version = %s ORDER BY call_id").format(_NAMES)
+_SELECT_CALLS = SQL(
+    "SELECT {} FROM quantagent.llm_calls WHERE analysis_id = %s AND version = %s ORDER BY call_id"
+).format(_NAMES)
 _BODY = "SELECT body FROM quantagent.llm_bodies WHERE sha256 = %s"
 _SPENT = (
     "SELECT coalesce(sum(cost), 0) FROM quantagent.llm_calls WHERE preset = %s AND asked_at >= %s AND asked_at < %s"
 )
 
 
-class PostgresCalls:
+class PostgresCallLog:
     """The record in the database, through one connection that its threads take turns at. Close it when done."""
 
     def __init__(self, dsn: str) -> None:
@@ -181,31 +183,34 @@ class PostgresCalls:
         with self._lock:
             self._drop()
 
-    def __enter__(self) -> PostgresCalls:
+    def __enter__(self) -> PostgresCallLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def record(self, asked: Asked, request: str, response: str) -> None:
-        bodies = _checked(asked.call, request, response)
-        row = dict(zip(_COLUMNS, (*asked[:-1], *_values_of(asked.call)), strict=True))
+    def record(self, recorded_call: RecordedCall, request: str, response: str) -> None:
+        bodies = _verified_bodies(recorded_call.call, request, response)
+        row = dict(zip(_COLUMNS, (*recorded_call[:-1], *_values_of(recorded_call.call)), strict=True))
 
         def write(conn: psycopg.Connection[Any]) -> None:
             with conn.transaction():
                 for digest in sorted(bodies):
-                    conn.execute(_KEEP, (digest, bodies[digest]))
+                    conn.execute(_STORE_BODY, (digest, bodies[digest]))
                 conn.execute(_RECORD, row)
 
         self._do(write)
 
-    def keep(self, body: str) -> str:
+    def store_body(self, body: str) -> str:
         digest = _digest_of_ascii(body)
-        self._do(lambda conn: conn.execute(_KEEP, (digest, body)))
+        self._do(lambda conn: conn.execute(_STORE_BODY, (digest, body)))
         return digest
 
-    def of(self, analysis_id: str, version: int) -> list[Asked]:
-        return [_asked(row) for row in self._do(lambda conn: conn.execute(_OF, (analysis_id, version)).fetchall())]
+    def calls_for(self, analysis_id: str, version: int) -> list[RecordedCall]:
+        return [
+            _call_from_row(row)
+            for row in self._do(lambda conn: conn.execute(_SELECT_CALLS, (analysis_id, version)).fetchall())
+        ]
 
     def body(self, digest: str) -> str:
         row = self._do(lambda conn: conn.execute(_BODY, (digest,)).fetchone())
@@ -246,8 +251,8 @@ def _values_of(call: ModelCall) -> tuple[object, ...]:
     return tuple(getattr(call, name) for name in ModelCall.__struct_fields__)
 
 
-def _asked(row: tuple[Any, ...]) -> Asked:
+def _call_from_row(row: tuple[Any, ...]) -> RecordedCall:
     fields: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
     fields["cost"] = exact(fields["cost"])
-    of_asked = [fields.pop(name) for name in _OF_ASKED]
-    return Asked._make((*of_asked, ModelCall(**fields)))
+    call_fields = [fields.pop(name) for name in _CALL_FIELDS]
+    return RecordedCall._make((*call_fields, ModelCall(**fields)))

@@ -43,7 +43,7 @@ def holds_secret(text: str) -> bool:
     return any(len(value) >= _SECRET_LENGTH_MIN and value in text for value in secrets)
 
 
-def _not_a_truth(value: object) -> object:
+def _reject_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("a number is wanted here, not true or false")
     return value
@@ -61,12 +61,12 @@ def _model(name: str) -> str:
     return name
 
 
-def _day(said: object) -> object:
-    if isinstance(said, datetime) or not isinstance(said, str | date | None):
+def _day(value: object) -> object:
+    if isinstance(value, datetime) or not isinstance(value, str | date | None):
         raise ValueError("a date is written 2024-04-30")
-    if isinstance(said, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", said):
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
         raise ValueError("a date is written 2024-04-30")
-    return said
+    return value
 
 
 def _address(url: str) -> str:
@@ -94,10 +94,10 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-Switch = Annotated[bool, Strict()]
-Whole = Annotated[int, BeforeValidator(_not_a_truth)]
-Amount = Annotated[Decimal, BeforeValidator(_not_a_truth), Field(ge=0, le=10**6), AfterValidator(_exact_at_6)]
-Seconds = Annotated[Whole, Field(ge=1, le=600)]
+PresetFlag = Annotated[bool, Strict()]
+PresetInteger = Annotated[int, BeforeValidator(_reject_bool)]
+PresetAmount = Annotated[Decimal, BeforeValidator(_reject_bool), Field(ge=0, le=10**6), AfterValidator(_exact_at_6)]
+Seconds = Annotated[PresetInteger, Field(ge=1, le=600)]
 
 
 class ModelPreset(BaseModel):
@@ -115,22 +115,22 @@ class ModelPreset(BaseModel):
     provider: Literal["openai"] = "openai"
     base_url: Annotated[str, Field(max_length=300), AfterValidator(_address)] = "https://api.openai.com/v1"
     model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_model)]
-    temperature: Annotated[Amount, Field(le=2)] | None = ZERO
-    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
-    vision: Switch = False
-    max_output_tokens: Annotated[Whole, Field(ge=16, le=100_000)] = 1_000
+    temperature: Annotated[PresetAmount, Field(le=2)] | None = ZERO
+    seed: Annotated[PresetInteger, Field(ge=-(2**63), lt=2**63)] | None = None
+    vision: PresetFlag = False
+    max_output_tokens: Annotated[PresetInteger, Field(ge=16, le=100_000)] = 1_000
     structured_output: Literal["json_schema", "tool", "prompt"] = "json_schema"
     knowledge_cutoff: Annotated[date | None, BeforeValidator(_day)] = None
-    price_input: Amount = ZERO
-    price_output: Amount = ZERO
+    price_input: PresetAmount = ZERO
+    price_output: PresetAmount = ZERO
     timeout_s: Seconds = 20
-    retries: Annotated[Whole, Field(ge=0, le=5)] = 2
-    patience_s: Annotated[Whole, Field(ge=1, le=3_600)] = 30
-    requests_per_minute: Annotated[Whole, Field(ge=1, le=10**6)] | None = None
-    concurrency: Annotated[Whole, Field(ge=1, le=64)] = 4
-    budget_usd: Amount | None = None
+    retries: Annotated[PresetInteger, Field(ge=0, le=5)] = 2
+    patience_s: Annotated[PresetInteger, Field(ge=1, le=3_600)] = 30
+    requests_per_minute: Annotated[PresetInteger, Field(ge=1, le=10**6)] | None = None
+    concurrency: Annotated[PresetInteger, Field(ge=1, le=64)] = 4
+    budget_usd: PresetAmount | None = None
     key_env: Annotated[str, Field(pattern=f"^{KEY_ENV}$")] = "OPENAI_API_KEY"
-    keep_days: Annotated[Whole, Field(ge=1, le=36_500)] | None = 365
+    keep_days: Annotated[PresetInteger, Field(ge=1, le=36_500)] | None = 365
     checkpoints: Literal["all", "latest", "none"] = "latest"
     charts: Literal["none", "path", "thumbnail"] = "path"
     fallback: Annotated[str, Field(pattern=f"^({NAME})?$")] = ""
@@ -157,21 +157,21 @@ SHAPING = frozenset(
 """The fields that shape answers: presets that differ in others only are one variant."""
 
 
-def facts_of(preset: ModelPreset) -> dict[str, Any]:
+def preset_values(preset: ModelPreset) -> dict[str, Any]:
     """The preset as JSON values, complete, in the order of its fields; amounts are texts."""
     return preset.model_dump(mode="json")
 
 
-def text_of(preset: ModelPreset) -> str:
+def preset_text(preset: ModelPreset) -> str:
     """The canonical JSON, in ASCII: equal presets have equal text."""
-    return json.dumps(facts_of(preset), separators=(",", ":"))
+    return json.dumps(preset_values(preset), separators=(",", ":"))
 
 
-def digest_of(text: str) -> str:
+def preset_digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
 def api_key(preset: ModelPreset) -> SecretStr | None:
     """The key that the environment holds for a preset; None where it holds none."""
-    held = os.environ.get(preset.key_env, "").strip()
-    return SecretStr(held) if held else None
+    key = os.environ.get(preset.key_env, "").strip()
+    return SecretStr(key) if key else None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from engine.audit.narration import instant_of
 from engine.core.errors import NotFound
 from engine.core.events import BookEvent, PositionsMarked, RunRequested
-from engine.core.money import div, mul, size
+from engine.core.money import div, magnitude, mul
 from engine.data.bar_rules import time_text
 from engine.runtime.runs import book_stream
 from engine.store import Recorded, Store
@@ -42,7 +42,7 @@ class State(NamedTuple):
     def average_price(self, position: Position) -> Decimal:
         """What one unit of a position cost, before commission."""
         multiplier = self.book.instruments[position.symbol].multiplier
-        return div(size(position.cost), mul(size(position.quantity), multiplier))
+        return div(magnitude(position.cost), mul(magnitude(position.quantity), multiplier))
 
 
 def as_of(store: Store, run: RunRequested, at: datetime, recorded: bool = False) -> State:

@@ -26,7 +26,7 @@ from engine.core.ids import analysis_stream
 from engine.core.market import Bar
 from engine.data.bar_rules import bar_line
 from engine.data.signals import SignalFile
-from engine.runtime.replay import Named, consulted
+from engine.runtime.replay import AnalysisVersion, consulted_analyses
 from engine.runtime.runs import book_stream, result_of, run_stream
 from engine.store import Store
 from engine.store.codec import stream_id
@@ -103,7 +103,7 @@ def _contents(
     yield "run.jsonl", _encoded(_rows_of(conn, [run]))
     yield "book.jsonl", _encoded(_rows_of(conn, [book]))
     if signals is None:
-        yield "analyses.jsonl", _encoded(_analyses(conn, consulted(store, run_id)))
+        yield "analyses.jsonl", _encoded(_analyses(conn, consulted_analyses(store, run_id)))
     else:
         yield "signals.jsonl", _encoded(signals.rows)
     yield "bars.csv", (bar_line(bar, timeframe).encode() for bars in bars_by_symbol for bar in bars)
@@ -114,7 +114,7 @@ def _contents(
         yield "lock.txt", [lock]
 
 
-def _analyses(conn: psycopg.Connection[Any], read: Iterable[Named]) -> Iterator[EventLine]:
+def _analyses(conn: psycopg.Connection[Any], read: Iterable[AnalysisVersion]) -> Iterator[EventLine]:
     """What is stored of the analyses up to the versions that were read: what was made later is no part of the run."""
     latest: dict[UUID, int] = {}
     for analysis_id, version in read:

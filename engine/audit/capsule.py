@@ -26,7 +26,7 @@ from engine.audit.anchors import Anchor, is_signed
 from engine.audit.compare import BookDigest
 from engine.audit.export import EventLine, SealLine
 from engine.core.errors import BadInput, UnreadableEvent
-from engine.core.events import AnalysesConsulted, Attempt, Environment, RunEnded, RunRequested, RunStarted
+from engine.core.events import AnalysesConsulted, AnalysisOutcome, Environment, RunEnded, RunRequested, RunStarted
 from engine.core.ids import analysis_stream
 from engine.core.market import Bar, Symbol, Timeframe
 from engine.core.money import exact
@@ -160,7 +160,7 @@ class Capsule:
     def bars(self) -> list[list[Bar]]:
         """The run's bars, symbol by symbol as its configuration has them, those that convert currencies last."""
         config = self.requested.config
-        series: dict[Symbol, list[Bar]] = {symbol: [] for symbol in config.fed}
+        series: dict[Symbol, list[Bar]] = {symbol: [] for symbol in config.data_symbols}
         for line in self._lines("bars.csv"):
             bar = _bar(line, config.timeframe)
             if bar.symbol not in series:
@@ -250,7 +250,7 @@ class Capsule:
             for row in self.analyses():
                 if row.stream not in streams:
                     raise ValueError(f"analyses.jsonl holds {row.stream}, which the run did not consult")
-                if isinstance(row.event, Attempt) and row.stream == analysis_stream(row.event.analysis_id):
+                if isinstance(row.event, AnalysisOutcome) and row.stream == analysis_stream(row.event.analysis_id):
                     known.add((row.event.analysis_id, row.version))
         missing = next((pair for pair in pairs if pair not in known), None)
         if missing is not None:

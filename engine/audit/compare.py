@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from engine.core.events import OrderFilled, OrderPlaced, OrderRejected, RiskDecided, RunRequested, SignalRaised, Verdict
-from engine.runtime.replay import Difference, difference, engine_version_of
+from engine.runtime.replay import Divergence, engine_version_of, find_divergence
 from engine.runtime.runs import book_stream, result_of
 from engine.store import Recorded, Store
 
@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
     ours: Side
     theirs: Side
     asked: list[Change]
-    difference: Difference | None
+    difference: Divergence | None
 
     @property
     def equal(self) -> bool:
@@ -54,10 +54,10 @@ def compare(store: Store, ours: RunRequested, theirs: RunRequested) -> Compariso
     return Comparison(a, b, list(changes(_asked(ours), _asked(theirs))), parted)
 
 
-def _parted(store: Store, ours: RunRequested, theirs: RunRequested) -> Difference | None:
-    def from_version(first: int) -> Difference | None:
+def _parted(store: Store, ours: RunRequested, theirs: RunRequested) -> Divergence | None:
+    def from_version(first: int) -> Divergence | None:
         a, b = (store.read(book_stream(run.run_id), first - 1) for run in (ours, theirs))
-        return difference(a, b, first)
+        return find_divergence(a, b, first)
 
     found = from_version(1)
     if found is None or [change.field for change in event_changes(*found[1:])] != ["config_digest"]:

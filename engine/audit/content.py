@@ -19,7 +19,7 @@ from engine.core.errors import BadInput, UnreadableEvent
 from engine.core.events import (
     AnalysisFailed,
     AnalysisMade,
-    Attempt,
+    AnalysisOutcome,
     Environment,
     ModelCall,
     RunRequested,
@@ -27,7 +27,7 @@ from engine.core.events import (
 )
 from engine.core.market import Direction
 from engine.core.money import exact
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.data import Bars
 from engine.data.signals import ImportedSignal, digest_of_rows
 from engine.store import Recorded, Store, readable_from
@@ -65,7 +65,7 @@ def findings(conn: psycopg.Connection[Any], store: Store, catalogue: Bars) -> It
 
 def _calls(conn: psycopg.Connection[Any], store: Store) -> Iterator[Finding]:
     page: list[Recorded] = []
-    for row in readable_from(store, names([AnalysisMade, AnalysisFailed])):
+    for row in readable_from(store, event_names([AnalysisMade, AnalysisFailed])):
         page.append(row)
         if len(page) == _PAGE:
             yield from _calls_of(conn, page)
@@ -74,7 +74,7 @@ def _calls(conn: psycopg.Connection[Any], store: Store) -> Iterator[Finding]:
 
 
 def _calls_of(conn: psycopg.Connection[Any], rows: Sequence[Recorded]) -> Iterator[Finding]:
-    facts = [(row, row.event) for row in rows if isinstance(row.event, Attempt)]
+    facts = [(row, row.event) for row in rows if isinstance(row.event, AnalysisOutcome)]
     stored = _stored_calls(conn, [fact.analysis_id for _, fact in facts])
     named = {digest for _, fact in facts for digest in _texts_of(fact)}
     intact = {digest for (digest,) in conn.execute(_INTACT, (list(named),))}
@@ -114,7 +114,7 @@ def _texts_of(fact: AnalysisMade | AnalysisFailed) -> list[str]:
 
 
 def _signals(conn: psycopg.Connection[Any], store: Store) -> Iterator[Finding]:
-    for row in readable_from(store, names([SignalsImported])):
+    for row in readable_from(store, event_names([SignalsImported])):
         if not isinstance(row.event, SignalsImported):
             continue
         rows = conn.execute(_SIGNALS, (row.event.digest,)).fetchall()
@@ -135,12 +135,12 @@ def _imports(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
 def _datasets(store: Store, catalogue: Bars) -> Iterator[Finding]:
     """Runs over the same bars name the same digest: each set of bars is read once."""
     checked: set[tuple[object, ...]] = set()
-    for row in readable_from(store, names([RunRequested])):
+    for row in readable_from(store, event_names([RunRequested])):
         run = row.event
         # A paper run began before its bars were known: `audit regenerate` compares what it decided on them.
         if not isinstance(run, RunRequested) or run.environment is Environment.PAPER:
             continue
-        bars = run.dataset_digest, run.config.fed, run.config.timeframe, run.start, run.end, run.known_at
+        bars = run.dataset_digest, run.config.data_symbols, run.config.timeframe, run.start, run.end, run.known_at
         if bars in checked:
             continue
         checked.add(bars)

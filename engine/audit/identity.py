@@ -12,8 +12,8 @@ from engine.audit.anchors import Anchor
 from engine.audit.signing import Flaw, Standing, anchor, set_aside, standing
 from engine.audit.verify import verify
 from engine.core.errors import BadInput
-from engine.core.events import AnchoringRestarted, Fact, LogAdopted
-from engine.core.upcasters import names
+from engine.core.events import AnchoringRestarted, Event, LogAdopted
+from engine.core.upcasters import event_names
 from engine.store import Batch, Cause, Recorded, Store, read_from
 
 
@@ -90,7 +90,7 @@ def adopt(
 
 def _adoption_of(store: Store, parent: str) -> Recorded | None:
     """The event that gives a copy its name; there already where an adoption was cut off after it."""
-    for row in read_from(store, names([LogAdopted])):
+    for row in read_from(store, event_names([LogAdopted])):
         if isinstance(row.event, LogAdopted) and row.event.parent == parent:
             return row
     return None
@@ -107,6 +107,6 @@ def _check_copy(conn: psycopg.Connection[Any], found: Standing) -> None:
         )
 
 
-def _record(store: Store, log_id: str, fact: Fact, cause: Cause) -> None:
+def _record(store: Store, log_id: str, fact: Event, cause: Cause) -> None:
     stream = log_stream(log_id)
     store.append([Batch(stream, sum(1 for _ in store.read(stream)), [fact])], cause)

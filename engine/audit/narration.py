@@ -19,7 +19,7 @@ from engine.core.events import (
     AnchoringRestarted,
     BookOpened,
     CashAdjusted,
-    Fact,
+    Event,
     FeedResumed,
     GraphWork,
     LogAdopted,
@@ -50,7 +50,7 @@ from engine.core.events import (
     Verdict,
 )
 from engine.core.market import Symbol
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.data.signals import VARIANT_PREFIX
 from engine.store import PAGE, Recorded, Store
 
@@ -66,12 +66,12 @@ _WARNINGS = {
 class Group(NamedTuple):
     """A friendly name for some events: of which types, and from which level on."""
 
-    kinds: tuple[type[Fact], ...]
+    kinds: tuple[type[Event], ...]
     level: str = "info"
 
 
 # Most verdicts approve: at the level of warnings, the store sorts out those that do not.
-_VERDICTS = names([RiskDecided])
+_VERDICTS = event_names([RiskDecided])
 _DENIED = b'"verdict":"DENIED"'
 
 GROUPS = {
@@ -131,18 +131,18 @@ def select(
     if name is None:
         # Below the level asked for there is nothing to find: what is not read takes no time.
         kinds = [kind for kind in EVENT_TYPES if LEVELS.index(_highest(kind)) >= LEVELS.index(level)]
-        return Selection(() if level == LEVELS[0] else names(kinds), level, symbol, None, on)
+        return Selection(() if level == LEVELS[0] else event_names(kinds), level, symbol, None, on)
     if name in GROUPS:
         group = GROUPS[name]
-        return Selection(names(group.kinds), max(level, group.level, key=LEVELS.index), symbol, None, on)
-    stored = tuple(known for known in names(EVENT_TYPES) if name in (known, known.partition(".")[0]))
+        return Selection(event_names(group.kinds), max(level, group.level, key=LEVELS.index), symbol, None, on)
+    stored = tuple(known for known in event_names(EVENT_TYPES) if name in (known, known.partition(".")[0]))
     if not stored:
         events = ", ".join(kind.__name__ for kind in EVENT_TYPES)
         raise BadInput(f"no event is called {name!r}: use one of {', '.join(GROUPS)}, or of {events}.")
     return Selection(stored, level, symbol, None, on)
 
 
-def _highest(kind: type[Fact]) -> str:
+def _highest(kind: type[Event]) -> str:
     """The highest level that an event of a type can have."""
     if kind in _WARNINGS or kind is RiskDecided:
         return "warning"
@@ -182,7 +182,7 @@ def line_of(row: Recorded) -> Line:
     return Line(row.position, at, level_of(event), row.name, symbols_of(event), run_of(row), says(event), row)
 
 
-def instant_of(event: Fact) -> datetime | None:
+def instant_of(event: Event) -> datetime | None:
     """The market's instant at which a fact is true; None for what belongs to no market time, like a profile."""
     for name in ("at", "as_of", "due_at", "ended_at", "started_from"):
         at = getattr(event, name, None)
@@ -191,7 +191,7 @@ def instant_of(event: Fact) -> datetime | None:
     return None
 
 
-def level_of(event: Fact) -> str:
+def level_of(event: Event) -> str:
     """How much a fact asks for attention: `warning` is what was refused, stopped or failed."""
     denied = isinstance(event, RiskDecided) and event.verdict is Verdict.DENIED
     if denied or type(event) in _WARNINGS:
@@ -199,7 +199,7 @@ def level_of(event: Fact) -> str:
     return "notice" if type(event) in _NOTICES else "info"
 
 
-def symbols_of(event: Fact) -> tuple[Symbol, ...]:
+def symbols_of(event: Event) -> tuple[Symbol, ...]:
     """The symbols that a fact is about."""
     match event:
         case RunRequested(config=config):
@@ -223,7 +223,7 @@ def run_of(row: Recorded) -> str:
     return run_id if kind in ("run", "book") else row.meta.correlation
 
 
-def says(event: Fact) -> str:
+def says(event: Event) -> str:
     """What a fact says, in words."""
     match event:
         case SignalRaised():
@@ -296,7 +296,7 @@ def _where(fill: OrderFilled) -> str:
     return "open" if fill.at == fill.bar_opened_at else "inside the bar"
 
 
-def _says_of_work(event: Fact) -> str:
+def _says_of_work(event: Event) -> str:
     """The facts around the books: runs, slots, what was imported and saved."""
     match event:
         case RunRequested():

@@ -14,7 +14,7 @@ from engine.audit.as_of import up_to, when
 from engine.audit.narration import says
 from engine.core.errors import NotFound
 from engine.core.events import (
-    Fact,
+    Event,
     OrderCanceled,
     OrderExpired,
     OrderFilled,
@@ -25,7 +25,7 @@ from engine.core.events import (
     RunRequested,
     SignalRaised,
 )
-from engine.core.money import ZERO, add, part_of, sub
+from engine.core.money import ZERO, add, prorate, sub
 from engine.data.bar_rules import time_text
 from engine.store import Recorded, Store
 
@@ -119,12 +119,12 @@ def _state(order: OrderPlaced, before: OrderState | None, row: Recorded) -> Orde
         price, quantity = row.event.price, row.event.quantity
         filled = add(filled, quantity)
         # Weighted by what each fill moves it: of one fill the average is its very price, with nothing rounded.
-        average = price if average is None else add(average, part_of(sub(price, average), quantity, filled))
+        average = price if average is None else add(average, prorate(sub(price, average), quantity, filled))
     remaining = sub(order.quantity, filled)
     return OrderState(_name(row.event, remaining), when(row, False), says(row.event), filled, remaining, average, row)
 
 
-def _name(event: Fact, remaining: Decimal) -> str:
+def _name(event: Event, remaining: Decimal) -> str:
     match event:
         case OrderPlaced():
             return "placed"

@@ -13,15 +13,22 @@ from typing import NamedTuple
 from engine.audit.compare import BookDigest
 from engine.core.errors import AnalysisMissing
 from engine.core.events import AnalysesConsulted, Environment, RunRequested, SignalRaised
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Symbol, Timeframe, instant_text
 from engine.core.session_ends import Schedule
 from engine.data import Bars
 from engine.data.bar_rules import bar_line
 from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
 from engine.data.timeline import moments
-from engine.runtime.replay import Difference, Named, commands_of, difference, engine_version_of, opinions_named
-from engine.runtime.runs import bars_seen, book_stream, by_instant, result_of, schedule_of
+from engine.runtime.replay import (
+    AnalysisVersion,
+    Divergence,
+    commands_of_run,
+    engine_version_of,
+    find_divergence,
+    intents_at_versions,
+)
+from engine.runtime.runs import bars_seen, book_stream, commands_by_instant, result_of, schedule_of
 from engine.runtime.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Cause, Recorded, Store
 from engine.store.memory import MemoryStore
@@ -58,7 +65,7 @@ class Regenerated(NamedTuple):
     analyses: Pair
     book: Pair
     book_at_end: str
-    difference: Difference | None
+    difference: Divergence | None
 
     @property
     def same_engine(self) -> bool:
@@ -88,7 +95,7 @@ def regenerate(
     stored = BookDigest(store.read(stream))
     enough = None if ended else stored.events
     schedule = schedule_of(store, run)
-    made, session = _drive(run, schedule, bars_by_symbol, analyst, commands_of(store, run), enough, progress)
+    made, session = _drive(run, schedule, bars_by_symbol, analyst, commands_of_run(store, run), enough, progress)
     again = made if ended else made[: stored.events]
     book = Pair(stored.hexdigest(), BookDigest(again).hexdigest())
     return Regenerated(
@@ -102,7 +109,7 @@ def regenerate(
         analyses=Pair(ended.analyses_digest if ended else "", session.analyses_digest),
         book=book,
         book_at_end=ended.book_digest if ended else "",
-        difference=None if book.equal else difference(store.read(stream), again),
+        difference=None if book.equal else find_divergence(store.read(stream), again),
     )
 
 
@@ -119,7 +126,7 @@ def _drive(
     memory, stream = MemoryStore(), book_stream(run.run_id)
     journal = Journal(memory, stream, Cause("regenerate"))
     session = Session(run.config, run.config_digest, analyst, journal, schedule=schedule)
-    told = by_instant(commands)
+    told = commands_by_instant(commands)
     for moment in moments(bars_by_symbol):
         if enough is not None and journal.version >= enough:
             break
@@ -157,7 +164,7 @@ def bars_of(catalogue: Bars, store: Store, run: RunRequested) -> list[list[Bar]]
     if run.environment is Environment.PAPER:
         result = result_of(store, run.run_id)
         end = result.ended.ended_at if result else None
-    return bars_seen(catalogue, store, run, run.config.fed, end)
+    return bars_seen(catalogue, store, run, run.config.data_symbols, end)
 
 
 def opinions_of(
@@ -171,20 +178,20 @@ def opinions_of(
     if run.variant.startswith(VARIANT_PREFIX):
         return ImportedAnalyst(load_file(run.variant))
     read, complete_until = _consulted(store, run)
-    wishes: dict[tuple[Symbol, datetime], Wish] = {}
-    for at, wish in opinions_named(store, read):
+    wishes: dict[tuple[Symbol, datetime], Intent] = {}
+    for at, wish in intents_at_versions(store, read):
         wishes[wish.symbol, at] = wish
         progress(len(wishes))
     return _Opinions(run, wishes, complete_until)
 
 
-def _consulted(store: Store, run: RunRequested) -> tuple[list[Named], datetime | None]:
+def _consulted(store: Store, run: RunRequested) -> tuple[list[AnalysisVersion], datetime | None]:
     """The opinions that a book names, and until when it names all.
 
     It names all once a session day, and the others where they led to a signal: what a book consulted since its latest
     roll, and took for no reason to act, is not in it yet. Silence there decides the same.
     """
-    read: dict[Named, None] = {}
+    read: dict[AnalysisVersion, None] = {}
     until = None
     for row in store.read(book_stream(run.run_id)):
         match row.event:
@@ -202,11 +209,11 @@ class _Opinions:
     """Stored opinions as an analyst that makes none."""
 
     def __init__(
-        self, run: RunRequested, wishes: dict[tuple[Symbol, datetime], Wish], complete_until: datetime | None
+        self, run: RunRequested, wishes: dict[tuple[Symbol, datetime], Intent], complete_until: datetime | None
     ) -> None:
         self._run, self._wishes, self._complete_until = run, wishes, complete_until
 
-    def wish(self, bar: Bar) -> Wish | None:
+    def intent(self, bar: Bar) -> Intent | None:
         wish = self._wishes.get((bar.symbol, bar.closed_at))
         if wish is None and self._complete_until is not None and bar.closed_at < self._complete_until:
             run = self._run

@@ -15,13 +15,13 @@ import msgspec
 from engine import clock
 from engine.audit.capsule import Capsule, damage_in_words
 from engine.audit.regenerate import dataset_digest
-from engine.core.errors import BadInput, BookMoved
+from engine.core.errors import BadInput, VersionConflict
 from engine.core.events import Environment, RunEnded, RunRequested
 from engine.core.market import Bar
 from engine.data import Bars
 from engine.data.signals import ImportedAnalyst, save_signals
 from engine.runtime import halts, runs
-from engine.runtime.replay import Difference, StoredOpinions, difference, opinions_named
+from engine.runtime.replay import Divergence, StoredAnalyses, find_divergence, intents_at_versions
 from engine.runtime.runs import book_stream
 from engine.runtime.session import Analyst
 from engine.store import ENGINE_VERSION, Batch, Cause, Recorded, Store
@@ -38,7 +38,7 @@ class Reproduced(NamedTuple):
 
     capsule: Capsule
     ended: RunEnded
-    difference: Difference | None
+    difference: Divergence | None
 
     @property
     def same_engine(self) -> bool:
@@ -69,19 +69,19 @@ def reproduce(
     requested = _asked_here(store, catalogue, capsule, bars, actor)
     analyst = _take_opinions(store, dsn, capsule, actor, tell)
     total = sum(map(len, bars))
-    result = runs.perform(
+    result = runs.execute_run(
         store,
         requested,
         bars,
         analyst,
         actor=actor,
         lock_digest=lock_digest,
-        progress=lambda done: tell("bars", done, total),
-        commands=halts.commands_in(capsule.book()),
+        on_progress=lambda done: tell("bars", done, total),
+        commands=halts.commands_from_book(capsule.book()),
     )
     parted = None
     if result.ended.book_digest != capsule.manifest.book_digest:
-        parted = difference(capsule.book(), store.read(book_stream(requested.run_id)))
+        parted = find_divergence(capsule.book(), store.read(book_stream(requested.run_id)))
     return Reproduced(capsule, result.ended, parted)
 
 
@@ -92,8 +92,8 @@ def _asked_here(
     requested, timeframe = capsule.requested, capsule.requested.config.timeframe
     # A paper run was asked before its end was known.
     end = capsule.life.ended.ended_at if requested.environment is Environment.PAPER else requested.end
-    fed, digest = requested.config.fed, capsule.manifest.dataset_digest
-    here = runs.recorded(store, requested)
+    fed, digest = requested.config.data_symbols, capsule.manifest.dataset_digest
+    here = runs.stored_request(store, requested)
     if here is not requested:
         with suppress(BadInput):
             if dataset_digest(runs.bars_seen(catalogue, store, here, fed, end), timeframe) == digest:
@@ -116,7 +116,7 @@ def _take_bars(catalogue: Bars, capsule: Capsule, bars_by_symbol: Sequence[Seque
             if instrument.symbol in held:
                 raise BadInput(f"{instrument.symbol} is another instrument here than in {capsule.path}. {ELSEWHERE}")
             catalogue.save_instrument(instrument)
-    for symbol, bars in zip(config.fed, bars_by_symbol, strict=True):
+    for symbol, bars in zip(config.data_symbols, bars_by_symbol, strict=True):
         catalogue.add(symbol, config.timeframe, bars, source=source, learned_at=clock.now(), actor=actor)
 
 
@@ -136,10 +136,10 @@ def _take_opinions(store: Store, dsn: str, capsule: Capsule, actor: str, tell: T
             store.append(list(_batches(store, chunk)), cause)
             done += len(chunk)
             tell("analyses", done, max(done, len(read)))
-    except BookMoved as error:
+    except VersionConflict as error:
         raise BadInput(f"{error.stream} says something else here than in {capsule.path}. {ELSEWHERE}") from None
-    wishes = {(wish.symbol, at): wish for at, wish in opinions_named(store, read)}
-    return StoredOpinions(wishes, requested)
+    wishes = {(wish.symbol, at): wish for at, wish in intents_at_versions(store, read)}
+    return StoredAnalyses(wishes, requested)
 
 
 def _batches(store: Store, rows: Sequence[Recorded]) -> Iterator[Batch]:

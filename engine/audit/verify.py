@@ -17,7 +17,7 @@ from engine.audit.anchors import Anchor, badly_signed, by_seal, strange_keys
 from engine.audit.chain import Finding, Identity, before_all, lineage_of, out_of_place, seals_after
 from engine.audit.timestamps import Times
 from engine.core.errors import UnreadableEvent
-from engine.core.events import AnchoringRestarted, Fact, LogAdopted
+from engine.core.events import AnchoringRestarted, Event, LogAdopted
 from engine.store.codec import recorded
 from engine.store.hash_chain import COPY_BEGIN, COPY_END, Seal, Sealing
 
@@ -172,7 +172,7 @@ def _position_of(row: bytes) -> int:
     return int.from_bytes(row[-8:], signed=True)
 
 
-def _event_of(row: bytes) -> Fact | None:
+def _event_of(row: bytes) -> Event | None:
     """The fact in a row, None where it cannot be read."""
     at, parts = _NAME_AT - 4, list[bytes]()
     for _ in range(2):

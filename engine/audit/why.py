@@ -14,9 +14,9 @@ from engine.core.events import (
     AnalysesConsulted,
     AnalysisFailed,
     AnalysisMade,
-    Attempt,
+    AnalysisOutcome,
     BookEvent,
-    Fact,
+    Event,
     OrderCanceled,
     OrderExpired,
     OrderFilled,
@@ -29,7 +29,7 @@ from engine.core.events import (
     TradingEnded,
 )
 from engine.core.ids import analysis_stream, entry_order_of
-from engine.core.market import Direction, Symbol, instant_from, instant_text
+from engine.core.market import Direction, Symbol, instant_text, parse_instant
 from engine.runtime.runs import book_stream
 from engine.store import Recorded, Store
 from engine.trading.book import Book, evolve
@@ -79,7 +79,7 @@ def _instant(text: str) -> datetime:
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
-_ENDS: dict[type[Fact], str] = {
+_ENDS: dict[type[Event], str] = {
     OrderFilled: "fill",
     OrderRejected: "rejection",
     OrderCanceled: "cancellation",
@@ -216,9 +216,9 @@ class _History:
     def _analysis(self, analysis_id: str, version: int) -> Link:
         """The analysis as it was read: what was made of it later is not why."""
         for row in self._store.read(analysis_stream(analysis_id)):
-            if row.version == version and isinstance(row.event, Attempt):
+            if row.version == version and isinstance(row.event, AnalysisOutcome):
                 return _link("analysis", analysis_id, row.event.as_of, row)
-        at = instant_from(analysis_id.rpartition("@")[2])
+        at = parse_instant(analysis_id.rpartition("@")[2])
         return Link("imported signal", analysis_id, at, 0, f"row of {self._run.variant}", None)
 
 

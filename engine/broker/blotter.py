@@ -17,7 +17,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier, Placeholder
 
 from engine import clock
-from engine.broker.paper import Report
+from engine.broker.paper import BrokerReport
 from engine.core.errors import NotFound, RecordDiffers, StoreUnavailable
 from engine.core.events import (
     CashAdjusted,
@@ -36,7 +36,7 @@ from engine.store.connections import RECOVERY, RETRY_PAUSE_S, reason_of
 T = TypeVar("T")
 
 
-class Standing(NamedTuple):
+class AccountState(NamedTuple):
     """What an account is said to hold: cash, signed quantities, and what is left of each working order.
 
     cash is None where nobody ever wrote down with how much it began: missing is not zero.
@@ -67,7 +67,7 @@ class _Row(NamedTuple):
     table: str
     key: dict[str, object]
     at: datetime
-    says: dict[str, object]
+    values: dict[str, object]
 
 
 _CASH = """
@@ -119,8 +119,8 @@ class PostgresBlotter:
     before; it is not told again. Whether the record still says so is for reconciliation to find, not to mend.
     """
 
-    def __init__(self, dsn: str, run_id: str, settled_until: datetime | None = None) -> None:
-        self._dsn, self._run_id, self._settled_until = dsn, run_id, settled_until
+    def __init__(self, dsn: str, run_id: str, recorded_until: datetime | None = None) -> None:
+        self._dsn, self._run_id, self._recorded_until = dsn, run_id, recorded_until
         self._fills: dict[str, int] = {}
         self._conn: psycopg.Connection[tuple[Any, ...]] | None = None
 
@@ -140,38 +140,40 @@ class PostgresBlotter:
             if conn.execute(known, (self._run_id,)).fetchone() != (cash, currency):
                 raise RecordDiffers(self._run_id, "the opening balance")
 
-        self._patiently(lambda conn: _at_once(conn, write))
+        self._with_retry(lambda conn: _in_transaction(conn, write))
 
-    def record(self, events: Sequence[OrderPlaced | OrderReplaced | Report]) -> None:
+    def record(self, events: Sequence[OrderPlaced | OrderReplaced | BrokerReport]) -> None:
         """Writes what happened, all of it or nothing; what is written already is compared.
 
         Raises `RecordDiffers` where something else is written under the same id.
         """
-        new = [row for row in map(self._row, events) if self._settled_until is None or row.at > self._settled_until]
+        new = [row for row in map(self._row, events) if self._recorded_until is None or row.at > self._recorded_until]
         if new:
-            self._patiently(lambda conn: _at_once(conn, lambda conn: [self._write(conn, row) for row in new]))
+            self._with_retry(lambda conn: _in_transaction(conn, lambda conn: [self._write(conn, row) for row in new]))
 
-    def _row(self, event: OrderPlaced | OrderReplaced | Report) -> _Row:
-        says: dict[str, object] = {"payload": payload_of(event).decode()}
+    def _row(self, event: OrderPlaced | OrderReplaced | BrokerReport) -> _Row:
+        values: dict[str, object] = {"payload": payload_of(event).decode()}
         match event:
             case CashAdjusted():
                 key: dict[str, object] = {"symbol": event.symbol, "reason": event.reason}
-                return _Row("paper_cash", {"at": event.at, **key}, event.at, {"amount": event.amount, **says})
+                return _Row("paper_cash", {"at": event.at, **key}, event.at, {"amount": event.amount, **values})
             case OrderPlaced():
-                says |= {"symbol": event.symbol, "side": event.side, "quantity": event.quantity, "pair": event.pair}
-                return _Row("paper_orders", {"client_order_id": event.order_id}, event.at, says)
+                values |= {"symbol": event.symbol, "side": event.side, "quantity": event.quantity, "pair": event.pair}
+                return _Row("paper_orders", {"client_order_id": event.order_id}, event.at, values)
             case OrderFilled():
                 n = self._fills[event.order_id] = self._fills.get(event.order_id, 0) + 1
                 columns = ("symbol", "side", "quantity", "price", "notional", "commission")
-                says |= {name: getattr(event, name) for name in columns}
-                return _Row("paper_executions", {"client_order_id": event.order_id, "n": n}, event.at, says)
+                values |= {name: getattr(event, name) for name in columns}
+                return _Row("paper_executions", {"client_order_id": event.order_id, "n": n}, event.at, values)
             case _:
                 status = _STATUS[type(event)]
-                return _Row("paper_endings", {"client_order_id": event.order_id}, event.at, {"status": status, **says})
+                return _Row(
+                    "paper_endings", {"client_order_id": event.order_id}, event.at, {"status": status, **values}
+                )
 
     def _write(self, conn: psycopg.Connection[Any], row: _Row) -> None:
         key = {"run_id": self._run_id, **row.key}
-        values = {**key, "at": row.at, **row.says}
+        values = {**key, "at": row.at, **row.values}
         table = Identifier("quantagent", row.table)
         insert = SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
             table, SQL(", ").join(map(Identifier, values)), SQL(", ").join(map(Placeholder, values))
@@ -180,46 +182,46 @@ class PostgresBlotter:
             return
         same = SQL(" AND ").join(SQL("{} = {}").format(Identifier(name), Placeholder(name)) for name in key)
         known = conn.execute(SQL("SELECT payload FROM {} WHERE {}").format(table, same), key).fetchone()
-        if known != (row.says["payload"],):
+        if known != (row.values["payload"],):
             raise RecordDiffers(self._run_id, " ".join([row.table, *map(str, row.key.values())]))
 
     # --- What a broker can be asked ---
 
     def get_balance(self) -> Decimal:
         """Cash, in the account's currency. Raises `NotFound` for an account that was never opened."""
-        cash = self.standing().cash
+        cash = self.account_state().cash
         if cash is None:
             raise NotFound(f"the paper broker has no account of run {self._run_id[:8]}: begin the run first.")
         return cash
 
     def get_positions(self) -> dict[Symbol, Decimal]:
         """Signed quantities of what is held."""
-        return self.standing().positions
+        return self.account_state().positions
 
-    def working(self) -> dict[str, Decimal]:
+    def working_orders(self) -> dict[str, Decimal]:
         """What is left of each working order."""
-        return self.standing().working
+        return self.account_state().working
 
     def executions(self) -> list[Execution]:
         """Every fill so far, in the order of market time."""
-        rows = self._patiently(lambda conn: self._select(conn, _EXECUTIONS, None))
+        rows = self._with_retry(lambda conn: self._select(conn, _EXECUTIONS, None))
         return [
             Execution(order_id, n, at, symbol, Side(side), *map(exact, numbers))
             for order_id, n, at, symbol, side, *numbers in rows
         ]
 
-    def standing(self, until: datetime | None = None) -> Standing:
+    def account_state(self, until: datetime | None = None) -> AccountState:
         """What the account holds by this record alone: all of it, or what had happened `until` then."""
 
-        def read(conn: psycopg.Connection[Any]) -> Standing:
+        def read(conn: psycopg.Connection[Any]) -> AccountState:
             cash = self._select(conn, _CASH, until)
-            return Standing(
+            return AccountState(
                 exact(cash[0][0]) if cash else None,
                 {symbol: exact(held) for symbol, held in self._select(conn, _POSITIONS, until)},
                 {order_id: exact(left) for order_id, left in self._select(conn, _WORKING, until)},
             )
 
-        return self._patiently(read)
+        return self._with_retry(read)
 
     def _select(
         self, conn: psycopg.Connection[Any], query: LiteralString, until: datetime | None
@@ -228,23 +230,23 @@ class PostgresBlotter:
 
     # --- What its slots were told ---
 
-    def told(self, due_at: datetime) -> int | None:
+    def slot_version(self, due_at: datetime) -> int | None:
         """Up to which version of the control stream a slot was told; None for one that has not begun."""
         query = "SELECT control_version FROM quantagent.paper_slots WHERE run_id = %s AND due_at = %s"
-        row = self._patiently(lambda conn: conn.execute(query, (self._run_id, due_at)).fetchone())
+        row = self._with_retry(lambda conn: conn.execute(query, (self._run_id, due_at)).fetchone())
         return None if row is None else row[0]
 
-    def tell(self, due_at: datetime, version: int) -> int:
+    def record_slot_version(self, due_at: datetime, version: int) -> int:
         """Settles what a slot is told before it begins. Where that is settled already, what was settled is returned."""
         insert = "INSERT INTO quantagent.paper_slots VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
-        self._patiently(lambda conn: conn.execute(insert, (self._run_id, due_at, version)))
-        told = self.told(due_at)
-        assert told is not None
-        return told
+        self._with_retry(lambda conn: conn.execute(insert, (self._run_id, due_at, version)))
+        recorded = self.slot_version(due_at)
+        assert recorded is not None
+        return recorded
 
     # --- The connection ---
 
-    def _patiently(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+    def _with_retry(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         """Makes a lost connection anew and does the work again, for as long as a server may take to restart.
 
         That is safe whether or not the lost reply said that it was done.
@@ -267,7 +269,7 @@ class PostgresBlotter:
                 sleep(RETRY_PAUSE_S)
 
 
-def _at_once(conn: psycopg.Connection[Any], work: Callable[[psycopg.Connection[Any]], T]) -> T:
+def _in_transaction(conn: psycopg.Connection[Any], work: Callable[[psycopg.Connection[Any]], T]) -> T:
     """Does all of it in one transaction, or nothing."""
     with conn.transaction():
         return work(conn)

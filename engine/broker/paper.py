@@ -25,25 +25,25 @@ from engine.core.events import (
     OrderReplaced,
 )
 from engine.core.market import Bar, OrderType, Symbol
-from engine.core.money import ZERO, add, div, mul, neg, percent_of, size, sub
+from engine.core.money import ZERO, add, div, magnitude, mul, neg, percent_of, sub
 from engine.trading.book import Book, closing_units, evolve, worst_marks
-from engine.trading.exits import liquidation, protectors
+from engine.trading.exits import liquidation_order, protective_orders
 from engine.trading.fills import (
+    FilledSoFar,
     Market,
-    Paid,
     distance,
+    exceeds_worst_price,
     fill,
-    is_beyond,
+    fillable_quantity,
     price_at_open,
-    price_inside,
+    price_in_bar,
     stop_after_entry,
-    tradable,
-    trailed,
-    triggered_by,
-    worst,
+    trail_stop,
+    triggers_stop,
+    worst_price,
 )
 
-Report = OrderPlaced | OrderFilled | OrderRejected | OrderCanceled | OrderExpired | CashAdjusted
+BrokerReport = OrderPlaced | OrderFilled | OrderRejected | OrderCanceled | OrderExpired | CashAdjusted
 """What a broker tells: the protective orders it placed with a fill, fills, and orders that ended."""
 
 Marks = Mapping[Symbol, Decimal]
@@ -79,10 +79,10 @@ class Blotter(Protocol):
     Saying the same again is success; something else under the same id is refused.
     """
 
-    def record(self, events: Sequence[OrderPlaced | OrderReplaced | Report]) -> None: ...
+    def record(self, events: Sequence[OrderPlaced | OrderReplaced | BrokerReport]) -> None: ...
 
 
-def hand_over(broker: Broker, events: Iterable[BookEvent]) -> None:
+def route_orders(broker: Broker, events: Iterable[BookEvent]) -> None:
     """Gives the broker what was decided. The only place from which an order is placed."""
     for event in events:
         if isinstance(event, OrderPlaced):
@@ -91,19 +91,19 @@ def hand_over(broker: Broker, events: Iterable[BookEvent]) -> None:
             broker.cancel_order(event.order_id, event.at)
 
 
-class _Resting:
+class _RestingOrder:
     """What the broker remembers of a working order beside its quantity.
 
     waits: bars still to pass before it works; works: since the open of the bar under way; entered: the price at which
     its position was opened inside that bar, if it was.
     """
 
-    __slots__ = ("entered", "order_id", "paid", "side", "terms", "triggered", "waits", "works")
+    __slots__ = ("bars_to_wait", "entry_price", "filled", "is_active", "order_id", "side", "terms", "triggered")
 
-    def __init__(self, order: OrderPlaced, waits: int, works: bool, entered: Decimal | None) -> None:
+    def __init__(self, order: OrderPlaced, bars_to_wait: int, is_active: bool, entry_price: Decimal | None) -> None:
         self.order_id, self.side, self.terms = order.order_id, order.side, order.terms
-        self.waits, self.works, self.entered = waits, works, entered
-        self.triggered, self.paid = False, Paid()
+        self.bars_to_wait, self.is_active, self.entry_price = bars_to_wait, is_active, entry_price
+        self.triggered, self.filled = False, FilledSoFar()
 
 
 class PaperBroker:
@@ -112,20 +112,20 @@ class PaperBroker:
     def __init__(self, config: RunConfig, opened: BookOpened, blotter: Blotter | None = None) -> None:
         self.account = evolve(Book(), opened)
         self._config, self._blotter = config, blotter
-        self._known: dict[str, OrderPlaced] = {}
-        self._resting: dict[Symbol, list[_Resting]] = {}
-        self._taken: dict[Symbol, Decimal] = {}
+        self._orders: dict[str, OrderPlaced] = {}
+        self._resting: dict[Symbol, list[_RestingOrder]] = {}
+        self._volume_taken: dict[Symbol, Decimal] = {}
         self._executions: list[OrderFilled] = []
-        self._reports: list[Report] = []
+        self._reports: list[BrokerReport] = []
         self._financed_at: datetime | None = None
 
     # --- What clients ask ---
 
     def place_order(self, order: OrderPlaced) -> OrderPlaced:
-        known = self._known.get(order.order_id)
+        known = self._orders.get(order.order_id)
         if known is not None:
             return known
-        self._rest(order, _Resting(order, self._config.costs_of(order.symbol).latency_bars, False, None))
+        self._add_resting(order, _RestingOrder(order, self._config.costs_of(order.symbol).latency_bars, False, None))
         if self._blotter is not None:
             self._blotter.record([order])
         return order
@@ -134,8 +134,8 @@ class PaperBroker:
         order = self.account.working.get(order_id)
         if order is None:
             return False
-        self._end(OrderCanceled(order_id, order.symbol, at, "canceled on request"))
-        self._told()
+        self._end_order(OrderCanceled(order_id, order.symbol, at, "canceled on request"))
+        self._take_reports()
         return True
 
     def get_balance(self) -> Decimal:
@@ -149,7 +149,7 @@ class PaperBroker:
 
     # --- What the market does ---
 
-    def open(self, symbol: Symbol, price: Decimal, at: datetime, marks: Marks, volume: Decimal) -> list[Report]:
+    def open(self, symbol: Symbol, price: Decimal, at: datetime, marks: Marks, volume: Decimal) -> list[BrokerReport]:
         """Fill what the open of a bar reaches; the bar before had `volume`, its own is not known yet.
 
         Market orders come first: what they close is not there to be stopped out. Of the others the one nearest to the
@@ -158,25 +158,25 @@ class PaperBroker:
         if not self._resting.get(symbol):
             return []
         before = marks.get(symbol, price)
-        self._taken[symbol] = ZERO
-        queue: deque[_Resting] = deque()
-        for resting in sorted(self._resting[symbol], key=lambda each: self._turn_at_open(each, before)):
-            if resting.waits:
-                resting.waits -= 1
+        self._volume_taken[symbol] = ZERO
+        queue: deque[_RestingOrder] = deque()
+        for resting in sorted(self._resting[symbol], key=lambda each: self._priority_at_open(each, before)):
+            if resting.bars_to_wait:
+                resting.bars_to_wait -= 1
             else:
-                resting.works = True
+                resting.is_active = True
                 queue.append(resting)
         while queue:
             resting = queue.popleft()
-            if not self._works_until(resting, at + timedelta.resolution):
+            if not self._is_active_until(resting, at + timedelta.resolution):
                 continue
             reference = price_at_open(resting.side, resting.terms, resting.triggered, price)
             self._trigger(resting, price, at)
             if reference is not None:
                 queue.extend(self._execute(resting, reference, at, at, volume, marks))
-        return self._told()
+        return self._take_reports()
 
-    def close(self, bar: Bar, marks: Marks) -> list[Report]:
+    def close(self, bar: Bar, marks: Marks) -> list[BrokerReport]:
         """Fill what a bar that has closed reached inside: stops first, then entries, then targets.
 
         Of several the one nearest to the open comes first: the price passes it on its way to the others.
@@ -184,46 +184,46 @@ class PaperBroker:
         symbol = bar.symbol
         if not self._resting.get(symbol):
             return []
-        working = (each for each in self._resting[symbol] if each.works)
-        queue = deque(sorted(working, key=lambda each: (self._turn(each), distance(each.terms, bar.open))))
+        working = (each for each in self._resting[symbol] if each.is_active)
+        queue = deque(sorted(working, key=lambda each: (self._priority(each), distance(each.terms, bar.open))))
         while queue:
             resting = queue.popleft()
-            if not self._works_until(resting, bar.closed_at):
+            if not self._is_active_until(resting, bar.closed_at):
                 continue
-            if resting.entered is None:
-                reference = price_inside(resting.side, resting.terms, resting.triggered, bar)
+            if resting.entry_price is None:
+                reference = price_in_bar(resting.side, resting.terms, resting.triggered, bar)
             else:
-                reference = stop_after_entry(resting.side, resting.terms, resting.entered, bar)
-            self._trigger(resting, worst(resting.side, bar), bar.closed_at)
+                reference = stop_after_entry(resting.side, resting.terms, resting.entry_price, bar)
+            self._trigger(resting, worst_price(resting.side, bar), bar.closed_at)
             if reference is not None:
                 placed = self._execute(resting, reference, bar.closed_at, bar.opened_at, bar.volume, marks)
-                for protector in placed:
-                    protector.entered = reference
-                placed.sort(key=lambda each, entry=reference: (self._turn(each), distance(each.terms, entry)))
+                for protective in placed:
+                    protective.entry_price = reference
+                placed.sort(key=lambda each, entry=reference: (self._priority(each), distance(each.terms, entry)))
                 queue.extendleft(reversed(placed))
         for resting in self._resting[symbol]:
-            if resting.works and resting.entered is None and not resting.triggered:
-                resting.terms = trailed(resting.side, resting.terms, bar)
-            resting.entered = None
-        return self._told()
+            if resting.is_active and resting.entry_price is None and not resting.triggered:
+                resting.terms = trail_stop(resting.side, resting.terms, bar)
+            resting.entry_price = None
+        return self._take_reports()
 
-    def expire(self, at: datetime) -> list[Report]:
+    def expire(self, at: datetime) -> list[BrokerReport]:
         """Ends the orders whose time has come."""
         for order in [o for o in self.account.working.values() if o.terms.expires_at is not None]:
             if order.terms.expires_at is not None and order.terms.expires_at <= at:
-                self._end(OrderExpired(order.order_id, order.symbol, at))
-        return self._told()
+                self._end_order(OrderExpired(order.order_id, order.symbol, at))
+        return self._take_reports()
 
-    def liquidate(self, closed: Sequence[Bar], marks: Marks, at: datetime) -> list[Report]:
+    def liquidate(self, closed: Sequence[Bar], marks: Marks, at: datetime) -> list[BrokerReport]:
         """End all orders and close all positions inside the bars that close `at`, each at its bar's worst price.
 
         A position whose symbol has no bar there is closed at its last mark.
         """
         for order in list(self.account.working.values()):
-            self._end(OrderCanceled(order.order_id, order.symbol, at, LIQUIDATED))
+            self._end_order(OrderCanceled(order.order_id, order.symbol, at, LIQUIDATED))
         bars, prices = {bar.symbol: bar for bar in closed}, worst_marks(self.account, closed, marks)
         for symbol, position in list(self.account.positions.items()):
-            order, bar = liquidation(position, prices[symbol], at), bars.get(symbol)
+            order, bar = liquidation_order(position, prices[symbol], at), bars.get(symbol)
             resting = self._protect(order)
             market = Market(
                 self.account.instruments[symbol],
@@ -231,11 +231,11 @@ class PaperBroker:
                 self.account.rate(symbol, marks),
             )
             costs, opened_at = self._config.costs_of(symbol), at if bar is None else bar.opened_at
-            made = fill(order, order.quantity, prices[symbol], at, opened_at, costs, market)
-            self._fill(resting, made, evolve(self.account, made))
-        return self._told()
+            execution = fill(order, order.quantity, prices[symbol], at, opened_at, costs, market)
+            self._fill(resting, execution, evolve(self.account, execution))
+        return self._take_reports()
 
-    def roll(self, at: datetime, marks: Marks) -> list[Report]:
+    def roll(self, at: datetime, marks: Marks) -> list[BrokerReport]:
         """End a session: shorts pay for what they borrowed, for each day since the roll before or since they were
         opened, and for one at least."""
         pct = self._config.shorting.borrow_pct
@@ -243,26 +243,26 @@ class PaperBroker:
             if position.quantity < 0:
                 since = max(position.opened_at, self._financed_at or position.opened_at)
                 days = max(1, (at.date() - since.date()).days)
-                a_year = percent_of(size(self.account.value(symbol, marks)), pct)
-                cost = div(mul(a_year, Decimal(days)), Decimal(_YEAR_DAYS))
+                annual_cost = percent_of(magnitude(self.account.value(symbol, marks)), pct)
+                cost = div(mul(annual_cost, Decimal(days)), Decimal(_YEAR_DAYS))
                 if cost > 0:
-                    self._tell(CashAdjusted(at, neg(cost), "borrow_cost", symbol))
+                    self._report(CashAdjusted(at, neg(cost), "borrow_cost", symbol))
         self._financed_at = at
-        return self._told()
+        return self._take_reports()
 
     # --- Inside ---
 
-    def _turn(self, resting: _Resting) -> int:
+    def _priority(self, resting: _RestingOrder) -> int:
         """Among the orders of one bar: stops of a position, then entries, then its targets."""
         if not self.account.working[resting.order_id].is_exit:
             return 1
         return 0 if resting.terms.stop_price is not None else 2
 
-    def _turn_at_open(self, resting: _Resting, before: Decimal) -> tuple[int, int, Decimal]:
+    def _priority_at_open(self, resting: _RestingOrder, before: Decimal) -> tuple[int, int, Decimal]:
         is_market = resting.terms.order_type is OrderType.MARKET or resting.triggered
-        return (0, 0, ZERO) if is_market else (1, self._turn(resting), distance(resting.terms, before))
+        return (0, 0, ZERO) if is_market else (1, self._priority(resting), distance(resting.terms, before))
 
-    def _works_until(self, resting: _Resting, instant: datetime) -> bool:
+    def _is_active_until(self, resting: _RestingOrder, instant: datetime) -> bool:
         """Whether an order still works, and does so up to an instant: it is not filled in a bar it does not outlast."""
         if resting.order_id not in self.account.working:
             return False
@@ -271,13 +271,13 @@ class PaperBroker:
 
     def _execute(
         self,
-        resting: _Resting,
+        resting: _RestingOrder,
         reference: Decimal,
         at: datetime,
         bar_opened_at: datetime,
         volume: Decimal,
         marks: Marks,
-    ) -> list[_Resting]:
+    ) -> list[_RestingOrder]:
         """Fills an order as far as there is volume, cash, and something left of what it was to close.
 
         Returns the protective orders placed with the fill.
@@ -287,57 +287,57 @@ class PaperBroker:
         closable = min(order.closing, closing_units(held, order.side, order.quantity))
         wanted = add(sub(order.quantity, order.closing), closable)
         if wanted == 0:
-            self._end(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
+            self._end_order(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
             return []
         costs, instrument = self._config.costs_of(symbol), self.account.instruments[symbol]
-        quantity = tradable(wanted, volume, self._taken.get(symbol, ZERO), costs, instrument)
+        quantity = fillable_quantity(wanted, volume, self._volume_taken.get(symbol, ZERO), costs, instrument)
         if quantity == 0:
             return []
         market = Market(instrument, volume, self.account.rate(symbol, marks))
-        made = fill(order, quantity, reference, at, bar_opened_at, costs, market, resting.paid)
-        after, closing = evolve(self.account, made), closing_units(held, order.side, quantity)
-        beyond = closing < quantity and is_beyond(order, made.price)
-        missing = ZERO if closing == quantity else _overdraft(after, made.order_id)
+        execution = fill(order, quantity, reference, at, bar_opened_at, costs, market, resting.filled)
+        after, closing = evolve(self.account, execution), closing_units(held, order.side, quantity)
+        beyond = closing < quantity and exceeds_worst_price(order, execution.price)
+        missing = ZERO if closing == quantity else _overdraft(after, execution.order_id)
         if beyond or missing > 0:
             # What closes goes through all the same: an exit is filled at any price.
             if closing > 0:
-                part = fill(order, closing, reference, at, bar_opened_at, costs, market, resting.paid)
+                part = fill(order, closing, reference, at, bar_opened_at, costs, market, resting.filled)
                 self._fill(resting, part, evolve(self.account, part))
             if beyond:
-                reason = f"{BEYOND_COLLAR}: {made.price} against {order.worst_price}"
-                self._end(OrderCanceled(order.order_id, symbol, at, reason))
+                reason = f"{BEYOND_COLLAR}: {execution.price} against {order.worst_price}"
+                self._end_order(OrderCanceled(order.order_id, symbol, at, reason))
             else:
                 free = add(self.account.free_cash, self._reserved(order.order_id))
-                self._end(OrderRejected(order.order_id, symbol, at, SHORT_OF_CASH, add(free, missing), free))
-            self._end_exits_without_position(symbol, at)
+                self._end_order(OrderRejected(order.order_id, symbol, at, INSUFFICIENT_CASH, add(free, missing), free))
+            self._cancel_exits_without_position(symbol, at)
             return []
-        self._fill(resting, made, after)
+        self._fill(resting, execution, after)
         if quantity == wanted and order.order_id in self.account.working:
-            self._end(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
+            self._end_order(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
         self._end_pair(order, at)
-        self._end_entry_of(order, at)
-        self._end_exits_without_position(symbol, at)
-        return [self._protect(each) for each in protectors(order, made, sub(quantity, closing), instrument)]
+        self._cancel_entry_remainder(order, at)
+        self._cancel_exits_without_position(symbol, at)
+        return [self._protect(each) for each in protective_orders(order, execution, sub(quantity, closing), instrument)]
 
-    def _fill(self, resting: _Resting, made: OrderFilled, after: Book) -> None:
-        paid = resting.paid
-        resting.paid = Paid(
-            add(paid.units, made.quantity),
-            add(paid.notional, made.notional),
-            add(paid.commission, made.commission),
-            paid.fills + 1,
+    def _fill(self, resting: _RestingOrder, execution: OrderFilled, after: Book) -> None:
+        before = resting.filled
+        resting.filled = FilledSoFar(
+            add(before.units, execution.quantity),
+            add(before.notional, execution.notional),
+            add(before.commission, execution.commission),
+            before.fills + 1,
         )
-        self._taken[made.symbol] = add(self._taken.get(made.symbol, ZERO), made.quantity)
-        self._executions.append(made)
-        self._reports.append(made)
+        self._volume_taken[execution.symbol] = add(self._volume_taken.get(execution.symbol, ZERO), execution.quantity)
+        self._executions.append(execution)
+        self._reports.append(execution)
         self.account = after
-        if made.order_id not in self.account.working:
-            self._forget(made.order_id, made.symbol)
+        if execution.order_id not in self.account.working:
+            self._remove(execution.order_id, execution.symbol)
 
-    def _protect(self, order: OrderPlaced) -> _Resting:
+    def _protect(self, order: OrderPlaced) -> _RestingOrder:
         """Places an exit beside the position that was just opened: it works at once."""
-        resting = _Resting(order, 0, True, None)
-        self._rest(order, resting)
+        resting = _RestingOrder(order, 0, True, None)
+        self._add_resting(order, resting)
         self._reports.append(order)
         return resting
 
@@ -345,17 +345,17 @@ class PaperBroker:
         if order.pair:
             for other in self.account.orders_of(order.symbol):
                 if other.pair == order.pair and other.quantity == 0:
-                    self._end(OrderCanceled(other.order_id, other.symbol, at, PAIR_FILLED))
+                    self._end_order(OrderCanceled(other.order_id, other.symbol, at, PAIR_FILLED))
 
-    def _end_entry_of(self, order: OrderPlaced, at: datetime) -> None:
+    def _cancel_entry_remainder(self, order: OrderPlaced, at: datetime) -> None:
         """What is left of an entry ends when its position is being given up: it would only open it again."""
         for other in self.account.orders_of(order.symbol) if order.pair else ():
             if not other.is_exit and f"{order.pair}.".startswith(f"{other.order_id}."):
-                self._end(OrderCanceled(other.order_id, other.symbol, at, GIVEN_UP))
+                self._end_order(OrderCanceled(other.order_id, other.symbol, at, POSITION_CLOSING))
 
-    def _trigger(self, resting: _Resting, price: Decimal, at: datetime) -> None:
+    def _trigger(self, resting: _RestingOrder, price: Decimal, at: datetime) -> None:
         """Sets a stop off that a price has reached. It is a market order from now on: its target may not win."""
-        if resting.triggered or not triggered_by(resting.side, resting.terms, price):
+        if resting.triggered or not triggers_stop(resting.side, resting.terms, price):
             return
         resting.triggered = True
         order = self.account.working.get(resting.order_id)
@@ -363,40 +363,40 @@ class PaperBroker:
             return
         for other in self.account.orders_of(order.symbol):
             if other.pair == order.pair and other is not order:
-                self._end(OrderCanceled(other.order_id, other.symbol, at, PAIR_FILLED))
+                self._end_order(OrderCanceled(other.order_id, other.symbol, at, PAIR_FILLED))
 
-    def _end_exits_without_position(self, symbol: Symbol, at: datetime) -> None:
+    def _cancel_exits_without_position(self, symbol: Symbol, at: datetime) -> None:
         held = self.account.held(symbol)
         for order in self.account.orders_of(symbol):
             if order.is_exit and closing_units(held, order.side, order.quantity) == 0:
-                self._end(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
+                self._end_order(OrderCanceled(order.order_id, symbol, at, NOTHING_LEFT))
 
     def _reserved(self, order_id: str) -> Decimal:
         order = self.account.working.get(order_id)
         return ZERO if order is None else order.reserved
 
-    def _rest(self, order: OrderPlaced, resting: _Resting) -> None:
-        self._known[order.order_id] = order
+    def _add_resting(self, order: OrderPlaced, resting: _RestingOrder) -> None:
+        self._orders[order.order_id] = order
         self.account = evolve(self.account, order)
         self._resting.setdefault(order.symbol, []).append(resting)
 
-    def _end(self, report: OrderRejected | OrderCanceled | OrderExpired) -> None:
-        self._tell(report)
-        self._forget(report.order_id, report.symbol)
+    def _end_order(self, report: OrderRejected | OrderCanceled | OrderExpired) -> None:
+        self._report(report)
+        self._remove(report.order_id, report.symbol)
 
-    def _forget(self, order_id: str, symbol: Symbol) -> None:
+    def _remove(self, order_id: str, symbol: Symbol) -> None:
         self._resting[symbol] = [each for each in self._resting[symbol] if each.order_id != order_id]
 
-    def _tell(self, report: Report) -> None:
+    def _report(self, report: BrokerReport) -> None:
         self.account = evolve(self.account, report)
         self._reports.append(report)
 
-    def _told(self) -> list[Report]:
+    def _take_reports(self) -> list[BrokerReport]:
         """What has happened since it was asked last, once it is on the blotter."""
-        told, self._reports = self._reports, []
-        if told and self._blotter is not None:
-            self._blotter.record(told)
-        return told
+        reports, self._reports = self._reports, []
+        if reports and self._blotter is not None:
+            self._blotter.record(reports)
+        return reports
 
 
 def _overdraft(after: Book, order_id: str) -> Decimal:
@@ -409,6 +409,6 @@ BEYOND_COLLAR = "the fill price is beyond the worst price the order accepts"
 LIQUIDATED = "the account is liquidated"
 NOTHING_LEFT = "nothing is left to close"
 PAIR_FILLED = "the other order of its pair was filled"
-GIVEN_UP = "its position is given up"
-SHORT_OF_CASH = "not enough free cash at the fill price"
+POSITION_CLOSING = "its position is given up"
+INSUFFICIENT_CASH = "not enough free cash at the fill price"
 _YEAR_DAYS = 365

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from engine.broker.blotter import Standing
+from engine.broker.blotter import AccountState
 from engine.trading.book import Book
 
 
-class Line(NamedTuple):
+class ReconciliationLine(NamedTuple):
     """One amount by both records; None where one of them has none."""
 
     what: str
@@ -26,41 +26,41 @@ class Line(NamedTuple):
         return self.book == self.broker
 
 
-def compared(book: Book, broker: Standing) -> list[Line]:
+def compare_account(book: Book, broker: AccountState) -> list[ReconciliationLine]:
     """Every amount that either record has: cash, then positions, then what is left of working orders."""
-    ours = standing_of(book)
+    ours = account_state_of(book)
     return [
-        Line("cash", ours.cash, broker.cash),
-        *_side_by_side("position", ours.positions, broker.positions),
-        *_side_by_side("order", ours.working, broker.working),
+        ReconciliationLine("cash", ours.cash, broker.cash),
+        *_pair_amounts("position", ours.positions, broker.positions),
+        *_pair_amounts("order", ours.working, broker.working),
     ]
 
 
-def standing_of(book: Book) -> Standing:
+def account_state_of(book: Book) -> AccountState:
     """What an account holds by its book."""
-    return Standing(
+    return AccountState(
         book.cash,
         {symbol: position.quantity for symbol, position in book.positions.items()},
         {order.order_id: order.quantity for order in book.working.values()},
     )
 
 
-def _side_by_side(kind: str, ours: Mapping[str, Decimal], theirs: Mapping[str, Decimal]) -> list[Line]:
-    return [Line(f"{kind} {name}", ours.get(name), theirs.get(name)) for name in sorted({*ours, *theirs})]
+def _pair_amounts(kind: str, ours: Mapping[str, Decimal], theirs: Mapping[str, Decimal]) -> list[ReconciliationLine]:
+    return [ReconciliationLine(f"{kind} {name}", ours.get(name), theirs.get(name)) for name in sorted({*ours, *theirs})]
 
 
 SHOWN_MAX = 5
 
 
-def in_words(lines: Sequence[Line]) -> str:
+def describe_discrepancies(lines: Sequence[ReconciliationLine]) -> str:
     """The lines that differ in one sentence; empty when none does."""
     differing = [line for line in lines if not line.equal]
-    said = [
+    described = [
         f"{line.what} is {_text(line.book)} in the book and {_text(line.broker)} at the broker"
         for line in differing[:SHOWN_MAX]
     ]
-    more = len(differing) - len(said)
-    return "; ".join([*said, f"and {more} more"] if more else said)
+    more = len(differing) - len(described)
+    return "; ".join([*described, f"and {more} more"] if more else described)
 
 
 def _text(amount: Decimal | None) -> str:

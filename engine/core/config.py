@@ -17,7 +17,7 @@ from engine.core.market import Instrument, OrderType, Symbol, Timeframe, TimeInF
 from engine.core.money import ZERO, is_exact
 
 
-def _check(owner: object, **amounts: Decimal | None) -> None:
+def _check_amounts(owner: object, **amounts: Decimal | None) -> None:
     for name, amount in amounts.items():
         if amount is not None and (not is_exact(amount) or amount < 0):
             raise ValueError(f"{type(owner).__name__}.{name} must be an exact amount of at least 0, not {amount}")
@@ -46,7 +46,7 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round_to_tick: bool = False
 
     def __post_init__(self) -> None:
-        _check(
+        _check_amounts(
             self,
             slippage_bps=self.slippage_bps,
             commission_bps=self.commission_bps,
@@ -74,7 +74,7 @@ class Sizing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantity: Decimal | None = None
 
     def __post_init__(self) -> None:
-        _check(self, base_pct=self.base_pct, quantity=self.quantity)
+        _check_amounts(self, base_pct=self.base_pct, quantity=self.quantity)
         if self.mode == "fixed_quantity" and not self.quantity:
             raise ValueError("sizing mode fixed_quantity needs a quantity above 0")
 
@@ -94,7 +94,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     valid_bars: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self, offset_bps=self.offset_bps, limit_offset_bps=self.limit_offset_bps)
+        _check_amounts(self, offset_bps=self.offset_bps, limit_offset_bps=self.limit_offset_bps)
         if self.order_type is OrderType.TRAILING_STOP:
             raise ValueError("a trailing stop protects a position: it is no way to enter one")
         if self.offset_bps >= 10_000:
@@ -140,7 +140,7 @@ class RiskLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trading_to: int | None = None
 
     def __post_init__(self) -> None:
-        _check(
+        _check_amounts(
             self,
             position_pct=self.position_pct,
             daily_loss_pct=self.daily_loss_pct,
@@ -191,7 +191,7 @@ class Exits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     session_end: bool = False
 
     def __post_init__(self) -> None:
-        _check(
+        _check_amounts(
             self,
             stop_pct=self.stop_pct,
             stop_ranges=self.stop_ranges,
@@ -221,7 +221,9 @@ class Shorting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maintenance_pct: Decimal | None = None
 
     def __post_init__(self) -> None:
-        _check(self, borrow_pct=self.borrow_pct, margin_pct=self.margin_pct, maintenance_pct=self.maintenance_pct)
+        _check_amounts(
+            self, borrow_pct=self.borrow_pct, margin_pct=self.margin_pct, maintenance_pct=self.maintenance_pct
+        )
 
 
 class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -235,7 +237,7 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     position_pct: Decimal | None = None
 
     def __post_init__(self) -> None:
-        _check(self, position_pct=self.position_pct)
+        _check_amounts(self, position_pct=self.position_pct)
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -264,7 +266,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rates: tuple[Instrument, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(self, cash=self.cash)
+        _check_amounts(self, cash=self.cash)
         if not self.instruments:
             raise BadInput("a run needs at least one symbol: name them with --symbols A,B.")
         if len(set(self.symbols)) < len(self.symbols):
@@ -290,7 +292,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(i.symbol for i in self.instruments)
 
     @property
-    def fed(self) -> tuple[Symbol, ...]:
+    def data_symbols(self) -> tuple[Symbol, ...]:
         """The symbols whose bars a run sees: those it trades, then those that only convert currencies."""
         return tuple(dict.fromkeys((*self.symbols, *(rate.symbol for rate in self.rates))))
 
@@ -327,10 +329,10 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for override in self.overrides:
             if override.symbol == symbol:
                 return override
-        return _NONE
+        return _NO_OVERRIDE
 
 
-_NONE = Override("")
+_NO_OVERRIDE = Override("")
 
 
 def digest_of(value: object) -> str:

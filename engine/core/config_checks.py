@@ -34,14 +34,14 @@ def check_config(config: RunConfig) -> None:
 
 
 def check_cash(cash: Decimal) -> None:
-    _check("cash", cash, ZERO, None)
+    _check_bounds("cash", cash, ZERO, None)
 
 
 def check_override(override: Override) -> None:
     """Refuse the values of one symbol that can only be mistakes. Raises `BadInput`."""
     where = f"overrides.{override.symbol}"
     if override.position_pct is not None:
-        _check(f"{where}.position_pct", override.position_pct, ZERO, None)
+        _check_bounds(f"{where}.position_pct", override.position_pct, ZERO, None)
     for name in ("costs", "sizing", "entry", "exits"):
         part = getattr(override, name)
         if part is not None:
@@ -53,10 +53,10 @@ def check_part(where: str, part: ConfigPart) -> None:
     for name, (above, at_most) in _BOUNDS.get(type(part), {}).items():
         value = getattr(part, name)
         if value is not None:
-            _check(f"{where}.{name}", value, above, at_most)
+            _check_bounds(f"{where}.{name}", value, above, at_most)
 
 
-def _check(where: str, value: Decimal, above: Decimal, at_most: Decimal | None) -> None:
+def _check_bounds(where: str, value: Decimal, above: Decimal, at_most: Decimal | None) -> None:
     if value <= above:
         raise BadInput(f"{where} is {value:f} and must be above {above:f}.")
     if at_most is not None and value > at_most:
@@ -64,25 +64,25 @@ def _check(where: str, value: Decimal, above: Decimal, at_most: Decimal | None) 
 
 
 _Bound = tuple[Decimal, Decimal | None]
-_AN_AMOUNT: _Bound = (ZERO, None)
-_A_SHARE: _Bound = (ZERO, Decimal(100))
+_POSITIVE: _Bound = (ZERO, None)
+_PERCENTAGE: _Bound = (ZERO, Decimal(100))
 # A long's stop at a distance of 100 % has a price of 0 and cannot be placed.
-_A_DISTANCE: _Bound = (ZERO, Decimal(99))
+_STOP_DISTANCE: _Bound = (ZERO, Decimal(99))
 
 _BOUNDS: dict[type[msgspec.Struct], dict[str, _Bound]] = {
-    Sizing: {"base_pct": _A_SHARE},
-    Exits: {"stop_pct": _A_DISTANCE, "trail_pct": _A_DISTANCE},
+    Sizing: {"base_pct": _PERCENTAGE},
+    Exits: {"stop_pct": _STOP_DISTANCE, "trail_pct": _STOP_DISTANCE},
     # A limit of 0 would deny every order.
     RiskLimits: {
-        "position_pct": _AN_AMOUNT,
-        "daily_loss_pct": _A_SHARE,
-        "drawdown_pct": _A_SHARE,
-        "gross_exposure_pct": _AN_AMOUNT,
-        "net_exposure_pct": _AN_AMOUNT,
-        "position_quantity_max": _AN_AMOUNT,
-        "order_value_max": _AN_AMOUNT,
-        "order_quantity_max": _AN_AMOUNT,
-        "collar_pct": _AN_AMOUNT,
+        "position_pct": _POSITIVE,
+        "daily_loss_pct": _PERCENTAGE,
+        "drawdown_pct": _PERCENTAGE,
+        "gross_exposure_pct": _POSITIVE,
+        "net_exposure_pct": _POSITIVE,
+        "position_quantity_max": _POSITIVE,
+        "order_value_max": _POSITIVE,
+        "order_quantity_max": _POSITIVE,
+        "collar_pct": _POSITIVE,
     },
 }
 """For each field the value it must be above, and the most it may be."""

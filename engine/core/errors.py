@@ -18,7 +18,7 @@ class NotFound(BadInput):
     """A run, order, profile, symbol or bar that does not exist."""
 
 
-class BookMoved(QuantagentError):
+class VersionConflict(QuantagentError):
     """Another writer appended other facts to the stream first: nothing was written."""
 
     def __init__(self, stream: str, expected: int, actual: int) -> None:
@@ -42,12 +42,12 @@ class AnalysisMissing(QuantagentError):
 class ReplayDiverged(QuantagentError):
     """The same inputs gave other facts than the stored ones."""
 
-    def __init__(self, stream: str, at: int, stored: str, made: str) -> None:
+    def __init__(self, stream: str, at: int, stored: str, regenerated: str) -> None:
         super().__init__(
-            f"{stream} diverges at version {at}: stored {stored}, regenerated {made}. "
+            f"{stream} diverges at version {at}: stored {stored}, regenerated {regenerated}. "
             "The bars, the configuration or the engine version are not the ones of the stored run."
         )
-        self.stream, self.at, self.stored, self.made = stream, at, stored, made
+        self.stream, self.at, self.stored, self.regenerated = stream, at, stored, regenerated
 
 
 class RecordDiffers(QuantagentError):

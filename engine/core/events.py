@@ -38,7 +38,7 @@ class Exact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
                 raise ValueError(f"{kind.__name__}.{name} is not in UTC: {at}")
 
 
-class Fact(Exact, frozen=True):
+class Event(Exact, frozen=True):
     """Base of all events."""
 
 
@@ -66,7 +66,7 @@ class Environment(StrEnum):
     REPLAY = "replay"
 
 
-class RunRequested(Fact, frozen=True):
+class RunRequested(Event, frozen=True):
     """The question. `start` and `end` bound the bars by open and close; `of_run` is the run a replay regenerates.
 
     A run sees what the catalogue had learned of its bars by `known_at` and no later correction; all that is there where
@@ -89,7 +89,7 @@ class RunRequested(Fact, frozen=True):
     sessions: tuple[SessionHours, ...] = ()
 
 
-class RunStarted(Fact, frozen=True):
+class RunStarted(Event, frozen=True):
     """`lock_digest` is the SHA-256 of what was installed when the run was made, empty where that is unknown."""
 
     run_id: str
@@ -100,7 +100,7 @@ class RunStarted(Fact, frozen=True):
     lock_digest: str
 
 
-class RunEnded(Fact, frozen=True):
+class RunEnded(Event, frozen=True):
     """`book_digest` covers the book's payloads, `analyses_digest` the analyses consulted, both SHA-256.
 
     reason: why it ended before its bars did; empty when all of them were taken.
@@ -118,7 +118,7 @@ class RunEnded(Fact, frozen=True):
     reason: str = ""
 
 
-class RunFailed(Fact, frozen=True):
+class RunFailed(Event, frozen=True):
     """The run was given up."""
 
     run_id: str
@@ -210,7 +210,7 @@ class GraphWork(Exact, frozen=True, omit_defaults=True):
     state_snapshot: str = ""
 
 
-class AnalysisMade(Fact, frozen=True, omit_defaults=True):
+class AnalysisMade(Event, frozen=True, omit_defaults=True):
     """One opinion on exactly the bars of one window. `reports` is the canonical JSON of the analysts' reports.
 
     stop, target: prices at which its position shall be given up; entry: how its order shall be executed; work: how a
@@ -236,7 +236,7 @@ class AnalysisMade(Fact, frozen=True, omit_defaults=True):
     work: GraphWork | None = None
 
 
-class AnalysisFailed(Fact, frozen=True, omit_defaults=True):
+class AnalysisFailed(Event, frozen=True, omit_defaults=True):
     """No opinion came of these bars; a later attempt may still make one. Who consults the failure is told HOLD.
 
     work: how a graph of agents failed at it. What does not apply is left out of the stored payload.
@@ -252,11 +252,11 @@ class AnalysisFailed(Fact, frozen=True, omit_defaults=True):
     work: GraphWork | None = None
 
 
-Attempt = AnalysisMade | AnalysisFailed
+AnalysisOutcome = AnalysisMade | AnalysisFailed
 """What a run consults: an opinion, or that there is none."""
 
 
-class SignalsImported(Fact, frozen=True):
+class SignalsImported(Event, frozen=True):
     """A file of somebody else's signals; its rows lie in a table addressed by `digest`."""
 
     variant: str
@@ -271,7 +271,7 @@ class SignalsImported(Fact, frozen=True):
 # --- The book: book:<run_id> --------------------------------------------------------------------------------------
 
 
-class BookOpened(Fact, frozen=True):
+class BookOpened(Event, frozen=True):
     """The account as a run finds it. `margin_pct`: the collateral of a short, per cent of what it was sold for."""
 
     at: datetime
@@ -282,7 +282,7 @@ class BookOpened(Fact, frozen=True):
     margin_pct: Decimal
 
 
-class AnalysesConsulted(Fact, frozen=True):
+class AnalysesConsulted(Event, frozen=True):
     """The (analysis id, version) pairs the session read since the previous roll, in the order it read them."""
 
     at: datetime
@@ -292,7 +292,7 @@ class AnalysesConsulted(Fact, frozen=True):
 Source = Literal["analysis", "holding_time", "session_end", "margin_call", "halt", "person"]
 
 
-class SignalRaised(Fact, frozen=True):
+class SignalRaised(Event, frozen=True):
     """A wish that differs from what is held. `source` says whose: an analysis, or a rule of the book's own exits."""
 
     signal_id: str
@@ -324,7 +324,7 @@ class Verdict(StrEnum):
     DENIED = "DENIED"
 
 
-class RiskDecided(Fact, frozen=True):
+class RiskDecided(Event, frozen=True):
     """Our verdict on a signal, with every check. `quantity` is what may be ordered: 0 when denied."""
 
     signal_id: str
@@ -341,7 +341,7 @@ class RiskDecided(Fact, frozen=True):
 Role = Literal["entry", "exit", "stop", "target", "trailing_stop", "liquidation"]
 
 
-class OrderPlaced(Fact, frozen=True, omit_defaults=True):
+class OrderPlaced(Event, frozen=True, omit_defaults=True):
     """An order in the broker's hands. What does not apply to it is left out of the stored payload.
 
     closing: the part of the quantity that reduces the position; it falls away when that has gone. reserved: free cash
@@ -374,7 +374,7 @@ class OrderPlaced(Fact, frozen=True, omit_defaults=True):
         return self.closing == self.quantity
 
 
-class OrderFilled(Fact, frozen=True, omit_defaults=True):
+class OrderFilled(Event, frozen=True, omit_defaults=True):
     """`reference_price` is the market's, `price` what was paid; `slippage` and `commission` are money, `notional` is
     price x quantity x multiplier x rate, with `rate` the account's currency per unit of the quote's.
 
@@ -397,7 +397,7 @@ class OrderFilled(Fact, frozen=True, omit_defaults=True):
     rate: Decimal = ONE
 
 
-class OrderReplaced(Fact, frozen=True):
+class OrderReplaced(Event, frozen=True):
     """The order ended because another one, judged by the same gate, took its place."""
 
     order_id: str
@@ -406,7 +406,7 @@ class OrderReplaced(Fact, frozen=True):
     replaced_by: str
 
 
-class OrderExpired(Fact, frozen=True):
+class OrderExpired(Event, frozen=True):
     """The order ended unfilled, or filled in part, at the end of its time in force."""
 
     order_id: str
@@ -414,7 +414,7 @@ class OrderExpired(Fact, frozen=True):
     at: datetime
 
 
-class OrderRejected(Fact, frozen=True):
+class OrderRejected(Event, frozen=True):
     """The broker's refusal: the fill would have cost more free cash than there was."""
 
     order_id: str
@@ -425,7 +425,7 @@ class OrderRejected(Fact, frozen=True):
     available: Decimal
 
 
-class OrderCanceled(Fact, frozen=True):
+class OrderCanceled(Event, frozen=True):
     """The order ended because we asked, or because the position or the pair it belonged to has gone."""
 
     order_id: str
@@ -434,7 +434,7 @@ class OrderCanceled(Fact, frozen=True):
     reason: str
 
 
-class CashAdjusted(Fact, frozen=True):
+class CashAdjusted(Event, frozen=True):
     """Cash that moved without a fill: negative when it was paid. `symbol` is what it was paid for, if anything."""
 
     at: datetime
@@ -443,7 +443,7 @@ class CashAdjusted(Fact, frozen=True):
     symbol: Symbol = ""
 
 
-class PositionsMarked(Fact, frozen=True):
+class PositionsMarked(Event, frozen=True):
     """Equity at a session roll, at the end of a run, or when it decides a halt, with the prices used.
 
     `rates` are the prices used of the symbols that convert currencies.
@@ -466,7 +466,7 @@ class PositionsMarked(Fact, frozen=True):
 HaltScope = Literal["entries", "everything"]
 
 
-class TradingHalted(Fact, frozen=True):
+class TradingHalted(Event, frozen=True):
     """Entries stop, or everything does: stops and targets that work already stay. `actor`: a rule or a person.
 
     In a control stream `at` is the wall clock's instant, in a book the market's, from which it holds.
@@ -478,7 +478,7 @@ class TradingHalted(Fact, frozen=True):
     actor: str
 
 
-class TradingResumed(Fact, frozen=True):
+class TradingResumed(Event, frozen=True):
     """Trading goes on. `lifted` names the actors whose halts end; empty for all of them."""
 
     at: datetime
@@ -490,7 +490,7 @@ class TradingResumed(Fact, frozen=True):
 EndReason = Literal["BANKRUPT"]
 
 
-class TradingEnded(Fact, frozen=True):
+class TradingEnded(Event, frozen=True):
     """The account trades no more: its orders are canceled and its positions closed, and the run ends.
 
     equity: what the account was worth, in its currency, at the prices that ended it; 0 or less for `BANKRUPT`.
@@ -501,7 +501,7 @@ class TradingEnded(Fact, frozen=True):
     equity: Decimal
 
 
-class AlertRaised(Fact, frozen=True):
+class AlertRaised(Event, frozen=True):
     """Something a person should look at. `kind` says what, `detail` in one sentence."""
 
     at: datetime
@@ -512,7 +512,7 @@ class AlertRaised(Fact, frozen=True):
 # --- The scheduler: slot:<account>:<timeframe>:<due_at> -----------------------------------------------------------
 
 
-class SlotClaimed(Fact, frozen=True):
+class SlotClaimed(Event, frozen=True):
     """`claimed_by` names the process, so that of two that claim one slot only the first succeeds."""
 
     account: str
@@ -523,7 +523,7 @@ class SlotClaimed(Fact, frozen=True):
     claimed_by: str
 
 
-class SlotCompleted(Fact, frozen=True):
+class SlotCompleted(Event, frozen=True):
     """`outcomes` pairs each symbol with what came of it."""
 
     account: str
@@ -531,7 +531,7 @@ class SlotCompleted(Fact, frozen=True):
     outcomes: tuple[tuple[Symbol, str], ...]
 
 
-class SlotFailed(Fact, frozen=True):
+class SlotFailed(Event, frozen=True):
     """The slot was given up; a later claim tries it again."""
 
     account: str
@@ -542,7 +542,7 @@ class SlotFailed(Fact, frozen=True):
 # --- The bars of a paper run: feed:<run_id> -----------------------------------------------------------------------
 
 
-class FeedResumed(Fact, frozen=True):
+class FeedResumed(Event, frozen=True):
     """A paper run went on with what the catalogue had learned of its bars by `known_at`. Of those that opened up to
     `after` it keeps what it has seen. `sessions`: of its markets, for days that were not known before."""
 
@@ -555,11 +555,11 @@ class FeedResumed(Fact, frozen=True):
 # --- Configuration: profile:<name>, model:<name> ------------------------------------------------------------------
 
 
-Scope = Literal["global", "backtest", "paper"]
+ProfileScope = Literal["global", "backtest", "paper"]
 ProfileKind = Literal["combined", "portfolio", "risk"]
 
 
-class ProfileSaved(Fact, frozen=True):
+class ProfileSaved(Event, frozen=True):
     """`document` is the profile's canonical JSON, `digest` its SHA-256."""
 
     name: str
@@ -568,16 +568,16 @@ class ProfileSaved(Fact, frozen=True):
     kind: ProfileKind = "combined"
 
 
-class ProfileActivated(Fact, frozen=True):
+class ProfileActivated(Event, frozen=True):
     """From now on the default of an environment, or of all where it names none. An empty `name` ends that."""
 
-    scope: Scope
+    scope: ProfileScope
     kind: ProfileKind
     name: str
     digest: str
 
 
-class ModelSaved(Fact, frozen=True):
+class ModelSaved(Event, frozen=True):
     """How a model is reached and asked: `document` is the preset's canonical JSON, `digest` its SHA-256. No key is
     part of it."""
 
@@ -586,10 +586,10 @@ class ModelSaved(Fact, frozen=True):
     digest: str
 
 
-class ModelActivated(Fact, frozen=True):
+class ModelActivated(Event, frozen=True):
     """From now on the preset of an environment, or of all where it names none. An empty `name` ends that."""
 
-    scope: Scope
+    scope: ProfileScope
     name: str
     digest: str
 
@@ -597,7 +597,7 @@ class ModelActivated(Fact, frozen=True):
 # --- The log itself: log:<log_id> ---------------------------------------------------------------------------------
 
 
-class LogAdopted(Fact, frozen=True):
+class LogAdopted(Event, frozen=True):
     """A copy of a log became a log of its own: `log_id` is its new name, `parent` the one that the original keeps.
 
     `database` is where the copy is kept: the server's system identifier and the database's oid.
@@ -609,7 +609,7 @@ class LogAdopted(Fact, frozen=True):
     reason: str
 
 
-class AnchoringRestarted(Fact, frozen=True):
+class AnchoringRestarted(Event, frozen=True):
     """The file of anchors was begun again. The last anchor known by then was that of `seal`, up to `position`, with the
     chain's `hash`; 0 and empty where none was known."""
 
@@ -638,7 +638,7 @@ BookEvent = (
     | TradingEnded
 )
 
-EVENT_TYPES: tuple[type[Fact], ...] = (
+EVENT_TYPES: tuple[type[Event], ...] = (
     RunRequested,
     RunStarted,
     RunEnded,

@@ -6,12 +6,12 @@ from decimal import Decimal
 
 import msgspec
 
-from engine.core.events import AnalysisFailed, Attempt, OrderTerms
+from engine.core.events import AnalysisFailed, AnalysisOutcome, OrderTerms
 from engine.core.market import Direction, Symbol
 from engine.core.money import ZERO
 
 
-class Wish(msgspec.Struct, frozen=True, gc=False):
+class Intent(msgspec.Struct, frozen=True, gc=False):
     """Where an analysis wants the position of a symbol to be. confidence: 0 to 1; HOLD is no opinion.
 
     stop, target: prices at which the position shall be given up; risk_reward: distance of the target in distances of
@@ -30,19 +30,19 @@ class Wish(msgspec.Struct, frozen=True, gc=False):
     entry: OrderTerms | None = None
 
 
-def wish_of(fact: Attempt, version: int) -> Wish:
+def intent_of(outcome: AnalysisOutcome, version: int) -> Intent:
     """What an analysis asks for, which is nothing where it failed; `version` is the fact's in the analysis's stream."""
-    if isinstance(fact, AnalysisFailed):
-        return Wish(fact.symbol, Direction.HOLD, ZERO, fact.analysis_id, version)
-    return Wish(
-        symbol=fact.symbol,
-        direction=fact.decision,
-        confidence=fact.confidence,
-        analysis_id=fact.analysis_id,
+    if isinstance(outcome, AnalysisFailed):
+        return Intent(outcome.symbol, Direction.HOLD, ZERO, outcome.analysis_id, version)
+    return Intent(
+        symbol=outcome.symbol,
+        direction=outcome.decision,
+        confidence=outcome.confidence,
+        analysis_id=outcome.analysis_id,
         analysis_version=version,
-        horizon_bars=fact.horizon_bars,
-        risk_reward=fact.risk_reward,
-        stop=fact.stop,
-        target=fact.target,
-        entry=fact.entry,
+        horizon_bars=outcome.horizon_bars,
+        risk_reward=outcome.risk_reward,
+        stop=outcome.stop,
+        target=outcome.target,
+        entry=outcome.entry,
     )

@@ -87,7 +87,7 @@ class Timeframe(StrEnum):
         return _DURATIONS[self]
 
     @property
-    def within_sessions(self) -> bool:
+    def is_intraday(self) -> bool:
         """Whether a bar of it is a part of a session; else it is one session, or all of a week or month."""
         return self.duration < _DURATIONS[Timeframe.D1]
 
@@ -218,6 +218,6 @@ def instant_text(at: datetime) -> str:
     return at.astimezone(UTC).strftime(INSTANT_FORMAT)
 
 
-def instant_from(text: str) -> datetime:
+def parse_instant(text: str) -> datetime:
     """The instant that `instant_text` wrote."""
     return datetime.strptime(text, INSTANT_FORMAT).replace(tzinfo=UTC)

@@ -101,7 +101,7 @@ def neg(a: Decimal) -> Decimal:
     return exact(_CONTEXT.minus(a))
 
 
-def size(a: Decimal) -> Decimal:
+def magnitude(a: Decimal) -> Decimal:
     """The amount without its sign."""
     return a.copy_abs()
 
@@ -120,7 +120,7 @@ def bps_of(amount: Decimal, bps: Decimal) -> Decimal:
     return div(_CONTEXT.multiply(amount, bps), _BPS)
 
 
-def part_of(amount: Decimal, share: Decimal, whole: Decimal) -> Decimal:
+def prorate(amount: Decimal, share: Decimal, whole: Decimal) -> Decimal:
     """`amount * share / whole`, rounded once."""
     return div(_CONTEXT.multiply(amount, share), whole)
 

@@ -24,7 +24,7 @@ _NEW_YORK_ENDS: dict[Calendar, time] = {
 """When a calendar's session usually ends in New York, from Monday to Friday."""
 
 # Longer than any market has ever been closed, but for wars.
-_SEARCHED = 30
+_SEARCH_DAYS_MAX = 30
 
 
 class Schedule:
@@ -40,7 +40,7 @@ class Schedule:
         self.roll_hour = roll_hour
         # A market that never closes has no session of its own beside one that does.
         closing: set[Calendar] = {each for each in calendars if each != "24/7"}
-        self._deciding: tuple[Calendar, ...] = tuple(sorted(closing)) or ("24/7",)
+        self._roll_calendars: tuple[Calendar, ...] = tuple(sorted(closing)) or ("24/7",)
         self._ends: dict[Calendar, dict[date, datetime | None]] = {}
         for frozen in hours:
             days = self._ends.setdefault(frozen.calendar, {})
@@ -50,7 +50,7 @@ class Schedule:
                 days.setdefault(day, closes.get(day))
 
     @classmethod
-    def of(cls, config: RunConfig, hours: Iterable[SessionHours] = ()) -> Schedule:
+    def from_config(cls, config: RunConfig, hours: Iterable[SessionHours] = ()) -> Schedule:
         return cls((instrument.calendar for instrument in config.instruments), hours, config.session_roll_hour)
 
     # --- One market ---
@@ -74,7 +74,7 @@ class Schedule:
         hour = _NEW_YORK_ENDS.get(calendar)
         if hour is None:
             return datetime.combine(day, time(self.roll_hour or 0), UTC)
-        return in_new_york(day, hour) if day.weekday() <= _FRIDAY else None
+        return new_york_to_utc(day, hour) if day.weekday() <= _FRIDAY else None
 
     # --- The whole run ---
 
@@ -84,7 +84,7 @@ class Schedule:
         The run's session ends when the last of its markets closes that day; without a market that closes, at midnight.
         """
         day = at.date()
-        for _ in range(_SEARCHED):
+        for _ in range(_SEARCH_DAYS_MAX):
             end = self._roll_on(day)
             if end is not None and end <= at:
                 return end
@@ -101,17 +101,17 @@ class Schedule:
     def _roll_on(self, day: date) -> datetime | None:
         if self.roll_hour is not None:
             return datetime.combine(day, time(self.roll_hour), UTC)
-        ends = [end for calendar in self._deciding if (end := self._end_on(calendar, day)) is not None]
+        ends = [end for calendar in self._roll_calendars if (end := self._end_on(calendar, day)) is not None]
         return max(ends, default=None)
 
 
 _FRIDAY = 4
 
 
-def in_new_york(day: date, clock: time) -> datetime:
+def new_york_to_utc(day: date, clock: time) -> datetime:
     """What the clocks of New York show on a day, from 03:00 on, in UTC: four hours behind in summer, five in winter."""
-    behind = 4 if _is_summer(day) else 5
-    return datetime.combine(day, clock, UTC) + timedelta(hours=behind)
+    hours_behind = 4 if _is_summer(day) else 5
+    return datetime.combine(day, clock, UTC) + timedelta(hours=hours_behind)
 
 
 def _is_summer(day: date) -> bool:

@@ -11,10 +11,10 @@ import msgspec
 from engine.core.market import Bar, Symbol
 from engine.core.session_ends import Schedule
 
-USUAL_HOURS = Schedule()
+DEFAULT_SCHEDULE = Schedule()
 
 
-class Step(msgspec.Struct, frozen=True, gc=False):
+class MarketView(msgspec.Struct, frozen=True, gc=False):
     """One instant of market time.
 
     closed: bars that end at `at`, in symbol order; latest: the last closed bar of each symbol; marks: their closes.
@@ -30,4 +30,4 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     marks: Mapping[Symbol, Decimal]
     bars_held: Mapping[Symbol, int] = {}
     ranges: Mapping[Symbol, Sequence[Decimal]] = {}
-    schedule: Schedule = USUAL_HOURS
+    schedule: Schedule = DEFAULT_SCHEDULE

@@ -19,7 +19,7 @@ from engine.core.events import (
     AnalysisMade,
     BookOpened,
     Environment,
-    Fact,
+    Event,
     FeedResumed,
     GraphWork,
     OrderFilled,
@@ -41,7 +41,7 @@ from engine.core.money import ZERO
 # --- Former shapes ------------------------------------------------------------------------------------------------
 
 
-class RunRequestedV1(Fact, frozen=True):
+class RunRequestedV1(Event, frozen=True):
     """Before orders had types and instruments ticks: what its configuration does not say is as it was then."""
 
     run_id: str
@@ -57,7 +57,7 @@ class RunRequestedV1(Fact, frozen=True):
     of_run: str = ""
 
 
-class RunRequestedV2(Fact, frozen=True):
+class RunRequestedV2(Event, frozen=True):
     """Before a run said what was known of its bars."""
 
     run_id: str
@@ -73,7 +73,7 @@ class RunRequestedV2(Fact, frozen=True):
     of_run: str = ""
 
 
-class RunRequestedV3(Fact, frozen=True):
+class RunRequestedV3(Event, frozen=True):
     """Before the sessions of its markets were frozen into a run."""
 
     run_id: str
@@ -90,7 +90,7 @@ class RunRequestedV3(Fact, frozen=True):
     known_at: datetime | None = None
 
 
-class RunStartedV1(Fact, frozen=True):
+class RunStartedV1(Event, frozen=True):
     """Before a run said what was installed."""
 
     run_id: str
@@ -100,7 +100,7 @@ class RunStartedV1(Fact, frozen=True):
     started_from: datetime
 
 
-class RunEndedV1(Fact, frozen=True):
+class RunEndedV1(Event, frozen=True):
     """When every run took all of its bars."""
 
     run_id: str
@@ -114,7 +114,7 @@ class RunEndedV1(Fact, frozen=True):
     ended_at: datetime
 
 
-class AnalysisMadeV1(Fact, frozen=True):
+class AnalysisMadeV1(Event, frozen=True):
     """Before an opinion could name prices."""
 
     analysis_id: str
@@ -139,7 +139,7 @@ class AnalysisMadeV1(Fact, frozen=True):
     state_snapshot: str = ""
 
 
-class AnalysisMadeV2(Fact, frozen=True):
+class AnalysisMadeV2(Event, frozen=True):
     """Before a graph of agents told its calls."""
 
     analysis_id: str
@@ -167,7 +167,7 @@ class AnalysisMadeV2(Fact, frozen=True):
     entry: OrderTerms | None = None
 
 
-class AnalysisFailedV1(Fact, frozen=True):
+class AnalysisFailedV1(Event, frozen=True):
     """Before a failure told how it came about."""
 
     analysis_id: str
@@ -178,7 +178,7 @@ class AnalysisFailedV1(Fact, frozen=True):
     reason: str
 
 
-class BookOpenedV1(Fact, frozen=True):
+class BookOpenedV1(Event, frozen=True):
     """When every short tied up as much again as it was sold for."""
 
     at: datetime
@@ -188,7 +188,7 @@ class BookOpenedV1(Fact, frozen=True):
     config_digest: str
 
 
-class SignalRaisedV1(Fact, frozen=True):
+class SignalRaisedV1(Event, frozen=True):
     """Before a signal could name prices."""
 
     signal_id: str
@@ -203,7 +203,7 @@ class SignalRaisedV1(Fact, frozen=True):
     horizon_bars: int | None = None
 
 
-class OrderPlacedV1(Fact, frozen=True):
+class OrderPlacedV1(Event, frozen=True):
     """When every order was a market order."""
 
     order_id: str
@@ -219,7 +219,7 @@ class OrderPlacedV1(Fact, frozen=True):
     holding_bars: int | None = None
 
 
-class OrderPlacedV2(Fact, frozen=True, omit_defaults=True):
+class OrderPlacedV2(Event, frozen=True, omit_defaults=True):
     """Before an order carried its worst acceptable price to the broker."""
 
     order_id: str
@@ -240,7 +240,7 @@ class OrderPlacedV2(Fact, frozen=True, omit_defaults=True):
     replaces: str = ""
 
 
-class OrderFilledV1(Fact, frozen=True):
+class OrderFilledV1(Event, frozen=True):
     """When every fill was at an open, in the account's own currency."""
 
     order_id: str
@@ -256,7 +256,7 @@ class OrderFilledV1(Fact, frozen=True):
     commission: Decimal
 
 
-class FeedResumedV1(Fact, frozen=True):
+class FeedResumedV1(Event, frozen=True):
     """Before it brought further sessions."""
 
     run_id: str
@@ -264,7 +264,7 @@ class FeedResumedV1(Fact, frozen=True):
     known_at: datetime
 
 
-class PositionsMarkedV1(Fact, frozen=True):
+class PositionsMarkedV1(Event, frozen=True):
     """Before currencies were converted."""
 
     at: datetime
@@ -274,7 +274,7 @@ class PositionsMarkedV1(Fact, frozen=True):
     marks: tuple[tuple[Symbol, Decimal], ...]
 
 
-class TradingResumedV1(Fact, frozen=True):
+class TradingResumedV1(Event, frozen=True):
     """When there was one halt at most."""
 
     at: datetime
@@ -283,7 +283,7 @@ class TradingResumedV1(Fact, frozen=True):
     actor: str
 
 
-class ProfileSavedV1(Fact, frozen=True):
+class ProfileSavedV1(Event, frozen=True):
     """When a profile was always the whole of it."""
 
     name: str
@@ -294,7 +294,7 @@ class ProfileSavedV1(Fact, frozen=True):
 # --- From each shape to the next ----------------------------------------------------------------------------------
 
 
-def _fields(old: Fact) -> dict[str, Any]:
+def _fields(old: Event) -> dict[str, Any]:
     return {name: getattr(old, name) for name in old.__struct_fields__}
 
 
@@ -305,15 +305,15 @@ def run_started_v2(old: RunStartedV1) -> RunStarted:
 def analysis_made_v3(old: AnalysisMadeV2) -> AnalysisMade:
     """What was said of a model goes into its work; how often it was asked was not written down."""
     fields = _fields(old)
-    said = {name: fields.pop(name) for name in _SAID_OF_A_MODEL}
-    if not any(value or value == 0 for value in said.values()):
+    model_fields = {name: fields.pop(name) for name in _MODEL_FIELDS}
+    if not any(value or value == 0 for value in model_fields.values()):
         return AnalysisMade(**fields)
     unknown = {"preset": "", "preset_digest": "", "prompt_digests": (), "calls": ()}
-    work = GraphWork(**unknown, **said, input_tokens=0, output_tokens=0, cost=Decimal(0), latency_ms=0)
+    work = GraphWork(**unknown, **model_fields, input_tokens=0, output_tokens=0, cost=Decimal(0), latency_ms=0)
     return AnalysisMade(**fields, work=work)
 
 
-_SAID_OF_A_MODEL = (
+_MODEL_FIELDS = (
     "graph_version",
     "model_provider",
     "model_name",
@@ -344,7 +344,7 @@ def trading_resumed_v2(old: TradingResumedV1) -> TradingResumed:
     return TradingResumed(old.at, old.reason, old.actor)
 
 
-FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
+FORMER_SHAPES: dict[type[Event], tuple[type[Event], ...]] = {
     RunRequested: (RunRequestedV1, RunRequestedV2, RunRequestedV3),
     FeedResumed: (FeedResumedV1,),
     RunStarted: (RunStartedV1,),
@@ -361,7 +361,7 @@ FORMER: dict[type[Fact], tuple[type[Fact], ...]] = {
 }
 """The shapes an event had before, oldest first: version 1, 2, ..."""
 
-UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {
+UPCASTERS: dict[type[Event], Callable[[Any], Event]] = {
     RunRequestedV1: lambda old: RunRequestedV2(**_fields(old)),
     RunRequestedV2: lambda old: RunRequestedV3(**_fields(old)),
     RunRequestedV3: lambda old: RunRequested(**_fields(old)),
@@ -386,26 +386,26 @@ UPCASTERS: dict[type[Fact], Callable[[Any], Fact]] = {
 # --- Names --------------------------------------------------------------------------------------------------------
 
 
-def names(kinds: Iterable[type[Fact]]) -> tuple[str, ...]:
+def event_names(event_types: Iterable[type[Event]]) -> tuple[str, ...]:
     """The stored names of event types, those of their former shapes included: what a reader by name must ask for."""
-    return tuple(f"{kind.__name__}.v{n}" for kind in kinds for n, _ in enumerate(_shapes(kind), 1))
+    return tuple(f"{kind.__name__}.v{n}" for kind in event_types for n, _ in enumerate(_shapes(kind), 1))
 
 
-def _shapes(kind: type[Fact]) -> tuple[type[Fact], ...]:
-    return (*FORMER.get(kind, ()), kind)
+def _shapes(kind: type[Event]) -> tuple[type[Event], ...]:
+    return (*FORMER_SHAPES.get(kind, ()), kind)
 
 
-NAMES: dict[type[Fact], str] = {kind: names([kind])[-1] for kind in EVENT_TYPES}
+NAMES: dict[type[Event], str] = {kind: event_names([kind])[-1] for kind in EVENT_TYPES}
 """Under which name an event is appended: always its newest."""
 
-TYPES: dict[str, type[Fact]] = {
-    name: shape for kind in EVENT_TYPES for name, shape in zip(names([kind]), _shapes(kind), strict=True)
+TYPES: dict[str, type[Event]] = {
+    name: shape for kind in EVENT_TYPES for name, shape in zip(event_names([kind]), _shapes(kind), strict=True)
 }
 """Every stored name and the shape of its payload."""
 
 
-def newest(fact: Fact) -> Fact:
+def upcast(event: Event) -> Event:
     """The fact in today's shape of its event."""
-    while (upcast := UPCASTERS.get(type(fact))) is not None:
-        fact = upcast(fact)
-    return fact
+    while (upcaster := UPCASTERS.get(type(event))) is not None:
+        event = upcaster(event)
+    return event

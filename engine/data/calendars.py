@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.core.errors import BadInput
 from engine.core.market import Calendar, SessionHours, Timeframe
-from engine.core.session_ends import in_new_york
+from engine.core.session_ends import new_york_to_utc
 
 if TYPE_CHECKING:
     import polars as pl
@@ -92,7 +92,7 @@ def grid(calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
     bars = [bar for bar in _whole(calendar, timeframe, span) if bar.closed_at > span.start and bar.opened_at < span.end]
     times = pl.Datetime("us", "UTC")
     frame = pl.DataFrame([bar[1:] for bar in bars], {"opened_at": times, "closed_at": times}, orient="row")
-    if timeframe.within_sessions:
+    if timeframe.is_intraday:
         step = timeframe.duration // timedelta(microseconds=1)
         opens = pl.int_ranges(pl.col("opened_at").cast(pl.Int64), pl.col("closed_at").cast(pl.Int64), step)
         frame = frame.with_columns(opened_at=opens).explode("opened_at").with_columns(pl.col("opened_at").cast(times))
@@ -118,7 +118,7 @@ def placed(calendar: Calendar, timeframe: Timeframe, opens: pl.Series) -> pl.Dat
     known = pl.DataFrame(whole, {"begins": times, "ends": times}, orient="row").unique("begins").sort("begins")
     found = asked.join_asof(known, left_on="opened_at", right_on="begins")
     since, trades = pl.col("opened_at") - pl.col("begins"), pl.col("opened_at") < pl.col("ends")
-    lasts = pl.lit(timeframe.duration) if timeframe.within_sessions else pl.col("ends") - pl.col("begins")
+    lasts = pl.lit(timeframe.duration) if timeframe.is_intraday else pl.col("ends") - pl.col("begins")
     opening = trades & (since.cast(pl.Int64) % lasts.cast(pl.Int64) == 0)
     closes = pl.min_horizontal(pl.col("opened_at") + lasts, "ends")
     return found.select("opened_at", closed_at=pl.when(opening).then(closes), trades=trades.fill_null(False))
@@ -139,9 +139,9 @@ def _stretches(asked: pl.DataFrame) -> list[Span]:
 def bar_at(calendar: Calendar, timeframe: Timeframe, opened_at: datetime) -> Span | None:
     """The bar of the grid that opens at an instant; None if none does. Raises as `sessions` does."""
     for bar in _whole(calendar, timeframe, Span(opened_at, opened_at + timedelta.resolution)):
-        if not timeframe.within_sessions and bar.opened_at == opened_at:
+        if not timeframe.is_intraday and bar.opened_at == opened_at:
             return Span(bar.opened_at, bar.closed_at)
-        if timeframe.within_sessions and not (opened_at - bar.opened_at) % timeframe.duration:
+        if timeframe.is_intraday and not (opened_at - bar.opened_at) % timeframe.duration:
             return Span(opened_at, min(opened_at + timeframe.duration, bar.closed_at))
     return None
 
@@ -151,7 +151,7 @@ def bar_of_day(calendar: Calendar, timeframe: Timeframe, day: date) -> Span | No
 
     None if that day, week or month has no session. Raises as `sessions` does.
     """
-    assert not timeframe.within_sessions, f"a date names no bar of {timeframe}"
+    assert not timeframe.is_intraday, f"a date names no bar of {timeframe}"
     first, last = _period(timeframe, day)
     found = _labelled(calendar, first, last)
     return Span(found[0].opened_at, found[-1].closed_at) if found else None
@@ -159,7 +159,7 @@ def bar_of_day(calendar: Calendar, timeframe: Timeframe, day: date) -> Span | No
 
 def _whole(calendar: Calendar, timeframe: Timeframe, span: Span) -> list[Session]:
     """The sessions, weeks or months that may overlap a span, whole and in order, each with its last label."""
-    if timeframe.within_sessions:
+    if timeframe.is_intraday:
         return sessions(calendar, span)
     first, _ = _period(timeframe, span.start.date())
     _, last = _period(timeframe, span.end.date() + _DAY)
@@ -210,7 +210,7 @@ def _labelled(calendar: Calendar, first: date, last: date) -> list[Session]:
 
 
 def _overnight(day: date, opens: time, closes: time) -> Session:
-    return Session(day, in_new_york(day - _DAY, opens), in_new_york(day, closes))
+    return Session(day, new_york_to_utc(day - _DAY, opens), new_york_to_utc(day, closes))
 
 
 class _StockExchange(NamedTuple):
@@ -232,7 +232,7 @@ def _futures_close(calendar: Calendar, day: date, stocks: _StockExchange) -> tim
     futures_on_stocks = calendar == "CME"
     session = stocks.sessions.get(day)
     if session is not None:
-        if session.closed_at >= in_new_york(day, time(16)):
+        if session.closed_at >= new_york_to_utc(day, time(16)):
             return time(17)
         if futures_on_stocks:
             return time(13, 15)

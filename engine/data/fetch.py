@@ -217,7 +217,7 @@ def _answer(series: _Series, timeframe: Timeframe, span: Span, now: datetime) ->
     except QuantagentError:
         raise
     except Exception as error:
-        fault = plugins.in_words(error)
+        fault = plugins.describe_error(error)
     else:
         if not fault:
             return rows.filter((rows["opened_at"] >= span.start) & (rows["opened_at"] < span.end))

@@ -57,7 +57,7 @@ class _Clock(NamedTuple):
 
     def opened_at(self, text: str) -> datetime:
         """The open that a row is stamped with. Raises `Unusable` for what is no time, or no day with a bar."""
-        if _DAY.fullmatch(text) and not self.timeframe.within_sessions:
+        if _DAY.fullmatch(text) and not self.timeframe.is_intraday:
             day = _moment(text).date()
             bar = bar_of_day(self.calendar, self.timeframe, day)
             if bar is None:

@@ -20,10 +20,10 @@ import psycopg
 
 from engine.core.errors import BadInput, NotFound, RowsDropped
 from engine.core.events import SignalsImported
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Symbol, check_symbol, instant_text
 from engine.core.money import ONE, ZERO, exact
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.store import Batch, Cause, Store
 
 VARIANT_PREFIX = "imported:"
@@ -159,7 +159,7 @@ def save_signals(store: Store, dsn: str, file: SignalFile, actor: str) -> None:
 
 def load_signals(store: Store, dsn: str, variant: str) -> SignalFile:
     """The stored file that a variant names."""
-    facts = (row.event for row in store.read_all(limit=1_000_000, names=names([SignalsImported])))
+    facts = (row.event for row in store.read_all(limit=1_000_000, names=event_names([SignalsImported])))
     fact = next((fact for fact in facts if isinstance(fact, SignalsImported) and fact.variant == variant), None)
     if fact is None:
         raise NotFound(
@@ -182,16 +182,16 @@ class ImportedAnalyst:
 
     def __init__(self, file: SignalFile) -> None:
         self._wishes = {
-            (row.symbol, row.at): Wish(
+            (row.symbol, row.at): Intent(
                 row.symbol, row.decision, row.confidence, f"{file.variant}#{row.symbol}@{instant_text(row.at)}"
             )
             for row in file.rows
         }
 
-    def wish(self, bar: Bar) -> Wish | None:
+    def intent(self, bar: Bar) -> Intent | None:
         return self._wishes.get((bar.symbol, bar.closed_at))
 
-    def by_id(self) -> dict[str, tuple[datetime, Wish]]:
+    def by_id(self) -> dict[str, tuple[datetime, Intent]]:
         """Every row's instant and wish, under the id that books know it by."""
         return {wish.analysis_id: (at, wish) for (_, at), wish in self._wishes.items()}
 

@@ -22,7 +22,7 @@ class Lease:
 
     def __init__(self, dsn: str, account: str, run_id: str, instance: str) -> None:
         self._dsn, self._account, self._run_id, self._instance = dsn, account, run_id, instance
-        self._conn = self._locked()
+        self._conn = self._acquire()
         now = clock.now()
         self._conn.execute(
             "INSERT INTO quantagent.daemons VALUES (%s, %s, %s, %s, %s, NULL, 'starting', false) "
@@ -32,14 +32,14 @@ class Lease:
             (account, run_id, instance, now, now),
         )
 
-    def beat(self, market_at: datetime | None, state: str = "running") -> bool:
+    def heartbeat(self, market_at: datetime | None, state: str = "running") -> bool:
         """Shows that we live; true when somebody has asked us to stop.
 
         While the database is away, nothing can be shown: the next beat takes the lock again.
         """
         try:
             if self._conn.closed:
-                self._conn = self._locked()
+                self._conn = self._acquire()
             row = self._conn.execute(
                 "UPDATE quantagent.daemons SET heartbeat_at = %s, market_at = coalesce(%s, market_at), state = %s "
                 "WHERE account = %s RETURNING stop_requested",
@@ -51,10 +51,10 @@ class Lease:
         return row is not None and bool(row["stop_requested"])
 
     def close(self) -> None:
-        self.beat(None, "stopped")
+        self.heartbeat(None, "stopped")
         self._conn.close()
 
-    def _locked(self) -> psycopg.Connection[dict[str, Any]]:
+    def _acquire(self) -> psycopg.Connection[dict[str, Any]]:
         conn = psycopg.Connection[dict[str, Any]].connect(self._dsn, autocommit=True, row_factory=dict_row)
         lock = conn.execute(
             "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS mine", (f"daemon {self._account}",)
@@ -71,14 +71,14 @@ class Lease:
 @contextmanager
 def lease(dsn: str, account: str, run_id: str, instance: str) -> Generator[Lease]:
     """Drives an account alone for a while. Raises `BadInput` when another daemon drives it."""
-    held = Lease(dsn, account, run_id, instance)
+    acquired = Lease(dsn, account, run_id, instance)
     try:
-        yield held
+        yield acquired
     finally:
-        held.close()
+        acquired.close()
 
 
-def daemons(dsn: str) -> list[dict[str, Any]]:
+def list_daemons(dsn: str) -> list[dict[str, Any]]:
     """Every account that a daemon has driven, and whether one drives it now (`alive`)."""
     with psycopg.Connection[dict[str, Any]].connect(dsn, autocommit=True, row_factory=dict_row) as conn:
         return conn.execute(

@@ -11,9 +11,9 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from engine.core.errors import AnalysisMissing, BadInput
-from engine.core.events import AnalysesConsulted, Attempt, Environment, RunRequested, RunStarted
+from engine.core.events import AnalysesConsulted, AnalysisOutcome, Environment, RunRequested, RunStarted
 from engine.core.ids import analysis_stream
-from engine.core.intents import Wish, wish_of
+from engine.core.intents import Intent, intent_of
 from engine.core.market import Bar, Symbol, instant_text
 from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
 from engine.runtime import halts
@@ -21,49 +21,49 @@ from engine.runtime.runs import book_stream, result_of, run_stream
 from engine.store import Recorded, Store
 from engine.trading.circuit_breakers import Command
 
-Named = tuple[str, int]
+AnalysisVersion = tuple[str, int]
 """An analysis and the version, in its stream, of the fact that was read of it."""
 
 
-class StoredOpinions:
+class StoredAnalyses:
     """The opinions a run consulted, read back from the log. It cannot make one: a missing analysis stops it."""
 
-    def __init__(self, wishes: dict[tuple[Symbol, datetime], Wish], source: RunRequested) -> None:
-        self._wishes = wishes
+    def __init__(self, intents: dict[tuple[Symbol, datetime], Intent], source: RunRequested) -> None:
+        self._intents = intents
         self._variant, self._timeframe = source.variant, source.config.timeframe
         # Imported signals may pass over bars; an analyst's variant has an opinion on every one.
         self._complete = not source.variant.startswith(VARIANT_PREFIX)
 
-    def wish(self, bar: Bar) -> Wish | None:
-        wish = self._wishes.get((bar.symbol, bar.closed_at))
-        if wish is None and self._complete:
+    def intent(self, bar: Bar) -> Intent | None:
+        intent = self._intents.get((bar.symbol, bar.closed_at))
+        if intent is None and self._complete:
             raise AnalysisMissing(f"{bar.symbol}.{self._timeframe}@{instant_text(bar.closed_at)}.{self._variant}")
-        return wish
+        return intent
 
 
-def consulted(store: Store, run_id: str) -> Iterator[Named]:
+def consulted_analyses(store: Store, run_id: str) -> Iterator[AnalysisVersion]:
     """The analyses that a run read, each with the version it read, in order."""
     for row in store.read(book_stream(run_id)):
         if isinstance(row.event, AnalysesConsulted):
             yield from row.event.analyses
 
 
-def consulted_opinions(
+def consulted_intents(
     store: Store, source: RunRequested, load_file: Callable[[str], SignalFile]
-) -> Iterator[tuple[datetime, Wish]]:
+) -> Iterator[tuple[datetime, Intent]]:
     """(instant, wish) of every opinion a run consulted, in order. `load_file` finds an imported file by its variant.
 
     Raises `AnalysisMissing` with the key of the first that is not stored.
     """
-    read = list(consulted(store, source.run_id))
+    read = list(consulted_analyses(store, source.run_id))
     if source.variant.startswith(VARIANT_PREFIX):
         imported = ImportedAnalyst(load_file(source.variant)).by_id()
         yield from (imported[analysis_id] for analysis_id, _ in read)
     else:
-        yield from opinions_named(store, read)
+        yield from intents_at_versions(store, read)
 
 
-def opinions_named(store: Store, read: Sequence[Named]) -> Iterator[tuple[datetime, Wish]]:
+def intents_at_versions(store: Store, read: Sequence[AnalysisVersion]) -> Iterator[tuple[datetime, Intent]]:
     """(instant, wish) of stored analyses at the versions named, in their order.
 
     What was made of an analysis later is not what was read: one that failed then stays a HOLD. Raises
@@ -71,37 +71,37 @@ def opinions_named(store: Store, read: Sequence[Named]) -> Iterator[tuple[dateti
     """
     for start in range(0, len(read), 500):
         chunk = read[start : start + 500]
-        found = store.read_many([analysis_stream(analysis_id) for analysis_id, _ in chunk])
+        entries = store.read_many([analysis_stream(analysis_id) for analysis_id, _ in chunk])
         for analysis_id, version in chunk:
-            rows = found.get(analysis_stream(analysis_id), [])
-            fact = next((row.event for row in rows if row.version == version), None)
-            if not isinstance(fact, Attempt):
+            rows = entries.get(analysis_stream(analysis_id), [])
+            outcome = next((row.event for row in rows if row.version == version), None)
+            if not isinstance(outcome, AnalysisOutcome):
                 raise AnalysisMissing(analysis_id)
-            yield fact.as_of, wish_of(fact, version)
+            yield outcome.as_of, intent_of(outcome, version)
 
 
-def stored_opinions(
+def load_stored_analyses(
     store: Store,
     source: RunRequested,
     load_file: Callable[[str], SignalFile],
-    progress: Callable[[int], None] = lambda done: None,
-) -> StoredOpinions:
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> StoredAnalyses:
     """The analyst of a replay: everything its source consulted, and nothing else."""
-    wishes: dict[tuple[Symbol, datetime], Wish] = {}
-    for at, wish in consulted_opinions(store, source, load_file):
-        wishes[wish.symbol, at] = wish
-        progress(len(wishes))
-    return StoredOpinions(wishes, source)
+    intents: dict[tuple[Symbol, datetime], Intent] = {}
+    for at, intent in consulted_intents(store, source, load_file):
+        intents[intent.symbol, at] = intent
+        on_progress(len(intents))
+    return StoredAnalyses(intents, source)
 
 
-def commands_of(store: Store, source: RunRequested) -> list[Command]:
+def commands_of_run(store: Store, source: RunRequested) -> list[Command]:
     """What persons told a run, each at the instant from which it held. A backtest is told nothing."""
     if source.environment is Environment.BACKTEST:
         return []
-    return halts.commands_in(store.read(book_stream(source.run_id)))
+    return halts.commands_from_book(store.read(book_stream(source.run_id)))
 
 
-class Difference(NamedTuple):
+class Divergence(NamedTuple):
     """Where two books part: the version, and what each has there; None where one has ended."""
 
     version: int
@@ -109,23 +109,23 @@ class Difference(NamedTuple):
     theirs: Recorded | None
 
 
-def difference(ours: Iterable[Recorded], theirs: Iterable[Recorded], first: int = 1) -> Difference | None:
+def find_divergence(ours: Iterable[Recorded], theirs: Iterable[Recorded], first: int = 1) -> Divergence | None:
     """The first place where two books, read from version `first`, have different facts. None when they are equal."""
     for version, (a, b) in enumerate(zip_longest(ours, theirs), first):
         if a is None or b is None or (a.name, a.payload) != (b.name, b.payload):
-            return Difference(version, a, b)
+            return Divergence(version, a, b)
     return None
 
 
-def first_difference(store: Store, ours: RunRequested, theirs: RunRequested) -> str | None:
+def describe_divergence(store: Store, ours: RunRequested, theirs: RunRequested) -> str | None:
     """Where two books part, in words; another engine version is named first. None when they are equal."""
     versions = [engine_version_of(store, run.run_id) for run in (ours, theirs)]
     if versions[0] != versions[1]:
         return f"engine versions differ: {versions[0]} against {versions[1]}"
-    found = difference(store.read(book_stream(ours.run_id)), store.read(book_stream(theirs.run_id)))
-    if found is None:
+    divergence = find_divergence(store.read(book_stream(ours.run_id)), store.read(book_stream(theirs.run_id)))
+    if divergence is None:
         return None
-    return f"books part at version {found.version}: {_shown(found.ours)} against {_shown(found.theirs)}"
+    return f"books part at version {divergence.version}: {_describe_entry(divergence.ours)} against {_describe_entry(divergence.theirs)}"
 
 
 def engine_version_of(store: Store, run_id: str) -> str:
@@ -134,7 +134,7 @@ def engine_version_of(store: Store, run_id: str) -> str:
     return next((event.engine_version for event in started if isinstance(event, RunStarted)), "unknown")
 
 
-def _shown(row: Recorded | None) -> str:
+def _describe_entry(row: Recorded | None) -> str:
     return "nothing" if row is None else f"{row.name} {row.payload.decode()}"
 
 

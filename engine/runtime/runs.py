@@ -15,11 +15,11 @@ import msgspec
 
 from engine.core.config import RunConfig, digest_of
 from engine.core.config_checks import check_cash
-from engine.core.errors import BookMoved, NotFound
-from engine.core.events import Environment, Fact, FeedResumed, RunEnded, RunRequested, RunStarted
+from engine.core.errors import NotFound, VersionConflict
+from engine.core.events import Environment, Event, FeedResumed, RunEnded, RunRequested, RunStarted
 from engine.core.market import Bar, Calendar, SessionHours, Symbol
 from engine.core.session_ends import Schedule
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.data import Bars
 from engine.data.calendars import session_hours
 from engine.data.timeline import moments
@@ -27,10 +27,10 @@ from engine.runtime.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Batch, Cause, Store, readable_from
 from engine.trading.circuit_breakers import Command
 
-RUNS = UUID("0d7f5a0e-8f1b-5d53-b3c5-0b6a8f6e1c27")
+RUN_NAMESPACE = UUID("0d7f5a0e-8f1b-5d53-b3c5-0b6a8f6e1c27")
 
 
-class Result(NamedTuple):
+class RunResult(NamedTuple):
     """What a finished run says of itself."""
 
     request: RunRequested
@@ -48,7 +48,7 @@ def run_id_of(
 ) -> str:
     """The name of a question. A paper run gives its account and first bar in place of the dataset digest."""
     parts = (environment, config_digest, dataset_digest, variant, ENGINE_VERSION, label, of_run, sessions_digest)
-    return str(uuid5(RUNS, "\n".join(parts)))
+    return str(uuid5(RUN_NAMESPACE, "\n".join(parts)))
 
 
 def request(
@@ -114,13 +114,15 @@ def feed_stream(run_id: str) -> str:
     return f"feed:{run_id}"
 
 
-def recorded(store: Store, requested: RunRequested) -> RunRequested:
+def stored_request(store: Store, requested: RunRequested) -> RunRequested:
     """The same question as it was first asked: who asked it, and what was known then, is not part of its id."""
     first = next(iter(store.read(run_stream(requested.run_id))), None)
     return first.event if first is not None and isinstance(first.event, RunRequested) else requested
 
 
-def begin(store: Store, requested: RunRequested, first: datetime, actor: str, lock_digest: str = "") -> RunRequested:
+def start_run(
+    store: Store, requested: RunRequested, first: datetime, actor: str, lock_digest: str = ""
+) -> RunRequested:
     """Records the question and the start, or finds them recorded.
 
     What is recorded wins where it may differ: the request its profile's name and what was known, the start what was
@@ -136,15 +138,15 @@ def begin(store: Store, requested: RunRequested, first: datetime, actor: str, lo
     )
     if len(known) > 1 and isinstance(known[1], RunStarted):
         if msgspec.structs.replace(known[1], lock_digest=lock_digest) != started:
-            raise BookMoved(stream, 1, len(known))
+            raise VersionConflict(stream, 1, len(known))
         return requested
     # What an older engine asked is stored in the shape of its time, and stays so.
-    facts = [started] if known else [requested, started]
-    store.append([Batch(stream, len(known[:1]), facts)], Cause(actor, requested.run_id))
+    events = [started] if known else [requested, started]
+    store.append([Batch(stream, len(known[:1]), events)], Cause(actor, requested.run_id))
     return requested
 
 
-def conclude(
+def end_run(
     store: Store, requested: RunRequested, session: Session, journal: Journal, at: datetime, actor: str
 ) -> RunEnded:
     """End the session and record its counts and digests as the run's last fact.
@@ -168,7 +170,7 @@ def conclude(
     return ended
 
 
-def perform(
+def execute_run(
     store: Store,
     requested: RunRequested,
     bars_by_symbol: Sequence[Sequence[Bar]],
@@ -176,9 +178,9 @@ def perform(
     *,
     actor: str,
     lock_digest: str = "",
-    progress: Callable[[int], None] = lambda bars: None,
+    on_progress: Callable[[int], None] = lambda bars: None,
     commands: Iterable[Command] = (),
-) -> Result:
+) -> RunResult:
     """Drives a run over its bars to its end. `progress` hears how many bars have been taken so far.
 
     `lock_digest` names what is installed; see `RunStarted`. `commands` are what another run of these bars was told by
@@ -186,25 +188,25 @@ def perform(
     """
     first = min(bars[0].opened_at for bars in bars_by_symbol)
     last = max(bars[-1].closed_at for bars in bars_by_symbol)
-    requested = begin(store, requested, first, actor, lock_digest)
+    requested = start_run(store, requested, first, actor, lock_digest)
     journal = Journal(store, book_stream(requested.run_id), Cause(actor, requested.run_id))
     schedule = schedule_of(store, requested)
     session = Session(requested.config, requested.config_digest, analyst, journal, schedule=schedule)
-    told = by_instant(commands)
-    for moment in moments(bars_by_symbol):
-        session.advance(moment, told.get(moment.at, ()))
-        progress(session.bars)
+    commands_at = commands_by_instant(commands)
+    for time_slice in moments(bars_by_symbol):
+        session.advance(time_slice, commands_at.get(time_slice.at, ()))
+        on_progress(session.bars)
         if session.ended:
             break
-    return Result(requested, conclude(store, requested, session, journal, last, actor))
+    return RunResult(requested, end_run(store, requested, session, journal, last, actor))
 
 
-def by_instant(commands: Iterable[Command]) -> Mapping[datetime, Sequence[Command]]:
+def commands_by_instant(commands: Iterable[Command]) -> Mapping[datetime, Sequence[Command]]:
     """Commands by the instant from which they hold; of one instant, in their order."""
-    told: dict[datetime, list[Command]] = {}
+    grouped: dict[datetime, list[Command]] = {}
     for command in commands:
-        told.setdefault(command.at, []).append(command)
-    return told
+        grouped.setdefault(command.at, []).append(command)
+    return grouped
 
 
 # --- The sessions of a run ---------------------------------------------------------------------------------------
@@ -212,15 +214,15 @@ def by_instant(commands: Iterable[Command]) -> Mapping[datetime, Sequence[Comman
 
 def hours_of(store: Store, run: RunRequested) -> tuple[SessionHours, ...]:
     """The sessions frozen into a run, those it was resumed with last."""
-    return (*run.sessions, *(hours for step in resumed(store, run) for hours in step.sessions))
+    return (*run.sessions, *(hours for resumption in feed_resumptions(store, run) for hours in resumption.sessions))
 
 
 def schedule_of(store: Store, run: RunRequested) -> Schedule:
     """The schedule that a run goes by."""
-    return Schedule.of(run.config, hours_of(store, run))
+    return Schedule.from_config(run.config, hours_of(store, run))
 
 
-def _after(hours: SessionHours, day: date) -> SessionHours:
+def _sessions_after(hours: SessionHours, day: date) -> SessionHours:
     """The sessions that end after a day."""
     later = tuple(each for each in hours.sessions if each[1].date() > day)
     return SessionHours(hours.calendar, day + timedelta(days=1), hours.last, later)
@@ -229,20 +231,20 @@ def _after(hours: SessionHours, day: date) -> SessionHours:
 # --- The bars of a run --------------------------------------------------------------------------------------------
 
 
-def resumed(store: Store, run: RunRequested) -> list[FeedResumed]:
+def feed_resumptions(store: Store, run: RunRequested) -> list[FeedResumed]:
     """How a paper run went on to see more than at its beginning, in order."""
     rows = store.read(feed_stream(run.run_id))
     return [row.event for row in rows if isinstance(row.event, FeedResumed)]
 
 
-def sees_less(store: Store, run: RunRequested, known_at: datetime) -> bool:
+def lacks_data_known_at(store: Store, run: RunRequested, known_at: datetime) -> bool:
     """Whether a paper run has not seen yet what was learned by an instant. One of the time before runs said what was
     known sees all there is."""
-    latest = [run.known_at, *(step.known_at for step in resumed(store, run))][-1]
+    latest = [run.known_at, *(resumption.known_at for resumption in feed_resumptions(store, run))][-1]
     return latest is not None and latest < known_at
 
 
-def resume(
+def resume_feed(
     store: Store, run: RunRequested, after: datetime, known_at: datetime, cause: Cause, until: datetime | None = None
 ) -> None:
     """Let a paper run that has come to `after` go on with what was learned by `known_at`.
@@ -252,9 +254,11 @@ def resume(
     known = hours_of(store, run)
     fresh = session_hours(_calendars(run.config), run.start, (until or after) + _YEAR) if known else ()
     last = {hours.calendar: max(each.last for each in known if each.calendar == hours.calendar) for hours in known}
-    further = tuple(_after(hours, last[hours.calendar]) for hours in fresh if hours.last > last[hours.calendar])
-    fact = FeedResumed(run.run_id, after, known_at, further)
-    store.append([Batch(feed_stream(run.run_id), len(resumed(store, run)), [fact])], cause)
+    further = tuple(
+        _sessions_after(hours, last[hours.calendar]) for hours in fresh if hours.last > last[hours.calendar]
+    )
+    event = FeedResumed(run.run_id, after, known_at, further)
+    store.append([Batch(feed_stream(run.run_id), len(feed_resumptions(store, run)), [event])], cause)
 
 
 def bars_seen(
@@ -264,20 +268,20 @@ def bars_seen(
 
     A replay sees what its source saw. Raises `BadInput` where a symbol has none.
     """
-    source = _source(store, run)
+    source = _source_run(store, run)
     timeframe = run.config.timeframe
     known = catalogue.as_known_at(source.known_at)
     seen = [known.bars(symbol, timeframe, run.start, end) for symbol in symbols]
-    for step in resumed(store, source):
-        known = catalogue.as_known_at(step.known_at)
+    for resumption in feed_resumptions(store, source):
+        known = catalogue.as_known_at(resumption.known_at)
         seen = [
-            _continued(bars, known.bars(symbol, timeframe, run.start, end), step.after)
+            _extend_bars(bars, known.bars(symbol, timeframe, run.start, end), resumption.after)
             for symbol, bars in zip(symbols, seen, strict=True)
         ]
     return seen
 
 
-def _source(store: Store, run: RunRequested) -> RunRequested:
+def _source_run(store: Store, run: RunRequested) -> RunRequested:
     """The run that a replay regenerates, and that one's if it is one; itself where there is none in this log."""
     while run.of_run:
         first = next(iter(store.read(run_stream(run.of_run))), None)
@@ -287,7 +291,7 @@ def _source(store: Store, run: RunRequested) -> RunRequested:
     return run
 
 
-def _continued(seen: Sequence[Bar], known: Sequence[Bar], after: datetime) -> list[Bar]:
+def _extend_bars(seen: Sequence[Bar], known: Sequence[Bar], after: datetime) -> list[Bar]:
     """Bars that had opened are kept, their open was acted upon; what was learned between them came too late."""
     kept = [bar for bar in seen if bar.opened_at <= after]
     since = max(after, kept[-1].closed_at) if kept else after
@@ -297,9 +301,9 @@ def _continued(seen: Sequence[Bar], known: Sequence[Bar], after: datetime) -> li
 # --- Finding runs -------------------------------------------------------------------------------------------------
 
 
-def find(store: Store, prefix: str) -> RunRequested:
+def find_run_by_prefix(store: Store, prefix: str) -> RunRequested:
     """The run whose id begins with `prefix`. Raises `NotFound` in words when there is none or more than one."""
-    known = _requests(store)
+    known = _run_requests(store)
     matching = [event for event in known if event.run_id.startswith(prefix)] if prefix else []
     if len(matching) == 1:
         return matching[0]
@@ -309,24 +313,24 @@ def find(store: Store, prefix: str) -> RunRequested:
     raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names the {len(known)} that exist.")
 
 
-def latest(store: Store) -> RunRequested:
+def latest_run(store: Store) -> RunRequested:
     """The run requested last."""
-    known = _requests(store)
+    known = _run_requests(store)
     if not known:
         raise NotFound("there is no run yet: `quantagent backtest` makes one.")
     return known[-1]
 
 
-def _requests(store: Store) -> list[RunRequested]:
+def _run_requests(store: Store) -> list[RunRequested]:
     """Every run's request, in order. One that cannot be read keeps no other run from being found."""
-    rows = readable_from(store, names([RunRequested]))
+    rows = readable_from(store, event_names([RunRequested]))
     return [row.event for row in rows if isinstance(row.event, RunRequested)]
 
 
-def result_of(store: Store, run_id: str) -> Result | None:
+def result_of(store: Store, run_id: str) -> RunResult | None:
     """Request and end of a run; None while it has not ended."""
-    facts: dict[type[Fact], Fact] = {type(row.event): row.event for row in store.read(run_stream(run_id))}
-    requested, ended = facts.get(RunRequested), facts.get(RunEnded)
+    events: dict[type[Event], Event] = {type(row.event): row.event for row in store.read(run_stream(run_id))}
+    requested, ended = events.get(RunRequested), events.get(RunEnded)
     if isinstance(requested, RunRequested) and isinstance(ended, RunEnded):
-        return Result(requested, ended)
+        return RunResult(requested, ended)
     return None

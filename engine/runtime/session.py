@@ -14,21 +14,21 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Protocol
 
-from engine.broker.paper import Blotter, PaperBroker, hand_over
+from engine.broker.paper import Blotter, PaperBroker, route_orders
 from engine.core.config import RunConfig
 from engine.core.errors import ReplayDiverged
 from engine.core.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Symbol
 from engine.core.money import ZERO
 from engine.core.session_ends import Schedule
-from engine.core.step import Step
+from engine.core.step import MarketView
 from engine.data.timeline import Moment
 from engine.store import Batch, Cause, Store
 from engine.store.codec import name_of, payload_of
 from engine.trading.book import Book, evolve, with_close
 from engine.trading.circuit_breakers import Command, bankruptcy
-from engine.trading.decide import act_on, close_book, measure, open_book, roll, roll_due
+from engine.trading.decide import apply_halts, close_book, decide_orders, open_book, roll_due, roll_session
 from engine.trading.exits import RANGE_BARS, true_range
 
 # Appends of a backtest gather this many events; a paper session flushes after every step instead.
@@ -38,7 +38,7 @@ BATCH = 500
 class Analyst(Protocol):
     """Who has an opinion on a bar that has just closed."""
 
-    def wish(self, bar: Bar) -> Wish | None:
+    def intent(self, bar: Bar) -> Intent | None:
         """The opinion on the window that ends with this bar; None where the analyst has nothing to say on it."""
         ...
 
@@ -80,8 +80,8 @@ class Journal:
             self._catching_up = False
             return False
         if (row.name, row.payload) != (name, payload):
-            ours = f"{name} {payload.decode()}"
-            raise ReplayDiverged(self._stream, self.version, f"{row.name} {row.payload.decode()}", ours)
+            computed = f"{name} {payload.decode()}"
+            raise ReplayDiverged(self._stream, self.version, f"{row.name} {row.payload.decode()}", computed)
         return True
 
     def flush(self) -> None:
@@ -107,7 +107,7 @@ class Session:
     ) -> None:
         self.config, self._config_digest = config, config_digest
         self._analyst, self._journal, self._blotter = analyst, journal, blotter
-        self._schedule = schedule or Schedule.of(config)
+        self._schedule = schedule or Schedule.from_config(config)
         self.book = Book()
         self.broker: PaperBroker | None = None
         self.bars = self.signals = self.orders = self.fills = 0
@@ -120,7 +120,7 @@ class Session:
             symbol: deque(maxlen=RANGE_BARS) for symbol in config.symbols if config.exits_of(symbol).stop_ranges
         }
         self._consulted: list[tuple[str, int]] = []
-        self._all_consulted = sha256()
+        self._analyses_hash = sha256()
 
     @property
     def ended(self) -> str:
@@ -130,9 +130,9 @@ class Session:
     @property
     def analyses_digest(self) -> str:
         """SHA-256 over the (analysis id, version) pairs consulted so far, in order."""
-        return self._all_consulted.hexdigest()
+        return self._analyses_hash.hexdigest()
 
-    def advance(self, moment: Moment, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
+    def advance(self, time_slice: Moment, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
         """Take the next instant of the market: what follows from it is written to the journal and returned.
 
         Nothing follows once trading has ended (`ended`).
@@ -140,43 +140,43 @@ class Session:
         if self.ended:
             return ()
         written: list[BookEvent] = []
-        broker = self.broker or self._open(moment.at, written)
-        rolled = self._roll_due(moment.at)
+        broker = self.broker or self._open(time_slice.at, written)
+        rolled = self._roll_due(time_slice.at)
         # Bars that close at the roll itself belong to the session that ends; those that close later are unknown at it.
-        if rolled is not None and rolled < moment.at:
+        if rolled is not None and rolled < time_slice.at:
             self._roll(broker, rolled, written)
             rolled = None
-        self._see(moment.closed)
+        self._observe(time_slice.closed)
         if broker.account.working:
-            for bar in moment.closed:
+            for bar in time_slice.closed:
                 self._write(broker.close(bar, self._marks), written)
-            self._write(broker.expire(moment.at), written)
-        ended = bankruptcy(self.book, moment.closed, self._marks, moment.at)
+            self._write(broker.expire(time_slice.at), written)
+        ended = bankruptcy(self.book, time_slice.closed, self._marks, time_slice.at)
         if ended is not None:
             self._write([ended], written)
-            self._write(broker.liquidate(moment.closed, self._marks, moment.at), written)
+            self._write(broker.liquidate(time_slice.closed, self._marks, time_slice.at), written)
             # Read and not acted on: a replay under another profile may survive this instant and needs them.
-            self._wishes(moment.closed)
-            return self._finish(moment, written)
-        step = self._step(moment)
-        measured = measure(self.book, step, self.config, commands)
-        self._write(measured, written)
-        hand_over(broker, measured)
+            self._read_intents(time_slice.closed)
+            return self._finish(time_slice, written)
+        view = self._view(time_slice)
+        halt_events = apply_halts(self.book, view, self.config, commands)
+        self._write(halt_events, written)
+        route_orders(broker, halt_events)
         if rolled is not None:
             self._roll(broker, rolled, written)
-        acted = act_on(self.book, step, self._wishes(moment.closed), self.config)
-        self._write(acted, written)
+        order_events = decide_orders(self.book, view, self._read_intents(time_slice.closed), self.config)
+        self._write(order_events, written)
         if self.config.limits.drawdown_pct is not None:
             self.book = with_close(self.book, self._marks)
-        hand_over(broker, acted)
-        for symbol, price in moment.opened if broker.account.working else ():
+        route_orders(broker, order_events)
+        for symbol, price in time_slice.opened if broker.account.working else ():
             before = self._latest.get(symbol)
             volume = ZERO if before is None else before.volume
-            self._write(broker.open(symbol, price, moment.at, self._marks, volume), written)
-        return self._finish(moment, written)
+            self._write(broker.open(symbol, price, time_slice.at, self._marks, volume), written)
+        return self._finish(time_slice, written)
 
-    def _finish(self, moment: Moment, written: list[BookEvent]) -> tuple[BookEvent, ...]:
-        self.at = moment.at
+    def _finish(self, time_slice: Moment, written: list[BookEvent]) -> tuple[BookEvent, ...]:
+        self.at = time_slice.at
         self._journal.write(written)
         return tuple(written)
 
@@ -194,11 +194,11 @@ class Session:
         return roll_due(at, self.at, self._schedule)
 
     def _roll(self, broker: PaperBroker, at: datetime, written: list[BookEvent]) -> None:
-        self._note_consulted(at, written)
+        self._record_consulted(at, written)
         self._write(broker.roll(at, self._marks), written)
-        self._write(roll(self.book, at, self._marks), written)
+        self._write(roll_session(self.book, at, self._marks), written)
 
-    def _see(self, closed: Sequence[Bar]) -> None:
+    def _observe(self, closed: Sequence[Bar]) -> None:
         for bar in closed:
             if bar.symbol in self._ranges:
                 self._ranges[bar.symbol].append(true_range(bar, self._latest.get(bar.symbol)))
@@ -208,11 +208,11 @@ class Session:
                 self._opens[bar.symbol].append(bar.opened_at)
                 self.bars += 1
 
-    def _step(self, moment: Moment) -> Step:
-        return Step(
-            moment.at,
+    def _view(self, time_slice: Moment) -> MarketView:
+        return MarketView(
+            time_slice.at,
             self.at,
-            moment.closed,
+            time_slice.closed,
             self._latest,
             self._marks,
             self._bars_held(),
@@ -224,7 +224,7 @@ class Session:
         """Marks what is held and writes everything that is pending."""
         if self.at is not None:
             written: list[BookEvent] = []
-            self._note_consulted(self.at, written)
+            self._record_consulted(self.at, written)
             self._write([close_book(self.book, self.at, self._marks)], written)
             self._journal.write(written)
         self._journal.flush()
@@ -236,24 +236,24 @@ class Session:
             held[symbol] = len(opens) - bisect_left(opens, position.opened_at)
         return held
 
-    def _wishes(self, closed: Iterable[Bar]) -> list[Wish]:
-        wishes: list[Wish] = []
+    def _read_intents(self, closed: Iterable[Bar]) -> list[Intent]:
+        intents: list[Intent] = []
         for bar in closed:
             if bar.symbol not in self._opens:
                 continue
-            wish = self._analyst.wish(bar)
-            if wish is not None:
-                self._consulted.append((wish.analysis_id, wish.analysis_version))
-                wishes.append(wish)
-        return wishes
+            intent = self._analyst.intent(bar)
+            if intent is not None:
+                self._consulted.append((intent.analysis_id, intent.analysis_version))
+                intents.append(intent)
+        return intents
 
-    def _note_consulted(self, at: datetime, written: list[BookEvent]) -> None:
+    def _record_consulted(self, at: datetime, written: list[BookEvent]) -> None:
         """One event per session day keeps the trace of every opinion read, HOLD included."""
         if not self._consulted:
             return
         self._write([AnalysesConsulted(at, tuple(self._consulted))], written)
         for analysis_id, version in self._consulted:
-            self._all_consulted.update(f"{analysis_id} {version}\n".encode())
+            self._analyses_hash.update(f"{analysis_id} {version}\n".encode())
         self._consulted = []
 
     def _write(self, events: Iterable[BookEvent], written: list[BookEvent]) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from engine.core.events import SlotClaimed, SlotCompleted, SlotFailed
 from engine.core.market import Symbol, instant_text
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.store import Batch, Cause, Store, read_from
 
 
@@ -25,11 +25,11 @@ class Slot(NamedTuple):
         return f"slot:{self.account}:{self.timeframe}:{instant_text(self.due_at)}"
 
 
-def completed(store: Store, run_id: str) -> dict[datetime, datetime]:
+def completed_slots(store: Store, run_id: str) -> dict[datetime, datetime]:
     """When each slot of a run was done, by its due instant."""
     return {
         row.event.due_at: row.meta.recorded_at
-        for row in read_from(store, names([SlotCompleted]))
+        for row in read_from(store, event_names([SlotCompleted]))
         if isinstance(row.event, SlotCompleted) and row.meta.correlation == run_id
     }
 
@@ -39,21 +39,21 @@ def claim(store: Store, slot: Slot, run_id: str, instance: str, cause: Cause) ->
 
     Raises `BookMoved` when another process claims it at the same moment: the log lets only one of them be first.
     """
-    facts = [row.event for row in store.read(slot.stream)]
-    if facts and isinstance(facts[-1], SlotCompleted):
+    events = [row.event for row in store.read(slot.stream)]
+    if events and isinstance(events[-1], SlotCompleted):
         return False
-    mine = SlotClaimed(slot.account, slot.timeframe, slot.due_at, slot.symbols, run_id, instance)
-    if not facts or facts[-1] != mine:
-        store.append([Batch(slot.stream, len(facts), [mine])], cause)
+    claimed = SlotClaimed(slot.account, slot.timeframe, slot.due_at, slot.symbols, run_id, instance)
+    if not events or events[-1] != claimed:
+        store.append([Batch(slot.stream, len(events), [claimed])], cause)
     return True
 
 
 def complete(store: Store, slot: Slot, outcomes: Sequence[tuple[Symbol, str]], cause: Cause) -> None:
     """Records what came of each symbol, once: whoever had claimed the slot too finds it completed."""
-    facts = [row.event for row in store.read(slot.stream)]
-    if not any(isinstance(fact, SlotCompleted) for fact in facts):
-        done = SlotCompleted(slot.account, slot.due_at, tuple(outcomes))
-        store.append([Batch(slot.stream, len(facts), [done])], cause)
+    events = [row.event for row in store.read(slot.stream)]
+    if not any(isinstance(event, SlotCompleted) for event in events):
+        completed_event = SlotCompleted(slot.account, slot.due_at, tuple(outcomes))
+        store.append([Batch(slot.stream, len(events), [completed_event])], cause)
 
 
 def fail(store: Store, slot: Slot, reason: str, cause: Cause) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from engine.core.errors import UnreadableEvent
-from engine.core.events import Fact
+from engine.core.events import Event
 
 ENGINE_VERSION = "0.2.1"
 PAGE = 5_000
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
 
     stream: str
     after: int
-    events: Sequence[Fact]
+    events: Sequence[Event]
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
@@ -61,7 +61,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     stream: str
     version: int
     name: str
-    event: Fact
+    event: Event
     meta: Meta
     payload: bytes
 

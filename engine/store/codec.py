@@ -13,8 +13,8 @@ from uuid import UUID, uuid5
 import msgspec
 
 from engine.core.errors import BadInput, DamagedEvent, UnknownEvent
-from engine.core.events import Fact
-from engine.core.upcasters import NAMES, TYPES, UPCASTERS, newest
+from engine.core.events import Event
+from engine.core.upcasters import NAMES, TYPES, UPCASTERS, upcast
 from engine.store import Meta, Recorded
 
 STREAMS = UUID("6f0a2f6e-3d0c-5c7e-9d56-6b1f4d2f8a10")
@@ -32,7 +32,7 @@ def stream_id(stream: str) -> UUID:
     return uuid5(STREAMS, stream)
 
 
-def payload_of(event: Fact) -> bytes:
+def payload_of(event: Event) -> bytes:
     """The canonical bytes of an event: what digests and comparisons see."""
     return _encode(event)
 
@@ -41,20 +41,20 @@ def state_of(payload: bytes, meta: Meta) -> bytes:
     return b"".join((b"[", payload, b",", _encode(meta), b"]"))
 
 
-def name_of(event: Fact) -> str:
+def name_of(event: Event) -> str:
     """The name to append an event under. A former shape has none: it is read and never written."""
     return NAMES[type(event)]
 
 
-def _reader(shape: type[Fact]) -> Callable[[bytes], Fact]:
+def _reader(shape: type[Event]) -> Callable[[bytes], Event]:
     decode = msgspec.json.Decoder(shape).decode
-    return (lambda payload: newest(decode(payload))) if shape in UPCASTERS else decode
+    return (lambda payload: upcast(decode(payload))) if shape in UPCASTERS else decode
 
 
 _READERS = {name: _reader(shape) for name, shape in TYPES.items()}
 
 
-def fact_of(name: str, payload: bytes) -> Fact:
+def fact_of(name: str, payload: bytes) -> Event:
     """The fact of a stored name and payload, in today's shape. Raises `ValueError` where there is no such fact."""
     read = _READERS.get(name)
     if read is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from engine import clock
-from engine.core.errors import BookMoved
+from engine.core.errors import VersionConflict
 from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, Meta, Recorded
 from engine.store.codec import name_of, payload_of, recorded, state_of
 
@@ -37,7 +37,7 @@ class MemoryStore:
         there = len(here)
         wanted = [(name_of(event), payload_of(event)) for event in batch.events]
         if len(places) < batch.after or here[: len(wanted)] != wanted[:there]:
-            raise BookMoved(batch.stream, batch.after, len(places))
+            raise VersionConflict(batch.stream, batch.after, len(places))
         return Batch(batch.stream, batch.after + there, batch.events[there:])
 
     def _at(self, place: int) -> Recorded:

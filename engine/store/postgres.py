@@ -20,7 +20,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import PoolTimeout
 
 from engine import clock
-from engine.core.errors import BookMoved, EventMissing, RowsDropped, StoreUnavailable
+from engine.core.errors import EventMissing, RowsDropped, StoreUnavailable, VersionConflict
 from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, Meta, Recorded
 from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
 from engine.store.connections import RECOVERY, RETRY_PAUSE_S, check, reason_of
@@ -145,7 +145,7 @@ class PostgresStore:
     def _append_what_is_missing(self, batches: Sequence[Batch], cause: Cause) -> None:
         missing = [self._missing(batch) for batch in batches]
         if missing == list(batches):
-            raise BookMoved(batches[0].stream, batches[0].after, -1)
+            raise VersionConflict(batches[0].stream, batches[0].after, -1)
         missing = [batch for batch in missing if batch.events]
         if missing:
             self.append(missing, cause)
@@ -156,7 +156,7 @@ class PostgresStore:
         there = len(here)
         wanted = [(name_of(event), payload_of(event)) for event in batch.events]
         if here[: len(wanted)] != wanted[:there]:
-            raise BookMoved(batch.stream, batch.after, batch.after + there)
+            raise VersionConflict(batch.stream, batch.after, batch.after + there)
         return Batch(batch.stream, batch.after + there, batch.events[there:])
 
     def read(self, stream: str, after: int = 0) -> Iterator[Recorded]:

@@ -33,7 +33,7 @@ from engine.core.events import (
     TradingResumed,
 )
 from engine.core.market import Bar, Direction, Instrument, Side, Symbol
-from engine.core.money import ONE, ZERO, add, mul, neg, part_of, percent_of, size, sub, total
+from engine.core.money import ONE, ZERO, add, magnitude, mul, neg, percent_of, prorate, sub, total
 
 V = TypeVar("V")
 ROLLING = timedelta(hours=1)
@@ -102,7 +102,7 @@ class Book(msgspec.Struct, frozen=True):
         """The symbol's working orders, in the order they were placed."""
         return [order for order in self.working.values() if order.symbol == symbol]
 
-    def worth(self, symbol: Symbol, price: Decimal, marks: Mapping[Symbol, Decimal]) -> Decimal:
+    def unit_value(self, symbol: Symbol, price: Decimal, marks: Mapping[Symbol, Decimal]) -> Decimal:
         """What one unit is worth at a price, in the account's currency. Raises `KeyError` without a mark to convert."""
         instrument = self.instruments[symbol]
         value = mul(price, instrument.multiplier)
@@ -115,7 +115,7 @@ class Book(msgspec.Struct, frozen=True):
 
     def value(self, symbol: Symbol, marks: Mapping[Symbol, Decimal]) -> Decimal:
         """What a position is worth at its mark, negative when short."""
-        return mul(self.held(symbol), self.worth(symbol, marks[symbol], marks))
+        return mul(self.held(symbol), self.unit_value(symbol, marks[symbol], marks))
 
     def equity(self, marks: Mapping[Symbol, Decimal]) -> Decimal:
         """Cash plus every position at its mark."""
@@ -148,13 +148,13 @@ def evolve(book: Book, event: BookEvent) -> Book:
     match event:
         # The most frequent first: a long log is mostly signals and verdicts.
         case SignalRaised():
-            return _raised(book, event)
+            return _apply_signal(book, event)
         case RiskDecided() | AnalysesConsulted():
             return book
         case OrderFilled():
-            return _filled(book, event)
+            return _apply_fill(book, event)
         case OrderPlaced():
-            return _placed(book, event)
+            return _apply_order(book, event)
         case OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced():
             return msgspec.structs.replace(book, working=_without(book.working, event.order_id))
         case PositionsMarked():
@@ -208,7 +208,7 @@ def with_close(book: Book, marks: Mapping[Symbol, Decimal]) -> Book:
     return msgspec.structs.replace(book, last_equity=equity, peak=max(book.peak, equity))
 
 
-def marked(
+def mark_positions(
     book: Book, at: datetime, marks: Mapping[Symbol, Decimal], occasion: Literal["roll", "halt", "end"]
 ) -> PositionsMarked:
     """What everything is worth at these prices, as a fact. Raises `KeyError` where one is missing."""
@@ -225,14 +225,14 @@ def marked(
     )
 
 
-def _raised(book: Book, signal: SignalRaised) -> Book:
+def _apply_signal(book: Book, signal: SignalRaised) -> Book:
     at, counts = book.raised
     now = dict(counts) if at == signal.at else {}
     now[signal.symbol] = now.get(signal.symbol, 0) + 1
     return msgspec.structs.replace(book, raised=(signal.at, now))
 
 
-def _placed(book: Book, order: OrderPlaced) -> Book:
+def _apply_order(book: Book, order: OrderPlaced) -> Book:
     working = {**book.working, order.order_id: order}
     if order.role != "entry":
         return msgspec.structs.replace(book, working=working)
@@ -246,13 +246,13 @@ def _placed(book: Book, order: OrderPlaced) -> Book:
 def closing_units(held: Decimal, side: Side, quantity: Decimal) -> Decimal:
     """The part of a trade's quantity that reduces what is held; the rest opens or adds."""
     opposite = held < 0 if side is Side.BUY else held > 0
-    return min(quantity, size(held)) if opposite else ZERO
+    return min(quantity, magnitude(held)) if opposite else ZERO
 
 
-def _filled(book: Book, fill: OrderFilled) -> Book:
+def _apply_fill(book: Book, fill: OrderFilled) -> Book:
     order = book.working[fill.order_id]
     before = book.positions.get(fill.symbol)
-    after, realised, result = _traded(before, fill, order.holding_bars)
+    after, realised, result = _position_after_fill(before, fill, order.holding_bars)
     others = _without(book.positions, fill.symbol)
     spent = fill.notional if fill.side is Side.BUY else neg(fill.notional)
     losses, lost_at = book.losses, book.lost_at
@@ -264,7 +264,7 @@ def _filled(book: Book, fill: OrderFilled) -> Book:
         fees=add(book.fees, fill.commission),
         realised=add(book.realised, realised),
         positions=others if after is None else {**others, fill.symbol: after},
-        working=_less(
+        working=_reduce_working(
             book.working, order, fill.quantity, closing_units(book.held(fill.symbol), fill.side, fill.quantity)
         ),
         losses=losses,
@@ -272,10 +272,10 @@ def _filled(book: Book, fill: OrderFilled) -> Book:
     )
     if fill.quantity == order.quantity:
         return filled
-    return _with_less_reserved(filled, order, sub(book.cash_unreserved, filled.cash_unreserved))
+    return _cap_reservation(filled, order, sub(book.cash_unreserved, filled.cash_unreserved))
 
 
-def _with_less_reserved(book: Book, before: OrderPlaced, used: Decimal) -> Book:
+def _cap_reservation(book: Book, before: OrderPlaced, used: Decimal) -> Book:
     """Let the rest of a partly filled order reserve no more than the fill, which used free cash, has left of it.
 
     Where a fill costs more than its share, the rest would otherwise reserve cash that has been spent.
@@ -288,7 +288,7 @@ def _with_less_reserved(book: Book, before: OrderPlaced, used: Decimal) -> Book:
     return msgspec.structs.replace(book, working={**book.working, rest.order_id: reduced})
 
 
-def _less(
+def _reduce_working(
     working: Mapping[str, OrderPlaced], order: OrderPlaced, quantity: Decimal, closed: Decimal
 ) -> dict[str, OrderPlaced]:
     """The working orders after a fill: less of the order itself, and of those it is paired with."""
@@ -311,11 +311,11 @@ def _remaining(order: OrderPlaced, filled: Decimal, closed: Decimal) -> OrderPla
         order,
         quantity=quantity,
         closing=min(quantity, max(ZERO, sub(order.closing, closed))),
-        reserved=part_of(order.reserved, quantity, order.quantity),
+        reserved=prorate(order.reserved, quantity, order.quantity),
     )
 
 
-def _traded(
+def _position_after_fill(
     held: Position | None, fill: OrderFilled, holding_bars: int | None
 ) -> tuple[Position | None, Decimal, Decimal | None]:
     """The position after a fill, the profit it realised (before commission), and the net result of the round trip
@@ -329,22 +329,28 @@ def _traded(
     if held is None:
         opened = Position(fill.symbol, signed, paid, fill.bar_opened_at, holding_bars, neg(fill.commission))
         return opened, ZERO, None
-    units = size(held.quantity)
+    units = magnitude(held.quantity)
     closing = closing_units(held.quantity, fill.side, fill.quantity)
     if closing == 0:
-        return _changed(held, add(held.quantity, signed), add(held.cost, paid), neg(fill.commission)), ZERO, None
+        return (
+            _adjusted_position(held, add(held.quantity, signed), add(held.cost, paid), neg(fill.commission)),
+            ZERO,
+            None,
+        )
     if closing < units:
-        cost_out = part_of(held.cost, closing, units)
+        cost_out = prorate(held.cost, closing, units)
         realised = neg(add(paid, cost_out))
-        rest = _changed(held, add(held.quantity, signed), sub(held.cost, cost_out), sub(realised, fill.commission))
+        rest = _adjusted_position(
+            held, add(held.quantity, signed), sub(held.cost, cost_out), sub(realised, fill.commission)
+        )
         return rest, realised, None
     if closing == fill.quantity:
         realised = neg(add(paid, held.cost))
         return None, realised, sub(add(held.result, realised), fill.commission)
-    paid_to_close = part_of(paid, closing, fill.quantity)
-    fee_to_close = part_of(fill.commission, closing, fill.quantity)
+    paid_to_close = prorate(paid, closing, fill.quantity)
+    fee_to_close = prorate(fill.commission, closing, fill.quantity)
     realised = neg(add(paid_to_close, held.cost))
-    turned = Position(
+    reversed_position = Position(
         fill.symbol,
         add(held.quantity, signed),
         sub(paid, paid_to_close),
@@ -352,10 +358,10 @@ def _traded(
         holding_bars,
         sub(fee_to_close, fill.commission),
     )
-    return turned, realised, sub(add(held.result, realised), fee_to_close)
+    return reversed_position, realised, sub(add(held.result, realised), fee_to_close)
 
 
-def _changed(held: Position, quantity: Decimal, cost: Decimal, result: Decimal) -> Position:
+def _adjusted_position(held: Position, quantity: Decimal, cost: Decimal, result: Decimal) -> Position:
     return Position(held.symbol, quantity, cost, held.opened_at, held.holding_bars, add(held.result, result))
 
 

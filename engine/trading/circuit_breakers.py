@@ -10,9 +10,9 @@ from engine.core.config import RunConfig
 from engine.core.events import BookEvent, OrderCanceled, TradingEnded, TradingHalted, TradingResumed
 from engine.core.market import Bar, Symbol
 from engine.core.money import percent_of, sub
-from engine.core.step import Step
-from engine.trading.book import DRAWDOWN, Book, closing_units, evolve, marked, worst_marks
-from engine.trading.execution import give_up
+from engine.core.step import MarketView
+from engine.trading.book import DRAWDOWN, Book, closing_units, evolve, mark_positions, worst_marks
+from engine.trading.execution import close_position
 from engine.trading.risk import daily_loss_limit
 
 Command = TradingHalted | TradingResumed
@@ -20,31 +20,31 @@ Command = TradingHalted | TradingResumed
 
 DAILY_LOSS = "daily_loss"
 SESSION_ROLL = "session_roll"
-RULES = (DAILY_LOSS, DRAWDOWN, SESSION_ROLL)
+RULE_ACTORS = (DAILY_LOSS, DRAWDOWN, SESSION_ROLL)
 """Who halts and resumes in a book by itself. Every other actor there was told."""
 
 
-def breakers(book: Book, step: Step, config: RunConfig) -> Iterator[BookEvent]:
+def check_circuit_breakers(book: Book, view: MarketView, config: RunConfig) -> Iterator[BookEvent]:
     """Halts that the closes themselves set. The day's loss ends with the session, a drawdown when a person says so."""
     limits, is_marked = config.limits, False
     day_limit = daily_loss_limit(book, config)
     if day_limit is not None and DAILY_LOSS not in book.halts:
-        loss = sub(book.day_equity, book.equity(step.marks))
+        loss = sub(book.day_equity, book.equity(view.marks))
         if loss >= day_limit > 0:
             is_marked = True
             reason = f"lost {loss} since the session roll, the limit is {day_limit}"
-            yield marked(book, step.at, step.marks, "halt")
-            halted = TradingHalted(step.at, "entries", reason, DAILY_LOSS)
-            for event in _halt(book, step, halted, config):
+            yield mark_positions(book, view.at, view.marks, "halt")
+            halted = TradingHalted(view.at, "entries", reason, DAILY_LOSS)
+            for event in _halt(book, view, halted, config):
                 book = evolve(book, event)
                 yield event
     if limits.drawdown_pct is not None and DRAWDOWN not in book.halts:
-        lost, most = sub(book.peak, book.equity(step.marks)), percent_of(book.peak, limits.drawdown_pct)
-        if lost >= most > 0:
-            reason = f"fell {lost} below the highest equity, {book.peak}, the limit is {most}"
+        lost, limit = sub(book.peak, book.equity(view.marks)), percent_of(book.peak, limits.drawdown_pct)
+        if lost >= limit > 0:
+            reason = f"fell {lost} below the highest equity, {book.peak}, the limit is {limit}"
             if not is_marked:
-                yield marked(book, step.at, step.marks, "halt")
-            yield from _halt(book, step, TradingHalted(step.at, "entries", reason, DRAWDOWN), config)
+                yield mark_positions(book, view.at, view.marks, "halt")
+            yield from _halt(book, view, TradingHalted(view.at, "entries", reason, DRAWDOWN), config)
 
 
 def bankruptcy(book: Book, closed: Sequence[Bar], marks: Mapping[Symbol, Decimal], at: datetime) -> TradingEnded | None:
@@ -55,16 +55,16 @@ def bankruptcy(book: Book, closed: Sequence[Bar], marks: Mapping[Symbol, Decimal
     return TradingEnded(at, "BANKRUPT", equity) if equity <= 0 else None
 
 
-def obey(book: Book, step: Step, command: Command, config: RunConfig) -> Iterator[BookEvent]:
+def apply_command(book: Book, view: MarketView, command: Command, config: RunConfig) -> Iterator[BookEvent]:
     """What was told, as it holds in this book from now on."""
     if isinstance(command, TradingResumed):
-        yield TradingResumed(step.at, command.reason, command.actor, command.lifted)
+        yield TradingResumed(view.at, command.reason, command.actor, command.lifted)
     else:
-        halted = TradingHalted(step.at, command.scope, command.reason, command.actor)
-        yield from _halt(book, step, halted, config)
+        halted = TradingHalted(view.at, command.scope, command.reason, command.actor)
+        yield from _halt(book, view, halted, config)
 
 
-def _halt(book: Book, step: Step, halted: TradingHalted, config: RunConfig) -> Iterator[BookEvent]:
+def _halt(book: Book, view: MarketView, halted: TradingHalted, config: RunConfig) -> Iterator[BookEvent]:
     """A halt, and the end of every entry that works. What one of them was to close is closed all the same."""
     entries = [order for order in book.working.values() if not order.is_exit]
     ends = [
@@ -76,4 +76,4 @@ def _halt(book: Book, step: Step, halted: TradingHalted, config: RunConfig) -> I
         yield event
     for order in entries:
         if closing_units(book.held(order.symbol), order.side, order.closing) > 0:
-            yield from give_up(book, step, order.symbol, "halt", config)
+            yield from close_position(book, view, order.symbol, "halt", config)

@@ -15,16 +15,16 @@ from decimal import Decimal
 
 from engine.core.config import RunConfig
 from engine.core.events import BookEvent, BookOpened, OrderCanceled, PositionsMarked, Source, TradingResumed
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Direction, Symbol
 from engine.core.session_ends import Schedule
-from engine.core.step import Step
+from engine.core.step import MarketView
 from engine.trading import exits
-from engine.trading.book import Book, evolve, fold, marked
-from engine.trading.circuit_breakers import DAILY_LOSS, SESSION_ROLL, Command, breakers, obey
-from engine.trading.execution import give_up
-from engine.trading.risk import leaving_by
-from engine.trading.targeting import act, leaves
+from engine.trading.book import Book, evolve, fold, mark_positions
+from engine.trading.circuit_breakers import DAILY_LOSS, SESSION_ROLL, Command, apply_command, check_circuit_breakers
+from engine.trading.execution import close_position
+from engine.trading.risk import pending_exit
+from engine.trading.targeting import closes_position, target_orders
 
 
 def open_book(config: RunConfig, config_digest: str, at: datetime) -> BookOpened:
@@ -33,44 +33,46 @@ def open_book(config: RunConfig, config_digest: str, at: datetime) -> BookOpened
 
 def close_book(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> PositionsMarked:
     """The last fact of a run: what everything is worth at its end. Positions stay open."""
-    return marked(book, at, marks, "end")
+    return mark_positions(book, at, marks, "end")
 
 
 def decide(
-    book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig, commands: Sequence[Command] = ()
+    book: Book, view: MarketView, intents: Sequence[Intent], config: RunConfig, commands: Sequence[Command] = ()
 ) -> tuple[BookEvent, ...]:
     """The events that follow from the closes at one instant, where no session ends there. `commands`: of persons."""
-    measured = measure(book, step, config, commands)
-    return *measured, *act_on(fold(measured, book), step, wishes, config)
+    halt_events = apply_halts(book, view, config, commands)
+    return *halt_events, *decide_orders(fold(halt_events, book), view, intents, config)
 
 
-def measure(book: Book, step: Step, config: RunConfig, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
+def apply_halts(
+    book: Book, view: MarketView, config: RunConfig, commands: Sequence[Command] = ()
+) -> tuple[BookEvent, ...]:
     """What persons have commanded since the last instant, and the halts that the closes set.
 
     A close at the end of a session counts for that session: the roll comes after this.
     """
-    made: list[BookEvent] = []
+    events: list[BookEvent] = []
     # Persons first: a resume lifts what its author could have seen, not what this very close sets off.
     for command in commands:
-        book = _record(book, obey(book, step, command, config), made)
+        book = _append(book, apply_command(book, view, command, config), events)
     if config.limits.daily_loss_pct is not None or config.limits.drawdown_pct is not None:
-        book = _record(book, breakers(book, step, config), made)
-    return tuple(made)
+        book = _append(book, check_circuit_breakers(book, view, config), events)
+    return tuple(events)
 
 
-def act_on(book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig) -> tuple[BookEvent, ...]:
+def decide_orders(book: Book, view: MarketView, intents: Sequence[Intent], config: RunConfig) -> tuple[BookEvent, ...]:
     """Exits that are due, then the wishes in symbol order, each approved order reserving cash for the next."""
-    made: list[BookEvent] = []
+    events: list[BookEvent] = []
     if book.positions:
-        book = _record(book, _exits(book, step, wishes, config), made)
-    for wish in wishes:
-        book = _record(book, act(book, step, wish, config), made)
-    return tuple(made)
+        book = _append(book, _exits(book, view, intents, config), events)
+    for intent in intents:
+        book = _append(book, target_orders(book, view, intent, config), events)
+    return tuple(events)
 
 
-def _record(book: Book, events: Iterable[BookEvent], made: list[BookEvent]) -> Book:
+def _append(book: Book, events: Iterable[BookEvent], appended: list[BookEvent]) -> Book:
     for event in events:
-        made.append(event)
+        appended.append(event)
         book = evolve(book, event)
     return book
 
@@ -86,9 +88,9 @@ def roll_due(at: datetime, previous_at: datetime | None, schedule: Schedule) -> 
     return roll if roll is not None and roll > previous_at else None
 
 
-def roll(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> Iterator[BookEvent]:
+def roll_session(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> Iterator[BookEvent]:
     """A new session begins: everything is marked, and the day's loss counts from here."""
-    yield marked(book, at, marks, "roll")
+    yield mark_positions(book, at, marks, "roll")
     if DAILY_LOSS in book.halts:
         yield TradingResumed(at, "a new session began", SESSION_ROLL, (DAILY_LOSS,))
 
@@ -96,23 +98,25 @@ def roll(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> Iterator[
 # --- Exits --------------------------------------------------------------------------------------------------------
 
 
-def _exits(book: Book, step: Step, wishes: Sequence[Wish], config: RunConfig) -> Iterator[BookEvent]:
+def _exits(book: Book, view: MarketView, intents: Sequence[Intent], config: RunConfig) -> Iterator[BookEvent]:
     sources: dict[Symbol, Source] = {}
-    if exits.margin_called(book, step, config):
+    if exits.is_margin_called(book, view, config):
         sources = {s: "margin_call" for s, held in book.positions.items() if held.direction is Direction.SHORT}
-    for bar in step.closed:
-        source = exits.due(book, bar.symbol, step, config)
+    for bar in view.closed:
+        source = exits.exit_due(book, bar.symbol, view, config)
         # Where the symbol's own wish leaves the position at this very close, one order does both.
-        if source is not None and not any(w.symbol == bar.symbol and leaves(book, step, w, config) for w in wishes):
+        if source is not None and not any(
+            w.symbol == bar.symbol and closes_position(book, view, w, config) for w in intents
+        ):
             sources.setdefault(bar.symbol, source)
     for symbol, source in sources.items():
-        if leaving_by(book, symbol) is not None:
+        if pending_exit(book, symbol) is not None:
             continue
         for order in book.orders_of(symbol):
             if order.role == "entry":
-                canceled = OrderCanceled(order.order_id, symbol, step.at, f"the position is given up: {source}")
+                canceled = OrderCanceled(order.order_id, symbol, view.at, f"the position is given up: {source}")
                 book = evolve(book, canceled)
                 yield canceled
-        for event in give_up(book, step, symbol, source, config):
+        for event in close_position(book, view, symbol, source, config):
             book = evolve(book, event)
             yield event

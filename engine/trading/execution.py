@@ -20,17 +20,17 @@ from engine.core.events import (
 )
 from engine.core.ids import order_id, signal_id
 from engine.core.market import Direction, Side, Symbol
-from engine.core.money import ONE, ZERO, size
-from engine.core.step import Step
+from engine.core.money import ONE, ZERO, magnitude
+from engine.core.step import MarketView
 from engine.trading.book import Book
-from engine.trading.proposal import Proposal, entry_cash, worst_price
-from engine.trading.risk import judge
+from engine.trading.proposal import Proposal, collar_price, entry_cash
+from engine.trading.risk import check
 
 
-class Plan:
+class OrderPlan:
     """How a signal is to become an order: side, quantity, and what goes with it."""
 
-    __slots__ = ("flaw", "holding_bars", "protection", "quantity", "replaces", "side", "terms")
+    __slots__ = ("holding_bars", "invalid_reason", "protection", "quantity", "replaces", "side", "terms")
 
     def __init__(
         self,
@@ -39,20 +39,22 @@ class Plan:
         terms: OrderTerms = AT_MARKET,
         protection: Protection | None = None,
         holding_bars: int | None = None,
-        flaw: str = "",
+        invalid_reason: str = "",
         replaces: OrderPlaced | None = None,
     ) -> None:
         self.side, self.quantity, self.terms, self.protection = side, quantity, terms, protection
-        self.holding_bars, self.flaw, self.replaces = holding_bars, flaw, replaces
+        self.holding_bars, self.invalid_reason, self.replaces = holding_bars, invalid_reason, replaces
 
 
-def pursue(book: Book, step: Step, signal: SignalRaised, plan: Plan, config: RunConfig) -> Iterator[BookEvent]:
+def submit(
+    book: Book, view: MarketView, signal: SignalRaised, plan: OrderPlan, config: RunConfig
+) -> Iterator[BookEvent]:
     """Signal, verdict and, if it may be, the order."""
     yield signal
     proposal = Proposal(
-        book, config, step, signal.symbol, plan.side, plan.quantity, plan.terms, plan.flaw, plan.replaces
+        book, config, view, signal.symbol, plan.side, plan.quantity, plan.terms, plan.invalid_reason, plan.replaces
     )
-    ruling = judge(proposal)
+    ruling = check(proposal)
     yield RiskDecided(
         signal_id=signal.signal_id,
         symbol=signal.symbol,
@@ -66,11 +68,11 @@ def pursue(book: Book, step: Step, signal: SignalRaised, plan: Plan, config: Run
     )
     if ruling.verdict is Verdict.DENIED:
         return
-    agreed = proposal if ruling.quantity == plan.quantity else proposal.of(ruling.quantity)
-    exit_only = agreed.reduces_only
+    approved = proposal if ruling.quantity == plan.quantity else proposal.with_quantity(ruling.quantity)
+    exit_only = approved.reduces_only
     amended = plan.replaces
     # Where only the closing half of a wish's entry is left, it does not wait for the entry's price.
-    halved = exit_only and ruling.quantity != plan.quantity and signal.source != "person"
+    is_exit_half = exit_only and ruling.quantity != plan.quantity and signal.source != "person"
     number = int(signal.signal_id.rpartition("-")[2])
     order = OrderPlaced(
         order_id=order_id(signal.symbol, signal.at, number),
@@ -81,42 +83,44 @@ def pursue(book: Book, step: Step, signal: SignalRaised, plan: Plan, config: Run
         side=plan.side,
         quantity=ruling.quantity,
         reference_price=signal.reference_price,
-        reserved=ZERO if exit_only else entry_cash(agreed),
-        closing=agreed.closing,
+        reserved=ZERO if exit_only else entry_cash(approved),
+        closing=approved.closing,
         holding_bars=None if exit_only else plan.holding_bars,
         role=amended.role if amended is not None and exit_only else "exit" if exit_only else "entry",
-        terms=AT_MARKET if halved else plan.terms,
+        terms=AT_MARKET if is_exit_half else plan.terms,
         protection=None if exit_only else plan.protection,
         pair="" if amended is None else amended.pair,
         replaces="" if amended is None else amended.order_id,
-        worst_price=None if exit_only else worst_price(agreed),
+        worst_price=None if exit_only else collar_price(approved),
     )
     if amended is not None:
         yield OrderReplaced(amended.order_id, signal.symbol, signal.at, order.order_id)
     yield order
 
 
-def give_up(book: Book, step: Step, symbol: Symbol, source: Source, config: RunConfig) -> Iterator[BookEvent]:
+def close_position(
+    book: Book, view: MarketView, symbol: Symbol, source: Source, config: RunConfig
+) -> Iterator[BookEvent]:
     """The way out of a position at the next open, for a reason of the book's own."""
     signal = SignalRaised(
-        signal_id=next_signal_id(book, step, symbol),
+        signal_id=next_signal_id(book, view, symbol),
         symbol=symbol,
-        at=step.at,
+        at=view.at,
         direction=Direction.FLAT,
         confidence=ONE,
-        reference_price=step.marks[symbol],
+        reference_price=view.marks[symbol],
         source=source,
     )
-    yield from pursue(book, step, signal, Plan(*way_out(book, symbol)), config)
+    yield from submit(book, view, signal, OrderPlan(*closing_order(book, symbol)), config)
 
 
-def way_out(book: Book, symbol: Symbol) -> tuple[Side, Decimal]:
+def closing_order(book: Book, symbol: Symbol) -> tuple[Side, Decimal]:
     """Side and quantity of the order that closes a position."""
     held = book.held(symbol)
-    return (Side.SELL if held > 0 else Side.BUY), size(held)
+    return (Side.SELL if held > 0 else Side.BUY), magnitude(held)
 
 
-def next_signal_id(book: Book, step: Step, symbol: Symbol) -> str:
+def next_signal_id(book: Book, view: MarketView, symbol: Symbol) -> str:
     """The id of a signal, which counts those that the symbol has had at this instant already."""
     at, counts = book.raised
-    return signal_id(symbol, step.at, 1 + (counts.get(symbol, 0) if at == step.at else 0))
+    return signal_id(symbol, view.at, 1 + (counts.get(symbol, 0) if at == view.at else 0))

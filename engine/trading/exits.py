@@ -12,12 +12,12 @@ from decimal import Decimal
 from engine.core.config import Exits, RunConfig
 from engine.core.events import OrderFilled, OrderPlaced, OrderTerms, Protection, Role, Source
 from engine.core.ids import order_id
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, OrderType, Side, Symbol
-from engine.core.money import ZERO, add, div, mul, percent_of, size, sub, total
-from engine.core.step import Step
+from engine.core.money import ZERO, add, div, magnitude, mul, percent_of, sub, total
+from engine.core.step import MarketView
 from engine.trading.book import Book, Position, worst_marks
-from engine.trading.fills import on_tick
+from engine.trading.fills import round_to_tick
 
 RANGE_BARS = 14
 """Over how many bars true ranges are averaged: the length that Wilder (1978) gave."""
@@ -26,35 +26,35 @@ RANGE_BARS = 14
 # --- Giving up ----------------------------------------------------------------------------------------------------
 
 
-def holding_bars(exits: Exits, wish: Wish) -> int | None:
+def holding_bars(exits: Exits, intent: Intent) -> int | None:
     """After how many bars a position opened by this wish is given up; None for never."""
-    if exits.from_decision and wish.horizon_bars is not None:
-        return wish.horizon_bars
+    if exits.from_decision and intent.horizon_bars is not None:
+        return intent.horizon_bars
     return exits.holding_bars
 
 
-def due(book: Book, symbol: Symbol, step: Step, config: RunConfig) -> Source | None:
+def exit_due(book: Book, symbol: Symbol, view: MarketView, config: RunConfig) -> Source | None:
     """Which rule gives the symbol's position up at this close; None when none does."""
     position = book.positions.get(symbol)
     if position is None:
         return None
-    if position.holding_bars is not None and step.bars_held.get(symbol, 0) >= position.holding_bars:
+    if position.holding_bars is not None and view.bars_held.get(symbol, 0) >= position.holding_bars:
         return "holding_time"
-    if config.exits_of(symbol).session_end and _last_of_session(step, symbol, config):
+    if config.exits_of(symbol).session_end and _is_last_of_session(view, symbol, config):
         return "session_end"
     return None
 
 
-def _last_of_session(step: Step, symbol: Symbol, config: RunConfig) -> bool:
+def _is_last_of_session(view: MarketView, symbol: Symbol, config: RunConfig) -> bool:
     """Whether an order of now is filled at the last open of its session, or later."""
-    return step.schedule.ends_within(
+    return view.schedule.ends_within(
         config.instrument(symbol).calendar,
-        step.at,
+        view.at,
         config.timeframe.duration * (1 + config.costs_of(symbol).latency_bars),
     )
 
 
-def margin_called(book: Book, step: Step, config: RunConfig) -> bool:
+def is_margin_called(book: Book, view: MarketView, config: RunConfig) -> bool:
     """Whether equity has fallen below the maintenance margin of the shorts: a share of what buying them back costs.
 
     Both are taken at the worst prices of the bars that have just closed: a broker does not wait for the close.
@@ -63,30 +63,30 @@ def margin_called(book: Book, step: Step, config: RunConfig) -> bool:
     shorts = [symbol for symbol, position in book.positions.items() if position.direction is Direction.SHORT]
     if pct is None or not shorts:
         return False
-    marks = worst_marks(book, step.closed, step.marks)
-    worth = total(size(book.value(symbol, marks)) for symbol in shorts)
+    marks = worst_marks(book, view.closed, view.marks)
+    worth = total(magnitude(book.value(symbol, marks)) for symbol in shorts)
     return book.equity(marks) < percent_of(worth, pct)
 
 
 # --- Protecting ---------------------------------------------------------------------------------------------------
 
 
-def protection(wish: Wish, reference: Decimal, ranges: Sequence[Decimal], exits: Exits) -> Protection | None:
+def protection(intent: Intent, reference: Decimal, ranges: Sequence[Decimal], exits: Exits) -> Protection | None:
     """What an entry of this wish places beside its position. `reference`: the price it is decided at.
 
     Raises nothing: without enough bars for a mean true range there is no stop measured in them.
     """
-    distance = None if wish.stop is not None else _stop_distance(reference, ranges, exits)
-    ratio = wish.risk_reward if exits.from_decision and wish.risk_reward is not None else exits.risk_reward
-    risked = distance if wish.stop is None else size(sub(reference, wish.stop))
-    reward = None if wish.target is not None else _reward(risked, ratio)
+    distance = None if intent.stop is not None else _stop_distance(reference, ranges, exits)
+    ratio = intent.risk_reward if exits.from_decision and intent.risk_reward is not None else exits.risk_reward
+    risk_distance = distance if intent.stop is None else magnitude(sub(reference, intent.stop))
+    reward = None if intent.target is not None else _reward(risk_distance, ratio)
     trail = None if exits.trail_pct is None else percent_of(reference, exits.trail_pct)
-    if (wish.stop, wish.target, distance, reward, trail) == (None,) * 5:
+    if (intent.stop, intent.target, distance, reward, trail) == (None,) * 5:
         return None
-    return Protection(wish.stop, wish.target, distance, reward, trail)
+    return Protection(intent.stop, intent.target, distance, reward, trail)
 
 
-def unplaceable(protection: Protection | None, side: Side, reference: Decimal) -> str:
+def invalid_stop_distance(protection: Protection | None, side: Side, reference: Decimal) -> str:
     """Why a stop of an entry could not be placed: a long's would be at or below 0. Empty when it could."""
     if protection is None or side is Side.SELL:
         return ""
@@ -96,12 +96,12 @@ def unplaceable(protection: Protection | None, side: Side, reference: Decimal) -
     return ""
 
 
-def _reward(risked: Decimal | None, ratio: Decimal | None) -> Decimal | None:
+def _reward(risk_distance: Decimal | None, ratio: Decimal | None) -> Decimal | None:
     """How far off a target lies; None without a stop or a ratio, and for one too far to be reckoned with."""
-    if risked is None or ratio is None:
+    if risk_distance is None or ratio is None:
         return None
     try:
-        return mul(risked, ratio)
+        return mul(risk_distance, ratio)
     except ValueError:
         return None
 
@@ -114,33 +114,35 @@ def _stop_distance(reference: Decimal, ranges: Sequence[Decimal], exits: Exits) 
     return None
 
 
-def true_range(bar: Bar, before: Bar | None) -> Decimal:
+def true_range(bar: Bar, previous: Bar | None) -> Decimal:
     """Wilder's true range: from the bar's extremes to each other and to the close before."""
-    if before is None:
+    if previous is None:
         return sub(bar.high, bar.low)
-    return sub(max(bar.high, before.close), min(bar.low, before.close))
+    return sub(max(bar.high, previous.close), min(bar.low, previous.close))
 
 
-def unprotectable(wish: Wish, reference: Decimal) -> str:
+def invalid_protection(intent: Intent, reference: Decimal) -> str:
     """What is wrong with the prices at which a wish wants to be given up; empty when nothing is.
 
     Raises nothing: a price that is no number is never on the right side.
     """
-    if wish.stop is not None and not _below(wish.direction, wish.stop, reference):
-        return f"stop {wish.stop} is not on the losing side of {reference}"
-    if wish.target is not None and not _below(wish.direction, reference, wish.target):
-        return f"target {wish.target} is not on the winning side of {reference}"
+    if intent.stop is not None and not _is_worse(intent.direction, intent.stop, reference):
+        return f"stop {intent.stop} is not on the losing side of {reference}"
+    if intent.target is not None and not _is_worse(intent.direction, reference, intent.target):
+        return f"target {intent.target} is not on the winning side of {reference}"
     return ""
 
 
-def _below(direction: Direction, worse: Decimal, better: Decimal) -> bool:
+def _is_worse(direction: Direction, worse: Decimal, better: Decimal) -> bool:
     """Whether the first of two prices is the worse one for a position; false when one of them is no number."""
     if not worse.is_finite() or not better.is_finite():
         return False
     return worse < better if direction is Direction.LONG else worse > better
 
 
-def protectors(order: OrderPlaced, fill: OrderFilled, opened: Decimal, instrument: Instrument) -> list[OrderPlaced]:
+def protective_orders(
+    order: OrderPlaced, fill: OrderFilled, opened: Decimal, instrument: Instrument
+) -> list[OrderPlaced]:
     """The exits placed with a fill of an entry, for the `opened` units: of stop, target and trailing stop whatever
     comes first cancels the others.
 
@@ -150,18 +152,18 @@ def protectors(order: OrderPlaced, fill: OrderFilled, opened: Decimal, instrumen
     if terms is None or opened == 0:
         return []
     side = Side.SELL if fill.side is Side.BUY else Side.BUY
-    stop = terms.stop if terms.stop is not None else _away(fill, terms.stop_distance, wins=False)
-    target = terms.target if terms.target is not None else _away(fill, terms.target_distance, wins=True)
-    trail = _away(fill, terms.trail, wins=False)
+    stop = terms.stop if terms.stop is not None else _offset_price(fill, terms.stop_distance, wins=False)
+    target = terms.target if terms.target is not None else _offset_price(fill, terms.target_distance, wins=True)
+    trail = _offset_price(fill, terms.trail, wins=False)
     # Rounded against the position: a stop further off, a target harder to reach.
     planned: list[tuple[Role, OrderTerms]] = []
     if stop is not None and stop > 0:
-        planned.append(("stop", OrderTerms(OrderType.STOP, stop_price=on_tick(side, stop, instrument))))
+        planned.append(("stop", OrderTerms(OrderType.STOP, stop_price=round_to_tick(side, stop, instrument))))
     if trail is not None and trail > 0:
-        level = on_tick(side, trail, instrument)
+        level = round_to_tick(side, trail, instrument)
         planned.append(("trailing_stop", OrderTerms(OrderType.TRAILING_STOP, stop_price=level, trail=terms.trail)))
     if target is not None and target > 0:
-        far = on_tick(fill.side, target, instrument)
+        far = round_to_tick(fill.side, target, instrument)
         planned.append(("target", OrderTerms(OrderType.LIMIT, limit_price=far)))
     left = sub(order.quantity, fill.quantity)
     mark = "" if left == 0 else f".{left}"
@@ -185,9 +187,9 @@ def protectors(order: OrderPlaced, fill: OrderFilled, opened: Decimal, instrumen
     ]
 
 
-def liquidation(position: Position, price: Decimal, at: datetime) -> OrderPlaced:
+def liquidation_order(position: Position, price: Decimal, at: datetime) -> OrderPlaced:
     """The order by which the broker closes a position of a bankrupt account."""
-    quantity = size(position.quantity)
+    quantity = magnitude(position.quantity)
     return OrderPlaced(
         order_id=f"{order_id(position.symbol, at, 0)}.liquidation",
         signal_id="",
@@ -203,7 +205,7 @@ def liquidation(position: Position, price: Decimal, at: datetime) -> OrderPlaced
     )
 
 
-def _away(fill: OrderFilled, distance: Decimal | None, wins: bool) -> Decimal | None:
+def _offset_price(fill: OrderFilled, distance: Decimal | None, wins: bool) -> Decimal | None:
     """A price so far from the market's at the fill, on the side where its position wins or where it loses."""
     if distance is None:
         return None

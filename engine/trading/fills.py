@@ -23,36 +23,36 @@ from engine.core.money import (
     div,
     exact,
     floor_to_step,
+    magnitude,
     mul,
     percent_of,
-    size,
     sub,
 )
 
 # --- Prices -------------------------------------------------------------------------------------------------------
 
 
-def reached(side: Side, price: Decimal, stop: Decimal) -> bool:
+def is_triggered(side: Side, price: Decimal, stop: Decimal) -> bool:
     """Whether a price triggers a stop: a buy at it or above, a sale at it or below."""
     return price >= stop if side is Side.BUY else price <= stop
 
 
-def within(side: Side, price: Decimal, limit: Decimal) -> bool:
+def is_marketable(side: Side, price: Decimal, limit: Decimal) -> bool:
     """Whether a price is the limit or better: a buy at it or below, a sale at it or above."""
     return price <= limit if side is Side.BUY else price >= limit
 
 
-def is_beyond(order: OrderPlaced, price: Decimal) -> bool:
+def exceeds_worst_price(order: OrderPlaced, price: Decimal) -> bool:
     """Whether a fill price is worse than the worst one that an order accepts."""
-    return order.worst_price is not None and not within(order.side, price, order.worst_price)
+    return order.worst_price is not None and not is_marketable(order.side, price, order.worst_price)
 
 
-def best(side: Side, bar: Bar) -> Decimal:
+def best_price(side: Side, bar: Bar) -> Decimal:
     """The bar's best price for a side: what a limit needs to be filled."""
     return bar.low if side is Side.BUY else bar.high
 
 
-def worst(side: Side, bar: Bar) -> Decimal:
+def worst_price(side: Side, bar: Bar) -> Decimal:
     """The bar's worst price for a side: what a stop needs to be triggered."""
     return bar.high if side is Side.BUY else bar.low
 
@@ -60,7 +60,7 @@ def worst(side: Side, bar: Bar) -> Decimal:
 def distance(terms: OrderTerms, price: Decimal) -> Decimal:
     """How far the price that sets an order off, its stop or else its limit, is from a price; 0 for a market order."""
     level = terms.limit_price if terms.stop_price is None else terms.stop_price
-    return ZERO if level is None else size(sub(level, price))
+    return ZERO if level is None else magnitude(sub(level, price))
 
 
 def price_at_open(side: Side, terms: OrderTerms, triggered: bool, price: Decimal) -> Decimal | None:
@@ -69,12 +69,12 @@ def price_at_open(side: Side, terms: OrderTerms, triggered: bool, price: Decimal
     A stop that the open has gone through is filled at the open, a limit at the open if that is better.
     """
     stop, limit = terms.stop_price, terms.limit_price
-    if not triggered and stop is not None and not reached(side, price, stop):
+    if not triggered and stop is not None and not is_triggered(side, price, stop):
         return None
-    return price if limit is None or within(side, price, limit) else None
+    return price if limit is None or is_marketable(side, price, limit) else None
 
 
-def price_inside(side: Side, terms: OrderTerms, triggered: bool, bar: Bar) -> Decimal | None:
+def price_in_bar(side: Side, terms: OrderTerms, triggered: bool, bar: Bar) -> Decimal | None:
     """The market's price at which an order is filled inside a bar at whose open it worked already and was not filled.
 
     A stop is filled at its price, a limit at its limit. A stop-limit that the bar itself triggers is filled at its
@@ -83,16 +83,16 @@ def price_inside(side: Side, terms: OrderTerms, triggered: bool, bar: Bar) -> De
     """
     stop, limit = terms.stop_price, terms.limit_price
     if not triggered and stop is not None:
-        hit = reached(side, worst(side, bar), stop) and (limit is None or within(side, stop, limit))
+        hit = is_triggered(side, worst_price(side, bar), stop) and (limit is None or is_marketable(side, stop, limit))
         return stop if hit else None
     if limit is None:
         return None
-    return limit if within(side, best(side, bar), limit) else None
+    return limit if is_marketable(side, best_price(side, bar), limit) else None
 
 
-def triggered_by(side: Side, terms: OrderTerms, price: Decimal) -> bool:
+def triggers_stop(side: Side, terms: OrderTerms, price: Decimal) -> bool:
     """Whether a price turns a stop into a market order, or a stop-limit into a limit, for good."""
-    return terms.stop_price is not None and reached(side, price, terms.stop_price)
+    return terms.stop_price is not None and is_triggered(side, price, terms.stop_price)
 
 
 def stop_after_entry(side: Side, terms: OrderTerms, entry: Decimal, bar: Bar) -> Decimal | None:
@@ -101,12 +101,12 @@ def stop_after_entry(side: Side, terms: OrderTerms, entry: Decimal, bar: Bar) ->
     The bar's worst price may have come before the entry or after it: it is taken to have come after.
     """
     stop = terms.stop_price
-    if stop is None or terms.limit_price is not None or not reached(side, worst(side, bar), stop):
+    if stop is None or terms.limit_price is not None or not is_triggered(side, worst_price(side, bar), stop):
         return None
     return max(stop, entry) if side is Side.BUY else min(stop, entry)
 
 
-def trailed(side: Side, terms: OrderTerms, bar: Bar) -> OrderTerms:
+def trail_stop(side: Side, terms: OrderTerms, bar: Bar) -> OrderTerms:
     """A trailing stop after a bar: it follows the bar's best price for the position, and never goes back."""
     if terms.trail is None or terms.stop_price is None:
         return terms
@@ -115,7 +115,7 @@ def trailed(side: Side, terms: OrderTerms, bar: Bar) -> OrderTerms:
     return OrderTerms(terms.order_type, terms.limit_price, moved, terms.trail, terms.time_in_force, terms.expires_at)
 
 
-def on_tick(side: Side, price: Decimal, instrument: Instrument) -> Decimal:
+def round_to_tick(side: Side, price: Decimal, instrument: Instrument) -> Decimal:
     """The nearest tradable price that is not better: a buy's rounded up, a sale's down to no less than a tick."""
     if instrument.tick is None:
         return price
@@ -127,7 +127,9 @@ def on_tick(side: Side, price: Decimal, instrument: Instrument) -> Decimal:
 # --- Quantities ---------------------------------------------------------------------------------------------------
 
 
-def tradable(quantity: Decimal, volume: Decimal, taken: Decimal, costs: Costs, instrument: Instrument) -> Decimal:
+def fillable_quantity(
+    quantity: Decimal, volume: Decimal, taken: Decimal, costs: Costs, instrument: Instrument
+) -> Decimal:
     """How much of a quantity may be filled, in whole lots, where `taken` of the volume is ours already."""
     if costs.volume_cap_pct is None:
         return quantity
@@ -147,7 +149,7 @@ class Market(NamedTuple):
     rate: Decimal
 
 
-class Paid(NamedTuple):
+class FilledSoFar(NamedTuple):
     """What earlier fills of an order came to."""
 
     units: Decimal = ZERO
@@ -165,10 +167,10 @@ class Cost(NamedTuple):
     commission: Decimal
 
 
-NOTHING = Paid()
+NOT_FILLED = FilledSoFar()
 
 
-def slipped(side: Side, reference: Decimal, bps: Decimal) -> Decimal:
+def with_slippage(side: Side, reference: Decimal, bps: Decimal) -> Decimal:
     """The price after adverse slippage: a buy pays more than the reference, a sale receives less."""
     slip = bps_of(reference, bps)
     return add(reference, slip) if side is Side.BUY else sub(reference, slip)
@@ -192,12 +194,12 @@ def chance_of(seed: int | None, order_id: str, fills: int) -> Decimal:
     return exact(f"0.{int.from_bytes(digest[:8]) % 10**12:012}")
 
 
-def commission_of(notional: Decimal, quantity: Decimal, costs: Costs, before: Paid = NOTHING) -> Decimal:
+def commission_of(notional: Decimal, quantity: Decimal, costs: Costs, before: FilledSoFar = NOT_FILLED) -> Decimal:
     """What a fill adds to its order's commission; the minimum is per order, whatever the number of its fills."""
-    due = bps_of(add(before.notional, notional), costs.commission_bps)
+    commission = bps_of(add(before.notional, notional), costs.commission_bps)
     if costs.commission_per_unit:
-        due = add(due, mul(add(before.units, quantity), costs.commission_per_unit))
-    return sub(max(due, costs.commission_min), before.commission)
+        commission = add(commission, mul(add(before.units, quantity), costs.commission_per_unit))
+    return sub(max(commission, costs.commission_min), before.commission)
 
 
 def cost_of(
@@ -208,7 +210,7 @@ def cost_of(
     costs: Costs,
     market: Market,
     chance: Decimal = ONE,
-    before: Paid = NOTHING,
+    before: FilledSoFar = NOT_FILLED,
 ) -> Cost:
     """What `quantity` costs at a reference price. The commission is charged on the slipped notional.
 
@@ -217,14 +219,14 @@ def cost_of(
     """
     price = reference
     if terms.order_type is not OrderType.LIMIT:
-        price = slipped(side, reference, slippage_bps(quantity, market.volume, costs, chance))
+        price = with_slippage(side, reference, slippage_bps(quantity, market.volume, costs, chance))
         if costs.round_to_tick:
-            price = on_tick(side, price, market.instrument)
-        if terms.limit_price is not None and not within(side, price, terms.limit_price):
+            price = round_to_tick(side, price, market.instrument)
+        if terms.limit_price is not None and not is_marketable(side, price, terms.limit_price):
             price = terms.limit_price
     per_unit = mul(market.instrument.multiplier, market.rate)
     notional = mul(mul(price, quantity), per_unit)
-    slippage = mul(mul(size(sub(price, reference)), quantity), per_unit)
+    slippage = mul(mul(magnitude(sub(price, reference)), quantity), per_unit)
     return Cost(price, notional, slippage, commission_of(notional, quantity, costs, before))
 
 
@@ -236,7 +238,7 @@ def fill(
     bar_opened_at: datetime,
     costs: Costs,
     market: Market,
-    before: Paid = NOTHING,
+    before: FilledSoFar = NOT_FILLED,
 ) -> OrderFilled:
     """An order's fill at a reference price: at the open of a bar, or inside one that has closed `at`."""
     chance = chance_of(costs.seed, order.order_id, before.fills)

@@ -8,12 +8,12 @@ from functools import cached_property
 from engine.core.config import RunConfig
 from engine.core.events import AT_MARKET, OrderPlaced, OrderTerms
 from engine.core.market import Direction, Side, Symbol
-from engine.core.money import ZERO, add, is_exact, mul, neg, part_of, percent_of, size, sub
-from engine.core.step import Step
+from engine.core.money import ZERO, add, is_exact, magnitude, mul, neg, percent_of, prorate, sub
+from engine.core.step import MarketView
 from engine.trading.book import Book, closing_units
 from engine.trading.fills import Cost, Market, cost_of
 
-UNRECKONABLE = (KeyError, ValueError, ArithmeticError)
+NOT_COMPUTABLE = (KeyError, ValueError, ArithmeticError)
 """What amounts raise that are missing, no numbers, or too large."""
 
 
@@ -28,31 +28,39 @@ class Proposal:
         self,
         book: Book,
         config: RunConfig,
-        step: Step,
+        view: MarketView,
         symbol: Symbol,
         side: Side,
         quantity: Decimal,
         terms: OrderTerms = AT_MARKET,
-        flaw: str = "",
+        invalid_reason: str = "",
         replaces: OrderPlaced | None = None,
     ) -> None:
-        self.book, self.config, self.step = book, config, step
+        self.book, self.config, self.view = book, config, view
         self.symbol, self.side = symbol, side
         self.terms, self.replaces = terms, replaces
-        countable = is_exact(quantity)
-        self.quantity = quantity if countable else ZERO
-        self.flaw = flaw if countable else f"quantity {quantity} is no amount"
+        is_valid_amount = is_exact(quantity)
+        self.quantity = quantity if is_valid_amount else ZERO
+        self.invalid_reason = invalid_reason if is_valid_amount else f"quantity {quantity} is no amount"
 
-    def of(self, quantity: Decimal) -> Proposal:
+    def with_quantity(self, quantity: Decimal) -> Proposal:
         """The same order over another quantity."""
         return Proposal(
-            self.book, self.config, self.step, self.symbol, self.side, quantity, self.terms, self.flaw, self.replaces
+            self.book,
+            self.config,
+            self.view,
+            self.symbol,
+            self.side,
+            quantity,
+            self.terms,
+            self.invalid_reason,
+            self.replaces,
         )
 
     @cached_property
     def last(self) -> Decimal | None:
         """The symbol's last close; None for one that is unknown or no price."""
-        last = self.step.marks.get(self.symbol)
+        last = self.view.marks.get(self.symbol)
         return last if last is not None and is_exact(last) and last > 0 else None
 
     @cached_property
@@ -63,7 +71,7 @@ class Proposal:
     def rate(self) -> Decimal | None:
         """The account's currency per unit of the quote's; None while no bar has told it, or it is no price."""
         try:
-            rate = self.book.rate(self.symbol, self.step.marks)
+            rate = self.book.rate(self.symbol, self.view.marks)
         except KeyError:
             return None
         return rate if is_exact(rate) and rate > 0 else None
@@ -72,8 +80,8 @@ class Proposal:
     def equity(self) -> Decimal | None:
         """What the account is worth at the last closes; None while one of them is unknown or no price."""
         try:
-            return self.book.equity(self.step.marks)
-        except UNRECKONABLE:
+            return self.book.equity(self.view.marks)
+        except NOT_COMPUTABLE:
             return None
 
     @cached_property
@@ -81,12 +89,12 @@ class Proposal:
         """What it would cost at its reference price; None where that is unknown, or too large an amount."""
         if self.reference is None or self.rate is None:
             return None
-        latest = self.step.latest.get(self.symbol)
+        latest = self.view.latest.get(self.symbol)
         market = Market(self.book.instruments[self.symbol], ZERO if latest is None else latest.volume, self.rate)
         costs = self.config.costs_of(self.symbol)
         try:
             return cost_of(self.side, self.quantity, self.reference, self.terms, costs, market)
-        except UNRECKONABLE:
+        except NOT_COMPUTABLE:
             return None
 
     @property
@@ -124,33 +132,33 @@ class Proposal:
 
         What is held counts at its mark, what an entry opens at the price of its fill. None while a price is unknown.
         """
-        marks = self.step.marks
+        marks = self.view.marks
         try:
             most = {symbol: self.book.value(symbol, marks) for symbol in self.book.positions}
-            most[self.symbol] = add(most.get(self.symbol, ZERO), self._change())
+            most[self.symbol] = add(most.get(self.symbol, ZERO), self._value_change())
             least = dict(most)
             for order in self.entries:
-                change = self._of_order(order)._change()
-                reached = most if order.side is Side.BUY else least
+                change = self._from_order(order)._value_change()
+                affected = most if order.side is Side.BUY else least
                 for values in (most, least):
                     values.setdefault(order.symbol, ZERO)
-                reached[order.symbol] = add(reached[order.symbol], change)
-        except UNRECKONABLE:
+                affected[order.symbol] = add(affected[order.symbol], change)
+        except NOT_COMPUTABLE:
             return None
         return [(most[symbol], least[symbol]) for symbol in most]
 
-    def _of_order(self, order: OrderPlaced) -> Proposal:
+    def _from_order(self, order: OrderPlaced) -> Proposal:
         """A working order as it would be proposed now."""
-        return Proposal(self.book, self.config, self.step, order.symbol, order.side, order.quantity, order.terms)
+        return Proposal(self.book, self.config, self.view, order.symbol, order.side, order.quantity, order.terms)
 
-    def _change(self) -> Decimal:
+    def _value_change(self) -> Decimal:
         """By how much the fill changes the value of the symbol's position: what it closes at the mark, what it opens
         at the price expected to be paid. Raises one of `UNRECKONABLE` while a price is unknown."""
-        marks = self.step.marks
+        marks = self.view.marks
         # A price of the order's own does not stand for the market's: nothing is opened while that is unknown.
-        closed = mul(self.closing, self.book.worth(self.symbol, marks[self.symbol], marks))
+        closed = mul(self.closing, self.book.unit_value(self.symbol, marks[self.symbol], marks))
         opening = sub(self.quantity, self.closing)
-        opened = mul(opening, self.book.worth(self.symbol, self.expected_price, marks)) if opening else ZERO
+        opened = mul(opening, self.book.unit_value(self.symbol, self.expected_price, marks)) if opening else ZERO
         return _signed(self.side, add(closed, opened))
 
     @property
@@ -181,7 +189,7 @@ def reference_of(side: Side, terms: OrderTerms, last: Decimal | None) -> Decimal
     return max(own, last) if beyond and last is not None else own
 
 
-def worst_price(proposal: Proposal) -> Decimal | None:
+def collar_price(proposal: Proposal) -> Decimal | None:
     """The price beyond which the broker may open nothing: as far from the last close as the price collar allows.
 
     None without a collar. Never below 0, so that an order of any collar is filled at any falling price that is one.
@@ -202,7 +210,7 @@ def entry_cash(proposal: Proposal) -> Decimal:
     closing_notional = ZERO
     released = ZERO
     if proposal.closing > 0:
-        closing_notional = part_of(cost.notional, proposal.closing, proposal.quantity)
+        closing_notional = prorate(cost.notional, proposal.closing, proposal.quantity)
         released = _released(proposal, closing_notional)
     opening = sub(cost.notional, closing_notional)
     if proposal.side is Side.SELL:
@@ -215,5 +223,5 @@ def _released(proposal: Proposal, closing_notional: Decimal) -> Decimal:
     position = proposal.book.positions[proposal.symbol]
     if position.direction is Direction.LONG:
         return closing_notional
-    tied_up = size(position.cost)
+    tied_up = magnitude(position.cost)
     return sub(add(tied_up, percent_of(tied_up, proposal.book.margin_pct)), closing_notional)

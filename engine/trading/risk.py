@@ -16,58 +16,58 @@ from typing import NamedTuple
 from engine.core.config import RunConfig
 from engine.core.events import Check, OrderPlaced, TradingHalted, Verdict
 from engine.core.market import OrderType, Symbol
-from engine.core.money import ZERO, add, floor_to_step, mul, percent_of, size, steps_in, sub, total
+from engine.core.money import ZERO, add, floor_to_step, magnitude, mul, percent_of, steps_in, sub, total
 from engine.trading.book import Book
-from engine.trading.proposal import UNRECKONABLE, Proposal, entry_cash
+from engine.trading.proposal import NOT_COMPUTABLE, Proposal, entry_cash
 
 
-class Ruling(NamedTuple):
+class RiskRuling(NamedTuple):
     verdict: Verdict
     quantity: Decimal
     reason: str
     checks: tuple[Check, ...]
 
 
-def judge(proposal: Proposal) -> Ruling:
+def check(proposal: Proposal) -> RiskRuling:
     """Approves, reduces to what fits or to the closing half, or denies; every rule's check is in the ruling."""
-    if proposal.reduces_only and not proposal.flaw:
-        return _judge_exit(proposal)
-    checks = tuple(Check(rule, *_asked(check, proposal)) for rule, check in RULES.items())
+    if proposal.reduces_only and not proposal.invalid_reason:
+        return _check_exit(proposal)
+    checks = tuple(Check(rule, *_evaluate(check, proposal)) for rule, check in RULES.items())
     failed = [check for check in checks if check.passed is not True]
     if not failed:
-        return Ruling(Verdict.APPROVED, proposal.quantity, "all checks passed", checks)
-    reason = _reason(failed)
+        return RiskRuling(Verdict.APPROVED, proposal.quantity, "all checks passed", checks)
+    reason = _describe_failures(failed)
     failing = {check.rule for check in failed}
-    fitting = ZERO
-    if failing <= _SIZES.keys() and proposal.config.limits.reduce:
-        fitting = _fitting(proposal)
-    elif not failing & _WHOLE and not _halted(proposal, exits=True):
-        fitting = proposal.closing
-    if fitting > 0:
-        return Ruling(Verdict.REDUCED, fitting, reason, checks)
-    return Ruling(Verdict.DENIED, ZERO, reason, checks)
+    allowed = ZERO
+    if failing <= _SIZE_RULES.keys() and proposal.config.limits.reduce:
+        allowed = _largest_allowed(proposal)
+    elif not failing & _NOT_REDUCIBLE and not _halted(proposal, exits=True):
+        allowed = proposal.closing
+    if allowed > 0:
+        return RiskRuling(Verdict.REDUCED, allowed, reason, checks)
+    return RiskRuling(Verdict.DENIED, ZERO, reason, checks)
 
 
-def _judge_exit(proposal: Proposal) -> Ruling:
+def _check_exit(proposal: Proposal) -> RiskRuling:
     """An exit passes, unless everything is halted, or another one sells at once what it would sell."""
-    leaving = _leaving(proposal)
-    judged: dict[str, Verdicts] = {
-        "halt": (not _halted(proposal, exits=True), "no halt of everything", _halts_in_words(proposal.book)),
-        "incompatible_position": (leaving is None, "one way out at a time", _left_by(leaving)),
+    pending = _other_pending_exit(proposal)
+    results: dict[str, RuleResult] = {
+        "halt": (not _halted(proposal, exits=True), "no halt of everything", _describe_halts(proposal.book)),
+        "incompatible_position": (pending is None, "one way out at a time", _describe_pending_exit(pending)),
     }
-    exempt: Verdicts = (True, "exits are exempt", "")
-    checks = tuple(Check(rule, *judged.get(rule, exempt)) for rule in RULES)
+    exempt: RuleResult = (True, "exits are exempt", "")
+    checks = tuple(Check(rule, *results.get(rule, exempt)) for rule in RULES)
     failed = [check for check in checks if not check.passed]
     if failed:
-        return Ruling(Verdict.DENIED, ZERO, _reason(failed), checks)
-    return Ruling(Verdict.APPROVED, proposal.quantity, "reduces the position", checks)
+        return RiskRuling(Verdict.DENIED, ZERO, _describe_failures(failed), checks)
+    return RiskRuling(Verdict.APPROVED, proposal.quantity, "reduces the position", checks)
 
 
-def _reason(failed: list[Check]) -> str:
+def _describe_failures(failed: list[Check]) -> str:
     return "; ".join(f"{check.rule}: {check.observed} against {check.limit}" for check in failed)
 
 
-def _fitting(proposal: Proposal) -> Decimal:
+def _largest_allowed(proposal: Proposal) -> Decimal:
     """The largest quantity that opens something and that every rule about size allows; else what closes.
 
     The rules themselves are asked, by bisection over whole lots, so that what is ordered is what they allow.
@@ -77,57 +77,57 @@ def _fitting(proposal: Proposal) -> Decimal:
     too_many = steps_in(sub(proposal.quantity, least), lot)
     fits = 0
     while too_many - fits > 1:
-        tried = (fits + too_many) // 2
-        smaller = proposal.of(add(least, mul(lot, Decimal(tried))))
-        if all(_asked(check, smaller)[0] is True for check in _SIZES.values()):
-            fits = tried
+        candidate = (fits + too_many) // 2
+        reduced = proposal.with_quantity(add(least, mul(lot, Decimal(candidate))))
+        if all(_evaluate(check, reduced)[0] is True for check in _SIZE_RULES.values()):
+            fits = candidate
         else:
-            too_many = tried
+            too_many = candidate
     return add(least, mul(lot, Decimal(fits)))
 
 
 # --- Rules --------------------------------------------------------------------------------------------------------
 
-Verdicts = tuple[bool, str, str]
+RuleResult = tuple[bool, str, str]
 """Whether a rule allows the order, the most it allows, what it saw."""
 
-OFF: Verdicts = (True, "none", "")
+NO_LIMIT: RuleResult = (True, "none", "")
 UNKNOWN = "unknown"
 
 
-def _asked(check: Callable[[Proposal], Verdicts], proposal: Proposal) -> Verdicts:
+def _evaluate(rule: Callable[[Proposal], RuleResult], proposal: Proposal) -> RuleResult:
     """What a rule says; it allows nothing that cannot be reckoned with."""
     try:
-        return check(proposal)
-    except UNRECKONABLE:
+        return rule(proposal)
+    except NOT_COMPUTABLE:
         return False, UNKNOWN, UNKNOWN
 
 
-def _at_most(observed: Decimal | None, limit: Decimal | None) -> Verdicts:
+def _at_most(observed: Decimal | None, limit: Decimal | None) -> RuleResult:
     """Allows what is known and not above the limit; without a limit, anything."""
     if limit is None:
-        return OFF
+        return NO_LIMIT
     if observed is None:
         return False, str(limit), UNKNOWN
     return observed <= limit, str(limit), str(observed)
 
 
-def _wish(proposal: Proposal) -> Verdicts:
-    return not proposal.flaw, "prices and numbers that can be meant", proposal.flaw or "so they are"
+def _intent(proposal: Proposal) -> RuleResult:
+    return not proposal.invalid_reason, "prices and numbers that can be meant", proposal.invalid_reason or "so they are"
 
 
-def _quantity(proposal: Proposal) -> Verdicts:
+def _quantity(proposal: Proposal) -> RuleResult:
     quantity, lot = proposal.quantity, proposal.book.instruments[proposal.symbol].quantity_step
     opening = sub(quantity, proposal.closing)
     return quantity > 0 and floor_to_step(opening, lot) == opening, f"above 0, in lots of {lot:f}", str(quantity)
 
 
-def _price(proposal: Proposal) -> Verdicts:
+def _price(proposal: Proposal) -> RuleResult:
     known = proposal.cost is not None and proposal.cost.price > 0
     return known, "a price above 0", UNKNOWN if proposal.cost is None else str(proposal.cost.price)
 
 
-def _cash(proposal: Proposal) -> Verdicts:
+def _cash(proposal: Proposal) -> RuleResult:
     free = proposal.book.free_cash
     if proposal.replaces is not None:
         free = add(free, proposal.replaces.reserved)
@@ -135,195 +135,195 @@ def _cash(proposal: Proposal) -> Verdicts:
     return _at_most(needed, free)
 
 
-def _order_value(proposal: Proposal) -> Verdicts:
+def _order_value(proposal: Proposal) -> RuleResult:
     value = None if proposal.cost is None else proposal.cost.notional
     return _at_most(value, proposal.config.limits.order_value_max)
 
 
-def _order_quantity(proposal: Proposal) -> Verdicts:
+def _order_quantity(proposal: Proposal) -> RuleResult:
     return _at_most(proposal.quantity, proposal.config.limits.order_quantity_max)
 
 
-def _position_cap(proposal: Proposal) -> Verdicts:
+def _position_cap(proposal: Proposal) -> RuleResult:
     worth = None
     if proposal.cost is not None and proposal.rate is not None:
         multiplier = proposal.book.instruments[proposal.symbol].multiplier
-        worth = mul(mul(mul(proposal.expected_price, size(proposal.resulting)), multiplier), proposal.rate)
-    return _of_equity(worth, proposal, proposal.config.position_pct_of(proposal.symbol))
+        worth = mul(mul(mul(proposal.expected_price, magnitude(proposal.resulting)), multiplier), proposal.rate)
+    return _within_equity_pct(worth, proposal, proposal.config.position_pct_of(proposal.symbol))
 
 
-def _position_quantity(proposal: Proposal) -> Verdicts:
-    return _at_most(size(proposal.resulting), proposal.config.limits.position_quantity_max)
+def _position_quantity(proposal: Proposal) -> RuleResult:
+    return _at_most(magnitude(proposal.resulting), proposal.config.limits.position_quantity_max)
 
 
-def _gross_exposure(proposal: Proposal) -> Verdicts:
+def _gross_exposure(proposal: Proposal) -> RuleResult:
     pct = proposal.config.limits.gross_exposure_pct
     exposures = [] if pct is None else proposal.exposures
-    gross = None if exposures is None else total(max(size(most), size(least)) for most, least in exposures)
-    return _of_equity(gross, proposal, pct)
+    gross = None if exposures is None else total(max(magnitude(most), magnitude(least)) for most, least in exposures)
+    return _within_equity_pct(gross, proposal, pct)
 
 
-def _net_exposure(proposal: Proposal) -> Verdicts:
+def _net_exposure(proposal: Proposal) -> RuleResult:
     pct = proposal.config.limits.net_exposure_pct
     exposures = [] if pct is None else proposal.exposures
     net = None
     if exposures is not None:
-        net = max(size(total(most for most, _ in exposures)), size(total(least for _, least in exposures)))
-    return _of_equity(net, proposal, pct)
+        net = max(magnitude(total(most for most, _ in exposures)), magnitude(total(least for _, least in exposures)))
+    return _within_equity_pct(net, proposal, pct)
 
 
-def _of_equity(observed: Decimal | None, proposal: Proposal, pct: Decimal | None) -> Verdicts:
+def _within_equity_pct(observed: Decimal | None, proposal: Proposal, pct: Decimal | None) -> RuleResult:
     """Allows what is not above a share of equity; nothing of an equity that is unknown or gone."""
     if pct is None:
-        return OFF
+        return NO_LIMIT
     if proposal.equity is None:
         return False, UNKNOWN, UNKNOWN if observed is None else str(observed)
     return _at_most(observed, percent_of(max(ZERO, proposal.equity), pct))
 
 
-def _daily_loss(proposal: Proposal) -> Verdicts:
+def _daily_loss(proposal: Proposal) -> RuleResult:
     limit = daily_loss_limit(proposal.book, proposal.config)
     if limit is None:
-        return OFF
+        return NO_LIMIT
     if proposal.equity is None:
         return False, f"below {limit}", UNKNOWN
     loss = sub(proposal.book.day_equity, proposal.equity)
     return loss < limit, f"below {limit}", str(loss)
 
 
-def _drawdown(proposal: Proposal) -> Verdicts:
+def _drawdown(proposal: Proposal) -> RuleResult:
     pct, peak, equity = proposal.config.limits.drawdown_pct, proposal.book.peak, proposal.equity
     if pct is None:
-        return OFF
+        return NO_LIMIT
     if equity is None:
         return False, UNKNOWN, UNKNOWN
     limit, lost = percent_of(max(peak, equity), pct), sub(max(peak, equity), equity)
     return lost < limit, f"below {limit}", str(lost)
 
 
-def _cool_down(proposal: Proposal) -> Verdicts:
+def _cool_down(proposal: Proposal) -> RuleResult:
     limits, book = proposal.config.limits, proposal.book
     if limits.losses_max is None:
-        return OFF
+        return NO_LIMIT
     rested = book.lost_at is not None and (
-        proposal.step.at >= book.lost_at + limits.cool_down_bars * proposal.config.timeframe.duration
+        proposal.view.at >= book.lost_at + limits.cool_down_bars * proposal.config.timeframe.duration
     )
     since = f"{limits.losses_max} losses in a row, or {limits.cool_down_bars} bars after the last"
     return book.losses < limits.losses_max or rested, f"below {since}", f"{book.losses} in a row"
 
 
-def _orders_per_step(proposal: Proposal) -> Verdicts:
+def _orders_per_step(proposal: Proposal) -> RuleResult:
     most = proposal.config.limits.orders_per_step
-    placed = sum(1 for at in proposal.book.placed if at == proposal.step.at)
-    return OFF if most is None else (placed < most, f"below {most}", str(placed))
+    placed = sum(1 for at in proposal.book.placed if at == proposal.view.at)
+    return NO_LIMIT if most is None else (placed < most, f"below {most}", str(placed))
 
 
-def _orders_per_hour(proposal: Proposal) -> Verdicts:
+def _orders_per_hour(proposal: Proposal) -> RuleResult:
     most = proposal.config.limits.orders_per_hour
-    placed = sum(1 for at in proposal.book.placed if at > proposal.step.at - _HOUR)
-    return OFF if most is None else (placed < most, f"below {most}", str(placed))
+    placed = sum(1 for at in proposal.book.placed if at > proposal.view.at - _HOUR)
+    return NO_LIMIT if most is None else (placed < most, f"below {most}", str(placed))
 
 
 _HOUR = timedelta(hours=1)
 
 
-def _price_collar(proposal: Proposal) -> Verdicts:
+def _price_collar(proposal: Proposal) -> RuleResult:
     pct = proposal.config.limits.collar_pct
     if pct is None:
-        return OFF
+        return NO_LIMIT
     if proposal.cost is None or proposal.last is None:
         return False, str(pct), UNKNOWN
     prices = (proposal.cost.price, proposal.terms.limit_price, proposal.terms.stop_price)
-    furthest = max(size(sub(price, proposal.last)) for price in prices if price is not None)
+    furthest = max(magnitude(sub(price, proposal.last)) for price in prices if price is not None)
     return _at_most(furthest, percent_of(proposal.last, pct))
 
 
-def _duplicate(proposal: Proposal) -> Verdicts:
+def _duplicate(proposal: Proposal) -> RuleResult:
     same = next(
         (
             order.order_id
             for order in proposal.entries
             if (order.symbol, order.side) == (proposal.symbol, proposal.side)
-            and (order.at == proposal.step.at or order.terms == proposal.terms)
+            and (order.at == proposal.view.at or order.terms == proposal.terms)
         ),
         None,
     )
     return same is None, "one of its kind at a time", "none" if same is None else same
 
 
-def _stale_price(proposal: Proposal) -> Verdicts:
+def _stale_price(proposal: Proposal) -> RuleResult:
     most = proposal.config.limits.stale_bars
     if most is None:
-        return OFF
+        return NO_LIMIT
     oldest = most * proposal.config.timeframe.duration
-    latest = proposal.step.latest.get(proposal.symbol)
+    latest = proposal.view.latest.get(proposal.symbol)
     if latest is None:
         return False, f"{oldest}", UNKNOWN
-    age = proposal.step.at - latest.closed_at
+    age = proposal.view.at - latest.closed_at
     return age <= oldest, f"{oldest}", f"{age}"
 
 
-def _allowed_symbols(proposal: Proposal) -> Verdicts:
+def _allowed_symbols(proposal: Proposal) -> RuleResult:
     allowed = proposal.config.limits.symbols
-    return OFF if allowed is None else (proposal.symbol in allowed, ",".join(allowed), proposal.symbol)
+    return NO_LIMIT if allowed is None else (proposal.symbol in allowed, ",".join(allowed), proposal.symbol)
 
 
-def _shorts(proposal: Proposal) -> Verdicts:
+def _shorts(proposal: Proposal) -> RuleResult:
     allowed = proposal.config.limits.shorts
     return allowed or proposal.resulting >= 0, "allowed" if allowed else "none", f"would hold {proposal.resulting}"
 
 
-def _incompatible_position(proposal: Proposal) -> Verdicts:
+def _incompatible_position(proposal: Proposal) -> RuleResult:
     allowed = proposal.config.limits.reversal
     limit = "reversal allowed" if allowed else "no reversal"
-    leaving = _leaving(proposal)
-    if leaving is not None:
-        return False, limit, _left_by(leaving)
+    pending = _other_pending_exit(proposal)
+    if pending is not None:
+        return False, limit, _describe_pending_exit(pending)
     return proposal.closing == 0 or allowed, limit, f"holds {proposal.held}"
 
 
-def leaving_by(book: Book, symbol: Symbol) -> OrderPlaced | None:
+def pending_exit(book: Book, symbol: Symbol) -> OrderPlaced | None:
     """The working order that leaves the symbol's position at once, if there is one. (A stop or a target only might.)"""
     orders = book.orders_of(symbol)
     return next((o for o in orders if o.role == "exit" and o.terms.order_type is OrderType.MARKET), None)
 
 
-def _leaving(proposal: Proposal) -> OrderPlaced | None:
+def _other_pending_exit(proposal: Proposal) -> OrderPlaced | None:
     """The same, unless it is the one that the proposal amends."""
-    leaving = leaving_by(proposal.book, proposal.symbol)
-    return None if leaving is proposal.replaces else leaving
+    pending = pending_exit(proposal.book, proposal.symbol)
+    return None if pending is proposal.replaces else pending
 
 
-def _left_by(order: OrderPlaced | None) -> str:
+def _describe_pending_exit(order: OrderPlaced | None) -> str:
     return "is not being left" if order is None else f"is left by {order.order_id}"
 
 
-def _trading_hours(proposal: Proposal) -> Verdicts:
+def _trading_hours(proposal: Proposal) -> RuleResult:
     begin, end = proposal.config.limits.trading_from, proposal.config.limits.trading_to
-    if _session_ends(proposal):
+    if _session_is_ending(proposal):
         return False, "time to leave before the session ends", "its last bars"
     if begin is None or end is None:
-        return OFF
-    now = proposal.step.at.hour * 60 + proposal.step.at.minute
+        return NO_LIMIT
+    now = proposal.view.at.hour * 60 + proposal.view.at.minute
     inside = begin <= now < end if begin < end else now >= begin or now < end
     return inside, f"from {_clock(begin)} before {_clock(end)}", _clock(now)
 
 
-def _session_ends(proposal: Proposal) -> bool:
+def _session_is_ending(proposal: Proposal) -> bool:
     """Whether a position that must be left before its session ends could only be opened in its last bars."""
     config, symbol = proposal.config, proposal.symbol
-    bar, waits = config.timeframe.duration, 1 + config.costs_of(symbol).latency_bars
+    bar, bars_ahead = config.timeframe.duration, 1 + config.costs_of(symbol).latency_bars
     calendar = proposal.book.instruments[symbol].calendar
-    within = proposal.step.schedule.ends_within
-    return config.exits_of(symbol).session_end and within(calendar, proposal.step.at, bar * waits)
+    within = proposal.view.schedule.ends_within
+    return config.exits_of(symbol).session_end and within(calendar, proposal.view.at, bar * bars_ahead)
 
 
 def _clock(minute: int) -> str:
     return f"{minute // 60:02}:{minute % 60:02}"
 
 
-def _halt(proposal: Proposal) -> Verdicts:
-    return not _halted(proposal, exits=False), "no halt", _halts_in_words(proposal.book)
+def _halt(proposal: Proposal) -> RuleResult:
+    return not _halted(proposal, exits=False), "no halt", _describe_halts(proposal.book)
 
 
 def _halted(proposal: Proposal, exits: bool) -> bool:
@@ -333,14 +333,14 @@ def _halted(proposal: Proposal, exits: bool) -> bool:
     )
 
 
-def _halts_in_words(book: Book) -> str:
+def _describe_halts(book: Book) -> str:
     halts: list[TradingHalted] = list(book.halts.values())
     if book.ended:
         return f"trading has ended: {book.ended}"
     return "; ".join(f"{halt.scope} halted by {halt.actor}: {halt.reason}" for halt in halts) or "no halt"
 
 
-_SIZES: dict[str, Callable[[Proposal], Verdicts]] = {
+_SIZE_RULES: dict[str, Callable[[Proposal], RuleResult]] = {
     "cash": _cash,
     "order_value": _order_value,
     "order_quantity": _order_quantity,
@@ -350,11 +350,11 @@ _SIZES: dict[str, Callable[[Proposal], Verdicts]] = {
     "net_exposure": _net_exposure,
 }
 
-RULES: dict[str, Callable[[Proposal], Verdicts]] = {
-    "wish": _wish,
+RULES: dict[str, Callable[[Proposal], RuleResult]] = {
+    "wish": _intent,
     "quantity": _quantity,
     "price": _price,
-    **_SIZES,
+    **_SIZE_RULES,
     "daily_loss": _daily_loss,
     "drawdown": _drawdown,
     "cool_down": _cool_down,
@@ -371,7 +371,7 @@ RULES: dict[str, Callable[[Proposal], Verdicts]] = {
 }
 
 # These refuse an order whole: there is no half of it that may go ahead.
-_WHOLE = frozenset({"wish", "quantity", "price", "incompatible_position"})
+_NOT_REDUCIBLE = frozenset({"wish", "quantity", "price", "incompatible_position"})
 
 
 def daily_loss_limit(book: Book, config: RunConfig) -> Decimal | None:

@@ -20,12 +20,12 @@ def target_quantity(
     sizing = config.sizing_of(instrument.symbol)
     if sizing.mode == "fixed_quantity":
         return floor_to_step(sizing.quantity or ZERO, instrument.quantity_step)
-    worth = mul(percent_of(equity, sizing.base_pct), confidence)
+    value = mul(percent_of(equity, sizing.base_pct), confidence)
     cap = position_cap(equity, instrument.symbol, config)
     if cap is not None:
-        worth = min(worth, cap)
-    a_unit = mul(mul(price, instrument.multiplier), rate)
-    return affordable(max(ZERO, worth), a_unit, instrument.quantity_step) if a_unit > 0 else ZERO
+        value = min(value, cap)
+    unit_value = mul(mul(price, instrument.multiplier), rate)
+    return affordable(max(ZERO, value), unit_value, instrument.quantity_step) if unit_value > 0 else ZERO
 
 
 def position_cap(equity: Decimal, symbol: str, config: RunConfig) -> Decimal | None:

@@ -22,11 +22,11 @@ from langgraph.prebuilt import ToolNode
 
 from analysis.charting.indicators import Windows, defined_values
 from analysis.charting.snapshot import Snapshot
-from analysis.charting.snapshot import frame_of as frame_of_snapshot
+from analysis.charting.snapshot import frame_from_snapshot as frame_of_snapshot
 from analysis.charting.tools import LAST_BARS, TOOLS
 from analysis.reports import significant
 from tests.support.chart_snapshots import snapshot_from
-from tests.support.frames import frame_of, scaled, walk
+from tests.support.frames import frame_of, scaled, walk_frame
 
 NAMES = [each.name for each in TOOLS]
 # What the reports call the values that the tools give at their own defaults.
@@ -87,7 +87,7 @@ def spelled(value: float) -> str | None:
 @given(seed=st.integers(0, 10**6), bars=st.integers(1, 560), factor=st.sampled_from([1e-6, 1.0, 1e4]))
 @settings(max_examples=25)
 def test_values_at_the_defaults_are_those_of_the_reports(seed: int, bars: int, factor: float) -> None:
-    snapshot = snapshot_from(scaled(walk(seed, bars), factor))
+    snapshot = snapshot_from(scaled(walk_frame(seed, bars), factor))
     assert_reported(snapshot, bars)
 
 
@@ -99,7 +99,7 @@ def test_in_a_market_that_stands_still_for_a_while_too(step: float) -> None:
 
 
 def test_a_window_begins_where_it_begins_for_the_reports() -> None:
-    bars = walk(8, 900)
+    bars = walk_frame(8, 900)
     for name in NAMES:
         long, whole = (told(snapshot_from(frame), name, period=100) for frame in (bars, bars.tail(500)))
         assert long == whole
@@ -120,7 +120,7 @@ def assert_reported(snapshot: Snapshot, bars: int) -> None:
 @given(seed=st.integers(0, 10**6), bars=st.integers(80, 300))
 @settings(max_examples=10)
 def test_earlier_values_are_what_was_last_when_they_were_new(seed: int, bars: int) -> None:
-    frame = walk(seed, bars)
+    frame = walk_frame(seed, bars)
     for name in NAMES:
         now, then = (told(snapshot_from(frame.head(end)), name)["values"] for end in (bars, bars - 9))
         for line in now:
@@ -128,7 +128,7 @@ def test_earlier_values_are_what_was_last_when_they_were_new(seed: int, bars: in
 
 
 def test_bollinger_bands_are_the_mean_and_so_many_deviations_around_it() -> None:
-    frame = walk(3, 60)
+    frame = walk_frame(3, 60)
     made = told(snapshot_from(frame), "bollinger", period=12, width=3, last=1)["values"]
     closes = frame["close"].tail(12)
     mean, deviation = cast(float, closes.mean()), cast(float, closes.std(ddof=0))
@@ -148,7 +148,7 @@ def test_a_range_shorter_or_longer_than_usual_stands_still_by_its_own_length() -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_still_warming_up_is_null_and_never_zero(name: str) -> None:
-    made = told(snapshot_from(walk(2, 2)), name)
+    made = told(snapshot_from(walk_frame(2, 2)), name)
     assert list(made["values"].values()) == [[None, None]] * len(made["values"])
 
 
@@ -174,14 +174,14 @@ REFUSED = [
 def test_arguments_out_of_bounds_are_answered_with_the_reason(
     name: str, arguments: dict[str, Any], reason: str
 ) -> None:
-    (message,) = ask(snapshot_from(walk(1, 60)), (name, arguments))
+    (message,) = ask(snapshot_from(walk_frame(1, 60)), (name, arguments))
     assert message.status == "error"
     assert cast(str, message.content).startswith(f"No values: {reason}")
     assert len(message.content) < 300
 
 
 def test_a_refused_call_does_not_spoil_the_others() -> None:
-    snapshot = snapshot_from(walk(1, 60))
+    snapshot = snapshot_from(walk_frame(1, 60))
     wrong, right = ask(snapshot, ("rsi", {"period": -1}), ("rsi", {}))
     assert (wrong.status, right.status) == ("error", "success")
     assert right.content == ask(snapshot, ("rsi", {}))[0].content
@@ -211,7 +211,7 @@ def test_whatever_is_asked_the_answer_comes_of_the_snapshot_alone(name: str, arg
     assert all(map(math.isfinite, known))
 
 
-SNAPSHOT = snapshot_from(walk(9, 130))
+SNAPSHOT = snapshot_from(walk_frame(9, 130))
 
 
 def test_a_model_sees_bounded_integers_and_no_way_to_bring_data() -> None:
@@ -263,7 +263,7 @@ def test_an_agent_runs_model_tools_model_with_all_seven_at_once() -> None:
 
 
 def test_bars_after_the_snapshot_are_not_there_to_be_asked_for() -> None:
-    bars = walk(5, 200)
+    bars = walk_frame(5, 200)
     later = pl.concat([bars.head(120), scaled(bars.tail(80), 3)])
     calls = [(name, no_arguments()) for name in NAMES]
     ours, poisoned = (ask(snapshot_from(frame.head(120)), *calls) for frame in (bars, later))

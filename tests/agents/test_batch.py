@@ -24,23 +24,23 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from analysis.charting.chart_store import Artefacts
 from analysis.graph import model_middleware, run_analysis
-from analysis.graph.batch import FAILURES_IN_A_ROW, Heard, ModelUnavailable, Progress, generate
-from analysis.graph.checkpoints import Checkpoints, checkpoints, set_up, thread
+from analysis.graph.batch import FAILURES_IN_A_ROW, GenerationProgress, ModelUnavailable, ResultCallback, generate
+from analysis.graph.checkpoints import Checkpoints, create_schema, open_checkpoints, thread_config
 from analysis.graph.context import BudgetSpent
-from analysis.graph.graph import version
-from analysis.graph.run_analysis import Author
+from analysis.graph.graph import graph_version
+from analysis.graph.run_analysis import AnalysisAuthor
 from analysis.graph.states import GraphState
 from analysis.graph.variant import Agents
-from analysis.llm.call_log import PostgresCalls
-from analysis.llm.presets import ModelPreset, digest_of, text_of
-from analysis.variants import Stored
+from analysis.llm.call_log import PostgresCallLog
+from analysis.llm.presets import ModelPreset, preset_digest, preset_text
+from analysis.variants import StoredOutcome
 from engine import clock
 from engine.core.events import AnalysisFailed, AnalysisMade
 from engine.core.money import ZERO, exact, total
 from engine.store.postgres import PostgresStore
-from tests.support.agents_world import BARS, World, preset, work_of
-from tests.support.model_answers import Exchange
-from tests.support.model_faults import FAULTS, WELL, Fault
+from tests.support.agents_world import BARS, AgentsWorld, preset, work_of
+from tests.support.model_answers import ServedRequest
+from tests.support.model_faults import DEFECTS, NO_DEFECT, Defect
 from tests.support.model_server import ModelServer
 from tests.support.paths import ROOT
 from tests.support.schema_values import Json
@@ -66,27 +66,27 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def kept(dsn: str) -> str:
     """A database with a place for checkpoints."""
-    set_up(dsn, dsn)
+    create_schema(dsn, dsn)
     return dsn
 
 
 @contextmanager
-def world_in(dsn: str, models: ModelServer, pictures: Artefacts | None = None) -> Generator[World]:
+def world_in(dsn: str, models: ModelServer, pictures: Artefacts | None = None) -> Generator[AgentsWorld]:
     """A world whose log, calls and checkpoints lie in a database."""
-    with PostgresStore(dsn) as store, PostgresCalls(dsn) as calls:
-        yield World(models, store=store, calls=calls, checkpoints=dsn, pictures=pictures)
+    with PostgresStore(dsn) as store, PostgresCallLog(dsn) as calls:
+        yield AgentsWorld(models, store=store, calls=calls, checkpoints=dsn, artefacts=pictures)
 
 
 def blind(models: ModelServer, **fields: Any) -> ModelPreset:
     return preset(models, **{"vision": False, **fields})
 
 
-def spent(world: World) -> Any:
+def spent(world: AgentsWorld) -> Any:
     """What all recorded questions of the preset have cost."""
     return world.calls.spent("stub", clock.now() - timedelta(days=2), clock.now() + timedelta(days=2))
 
 
-def most_analyses_at_once(exchanges: Sequence[Exchange]) -> int:
+def most_analyses_at_once(exchanges: Sequence[ServedRequest]) -> int:
     """Of an analysis only the pattern and the trend agent ask at the same time."""
     most = 0
     for each in exchanges:
@@ -105,9 +105,9 @@ def test_as_many_analyses_are_made_at_the_same_time_as_the_preset_allows(concurr
     with ModelServer() as models:
         # No analysis gets its first answer before as many have asked: with fewer at the same time none is made.
         models.hold(concurrency, "indicator")
-        world = World(models)
+        world = AgentsWorld(models)
         world.analyse(world.agents(blind(models, concurrency=concurrency)), last=6)
-        assert all(isinstance(fact, AnalysisMade) for fact in world.facts())
+        assert all(isinstance(fact, AnalysisMade) for fact in world.outcomes())
         assert most_analyses_at_once(models.requests) == concurrency
         assert models.most_at_once <= 2 * concurrency
         assert len(models.requests) == 6 * QUESTIONS
@@ -131,7 +131,7 @@ def test_questions_are_no_more_frequent_than_the_preset_says(
     monkeypatch.setattr(rate_limiters, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(rate_limiters, "asyncio", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(rate_limiters.InMemoryRateLimiter, "aacquire", noted)
-    world = World(models)
+    world = AgentsWorld(models)
     world.analyse(world.agents(blind(models, requests_per_minute=600, concurrency=3)), last=3)
     assert len(turns) == len(models.requests) == 3 * QUESTIONS
     for first in range(len(turns)):
@@ -142,49 +142,49 @@ def test_questions_are_no_more_frequent_than_the_preset_says(
 
 def test_progress_is_told_in_order_with_failures_and_cost(models: ModelServer) -> None:
     last = f"{BARS[-3].close:f}"
-    models.script([FAULTS["401"]], when=lambda exchange: exchange.body["messages"][-1]["content"].endswith(last))
-    models.script([FAULTS["401"]], lasting=False)
-    world, done = World(models), list[int]()
-    world.analyse(world.agents(blind(models)), last=5, heard=done.append)
+    models.script([DEFECTS["401"]], when=lambda exchange: exchange.body["messages"][-1]["content"].endswith(last))
+    models.script([DEFECTS["401"]], lasting=False)
+    world, done = AgentsWorld(models), list[int]()
+    world.analyse(world.agents(blind(models)), last=5, on_progress=done.append)
     assert [each.done for each in world.progress] == [1, 2, 3, 4, 5]
-    failed = sum(isinstance(fact, AnalysisFailed) for fact in world.facts())
+    failed = sum(isinstance(fact, AnalysisFailed) for fact in world.outcomes())
     assert failed >= 1
     assert [each.failed for each in world.progress] == sorted(each.failed for each in world.progress)
     assert world.progress[-1].failed == failed
     costs = [each.cost for each in world.progress]
     assert costs == sorted(costs)
-    assert costs[-1] == total(work_of(fact).cost for fact in world.facts()) > 0
+    assert costs[-1] == total(work_of(fact).cost for fact in world.outcomes()) > 0
     assert done == sorted(done)
     assert done[-1] == 5
 
 
 def test_what_exists_is_skipped_and_what_is_new_is_made(models: ModelServer) -> None:
-    world = World(models)
+    world = AgentsWorld(models)
     world.analyse(world.agents(blind(models)), last=2)
     models.reset()
     formed = world.analyse(world.agents(blind(models)), last=4)
-    assert (formed.found, formed.made, len(models.requests)) == (2, 2, 2 * QUESTIONS)
+    assert (formed.already_stored, formed.made, len(models.requests)) == (2, 2, 2 * QUESTIONS)
     models.reset()
-    assert world.analyse(world.agents(blind(models)), last=4).found == 4
+    assert world.analyse(world.agents(blind(models)), last=4).already_stored == 4
     assert (models.requests, models.connections) == ([], 0)
 
 
 def test_what_somebody_else_has_made_meanwhile_is_taken_and_not_asked(models: ModelServer) -> None:
-    world = World(models)
+    world = AgentsWorld(models)
     agents = world.agents(blind(models))
     world.analyse(agents)
     models.reset()
-    heard: list[tuple[Stored, Progress]] = []
-    author = Author(agents.name, agents.version, "stub", digest_of(text_of(agents.preset)))
-    listen: Heard = lambda stored, progress: heard.append((stored, progress))  # noqa: E731
+    heard: list[tuple[StoredOutcome, GenerationProgress]] = []
+    author = AnalysisAuthor(agents.name, agents.version, "stub", preset_digest(preset_text(agents.preset)))
+    listen: ResultCallback = lambda stored, progress: heard.append((stored, progress))  # noqa: E731
     asyncio.run(generate(agents.presets, author, [world.job()], world.resources, listen))
-    assert heard == [(Stored(world.made(), 1), Progress(1, 0, ZERO))]
+    assert heard == [(StoredOutcome(world.only_analysis(), 1), GenerationProgress(1, 0, ZERO))]
     assert models.requests == []
 
 
 def test_processes_that_begin_at_the_same_time_set_the_checkpoints_up_once(dsn: str) -> None:
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(set_up, dsn, dsn) for _ in range(8)]:
+        for done in [pool.submit(create_schema, dsn, dsn) for _ in range(8)]:
             done.result()
     with psycopg.connect(dsn) as conn:
         versions = conn.execute("SELECT array_agg(v ORDER BY v) FROM langgraph.checkpoint_migrations").fetchone()
@@ -192,7 +192,7 @@ def test_processes_that_begin_at_the_same_time_set_the_checkpoints_up_once(dsn: 
         # A process that ended in between is made up for.
         conn.execute("DROP INDEX langgraph.checkpoints_thread_id_idx")
         conn.execute("DELETE FROM langgraph.checkpoint_migrations WHERE v >= 6")
-    set_up(dsn, dsn)
+    create_schema(dsn, dsn)
     with psycopg.connect(dsn) as conn:
         there = conn.execute("SELECT to_regclass('langgraph.checkpoints_thread_id_idx') IS NOT NULL").fetchone()
     assert there == (True,)
@@ -203,7 +203,7 @@ def test_two_generations_at_the_same_time_end_with_one_opinion_on_each_bar(kept:
     def generation(models: ModelServer) -> list[Any]:
         with world_in(kept, models) as world:
             formed = world.analyse(world.agents(blind(models, checkpoints=checkpointed, concurrency=2)), last=6)
-            return [formed.wish(bar) for bar in BARS[-6:]]
+            return [formed.intent(bar) for bar in BARS[-6:]]
 
     with ModelServer(delay=0.02) as models:
         with ThreadPoolExecutor(2) as threads:
@@ -211,8 +211,8 @@ def test_two_generations_at_the_same_time_end_with_one_opinion_on_each_bar(kept:
         assert one == other
         with world_in(kept, models) as world:
             assert Counter(row.stream for row in world.rows()) == Counter({row.stream: 1 for row in world.rows()})
-            assert len(world.facts()) == 6
-            assert all(isinstance(fact, AnalysisMade) for fact in world.facts())
+            assert len(world.outcomes()) == 6
+            assert all(isinstance(fact, AnalysisMade) for fact in world.outcomes())
         # The second waits for the first, and takes what it made.
         assert len(models.requests) == 6 * 5
 
@@ -226,7 +226,7 @@ def test_two_generations_at_the_same_time_end_with_one_opinion_on_each_bar(kept:
 def test_a_generation_stops_before_its_budget_is_exceeded_and_goes_on_with_a_larger_one(
     models: ModelServer, limit: str, *, by_day: bool
 ) -> None:
-    world = World(models)
+    world = AgentsWorld(models)
 
     def agents(budget: str) -> Agents:
         if by_day:
@@ -238,22 +238,22 @@ def test_a_generation_stops_before_its_budget_is_exceeded_and_goes_on_with_a_lar
     assert str(stopped.value).isprintable()
     assert ("today" if by_day else "this command") in str(stopped.value)
     assert 0 < spent(world) <= exact(limit)
-    made = len(world.facts())
+    made = len(world.outcomes())
     assert made < 12
-    assert all(isinstance(fact, AnalysisMade) for fact in world.facts())
+    assert all(isinstance(fact, AnalysisMade) for fact in world.outcomes())
     models.reset()
     formed = world.analyse(agents("10"), last=12)
-    assert (formed.found, formed.made) == (made, 12 - made)
+    assert (formed.already_stored, formed.made) == (made, 12 - made)
     assert len(models.requests) <= (12 - made) * QUESTIONS
 
 
 def test_questions_under_way_count_as_if_they_cost_what_they_can() -> None:
-    def dear(completion: Json, exchange: Exchange) -> Json:
+    def dear(completion: Json, exchange: ServedRequest) -> Json:
         return {**completion, "usage": {"prompt_tokens": 0, "completion_tokens": 1_000}}
 
     with ModelServer(delay=0.05) as models:
-        models.script([Fault("dear", dear)], lasting=True)
-        world = World(models)
+        models.script([Defect("dear", dear)], lasting=True)
+        world = AgentsWorld(models)
         # Each question costs a dollar, and that is the most it can cost.
         agents = world.agents(blind(models, concurrency=4, price_input=0, price_output=1_000), budget="7")
         with pytest.raises(BudgetSpent):
@@ -262,7 +262,7 @@ def test_questions_under_way_count_as_if_they_cost_what_they_can() -> None:
 
 
 def test_a_day_s_budget_begins_anew_on_the_next_day(models: ModelServer) -> None:
-    world, day = World(models), timedelta(0)
+    world, day = AgentsWorld(models), timedelta(0)
     world.resources = world.resources._replace(now=lambda: clock.now() + day)
     asking_for = blind(models, budget_usd="0.03", concurrency=1)
     with pytest.raises(BudgetSpent):
@@ -271,10 +271,10 @@ def test_a_day_s_budget_begins_anew_on_the_next_day(models: ModelServer) -> None
     with pytest.raises(BudgetSpent):
         world.analyse(world.agents(asking_for), last=10)
     assert len(models.requests) < QUESTIONS
-    before, day = len(world.facts()), timedelta(days=1)
+    before, day = len(world.outcomes()), timedelta(days=1)
     with pytest.raises(BudgetSpent):
         world.analyse(world.agents(asking_for), last=10)
-    assert len(world.facts()) > before
+    assert len(world.outcomes()) > before
 
 
 # --- Ends ---------------------------------------------------------------------------------------------------------
@@ -283,13 +283,13 @@ def test_a_day_s_budget_begins_anew_on_the_next_day(models: ModelServer) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_model_that_is_down_ends_a_generation(models: ModelServer, concurrency: int) -> None:
-    models.script([FAULTS["503"]], lasting=True)
-    world = World(models)
+    models.script([DEFECTS["503"]], lasting=True)
+    world = AgentsWorld(models)
     agents = world.agents(blind(models, retries=0, concurrency=concurrency))
     with pytest.raises(ModelUnavailable) as down:
         world.analyse(agents, last=16)
-    assert FAILURES_IN_A_ROW <= len(world.facts()) < FAILURES_IN_A_ROW + concurrency
-    assert all(isinstance(fact, AnalysisFailed) for fact in world.facts())
+    assert FAILURES_IN_A_ROW <= len(world.outcomes()) < FAILURES_IN_A_ROW + concurrency
+    assert all(isinstance(fact, AnalysisFailed) for fact in world.outcomes())
     said = str(down.value)
     assert said.isprintable()
     assert len(said) < 400
@@ -301,20 +301,20 @@ def test_a_model_that_is_down_ends_a_generation(models: ModelServer, concurrency
 
 
 def test_a_model_that_fails_now_and_then_does_not_end_a_generation(models: ModelServer) -> None:
-    world = World(models)
-    failures = [FAULTS["503"]] * (FAILURES_IN_A_ROW - 1)
-    models.script([*failures, *[WELL] * QUESTIONS, *failures])
+    world = AgentsWorld(models)
+    failures = [DEFECTS["503"]] * (FAILURES_IN_A_ROW - 1)
+    models.script([*failures, *[NO_DEFECT] * QUESTIONS, *failures])
     formed = world.analyse(world.agents(blind(models, retries=0, concurrency=1)), last=2 * FAILURES_IN_A_ROW)
     assert formed.failed == 2 * len(failures)
 
 
-def whole(world: World) -> bool:
+def whole(world: AgentsWorld) -> bool:
     """Whether each stored fact is an opinion with all of its questions, and those that were cut off before."""
     needed = Counter({"indicator": 2, "pattern": 1, "trend": 1, "decision": 1})
     return all(
         isinstance(fact, AnalysisMade)
         and Counter(call.node for call in work_of(fact).calls if call.outcome == "answered") >= needed
-        for fact in world.facts()
+        for fact in world.outcomes()
     )
 
 
@@ -329,33 +329,33 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_generation_leaves_whole_opinions_and_the_next_one_goes_on() -> None:
     with ModelServer(delay=0.02) as models:
-        world = World(models)
+        world = AgentsWorld(models)
 
         def interrupt(done: int) -> None:
             if done == 2:
                 signal.raise_signal(signal.SIGINT)
 
         with pytest.raises(KeyboardInterrupt):
-            world.analyse(world.agents(blind(models, concurrency=3)), last=8, heard=interrupt)
-        made = len(world.facts())
+            world.analyse(world.agents(blind(models, concurrency=3)), last=8, on_progress=interrupt)
+        made = len(world.outcomes())
         assert 2 <= made < 8
         assert whole(world)
         models.reset()
         formed = world.analyse(world.agents(blind(models)), last=8)
-        assert (formed.found, formed.made) == (made, 8 - made)
+        assert (formed.already_stored, formed.made) == (made, 8 - made)
         assert len(models.requests) == (8 - made) * QUESTIONS
         assert whole(world)
 
 
 def test_a_canceled_generation_notes_what_it_had_asked(models: ModelServer) -> None:
-    world = World(models)
+    world = AgentsWorld(models)
     for agent in ("pattern", "trend"):
-        models.script([FAULTS["hang"]], agent=agent)
+        models.script([DEFECTS["hang"]], agent=agent)
     agents = world.agents(blind(models))
-    author = Author(agents.name, agents.version, "stub", digest_of(text_of(agents.preset)))
+    author = AnalysisAuthor(agents.name, agents.version, "stub", preset_digest(preset_text(agents.preset)))
 
     async def run() -> None:
-        heard: Heard = lambda stored, progress: None  # noqa: E731
+        heard: ResultCallback = lambda stored, progress: None  # noqa: E731
         task = asyncio.create_task(generate(agents.presets, author, [world.job()], world.resources, heard))
         while sum(exchange.agent in ("pattern", "trend") for exchange in models.requests) < 2:
             await asyncio.sleep(0.01)
@@ -364,8 +364,8 @@ def test_a_canceled_generation_notes_what_it_had_asked(models: ModelServer) -> N
             await task
 
     asyncio.run(run())
-    assert world.facts() == []
-    asked = world.calls.of(world.job().id_for(agents.name), 1)
+    assert world.outcomes() == []
+    asked = world.calls.calls_for(world.job().id_for(agents.name), 1)
     assert sorted((each.call.node, each.call.outcome) for each in asked) == [
         ("indicator", "answered"),
         ("indicator", "answered"),
@@ -417,10 +417,10 @@ def test_a_generation_that_was_killed_goes_on_and_asks_no_finished_agent_again(
     assert {exchange.agent for exchange in models.requests} == {*finished, agent}
     models.delays = {}
     with world_in(kept, models) as world:
-        assert world.facts() == []
+        assert world.outcomes() == []
         formed = world.analyse(world.agents(blind(models, checkpoints="latest", concurrency=1)), last=2)
         assert formed.made == 2
-        assert len(world.facts()) == 2
+        assert len(world.outcomes()) == 2
     times = Counter((exchange.agent, exchange.digest) for exchange in models.requests)
     again = {asked: count for asked, count in times.items() if count > 1}
     assert [(name, count) for (name, _), count in again.items()] == [(agent, 2)]
@@ -434,7 +434,7 @@ def look(dsn: str, work: Any) -> Any:
     """Asks the checkpoints something."""
 
     async def run() -> Any:
-        async with checkpoints(dsn) as opened:
+        async with open_checkpoints(dsn) as opened:
             return await work(opened)
 
     return asyncio.run(run())
@@ -455,7 +455,7 @@ def test_checkpoints_are_few_and_small_and_only_what_the_preset_keeps(
         for n, keep in enumerate(("all", "latest", "none")):
             # A preset of another seed is another variant: the same bar again.
             world.analyse(world.agents(preset(models, checkpoints=keep, seed=n)))
-            made = world.facts()[n]
+            made = world.outcomes()[n]
             assert isinstance(made, AnalysisMade)
             work = work_of(made)
             sizes[keep] = size(kept, work.thread_id)
@@ -475,7 +475,7 @@ def test_checkpoints_are_few_and_small_and_only_what_the_preset_keeps(
 def test_no_picture_and_nothing_but_json_is_in_a_checkpoint(kept: str, models: ModelServer) -> None:
     with world_in(kept, models) as world:
         world.analyse(world.agents(preset(models, checkpoints="all")))
-        made = world.made()
+        made = world.only_analysis()
     work = work_of(made)
     pictures = [image.png for exchange in models.requests for image in exchange.images]
     assert len(pictures) == 2
@@ -499,7 +499,7 @@ def test_no_picture_and_nothing_but_json_is_in_a_checkpoint(kept: str, models: M
     assert b"secret" not in stored
 
     async def state(opened: Checkpoints) -> Any:
-        found = [each async for each in opened.saver.alist(thread(work.thread_id))]
+        found = [each async for each in opened.saver.alist(thread_config(work.thread_id))]
         return [each.checkpoint["channel_values"] for each in found]
 
     states = look(kept, state)
@@ -521,9 +521,9 @@ def test_a_thread_is_named_by_all_that_makes_its_analysis(
     with world_in(kept, models) as world:
         agents = world.agents(blind(models, checkpoints="all"))
         world.analyse(agents)
-        made = world.made()
-    run, named, graph_version, fact_version = work_of(made).thread_id.split("/")
-    assert (run, graph_version, fact_version) == ("shared", version(), "1")
+        made = world.only_analysis()
+    run, named, graph, event_version = work_of(made).thread_id.split("/")
+    assert (run, graph, event_version) == ("shared", graph_version(), "1")
     assert named == made.analysis_id
     for part in ("AAA", "1h", f"{made.as_of:%Y%m%dT%H%M%SZ}", agents.name, made.window_digest[:16]):
         assert part in named
@@ -535,12 +535,12 @@ def test_another_version_of_the_graph_does_not_go_on_with_a_thread(
 ) -> None:
     asking_for = blind(models, checkpoints="all")
     with world_in(kept, models) as world:
-        models.script([FAULTS["hang"]], agent="decision")
+        models.script([DEFECTS["hang"]], agent="decision")
         agents = world.agents(asking_for)
-        author = Author(agents.name, agents.version, "stub", digest_of(text_of(agents.preset)))
+        author = AnalysisAuthor(agents.name, agents.version, "stub", preset_digest(preset_text(agents.preset)))
 
         async def run() -> None:
-            heard: Heard = lambda stored, progress: None  # noqa: E731
+            heard: ResultCallback = lambda stored, progress: None  # noqa: E731
             task = asyncio.create_task(generate(agents.presets, author, [world.job()], world.resources, heard))
             while not any(exchange.agent == "decision" for exchange in models.requests):
                 await asyncio.sleep(0.01)
@@ -552,14 +552,14 @@ def test_another_version_of_the_graph_does_not_go_on_with_a_thread(
         asyncio.run(run())
         models.reset()
         if changed:
-            monkeypatch.setattr(run_analysis, "version", lambda: "another")
+            monkeypatch.setattr(run_analysis, "graph_version", lambda: "another")
         world.analyse(agents)
         again = [exchange.agent for exchange in models.requests]
         assert sorted(again) == (
             ["decision", "indicator", "indicator", "pattern", "trend"] if changed else ["decision"]
         )
         # What was asked before it was cut off is part of what the opinion has cost.
-        assert len(work_of(world.made()).calls) == 5 + len(again)
+        assert len(work_of(world.only_analysis()).calls) == 5 + len(again)
 
 
 def test_only_threads_that_are_old_are_forgotten(kept: str, models: ModelServer) -> None:
@@ -567,10 +567,10 @@ def test_only_threads_that_are_old_are_forgotten(kept: str, models: ModelServer)
         world.analyse(world.agents(blind(models, checkpoints="all")))
         between = clock.now()
         world.analyse(world.agents(blind(models, checkpoints="all")), last=2)
-        old, new = (work_of(fact).thread_id for fact in world.facts())
+        old, new = (work_of(fact).thread_id for fact in world.outcomes())
 
     async def forget(opened: Checkpoints) -> tuple[int, int]:
-        return await opened.forget(between - timedelta(hours=1)), await opened.forget(between)
+        return await opened.delete_before(between - timedelta(hours=1)), await opened.delete_before(between)
 
     assert look(kept, forget) == (0, 1)
     assert size(kept, old) == (0, 0)
@@ -582,18 +582,18 @@ def test_what_is_older_than_the_preset_keeps_is_forgotten(
     kept: str, models: ModelServer, tmp_path: Path, days: int | None, left: int
 ) -> None:
     with world_in(kept, models) as world:
-        later = world.resources._replace(now=lambda: clock.now() + timedelta(days=10), pictures=Artefacts(tmp_path))
+        later = world.resources._replace(now=lambda: clock.now() + timedelta(days=10), artefacts=Artefacts(tmp_path))
         world.resources = later
         world.analyse(world.agents(preset(models, checkpoints="all", keep_days=days)))
-        rows, _ = size(kept, work_of(world.made()).thread_id)
+        rows, _ = size(kept, work_of(world.only_analysis()).thread_id)
     assert rows == left
     assert len(list(tmp_path.rglob("*.png"))) == (2 if left else 0)
 
 
 def test_a_snapshot_of_the_state_stands_in_for_checkpoints_where_there_are_none(models: ModelServer) -> None:
-    world = World(models)
+    world = AgentsWorld(models)
     world.analyse(world.agents(blind(models, checkpoints="all")))
-    made = world.made()
+    made = world.only_analysis()
     told = json.loads(work_of(made).state_snapshot)
     assert {name: told[name] for name in ("indicator", "pattern", "trend", "decision")} == json.loads(made.reports)
     assert "snapshot" not in told

@@ -16,11 +16,11 @@ from analysis.charting import trend
 from analysis.charting.chart_text import TEXT_MAX, bars_table, lines_text, swings_text
 from analysis.charting.indicators import Windows
 from analysis.charting.snapshot import Snapshot
-from analysis.charting.snapshot import frame_of as frame_of_snapshot
+from analysis.charting.snapshot import frame_from_snapshot as frame_of_snapshot
 from analysis.charting.swings import shapes
 from analysis.reports import significant
 from tests.support.chart_snapshots import snapshot_from
-from tests.support.frames import MIDDLE, frame_of, scaled, upside_down, walk
+from tests.support.frames import MIDDLE, frame_of, mirrored, scaled, walk_frame
 
 seeds = st.integers(0, 10**6)
 
@@ -37,7 +37,7 @@ def all_texts(snapshot: Snapshot) -> list[str]:
 @given(seed=seeds, end=st.integers(0, 119))
 @settings(max_examples=20)
 def test_bars_after_the_snapshot_change_no_text(seed: int, end: int) -> None:
-    bars = walk(seed, 120)
+    bars = walk_frame(seed, 120)
     later = pl.concat([bars.head(end + 1), scaled(bars.tail(119 - end), 7)])
     assert all_texts(snapshot_from(bars.head(end + 1))) == all_texts(snapshot_from(later.head(end + 1)))
 
@@ -45,7 +45,7 @@ def test_bars_after_the_snapshot_change_no_text(seed: int, end: int) -> None:
 @given(seed=seeds, bars=st.integers(1, 130), factor=st.sampled_from([1e-12, 1.0, 3e9]))
 @settings(max_examples=30)
 def test_texts_are_bounded_and_name_neither_symbol_nor_date(seed: int, bars: int, factor: float) -> None:
-    frame = scaled(walk(seed, bars), factor)
+    frame = scaled(walk_frame(seed, bars), factor)
     for text in all_texts(snapshot_from(frame, symbol="SECRET.1")):
         assert len(text) < TEXT_MAX
         assert "SECRET" not in text
@@ -94,9 +94,9 @@ def test_of_bars_too_long_to_fit_the_oldest_are_left_out(digits: int) -> None:
 @given(seed=seeds, bars=st.integers(51, 300))
 @settings(max_examples=30)
 def test_lines_are_those_of_the_trend_report(seed: int, bars: int) -> None:
-    frame = walk(seed, bars)
+    frame = walk_frame(seed, bars)
     windows = Windows.of(frame, [bars - 1])
-    report, made = trend.report(windows)[0], told(lines_text(frame))
+    report, made = trend.report_trends(windows)[0], told(lines_text(frame))
     assert made["support"]["level"] == str(report.support_level)
     assert made["resistance"]["level"] == str(report.resistance_level)
     assert Decimal(made["support"]["slope_per_bar"]) == significant(trend.support_lines(windows).slope[0])
@@ -108,8 +108,8 @@ def test_lines_are_those_of_the_trend_report(seed: int, bars: int) -> None:
 @given(seed=seeds)
 @settings(max_examples=30)
 def test_prices_upside_down_swap_support_and_resistance(seed: int) -> None:
-    frame = walk(seed, 120)
-    plain, turned = told(lines_text(frame)), told(lines_text(upside_down(frame)))
+    frame = walk_frame(seed, 120)
+    plain, turned = told(lines_text(frame)), told(lines_text(mirrored(frame)))
     for ours, theirs in (("support", "resistance"), ("resistance", "support")):
         a, b = ({name: float(value) for name, value in made.items()} for made in (plain[ours], turned[theirs]))
         assert b["level"] == pytest.approx(2 * MIDDLE - a["level"], abs=0.01)
@@ -119,9 +119,9 @@ def test_prices_upside_down_swap_support_and_resistance(seed: int) -> None:
 
 def test_lines_that_are_unknown_are_null() -> None:
     nothing = {"level": None, "slope_per_bar": None, "distance_in_atr": None}
-    short = told(lines_text(walk(1, 49)))
+    short = told(lines_text(walk_frame(1, 49)))
     assert (short["support"], short["resistance"]) == (nothing, nothing)
-    assert told(lines_text(walk(1, 5)))["atr_14"] is None
+    assert told(lines_text(walk_frame(1, 5)))["atr_14"] is None
     still = told(lines_text(frame_of([100.0] * 80, above=0, below=0)))
     assert still["support"] == still["resistance"] == {"level": "100", "slope_per_bar": "0", "distance_in_atr": None}
 
@@ -139,7 +139,7 @@ def test_a_support_below_zero_is_no_price() -> None:
 @given(seed=seeds)
 @settings(max_examples=30)
 def test_swings_are_closes_that_take_turns(seed: int) -> None:
-    frame = walk(seed, 150, trend=0)
+    frame = walk_frame(seed, 150, trend=0)
     closes = frame["close"].to_list()
     (shape,) = shapes(Windows.of(frame, [149]))
     assert shape is not None
@@ -155,7 +155,7 @@ def test_swings_are_closes_that_take_turns(seed: int) -> None:
 
 
 def test_the_extremes_are_those_of_the_bars_and_not_of_the_closes() -> None:
-    frame = walk(4, 100).tail(60)
+    frame = walk_frame(4, 100).tail(60)
     made = told(swings_text(frame))
     top, bottom = made["highest"], made["lowest"]
     assert (top["high"], bottom["low"]) == (f"{frame['high'].max():.0f}", f"{frame['low'].min():.0f}")
@@ -163,7 +163,7 @@ def test_the_extremes_are_those_of_the_bars_and_not_of_the_closes() -> None:
     assert frame["low"][59 + bottom["bar"]] == float(bottom["low"])
 
 
-@pytest.mark.parametrize("frame", [walk(1, 1), walk(1, 60), frame_of([100.0] * 80, above=0, below=0)])
+@pytest.mark.parametrize("frame", [walk_frame(1, 1), walk_frame(1, 60), frame_of([100.0] * 80, above=0, below=0)])
 def test_swings_that_cannot_be_told_are_null(frame: pl.DataFrame) -> None:
     made = told(swings_text(frame))
     assert made["swings"] is None

@@ -35,10 +35,10 @@ from analysis.charting.charts import (
     trend_chart,
 )
 from analysis.charting.indicators import Windows
-from analysis.charting.snapshot import frame_of as frame_of_snapshot
+from analysis.charting.snapshot import frame_from_snapshot as frame_of_snapshot
 from analysis.charting.trend import resistance_lines, support_lines
 from tests.support.chart_snapshots import snapshot_from
-from tests.support.frames import frame_of, scaled, walk
+from tests.support.frames import frame_of, scaled, walk_frame
 from tests.support.paths import ROOT
 
 CHARTS = (pattern_chart, trend_chart)
@@ -110,8 +110,8 @@ DRAW = """
 import sys
 from hashlib import sha256
 from analysis.charting.charts import pattern_chart, thumbnail, trend_chart
-from tests.support.frames import walk
-frame = walk(7, 120)
+from tests.support.frames import walk_frame
+frame = walk_frame(7, 120)
 for png in (pattern_chart(frame), trend_chart(frame), thumbnail(trend_chart(frame))):
     print(sha256(png).hexdigest())
 """
@@ -139,7 +139,7 @@ def test_another_process_draws_the_same_bytes_and_says_nothing(surroundings: dic
     command = [sys.executable, "-W", "error", "-c", DRAW]
     told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=kept | given)
     assert told.stderr == ""
-    assert told.stdout.split() == digests(walk(7, 120))
+    assert told.stdout.split() == digests(walk_frame(7, 120))
 
 
 def settings_of_somebody_elses() -> AbstractContextManager[None]:
@@ -148,7 +148,7 @@ def settings_of_somebody_elses() -> AbstractContextManager[None]:
 
 
 def test_threads_at_once_draw_what_one_draws_alone() -> None:
-    frames = [walk(seed, 80) for seed in range(6)]
+    frames = [walk_frame(seed, 80) for seed in range(6)]
     alone = [draw(frame) for frame in frames for draw in CHARTS]
     with settings_of_somebody_elses(), ThreadPoolExecutor(4) as pool:
         before = dict(matplotlib.rcParams)
@@ -159,7 +159,7 @@ def test_threads_at_once_draw_what_one_draws_alone() -> None:
 
 
 def test_settings_made_elsewhere_are_neither_obeyed_nor_changed() -> None:
-    frame = walk(3, 80)
+    frame = walk_frame(3, 80)
     plain = digests(frame)
     with settings_of_somebody_elses():
         before = dict(matplotlib.rcParams)
@@ -171,7 +171,7 @@ def test_settings_made_elsewhere_are_neither_obeyed_nor_changed() -> None:
 @given(seed=st.integers(0, 10**6), end=st.integers(1, 119))
 @settings(max_examples=8)
 def test_only_the_bars_shown_and_no_later_ones_make_the_picture(seed: int, end: int) -> None:
-    bars = walk(seed, 120)
+    bars = walk_frame(seed, 120)
     later = bars.with_columns(
         pl.when(pl.int_range(pl.len()) > end).then(pl.col(name) * 9).otherwise(pl.col(name)).alias(name)
         for name in ("open", "high", "low", "close")
@@ -186,7 +186,7 @@ def test_only_the_bars_shown_and_no_later_ones_make_the_picture(seed: int, end: 
 @given(bar=st.integers(-39, 0), name=st.sampled_from(["high", "low", "close"]))
 @settings(max_examples=8)
 def test_one_price_that_moves_is_seen(draw: Callable[[pl.DataFrame], bytes], bar: int, name: str) -> None:
-    frame = walk(5, 60)
+    frame = walk_frame(5, 60)
     last = frame.row(bar - 1, named=True)
     room = float(np.ptp(frame["close"].to_numpy())) / 20
     far_end = max(last["low"], last["high"], key=lambda price: abs(price - last["close"]))
@@ -197,7 +197,7 @@ def test_one_price_that_moves_is_seen(draw: Callable[[pl.DataFrame], bytes], bar
 
 
 def test_a_picture_carries_nothing_but_itself() -> None:
-    png = trend_chart(walk(1, 60))
+    png = trend_chart(walk_frame(1, 60))
     chunks: list[bytes] = []
     at = 8
     while at < len(png):
@@ -212,7 +212,7 @@ def test_a_picture_carries_nothing_but_itself() -> None:
 @given(seed=st.integers(0, 10**6), factor=st.sampled_from([1e-12, 1e-5, 1.0, 2e4]))
 @settings(max_examples=12)
 def test_candles_reach_from_low_to_high_in_their_colours(seed: int, factor: float) -> None:
-    frame = scaled(walk(seed, 90), factor)
+    frame = scaled(walk_frame(seed, 90), factor)
     for draw, bars in ((pattern_chart, 40), (trend_chart, 50)):
         # Lines may hide a candle's end, so that of the trend chart only the colours are looked at.
         shown, seen = frame.tail(bars), candles_seen(pixels(draw(frame)))
@@ -228,7 +228,7 @@ def test_candles_reach_from_low_to_high_in_their_colours(seed: int, factor: floa
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=10)
 def test_the_lines_run_under_the_lows_and_over_the_highs_to_their_levels(seed: int) -> None:
-    frame = walk(seed, 90)
+    frame = walk_frame(seed, 90)
     picture = pixels(trend_chart(frame))
     seen, windows = candles_seen(picture), Windows.of(frame, [89])
     row = row_of(frame, seen)
@@ -257,7 +257,7 @@ def line_seen(picture: Pixels, colour: str) -> tuple[npt.NDArray[np.int64], npt.
 @given(seed=st.integers(0, 10**6), factor=st.sampled_from([1.7e-12, 0.9e-5, 1.0, 3e4]))
 @settings(max_examples=12)
 def test_the_grid_stands_at_round_prices(seed: int, factor: float) -> None:
-    frame = scaled(walk(seed, 60), factor)
+    frame = scaled(walk_frame(seed, 60), factor)
     picture = pixels(pattern_chart(frame))
     grid = where(picture, PALE)[:, : right_edge(picture)]
     heights = np.flatnonzero(grid.mean(axis=1) > 0.5)
@@ -278,7 +278,7 @@ ROUND = [unit * 10.0**power for unit in (1, 2, 5) for power in range(-15, 12)]
 
 def test_a_chart_of_fewer_than_50_bars_has_no_lines() -> None:
     for bars, drawn in ((49, False), (50, True)):
-        picture = pixels(trend_chart(walk(1, bars)))
+        picture = pixels(trend_chart(walk_frame(1, bars)))
         assert where(picture, SUPPORT).any() == where(picture, RESISTANCE).any() == drawn
         assert (picture[:20] == 255).all() != drawn, "the names of the lines"
 
@@ -290,7 +290,15 @@ FALL = frame_of([20_000.0] * 2 + [20_000.0 - 400 * n for n in range(46)] + [2_30
 @pytest.mark.parametrize("draw", CHARTS)
 @pytest.mark.parametrize(
     "frame",
-    [walk(2, 1), walk(2, 2), walk(2, 45), FALL, scaled(walk(2, 80), 2e-13), scaled(walk(2, 80), 2e4), FLAT.head(1)],
+    [
+        walk_frame(2, 1),
+        walk_frame(2, 2),
+        walk_frame(2, 45),
+        FALL,
+        scaled(walk_frame(2, 80), 2e-13),
+        scaled(walk_frame(2, 80), 2e4),
+        FLAT.head(1),
+    ],
     ids=["1 bar", "2 bars", "45 bars", "a line below zero", "1e-8", "1e9", "1 price"],
 )
 def test_every_bar_of_any_window_is_on_a_picture_of_the_same_size(
@@ -313,7 +321,7 @@ def test_a_market_that_stands_still_is_a_row_of_dashes() -> None:
 
 
 def test_a_thumbnail_is_the_picture_at_a_quarter_of_its_size() -> None:
-    png = trend_chart(walk(1, 60))
+    png = trend_chart(walk_frame(1, 60))
     small = pixels(thumbnail(png))
     assert small.shape == (113, 200, 3)
     assert thumbnail(png) == thumbnail(png)

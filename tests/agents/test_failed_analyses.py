@@ -19,9 +19,17 @@ from engine.audit.reproduce import reproduce
 from engine.audit.verify import verify
 from engine.audit.why import reasons_of, why
 from engine.core.errors import BadInput
-from engine.core.events import AnalysisFailed, AnalysisMade, Attempt, Environment, GraphWork, ModelCall, RunRequested
+from engine.core.events import (
+    AnalysisFailed,
+    AnalysisMade,
+    AnalysisOutcome,
+    Environment,
+    GraphWork,
+    ModelCall,
+    RunRequested,
+)
 from engine.core.ids import analysis_stream
-from engine.core.intents import Wish, wish_of
+from engine.core.intents import Intent, intent_of
 from engine.core.market import Bar, Direction, Timeframe, instant_text
 from engine.core.money import ZERO, exact
 from engine.core.upcasters import NAMES, AnalysisMadeV2
@@ -36,7 +44,7 @@ from projections.rebuild import rebuild
 from tests.conftest import database
 from tests.store.test_runs import ANALYSIS
 from tests.support.worlds import BARS, BOLD, PATTERN, World, world_in
-from ui.dashboard.causal_chain import chains
+from ui.dashboard.causal_chain import build_chains
 
 ME = Cause("test")
 VARIANT = "gpt@0123456789ab"
@@ -90,15 +98,15 @@ class Tried:
     """An analyst whose facts are in the log: every fifth analysis failed, the others follow a pattern."""
 
     def __init__(self, store: Store) -> None:
-        self._wishes: dict[tuple[str, object], Wish] = {}
-        facts: list[Attempt] = [
+        self._wishes: dict[tuple[str, object], Intent] = {}
+        facts: list[AnalysisOutcome] = [
             failed(bar) if fails(n) else made(bar, PATTERN[n % len(PATTERN)]) for n, bar in enumerate(EVERY)
         ]
         store.append([Batch(analysis_stream(each.analysis_id), 0, [each]) for each in facts], ME)
         for each in facts:
-            self._wishes[each.symbol, each.as_of] = wish_of(each, 1)
+            self._wishes[each.symbol, each.as_of] = intent_of(each, 1)
 
-    def wish(self, bar: Bar) -> Wish:
+    def intent(self, bar: Bar) -> Intent:
         return self._wishes[bar.symbol, bar.closed_at]
 
 
@@ -108,10 +116,10 @@ class Latest:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def wish(self, bar: Bar) -> Wish:
+    def intent(self, bar: Bar) -> Intent:
         *_, row = self._store.read(analysis_stream(made(bar, Direction.HOLD).analysis_id))
-        assert isinstance(row.event, Attempt)
-        return wish_of(row.event, row.version)
+        assert isinstance(row.event, AnalysisOutcome)
+        return intent_of(row.event, row.version)
 
 
 def asked(label: str = "", of_run: str = "") -> RunRequested:
@@ -133,13 +141,13 @@ def no_file(variant: str) -> SignalFile:
 
 class Ran(NamedTuple):
     store: Store
-    result: runs.Result
+    result: runs.RunResult
 
 
 @contextmanager
 def ran_in(store: Store) -> Generator[Ran]:
     """A run that consulted failures, which are opinions by now."""
-    result = runs.perform(store, asked(), BARS, Tried(store), actor="test")
+    result = runs.execute_run(store, asked(), BARS, Tried(store), actor="test")
     assert result.ended.fills > 20
     succeed_later(store)
     yield Ran(store, result)
@@ -156,22 +164,24 @@ def ran(store: Store) -> Iterator[Ran]:
 
 def test_a_replay_reads_the_failure_that_was_consulted_and_not_what_was_made_later(ran: Ran) -> None:
     store, source = ran
-    analyst = replay.stored_opinions(store, source.request, no_file)
-    assert analyst.wish(FAILING[0]) == wish_of(failed(FAILING[0]), 1)
-    again = runs.perform(store, asked(of_run=source.request.run_id), BARS, analyst, actor="test")
+    analyst = replay.load_stored_analyses(store, source.request, no_file)
+    assert analyst.intent(FAILING[0]) == intent_of(failed(FAILING[0]), 1)
+    again = runs.execute_run(store, asked(of_run=source.request.run_id), BARS, analyst, actor="test")
     assert (again.ended.book_digest, again.ended.analyses_digest) == (
         source.ended.book_digest,
         source.ended.analyses_digest,
     )
-    assert list(replay.consulted(store, again.request.run_id)) == list(replay.consulted(store, source.request.run_id))
+    assert list(replay.consulted_analyses(store, again.request.run_id)) == list(
+        replay.consulted_analyses(store, source.request.run_id)
+    )
 
 
 def test_a_run_that_is_asked_again_consults_what_there_is_now_and_is_another(ran: Ran) -> None:
     store, source = ran
-    later = runs.perform(store, asked("again"), BARS, Latest(store), actor="test")
+    later = runs.execute_run(store, asked("again"), BARS, Latest(store), actor="test")
     assert later.ended.book_digest != source.ended.book_digest
     assert later.ended.analyses_digest != source.ended.analyses_digest
-    versions = {version for _, version in replay.consulted(store, later.request.run_id)}
+    versions = {version for _, version in replay.consulted_analyses(store, later.request.run_id)}
     assert versions == {1, 2}
 
 
@@ -186,7 +196,7 @@ def test_a_run_that_consulted_failures_is_told_apart_from_one_that_held() -> Non
     """The digest of what was consulted covers the versions, not only the names."""
     store = MemoryStore()
     with ran_in(store) as (_, source):
-        held = runs.perform(store, asked("held"), BARS, Held(store), actor="test")
+        held = runs.execute_run(store, asked("held"), BARS, Held(store), actor="test")
     assert held.ended.book_digest != source.ended.book_digest
     assert held.ended.fills == source.ended.fills
 
@@ -194,8 +204,8 @@ def test_a_run_that_consulted_failures_is_told_apart_from_one_that_held() -> Non
 class Held(Latest):
     """Names the later opinion where the earlier run consulted a failure, and holds there all the same."""
 
-    def wish(self, bar: Bar) -> Wish:
-        wish = super().wish(bar)
+    def intent(self, bar: Bar) -> Intent:
+        wish = super().intent(bar)
         if wish.analysis_version == 1:
             return wish
         return msgspec.structs.replace(wish, direction=Direction.HOLD, confidence=ZERO)
@@ -224,7 +234,7 @@ def test_a_capsule_holds_what_was_consulted_and_gives_the_same_run_elsewhere(
 def test_a_capsule_is_the_same_before_and_after_a_later_attempt(dsn: str, tmp_path: Path) -> None:
     files = tmp_path / "before.zip", tmp_path / "after.zip"
     with PostgresStore(dsn) as store:
-        result = runs.perform(store, asked(), BARS, Tried(store), actor="test")
+        result = runs.execute_run(store, asked(), BARS, Tried(store), actor="test")
         for file in files:
             with psycopg.connect(dsn) as conn:
                 bundle(store, conn, result.request, BARS, None, file)
@@ -241,7 +251,7 @@ def test_a_capsule_comes_into_a_log_that_holds_its_opinions_under_a_former_name(
     former = AnalysisMadeV2(**{name: getattr(opinion, name) for name in shared})
     monkeypatch.setattr("tests.agents.test_failed_analyses.ANSWERED", None)
     with PostgresStore(dsn) as store, psycopg.connect(dsn) as conn:
-        result = runs.perform(store, asked(), BARS, Tried(store), actor="test")
+        result = runs.execute_run(store, asked(), BARS, Tried(store), actor="test")
         capsule = bundle(store, conn, result.request, BARS, None, tmp_path / "run.zip")
     with database(server, template) as there, PostgresStore(there) as store:
         with monkeypatch.context() as past:
@@ -276,8 +286,8 @@ def test_why_not_tells_which_model_failed_at_what_after_how_many_attempts(ran: R
     )
     assert nothing.says == "no signal: there was no opinion, because the analysis had failed"
     assert reasons_of(failure) == []
-    (step, *_) = [step for chain in chains([failure, nothing]) for step in chain]
-    assert step.says == "no opinion: no answer"
+    (step, *_) = [step for chain in build_chains([failure, nothing]) for step in chain]
+    assert step.text == "no opinion: no answer"
     assert dict(step.facts) == {
         "by": f"{VARIANT}, openai a-model",
         "asked": "decision asked a-model 2 times, the last time: server error",
@@ -286,7 +296,7 @@ def test_why_not_tells_which_model_failed_at_what_after_how_many_attempts(ran: R
 
 def test_an_opinion_made_later_is_why_of_the_run_that_consulted_it_and_of_no_other(ran: Ran) -> None:
     store, source = ran
-    later = runs.perform(store, asked("again"), BARS, Latest(store), actor="test").request
+    later = runs.execute_run(store, asked("again"), BARS, Latest(store), actor="test").request
     bar = FAILING[0]
     at = f"{bar.symbol}@{bar.closed_at.isoformat()}"
     kinds = [type(link.event.event) for run in (source.request, later) for link in why(store, run, at) if link.event]
@@ -309,10 +319,10 @@ def asked_of(world: World) -> Queries:
 
 
 def test_read_models_show_what_each_run_consulted_and_rebuild_to_the_same(world: World) -> None:
-    first = runs.perform(world.store, asked(), BARS, Tried(world.store), actor="test").request.run_id
+    first = runs.execute_run(world.store, asked(), BARS, Tried(world.store), actor="test").request.run_id
     world.runner().catch_up()
     succeed_later(world.store)
-    second = runs.perform(world.store, asked("again"), BARS, Latest(world.store), actor="test").request.run_id
+    second = runs.execute_run(world.store, asked("again"), BARS, Latest(world.store), actor="test").request.run_id
     world.runner().catch_up()
     with psycopg.connect(world.dsn) as conn:
         query = (
@@ -328,7 +338,7 @@ def test_read_models_show_what_each_run_consulted_and_rebuild_to_the_same(world:
 def test_a_run_is_shown_the_failure_that_it_consulted_though_its_opinion_came_before_the_run(world: World) -> None:
     analyst = Tried(world.store)
     succeed_later(world.store)
-    run_id = runs.perform(world.store, asked(), BARS, analyst, actor="test").request.run_id
+    run_id = runs.execute_run(world.store, asked(), BARS, analyst, actor="test").request.run_id
     with asked_of(world) as queries:
         shown = {row["analysis_id"]: row["decision"] for row in queries.decisions(run_id)}
     assert {shown[failed(bar).analysis_id] for bar in FAILING} == {"HOLD"}
@@ -360,9 +370,9 @@ def test_a_failed_analysis_is_a_row_until_its_opinion_is_made(world: World) -> N
 
 
 def test_costs_add_up_by_analysis_run_day_and_variant(world: World) -> None:
-    first = runs.perform(world.store, asked(), BARS, Tried(world.store), actor="test").request.run_id
+    first = runs.execute_run(world.store, asked(), BARS, Tried(world.store), actor="test").request.run_id
     succeed_later(world.store)
-    second = runs.perform(world.store, asked("again"), BARS, Latest(world.store), actor="test").request.run_id
+    second = runs.execute_run(world.store, asked("again"), BARS, Latest(world.store), actor="test").request.run_id
     answered, failures, retried = len(EVERY) - len(FAILING), 2 * len(FAILING), len(FAILING)
     spent = exact(Decimal("0.25") * answered + Decimal("0.001") * retried)
     with asked_of(world) as queries:

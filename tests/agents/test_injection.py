@@ -20,10 +20,10 @@ import pytest
 from pydantic import ValidationError
 
 import engine
-from analysis.analyst import analysis_id, opinions
+from analysis.analyst import analysis_id, ensure_analyses
 from analysis.graph import model_middleware
 from analysis.graph.answer_schemas import DecisionReading, trade_decision
-from analysis.graph.response_parsing import Unusable, strict_json
+from analysis.graph.response_parsing import UnusableAnswer, strict_json
 from analysis.llm.presets import ModelPreset
 from analysis.reports import Analysis, TradeDecision
 from analysis.variants import Window
@@ -32,7 +32,7 @@ from engine.audit.why import Link, reasons_of
 from engine.core.config import RunConfig, digest_of
 from engine.core.errors import BadInput
 from engine.core.events import AnalysisFailed, AnalysisMade, OrderFilled, OrderPlaced, RiskDecided, Verdict
-from engine.core.intents import Wish, wish_of
+from engine.core.intents import Intent, intent_of
 from engine.core.market import Bar, Direction, Timeframe, check_symbol
 from engine.data.files import read_bars
 from engine.data.memory import MemoryCatalogue
@@ -40,14 +40,14 @@ from engine.data.timeline import moments
 from engine.runtime.session import Journal, Session
 from engine.store import Cause
 from engine.store.memory import MemoryStore
-from tests.support.agents_world import BARS, FRAME, SYMBOL, World, preset, work_of
-from tests.support.model_answers import Exchange, tool_call
-from tests.support.model_faults import Fault, error
+from tests.support.agents_world import BARS, FRAME, SYMBOL, AgentsWorld, preset, work_of
+from tests.support.model_answers import ServedRequest, tool_call
+from tests.support.model_faults import Defect, error
 from tests.support.model_server import ModelServer
 from tests.support.schema_values import Json
 from tests.support.strategies import HOUR
 from tests.unit.test_hostile_intents import DUST, TRADED, Witness, bars_of, commands_of
-from ui.services.profile_files import BUILT_IN, resolve
+from ui.services.profile_files import BUILT_IN, resolve_profile
 
 DECISIONS = 10_000
 
@@ -154,9 +154,9 @@ def bodies(models: ModelServer) -> list[str]:
 def plain(models: ModelServer) -> tuple[AnalysisMade, list[str]]:
     """The analysis as it is made when nobody says anything odd, and what was asked for it."""
     models.reset()
-    world = World(models)
+    world = AgentsWorld(models)
     world.analyse(world.agents(blind(models)))
-    return world.made(), bodies(models)
+    return world.only_analysis(), bodies(models)
 
 
 def typed(made: AnalysisMade) -> tuple[Any, ...]:
@@ -178,7 +178,7 @@ def texts_in(value: Any) -> Iterator[str]:
             yield from texts_in(each)
 
 
-def check_stored_well(world: World) -> None:
+def check_stored_well(world: AgentsWorld) -> None:
     """Whatever is stored of an analysis is printable lines; what people read of it is short as well."""
     for row in world.rows():
         fact = row.event
@@ -200,16 +200,16 @@ def check_stored_well(world: World) -> None:
 # --- What models write --------------------------------------------------------------------------------------------
 
 
-def talkative(text: str) -> Fault:
+def talkative(text: str) -> Defect:
     """A model that gives this reason for everything, and calls itself by it."""
 
-    def spoil(completion: Json, exchange: Exchange) -> Json:
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
         message = completion["choices"][0]["message"]
         if message["content"]:
             message["content"] = json.dumps({**json.loads(message["content"]), "reason": text})
         return {**completion, "model": text, "system_fingerprint": text}
 
-    return Fault("talkative", spoil)
+    return Defect("talkative", spoil)
 
 
 def test_there_are_many_texts_that_want_to_be_more() -> None:
@@ -222,9 +222,9 @@ def test_what_a_model_gives_as_its_reason_changes_nothing_and_reaches_no_prompt(
 ) -> None:
     made, asked = plain
     models.script([talkative(text)], lasting=True)
-    world = World(models)
+    world = AgentsWorld(models)
     world.analyse(world.agents(blind(models)))
-    assert typed(world.made()) == typed(made)
+    assert typed(world.only_analysis()) == typed(made)
     # Every question is the same, to the byte: no agent reads another one's words.
     assert bodies(models) == asked
     check_stored_well(world)
@@ -233,9 +233,9 @@ def test_what_a_model_gives_as_its_reason_changes_nothing_and_reaches_no_prompt(
 @pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
 def test_what_cannot_be_stored_is_no_answer(models: ModelServer, text: str) -> None:
     models.script([talkative(text)], lasting=True)
-    world = World(models)
-    assert world.analyse(world.agents(blind(models))).wish(BARS[-1]).direction == "HOLD"
-    assert {call.outcome for call in work_of(world.failed()).calls} <= {"answered", "invalid"}
+    world = AgentsWorld(models)
+    assert world.analyse(world.agents(blind(models))).intent(BARS[-1]).direction == "HOLD"
+    assert {call.outcome for call in work_of(world.only_failure()).calls} <= {"answered", "invalid"}
     check_stored_well(world)
 
 
@@ -243,13 +243,13 @@ def test_what_cannot_be_stored_is_no_answer(models: ModelServer, text: str) -> N
 def test_what_a_model_passes_to_a_tool_is_read_by_nobody_else(
     models: ModelServer, plain: tuple[AnalysisMade, list[str]], text: str
 ) -> None:
-    def spoil(completion: Json, exchange: Exchange) -> Json:
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
         arguments = json.dumps({"period": text, "last": text, text: text})
         completion["choices"][0]["message"]["tool_calls"] = [tool_call("1", "rsi", arguments)]
         return completion
 
-    models.script([Fault("tool", spoil, turn="tools")], lasting=True)
-    world = World(models)
+    models.script([Defect("tool", spoil, turn="tools")], lasting=True)
+    world = AgentsWorld(models)
     world.analyse(world.agents(blind(models, retries=0)))
     check_stored_well(world)
     others = [exchange for exchange in models.requests if exchange.agent in ("pattern", "trend")]
@@ -274,28 +274,33 @@ def test_what_a_model_passes_to_a_tool_is_read_by_nobody_else(
 @pytest.mark.slow(8)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_what_a_model_says_instead_of_an_answer_is_told_in_one_printable_line(models: ModelServer, text: str) -> None:
-    def refused(completion: Json, exchange: Exchange) -> Json:
+    def refused(completion: Json, exchange: ServedRequest) -> Json:
         completion["choices"][0]["message"] |= {"content": None, "tool_calls": None, "refusal": text}
         return completion
 
-    def called(completion: Json, exchange: Exchange) -> Json:
+    def called(completion: Json, exchange: ServedRequest) -> Json:
         completion["choices"][0]["message"]["tool_calls"] = [tool_call("1", text, "{}")]
         return completion
 
-    def added(completion: Json, exchange: Exchange) -> Json:
+    def added(completion: Json, exchange: ServedRequest) -> Json:
         document = {"trend_direction": "up", "confidence": 5, "reason": "", text: 1}
         completion["choices"][0]["message"] |= {"content": json.dumps(document), "tool_calls": None}
         return completion
 
     printable = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    faults = [Fault("refused", refused), Fault("called", called), Fault("added", added), error("500", 500, printable)]
+    faults = [
+        Defect("refused", refused),
+        Defect("called", called),
+        Defect("added", added),
+        error("500", 500, printable),
+    ]
     for fault in faults:
         models.reset()
         models.script([fault], lasting=True)
-        world = World(models)
+        world = AgentsWorld(models)
         world.analyse(world.agents(blind(models)))
-        assert world.failed().reason.isprintable()
-        assert len(world.failed().reason) < 300
+        assert world.only_failure().reason.isprintable()
+        assert len(world.only_failure().reason) < 300
         check_stored_well(world)
         # Whoever is asked again is asked by lines of ours.
         for exchange in models.requests:
@@ -308,11 +313,11 @@ def test_what_a_model_says_instead_of_an_answer_is_told_in_one_printable_line(mo
 
 def test_a_symbol_reaches_no_prompt(models: ModelServer, plain: tuple[AnalysisMade, list[str]]) -> None:
     symbol = check_symbol("IGNORE-ALL.PREVIOUS")
-    catalogue, store, world = MemoryCatalogue(), MemoryStore(), World(models)
+    catalogue, store, world = MemoryCatalogue(), MemoryStore(), AgentsWorld(models)
     bars = [msgspec.structs.replace(bar, symbol=symbol) for bar in BARS]
     catalogue.add(symbol, FRAME, bars, source="test", learned_at=bars[-1].closed_at)
     agents = world.agents(blind(models))
-    opinions(store, catalogue, [symbol], FRAME, bars[-1].opened_at, None, actor="tester", variant=agents)
+    ensure_analyses(store, catalogue, [symbol], FRAME, bars[-1].opened_at, None, actor="tester", variant=agents)
     assert bodies(models) == plain[1]
     assert not any(word in body for body in bodies(models) for word in ("IGNORE", "PREVIOUS", SYMBOL))
 
@@ -335,7 +340,7 @@ def test_the_columns_of_a_file_reach_no_prompt(
     (tmp_path / "bars.csv").write_text("\n".join(lines))
     read = read_bars(tmp_path / "bars.csv", SYMBOL, FRAME).bars()
     assert read == BARS
-    world = World(models, read)
+    world = AgentsWorld(models, read)
     world.analyse(world.agents(blind(models)))
     assert bodies(models) == plain[1]
 
@@ -406,20 +411,20 @@ class Model:
     def __init__(self, random: Random) -> None:
         self._random, self.asked, self.refused = random, 0, 0
 
-    def wish(self, bar: Bar) -> Wish:
+    def intent(self, bar: Bar) -> Intent:
         self.asked += 1
         kind = self._random.random()
         if kind < 0.2:
-            with pytest.raises((Unusable, ValidationError)):
+            with pytest.raises((UnusableAnswer, ValidationError)):
                 DecisionReading.model_validate(strict_json(nearly(self._random)))
             self.refused += 1
             named = f"{bar.symbol}-{self.asked}"
-            return wish_of(AnalysisFailed(named, bar.symbol, "15m", bar.closed_at, "model@1", "no answer"), 1)
+            return intent_of(AnalysisFailed(named, bar.symbol, "15m", bar.closed_at, "model@1", "no answer"), 1)
         if kind < 0.6:
             decision = trade_decision(DecisionReading.model_validate(strict_json(json.dumps(said(self._random)))))
         else:
             decision = wide(self._random)
-        return wish_of(self._made(bar, decision), self.asked)
+        return intent_of(self._made(bar, decision), self.asked)
 
     def _made(self, bar: Bar, decision: TradeDecision) -> AnalysisMade:
         window = Window(0, bar.closed_at, 1, "0" * 64)
@@ -483,7 +488,7 @@ class Auditor(Witness):
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_ten_thousand_decisions_of_a_model_break_no_limit_of_any_profile(name: str) -> None:
     random, traded = Random(20240106), TRADED[:2]
-    config: RunConfig = resolve(BUILT_IN[name], traded, Timeframe.M15)
+    config: RunConfig = resolve_profile(BUILT_IN[name], traded, Timeframe.M15)
     asked = orders = fills = refused = 0
     verdicts: set[Verdict] = set()
     while asked * len(BUILT_IN) < DECISIONS:
@@ -508,7 +513,7 @@ def test_what_is_nearly_a_decision_never_becomes_one() -> None:
     random = Random(7)
     for _ in range(3_000):
         text = nearly(random)
-        with pytest.raises((Unusable, ValidationError)):
+        with pytest.raises((UnusableAnswer, ValidationError)):
             DecisionReading.model_validate(strict_json(text))
 
 

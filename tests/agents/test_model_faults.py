@@ -16,27 +16,27 @@ from typing import Any
 import msgspec
 import pytest
 
-from analysis.analyst import opinions
+from analysis.analyst import ensure_analyses
 from analysis.charting.snapshot import snapshot_of
 from analysis.graph import agents as graph_agents
 from analysis.graph import clients as graph_models
 from analysis.graph import model_middleware
-from analysis.graph.agents import TrendAgent, compiled
-from analysis.graph.clients import reached
-from analysis.graph.context import Attempt, BudgetSpent
-from analysis.graph.model_middleware import QUESTIONS_MAX, Fault, ModelFailed
-from analysis.graph.recorded_transport import Live
-from analysis.llm.call_log import Asked, MemoryCalls
+from analysis.graph.agents import TrendAgent, compile_agent
+from analysis.graph.clients import open_models
+from analysis.graph.context import AnalysisContext, BudgetSpent
+from analysis.graph.model_middleware import MODEL_CALLS_MAX, CallFailure, ModelFailed
+from analysis.graph.recorded_transport import LiveTransport
+from analysis.llm.call_log import MemoryCallLog, RecordedCall
 from analysis.llm.presets import ModelPreset
-from analysis.variants import RULES, Chain
+from analysis.variants import RULES, VariantChain
 from engine import clock
 from engine.core.errors import StoreUnavailable
 from engine.core.events import AnalysisFailed, ModelCall
 from tests.conftest import free_port
 from tests.support import model_faults
-from tests.support.agents_world import BARS, FRAME, SYMBOL, World, preset, work_of
-from tests.support.model_answers import Exchange, Response
-from tests.support.model_faults import FAULTS
+from tests.support.agents_world import BARS, FRAME, SYMBOL, AgentsWorld, preset, work_of
+from tests.support.model_answers import Response, ServedRequest
+from tests.support.model_faults import DEFECTS
 from tests.support.model_server import ModelServer
 from tests.support.schema_values import Json
 
@@ -62,13 +62,13 @@ OUTCOMES = {
     "harmless": "content_type gzip_garbage wrong_model usage_missing usage_negative usage_absurd usage_words",
 }
 OUTCOME_OF = {name: outcome for outcome, names in OUTCOMES.items() for name in names.split()}
-FINAL = {name for name in FAULTS if OUTCOME_OF[name] == "rejected"} | {"429_absurd"}
+FINAL = {name for name in DEFECTS if OUTCOME_OF[name] == "rejected"} | {"429_absurd"}
 """Asking again does not help, or would have to wait too long."""
 
 CASES = [
     (form, name)
     for form in ("json_schema", "tool", "prompt")
-    for name, fault in FAULTS.items()
+    for name, fault in DEFECTS.items()
     if form == "json_schema" or fault.turn == "answer"
 ]
 
@@ -97,10 +97,10 @@ def quick(models: ModelServer, **fields: Any) -> ModelPreset:
     return preset(models, **{"vision": False, "timeout_s": 60, "patience_s": 120, **fields})
 
 
-def after(models: ModelServer, *faults: model_faults.Fault, lasting: bool | None = None, **fields: Any) -> World:
+def after(models: ModelServer, *faults: model_faults.Defect, lasting: bool | None = None, **fields: Any) -> AgentsWorld:
     """A world in which an analysis was made while these things went wrong."""
     models.script(faults, lasting=lasting)
-    world = World(models)
+    world = AgentsWorld(models)
     world.analyse(world.agents(quick(models, **fields)))
     return world
 
@@ -119,7 +119,7 @@ def bad(calls: tuple[ModelCall, ...]) -> list[str]:
     return [call.outcome for call in calls if call.outcome != "answered"]
 
 
-def check_said_well(failed: AnalysisFailed, world: World) -> None:
+def check_said_well(failed: AnalysisFailed, world: AgentsWorld) -> None:
     """A reason is one short line of ours: no stack, no key, and not much of what the server said."""
     reason = failed.reason
     assert reason.isprintable()
@@ -137,8 +137,8 @@ def check_said_well(failed: AnalysisFailed, world: World) -> None:
 
 
 def test_every_fault_is_looked_at() -> None:
-    assert OUTCOME_OF.keys() == FAULTS.keys()
-    assert len(FAULTS) >= 70
+    assert OUTCOME_OF.keys() == DEFECTS.keys()
+    assert len(DEFECTS) >= 70
 
 
 @pytest.mark.parametrize(("form", "name"), [case for case in CASES if case[0] != "prompt" and case[1] not in FINAL])
@@ -148,8 +148,8 @@ def test_a_fault_that_passes_costs_a_question_and_the_analysis_is_made(
     outcome = outcome_of(form, name)
     if outcome == "timeout":
         hurry(monkeypatch, 1)
-    world = after(models, FAULTS[name], lasting=False, structured_output=form)
-    calls = work_of(world.made()).calls
+    world = after(models, DEFECTS[name], lasting=False, structured_output=form)
+    calls = work_of(world.only_analysis()).calls
     assert bad(calls) == ([] if outcome in ("harmless", "endless") else [outcome])
     assert len(models.requests) == len(calls) == 5 + len(bad(calls))
     again = [call for call in calls if call.attempt == 2]
@@ -158,16 +158,16 @@ def test_a_fault_that_passes_costs_a_question_and_the_analysis_is_made(
 
 @pytest.mark.parametrize(("form", "name"), CASES)
 def test_a_fault_that_stays_is_a_failed_analysis_and_a_hold(models: ModelServer, form: str, name: str) -> None:
-    models.script([FAULTS[name]], lasting=True)
-    world, slow = World(models), OUTCOME_OF[name] == "timeout"
+    models.script([DEFECTS[name]], lasting=True)
+    world, slow = AgentsWorld(models), OUTCOME_OF[name] == "timeout"
     limits = {"retries": 0, "timeout_s": 1} if slow else {"retries": 1}
     agents = world.agents(quick(models, structured_output=form, **limits))
     formed = world.analyse(agents)
     outcome = outcome_of(form, name)
     if outcome == "harmless":
-        assert bad(work_of(world.made()).calls) == []
+        assert bad(work_of(world.only_analysis()).calls) == []
         return
-    failed, wish = world.failed(), formed.wish(BARS[-1])
+    failed, wish = world.only_failure(), formed.intent(BARS[-1])
     assert (wish.direction, wish.confidence, wish.analysis_id) == ("HOLD", 0, failed.analysis_id)
     assert (formed.failed, formed.made) == (1, 1)
     assert "failed and count as HOLD" in formed.notices[-1]
@@ -176,38 +176,38 @@ def test_a_fault_that_stays_is_a_failed_analysis_and_a_hold(models: ModelServer,
     assert set(bad(calls)) == ({outcome} if outcome != "endless" else set())
     tries = 1 if slow or name in FINAL else 2
     assert len(bad(calls)) == (tries if outcome != "endless" else 0)
-    assert len(models.requests) == len(calls) <= QUESTIONS_MAX
+    assert len(models.requests) == len(calls) <= MODEL_CALLS_MAX
 
 
 def test_what_a_server_is_not_there_for_is_a_connection_that_failed(models: ModelServer) -> None:
-    world = World(models)
+    world = AgentsWorld(models)
     world.analyse(world.agents(quick(models, base_url=f"http://127.0.0.1:{free_port()}/v1")))
-    assert bad(work_of(world.failed()).calls) == ["connection", "connection"]
+    assert bad(work_of(world.only_failure()).calls) == ["connection", "connection"]
     assert models.connections == 0
 
 
 def test_a_model_that_calls_its_answer_a_tool_without_being_offered_it_is_asked_again(models: ModelServer) -> None:
-    def spoil(completion: Json, exchange: Exchange) -> Json:
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
         called = {"id": "1", "type": "function", "function": {"name": "IndicatorReading", "arguments": "{}"}}
         completion["choices"][0]["message"] |= {"content": None, "tool_calls": [called]}
         return completion
 
-    world = after(models, model_faults.Fault("answer as a tool", spoil))
-    assert bad(work_of(world.made()).calls) == ["unknown_tool"]
+    world = after(models, model_faults.Defect("answer as a tool", spoil))
+    assert bad(work_of(world.only_analysis()).calls) == ["unknown_tool"]
 
 
 @pytest.mark.parametrize("role", ["user", "system", "tool", "nonsense", None])
 def test_what_is_not_said_by_an_assistant_is_no_answer(models: ModelServer, role: str | None) -> None:
-    def spoil(completion: Json, exchange: Exchange) -> Json:
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
         completion["choices"][0]["message"]["role"] = role
         return completion
 
-    world = after(models, model_faults.Fault("role", spoil))
-    assert bad(work_of(world.made()).calls) == ["invalid"]
+    world = after(models, model_faults.Defect("role", spoil))
+    assert bad(work_of(world.only_analysis()).calls) == ["invalid"]
 
 
 def test_a_second_question_says_what_was_wrong_with_the_first_answer(models: ModelServer) -> None:
-    after(models, FAULTS["wrong_enum"])
+    after(models, DEFECTS["wrong_enum"])
     first, second = (each for each in models.requests if each.agent == "indicator" and len(each.body["messages"]) > 2)
     assert second.body["messages"][:-1] == first.body["messages"]
     said = second.body["messages"][-1]
@@ -228,65 +228,68 @@ def test_a_fallback_answers_where_the_first_model_does_not(
     if name == "hang":
         hurry(monkeypatch, 5)
     models.script(
-        [FAULTS[name]], lasting=True, agent="decision", when=lambda exchange: exchange.body["model"] == "stub"
+        [DEFECTS[name]], lasting=True, agent="decision", when=lambda exchange: exchange.body["model"] == "stub"
     )
-    world = World(models)
+    world = AgentsWorld(models)
     world.analyse(world.agents(quick(models, retries=0), quick(models, model="second")))
-    work = work_of(world.made())
+    work = work_of(world.only_analysis())
     *before, failed, answered = work.calls
     assert {(call.model, call.outcome) for call in before} == {("stub", "answered")}
     assert (failed.model, failed.outcome, failed.attempt) == ("stub", OUTCOME_OF[name], 1)
     assert (answered.model, answered.outcome, answered.attempt) == ("second", "answered", 2)
     assert work.model_name == "stub"
-    assert [asked.preset for asked in world.calls.of(world.made().analysis_id, 1)][-2:] == ["stub", "stub-1"]
+    assert [asked.preset for asked in world.calls.calls_for(world.only_analysis().analysis_id, 1)][-2:] == [
+        "stub",
+        "stub-1",
+    ]
 
 
 def test_rules_answer_for_agents_that_failed_and_a_run_names_whose_opinion_it_took(models: ModelServer) -> None:
     # The indicator agent fails on one window of two.
     last = f"{BARS[-1].close:f}"
-    models.script([FAULTS["401"]], when=lambda exchange: exchange.body["messages"][-1]["content"].count(last) > 0)
-    world = World(models)
+    models.script([DEFECTS["401"]], when=lambda exchange: exchange.body["messages"][-1]["content"].count(last) > 0)
+    world = AgentsWorld(models)
     agents = world.agents(quick(models))
-    formed = world.analyse(Chain((agents, RULES)), last=2)
+    formed = world.analyse(VariantChain((agents, RULES)), last=2)
     assert formed.failed == 0
-    by_agents, by_rules = (formed.wish(bar).analysis_id for bar in BARS[-2:])
+    by_agents, by_rules = (formed.intent(bar).analysis_id for bar in BARS[-2:])
     assert f".{agents.name}." in by_agents
     assert f".{RULES.name}." in by_rules
-    assert sorted(fact.variant for fact in world.facts()) == sorted([agents.name, agents.name, RULES.name])
+    assert sorted(fact.variant for fact in world.outcomes()) == sorted([agents.name, agents.name, RULES.name])
 
 
 def test_a_stored_failure_is_asked_again_only_where_that_is_wanted(models: ModelServer) -> None:
-    world = after(models, FAULTS["401"])
+    world = after(models, DEFECTS["401"])
     agents = world.agents(quick(models))
     models.reset()
-    assert world.analyse(agents).wish(BARS[-1]).direction == "HOLD"
+    assert world.analyse(agents).intent(BARS[-1]).direction == "HOLD"
     assert models.requests == []
     read_at = clock.now()
     formed = world.analyse(agents, retry=True)
-    failed, opinion = world.facts()
-    wish = formed.wish(BARS[-1])
+    failed, opinion = world.outcomes()
+    wish = formed.intent(BARS[-1])
     assert (wish.analysis_id, wish.analysis_version) == (failed.analysis_id, 2)
     assert [row.version for row in world.rows()] == [1, 2]
     assert len(models.requests) == 5
     assert work_of(opinion).thread_id != work_of(failed).thread_id
     # A run that has read the failure goes on with it.
     start = BARS[-1].opened_at
-    held = opinions(
+    held = ensure_analyses(
         world.store, world.catalogue, [SYMBOL], FRAME, start, None, actor="tester", variant=agents,
-        retry=True, until=lambda at: read_at,
-    ).wish(BARS[-1])  # fmt: skip
+        retry=True, read_time=lambda at: read_at,
+    ).intent(BARS[-1])  # fmt: skip
     assert (held.direction, held.analysis_version) == ("HOLD", 1)
-    assert world.analyse(agents).wish(BARS[-1]) == wish
+    assert world.analyse(agents).intent(BARS[-1]) == wish
 
 
 # --- Time ---------------------------------------------------------------------------------------------------------
 
 
-def retry_after(value: str, **headers: str) -> model_faults.Fault:
+def retry_after(value: str, **headers: str) -> model_faults.Defect:
     def respond(_: Response) -> Response:
         return Response(429, {"retry-after": value, **headers}, (b"{}",))
 
-    return model_faults.Fault("retry-after", respond=respond)
+    return model_faults.Defect("retry-after", respond=respond)
 
 
 @pytest.mark.parametrize(
@@ -313,26 +316,26 @@ def test_a_server_is_given_the_time_it_asks_for_within_ones_patience(
     asked_for: list[float] = []
     pause = model_middleware._pause  # pyright: ignore[reportPrivateUsage]
 
-    def noted(fault: Fault, n: int) -> float:
+    def noted(fault: CallFailure, n: int) -> float:
         asked_for.append(pause(fault, n))
         return asked_for[-1] if asked_for[-1] > 120 else 0
 
     monkeypatch.setattr(model_middleware, "_pause", noted)
     world = after(models, retry_after(said, **headers))
     if waited is None:
-        assert bad(work_of(world.failed()).calls) == ["rate_limited"]
+        assert bad(work_of(world.only_failure()).calls) == ["rate_limited"]
     else:
         assert asked_for == [waited]
-        assert bad(work_of(world.made()).calls) == ["rate_limited"]
+        assert bad(work_of(world.only_analysis()).calls) == ["rate_limited"]
 
 
-def trend(preset: ModelPreset, calls: MemoryCalls, **given: Any) -> dict[str, Any]:
+def trend(preset: ModelPreset, calls: MemoryCallLog, **given: Any) -> dict[str, Any]:
     """The trend agent alone, with what else an attempt is given."""
 
     async def run() -> dict[str, Any]:
-        async with reached([("stub", preset)], Live) as reach:
-            attempt = Attempt("id", 1, "stub@1", reach, calls, None, clock.now, **given)
-            graph: Any = compiled(TrendAgent)
+        async with open_models([("stub", preset)], LiveTransport) as reach:
+            attempt = AnalysisContext("id", 1, "stub@1", reach, calls, None, clock.now, **given)
+            graph: Any = compile_agent(TrendAgent)
             return await graph.ainvoke({"snapshot": snapshot_of(BARS[-250:], FRAME)}, context=attempt)
 
     return asyncio.run(run())
@@ -354,16 +357,16 @@ class Limits:
 
 
 def test_the_pauses_between_tries_grow(models: ModelServer) -> None:
-    calls, pauses = MemoryCalls(), list[float]()
+    calls, pauses = MemoryCallLog(), list[float]()
 
     async def pause(seconds: float) -> None:
         pauses.append(seconds)
 
-    models.script([FAULTS["500"]], lasting=True)
+    models.script([DEFECTS["500"]], lasting=True)
     with pytest.raises(ModelFailed, match="asked 4 times"):
         trend(quick(models, retries=3), calls, pause=pause)
     assert pauses == [0.01, 0.02, 0.04]
-    assert [asked.call.attempt for asked in calls.of("id", 1)] == [1, 2, 3, 4]
+    assert [asked.call.attempt for asked in calls.calls_for("id", 1)] == [1, 2, 3, 4]
 
 
 def test_all_tries_together_take_no_longer_than_ones_patience(
@@ -371,16 +374,16 @@ def test_all_tries_together_take_no_longer_than_ones_patience(
 ) -> None:
     monkeypatch.setattr(model_middleware, "FIRST_PAUSE_S", 0.0)
     limits = Limits(monkeypatch)
-    models.script([FAULTS["500"]], lasting=True)
+    models.script([DEFECTS["500"]], lasting=True)
     with pytest.raises(ModelFailed, match="asked 3 times"):
-        trend(quick(models, timeout_s=2, patience_s=5, retries=5), MemoryCalls())
+        trend(quick(models, timeout_s=2, patience_s=5, retries=5), MemoryCallLog())
     assert limits.given == [2, 2, 1]
     assert len(models.requests) == 3
 
 
 def test_a_model_that_hangs_is_left_when_ones_patience_is_over(models: ModelServer) -> None:
-    world = after(models, FAULTS["hang"], timeout_s=1, patience_s=2, retries=5)
-    assert set(bad(work_of(world.failed()).calls)) == {"timeout"}
+    world = after(models, DEFECTS["hang"], timeout_s=1, patience_s=2, retries=5)
+    assert set(bad(work_of(world.only_failure()).calls)) == {"timeout"}
     assert len(models.requests) <= 3
 
 
@@ -397,7 +400,7 @@ def test_waiting_for_ones_turn_takes_nothing_from_the_patience_with_a_model(
             return True
 
     monkeypatch.setattr(graph_models, "_pace", Pace)
-    assert "trend" in trend(quick(models, timeout_s=60, patience_s=1), MemoryCalls())
+    assert "trend" in trend(quick(models, timeout_s=60, patience_s=1), MemoryCallLog())
     assert limits.given == [1]
     assert limits.now == 11
 
@@ -414,22 +417,22 @@ def bomb() -> bytes:
 
 def test_a_bomb_is_not_unpacked(models: ModelServer) -> None:
     body = bomb()
-    bombed = model_faults.Fault("bomb", respond=lambda _: Response(200, {"content-encoding": "gzip"}, (body,)))
+    bombed = model_faults.Defect("bomb", respond=lambda _: Response(200, {"content-encoding": "gzip"}, (body,)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     world = after(models, bombed, lasting=True)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 128_000
-    assert set(bad(work_of(world.failed()).calls)) == {"invalid"}
+    assert set(bad(work_of(world.only_failure()).calls)) == {"invalid"}
 
 
 def test_an_answer_without_end_is_not_kept(models: ModelServer) -> None:
-    world = after(models, FAULTS["huge"], lasting=True)
-    spoiled = [call for call in work_of(world.failed()).calls if call.outcome != "answered"]
+    world = after(models, DEFECTS["huge"], lasting=True)
+    spoiled = [call for call in work_of(world.only_failure()).calls if call.outcome != "answered"]
     assert [(call.outcome, call.response) for call in spoiled] == [("too_large", "")] * 2
 
 
 @pytest.mark.parametrize("name", ["redirect", "redirect_307"])
 def test_redirects_are_not_followed(models: ModelServer, name: str) -> None:
-    after(models, FAULTS[name])
+    after(models, DEFECTS[name])
     assert [exchange.path for exchange in models.requests] == ["/v1/chat/completions"]
 
 
@@ -441,38 +444,38 @@ def test_proxies_of_the_environment_are_not_used(
         monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     world = after(models)
-    assert len(work_of(world.made()).calls) == len(models.requests) == 5
+    assert len(work_of(world.only_analysis()).calls) == len(models.requests) == 5
     assert caplog.records == []
 
 
-def _echo(completion: Json, exchange: Exchange) -> Json:
+def _echo(completion: Json, exchange: ServedRequest) -> Json:
     answer = json.loads(completion["choices"][0]["message"]["content"] or "{}")
     if "reason" in answer:
         completion["choices"][0]["message"]["content"] = json.dumps({**answer, "reason": f"my key is {KEY}"})
     return {**completion, "model": KEY, "system_fingerprint": f"fp {KEY}"}
 
 
-def _refuse(completion: Json, exchange: Exchange) -> Json:
+def _refuse(completion: Json, exchange: ServedRequest) -> Json:
     completion["choices"][0]["message"]["refusal"] = f"no, {exchange.headers['authorization']}"
     return completion
 
 
-def _call(completion: Json, exchange: Exchange) -> Json:
+def _call(completion: Json, exchange: ServedRequest) -> Json:
     called = {"id": KEY, "type": "function", "function": {"name": KEY, "arguments": json.dumps({KEY: KEY})}}
     completion["choices"][0]["message"] |= {"content": None, "tool_calls": [called]}
     return completion
 
 
-def _field(completion: Json, exchange: Exchange) -> Json:
+def _field(completion: Json, exchange: ServedRequest) -> Json:
     completion["choices"][0]["message"] |= {"content": json.dumps({KEY: KEY}), "tool_calls": None}
     return completion
 
 
 @pytest.mark.parametrize("spoil", [_echo, _refuse, _call, _field])
 def test_a_key_that_a_server_sends_back_is_kept_nowhere(models: ModelServer, spoil: model_faults.Spoil) -> None:
-    world = after(models, model_faults.Fault("echo", spoil), lasting=True)
+    world = after(models, model_faults.Defect("echo", spoil), lasting=True)
     assert {exchange.headers["authorization"] for exchange in models.requests} == {f"Bearer {KEY}"}
-    (fact,) = world.facts()
+    (fact,) = world.outcomes()
     texts = [msgspec.json.encode(fact).decode()]
     for call in work_of(fact).calls:
         texts += [world.calls.body(call.request), world.calls.body(call.response)]
@@ -482,12 +485,12 @@ def test_a_key_that_a_server_sends_back_is_kept_nowhere(models: ModelServer, spo
     assert not any(KEY in json.dumps(exchange.body) for exchange in models.requests)
 
 
-@pytest.mark.parametrize("fault", [error for error in FAULTS.values() if OUTCOME_OF[error.name] == "rejected"])
+@pytest.mark.parametrize("fault", [error for error in DEFECTS.values() if OUTCOME_OF[error.name] == "rejected"])
 def test_what_a_server_says_to_a_rejected_question_is_kept_and_not_repeated(
-    models: ModelServer, fault: model_faults.Fault
+    models: ModelServer, fault: model_faults.Defect
 ) -> None:
     world = after(models, fault)
-    (call,) = work_of(world.failed()).calls
+    (call,) = work_of(world.only_failure()).calls
     assert json.loads(world.calls.body(call.response))["status"] in (302, 307, 400, 401, 403, 404)
     assert (call.input_tokens, call.output_tokens, call.cost) == (0, 0, 0)
 
@@ -495,7 +498,7 @@ def test_what_a_server_says_to_a_rejected_question_is_kept_and_not_repeated(
 def test_a_short_word_for_a_key_is_no_secret(models: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "up")
     world = after(models)
-    assert not any("***" in world.calls.body(call.response) for call in work_of(world.made()).calls)
+    assert not any("***" in world.calls.body(call.response) for call in work_of(world.only_analysis()).calls)
 
 
 # --- Tokens and cost ----------------------------------------------------------------------------------------------
@@ -503,8 +506,8 @@ def test_a_short_word_for_a_key_is_no_secret(models: ModelServer, monkeypatch: p
 
 @pytest.mark.parametrize("name", ["usage_missing", "usage_negative", "usage_absurd", "usage_words"])
 def test_tokens_that_cannot_be_are_estimated(models: ModelServer, name: str) -> None:
-    world = after(models, FAULTS[name], lasting=True)
-    work = work_of(world.made())
+    world = after(models, DEFECTS[name], lasting=True)
+    work = work_of(world.only_analysis())
     for call in work.calls:
         request, answer = len(world.calls.body(call.request)), len(world.calls.body(call.response))
         assert 0 < call.input_tokens <= request
@@ -518,11 +521,11 @@ def test_tokens_that_cannot_be_are_estimated(models: ModelServer, name: str) -> 
     [[1], {"prompt_tokens": 1.5, "completion_tokens": True}, {"prompt_tokens": 5, "prompt_tokens_details": [-5]}, "x"],
 )
 def test_odd_usage_is_no_reason_to_ask_again(models: ModelServer, usage: object) -> None:
-    def spoil(completion: Json, exchange: Exchange) -> Json:
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
         return {**completion, "usage": usage, "id": 5, "created": "x", "system_fingerprint": {}, "service_tier": [1]}
 
-    world = after(models, model_faults.Fault("odd", spoil), lasting=True)
-    calls = work_of(world.made()).calls
+    world = after(models, model_faults.Defect("odd", spoil), lasting=True)
+    calls = work_of(world.only_analysis()).calls
     assert bad(calls) == []
     assert all(call.input_tokens > 0 and call.cost > 0 for call in calls)
 
@@ -538,22 +541,22 @@ def test_an_error_of_ours_ends_the_analysis_and_not_the_run(
 
     monkeypatch.setattr(graph_agents, "pattern_report", broken)
     world = after(models)
-    assert world.failed().reason == "the graph failed: ZeroDivisionError"
+    assert world.only_failure().reason == "the graph failed: ZeroDivisionError"
 
 
 def test_a_spent_budget_is_no_failure(models: ModelServer) -> None:
-    world = World(models)
+    world = AgentsWorld(models)
     with pytest.raises(BudgetSpent, match="could cost"):
         world.analyse(world.agents(quick(models), budget="0"))
-    assert (world.facts(), models.requests) == ([], [])
+    assert (world.outcomes(), models.requests) == ([], [])
 
 
 def test_a_log_that_is_gone_is_no_failure(models: ModelServer) -> None:
-    class Gone(MemoryCalls):
-        def record(self, asked: Asked, request: str, response: str) -> None:
+    class Gone(MemoryCallLog):
+        def record(self, recorded_call: RecordedCall, request: str, response: str) -> None:
             raise StoreUnavailable("the record of model calls cannot be reached.")
 
-    world = World(models, calls=Gone())
+    world = AgentsWorld(models, calls=Gone())
     with pytest.raises(StoreUnavailable):
         world.analyse(world.agents(quick(models)))
-    assert world.facts() == []
+    assert world.outcomes() == []

@@ -15,11 +15,11 @@ from analysis.llm.presets import (
     SHAPING,
     ModelPreset,
     api_key,
-    digest_of,
-    facts_of,
     holds_secret,
     looks_like_key,
-    text_of,
+    preset_digest,
+    preset_text,
+    preset_values,
 )
 from engine.core.money import exact, is_exact, mul
 
@@ -38,7 +38,7 @@ def fault(**said: Any) -> str:
 
 
 def test_a_name_is_enough_and_everything_else_has_a_default() -> None:
-    assert facts_of(preset()) == {
+    assert preset_values(preset()) == {
         "provider": "openai", "base_url": "https://api.openai.com/v1", "model": "a-model", "temperature": "0",
         "seed": None, "vision": False, "max_output_tokens": 1000, "structured_output": "json_schema",
         "knowledge_cutoff": None, "price_input": "0", "price_output": "0", "timeout_s": 20, "retries": 2,
@@ -102,8 +102,10 @@ def test_equal_presets_have_equal_text_and_digest() -> None:
     theirs = preset(
         base_url="https://a.org", knowledge_cutoff=date(2023, 10, 1), price_input=Decimal("2.5"), temperature="0.1"
     )
-    assert text_of(ours) == text_of(theirs)
-    assert digest_of(text_of(ours)) == digest_of(text_of(theirs)) != digest_of(text_of(preset()))
+    assert preset_text(ours) == preset_text(theirs)
+    assert (
+        preset_digest(preset_text(ours)) == preset_digest(preset_text(theirs)) != preset_digest(preset_text(preset()))
+    )
 
 
 PRICES = st.decimals(0, 10**6, places=6)
@@ -123,9 +125,9 @@ PRICES = st.decimals(0, 10**6, places=6)
     )
 )
 def test_a_preset_comes_back_from_its_text(saved: ModelPreset) -> None:
-    text = text_of(saved)
+    text = preset_text(saved)
     assert ModelPreset.model_validate_json(text) == saved
-    assert text_of(ModelPreset.model_validate_json(text)) == text
+    assert preset_text(ModelPreset.model_validate_json(text)) == text
 
 
 @given(PRICES, st.integers(0, 10**9))
@@ -178,7 +180,7 @@ def test_a_key_is_read_from_the_variable_that_the_preset_names(monkeypatch: pyte
     key = api_key(asked)
     assert isinstance(key, SecretStr)
     assert key.get_secret_value() == "not-a-shape-of-keys"
-    assert "not-a" not in f"{key!r} {key} {asked!r} {text_of(asked)}"
+    assert "not-a" not in f"{key!r} {key} {asked!r} {preset_text(asked)}"
 
 
 def test_a_secret_of_the_environment_is_found_whatever_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,8 @@ from langchain_openai.chat_models.base import OpenAIRateLimitError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, create_model
 
 from analysis.reports import IndicatorReport, PatternReport, TradeDecision, TrendReport
-from tests.support.model_answers import Image, lean, read_png
-from tests.support.model_faults import FAULTS, WELL, Line, says
+from tests.support.model_answers import Image, lean_decision, read_png
+from tests.support.model_faults import DEFECTS, NO_DEFECT, ClientConnection, answers_with
 from tests.support.model_server import ModelServer
 from tests.support.paths import ROOT
 from tests.support.schema_values import Filler, Json
@@ -81,10 +81,10 @@ def tell(server: ModelServer, body: Json | bytes, path: str = CHAT, **headers: s
         connection.close()
 
 
-def noted_in(waits: list[float]) -> Callable[[Line, float], None]:
+def noted_in(waits: list[float]) -> Callable[[ClientConnection, float], None]:
     """A `Line.pause` that only notes the seconds it is given."""
 
-    def pause(line: Line, seconds: float) -> None:
+    def pause(line: ClientConnection, seconds: float) -> None:
         waits.append(seconds)
 
     return pause
@@ -288,7 +288,7 @@ def test_a_schema_may_be_no_object_at_all() -> None:
 
 
 def test_an_opinion_is_made_of_the_words_it_is_given() -> None:
-    with ModelServer(opinion=lean) as server:
+    with ModelServer(edit_answer=lean_decision) as server:
         for text, decision in (("up, bullish", "LONG"), ("down and bearish", "SHORT"), ("up or down", "HOLD")):
             told = TradeDecision.model_validate_json(tell(server, wanting(TradeDecision, text)).message["content"])
             assert told.decision == decision
@@ -489,7 +489,7 @@ def test_one_connection_carries_many_questions(server: ModelServer) -> None:
 
 def test_questions_are_answered_side_by_side_after_their_agents_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(Line, "pause", noted_in(waits))
+    monkeypatch.setattr(ClientConnection, "pause", noted_in(waits))
     with ModelServer(delay=9.0, delays={"pattern": 0.3, "trend": 0.2}) as server, ThreadPoolExecutor() as pool:
         server.hold(3)
         told = pool.map(tell, [server] * 3, map(wanting, [PatternReport, TrendReport, TrendReport]))
@@ -519,11 +519,11 @@ def test_held_questions_are_answered_in_the_same_number_only(server: ModelServer
 def test_closing_ends_what_hangs_and_forgets_no_thread() -> None:
     before = set(threading.enumerate())
     server = ModelServer()
-    server.script([FAULTS["hang"]])
+    server.script([DEFECTS["hang"]])
     idle = socket.create_connection(("127.0.0.1", server.port))
     with ThreadPoolExecutor() as pool:
         hanging = pool.submit(tell, server, question())
-        wait_until(lambda: server.requests and server.requests[0].fault)
+        wait_until(lambda: server.requests and server.requests[0].defect)
         server.close()
         with pytest.raises((HTTPException, OSError)):
             hanging.result()
@@ -536,7 +536,7 @@ def test_an_error_of_the_server_itself_is_raised_when_it_is_closed() -> None:
     def fails(body: Json, answer: Json) -> Json:
         raise LookupError("no opinion")
 
-    server = ModelServer(opinion=fails)
+    server = ModelServer(edit_answer=fails)
     with pytest.raises((HTTPException, OSError)):
         tell(server, wanting(TradeDecision))
     with pytest.raises(LookupError, match="no opinion"):
@@ -572,23 +572,23 @@ def test_it_serves_as_a_process_of_its_own_until_it_is_stopped() -> None:
 
 
 def test_faults_are_met_in_the_order_of_the_script(server: ModelServer) -> None:
-    server.script([FAULTS["500"], WELL, FAULTS["429"]])
+    server.script([DEFECTS["500"], NO_DEFECT, DEFECTS["429"]])
     assert [tell(server, question()).status for _ in range(5)] == [500, 200, 429, 200, 200]
-    assert [exchange.fault for exchange in server.requests] == ["500", "", "429", "", ""]
+    assert [exchange.defect for exchange in server.requests] == ["500", "", "429", "", ""]
 
 
 def test_a_lasting_fault_is_met_until_the_server_is_reset(server: ModelServer) -> None:
-    server.script([FAULTS["401"]])
-    server.script([FAULTS["500"]])
+    server.script([DEFECTS["401"]])
+    server.script([DEFECTS["500"]])
     assert [tell(server, question()).status for _ in range(3)] == [401, 401, 401]
     server.reset()
-    server.script([FAULTS["401"]], lasting=False)
+    server.script([DEFECTS["401"]], lasting=False)
     assert [tell(server, question()).status for _ in range(2)] == [401, 200]
 
 
 def test_a_script_can_be_for_one_agent_or_some_requests_only(server: ModelServer) -> None:
-    server.script([FAULTS["500"]], agent="trend")
-    server.script([FAULTS["503"]], when=lambda exchange: "please" in str(exchange.body))
+    server.script([DEFECTS["500"]], agent="trend")
+    server.script([DEFECTS["503"]], when=lambda exchange: "please" in str(exchange.body))
     assert tell(server, wanting(PatternReport)).status == 200
     assert tell(server, wanting(TrendReport)).status == 500
     assert tell(server, wanting(TrendReport)).status == 200
@@ -605,7 +605,7 @@ def test_a_models_name_can_hold_faults(server: ModelServer, monkeypatch: pytest.
     assert statuses("stub+429x1+503x2") == [429, 503, 503, 200]
     assert statuses("stub+nonsense") == [404] * 4
     waits: list[float] = []
-    monkeypatch.setattr(Line, "pause", noted_in(waits))
+    monkeypatch.setattr(ClientConnection, "pause", noted_in(waits))
     assert tell(server, {**question(), "model": "stub+slow0.2"}).status == 200
     assert waits == [server.delay, 0.2]
 
@@ -613,7 +613,7 @@ def test_a_models_name_can_hold_faults(server: ModelServer, monkeypatch: pytest.
 def test_a_scripted_answer_is_what_the_agent_is_told(server: ModelServer) -> None:
     hold = {"decision": "HOLD", "confidence": 0.5}
     for strategy in STRATEGIES:
-        server.script([says(hold)], agent="decision")
+        server.script([answers_with(hold)], agent="decision")
         with sync_model_of(server) as model:
             agent = agent_on(model, [rsi], strategy(TradeDecision))
             told = agent.invoke({"messages": [("user", "go")]})["structured_response"]
@@ -621,7 +621,7 @@ def test_a_scripted_answer_is_what_the_agent_is_told(server: ModelServer) -> Non
 
 
 def test_the_real_client_raises_for_a_fault_and_asks_once(server: ModelServer) -> None:
-    server.script([FAULTS["429"]])
+    server.script([DEFECTS["429"]])
     with sync_model_of(server) as model, pytest.raises(OpenAIRateLimitError) as raised:
         model.invoke("go")
     assert raised.value.response.headers["retry-after"] == "0.05"
@@ -656,7 +656,7 @@ def hear(server: ModelServer, body: Json, enough: Callable[[bytes], bool] = lamb
 def is_all_that_comes(server: ModelServer, name: str, heard: bytes) -> bool:
     """Of a fault that leaves the connection open: when it has begun, nothing comes or only white space."""
     if name == "hang":
-        wait_until(lambda: server.requests[-1].fault == name)
+        wait_until(lambda: server.requests[-1].defect == name)
     return name == "hang" or (name == "trickle" and heard.endswith(b" " * 3))
 
 
@@ -665,26 +665,26 @@ def is_all_that_comes(server: ModelServer, name: str, heard: bytes) -> bool:
 def test_a_fault_on_the_way_leaves_no_whole_response(server: ModelServer, name: str, stream: bool) -> None:
     body = question(stream=stream)
     well = hear(server, body)
-    server.script([FAULTS[name]], lasting=False)
+    server.script([DEFECTS[name]], lasting=False)
     heard = hear(server, body, partial(is_all_that_comes, server, name))
     assert re.fullmatch(ON_THE_WAY[name], heard, re.DOTALL), heard
     assert heard != well
     assert name == "trickle" or well.startswith(heard.removesuffix(b"RESET"))
-    assert server.requests[-1].fault == name
+    assert server.requests[-1].defect == name
     assert tell(server, body).body == tell(server, body).body
     assert server.errors == []
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in {*ON_THE_WAY, "slow"}])
+@pytest.mark.parametrize("name", [name for name in DEFECTS if name not in {*ON_THE_WAY, "slow"}])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_a_question_that_met_a_fault_is_answered_well_when_it_is_asked_again(
     server: ModelServer, name: str, stream: bool
 ) -> None:
     body = wanting(TradeDecision, stream=stream, stream_options={"include_usage": stream})
     well = tell(server, body)
-    server.script([FAULTS[name]], lasting=False)
+    server.script([DEFECTS[name]], lasting=False)
     assert tell(server, body) != well
-    assert server.requests[-1].fault == name
+    assert server.requests[-1].defect == name
     assert tell(server, body) == well
 
 
@@ -706,14 +706,14 @@ def test_a_question_that_met_a_fault_is_answered_well_when_it_is_asked_again(
     ],
 )
 def test_a_spoilt_answer_breaks_the_report_where_it_says(server: ModelServer, name: str, refusal: str) -> None:
-    server.script([FAULTS[name]])
+    server.script([DEFECTS[name]])
     with pytest.raises(ValueError, match=refusal):
         TradeDecision.model_validate_json(tell(server, wanting(TradeDecision)).message["content"])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_key_that_is_told_twice_is_one_of_the_reports_own(server: ModelServer, shape: type[BaseModel]) -> None:
-    server.script([FAULTS["duplicate_keys"]])
+    server.script([DEFECTS["duplicate_keys"]])
     content = tell(server, wanting(shape)).message["content"]
     keys = [key for key, _ in json.loads(content, object_pairs_hook=list)]
     assert keys[0] in keys[1:]
@@ -722,7 +722,7 @@ def test_a_key_that_is_told_twice_is_one_of_the_reports_own(server: ModelServer,
 
 def test_a_spoilt_answer_waits_for_the_answer(server: ModelServer) -> None:
     body = {**wanting(IndicatorReport), "tools": offering("rsi")["tools"]}
-    server.script([FAULTS["prose"]])
+    server.script([DEFECTS["prose"]])
     told = tell(server, body)
     assert called(told) == ["rsi"]
     assert tell(server, answered(body, told)).message["content"].startswith("I would rather")
@@ -730,7 +730,7 @@ def test_a_spoilt_answer_waits_for_the_answer(server: ModelServer) -> None:
 
 def test_faults_of_tools_call_what_they_say(server: ModelServer) -> None:
     def calls(name: str) -> list[Json]:
-        server.script([FAULTS[name]], lasting=False)
+        server.script([DEFECTS[name]], lasting=False)
         return tell(server, offering("rsi", "macd")).message["tool_calls"]
 
     assert [call["function"]["name"] for call in calls("unknown_tool")] == ["place_order"]
@@ -738,7 +738,7 @@ def test_faults_of_tools_call_what_they_say(server: ModelServer) -> None:
     assert len({call["id"] for call in calls("tool_ids_equal")}) == 1
     assert "name" not in calls("tool_nameless")[0]["function"]
     assert {"bars", "prices", "close"} == set(json.loads(calls("tool_arguments_prices")[0]["function"]["arguments"]))
-    server.script([FAULTS["tools_for_ever"]])
+    server.script([DEFECTS["tools_for_ever"]])
     body = offering("rsi")
     for _ in range(3):
         told = tell(server, body)

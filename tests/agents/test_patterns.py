@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.charting.indicators import Windows
-from analysis.charting.patterns import DIRECTED, NEUTRAL, report
+from analysis.charting.patterns import DIRECTED, NEUTRAL, report_patterns
 from analysis.charting.swings import SWING, find_swings, shapes
 from analysis.reports import PatternName, PatternReport
-from tests.support.frames import MIDDLE, frame_of, poisoned, scaled, upside_down, walk
+from tests.support.frames import MIDDLE, corrupted_after, frame_of, mirrored, scaled, walk_frame
 
 BARS = 61
 
@@ -65,7 +65,7 @@ ALL_DRAWINGS = {name: drawn(points) for name, points in DRAWINGS.items()} | {
 
 
 def seen(frame: pl.DataFrame) -> PatternReport:
-    return report(Windows.of(frame, [frame.height - 1]))[0]
+    return report_patterns(Windows.of(frame, [frame.height - 1]))[0]
 
 
 def turned(found: PatternReport) -> PatternReport:
@@ -89,35 +89,39 @@ def test_a_drawn_pattern_is_the_primary_one_and_its_twin_is_upside_down(name: Pa
     found = seen(ALL_DRAWINGS[name])
     assert found.primary_pattern is name
     assert found.breakout_probability is not None
-    assert seen(upside_down(ALL_DRAWINGS[name])) == turned(found)
+    assert seen(mirrored(ALL_DRAWINGS[name])) == turned(found)
 
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=60)
 def test_prices_upside_down_turn_every_pattern_into_its_twin(seed: int) -> None:
-    frame = walk(seed, 300)
+    frame = walk_frame(seed, 300)
     ends = list(range(60, 300, 3))
-    upright, inverted = (report(Windows.of(bars, ends)) for bars in (frame, upside_down(frame)))
+    upright, inverted = (report_patterns(Windows.of(bars, ends)) for bars in (frame, mirrored(frame)))
     assert inverted == [turned(found) for found in upright]
 
 
 @given(seed=st.integers(0, 10**6), factor=st.sampled_from([2.0**-10, 0.5, 2.0**20]))
 @settings(max_examples=30)
 def test_patterns_do_not_care_about_the_unit_of_price(seed: int, factor: float) -> None:
-    frame = walk(seed, 300)
+    frame = walk_frame(seed, 300)
     ends = list(range(60, 300, 5))
-    assert report(Windows.of(scaled(frame, factor), ends)) == report(Windows.of(frame, ends))
+    assert report_patterns(Windows.of(scaled(frame, factor), ends)) == report_patterns(Windows.of(frame, ends))
 
 
 @given(seed=st.integers(0, 10**6), end=st.integers(61, 250))
 @settings(max_examples=40)
 def test_patterns_depend_on_the_last_61_bars_only(seed: int, end: int) -> None:
-    frame = walk(seed, 300)
-    assert report(Windows.of(poisoned(frame, end), [end])) == [seen(frame.slice(end - 60, 61))]
+    frame = walk_frame(seed, 300)
+    assert report_patterns(Windows.of(corrupted_after(frame, end), [end])) == [seen(frame.slice(end - 60, 61))]
 
 
 def test_random_walks_show_many_kinds_of_patterns_but_mostly_none() -> None:
-    found = [each for seed in range(12) for each in report(Windows.of(walk(seed, 500, trend=0.0), range(60, 500)))]
+    found = [
+        each
+        for seed in range(12)
+        for each in report_patterns(Windows.of(walk_frame(seed, 500, trend=0.0), range(60, 500)))
+    ]
     kinds = {name for each in found for name in each.patterns_detected}
     share = sum(each.primary_pattern is not None for each in found) / len(found)
     assert len(kinds) >= 15
@@ -126,7 +130,7 @@ def test_random_walks_show_many_kinds_of_patterns_but_mostly_none() -> None:
 
 @pytest.mark.parametrize("bars", [1, 30, 60])
 def test_nothing_is_detected_with_fewer_than_61_bars(bars: int) -> None:
-    assert seen(walk(1, bars)) == PatternReport.model_validate({"confidence": "0"})
+    assert seen(walk_frame(1, bars)) == PatternReport.model_validate({"confidence": "0"})
 
 
 def test_nothing_is_detected_in_a_market_that_stands_still() -> None:
@@ -145,7 +149,7 @@ def test_the_nearer_the_breakout_the_likelier_it_is() -> None:
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=40)
 def test_swings_alternate_and_are_each_confirmed_by_a_move_back(seed: int) -> None:
-    for shape in shapes(Windows.of(walk(seed, 200), range(60, 200, 10))):
+    for shape in shapes(Windows.of(walk_frame(seed, 200), range(60, 200, 10))):
         assert shape is not None
         assert shape.close[-1] == 0
         turns = shape.swings

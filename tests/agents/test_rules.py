@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from analysis import rules
 from analysis.charting.indicators import Windows
 from analysis.reports import Analysis, IndicatorReport, PatternName, PatternReport, TradeDecision, TrendReport
-from analysis.rules import CHUNK_WINDOWS, WARM_UP_BARS, analyse, analyse_many, decide
-from tests.support.frames import frame_of, poisoned, upside_down, walk
+from analysis.rules import CHUNK_WINDOWS, WARM_UP_BARS, analyse, analyse_many, decide_trade
+from tests.support.frames import corrupted_after, frame_of, mirrored, walk_frame
 from tests.support.paths import ROOT
 
 OPPOSITE = {"LONG": "SHORT", "SHORT": "LONG", "HOLD": "HOLD"}
@@ -55,7 +55,7 @@ def decided(
         "confidence": "0.8" if pattern else "0",
         "breakout_probability": "0.9" if pattern else None,
     }
-    return decide(
+    return decide_trade(
         bars,
         IndicatorReport.model_validate(indicator),
         PatternReport.model_validate(chart),
@@ -66,14 +66,14 @@ def decided(
 @given(seed=st.integers(0, 10**6), end=st.integers(0, 640))
 @settings(max_examples=40)
 def test_bars_after_the_last_one_change_nothing(seed: int, end: int) -> None:
-    frame = walk(seed, 650)
-    assert analyse(Windows.of(poisoned(frame, end), [end])) == analyse(Windows.of(frame, [end]))
+    frame = walk_frame(seed, 650)
+    assert analyse(Windows.of(corrupted_after(frame, end), [end])) == analyse(Windows.of(frame, [end]))
 
 
 @given(seed=st.integers(0, 10**6), ends=st.lists(st.integers(0, 649), min_size=1, max_size=25))
 @settings(max_examples=20)
 def test_many_at_once_are_what_each_is_alone_to_the_last_byte(seed: int, ends: list[int]) -> None:
-    frame = walk(seed, 650)
+    frame = walk_frame(seed, 650)
     together = [analysis.model_dump_json() for analysis in analyse_many(frame, ends)]
     alone: list[str] = []
     for end in ends:
@@ -85,9 +85,9 @@ def test_many_at_once_are_what_each_is_alone_to_the_last_byte(seed: int, ends: l
 def test_prices_upside_down_turn_long_into_short() -> None:
     decisions: set[str] = set()
     for seed in range(8):
-        frame = walk(seed, 700)
+        frame = walk_frame(seed, 700)
         ends = range(200, 700, 3)
-        for a, b in zip(analyse_many(frame, ends), analyse_many(upside_down(frame), ends), strict=True):
+        for a, b in zip(analyse_many(frame, ends), analyse_many(mirrored(frame), ends), strict=True):
             assert b.decision.decision == OPPOSITE[a.decision.decision]
             assert b.decision.horizon_bars == a.decision.horizon_bars
             # Eight digits of 5.1 are finer than eight digits of 94.9, its mirror image.
@@ -100,7 +100,7 @@ def test_the_sizes_of_a_decision_stay_in_their_ranges() -> None:
     entries = [
         analysis.decision
         for seed in range(6)
-        for analysis in analyse_many(walk(seed, 700), range(250, 700, 2))
+        for analysis in analyse_many(walk_frame(seed, 700), range(250, 700, 2))
         if analysis.decision.decision != "HOLD"
     ]
     assert len(entries) > 100
@@ -112,13 +112,13 @@ def test_the_sizes_of_a_decision_stay_in_their_ranges() -> None:
 
 @pytest.mark.parametrize("bars", [1, 100, WARM_UP_BARS - 1])
 def test_fewer_than_250_bars_are_a_warm_up(bars: int) -> None:
-    decision = analyse(Windows.of(walk(1, 300), [bars - 1]))[0].decision
+    decision = analyse(Windows.of(walk_frame(1, 300), [bars - 1]))[0].decision
     assert (decision.decision, decision.confidence) == ("HOLD", 0)
     assert decision.reasons == (f"warm-up: {bars} of 250 bars",)
 
 
 def test_250_bars_are_enough() -> None:
-    assert not analyse(Windows.of(walk(1, 300), [249]))[0].decision.reasons[0].startswith("warm-up")
+    assert not analyse(Windows.of(walk_frame(1, 300), [249]))[0].decision.reasons[0].startswith("warm-up")
 
 
 def test_a_market_that_stands_still_is_held() -> None:
@@ -180,7 +180,7 @@ def test_a_pattern_alone_decides_nothing() -> None:
 
 
 def test_the_decimal_context_of_a_thread_changes_no_analysis() -> None:
-    frame = walk(2, 620)
+    frame = walk_frame(2, 620)
     ordinary = [analysis.model_dump_json() for analysis in analyse_many(frame, range(400, 620, 5))]
     with localcontext() as context:
         context.prec, context.rounding = 3, ROUND_UP
@@ -188,7 +188,7 @@ def test_the_decimal_context_of_a_thread_changes_no_analysis() -> None:
 
 
 def test_analyses_come_in_order_and_progress_is_told_chunk_by_chunk() -> None:
-    frame = walk(4, 700)
+    frame = walk_frame(4, 700)
     ends = list(range(699, 99, -1))
     told: list[int] = []
     made: list[Analysis] = list(analyse_many(frame, ends, told.append))

@@ -18,16 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import variants
-from analysis.analyst import LiveAnalyst, Opinions, opinions
+from analysis.analyst import AnalysisSet, LiveAnalyst, ensure_analyses
 from analysis.baselines import AlwaysLong, Crossover, Momentum
-from analysis.conformance import check
-from analysis.strategy import Opinion, Strategy
-from analysis.variants import BUILT_IN, GROUP, Own, StrategyFailed, Variant
+from analysis.conformance import check_conformance
+from analysis.strategy import Decision, Strategy
+from analysis.variants import BUILT_IN, GROUP, StrategyFailed, StrategyVariant, Variant
 from engine.core.errors import BadInput
 from engine.core.events import AnalysisMade, OrderTerms
 from engine.core.market import Bar, Direction, OrderType, Timeframe
 from engine.core.money import is_exact
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.data.memory import MemoryCatalogue
 from engine.store import read_from
 from engine.store.memory import MemoryStore
@@ -47,12 +47,12 @@ def catalogue_of(bars: Sequence[Bar] = BARS) -> MemoryCatalogue:
     return catalogue
 
 
-def asked(variant: Variant, store: MemoryStore, start: datetime | None = None) -> Opinions:
-    return opinions(store, catalogue_of(), ["AAA"], H1, start, None, actor="test", variant=variant)
+def asked(variant: Variant, store: MemoryStore, start: datetime | None = None) -> AnalysisSet:
+    return ensure_analyses(store, catalogue_of(), ["AAA"], H1, start, None, actor="test", variant=variant)
 
 
 def stored(store: MemoryStore) -> list[AnalysisMade]:
-    return [row.event for row in read_from(store, names([AnalysisMade])) if isinstance(row.event, AnalysisMade)]
+    return [row.event for row in read_from(store, event_names([AnalysisMade])) if isinstance(row.event, AnalysisMade)]
 
 
 class Deciding:
@@ -60,26 +60,26 @@ class Deciding:
 
     variant, version = "deciding", "1"
 
-    def __init__(self, bars: int, decide: Callable[[Sequence[Bar]], Any] = lambda bars: Opinion("LONG")) -> None:
+    def __init__(self, bars: int, decide: Callable[[Sequence[Bar]], Any] = lambda bars: Decision("LONG")) -> None:
         self.bars, self._decide = bars, decide
         self.windows: list[Sequence[Bar]] = []
 
-    def decide(self, bars: Sequence[Bar]) -> Opinion:
+    def decide(self, bars: Sequence[Bar]) -> Decision:
         self.windows.append(bars)
         return self._decide(bars)
 
 
-def own(strategy: Strategy) -> Own:
-    return Own(strategy, f"{strategy.variant}@{strategy.version}")
+def own(strategy: Strategy) -> StrategyVariant:
+    return StrategyVariant(strategy, f"{strategy.variant}@{strategy.version}")
 
 
 # --- What it may say ----------------------------------------------------------------------------------------------
 
 
 def test_what_is_left_out_has_its_usual_value() -> None:
-    said = Opinion("LONG")
+    said = Decision("LONG")
     assert (said.direction, said.confidence, said.reason, said.stop) == (Direction.LONG, Decimal(1), "", None)
-    assert Opinion("HOLD").confidence == 0
+    assert Decision("HOLD").confidence == 0
 
 
 UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
@@ -107,7 +107,7 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(name: str) -> None:
     given_, sentence = UNUSABLE[name]
     arguments: dict[str, Any] = {"direction": "LONG", **given_}
     with pytest.raises(ValueError) as caught:
-        Opinion(**arguments)
+        Decision(**arguments)
     assert str(caught.value) == sentence
 
 
@@ -125,11 +125,11 @@ prices = st.none() | st.decimals("0.0001", 10**9, allow_nan=False, places=6)
 def test_whatever_is_accepted_is_exact_and_comes_back_from_the_log_as_it_was_said(
     direction: Direction, confidence: Any, stop: Any, reward: Any, horizon: int | None, reason: str
 ) -> None:
-    said = Opinion(direction, confidence, reason=reason, horizon_bars=horizon, stop=stop, risk_reward=reward)
+    said = Decision(direction, confidence, reason=reason, horizon_bars=horizon, stop=stop, risk_reward=reward)
     store = MemoryStore()
     bars = BARS[:1]
     variant = own(Deciding(1, lambda _: said))
-    opinions(store, catalogue_of(bars), ["AAA"], H1, None, None, actor="test", variant=variant)
+    ensure_analyses(store, catalogue_of(bars), ["AAA"], H1, None, None, actor="test", variant=variant)
     (fact,) = stored(store)
     assert (fact.decision, fact.confidence, fact.stop, fact.risk_reward, fact.horizon_bars) == (
         said.direction, said.confidence, said.stop, said.risk_reward, said.horizon_bars,
@@ -141,9 +141,9 @@ def test_whatever_is_accepted_is_exact_and_comes_back_from_the_log_as_it_was_sai
 def test_the_terms_of_an_order_are_stored_with_the_opinion() -> None:
     terms = OrderTerms(OrderType.LIMIT, limit_price=Decimal("99.5"))
     store = MemoryStore()
-    formed = asked(own(Deciding(1, lambda _: Opinion("LONG", entry=terms, stop=90, target="120.5"))), store)
+    formed = asked(own(Deciding(1, lambda _: Decision("LONG", entry=terms, stop=90, target="120.5"))), store)
     assert stored(store)[0].entry == terms
-    wish = formed.wish(BARS[0])
+    wish = formed.intent(BARS[0])
     assert (wish.entry, wish.stop, wish.target) == (terms, Decimal(90), Decimal("120.5"))
 
 
@@ -167,7 +167,7 @@ def test_a_strategy_with_too_few_bars_is_not_asked_says_hold_and_why_and_the_per
     strategy, store = Deciding(100), MemoryStore()
     formed = asked(own(strategy), store)
     assert len(strategy.windows) == len(BARS) - 99
-    assert [formed.wish(bar).direction for bar in BARS[:99]] == [Direction.HOLD] * 99
+    assert [formed.intent(bar).direction for bar in BARS[:99]] == [Direction.HOLD] * 99
     assert json.loads(stored(store)[5].reports) == {"decision": {"reasons": ["warm-up: 6 of 100 bars"]}}
     assert formed.notices == ["the first 99 bars of AAA are warm-up, deciding@1 says HOLD until it has seen 100."]
     never = asked(own(Deciding(121)), MemoryStore())
@@ -185,8 +185,8 @@ def test_a_daemon_says_how_many_bars_are_still_to_come() -> None:
 
 
 def test_the_decimal_context_of_the_thread_changes_no_opinion() -> None:
-    def third(bars: Sequence[Bar]) -> Opinion:
-        return Opinion("LONG", (bars[0].close / bars[-1].close / 3).min(Decimal(1)))
+    def third(bars: Sequence[Bar]) -> Decision:
+        return Decision("LONG", (bars[0].close / bars[-1].close / 3).min(Decimal(1)))
 
     calm, hostile = MemoryStore(), MemoryStore()
     asked(own(Deciding(3, third)), calm)
@@ -202,10 +202,10 @@ def test_the_decimal_context_of_the_thread_changes_no_opinion() -> None:
 def test_an_opinion_is_made_once_and_found_by_every_later_run() -> None:
     store = MemoryStore()
     first = asked(own(Deciding(5)), store)
-    assert (first.made, first.found) == (len(BARS), 0)
+    assert (first.made, first.already_stored) == (len(BARS), 0)
     strategy = Deciding(5)
     again = asked(own(strategy), store)
-    assert (again.made, again.found) == (0, len(BARS))
+    assert (again.made, again.already_stored) == (0, len(BARS))
     # One of them was tried again, to see whether the strategy still says so.
     assert len(strategy.windows) == 1
     assert len(stored(store)) == len({fact.analysis_id for fact in stored(store)}) == len(BARS)
@@ -218,7 +218,7 @@ def test_a_live_analyst_finds_what_a_backtest_stored_and_the_other_way_round() -
     store = MemoryStore()
     asked(own(Momentum()), store)
     live = LiveAnalyst(store, catalogue_of(), ["AAA"], H1, BARS[40].opened_at, "test", own(Momentum()))
-    wishes = [live.wish(bar) for bar in BARS[40:]]
+    wishes = [live.intent(bar) for bar in BARS[40:]]
     assert live.made == 0
     assert [wish.analysis_id for wish in wishes] == [fact.analysis_id for fact in stored(store)[40:]]
 
@@ -227,14 +227,14 @@ def test_a_strategy_that_was_changed_and_kept_its_version_is_refused() -> None:
     store = MemoryStore()
     asked(own(Deciding(5)), store)
     with pytest.raises(BadInput, match=r"deciding@1 said LONG 1 on AAA .* and now says SHORT 1, .* another version"):
-        asked(own(Deciding(5, lambda _: Opinion("SHORT"))), store)
+        asked(own(Deciding(5, lambda _: Decision("SHORT"))), store)
 
 
 def test_an_error_names_variant_symbol_bar_and_line_and_what_was_stored_is_kept() -> None:
-    def fails(bars: Sequence[Bar]) -> Opinion:
+    def fails(bars: Sequence[Bar]) -> Decision:
         if bars[-1] == BARS[100]:
             raise KeyError("no such level")
-        return Opinion("LONG")
+        return Decision("LONG")
 
     store = MemoryStore()
     asked(own(Deciding(5)), store, BARS[110].opened_at)
@@ -244,7 +244,7 @@ def test_an_error_names_variant_symbol_bar_and_line_and_what_was_stored_is_kept(
         str(caught.value)
     )
     assert len(stored(store)) == 10
-    with pytest.raises(StrategyFailed, match="it returned NoneType, which is no Opinion"):
+    with pytest.raises(StrategyFailed, match="it returned NoneType, which is no Decision"):
         asked(own(Deciding(5, lambda _: None)), MemoryStore())
 
 
@@ -254,7 +254,7 @@ SOURCE = dedent(
     """
     from __future__ import annotations
     from dataclasses import dataclass
-    from quantagent import Opinion
+    from quantagent import Decision
 
     @dataclass(frozen=True)
     class Steady:
@@ -264,7 +264,7 @@ SOURCE = dedent(
         bars = 2
 
         def decide(self, bars):
-            return Opinion(self.direction)
+            return Decision(self.direction)
 
     short = Steady("SHORT")
     nothing = 5
@@ -280,24 +280,24 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_a_variant_named_by_what_it_holds(file: Path) -> None:
-    name = variants.find(f"{file}:Steady").name
-    assert name == variants.find(f"{file}:Steady").name
+    name = variants.find_variant(f"{file}:Steady").name
+    assert name == variants.find_variant(f"{file}:Steady").name
     assert name.startswith("steady@")
     assert len(name) == len("steady@") + 12
     # The same length, in the same second: bytecode beside the file could not tell.
     file.write_text(SOURCE.replace("LONG", "FLAT"))
-    other = variants.find(f"{file}:Steady")
+    other = variants.find_variant(f"{file}:Steady")
     assert other.name != name
-    assert asked(other, MemoryStore()).wish(BARS[9]).direction is Direction.FLAT
+    assert asked(other, MemoryStore()).intent(BARS[9]).direction is Direction.FLAT
     assert not list(file.parent.glob("__pycache__"))
 
 
 def test_instances_of_one_file_are_variants_of_their_own(file: Path) -> None:
-    long, short = variants.find(f"{file}:Steady"), variants.find(f"{file}:short")
+    long, short = variants.find_variant(f"{file}:Steady"), variants.find_variant(f"{file}:short")
     assert long.name != short.name
     store = MemoryStore()
-    assert asked(long, store).wish(BARS[9]).direction is Direction.LONG
-    assert asked(short, store).wish(BARS[9]).direction is Direction.SHORT
+    assert asked(long, store).intent(BARS[9]).direction is Direction.LONG
+    assert asked(short, store).intent(BARS[9]).direction is Direction.SHORT
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_instances_of_one_file_are_variants_of_their_own(file: Path) -> None:
 )
 def test_what_is_not_there_is_named_with_its_remedy(text: str, says: str, file: Path) -> None:
     with pytest.raises(BadInput, match=says):
-        variants.find(text.format(file=file, folder=file.parent))
+        variants.find_variant(text.format(file=file, folder=file.parent))
 
 
 @pytest.mark.parametrize(
@@ -327,13 +327,13 @@ def test_what_is_not_there_is_named_with_its_remedy(text: str, says: str, file: 
         (('direction: str = "LONG"', "direction: str"), "cannot be made without arguments: TypeError"),
         (("bars = 2", "bars = 2 +"), r"mine.py cannot be loaded: SyntaxError: .* \(mine.py, line 11\)\. "),
         (("nothing = 5", "nothing = 5 / 0"), r"ZeroDivisionError: division by zero \(mine.py, line 17\)"),
-        (("import Opinion", "import Opinon"), r"ImportError: cannot import name 'Opinon'.*\(mine.py, line 4\)"),
+        (("import Decision", "import Decison"), r"ImportError: cannot import name 'Decison'.*\(mine.py, line 4\)"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(change: tuple[str, str], says: str, file: Path) -> None:
     file.write_text(SOURCE.replace(*change))
     with pytest.raises(BadInput, match=says):
-        variants.find(f"{file}:Steady")
+        variants.find_variant(f"{file}:Steady")
 
 
 # --- From a package -----------------------------------------------------------------------------------------------
@@ -358,18 +358,18 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_installed_strategy_is_found_by_its_name(site: Path) -> None:
     install(site, "acme_one", {"steady": "acme_one:Steady"})
-    assert "steady" in variants.names()
-    assert variants.find("steady").name == variants.find("steady@1").name == "steady@1"
-    assert asked(variants.find("steady"), MemoryStore()).wish(BARS[9]).direction is Direction.LONG
+    assert "steady" in variants.variant_names()
+    assert variants.find_variant("steady").name == variants.find_variant("steady@1").name == "steady@1"
+    assert asked(variants.find_variant("steady"), MemoryStore()).intent(BARS[9]).direction is Direction.LONG
 
 
 def test_a_broken_package_is_named_and_only_when_it_is_asked_for(site: Path) -> None:
     install(site, "acme_two", {"broken": "acme_two:Steady"}, "import a_package_that_nobody_has\n")
-    assert "broken" in variants.names()
-    assert variants.find("momentum").name == "momentum@1"
+    assert "broken" in variants.variant_names()
+    assert variants.find_variant("momentum").name == "momentum@1"
     assert "acme_two" not in sys.modules
     with pytest.raises(BadInput) as caught:
-        variants.find("broken")
+        variants.find_variant("broken")
     assert str(caught.value) == (
         "variant 'broken' of package acme_two (acme_two:Steady) cannot be loaded: ModuleNotFoundError: No module named "
         "'a_package_that_nobody_has' (acme_two.py, line 1). Repair or reinstall that package."
@@ -380,21 +380,25 @@ def test_a_name_that_two_packages_offer_is_refused(site: Path) -> None:
     install(site, "acme_three", {"steady": "acme_three:Steady", "momentum": "acme_three:Steady"})
     install(site, "acme_four", {"steady": "acme_four:Steady"})
     with pytest.raises(BadInput, match=r"'steady' is offered by .*acme_.* and acme_.*: uninstall all but one"):
-        variants.find("steady")
+        variants.find_variant("steady")
     with pytest.raises(BadInput, match="'momentum' is offered by acme_three and quantagent"):
-        variants.find("momentum")
+        variants.find_variant("momentum")
 
 
 def test_an_entry_point_and_its_class_have_one_name(site: Path) -> None:
     install(site, "acme_five", {"stable": "acme_five:Steady"})
     with pytest.raises(BadInput, match="calls itself 'steady': give the entry point and the class one name"):
-        variants.find("stable")
+        variants.find_variant("stable")
 
 
 def test_the_built_in_ones_are_registered_as_anybodys_own(site: Path) -> None:
     # As it is found once this project is installed.
     install(site, "acme_six", {entry.name: entry.value for entry in BUILT_IN})
-    assert [variants.find(entry.name).name for entry in BUILT_IN] == ["always_long@1", "crossover@1", "momentum@1"]
+    assert [variants.find_variant(entry.name).name for entry in BUILT_IN] == [
+        "always_long@1",
+        "crossover@1",
+        "momentum@1",
+    ]
     with (ROOT / "pyproject.toml").open("rb") as project:
         registered = tomllib.load(project)["project"]["entry-points"][GROUP]
     assert registered == {entry.name: entry.value for entry in BUILT_IN}
@@ -406,17 +410,17 @@ def test_the_built_in_ones_are_registered_as_anybodys_own(site: Path) -> None:
 
 
 def test_crossover_is_the_moving_average_state_of_the_golden_workloads() -> None:
-    formed = asked(variants.find("crossover"), MemoryStore())
+    formed = asked(variants.find_variant("crossover"), MemoryStore())
     state = moving_average_state(BARS)
-    assert [formed.wish(bar).direction for bar, _ in state] == [direction for _, direction in state]
+    assert [formed.intent(bar).direction for bar, _ in state] == [direction for _, direction in state]
     assert {direction for _, direction in state} == {Direction.LONG, Direction.FLAT}
 
 
 def test_momentum_compares_with_ten_bars_before_and_an_unchanged_close_counts_as_lower() -> None:
-    formed = asked(variants.find("momentum"), MemoryStore())
+    formed = asked(variants.find_variant("momentum"), MemoryStore())
     for n in range(10, len(BARS)):
         rises = BARS[n].close > BARS[n - 10].close
-        assert formed.wish(BARS[n]).direction is (Direction.LONG if rises else Direction.SHORT)
+        assert formed.intent(BARS[n]).direction is (Direction.LONG if rises else Direction.SHORT)
     assert Momentum().decide([BARS[0]] * 11).direction is Direction.SHORT
 
 
@@ -431,8 +435,8 @@ def test_rules_says_the_same_on_each_window_alone() -> None:
 
 
 def test_always_long_is_always_long() -> None:
-    formed = asked(variants.find("always_long"), MemoryStore())
-    assert {formed.wish(bar).direction for bar in BARS} == {Direction.LONG}
+    formed = asked(variants.find_variant("always_long"), MemoryStore())
+    assert {formed.intent(bar).direction for bar in BARS} == {Direction.LONG}
 
 
 def test_the_example_of_the_page_has_twenty_lines_and_keeps_the_contract(tmp_path: Path) -> None:
@@ -441,16 +445,16 @@ def test_the_example_of_the_page_has_twenty_lines_and_keeps_the_contract(tmp_pat
     file = tmp_path / "breakout.py"
     file.write_text(example.text)
     bars = walk("AAA", 3, 400, 100.0, 0.01)
-    assert check(f"{file}:Breakout", bars) == []
-    variant = variants.find(f"{file}:Breakout")
-    said = {formed.opinion.direction for formed in variant.analyse(bars, range(20, 400))}
+    assert check_conformance(f"{file}:Breakout", bars) == []
+    variant = variants.find_variant(f"{file}:Breakout")
+    said = {formed.decision.direction for formed in variant.analyse(bars, range(20, 400))}
     assert said == {Direction.LONG, Direction.FLAT, Direction.HOLD}
 
 
 def test_the_page_names_every_check_and_every_field() -> None:
-    from analysis.conformance import CHECKS, FAILS
+    from analysis.conformance import CHECKS, RETURNS_DECISION
     from ui.services.lookahead import BOOK
 
     page = PAGE.read_text()
-    assert [name for name in (FAILS, *CHECKS, BOOK) if f"| {name} |" not in page] == []
-    assert [name for name in Opinion.__dataclass_fields__ if f"`{name}`" not in page] == []
+    assert [name for name in (RETURNS_DECISION, *CHECKS, BOOK) if f"| {name} |" not in page] == []
+    assert [name for name in Decision.__dataclass_fields__ if f"`{name}`" not in page] == []

@@ -12,7 +12,7 @@ from langgraph.graph.state import CompiledStateGraph
 
 from analysis.charting.snapshot import snapshot_of
 from analysis.graph import studio
-from analysis.graph.graph import NODES, build
+from analysis.graph.graph import NODES, build_graph
 from analysis.reports import Analysis
 from tests.support.agents_world import BARS, FRAME
 from tests.support.model_server import ModelServer
@@ -35,7 +35,7 @@ def test_the_file_names_a_graph_without_a_checkpointer() -> None:
     found = graph()
     assert type(found) is CompiledStateGraph
     assert graph().checkpointer is None
-    assert set(found.get_graph().nodes) == set(build().get_graph().nodes)
+    assert set(found.get_graph().nodes) == set(build_graph().get_graph().nodes)
 
 
 def test_studio_can_ask_for_its_input_and_its_configuration_and_draw_every_agent() -> None:
@@ -53,7 +53,7 @@ def test_a_conversation_in_studio_is_a_whole_analysis(monkeypatch: pytest.Monkey
 
         async def run() -> dict[str, Any]:
             told = await cast("Any", studio.graph).ainvoke(asked, context={"model": "stub"})
-            (model,) = studio.attempt({"model": "stub"}).models
+            (model,) = studio.studio_context({"model": "stub"}).models
             await cast("Any", model.chat).http_async_client.aclose()
             return told
 

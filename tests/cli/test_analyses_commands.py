@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import database
 from tests.support.forks import ended
-from tests.support.model_answers import lean
+from tests.support.model_answers import lean_decision
 from tests.support.model_server import ModelServer
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ KEY = "sk-never-to-be-seen-0123456789"
 
 @pytest.fixture
 def models() -> Iterator[ModelServer]:
-    with ModelServer(opinion=lean, key=KEY) as made:
+    with ModelServer(edit_answer=lean_decision, key=KEY) as made:
         yield made
 
 

@@ -22,7 +22,7 @@ PROFILE: dict[str, Any] = {
     "shorting": {"maintenance_pct": None, "margin_pct": 0},
 }
 STRATEGY = """
-from quantagent import Opinion
+from quantagent import Decision
 
 class Short:
     variant = "short"
@@ -30,7 +30,7 @@ class Short:
     bars = 1
 
     def decide(self, bars):
-        return Opinion("SHORT", reason="a test")
+        return Decision("SHORT", reason="a test")
 """
 PRICES = [*["100,101,99,100"] * 4, "100,350,100,120", *["120,121,119,120"] * 4]
 

@@ -8,31 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from analysis.strategy import Opinion
-from analysis.variants import Formed, Rules, find
+from analysis.strategy import Decision
+from analysis.variants import FormedAnalysis, RulesVariant, find_variant
 from engine.core.events import BookEvent
 from engine.core.market import Bar
 from tests.cli.test_commands import answer, refusal, run
 from tests.support.paths import TESTS
 from tests.support.strategies import config_of
 from tests.support.workloads import walk
-from ui.services.lookahead import BOOK, INSTANTS, first_moved, poisoned
+from ui.services.lookahead import BOOK, INSTANTS, first_divergence, poison_future
 
 BAD = TESTS / "support/bad_strategies.py"
 BARS = [walk("AAA", 11, 160, 100.0, 0.01), walk("BBB", 7, 160, 50.0, 0.01)]
 CONFIG = config_of(("AAA", "BBB"), slippage_bps="5", commission_bps="10", position_pct="10", holding_bars=4)
 
 
-class Peeking(Rules):
+class Peeking(RulesVariant):
     """Trades on the close after the bar it is asked about."""
 
     name = "peeking"
     window_bars = warm_up_bars = 1
 
-    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[Formed]:
+    def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[FormedAnalysis]:
         for end in ends:
             further = bars[min(end + 1, len(bars) - 1)]
-            yield Formed(Opinion("LONG" if further.close > bars[end].close else "SHORT"), "{}")
+            yield FormedAnalysis(Decision("LONG" if further.close > bars[end].close else "SHORT"), "{}")
 
 
 def test_no_event_of_a_book_knows_a_later_bar() -> None:
@@ -42,12 +42,12 @@ def test_no_event_of_a_book_knows_a_later_bar() -> None:
         told.append((what, done, total))
 
     start = BARS[0][30].opened_at
-    assert first_moved(CONFIG, find("momentum"), BARS, start, tell) == []
+    assert first_divergence(CONFIG, find_variant("momentum"), BARS, start, tell) == []
     assert told == [("sessions", n, INSTANTS) for n in range(1, INSTANTS + 1)]
 
 
 def test_the_first_event_that_knows_a_later_bar_is_named() -> None:
-    (finding,) = first_moved(CONFIG, Peeking(), BARS, BARS[0][30].opened_at)
+    (finding,) = first_divergence(CONFIG, Peeking(), BARS, BARS[0][30].opened_at)
     assert finding.check == BOOK
     assert BARS[0][30].closed_at < finding.at <= BARS[0][-1].closed_at
     assert finding.before != finding.after
@@ -56,7 +56,7 @@ def test_the_first_event_that_knows_a_later_bar_is_named() -> None:
 
 def test_what_is_known_at_an_instant_stays_as_it_is() -> None:
     now = BARS[0][50].closed_at
-    other = poisoned(BARS[0], now)
+    other = poison_future(BARS[0], now)
     assert other[:51] == BARS[0][:51]
     assert other[51].open == BARS[0][51].open
     assert all(a.close != b.close for a, b in zip(other[51:], BARS[0][51:], strict=True))
@@ -64,9 +64,9 @@ def test_what_is_known_at_an_instant_stays_as_it_is() -> None:
 
 def test_the_sessions_trade() -> None:
     """Where nothing happens nothing can move."""
-    from ui.services.lookahead import _book  # pyright: ignore[reportPrivateUsage]
+    from ui.services.lookahead import _book_events  # pyright: ignore[reportPrivateUsage]
 
-    events: list[BookEvent] = _book(CONFIG, find("momentum"), BARS, BARS[0][30].opened_at)
+    events: list[BookEvent] = _book_events(CONFIG, find_variant("momentum"), BARS, BARS[0][30].opened_at)
     assert sum(type(event).__name__ == "OrderFilled" for event in events) > 20
 
 

@@ -23,7 +23,7 @@ from engine import clock
 from engine.audit.anchors import anchors_file, is_signed, read_anchors
 from engine.audit.chain import log_id_of
 from engine.broker.blotter import PostgresBlotter
-from engine.core.errors import BadInput, BookMoved
+from engine.core.errors import BadInput, VersionConflict
 from engine.core.events import OrderFilled, SlotClaimed, SlotCompleted
 from engine.runtime import lease, slots
 from engine.store import Batch, Cause, Store, read_from
@@ -32,7 +32,7 @@ from projections.queries import Queries
 from tests.cli.test_commands import answer, run
 from tests.support.forks import QUANTAGENT
 from tests.support.waiting import GIVE_UP_S, wait_until
-from ui.app import App, Question, backtest, open_app
+from ui.app import App, BacktestRequest, open_app, run_backtest
 from ui.daemon import paper as daemon_module
 from ui.daemon.paper import PaperDaemon, PaperPlan
 from ui.settings import Settings
@@ -57,7 +57,7 @@ def env(app: App, tmp_path: Path) -> dict[str, str]:
 
 
 def digest_of_backtest(app: App) -> str:
-    return backtest(app, Question(start=START, end=END)).result.ended.book_digest
+    return run_backtest(app, BacktestRequest(start=START, end=END)).result.ended.book_digest
 
 
 def begin(env: dict[str, str], *more: str) -> subprocess.Popen[str]:
@@ -182,7 +182,7 @@ def test_killed_between_broker_and_log_no_fill_is_doubled_or_lost(app: App, env:
     died = subprocess.run(words, env=env, capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
     ended = answer(env, "paper", "start", *one)
-    expected = backtest(app, Question(symbols=("BTC-USD",), start=START, end=END)).result.ended.book_digest
+    expected = run_backtest(app, BacktestRequest(symbols=("BTC-USD",), start=START, end=END)).result.ended.book_digest
     assert ended["book_digest"] == expected
     record, book, shown = fills_by_three(app.dsn, ended["run_id"])
     assert record == book == shown
@@ -243,7 +243,7 @@ def test_of_two_that_claim_one_slot_only_the_first_succeeds(store: Store) -> Non
     me, other = Cause("me"), Cause("other")
     assert slots.claim(store, slot, "run", "daemon-1", me) is True
     racing = SlotClaimed("paper", "1h", START, ("BTC-USD",), "run", "daemon-2")
-    with pytest.raises(BookMoved):
+    with pytest.raises(VersionConflict):
         store.append([Batch(slot.stream, 0, [racing])], other)
     assert slots.claim(store, slot, "run", "daemon-1", me) is True
     slots.complete(store, slot, [("BTC-USD", "no change")], me)
@@ -274,7 +274,7 @@ class _Failing:
 
     def prepare(self, bars: object) -> None: ...
 
-    def wish(self, bar: object) -> None:
+    def intent(self, bar: object) -> None:
         raise BadInput("no opinion today")
 
 
@@ -327,7 +327,7 @@ def test_a_daemon_outlives_the_loss_of_all_its_connections(
     app: App, sample_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon_module, "HEARTBEAT", timedelta(seconds=0.1))
-    expected = backtest(app, Question(symbols=("BTC-USD",), start=START, end=END)).result.ended.book_digest
+    expected = run_backtest(app, BacktestRequest(symbols=("BTC-USD",), start=START, end=END)).result.ended.book_digest
     daemon = slow(app, 72_000)
     ended: list[Any] = []
     thread = threading.Thread(target=lambda: ended.append(daemon.run()))
@@ -350,6 +350,6 @@ def test_a_daemon_that_lost_its_lock_to_another_one_stops(app: App, sample_dsn: 
         lease.lease(app.dsn, "paper", "run", "two"),
         pytest.raises(BadInput, match="driven by another daemon"),
     ):
-        held.beat(None)
-    assert held.beat(None) is False
+        held.heartbeat(None)
+    assert held.heartbeat(None) is False
     held.close()

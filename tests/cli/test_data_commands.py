@@ -18,7 +18,7 @@ from tests.cli.test_commands import answer, refusal, run
 from tests.support.forks import QUANTAGENT, ended
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_until
-from ui.cli.data_quality import picture
+from ui.cli.data_quality import day_chart
 
 pytestmark = pytest.mark.slow
 
@@ -198,5 +198,5 @@ def test_a_picture_has_a_line_a_month_and_a_character_a_day() -> None:
         day + timedelta(days=2): (2, 7),
         day + timedelta(days=5): (0, 7),
     }
-    assert picture(counts) == ["2024-01 " + "·" * 29 + "█▓", "2024-02 ░··×" + "·" * 25]
-    assert picture({}) == []
+    assert day_chart(counts) == ["2024-01 " + "·" * 29 + "█▓", "2024-02 ░··×" + "·" * 25]
+    assert day_chart({}) == []

@@ -31,7 +31,7 @@ from engine.trading.risk import RULES
 from tests.support import code_map
 from tests.support.documents import GENERATED, REWRITE, Block, blocks, commands, links, pages, with_blocks
 from tests.support.forks import ended
-from tests.support.model_answers import lean
+from tests.support.model_answers import lean_decision
 from tests.support.model_server import ModelServer
 from tests.support.paths import ROOT
 from tests.support.transcripts import WIDTH, Entry, Printed, played
@@ -48,7 +48,7 @@ MAY_SAY_NO = ("quantagent doctor", "quantagent audit diff")
 @pytest.fixture
 def model_server() -> Iterator[str]:
     """The address of a model server, for the pages that ask one."""
-    with ModelServer(opinion=lean) as server:
+    with ModelServer(edit_answer=lean_decision) as server:
         yield server.url
 
 

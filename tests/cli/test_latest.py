@@ -47,12 +47,12 @@ def test_replay_latest_takes_the_newest_backtest_and_lists_the_newest_run_of_all
 
 
 def test_replays_of_the_demo_are_not_the_latest_run(env: dict[str, str], dsn: str) -> None:
-    from ui.app import DEMO, open_app, replay
+    from ui.app import DEMO, open_app, run_replay
     from ui.settings import Settings
 
     made = backtest(env)
     with open_app(Settings(None, dsn, "tester")) as app:
-        replay(app, made, label=DEMO)
+        run_replay(app, made, label=DEMO)
     assert answer(env, "trades", "list")["run_id"] == made
     assert answer(env, "runs", "list", "--label", DEMO)["runs"][0]["of_run"] == made
 

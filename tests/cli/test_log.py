@@ -33,7 +33,7 @@ from engine.core.events import (
     SlotCompleted,
     Verdict,
 )
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.data.signals import ImportedAnalyst
 from engine.runtime import runs
 from engine.store import Batch, Cause, Recorded, Store
@@ -41,7 +41,7 @@ from engine.store.memory import MemoryStore
 from engine.store.postgres import NEWEST_OF, PostgresStore
 from tests.cli.test_commands import answer, refusal, run
 from tests.conftest import log_of_its_own
-from tests.store.test_projections import BARS, BOLD, FILE, question
+from tests.store.test_projections import BARS, BOLD, FILE, run_request
 from tests.support.forks import QUANTAGENT
 from tests.support.strategies import FIRST
 from tests.support.waiting import GIVE_UP_S
@@ -54,7 +54,7 @@ def told() -> Store:
     """Two runs, a slot, a profile and a failure."""
     store = MemoryStore()
     for label in ("", "again"):
-        runs.perform(store, question(BOLD, label), BARS, ImportedAnalyst(FILE), actor="test")
+        runs.execute_run(store, run_request(BOLD, label), BARS, ImportedAnalyst(FILE), actor="test")
     slot = SlotClaimed("paper", "1h", FIRST, ("AAA", "BBB"), "run", "me")
     done = SlotCompleted("paper", FIRST, (("AAA", "no change"), ("BBB", "buy ordered")))
     store.append([Batch("slot:1", 0, [slot, done])], Cause("daemon", "a run"))
@@ -76,7 +76,7 @@ selections = st.builds(
 )
 
 
-@given(selections, st.integers(1, 400), st.sampled_from([None, question(BOLD).run_id, "a run"]), st.integers(3, 90))
+@given(selections, st.integers(1, 400), st.sampled_from([None, run_request(BOLD).run_id, "a run"]), st.integers(3, 90))
 @settings(max_examples=100)
 def test_whatever_is_asked_forwards_and_backwards_find_the_same(
     told: Store, wanted: Selection, limit: int, run_id: str | None, page: int
@@ -96,7 +96,7 @@ def test_the_newest_warnings_are_found_without_reading_the_log(dsn: str, name: s
     wanted = select(name, "warning" if name != "RunRequested" else "info")
     with PostgresStore(dsn) as store:
         for label in ("", "again"):
-            runs.perform(store, question(BOLD, label), BARS, ImportedAnalyst(FILE), actor="test")
+            runs.execute_run(store, run_request(BOLD, label), BARS, ImportedAnalyst(FILE), actor="test")
         expected = list(lines(store, wanted, store.head()))[-2:]
         read: list[Recorded] = []
         right = store.read_newest
@@ -170,7 +170,7 @@ def test_no_event_is_without_words_of_its_own() -> None:
 
 
 def test_names_are_known_with_and_without_their_version() -> None:
-    assert select("OrderFilled").names == names([OrderFilled])
+    assert select("OrderFilled").names == event_names([OrderFilled])
     assert select("OrderFilled.v2").names == ("OrderFilled.v2",)
     assert select("denials", "info").level == "warning"
     assert select("trades", "warning").level == "warning"
@@ -245,7 +245,7 @@ NEVER_BY_ITSELF = """
 import sys
 from ui.cli import main
 import ui.cli.log
-sys.modules["ui.cli.log"].LOOK_AGAIN_S = 86_400.0
+sys.modules["ui.cli.log"].POLL_S = 86_400.0
 main()
 """
 

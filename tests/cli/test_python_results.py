@@ -24,7 +24,7 @@ def test_before_it_has_run_a_backtest_has_no_results(here: None, name: str) -> N
         getattr(test, name)
     with pytest.raises(BadInput, match=r"call run\(\) first"):
         test.replay()
-    assert test.answer is None
+    assert test.report is None
 
 
 def test_one_opened_system_serves_the_run_and_all_reads(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,5 +48,18 @@ def test_a_replay_is_no_backtest_that_could_be_run(here: None) -> None:
     again = quantagent.Backtest(["BTC-USD"], "2017-09-01", "2017-09-08").run().replay("classic")
     assert not isinstance(again, quantagent.Backtest)
     assert not hasattr(again, "run")
-    assert again.answer is not None
-    assert again.answer.result.request.profile == "classic"
+    assert again.report is not None
+    assert again.report.result.request.profile == "classic"
+
+
+def test_names_of_earlier_versions_work_and_warn() -> None:
+    portfolio = quantagent.PortfolioManager(["BTC-USD"])
+    test = quantagent.Backtest(["BTC-USD"])
+    with pytest.warns(DeprecationWarning, match=r"quantagent\.Opinion is now quantagent\.Decision"):
+        assert quantagent.Opinion is quantagent.Decision
+    with pytest.warns(DeprecationWarning, match="desk is now account"):
+        assert portfolio.desk is portfolio.account
+    with pytest.warns(DeprecationWarning, match="question is now request"):
+        assert test.question is test.request
+    with pytest.warns(DeprecationWarning, match="answer is now report"):
+        assert test.answer is test.report

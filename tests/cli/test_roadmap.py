@@ -19,7 +19,7 @@ from engine.core.config import RiskLimits
 from engine.core.events import OrderFilled, OrderPlaced, TradingHalted
 from engine.core.market import Side
 from engine.core.money import mul
-from engine.trading.tickets import Ticket
+from engine.trading.tickets import OrderTicket
 from projections.tables import TABLES
 from quantagent import Backtest, DataProvider, OrderManager, PortfolioManager, RiskManager
 from tests.support.paths import ROOT
@@ -103,9 +103,9 @@ def account() -> PortfolioManager:
 
 def buy(account: PortfolioManager, quantity: str, price: str) -> None:
     """An account that holds: the order is placed by hand and filled at the next open, at the price."""
-    desk, limits = account.desk, account.desk.config.limits
+    desk, limits = account.account, account.account.config.limits
     desk.config = msgspec.structs.replace(desk.config, limits=RiskLimits(None, None))
-    desk.submit(Ticket("BTC-USD", Side.BUY, Decimal(quantity)), Decimal(price), AT)
+    desk.submit(OrderTicket("BTC-USD", Side.BUY, Decimal(quantity)), Decimal(price), AT)
     desk.open("BTC-USD", Decimal(price), AT)
     desk.config = msgspec.structs.replace(desk.config, limits=limits)
 
@@ -148,7 +148,7 @@ def test_a_profile_may_forbid_to_turn_a_position_over_in_one_order(tmp_path: Pat
 
 def test_while_the_breaker_is_open_only_exits_are_allowed(account: PortfolioManager) -> None:
     buy(account, "0.1", "40000")
-    account.desk.command(TradingHalted(AT, "entries", "lost too much today", "daily_loss"))
+    account.account.command(TradingHalted(AT, "entries", "lost too much today", "daily_loss"))
     risk = RiskManager(account)
     assert risk.validate_trade("BTC-USD", "BUY", "0.01", "40000") == (
         False,
@@ -158,11 +158,11 @@ def test_while_the_breaker_is_open_only_exits_are_allowed(account: PortfolioMana
 
 
 def test_a_decision_becomes_an_order_and_the_broker_fills_it(account: PortfolioManager) -> None:
-    broker = account.desk.broker
+    broker = account.account.broker
     placed = OrderManager(account).execute_decision("BTC-USD", "LONG", "0.8", "40000", at=AT)
     assert placed is not None
     assert account.positions == {}
-    (fill,) = (event for event in account.desk.open("BTC-USD", Decimal(41000), AT) if isinstance(event, OrderFilled))
+    (fill,) = (event for event in account.account.open("BTC-USD", Decimal(41000), AT) if isinstance(event, OrderFilled))
     assert fill.order_id == placed
     assert broker.get_positions() == account.positions == {"BTC-USD": fill.quantity}
     assert broker.get_balance() == account.cash == Decimal(100_000) - fill.notional - fill.commission
@@ -170,18 +170,18 @@ def test_a_decision_becomes_an_order_and_the_broker_fills_it(account: PortfolioM
 
 
 def test_an_order_placed_twice_is_one_and_a_canceled_one_never_fills(account: PortfolioManager) -> None:
-    broker = account.desk.broker
+    broker = account.account.broker
     first = order("o1", Side.BUY, "0.1", "40000")
     assert broker.place_order(first) is first
     assert broker.place_order(order("o1", Side.BUY, "0.2", "40000")) is first
     assert broker.cancel_order("o1", AT)
     assert not broker.cancel_order("o1", AT)
-    assert account.desk.open("BTC-USD", Decimal(40000), AT) == []
+    assert account.account.open("BTC-USD", Decimal(40000), AT) == []
     assert broker.get_positions() == {}
 
 
 def test_the_paper_broker_is_a_broker(account: PortfolioManager) -> None:
-    broker: quantagent.Broker = account.desk.broker
+    broker: quantagent.Broker = account.account.broker
     assert broker.get_balance() == account.equity == Decimal(100_000)
 
 

@@ -84,7 +84,7 @@ def prepare(workload: Workload, slippage_bps: str = "0") -> Callable[[], Answer]
 
     def run() -> Answer:
         store = MemoryStore()
-        runs.perform(store, asked, workload.bars, analyst, actor="peers")
+        runs.execute_run(store, asked, workload.bars, analyst, actor="peers")
         events = [row.event for row in store.read(runs.book_stream(asked.run_id))]
         fills = [
             Fill(

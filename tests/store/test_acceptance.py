@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from analysis.analyst import opinions
+from analysis.analyst import ensure_analyses
 from analysis.baselines import AlwaysLong
-from analysis.variants import Own
+from analysis.variants import StrategyVariant
 from engine.core.events import Environment, RunRequested
 from engine.core.market import BUILT_IN_INSTRUMENTS, Instrument, Timeframe, periods_per_year
 from engine.data.memory import MemoryCatalogue
@@ -24,7 +24,7 @@ from engine.store import Cause
 from engine.store.memory import MemoryStore
 from projections.queries import Queries
 from tests.support.strategies import HOUR
-from tests.support.worlds import BARS, BOLD, CAREFUL, FILE, LATER, World, question, world_in
+from tests.support.worlds import BARS, BOLD, CAREFUL, FILE, LATER, World, run_request, world_in
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def rows_of(world: World, run_id: str, *tables: str) -> dict[str, list[tuple[Any
 
 
 def test_every_time_of_a_run_is_a_time_of_its_bars(world: World) -> None:
-    run_id = world.run(question(BOLD))
+    run_id = world.run(run_request(BOLD))
     world.runner().catch_up()
     first, last = BARS[0][0].opened_at, BARS[0][-1].closed_at
     for name in ("orders", "fills", "trades", "signals", "risk_decisions", "equity", "decisions", "positions", "days"):
@@ -50,12 +50,12 @@ def test_every_time_of_a_run_is_a_time_of_its_bars(world: World) -> None:
 
 
 def test_two_runs_over_the_same_dates_interleaved_give_what_each_gives_alone(world: World) -> None:
-    alone = [world.run(question(config)) for config in (BOLD, CAREFUL)]
-    together = [question(config, "together") for config in (BOLD, CAREFUL)]
+    alone = [world.run(run_request(config)) for config in (BOLD, CAREFUL)]
+    together = [run_request(config, "together") for config in (BOLD, CAREFUL)]
     first, last = BARS[0][0].opened_at, BARS[0][-1].closed_at
     driven: list[tuple[RunRequested, Session, Journal]] = []
     for asked in together:
-        runs.begin(world.store, asked, first, "test")
+        runs.start_run(world.store, asked, first, "test")
         journal = Journal(world.store, runs.book_stream(asked.run_id), Cause("test", asked.run_id))
         driven.append((asked, Session(asked.config, asked.config_digest, ImportedAnalyst(FILE), journal), journal))
     for number, moment in enumerate(moments(BARS)):
@@ -64,7 +64,7 @@ def test_two_runs_over_the_same_dates_interleaved_give_what_each_gives_alone(wor
             if number % 7 == 0:
                 journal.flush()
     for asked, session, journal in driven:
-        runs.conclude(world.store, asked, session, journal, last, "test")
+        runs.end_run(world.store, asked, session, journal, last, "test")
     world.runner().catch_up()
     tables = ("metrics", "equity", "trades", "orders", "fills", "portfolio", "positions", "days", "decisions")
     for run_id, asked in zip(alone, together, strict=True):
@@ -77,7 +77,7 @@ def test_two_runs_over_the_same_dates_interleaved_give_what_each_gives_alone(wor
 
 
 def test_equity_moves_with_every_bar_that_moves_a_position(world: World) -> None:
-    run_id = world.run(question(BOLD))
+    run_id = world.run(run_request(BOLD))
     world.runner().catch_up()
     with Queries(world.dsn) as queries:
         curve, trades = queries.equity(run_id), queries.trades(run_id)
@@ -91,7 +91,7 @@ def test_equity_moves_with_every_bar_that_moves_a_position(world: World) -> None
 
 
 def test_positions_of_paper_and_backtest_live_side_by_side(world: World) -> None:
-    backtest, paper = question(BOLD), question(CAREFUL, "paper", Environment.PAPER)
+    backtest, paper = run_request(BOLD), run_request(CAREFUL, "paper", Environment.PAPER)
     for asked in (backtest, paper):
         world.run(asked)
     world.runner().catch_up()
@@ -116,11 +116,25 @@ def test_one_opinion_is_made_for_each_new_bar_and_none_for_an_hour_without_one()
     # A hole of ten hours: a closed market.
     bars = [bar for bar in BARS[0] if not 20 * HOUR <= bar.opened_at - BARS[0][0].opened_at < 30 * HOUR]
     catalogue.add("AAA", Timeframe.H1, bars, source="test", learned_at=LATER)
-    made = opinions(
-        store, catalogue, ["AAA"], Timeframe.H1, None, None, actor="test", variant=Own(AlwaysLong(), "always_long")
+    made = ensure_analyses(
+        store,
+        catalogue,
+        ["AAA"],
+        Timeframe.H1,
+        None,
+        None,
+        actor="test",
+        variant=StrategyVariant(AlwaysLong(), "always_long"),
     )
-    again = opinions(
-        store, catalogue, ["AAA"], Timeframe.H1, None, None, actor="test", variant=Own(AlwaysLong(), "always_long")
+    again = ensure_analyses(
+        store,
+        catalogue,
+        ["AAA"],
+        Timeframe.H1,
+        None,
+        None,
+        actor="test",
+        variant=StrategyVariant(AlwaysLong(), "always_long"),
     )
-    assert (made.made, made.found) == (len(bars), 0)
-    assert (again.made, again.found) == (0, len(bars))
+    assert (made.made, made.already_stored) == (len(bars), 0)
+    assert (again.made, again.already_stored) == (0, len(bars))

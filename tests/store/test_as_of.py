@@ -18,7 +18,7 @@ from engine.audit.as_of import State, as_of
 from engine.core.config import digest_of
 from engine.core.errors import NotFound
 from engine.core.events import BookEvent, Environment, PositionsMarked, RunRequested, TradingHalted
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Direction
 from engine.core.money import add, exact, percent_of, sub, total
 from engine.data.signals import ImportedAnalyst
@@ -30,8 +30,8 @@ from engine.store.memory import MemoryStore
 from engine.trading.book import fold
 from tests.cli.test_commands import answer, refusal, run
 from tests.conftest import log_of_its_own
-from tests.store.test_projections import BARS, BOLD, FILE, question
-from tests.support.strategies import FIRST, HOUR, STREAM, History, Scripted, bar_at, config_of, histories, play
+from tests.store.test_projections import BARS, BOLD, FILE, run_request
+from tests.support.strategies import FIRST, HOUR, STREAM, History, Scripted, bar_at, config_of, histories, run_history
 
 
 def question_of(history: History) -> RunRequested:
@@ -53,7 +53,7 @@ def starting_cash(state: State) -> Decimal:
 @settings(max_examples=60)
 def test_at_any_instant_it_is_the_fold_of_the_events_until_then(history: History, minutes: int) -> None:
     store = MemoryStore()
-    events = play(history, store).events
+    events = run_history(history, store).events
     at = events[0].at + timedelta(minutes=minutes)
     before = [event for event in events if event.at <= at]
     if not before:
@@ -72,7 +72,7 @@ def test_at_any_instant_it_is_the_fold_of_the_events_until_then(history: History
 @settings(max_examples=20)
 def test_at_its_end_it_is_the_book(history: History) -> None:
     store = MemoryStore()
-    session = play(history, store).session
+    session = run_history(history, store).session
     state = as_of(store, question_of(history), datetime.max.replace(tzinfo=UTC))
     assert state.book == session.book
     for position in state.book.positions.values():
@@ -85,7 +85,7 @@ def test_at_its_end_it_is_the_book(history: History) -> None:
 def bold() -> tuple[Store, RunRequested]:
     """A run that turns, adds, is refused and is halted."""
     store = MemoryStore()
-    return store, runs.perform(store, question(BOLD), BARS, ImportedAnalyst(FILE), actor="test").request
+    return store, runs.execute_run(store, run_request(BOLD), BARS, ImportedAnalyst(FILE), actor="test").request
 
 
 def test_a_halt_is_there_until_it_is_lifted(bold: tuple[Store, RunRequested]) -> None:
@@ -110,10 +110,10 @@ def test_the_limits_are_the_runs_own_in_the_money_of_that_day(bold: tuple[Store,
 def test_an_order_that_waits_over_a_weekend_is_there_with_what_it_reserved() -> None:
     friday, monday = FIRST, FIRST + 60 * HOUR
     bars = [[bar_at("AAA", friday, "100", "100"), bar_at("AAA", monday, "101", "101")]]
-    long = Wish("AAA", Direction.LONG, exact(1), "law#1")
+    long = Intent("AAA", Direction.LONG, exact(1), "law#1")
     history = History(config_of(quantity="10", commission_bps="10"), bars, {("AAA", friday + HOUR): long})
     store = MemoryStore()
-    play(history, store)
+    run_history(history, store)
     waiting = as_of(store, question_of(history), monday - HOUR)
     (order,) = waiting.book.working.values()
     assert (order.at, order.quantity, order.reserved) == (friday + HOUR, 10, exact("1001"))
@@ -146,7 +146,7 @@ def test_by_recording_time_it_is_what_the_log_knew(history: History, steps: int)
 
 def test_a_run_that_has_decided_nothing_says_so() -> None:
     store = MemoryStore()
-    asked = runs.begin(store, question(BOLD), BARS[0][0].opened_at, "test")
+    asked = runs.start_run(store, run_request(BOLD), BARS[0][0].opened_at, "test")
     with pytest.raises(NotFound, match="has decided nothing yet"):
         as_of(store, asked, BARS[0][0].opened_at)
 

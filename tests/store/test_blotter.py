@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from psycopg.conninfo import make_conninfo
 
 from engine.broker import blotter as blotter_module
-from engine.broker.blotter import PostgresBlotter, Standing
-from engine.broker.paper import Report
-from engine.broker.reconciliation import compared, standing_of
+from engine.broker.blotter import AccountState, PostgresBlotter
+from engine.broker.paper import BrokerReport
+from engine.broker.reconciliation import account_state_of, compare_account
 from engine.core.config import Exits, Shorting, digest_of
 from engine.core.errors import NotFound, RecordDiffers, StoreUnavailable
 from engine.core.events import (
@@ -32,7 +32,7 @@ from engine.core.events import (
     OrderRejected,
     OrderReplaced,
 )
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Direction, Side
 from engine.core.money import ONE, exact
 from engine.data.timeline import moments
@@ -80,14 +80,16 @@ def test_the_record_answers_what_a_broker_is_asked(blotter: PostgresBlotter) -> 
     blotter.record([fill(), CashAdjusted(AT, exact("-0.000000000001"), "borrow_cost", "AAA")])
     assert blotter.get_balance() == exact("9598.899999999999")
     assert blotter.get_positions() == {"AAA": exact("4")}
-    assert blotter.working() == {"o1": exact("6")}
+    assert blotter.working_orders() == {"o1": exact("6")}
     blotter.record([fill(quantity="6", at=AT + HOUR)])
-    assert blotter.working() == {}
+    assert blotter.working_orders() == {}
     assert [(each.n, each.quantity, each.price) for each in blotter.executions()] == [
         (1, exact("4"), exact("100.25")),
         (2, exact("6"), exact("100.25")),
     ]
-    assert blotter.standing(AT) == Standing(exact("9598.899999999999"), {"AAA": exact("4")}, {"o1": exact("6")})
+    assert blotter.account_state(AT) == AccountState(
+        exact("9598.899999999999"), {"AAA": exact("4")}, {"o1": exact("6")}
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,14 +106,14 @@ def test_an_order_that_ended_does_not_work_any_more(
 ) -> None:
     blotter.record([order(), order("o2")])
     blotter.record([ending])
-    assert blotter.working() == {"o2": exact("10")}
+    assert blotter.working_orders() == {"o2": exact("10")}
 
 
 def test_what_one_order_of_a_pair_fills_the_other_has_not_left(blotter: PostgresBlotter) -> None:
     # The pair bears the id of the entry whose position it protects; the entry's own fills take nothing from it.
     blotter.record([order("o1"), fill("o1", "10"), order("o1.stop", pair="o1"), order("o1.target", pair="o1")])
     blotter.record([fill("o1.stop", "3", side=Side.SELL)])
-    assert blotter.working() == {"o1.stop": exact("7"), "o1.target": exact("7")}
+    assert blotter.working_orders() == {"o1.stop": exact("7"), "o1.target": exact("7")}
 
 
 STEPS = [
@@ -129,7 +131,7 @@ def test_saying_everything_again_changes_nothing(dsn: str) -> None:
             again.open(exact("10000"), "USD")
             for step in STEPS:
                 again.record(step)
-            found.add(repr((again.standing(), again.executions())))
+            found.add(repr((again.account_state(), again.executions())))
     assert len(found) == 1
     with psycopg.connect(dsn) as conn:
         rows = conn.execute("SELECT count(*), count(DISTINCT (client_order_id, n)) FROM quantagent.paper_executions")
@@ -147,33 +149,33 @@ def test_saying_everything_again_changes_nothing(dsn: str) -> None:
     ],
 )
 def test_something_else_under_the_same_id_is_refused_and_nothing_of_it_written(
-    dsn: str, other: Sequence[OrderPlaced | Report], what: str
+    dsn: str, other: Sequence[OrderPlaced | BrokerReport], what: str
 ) -> None:
     with closing(PostgresBlotter(dsn, RUN)) as first:
         first.open(exact("10000"), "USD")
         for step in STEPS:
             first.record(step)
-        before = first.standing(), first.executions()
+        before = first.account_state(), first.executions()
     with closing(PostgresBlotter(dsn, RUN)) as again:
         with pytest.raises(RecordDiffers, match=f"run 00000000 has something else as {what}"):
             again.record(other)
         with pytest.raises(RecordDiffers, match="the opening balance"):
             again.open(exact("10000.01"), "USD")
-        assert (again.standing(), again.executions()) == before
+        assert (again.account_state(), again.executions()) == before
 
 
 def test_runs_have_records_of_their_own_and_an_account_never_opened_has_no_balance(blotter: PostgresBlotter) -> None:
     blotter.record([order()])
     with closing(PostgresBlotter(blotter._dsn, "another")) as other:  # pyright: ignore[reportPrivateUsage]
-        assert other.standing() == Standing(None, {}, {})
+        assert other.account_state() == AccountState(None, {}, {})
         with pytest.raises(NotFound, match="no account of run another"):
             other.get_balance()
 
 
 def test_what_the_book_holds_already_is_not_told_again(dsn: str, blotter: PostgresBlotter) -> None:
-    with closing(PostgresBlotter(dsn, RUN, settled_until=AT)) as later:
+    with closing(PostgresBlotter(dsn, RUN, recorded_until=AT)) as later:
         later.record([order(), fill()])
-        assert later.working() == {}
+        assert later.working_orders() == {}
         blotter.record([order(), fill()])
         later.record([fill(quantity="3", at=AT + HOUR)])
         assert [(each.n, each.quantity) for each in later.executions()] == [(1, exact("4")), (2, exact("3"))]
@@ -187,10 +189,14 @@ def test_not_even_the_owner_changes_a_row_in_passing(dsn: str, table: str) -> No
 
 
 def test_a_slot_is_told_once_whatever_comes_later(dsn: str, blotter: PostgresBlotter) -> None:
-    assert blotter.told(AT) is None
-    assert (blotter.tell(AT, 3), blotter.tell(AT, 4), blotter.told(AT)) == (3, 3, 3)
-    assert blotter.told(AT + HOUR) is None
-    assert blotter.tell(AT + HOUR, 4) == 4
+    assert blotter.slot_version(AT) is None
+    assert (blotter.record_slot_version(AT, 3), blotter.record_slot_version(AT, 4), blotter.slot_version(AT)) == (
+        3,
+        3,
+        3,
+    )
+    assert blotter.slot_version(AT + HOUR) is None
+    assert blotter.record_slot_version(AT + HOUR, 4) == 4
 
 
 # --- Connections that break ---------------------------------------------------------------------------------------
@@ -216,7 +222,7 @@ def test_a_lost_connection_is_made_anew(dsn: str, blotter: PostgresBlotter) -> N
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     blotter.record([fill()])
-    assert blotter.working() == {"o1": exact("6")}
+    assert blotter.working_orders() == {"o1": exact("6")}
 
 
 def test_a_server_that_stays_away_is_given_up_with_the_reason(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +232,7 @@ def test_a_server_that_stays_away_is_given_up_with_the_reason(dsn: str, monkeypa
         closing(PostgresBlotter(nowhere, RUN)) as lost,
         pytest.raises(StoreUnavailable, match=r"record cannot be used: the server has no such database\. Check that"),
     ):
-        lost.working()
+        lost.working_orders()
 
 
 def test_a_refusal_of_the_database_is_not_waited_for(
@@ -244,7 +250,7 @@ def test_a_refusal_of_the_database_is_not_waited_for(
         with pytest.raises(StoreUnavailable, match="statement timeout"):
             waiting.record([order()])
     assert pauses == []
-    assert blotter.working() == {}
+    assert blotter.working_orders() == {}
 
 
 # --- Against the book ---------------------------------------------------------------------------------------------
@@ -262,7 +268,9 @@ def drive(history: History, store: MemoryStore, blotter: PostgresBlotter) -> Non
     for moment in moments(history.bars):
         session.advance(moment)
         journal.flush()
-        assert compared(session.book, blotter.standing(moment.at)) == compared(session.book, standing_of(session.book))
+        assert compare_account(session.book, blotter.account_state(moment.at)) == compare_account(
+            session.book, account_state_of(session.book)
+        )
     session.end()
 
 
@@ -292,7 +300,7 @@ def eventful() -> History:
         for n, (before, after) in enumerate(pairwise(closes))
     ]
     wishes = {0: Direction.LONG, 2: Direction.SHORT, 10: Direction.LONG, 12: Direction.SHORT, 15: Direction.FLAT}
-    script = {("AAA", bars[n].closed_at): Wish("AAA", direction, ONE, f"w{n}") for n, direction in wishes.items()}
+    script = {("AAA", bars[n].closed_at): Intent("AAA", direction, ONE, f"w{n}") for n, direction in wishes.items()}
     return History(config, [bars], script)
 
 
@@ -340,8 +348,10 @@ def lives(dsn: str, run_id: str, deadly: int) -> tuple[int, str]:
     passed = live(dsn, run_id, store, deadly)
     live(dsn, run_id, store, 0)
     with closing(PostgresBlotter(dsn, run_id)) as blotter:
-        assert all(each.equal for each in compared(book_of(store), blotter.standing()))
-        return passed, repr(([row.payload for row in store.read("book:law")], blotter.standing(), blotter.executions()))
+        assert all(each.equal for each in compare_account(book_of(store), blotter.account_state()))
+        return passed, repr(
+            ([row.payload for row in store.read("book:law")], blotter.account_state(), blotter.executions())
+        )
 
 
 @pytest.mark.slow(9)

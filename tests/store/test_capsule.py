@@ -35,7 +35,7 @@ from tests.conftest import database
 from tests.store.test_tampering import tampering
 from tests.support.embedded_home import environment, new_home
 from tests.support.workloads import write_signals
-from ui.app import Question, backtest, load_sample, open_app, replay
+from ui.app import BacktestRequest, import_sample, open_app, run_backtest, run_replay
 from ui.cli.commands import app as commands
 from ui.daemon.paper import PaperDaemon, PaperPlan
 from ui.settings import Settings
@@ -61,18 +61,18 @@ def origin(server: str, template: str, tmp_path_factory: pytest.TempPathFactory)
     base = tmp_path_factory.mktemp("origin")
     with database(server, template) as dsn:
         with open_app(Settings(base, dsn, "tester")) as app:
-            load_sample(app)
-            made = backtest(app, Question(start=START, end=END)).result.request.run_id
+            import_sample(app)
+            made = run_backtest(app, BacktestRequest(start=START, end=END)).result.request.run_id
         # The log was anchored behind the first run.
         with open_app(Settings(base, dsn, "tester")) as app:
             bars = [app.catalogue.bars("BTC-USD", Timeframe.H1, START, END)]
             signals = write_signals(base / "crossing.csv", bars)
-            imported = backtest(app, Question(["BTC-USD"], start=START, end=END, signals=signals))
+            imported = run_backtest(app, BacktestRequest(["BTC-USD"], start=START, end=END, signals=signals))
             daemon = PaperDaemon(app, PaperPlan(symbols=["BTC-USD"], start=START, end=END))
             assert daemon.run() is not None
             ids = {
                 "backtest": made,
-                "replay": replay(app, made, "classic").result.request.run_id,
+                "replay": run_replay(app, made, "classic").result.request.run_id,
                 "imported": imported.result.request.run_id,
                 "paper": daemon.run_id,
             }
@@ -167,7 +167,7 @@ def test_a_run_without_an_anchor_has_no_key_that_vouches_for_it(
 ) -> None:
     file = tmp_path / "bare.zip"
     with PostgresStore(origin.dsn) as store, psycopg.connect(origin.dsn) as conn:
-        found = runs.find(store, origin.runs["backtest"])
+        found = runs.find_run_by_prefix(store, origin.runs["backtest"])
         bundle(store, conn, found, bars_of(Catalogue(origin.dsn), store, found), None, file)
     assert "origin: no key vouches for it" in run(elsewhere, "audit", "reproduce", file).stdout
     refused = run(elsewhere, "audit", "reproduce", file, "--public-key", anchor_key(origin), code=3)
@@ -235,9 +235,9 @@ def test_another_engine_and_other_packages_are_named_before_anything_else(
 
 def test_a_run_that_has_not_ended_and_a_file_that_exists_are_refused(origin: Origin, tmp_path: Path) -> None:
     with open_app(Settings(tmp_path, origin.dsn, "tester")) as app:
-        asked = runs.find(app.store, origin.runs["backtest"])
+        asked = runs.find_run_by_prefix(app.store, origin.runs["backtest"])
         begun = msgspec.structs.replace(asked, run_id="00000000-begun")
-        runs.begin(app.store, begun, START, "tester")
+        runs.start_run(app.store, begun, START, "tester")
     assert "has not ended" in refusal(origin.env, "audit", "bundle", "00000000-begun", tmp_path / "x.zip")
     assert "is there already" in refusal(origin.env, "audit", "bundle", "latest", origin.capsules["replay"])
     assert "there is no run" in refusal(origin.env, "audit", "bundle", "abcdef", tmp_path / "x.zip")
@@ -246,7 +246,7 @@ def test_a_run_that_has_not_ended_and_a_file_that_exists_are_refused(origin: Ori
 
 def test_a_run_that_was_changed_in_the_log_is_not_bundled(origin: Origin, tmp_path: Path) -> None:
     with PostgresStore(origin.dsn) as store, psycopg.connect(origin.dsn) as conn:
-        found = runs.find(store, origin.runs["backtest"])
+        found = runs.find_run_by_prefix(store, origin.runs["backtest"])
         bars = bars_of(Catalogue(origin.dsn), store, found)
         fill = next(
             row.position for row in store.read(runs.book_stream(found.run_id)) if isinstance(row.event, OrderFilled)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
-from analysis.llm.call_log import Asked, PostgresCalls, body_of, digest_of
+from analysis.llm.call_log import PostgresCallLog, RecordedCall, body_digest, canonical_json
 from engine.audit.content import findings
 from engine.audit.verify import Finding
 from engine.core.events import AnalysisMade, GraphWork, ModelCall
@@ -29,9 +29,11 @@ ID = "AAA.1h@20240101T000000Z.m@1.0123456789abcdef"
 
 
 def call_of(n: int) -> tuple[ModelCall, str, str]:
-    request, response = body_of({"question": n}), body_of({"answer": n})
+    request, response = canonical_json({"question": n}), canonical_json({"answer": n})
     return (
-        ModelCall("decision", n, 1, "m", "answered", digest_of(request), digest_of(response), 10, 5, Decimal("0.1"), 7),
+        ModelCall(
+            "decision", n, 1, "m", "answered", body_digest(request), body_digest(response), 10, 5, Decimal("0.1"), 7
+        ),
         request,
         response,
     )
@@ -64,9 +66,9 @@ def lab(env: dict[str, str], dsn: str, tmp_path: Path) -> Lab:
     made = AnalysisMade(
         ID, "AAA", "1h", AT, "m@1", Direction.LONG, Decimal("0.5"), None, None, "{}", "digest", 1, "1", work=work
     )  # fmt: skip
-    with PostgresCalls(dsn) as record, PostgresStore(dsn) as store:
+    with PostgresCallLog(dsn) as record, PostgresStore(dsn) as store:
         for call, request, response in calls:
-            record.record(Asked(ID, 1, "m", "m@1", AT, call), request, response)
+            record.record(RecordedCall(ID, 1, "m", "m@1", AT, call), request, response)
         store.append([Batch(analysis_stream(ID), 0, [made])], Cause("test"))
     return Lab(env, dsn)
 

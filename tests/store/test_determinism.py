@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.analyst import opinions
+from analysis.analyst import ensure_analyses
 from engine.core.config import RunConfig
 from engine.core.errors import ReplayDiverged
 from engine.core.events import Environment, RunEnded, RunRequested
@@ -28,7 +28,7 @@ from engine.runtime import runs, session
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
-from tests.support.strategies import STREAM, History, config_of, histories, play
+from tests.support.strategies import STREAM, History, config_of, histories, run_history
 from tests.support.workloads import scripted, walk
 from tests.unit.test_money import HOSTILE
 
@@ -72,9 +72,9 @@ def backtests(store: Store) -> Iterator[RunEnded]:
     catalogue = MemoryCatalogue()
     for series in bars:
         catalogue.add(series[0].symbol, Timeframe.H1, series, source="test", learned_at=LATER)
-    formed = opinions(store, catalogue, SYMBOLS, Timeframe.H1, None, None, actor="test")
-    yield runs.perform(store, request_for(bars, "rules"), bars, formed, actor="test").ended
-    yield runs.perform(store, request_for(bars, "scripted"), bars, scripted(bars), actor="test").ended
+    formed = ensure_analyses(store, catalogue, SYMBOLS, Timeframe.H1, None, None, actor="test")
+    yield runs.execute_run(store, request_for(bars, "rules"), bars, formed, actor="test").ended
+    yield runs.execute_run(store, request_for(bars, "scripted"), bars, scripted(bars), actor="test").ended
 
 
 def said(store: Store) -> str:
@@ -144,7 +144,7 @@ def test_a_hostile_decimal_context_changes_nothing(reference: Reference) -> None
     store = MemoryStore()
     bars = synthetic_bars()
     with localcontext(HOSTILE):
-        ended = runs.perform(store, request_for(bars, "scripted"), bars, scripted_calmly(bars), actor="test").ended
+        ended = runs.execute_run(store, request_for(bars, "scripted"), bars, scripted_calmly(bars), actor="test").ended
     assert ended.book_digest in reference[0]
 
 
@@ -157,9 +157,9 @@ def scripted_calmly(bars: list[list[Bar]]) -> session.Analyst:
 @given(history=histories())
 @settings(max_examples=60)
 def test_no_history_depends_on_the_decimal_context(history: History) -> None:
-    calm = play(history).journal.digest
+    calm = run_history(history).journal.digest
     with localcontext(HOSTILE):
-        hostile = play(history).journal.digest
+        hostile = run_history(history).journal.digest
     assert hostile == calm
 
 
@@ -168,12 +168,12 @@ def test_no_history_depends_on_the_decimal_context(history: History) -> None:
 def test_a_restart_anywhere_continues_to_the_same_digest_and_writes_nothing_twice(
     history: History, data: st.DataObject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = play(history)
+    whole = run_history(history)
     stored = data.draw(st.integers(0, len(whole.events)))
     monkeypatch.setattr(session, "BATCH", data.draw(st.sampled_from([1, 7, 500])))
     store = MemoryStore()
     store.append([Batch(STREAM, 0, whole.events[:stored])], ME)
-    again = play(history, store)
+    again = run_history(history, store)
     assert again.journal.digest == whole.journal.digest
     assert again.events == whole.events
     assert again.session.book == whole.session.book
@@ -185,14 +185,14 @@ def test_a_book_that_holds_something_else_is_named_at_its_first_difference() -> 
     bars = [walk("AAA", 3, 60, 100.0, 0.01)]
     script = scripted(bars)
     whole = History(
-        config_of(quantity="10"), bars, {(b.symbol, b.closed_at): w for b in bars[0] if (w := script.wish(b))}
+        config_of(quantity="10"), bars, {(b.symbol, b.closed_at): w for b in bars[0] if (w := script.intent(b))}
     )
     store = MemoryStore()
-    play(whole, store)
+    run_history(whole, store)
     dearer = whole._replace(config=config_of(quantity="10", commission_bps="1"))
     with pytest.raises(ReplayDiverged, match=f"{STREAM} diverges at version 1: stored BookOpened"):
-        play(dearer, store)
-    assert len(list(store.read(STREAM))) == len(play(whole).events)
+        run_history(dearer, store)
+    assert len(list(store.read(STREAM))) == len(run_history(whole).events)
 
 
 if __name__ == "__main__":

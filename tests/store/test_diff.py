@@ -18,7 +18,7 @@ def test_two_profiles_are_told_apart_by_the_fields_that_differ() -> None:
     ours = perform(store, question(), Stored(store))
     limits = msgspec.structs.replace(CONFIG.limits, position_pct=exact(3), reversal=False)
     theirs = question(config=msgspec.structs.replace(CONFIG, limits=limits))
-    perform(store, theirs, replay.stored_opinions(store, ours, no_file))
+    perform(store, theirs, replay.load_stored_analyses(store, ours, no_file))
     found = compare(store, ours, theirs)
     assert [tuple(change) for change in found.asked] == [
         ("config.limits.position_pct", "10", "3"), ("config.limits.reversal", "true", "false"),
@@ -44,7 +44,7 @@ def test_another_profile_that_decides_the_same_is_told_so() -> None:
     ours = perform(store, question(), Stored(store))
     # How returns are annualised is asked of a run, and nothing is decided by it.
     theirs = question(config=msgspec.structs.replace(CONFIG, periods_per_year=252))
-    perform(store, theirs, replay.stored_opinions(store, ours, no_file))
+    perform(store, theirs, replay.load_stored_analyses(store, ours, no_file))
     found = compare(store, ours, theirs)
     assert (found.equal, found.difference) == (False, None)
     assert [change.field for change in found.asked] == ["config.periods_per_year"]
@@ -53,7 +53,7 @@ def test_another_profile_that_decides_the_same_is_told_so() -> None:
 def test_the_same_question_asked_again_has_an_equal_book() -> None:
     store = MemoryStore()
     ours = perform(store, question(), Stored(store))
-    theirs = perform(store, question(label="again"), replay.stored_opinions(store, ours, no_file))
+    theirs = perform(store, question(label="again"), replay.load_stored_analyses(store, ours, no_file))
     found = compare(store, ours, theirs)
     assert found.difference is None
     assert [tuple(change) for change in found.asked] == [("label", "", "again")]

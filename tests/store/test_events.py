@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.errors import DamagedEvent, UnknownEvent
-from engine.core.events import EVENT_TYPES, Fact, OrderFilled, OrderRejected, RunFailed
-from engine.core.upcasters import NAMES, TYPES, names
+from engine.core.events import EVENT_TYPES, Event, OrderFilled, OrderRejected, RunFailed
+from engine.core.upcasters import NAMES, TYPES, event_names
 from engine.store import Batch, Cause, Meta, Recorded, read_from
 from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
 from engine.store.memory import MemoryStore
@@ -66,11 +66,11 @@ def test_every_event_has_a_stored_example_and_a_name_of_its_own() -> None:
     assert len(set(NAMES.values())) == len(NAMES) == len(EVENT_TYPES)
     assert set(EVENT_TYPES) <= set(TYPES.values())
     assert len(set(TYPES.values())) == len(TYPES)
-    assert names([OrderFilled, OrderRejected]) == ("OrderFilled.v1", "OrderFilled.v2", "OrderRejected.v1")
+    assert event_names([OrderFilled, OrderRejected]) == ("OrderFilled.v1", "OrderFilled.v2", "OrderRejected.v1")
 
 
 def test_every_fact_that_is_declared_can_be_stored() -> None:
-    assert set(Fact.__subclasses__()) == set(TYPES.values())
+    assert set(Event.__subclasses__()) == set(TYPES.values())
 
 
 @pytest.mark.parametrize("name", [file.stem for file in FILES])
@@ -162,7 +162,7 @@ def test_a_damaged_state_is_refused_unless_it_is_still_a_pair_of_fact_and_metada
 # --- Times and amounts --------------------------------------------------------------------------------------------
 
 
-def rejected(required: str = '"1"', at: str = '"2024-01-01T00:00:00Z"') -> Fact:
+def rejected(required: str = '"1"', at: str = '"2024-01-01T00:00:00Z"') -> Event:
     body = f'{{"order_id":"o","symbol":"A","at":{at},"reason":"w","required":{required},"available":"1"}}'
     return load("OrderRejected.v1", body.encode()).event
 

@@ -9,18 +9,18 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from engine.core.errors import BookMoved
-from engine.core.events import EVENT_TYPES, AnalysisMade, Environment, Fact, RunFailed, RunStarted
+from engine.core.errors import VersionConflict
+from engine.core.events import EVENT_TYPES, AnalysisMade, Environment, Event, RunFailed, RunStarted
 from engine.core.upcasters import (
-    FORMER,
+    FORMER_SHAPES,
     NAMES,
     TYPES,
     UPCASTERS,
     AnalysisMadeV2,
     RunRequestedV2,
     RunStartedV1,
-    names,
-    newest,
+    event_names,
+    upcast,
 )
 from engine.runtime import runs
 from engine.store import ENGINE_VERSION, Batch, Cause, Store
@@ -65,27 +65,27 @@ def begun(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     return store
 
 
-def completed(store: Store, lock_digest: str = "today's") -> runs.Result:
-    return runs.perform(store, ASKED, BARS, scripted(BARS), actor="test", lock_digest=lock_digest)
+def completed(store: Store, lock_digest: str = "today's") -> runs.RunResult:
+    return runs.execute_run(store, ASKED, BARS, scripted(BARS), actor="test", lock_digest=lock_digest)
 
 
 # --- Shapes -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", EVENT_TYPES)
-def test_every_former_shape_leads_to_the_next(kind: type[Fact]) -> None:
-    shapes = (*FORMER.get(kind, ()), kind)
-    assert tuple(TYPES[name] for name in names([kind])) == shapes
+def test_every_former_shape_leads_to_the_next(kind: type[Event]) -> None:
+    shapes = (*FORMER_SHAPES.get(kind, ()), kind)
+    assert tuple(TYPES[name] for name in event_names([kind])) == shapes
     for old, new in pairwise(shapes):
-        fact = msgspec.json.decode(payload(names([kind])[shapes.index(old)]), type=old)
+        fact = msgspec.json.decode(payload(event_names([kind])[shapes.index(old)]), type=old)
         assert type(UPCASTERS[old](fact)) is new
-        assert type(newest(fact)) is kind
+        assert type(upcast(fact)) is kind
     assert kind not in UPCASTERS
 
 
 def test_what_an_old_analysis_said_of_a_model_is_its_work_and_nothing_is_made_up() -> None:
     old = msgspec.json.decode(payload("AnalysisMade.v2"), type=AnalysisMadeV2)
-    new = newest(old)
+    new = upcast(old)
     assert isinstance(new, AnalysisMade)
     assert new.work is not None
     told = ("graph_version", "model_provider", "model_name", "temperature", "thread_id", "checkpoint_id")
@@ -101,13 +101,13 @@ def test_an_old_analysis_that_said_nothing_of_a_model_has_no_work(temperature: D
     blank = dict.fromkeys(
         ("graph_version", "model_provider", "model_name", "thread_id", "checkpoint_id", "state_snapshot"), ""
     )
-    new = newest(msgspec.structs.replace(old, **blank, temperature=temperature))
+    new = upcast(msgspec.structs.replace(old, **blank, temperature=temperature))
     assert isinstance(new, AnalysisMade)
     assert (new.work is not None) is has_work
 
 
 def test_only_former_shapes_are_upcast() -> None:
-    assert set(UPCASTERS) == {old for shapes in FORMER.values() for old in shapes}
+    assert set(UPCASTERS) == {old for shapes in FORMER_SHAPES.values() for old in shapes}
 
 
 def test_an_old_start_reads_as_todays_and_keeps_what_is_stored() -> None:
@@ -126,11 +126,11 @@ def test_what_an_old_start_reads_as_is_the_golden_form_of_the_new_one() -> None:
 
 
 def test_upcasters_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    def third(second: RunStarted) -> Fact:
+    def third(second: RunStarted) -> Event:
         return RunFailed(second.run_id, f"lock {second.lock_digest!r}")
 
     monkeypatch.setitem(UPCASTERS, RunStarted, third)
-    assert newest(OLD_START) == RunFailed(ASKED.run_id, "lock ''")
+    assert upcast(OLD_START) == RunFailed(ASKED.run_id, "lock ''")
 
 
 def test_a_former_shape_is_never_appended() -> None:
@@ -148,7 +148,7 @@ def test_a_run_begun_by_an_older_engine_is_completed(begun: Store) -> None:
     requested, started, ended = begun.read(STREAM)
     assert [row.name for row in (requested, started, ended)] == ["RunRequested.v4", "RunStarted.v1", "RunEnded.v2"]
     assert started.payload == msgspec.json.encode(OLD_START)
-    assert started.event == newest(OLD_START)
+    assert started.event == upcast(OLD_START)
     assert result == completed(MemoryStore())
     head = begun.head()
     assert completed(begun, "tomorrow's") == result
@@ -157,14 +157,14 @@ def test_a_run_begun_by_an_older_engine_is_completed(begun: Store) -> None:
 
 def test_a_reader_by_name_finds_both_versions(begun: Store) -> None:
     other = msgspec.structs.replace(ASKED, run_id="another")
-    runs.begin(begun, other, FIRST, "test", "today's")
-    rows = begun.read_all(names=names([RunStarted]))
+    runs.start_run(begun, other, FIRST, "test", "today's")
+    rows = begun.read_all(names=event_names([RunStarted]))
     assert [row.name for row in rows] == ["RunStarted.v1", "RunStarted.v2"]
     assert [row.event.lock_digest for row in rows if isinstance(row.event, RunStarted)] == ["", "today's"]
 
 
 def test_what_was_installed_at_the_start_stays_recorded(store: Store) -> None:
-    runs.begin(store, ASKED, FIRST, "test", "then")
+    runs.start_run(store, ASKED, FIRST, "test", "then")
     result = completed(store, "now")
     starts = [row.event for row in store.read(STREAM) if isinstance(row.event, RunStarted)]
     assert [start.lock_digest for start in starts] == ["then"]
@@ -173,7 +173,7 @@ def test_what_was_installed_at_the_start_stays_recorded(store: Store) -> None:
 
 def test_a_run_that_was_only_requested_is_started(store: Store) -> None:
     store.append([Batch(STREAM, 0, [ASKED])], ME)
-    runs.begin(store, ASKED, FIRST, "test", "now")
+    runs.start_run(store, ASKED, FIRST, "test", "now")
     assert [row.name for row in store.read(STREAM)] == ["RunRequested.v4", "RunStarted.v2"]
 
 
@@ -184,15 +184,15 @@ def test_a_run_asked_by_an_older_engine_keeps_its_question(store: Store, monkeyp
         past.setitem(NAMES, RunRequestedV2, "RunRequested.v2")
         store.append([Batch(STREAM, 0, [RunRequestedV2(**fields)])], ME)
     asked = msgspec.structs.replace(ASKED, known_at=LAST)
-    assert runs.recorded(store, asked) == ASKED
+    assert runs.stored_request(store, asked) == ASKED
     for _ in range(2):
-        assert runs.begin(store, asked, FIRST, "test", "now").known_at is None
+        assert runs.start_run(store, asked, FIRST, "test", "now").known_at is None
     assert [row.name for row in store.read(STREAM)] == ["RunRequested.v2", "RunStarted.v2"]
 
 
 def test_an_old_run_is_not_taken_for_one_with_another_first_bar(begun: Store) -> None:
-    with pytest.raises(BookMoved, match="another process wrote other facts"):
-        runs.begin(begun, ASKED, LAST, "test")
+    with pytest.raises(VersionConflict, match="another process wrote other facts"):
+        runs.start_run(begun, ASKED, LAST, "test")
     assert begun.head() == begun.read_all()[-1].position
     assert len(list(begun.read(STREAM))) == 2
 

@@ -37,7 +37,7 @@ from tests.conftest import database
 from tests.store import test_tampering
 from tests.store.test_tampering import Evidence, tamper, tampering
 from tests.support.waiting import GIVE_UP_S
-from ui.app import Question, backtest, load_sample, open_app
+from ui.app import BacktestRequest, import_sample, open_app, run_backtest
 from ui.settings import Settings
 
 START, END = datetime(2017, 8, 15, tzinfo=UTC), datetime(2017, 8, 18, tzinfo=UTC)
@@ -62,8 +62,8 @@ def made(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -
     home, folder = base / "home", base / "log"
     with database(server, template) as dsn:
         with open_app(Settings(home, dsn, "tester")) as app:
-            load_sample(app)
-            backtest(app, Question(start=START, end=END))
+            import_sample(app)
+            run_backtest(app, BacktestRequest(start=START, end=END))
         with psycopg.connect(dsn) as conn:
             anchors = read_anchors(anchors_file(home, log_id_of(conn)))
             conn.rollback()

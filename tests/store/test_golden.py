@@ -36,7 +36,7 @@ from projections.metrics import metrics
 from projections.runs import RunView
 from projections.trades import Trade
 from tests.support.workloads import HOUR, golden_bars, golden_config, walk, write_signals
-from ui.app import App, Question, backtest
+from ui.app import App, BacktestRequest, run_backtest
 from ui.settings import Settings
 
 SYNTHETIC = (("AAA", 100, 100.0), ("BBB", 101, 250.0), ("CCC", 102, 50.0))
@@ -83,7 +83,7 @@ def outcome(config: RunConfig, bars: list[list[Bar]], folder: Path) -> Outcome:
         start=min(series[0].opened_at for series in bars),
         end=max(series[-1].closed_at for series in bars),
     )
-    ended = runs.perform(store, request, bars, ImportedAnalyst(file), actor="test").ended
+    ended = runs.execute_run(store, request, bars, ImportedAnalyst(file), actor="test").ended
     rows = store.read_all(limit=100_000)
     view = RunView(rows[0])
     fills: list[str] = []
@@ -226,7 +226,7 @@ def test_the_command_s_own_path_shows_the_golden_figures_in_the_read_models(
         catalogue.add(series[0].symbol, Timeframe.H1, series, source="recipe", learned_at=now())
     with PostgresStore(dsn) as store:
         app = App(Settings(None, dsn, "test"), Access(dsn, dsn, dsn, dsn), store, catalogue)
-        answer = backtest(app, Question(symbols=SYMBOLS, profile=str(profile), signals=signals))
+        answer = run_backtest(app, BacktestRequest(symbols=SYMBOLS, profile=str(profile), signals=signals))
         run_id = answer.result.request.run_id
         with app.queries() as queries:
             shown = queries.metrics(run_id)

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from engine.audit.capsule import open_capsule
 from engine.audit.regenerate import bars_of, opinions_of, regenerate
 from engine.audit.reproduce import reproduce
-from engine.core.errors import BadInput, BookMoved
+from engine.core.errors import BadInput, VersionConflict
 from engine.core.events import (
     BookEvent,
     HaltScope,
@@ -28,7 +28,7 @@ from engine.core.events import (
 from engine.data.catalogue import Catalogue
 from engine.data.signals import SignalFile
 from engine.runtime import halts, runs
-from engine.runtime.account_monitor import Oversight
+from engine.runtime.account_monitor import AccountMonitor
 from engine.runtime.session import Journal
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
@@ -36,13 +36,13 @@ from engine.store.postgres import PostgresStore
 from engine.trading.book import Book
 from tests.cli.test_commands import answer, refusal, run
 from tests.conftest import database
-from ui.app import App, Question, backtest, load_sample, open_app, replay
+from ui.app import App, BacktestRequest, import_sample, open_app, run_backtest, run_replay
 from ui.daemon.paper import DueSlot, PaperDaemon, PaperPlan
 from ui.settings import Settings
 
 pytestmark = pytest.mark.slow
 
-ANNA = halts.person("anna")
+ANNA = halts.operator_actor("anna")
 LATER = datetime(2017, 8, 16, tzinfo=UTC)
 
 # Without a halt: an entry at the 4th close, left at the 7th; one at the 62nd, and its stop is hit in the 64th bar.
@@ -60,12 +60,12 @@ def told(store: Store, account: str = "paper") -> list[tuple[str, str]]:
 
 
 def test_a_halt_said_twice_is_one_halt_and_a_resume_ends_those_of_all(store: Store) -> None:
-    assert halts.halt(store, "paper", "entries", "news", ANNA) is True
-    assert halts.halt(store, "paper", "entries", "  news \n", ANNA) is False
-    assert halts.halt(store, "paper", "everything", "news", halts.person("bert")) is True
-    assert [each.halted.actor for each in halts.standing(store, "paper", None)] == [ANNA, "person:bert"]
-    halts.resume(store, "paper", "quiet again", ANNA)
-    assert halts.standing(store, "paper", None) == []
+    assert halts.halt_trading(store, "paper", "entries", "news", ANNA) is True
+    assert halts.halt_trading(store, "paper", "entries", "  news \n", ANNA) is False
+    assert halts.halt_trading(store, "paper", "everything", "news", halts.operator_actor("bert")) is True
+    assert [each.event.actor for each in halts.current_halts(store, "paper", None)] == [ANNA, "person:bert"]
+    halts.resume_trading(store, "paper", "quiet again", ANNA)
+    assert halts.current_halts(store, "paper", None) == []
     assert told(store) == [("TradingHalted", ANNA), ("TradingHalted", "person:bert"), ("TradingResumed", ANNA)]
 
 
@@ -73,8 +73,8 @@ def test_a_halt_said_twice_is_one_halt_and_a_resume_ends_those_of_all(store: Sto
 def test_a_reason_that_says_nothing_is_refused(reason: str) -> None:
     store = MemoryStore()
     for say in (
-        lambda: halts.halt(store, "paper", "entries", reason, ANNA),
-        lambda: halts.resume(store, "paper", reason, ANNA),
+        lambda: halts.halt_trading(store, "paper", "entries", reason, ANNA),
+        lambda: halts.resume_trading(store, "paper", reason, ANNA),
     ):
         with pytest.raises(BadInput, match="reason"):
             say()
@@ -83,10 +83,10 @@ def test_a_reason_that_says_nothing_is_refused(reason: str) -> None:
 
 def test_a_halt_of_everything_does_not_shrink_to_one_of_entries() -> None:
     store = MemoryStore()
-    halts.halt(store, "paper", "everything", "fire", ANNA)
+    halts.halt_trading(store, "paper", "everything", "fire", ANNA)
     with pytest.raises(BadInput, match="resume"):
-        halts.halt(store, "paper", "entries", "less", ANNA)
-    assert halts.halt(store, "paper", "entries", "more", halts.person("bert"))
+        halts.halt_trading(store, "paper", "entries", "less", ANNA)
+    assert halts.halt_trading(store, "paper", "entries", "more", halts.operator_actor("bert"))
 
 
 class Racing(MemoryStore):
@@ -106,21 +106,23 @@ class Racing(MemoryStore):
 
 def test_of_two_who_halt_at_once_both_are_heard() -> None:
     store = Racing(3)
-    assert halts.halt(store, "paper", "everything", "mine", ANNA)
+    assert halts.halt_trading(store, "paper", "everything", "mine", ANNA)
     assert [actor for _, actor in told(store)] == ["p0", "p1", "p2", ANNA]
-    with pytest.raises(BookMoved):
-        halts.halt(Racing(10**6), "paper", "everything", "mine", ANNA)
+    with pytest.raises(VersionConflict):
+        halts.halt_trading(Racing(10**6), "paper", "everything", "mine", ANNA)
 
 
 def test_a_run_that_begins_takes_over_what_stands_and_one_that_goes_on_all_that_was_said() -> None:
     store = MemoryStore()
-    halts.halt(store, "paper", "entries", "one", ANNA)
-    halts.resume(store, "paper", "over", ANNA)
-    halts.halt(store, "paper", "entries", "two", ANNA)
-    reasons = [[each.reason for each in halts.commands(store, "paper", after, 3)] for after in (None, 0, 1, 2, 3)]
+    halts.halt_trading(store, "paper", "entries", "one", ANNA)
+    halts.resume_trading(store, "paper", "over", ANNA)
+    halts.halt_trading(store, "paper", "entries", "two", ANNA)
+    reasons = [
+        [each.reason for each in halts.commands_between(store, "paper", after, 3)] for after in (None, 0, 1, 2, 3)
+    ]
     assert reasons == [["two"], ["one", "over", "two"], ["over", "two"], ["two"], []]
-    assert [each.reason for each in halts.commands(store, "paper", 0, 2)] == ["one", "over"]
-    assert halts.version(store, "paper") == halts.version(store, "paper", 2) == 3
+    assert [each.reason for each in halts.commands_between(store, "paper", 0, 2)] == ["one", "over"]
+    assert halts.control_version(store, "paper") == halts.control_version(store, "paper", 2) == 3
 
 
 # --- The daemon ---------------------------------------------------------------------------------------------------
@@ -131,8 +133,8 @@ def analysed(server: str, template: str) -> Iterator[str]:
     """The name of a database with bars and with the analyses of the range: others are copied from it."""
     with database(server, template) as dsn:
         with open_app(Settings(None, dsn, "anna")) as opened:
-            load_sample(opened)
-            backtest(opened, Question(SYMBOLS, start=START, end=END))
+            import_sample(opened)
+            run_backtest(opened, BacktestRequest(SYMBOLS, start=START, end=END))
         yield str(conninfo_to_dict(dsn)["dbname"])
 
 
@@ -182,11 +184,11 @@ def book(app: App, run_id: str) -> list[BookEvent]:
 
 
 def halt(app: App, scope: HaltScope = "entries", account: str = "paper") -> None:
-    halts.halt(app.store, account, scope, f"no {scope}", ANNA)
+    halts.halt_trading(app.store, account, scope, f"no {scope}", ANNA)
 
 
 def resume(app: App) -> None:
-    halts.resume(app.store, "paper", "go on", ANNA)
+    halts.resume_trading(app.store, "paper", "go on", ANNA)
 
 
 def slot(n: int) -> datetime:
@@ -236,11 +238,11 @@ def test_a_halt_of_everything_denies_the_exit_that_is_due(app: App) -> None:
 @pytest.fixture
 def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, datetime], None]:
     """Kills the daemon in the slot at an instant: when it was told, before its book is stored, or right after."""
-    commands, flush = Oversight.commands, Journal.flush
+    commands, flush = AccountMonitor.commands, Journal.flush
     now: list[datetime] = []
 
     def plan(where: str, at: datetime) -> None:
-        def telling(self: Oversight, due_at: datetime, book: Book, until: datetime | None) -> object:
+        def telling(self: AccountMonitor, due_at: datetime, book: Book, until: datetime | None) -> object:
             now.append(due_at)
             found = commands(self, due_at, book, until)
             die("told")
@@ -255,7 +257,7 @@ def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, datetime], None]:
             if here == where and now[-1:] == [at]:
                 raise Killed
 
-        monkeypatch.setattr(Oversight, "commands", telling)
+        monkeypatch.setattr(AccountMonitor, "commands", telling)
         monkeypatch.setattr(Journal, "flush", flushing)
 
     return plan
@@ -309,10 +311,10 @@ def test_a_run_with_halts_is_replayed_and_made_again_to_the_same_digest(app: App
     daemon = drive(app, happens)
     ended = runs.result_of(app.store, daemon.run_id)
     assert ended is not None
-    again, dearer = replay(app, daemon.run_id).result, replay(app, daemon.run_id, profile="classic").result
+    again, dearer = run_replay(app, daemon.run_id).result, run_replay(app, daemon.run_id, profile="classic").result
     assert again.ended.book_digest == ended.ended.book_digest != dearer.ended.book_digest
     for source in (ended.request, again.request, dearer.request):
-        held = halts.commands_in(app.store.read(runs.book_stream(source.run_id)))
+        held = halts.commands_from_book(app.store.read(runs.book_stream(source.run_id)))
         assert [each.at for each in held] == sorted(happens)
         bars, opinions = bars_of(app.catalogue, app.store, source), opinions_of(app.store, source, no_file)
         assert regenerate(app.store, bars, opinions, source).equal

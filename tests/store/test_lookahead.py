@@ -9,15 +9,15 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.analyst import opinions
+from analysis.analyst import ensure_analyses
 from engine.core.events import AnalysisMade, BookEvent, OrderFilled
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Timeframe
 from engine.core.money import exact
 from engine.data.memory import MemoryCatalogue
 from engine.store import read_from
 from engine.store.memory import MemoryStore
-from tests.support.strategies import HOUR, History, config_of, histories, play
+from tests.support.strategies import HOUR, History, config_of, histories, run_history
 from tests.support.workloads import walk
 
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
@@ -51,7 +51,7 @@ def test_no_event_knows_a_price_that_came_after_it(history: History, data: st.Da
     now = data.draw(st.sampled_from(instants[:-1]))
     factor = data.draw(st.sampled_from(["0.01", "100"]))
     other = history._replace(bars=[poisoned(bars, now, factor) for bars in history.bars])
-    assert until(play(other).events, now) == until(play(history).events, now)
+    assert until(run_history(other).events, now) == until(run_history(history).events, now)
 
 
 @given(histories(), st.data())
@@ -60,7 +60,7 @@ def test_no_event_knows_a_wish_that_came_after_it(history: History, data: st.Dat
     instants = sorted({bar.closed_at for bars in history.bars for bar in bars})
     now = data.draw(st.sampled_from(instants[:-1]))
     other = history._replace(script={key: wish for key, wish in history.script.items() if key[1] <= now})
-    ours, theirs = until(play(history).events, now), until(play(other).events, now)
+    ours, theirs = until(run_history(history).events, now), until(run_history(other).events, now)
     assert ours == theirs
 
 
@@ -71,11 +71,11 @@ def test_the_poison_works() -> None:
     history = History(config_of(quantity="10"), [bars], script)
     now = bars[30].closed_at
     wrong = history._replace(bars=[poisoned(bars, now, "2")])
-    assert until(play(wrong).events, now + 5 * HOUR) != until(play(history).events, now + 5 * HOUR)
+    assert until(run_history(wrong).events, now + 5 * HOUR) != until(run_history(history).events, now + 5 * HOUR)
 
 
-def wish(bar: Bar, n: int) -> Wish:
-    return Wish(bar.symbol, Direction.LONG if n % 4 < 2 else Direction.FLAT, Decimal(1), f"wish-{n}")
+def wish(bar: Bar, n: int) -> Intent:
+    return Intent(bar.symbol, Direction.LONG if n % 4 < 2 else Direction.FLAT, Decimal(1), f"wish-{n}")
 
 
 # --- Through the real analyst -------------------------------------------------------------------------------------
@@ -89,10 +89,10 @@ def ruled(bars_by_symbol: list[list[Bar]]) -> tuple[list[AnalysisMade], list[Boo
     for bars in bars_by_symbol:
         catalogue.add(bars[0].symbol, Timeframe.H1, bars, source="test", learned_at=LATER)
     symbols = [bars[0].symbol for bars in bars_by_symbol]
-    formed = opinions(store, catalogue, symbols, Timeframe.H1, None, None, actor="test")
-    script = {(bar.symbol, bar.closed_at): formed.wish(bar) for bars in bars_by_symbol for bar in bars}
+    formed = ensure_analyses(store, catalogue, symbols, Timeframe.H1, None, None, actor="test")
+    script = {(bar.symbol, bar.closed_at): formed.intent(bar) for bars in bars_by_symbol for bar in bars}
     config = config_of(symbols, slippage_bps="5", commission_bps="10", position_pct="10", holding_bars=4)
-    events = play(History(config, bars_by_symbol, script), store).events
+    events = run_history(History(config, bars_by_symbol, script), store).events
     return [row.event for row in read_from(store, ["AnalysisMade.v3"]) if isinstance(row.event, AnalysisMade)], events
 
 

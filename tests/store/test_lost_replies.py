@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from engine.audit.verify import verify
-from engine.core.events import Environment, Fact, RunFailed, TradingHalted
+from engine.core.events import Environment, Event, RunFailed, TradingHalted
 from engine.runtime import runs
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
@@ -46,7 +46,7 @@ def line(tcp_server: str) -> Iterator[Line]:
 def saves() -> list[list[Batch]]:
     """Appends of every size: one event, a decision's few, several streams at once, more than one piece of a COPY."""
 
-    def halts(count: int, size: int = 10) -> list[Fact]:
+    def halts(count: int, size: int = 10) -> list[Event]:
         return [TradingHalted(AT, "entries", f"{n}" + "x" * size, "tester") for n in range(count)]
 
     return [
@@ -86,7 +86,7 @@ def test_a_run_whose_connection_breaks_at_every_save_is_the_run_it_would_have_be
         start=bars[0][0].opened_at, end=bars[0][-1].closed_at,
     )  # fmt: skip
     whole = MemoryStore()
-    expected = runs.perform(whole, asked, bars, scripted(bars), actor="test").ended
+    expected = runs.execute_run(whole, asked, bars, scripted(bars), actor="test").ended
 
     cut = 0
 
@@ -105,7 +105,7 @@ def test_a_run_whose_connection_breaks_at_every_save_is_the_run_it_would_have_be
             self._store.append(batches, cause)
 
     with PostgresStore(line.through_proxy) as store:
-        found = runs.perform(Cutting(store), asked, bars, scripted(bars), actor="test").ended
+        found = runs.execute_run(Cutting(store), asked, bars, scripted(bars), actor="test").ended
         assert line.proxy.cuts == cut >= 3
         assert found == expected
         assert facts(store) == facts(whole)

@@ -20,7 +20,7 @@ from engine.store import ENGINE_VERSION, Store
 from engine.store.memory import MemoryStore
 from tests.cli.test_commands import answer, refusal, run
 from tests.conftest import log_of_its_own
-from tests.store.test_projections import BARS, BOLD, FILE, question
+from tests.store.test_projections import BARS, BOLD, FILE, run_request
 
 Bold = tuple[Store, RunRequested]
 
@@ -29,7 +29,7 @@ Bold = tuple[Store, RunRequested]
 def bold() -> Bold:
     """A run with orders that were filled, filled in part and then refused, and refused."""
     store = MemoryStore()
-    return store, runs.perform(store, question(BOLD), BARS, ImportedAnalyst(FILE), actor="tester").request
+    return store, runs.execute_run(store, run_request(BOLD), BARS, ImportedAnalyst(FILE), actor="tester").request
 
 
 def placed(bold: Bold) -> list[OrderPlaced]:

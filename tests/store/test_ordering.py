@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from engine.core.errors import BookMoved
+from engine.core.errors import VersionConflict
 from engine.core.events import TradingHalted
 from engine.store import Batch, Cause
 from engine.store.codec import name_of, payload_of, state_of, stream_id
@@ -58,7 +58,7 @@ def write(dsn: str, writer: int, appends: int, failures: list[BaseException]) ->
                 store.append([Batch(f"control:{writer}", n * PER_APPEND, events)], Cause("test"))
                 if n % 20 == 0:
                     # Refused, rolled back, and its positions are lost: a gap.
-                    with pytest.raises(BookMoved):
+                    with pytest.raises(VersionConflict):
                         store.append([Batch(f"control:{writer}", 0, [halted("another")])], Cause("test"))
     except BaseException as error:
         failures.append(error)

@@ -13,7 +13,7 @@ import pytest
 
 from engine.core.config import RunConfig
 from engine.core.events import Environment, OrderRejected, PositionsMarked, TradingHalted
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Timeframe
 from engine.core.money import exact
 from engine.core.session_ends import Schedule
@@ -28,7 +28,7 @@ from projections.rebuild import rebuild
 from projections.runner import Runner
 from projections.tables import TABLES
 from tests.support.strategies import HOUR, config_of
-from tests.support.worlds import BARS, BOLD, CAREFUL, FILE, LATER, World, question, world_in
+from tests.support.worlds import BARS, BOLD, CAREFUL, FILE, LATER, World, run_request, world_in
 from tests.unit.test_money import HOSTILE
 
 UTC_DAYS = Schedule(["24/7"]).roll_after
@@ -41,7 +41,7 @@ def world(dsn: str) -> Iterator[World]:
 
 
 def test_the_runs_used_here_have_seen_something(world: World) -> None:
-    book, events = world.book(world.run(question(BOLD)))
+    book, events = world.book(world.run(run_request(BOLD)))
     kinds = {type(event) for event in events}
     assert {TradingHalted, OrderRejected} <= kinds
     assert book.realised != 0
@@ -49,9 +49,9 @@ def test_the_runs_used_here_have_seen_something(world: World) -> None:
 
 def test_a_rebuild_gives_what_was_projected_live_row_for_row(world: World) -> None:
     for config in (BOLD, CAREFUL):
-        world.run(question(config))
+        world.run(run_request(config))
         assert world.runner().catch_up() > 0
-    world.run(question(BOLD, "unfinished"), until=100)
+    world.run(run_request(BOLD, "unfinished"), until=100)
     world.runner().catch_up()
     live = world.rows()
     rebuilt = rebuild(world.store, world.catalogue, world.dsn)
@@ -65,8 +65,8 @@ def test_a_rebuild_gives_what_was_projected_live_row_for_row(world: World) -> No
 
 
 def test_the_size_of_the_pages_changes_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.run(question(BOLD))
-    world.run(question(CAREFUL))
+    world.run(run_request(BOLD))
+    world.run(run_request(CAREFUL))
     found: list[dict[str, list[tuple[Any, ...]]]] = []
     for page in (7, 100, 5_000):
         monkeypatch.setattr(runner, "PAGE", page)
@@ -77,7 +77,7 @@ def test_the_size_of_the_pages_changes_no_row(world: World, monkeypatch: pytest.
 
 def test_two_runners_at_once_write_what_one_writes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "PAGE", 9)
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     done: list[int] = []
     threads = [Thread(target=lambda: done.append(world.runner().catch_up())) for _ in range(2)]
     for thread in threads:
@@ -95,9 +95,9 @@ def test_a_runner_that_starts_in_the_middle_of_a_run_goes_on_as_the_one_before(
     world: World, bars: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.runtime.session.BATCH", 1)
-    world.run(question(BOLD), until=bars)
+    world.run(run_request(BOLD), until=bars)
     world.runner().catch_up()
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     world.runner().catch_up()
     assert rebuild(world.store, world.catalogue, world.dsn).same
 
@@ -105,9 +105,9 @@ def test_a_runner_that_starts_in_the_middle_of_a_run_goes_on_as_the_one_before(
 def test_what_could_not_be_projected_is_projected_whole_by_the_next_attempt(world: World) -> None:
     late = MemoryCatalogue()
     one = Runner(world.store, late, world.dsn)
-    world.run(question(BOLD), until=150)
+    world.run(run_request(BOLD), until=150)
     one.catch_up()
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     for _ in range(2):
         one.catch_up()
         (aside,) = one.status().set_aside
@@ -125,13 +125,13 @@ def test_analyses_that_were_read_once_are_remembered(world: World, monkeypatch: 
     ids = world.analyse(120)
     projection = performance.Performance(world.store, world.catalogue, world.dsn)
     read: list[str] = []
-    right = performance.opinions_named
+    right = performance.intents_at_versions
 
-    def counted(store: Store, named: Sequence[tuple[str, int]]) -> Iterator[tuple[datetime, Wish]]:
+    def counted(store: Store, named: Sequence[tuple[str, int]]) -> Iterator[tuple[datetime, Intent]]:
         read.extend(analysis_id for analysis_id, _ in named)
         return right(store, named)
 
-    monkeypatch.setattr(performance, "opinions_named", counted)
+    monkeypatch.setattr(performance, "intents_at_versions", counted)
     named = [(analysis_id, 1) for analysis_id in ids]
     found = projection._found(named)  # pyright: ignore[reportPrivateUsage]
     assert [wish.analysis_id for _, wish in found] == ids
@@ -147,7 +147,7 @@ def test_analyses_that_were_read_once_are_remembered(world: World, monkeypatch: 
 
 
 def test_the_thread_s_decimal_context_changes_no_row(world: World) -> None:
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     world.runner().catch_up()
     with localcontext(HOSTILE):
         world.runner("hostile").catch_up()
@@ -155,7 +155,7 @@ def test_the_thread_s_decimal_context_changes_no_row(world: World) -> None:
 
 
 def test_every_row_names_its_run_and_environment_and_runs_do_not_mix(world: World) -> None:
-    asked = [question(BOLD), question(CAREFUL), question(BOLD, environment=Environment.PAPER)]
+    asked = [run_request(BOLD), run_request(CAREFUL), run_request(BOLD, environment=Environment.PAPER)]
     for each in asked:
         world.run(each, until=120)
     for each in asked:
@@ -191,7 +191,7 @@ def summed(rows: list[dict[str, Any]], name: str) -> Decimal:
 
 @pytest.mark.parametrize("config", [BOLD, CAREFUL], ids=["bold", "careful"])
 def test_the_rows_of_a_run_agree_with_its_book(world: World, config: RunConfig) -> None:
-    run_id = world.run(question(config))
+    run_id = world.run(run_request(config))
     book, events = world.book(run_id)
     end = events[-1]
     assert isinstance(end, PositionsMarked)
@@ -222,7 +222,7 @@ def test_the_rows_of_a_run_agree_with_its_book(world: World, config: RunConfig) 
 
 
 def test_the_metrics_row_is_what_the_curve_and_the_trades_say(world: World) -> None:
-    run_id = world.run(question(BOLD))
+    run_id = world.run(run_request(BOLD))
     world.runner().catch_up()
     with Queries(world.dsn) as queries:
         curve = [(row["at"], row["equity"]) for row in queries.equity(run_id)]
@@ -241,7 +241,7 @@ def test_the_metrics_row_is_what_the_curve_and_the_trades_say(world: World) -> N
 
 def test_a_run_without_a_trade_has_a_flat_curve_and_no_ratios(world: World) -> None:
     run_id = world.run(
-        question(
+        run_request(
             msgspec.structs.replace(
                 BOLD,
                 cash=exact("0.000001"),

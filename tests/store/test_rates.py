@@ -15,10 +15,10 @@ from engine.audit.regenerate import bars_of, regenerate
 from engine.clock import now
 from engine.core.errors import BadInput
 from engine.core.events import RiskDecided, Verdict
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, Timeframe
 from engine.core.money import exact
-from engine.core.step import Step
+from engine.core.step import MarketView
 from engine.data.catalogue import Catalogue
 from engine.data.signals import ImportedAnalyst, read_signals
 from engine.store.postgres import PostgresStore
@@ -27,7 +27,7 @@ from engine.trading.book import fold
 from engine.trading.decide import decide, open_book
 from tests.support.strategies import config_of
 from tests.support.workloads import walk, write_signals
-from ui.app import App, Question, backtest, replay
+from ui.app import App, BacktestRequest, run_backtest, run_replay
 from ui.settings import Settings
 
 PROFILE = {
@@ -50,8 +50,8 @@ class Priced(NamedTuple):
     signals: Path
 
     @property
-    def question(self) -> Question:
-        return Question(symbols=("AAA-EUR",), profile=str(self.profile), signals=self.signals)
+    def question(self) -> BacktestRequest:
+        return BacktestRequest(symbols=("AAA-EUR",), profile=str(self.profile), signals=self.signals)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def priced(dsn: str, tmp_path: Path) -> Iterator[Priced]:
 
 
 def test_every_fill_and_every_equity_is_converted_at_the_close_known_then(priced: Priced) -> None:
-    answer = backtest(priced.app, priced.question)
+    answer = run_backtest(priced.app, priced.question)
     with priced.app.queries() as queries:
         fills = queries.fills(answer.result.request.run_id)
         curve = queries.equity(answer.result.request.run_id)
@@ -90,9 +90,9 @@ def test_every_fill_and_every_equity_is_converted_at_the_close_known_then(priced
 
 
 def test_a_replay_and_a_regeneration_see_the_same_rates(priced: Priced) -> None:
-    answer = backtest(priced.app, priced.question)
+    answer = run_backtest(priced.app, priced.question)
     run = answer.result.request
-    assert replay(priced.app, run.run_id).result.ended.book_digest == answer.result.ended.book_digest
+    assert run_replay(priced.app, run.run_id).result.ended.book_digest == answer.result.ended.book_digest
     again = regenerate(
         priced.app.store,
         bars_of(priced.app.catalogue, priced.app.store, run),
@@ -105,7 +105,7 @@ def test_a_replay_and_a_regeneration_see_the_same_rates(priced: Priced) -> None:
 def test_without_the_symbol_that_converts_it_the_run_is_refused_in_words(priced: Priced) -> None:
     priced.profile.write_text(json.dumps({**PROFILE, "rates": []}))
     with pytest.raises(BadInput, match=r"AAA-EUR is quoted in EUR, the account in USD: .*EUR-USD"):
-        backtest(priced.app, priced.question)
+        run_backtest(priced.app, priced.question)
 
 
 def test_a_position_is_not_entered_before_its_currency_has_a_price() -> None:
@@ -116,8 +116,8 @@ def test_a_position_is_not_entered_before_its_currency_has_a_price() -> None:
     )
     (bar,) = walk("AAA", 7, 1, 100.0, 0.01)
     opened = fold([open_book(config, "", bar.opened_at)])
-    step = Step(bar.closed_at, None, (bar,), {"AAA": bar}, {"AAA": bar.close})
-    _, denied = decide(opened, step, [Wish("AAA", Direction.LONG, exact("1"), "w")], config)
+    step = MarketView(bar.closed_at, None, (bar,), {"AAA": bar}, {"AAA": bar.close})
+    _, denied = decide(opened, step, [Intent("AAA", Direction.LONG, exact("1"), "w")], config)
     assert isinstance(denied, RiskDecided)
     assert denied.verdict is Verdict.DENIED
     assert {"quantity", "price", "cash"} <= {check.rule for check in denied.checks if not check.passed}

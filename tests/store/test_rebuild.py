@@ -27,7 +27,7 @@ from projections.schemas import PRESENT, VIEWS
 from projections.tables import VERSION
 from tests.conftest import database
 from tests.support.waiting import GIVE_UP_S, wait_until, waits_for_lock
-from tests.support.worlds import BARS, BOLD, CAREFUL, LATER, World, question, world_in
+from tests.support.worlds import BARS, BOLD, CAREFUL, LATER, World, run_request, world_in
 
 
 @pytest.fixture
@@ -71,13 +71,13 @@ def test_a_rebuild_while_events_arrive_and_pages_are_read_equals_what_is_project
 ) -> None:
     monkeypatch.setattr("engine.runtime.session.BATCH", 5)
     for n in range(3):
-        world.run(question(BOLD, str(n)))
+        world.run(run_request(BOLD, str(n)))
     with Queries(world.dsn) as queries, PostgresStore(world.dsn) as own:
         world.runner().catch_up()
         live = world.runner()
         writer = world._replace(store=own)
         with (
-            meanwhile(lambda n: writer.run(question(CAREFUL, str(n))), 0.3),
+            meanwhile(lambda n: writer.run(run_request(CAREFUL, str(n))), 0.3),
             meanwhile(lambda n: live.catch_up()),
             meanwhile(lambda n: [queries.runs(), queries.fills(queries.run("latest")["run_id"])]),
         ):
@@ -92,7 +92,7 @@ def test_a_rebuild_while_events_arrive_and_pages_are_read_equals_what_is_project
 
 
 def test_two_rebuilds_at_once_take_turns(world: World) -> None:
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     with (
         PostgresStore(world.dsn) as own,
         meanwhile(lambda n: rebuild(own, world.catalogue, world.dsn) if n == 0 else time.sleep(0.01)),
@@ -103,7 +103,7 @@ def test_two_rebuilds_at_once_take_turns(world: World) -> None:
 
 
 def test_rows_that_are_not_what_the_log_says_are_found_and_replaced(world: World) -> None:
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     world.runner().catch_up()
     right = world.rows()
     with psycopg.connect(world.dsn, autocommit=True) as conn:
@@ -119,11 +119,11 @@ def test_a_runner_that_waited_for_a_switch_does_not_write_by_what_it_knew(
     # Small enough for a first page without a row that may be written only once: nothing else would catch a mistake.
     monkeypatch.setattr(runner, "PAGE", 3)
     monkeypatch.setattr("engine.runtime.session.BATCH", 1)
-    world.run(question(BOLD), until=40)
+    world.run(run_request(BOLD), until=40)
     one = world.runner()
     one.catch_up()
     world.runner(BESIDE).catch_up()
-    world.run(question(CAREFUL), until=40)
+    world.run(run_request(CAREFUL), until=40)
     waiting = Thread(target=one.catch_up, name="slow")
     with let_another_overtake(monkeypatch, world), psycopg.connect(world.dsn) as conn:
         schemas.lock_position(conn, PRESENT, "books")
@@ -142,7 +142,7 @@ def test_a_slow_runner_keeps_the_others_waiting_and_is_not_overtaken(
     # Small enough for a first page without a row that may be written only once: nothing else would catch a mistake.
     monkeypatch.setattr(runner, "PAGE", 3)
     monkeypatch.setattr("engine.runtime.session.BATCH", 1)
-    world.run(question(BOLD), until=40)
+    world.run(run_request(BOLD), until=40)
     slow = Thread(target=world.runner().catch_up, name="slow")
     with let_another_overtake(monkeypatch, world):
         slow.start()
@@ -194,8 +194,8 @@ def catch_up_in_a_process(dsn: str, page: int) -> None:
 def test_processes_that_project_at_once_on_a_new_database_write_what_one_writes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.run(question(BOLD))
-    world.run(question(CAREFUL))
+    world.run(run_request(BOLD))
+    world.run(run_request(CAREFUL))
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=catch_up_in_a_process, args=(world.dsn, page)) for page in (7, 11)]
     for process in processes:
@@ -221,11 +221,11 @@ def pretend_it_is_of_version(dsn: str, version: int) -> None:
 
 
 def test_the_old_version_is_read_until_the_new_one_has_caught_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = world.run(question(BOLD))
+    old = world.run(run_request(BOLD))
     world.runner().catch_up()
     before = world.rows(VIEWS)
     pretend_it_is_of_version(world.dsn, VERSION - 1)
-    world.run(question(CAREFUL))
+    world.run(run_request(CAREFUL))
     monkeypatch.setattr(runner, "PAGE", 50)
     seen: list[bool] = []
     with Queries(world.dsn) as queries:
@@ -263,12 +263,12 @@ def test_a_new_version_that_stops_where_the_old_one_got_past_is_not_shown(world:
 
 
 def test_an_older_program_leaves_the_tables_of_a_newer_one_alone(world: World) -> None:
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     one = world.runner()
     one.catch_up()
     pretend_it_is_of_version(world.dsn, VERSION + 1)
     seen = world.rows(VIEWS)
-    world.run(question(CAREFUL))
+    world.run(run_request(CAREFUL))
     for refused in (one.catch_up, one.status, lambda: rebuild(world.store, world.catalogue, world.dsn)):
         with pytest.raises(BadInput, match=f"a newer program .version {VERSION + 1}.*update quantagent here"):
             refused()
@@ -279,7 +279,7 @@ def test_an_older_program_leaves_the_tables_of_a_newer_one_alone(world: World) -
 def test_an_older_program_that_is_overtaken_while_it_projects_says_so(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     monkeypatch.setattr(runner, "PAGE", 50)
 
     def overtaken(done: int, total: int) -> None:
@@ -291,7 +291,7 @@ def test_an_older_program_that_is_overtaken_while_it_projects_says_so(
 
 
 def test_the_tables_of_the_time_before_versions_give_way(world: World) -> None:
-    run_id = world.run(question(BOLD))
+    run_id = world.run(run_request(BOLD))
     with psycopg.connect(world.dsn, autocommit=True) as conn:
         conn.execute("CREATE SCHEMA read_models CREATE TABLE runs (run_id text) CREATE TABLE progress (version int)")
     world.runner().catch_up()
@@ -307,15 +307,15 @@ def test_a_new_database_can_be_read_before_anything_is_projected(world: World) -
 
 
 def test_tables_of_another_log_are_made_anew(world: World, server: str, template: str) -> None:
-    world.run(question(BOLD))
-    world.run(question(CAREFUL))
+    world.run(run_request(BOLD))
+    world.run(run_request(CAREFUL))
     world.runner().catch_up()
     with database(server, template) as other, PostgresStore(other) as shorter:
         replaced = world._replace(store=shorter)
-        replaced.run(question(BOLD))
+        replaced.run(run_request(BOLD))
         # A log restored from an older copy looks like this.
         replaced.runner().catch_up()
-        assert [row[1] for row in world.rows()["runs"]] == [question(BOLD).run_id]
+        assert [row[1] for row in world.rows()["runs"]] == [run_request(BOLD).run_id]
 
 
 # --- Rights -------------------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ def test_a_user_without_special_rights_projects_rebuilds_and_lets_readers_read(t
     with database(tcp_server, "template0") as dsn:
         migrate(dsn)
         with world_in(dsn) as world:
-            world.run(question(BOLD))
+            world.run(run_request(BOLD))
             for work in (world.runner().catch_up, lambda: rebuild(world.store, world.catalogue, dsn)):
                 work()
                 with psycopg.connect(make_conninfo(server, dbname=dsn_name(dsn)), autocommit=True) as conn:

@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engine.broker.blotter import Standing
-from engine.broker.reconciliation import SHOWN_MAX, compared, in_words
+from engine.broker.blotter import AccountState
+from engine.broker.reconciliation import SHOWN_MAX, compare_account, describe_discrepancies
 from engine.core.events import AlertRaised, SignalRaised, TradingHalted, TradingResumed
 from engine.core.money import exact
 from engine.runtime import halts, runs
@@ -19,7 +19,7 @@ from engine.trading.book import Book, Position
 from tests.cli.test_commands import answer, run
 from tests.conftest import database
 from tests.store.test_halts import ANNA, END, START, analysed, book, drive, drive_with, resume, slot
-from ui.app import App, open_app, replay
+from ui.app import App, open_app, run_replay
 from ui.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -56,18 +56,20 @@ def alarms(app: App) -> list[str]:
 
 def test_what_one_record_lacks_is_a_difference_and_not_zero() -> None:
     held = {"AAA": Position("AAA", exact("1"), exact("1"), START, None)}
-    lines = compared(Book(cash=exact("0"), positions=held), Standing(None, {"BBB": exact("0")}, {"o1": exact("0")}))
+    lines = compare_account(
+        Book(cash=exact("0"), positions=held), AccountState(None, {"BBB": exact("0")}, {"o1": exact("0")})
+    )
     assert [line.what for line in lines if not line.equal] == ["cash", "position AAA", "position BBB", "order o1"]
-    assert in_words(lines).startswith(
+    assert describe_discrepancies(lines).startswith(
         "cash is 0 in the book and missing at the broker; position AAA is 1 in the book and missing at the broker; "
         "position BBB is missing in the book and 0 at the broker"
     )
 
 
 def test_many_differences_are_told_in_a_few_words() -> None:
-    lines = compared(Book(), Standing(exact("0"), {f"S{n}": exact("1") for n in range(9)}, {}))
-    assert in_words(lines).endswith(f"; and {9 - SHOWN_MAX} more")
-    assert in_words(compared(Book(), Standing(exact("0"), {}, {}))) == ""
+    lines = compare_account(Book(), AccountState(exact("0"), {f"S{n}": exact("1") for n in range(9)}, {}))
+    assert describe_discrepancies(lines).endswith(f"; and {9 - SHOWN_MAX} more")
+    assert describe_discrepancies(compare_account(Book(), AccountState(exact("0"), {}, {}))) == ""
 
 
 # --- The daemon ---------------------------------------------------------------------------------------------------
@@ -123,7 +125,7 @@ def test_an_alarm_is_raised_once_and_again_after_a_resume_until_the_record_is_me
         (ANNA, slot(50)),
     ]
     assert len(alarms(app)) == 2
-    made, again = runs.result_of(app.store, daemon.run_id), replay(app, daemon.run_id).result
+    made, again = runs.result_of(app.store, daemon.run_id), run_replay(app, daemon.run_id).result
     assert made is not None
     assert again.ended.book_digest == made.ended.book_digest
 

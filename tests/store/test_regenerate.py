@@ -60,7 +60,7 @@ def perform(store: MemoryStore, asked: RunRequested, analyst: Analyst, until: in
             raise PulledPlug
 
     try:
-        return runs.perform(store, asked, BARS, analyst, actor="test", progress=progress).request
+        return runs.execute_run(store, asked, BARS, analyst, actor="test", on_progress=progress).request
     except PulledPlug:
         return asked
 
@@ -106,7 +106,7 @@ def test_a_replay_is_made_again_under_its_own_profile() -> None:
     source = perform(store, question(), Stored(store))
     dearer = msgspec.structs.replace(CONFIG, costs=config_of(commission_bps="50").costs)
     asked = question(Environment.REPLAY, config=dearer, of_run=source.run_id)
-    perform(store, asked, replay.stored_opinions(store, source, no_file))
+    perform(store, asked, replay.load_stored_analyses(store, source, no_file))
     found = again(store, asked)
     assert found.equal
     assert found.book.stored != again(store, source).book.stored
@@ -136,7 +136,7 @@ def test_a_run_that_has_not_ended_is_compared_as_far_as_its_book_goes(bars: int)
 
 def test_a_run_without_a_book_yet_differs_in_nothing() -> None:
     store = MemoryStore()
-    asked = runs.begin(store, question(), BARS[0][0].opened_at, "test")
+    asked = runs.start_run(store, question(), BARS[0][0].opened_at, "test")
     assert (again(store, asked).equal, again(store, asked).events) == (True, 0)
 
 
@@ -162,10 +162,10 @@ def test_a_paper_run_has_the_bars_up_to_its_last_slot_and_while_it_goes_on_all()
     asked = msgspec.structs.replace(question(Environment.PAPER), end=BARS[0][59].closed_at)
     store = MemoryStore()
     analyst = Stored(store)
-    runs.perform(store, asked, [bars[:90] for bars in BARS], analyst, actor="test")
+    runs.execute_run(store, asked, [bars[:90] for bars in BARS], analyst, actor="test")
     assert bars_of(catalogue, store, asked) == [bars[:90] for bars in BARS]
     begun = MemoryStore()
-    runs.begin(begun, asked, asked.start, "test")
+    runs.start_run(begun, asked, asked.start, "test")
     assert bars_of(catalogue, begun, asked) == BARS
 
 
@@ -244,7 +244,7 @@ def test_a_book_that_is_not_the_one_the_run_ended_with_is_told(ended: Ended) -> 
 
 def test_an_opinion_that_is_gone_is_named(ended: Ended) -> None:
     store, asked = ended
-    first, _ = next(replay.consulted(store, asked.run_id))
+    first, _ = next(replay.consulted_analyses(store, asked.run_id))
     store.drop_last_of(f"analysis:{first}")
     with pytest.raises(AnalysisMissing) as refused:
         again(store, asked)
@@ -254,7 +254,7 @@ def test_an_opinion_that_is_gone_is_named(ended: Ended) -> None:
 def test_a_list_that_differs_is_told_by_the_places_in_it(ended: Ended) -> None:
     store, asked = ended
     names = next(row for row in store.read(runs.book_stream(asked.run_id)) if row.name == "AnalysesConsulted.v1")
-    first, second = list(replay.consulted(store, asked.run_id))[:2]
+    first, second = list(replay.consulted_analyses(store, asked.run_id))[:2]
     inside = f'["{first[0]}",2],["{second[0]}",2]', f'["{second[0]}",2],["{first[0]}",2]'
     store.edit(names.position, *(each.encode() for each in inside))
     found = again(store, asked)
@@ -269,7 +269,7 @@ def test_another_version_of_an_opinion_than_the_one_consulted_is_told(ended: End
     """The first bar's opinion is HOLD either way, so that the book alone would not show it."""
     store, asked = ended
     names = next(row for row in store.read(runs.book_stream(asked.run_id)) if row.name == "AnalysesConsulted.v1")
-    first, _ = next(replay.consulted(store, asked.run_id))
+    first, _ = next(replay.consulted_analyses(store, asked.run_id))
     store.edit(names.position, f'["{first}",2]'.encode(), f'["{first}",1]'.encode())
     found = again(store, asked)
     assert (found.equal, found.analyses.equal, found.difference) == (False, False, None)
@@ -278,7 +278,7 @@ def test_another_version_of_an_opinion_than_the_one_consulted_is_told(ended: End
 def test_an_opinion_that_the_book_no_longer_names_is_missed_at_its_bar(ended: Ended) -> None:
     store, asked = ended
     names = next(row for row in store.read(runs.book_stream(asked.run_id)) if row.name == "AnalysesConsulted.v1")
-    first, _ = next(replay.consulted(store, asked.run_id))
+    first, _ = next(replay.consulted_analyses(store, asked.run_id))
     store.edit(names.position, f'["{first}",2],'.encode(), b"")
     with pytest.raises(AnalysisMissing, match=r"AAA\.1h@20240101T010000Z\.rules"):
         again(store, asked)

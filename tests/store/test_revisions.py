@@ -21,7 +21,7 @@ from engine.audit.reproduce import reproduce
 from engine.core.events import FeedResumed, RunRequested, SlotClaimed
 from engine.core.market import Bar, Symbol, Timeframe
 from engine.core.money import exact
-from engine.core.upcasters import names
+from engine.core.upcasters import event_names
 from engine.data import Asked
 from engine.data.bar_rules import bar_line
 from engine.data.calendars import Span
@@ -36,7 +36,7 @@ from projections.rebuild import rebuild
 from tests.cli.test_commands import answer, refusal
 from tests.conftest import database
 from tests.support.workloads import golden_config, walk
-from ui.app import App, Question, backtest, open_app, replay
+from ui.app import App, BacktestRequest, open_app, run_backtest, run_replay
 from ui.daemon.paper import PaperDaemon, PaperPlan
 from ui.settings import Settings
 
@@ -45,7 +45,7 @@ SYMBOLS = ("BTC-USD", "EUR-USD")
 # With a weekend: one of the two symbols has a gap that can be filled.
 START, END = datetime(2017, 8, 18, 12, tzinfo=UTC), datetime(2017, 8, 21, 18, tzinfo=UTC)
 SATURDAY, SUNDAY, MONDAY = (datetime(2017, 8, day, 12, tzinfo=UTC) for day in (19, 20, 21))
-QUESTION = Question(symbols=SYMBOLS, start=START, end=END)
+QUESTION = BacktestRequest(symbols=SYMBOLS, start=START, end=END)
 
 
 @pytest.fixture
@@ -127,25 +127,25 @@ def test_the_command_shows_what_was_corrected_and_names_what_is_not_there(app: A
 
 
 def test_a_later_correction_changes_no_old_run(app: App) -> None:
-    before = backtest(app, QUESTION).result
+    before = run_backtest(app, QUESTION).result
     known_at = before.request.known_at
     assert known_at == app.catalogue.known_at()
     revise(app)
     made = again(app, before.request)
     assert (made.equal, made.dataset.equal, made.book.regenerated) == (True, True, before.ended.book_digest)
     assert app.catalogue.as_known_at(known_at).digest(SYMBOLS, H1, START, END) == before.request.dataset_digest
-    replayed = replay(app, before.request.run_id).result
+    replayed = run_replay(app, before.request.run_id).result
     assert replayed.ended == msgspec.structs.replace(before.ended, run_id=replayed.request.run_id)
-    other = replay(app, before.request.run_id, "classic").result
+    other = run_replay(app, before.request.run_id, "classic").result
     assert is_equal(app, replayed.request)
     assert is_equal(app, other.request)
     assert rebuild(app.store, app.catalogue, app.dsn).same
 
 
 def test_a_new_run_of_the_same_question_sees_what_is_known_now(app: App) -> None:
-    before = backtest(app, QUESTION).result
+    before = run_backtest(app, QUESTION).result
     revise(app)
-    after = backtest(app, QUESTION).result
+    after = run_backtest(app, QUESTION).result
     assert after.request.run_id != before.request.run_id
     assert (
         after.request.dataset_digest == app.catalogue.digest(SYMBOLS, H1, START, END) != before.request.dataset_digest
@@ -156,16 +156,16 @@ def test_a_new_run_of_the_same_question_sees_what_is_known_now(app: App) -> None
 
 
 def test_what_is_learned_of_the_bars_before_a_run_makes_it_no_other_run(app: App) -> None:
-    before = backtest(app, QUESTION)
+    before = run_backtest(app, QUESTION)
     learn(app, [doubled(bar_at(app, "BTC-USD", START - HOUR))])
     head = app.store.head()
-    after = backtest(app, QUESTION)
+    after = run_backtest(app, QUESTION)
     assert (after.result, after.analyses_made) == (before.result, 0)
     assert app.store.head() == head
 
 
 def test_figures_that_are_made_late_are_of_the_bars_that_the_run_saw(app: App) -> None:
-    before = backtest(app, QUESTION).result.request
+    before = run_backtest(app, QUESTION).result.request
     with app.queries() as queries:
         equity, metrics = queries.equity(before.run_id), queries.metrics(before.run_id)
     revise(app)
@@ -195,7 +195,7 @@ def pack(app: App, run: RunRequested, file: Path) -> Capsule:
 
 
 def test_a_run_is_packed_and_made_again_beside_a_correction(app: App, tmp_path: Path) -> None:
-    before = backtest(app, QUESTION).result.request
+    before = run_backtest(app, QUESTION).result.request
     revise(app)
     capsule = pack(app, before, tmp_path / "run.zip")
     assert capsule.manifest.dataset_digest == before.dataset_digest
@@ -207,12 +207,12 @@ def test_a_run_is_packed_and_made_again_beside_a_correction(app: App, tmp_path: 
 def test_a_run_made_again_elsewhere_is_known_there_since_then(
     app: App, server: str, template: str, tmp_path: Path
 ) -> None:
-    before = backtest(app, QUESTION).result.request
+    before = run_backtest(app, QUESTION).result.request
     pack(app, before, tmp_path / "run.zip")
     with database(server, template) as dsn, PostgresStore(dsn) as store:
         there, capsule = Catalogue(dsn), open_capsule(tmp_path / "run.zip")
         assert reproduce(store, there, dsn, capsule, actor="auditor").equal
-        stored = runs.find(store, before.run_id)
+        stored = runs.find_run_by_prefix(store, before.run_id)
         assert stored.known_at == there.known_at() != before.known_at
         there.add("EUR-USD", H1, [quiet(SATURDAY)], source="elsewhere", learned_at=clock.now())
         made = regenerate(store, bars_of(there, store, stored), opinions_of(store, stored, no_file), stored)
@@ -238,7 +238,7 @@ def drive(app: App, slots: int | None = None, end: datetime = END) -> PaperDaemo
 @pytest.mark.slow(10)
 def test_a_paper_run_keeps_what_it_saw_and_goes_on_with_what_is_known(app: App) -> None:
     halfway = int((SUNDAY - START) / HOUR)
-    run = runs.find(app.store, drive(app, halfway).run_id)
+    run = runs.find_run_by_prefix(app.store, drive(app, halfway).run_id)
     seen = bars_of(app.catalogue, app.store, run)
     revise(app)
     future = [doubled(bar_at(app, "BTC-USD", MONDAY)), quiet(SUNDAY + 3 * HOUR)]
@@ -247,7 +247,7 @@ def test_a_paper_run_keeps_what_it_saw_and_goes_on_with_what_is_known(app: App) 
     assert is_equal(app, run)
 
     assert drive(app).run_id == run.run_id
-    (resumed,) = runs.resumed(app.store, run)
+    (resumed,) = runs.feed_resumptions(app.store, run)
     assert resumed == FeedResumed(run.run_id, SUNDAY, app.catalogue.known_at())
     bitcoin, euro = bars_of(app.catalogue, app.store, run)
     lived = [[bar for bar in bars if bar.opened_at <= SUNDAY] for bars in seen]
@@ -257,8 +257,8 @@ def test_a_paper_run_keeps_what_it_saw_and_goes_on_with_what_is_known(app: App) 
     assert is_equal(app, run)
     assert rebuild(app.store, app.catalogue, app.dsn).same
 
-    replayed = replay(app, run.run_id).result
-    of_replay = replay(app, replayed.request.run_id, "classic").result
+    replayed = run_replay(app, run.run_id).result
+    of_replay = run_replay(app, replayed.request.run_id, "classic").result
     learn(app, [doubled(bar_at(app, "BTC-USD", at)) for at in (MONDAY, SUNDAY + HOUR)])
     ended = runs.result_of(app.store, run.run_id)
     assert ended is not None
@@ -275,15 +275,15 @@ def test_a_paper_run_keeps_what_it_saw_and_goes_on_with_what_is_known(app: App) 
 def test_slots_that_left_nothing_in_the_book_are_kept_as_they_were_seen(app: App) -> None:
     """The book names opinions once a session day: what came of the slots after that shows only in their claims."""
     end = START + 7 * HOUR
-    run = runs.find(app.store, drive(app, 3, end).run_id)
+    run = runs.find_run_by_prefix(app.store, drive(app, 3, end).run_id)
     drive(app, 5, end)
-    assert runs.resumed(app.store, run) == []
-    claims = [row.event for row in read_from(app.store, names([SlotClaimed]))]
+    assert runs.feed_resumptions(app.store, run) == []
+    claims = [row.event for row in read_from(app.store, event_names([SlotClaimed]))]
     last = max(claim.due_at for claim in claims if isinstance(claim, SlotClaimed))
     seen = bars_of(app.catalogue, app.store, run)
     learn(app, [doubled(bar_at(app, "BTC-USD", last - 2 * HOUR))])
     drive(app, None, end)
-    (resumed,) = runs.resumed(app.store, run)
+    (resumed,) = runs.feed_resumptions(app.store, run)
     assert resumed.after == last == START + 5 * HOUR
     assert bars_of(app.catalogue, app.store, run)[0][:5] == seen[0][:5]
     assert is_equal(app, run)
@@ -305,7 +305,7 @@ def lived() -> tuple[Store, MemoryCatalogue, RunRequested]:
         dataset_digest="paper@then", variant="rules", start=BARS[0].opened_at, end=BARS[-1].closed_at,
         known_at=catalogue.known_at(),
     )  # fmt: skip
-    return store, catalogue, runs.begin(store, run, BARS[0].opened_at, "test")
+    return store, catalogue, runs.start_run(store, run, BARS[0].opened_at, "test")
 
 
 def seen(store: Store, catalogue: MemoryCatalogue, run: RunRequested) -> list[Bar]:
@@ -319,10 +319,10 @@ def test_a_bar_keeps_the_values_it_was_opened_with(lived: tuple[Store, MemoryCat
     corrections = [doubled(bar) for bar in BARS]
     catalogue.add("AAA", H1, corrections, source="test", learned_at=LATER, correct=True)
     assert seen(*lived) == first
-    runs.resume(store, run, BARS[6].opened_at, catalogue.known_at(), Cause("test"))
+    runs.resume_feed(store, run, BARS[6].opened_at, catalogue.known_at(), Cause("test"))
     assert seen(*lived) == [*BARS[:4], *BARS[5:7], *corrections[7:]]
     catalogue.add("AAA", H1, BARS, source="test", learned_at=LATER, correct=True)
-    runs.resume(store, run, BARS[9].opened_at, catalogue.known_at(), Cause("test"))
+    runs.resume_feed(store, run, BARS[9].opened_at, catalogue.known_at(), Cause("test"))
     assert seen(*lived) == [*BARS[:4], *BARS[5:7], *corrections[7:10], *BARS[10:]]
 
 
@@ -331,14 +331,14 @@ def test_bars_that_go_on_where_the_feed_had_ended_are_all_seen(
 ) -> None:
     store, catalogue, run = lived
     catalogue.add("AAA", H1, BARS[10:], source="test", learned_at=LATER)
-    runs.resume(store, run, BARS[9].closed_at, catalogue.known_at(), Cause("test"))
+    runs.resume_feed(store, run, BARS[9].closed_at, catalogue.known_at(), Cause("test"))
     assert seen(*lived) == [*BARS[:4], *BARS[5:]]
 
 
 def test_a_run_of_the_time_before_sees_all_there_is(lived: tuple[Store, MemoryCatalogue, RunRequested]) -> None:
     store, catalogue, run = lived
     old = msgspec.structs.replace(run, known_at=None)
-    assert not runs.sees_less(store, old, LATER)
+    assert not runs.lacks_data_known_at(store, old, LATER)
     catalogue.add("AAA", H1, BARS, source="test", learned_at=LATER)
     assert seen(store, catalogue, old) == BARS
 

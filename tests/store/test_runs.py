@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core import ids, intents
-from engine.core.errors import AnalysisMissing, BadInput, BookMoved, NotFound
+from engine.core.errors import AnalysisMissing, BadInput, NotFound, VersionConflict
 from engine.core.events import (
     AnalysisFailed,
     AnalysisMade,
@@ -21,7 +21,7 @@ from engine.core.events import (
     RunRequested,
     SignalRaised,
 )
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction
 from engine.core.money import exact
 from engine.core.upcasters import NAMES
@@ -58,18 +58,18 @@ def question(variant: str = "scripted", label: str = "", dataset: str = "digest"
     )
 
 
-def performed(store: Store, requested: RunRequested | None = None, analyst: Analyst | None = None) -> runs.Result:
-    return runs.perform(store, requested or question(), BARS, analyst or scripted(BARS), actor="test")
+def performed(store: Store, requested: RunRequested | None = None, analyst: Analyst | None = None) -> runs.RunResult:
+    return runs.execute_run(store, requested or question(), BARS, analyst or scripted(BARS), actor="test")
 
 
 class Stored:
     """An analyst whose opinions are facts in the log: the moving-average state, under the ids of the rules variant."""
 
     def __init__(self, store: Store) -> None:
-        self._wishes: dict[tuple[str, object], Wish] = {}
+        self._wishes: dict[tuple[str, object], Intent] = {}
         script = scripted(BARS)
         for bar in (bar for series in BARS for bar in series):
-            opinion = script.wish(bar)
+            opinion = script.intent(bar)
             made = msgspec.structs.replace(
                 ANALYSIS,
                 analysis_id=f"{bar.symbol}@{bar.closed_at.isoformat()}",
@@ -81,9 +81,9 @@ class Stored:
             failed = AnalysisFailed(made.analysis_id, bar.symbol, "1h", bar.closed_at, "rules", "the line was cut")
             # An analysis may have failed before it was made: its version says which of the facts is the opinion.
             store.append([Batch(ids.analysis_stream(made.analysis_id), 0, [failed, made])], ME)
-            self._wishes[bar.symbol, bar.closed_at] = intents.wish_of(made, 2)
+            self._wishes[bar.symbol, bar.closed_at] = intents.intent_of(made, 2)
 
-    def wish(self, bar: Bar) -> Wish:
+    def intent(self, bar: Bar) -> Intent:
         return self._wishes[bar.symbol, bar.closed_at]
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_was_interrupted_twice_ends_as_if_nothing_had_been(first: int
                 raise PulledPlug
 
         with pytest.raises(PulledPlug):
-            runs.perform(store, question(), BARS, scripted(BARS), actor="test", progress=progress)
+            runs.execute_run(store, question(), BARS, scripted(BARS), actor="test", on_progress=progress)
 
     for bars in (first, second):
         interrupted_after(bars)
@@ -163,8 +163,8 @@ def test_a_run_that_was_interrupted_twice_ends_as_if_nothing_had_been(first: int
 def test_another_first_bar_under_the_same_name_is_refused() -> None:
     store = MemoryStore()
     performed(store)
-    with pytest.raises(BookMoved, match="another process wrote other facts"):
-        runs.begin(store, question(), BARS[0][0].opened_at + timedelta(hours=1), "test")
+    with pytest.raises(VersionConflict, match="another process wrote other facts"):
+        runs.start_run(store, question(), BARS[0][0].opened_at + timedelta(hours=1), "test")
 
 
 # --- Finding ------------------------------------------------------------------------------------------------------
@@ -173,26 +173,26 @@ def test_another_first_bar_under_the_same_name_is_refused() -> None:
 def test_a_run_is_found_by_the_beginning_of_its_id() -> None:
     store = MemoryStore()
     asked = [performed(store, question(label=str(n))).request for n in range(20)]
-    assert runs.find(store, asked[3].run_id) == asked[3]
+    assert runs.find_run_by_prefix(store, asked[3].run_id) == asked[3]
     for length in range(1, 36):
         prefix = asked[3].run_id[:length]
         fitting = [request for request in asked if request.run_id.startswith(prefix)]
         if len(fitting) == 1:
-            assert runs.find(store, prefix) == asked[3]
+            assert runs.find_run_by_prefix(store, prefix) == asked[3]
         else:
             with pytest.raises(NotFound, match=f"run '{prefix}' fits {len(fitting)} runs .*: give more of its id"):
-                runs.find(store, prefix)
-    assert runs.latest(store) == asked[-1]
+                runs.find_run_by_prefix(store, prefix)
+    assert runs.latest_run(store) == asked[-1]
 
 
 def test_a_run_that_is_not_there_is_refused_in_words() -> None:
     store = MemoryStore()
     with pytest.raises(NotFound, match="there is no run yet"):
-        runs.latest(store)
+        runs.latest_run(store)
     performed(store)
     for prefix in ("", "zz", "latest"):
         with pytest.raises(NotFound, match=f"there is no run '{prefix}': .* names the 1 that exist"):
-            runs.find(store, prefix)
+            runs.find_run_by_prefix(store, prefix)
     assert runs.result_of(store, "zz") is None
 
 
@@ -207,7 +207,7 @@ def test_a_replay_reads_the_same_opinions_into_the_same_bytes_and_makes_none(sto
     source = performed(store, question("rules"), Stored(store))
     analyses = store.read_all(limit=100_000, names=["AnalysisMade.v3"])
     heard: list[int] = []
-    analyst = replay.stored_opinions(store, source.request, no_file, heard.append)
+    analyst = replay.load_stored_analyses(store, source.request, no_file, heard.append)
     again = performed(store, question("rules", of_run=source.request.run_id), analyst)
     assert again.request.run_id != source.request.run_id
     assert (again.ended.book_digest, again.ended.analyses_digest) == (
@@ -216,25 +216,27 @@ def test_a_replay_reads_the_same_opinions_into_the_same_bytes_and_makes_none(sto
     )
     assert store.read_all(limit=100_000, names=["AnalysisMade.v3"]) == analyses
     assert heard == list(range(1, 241))
-    assert list(replay.consulted(store, again.request.run_id)) == list(replay.consulted(store, source.request.run_id))
+    assert list(replay.consulted_analyses(store, again.request.run_id)) == list(
+        replay.consulted_analyses(store, source.request.run_id)
+    )
 
 
 def test_a_replay_of_an_opinion_that_is_not_stored_names_it() -> None:
     store = MemoryStore()
     source = performed(store, question("rules"))
-    missing, _ = next(replay.consulted(store, source.request.run_id))
+    missing, _ = next(replay.consulted_analyses(store, source.request.run_id))
     with pytest.raises(AnalysisMissing, match="a replay never makes one") as refused:
-        replay.stored_opinions(store, source.request, no_file)
+        replay.load_stored_analyses(store, source.request, no_file)
     assert refused.value.key == missing
 
 
 def test_a_replay_beyond_the_bars_of_its_source_names_the_bar() -> None:
     store = MemoryStore()
     source = performed(store, question("rules"), Stored(store))
-    analyst = replay.stored_opinions(store, source.request, no_file)
+    analyst = replay.load_stored_analyses(store, source.request, no_file)
     later = walk("AAA", 31, 121, 100.0, 0.01)[-1]
     with pytest.raises(AnalysisMissing) as refused:
-        analyst.wish(later)
+        analyst.intent(later)
     assert refused.value.key == "AAA.1h@20240106T010000Z.rules"
 
 
@@ -242,10 +244,10 @@ def test_imported_signals_are_replayed_from_their_file_and_may_pass_over_bars(tm
     store = MemoryStore()
     file = read_signals(write_signals(tmp_path / "crossing.csv", BARS))
     source = performed(store, question(file.variant), ImportedAnalyst(file))
-    analyst = replay.stored_opinions(store, source.request, {file.variant: file}.__getitem__)
+    analyst = replay.load_stored_analyses(store, source.request, {file.variant: file}.__getitem__)
     again = performed(store, question(file.variant, of_run=source.request.run_id), analyst)
     assert again.ended.book_digest == source.ended.book_digest
-    assert analyst.wish(BARS[0][0]) is None
+    assert analyst.intent(BARS[0][0]) is None
 
 
 def test_bars_that_are_not_what_they_were_are_refused() -> None:
@@ -258,7 +260,7 @@ def test_bars_that_are_not_what_they_were_are_refused() -> None:
 
 def test_a_run_that_has_not_ended_is_not_replayed() -> None:
     store, begun = MemoryStore(), question()
-    runs.begin(store, begun, BARS[0][0].opened_at, "tester")
+    runs.start_run(store, begun, BARS[0][0].opened_at, "tester")
     with pytest.raises(BadInput, match="has not ended"):
         replay.check_replayable(store, begun, "digest")
 
@@ -267,8 +269,8 @@ def test_two_books_are_compared_event_by_event() -> None:
     store = MemoryStore()
     source = performed(store, question(), scripted(BARS)).request
     again = performed(store, question(of_run=source.run_id), scripted(BARS)).request
-    assert replay.first_difference(store, source, again) is None
+    assert replay.describe_divergence(store, source, again) is None
     idle = performed(store, question(of_run="another"), ScriptedAnalyst({})).request
-    difference = replay.first_difference(store, source, idle)
+    difference = replay.describe_divergence(store, source, idle)
     assert difference is not None
     assert "books part at version" in difference

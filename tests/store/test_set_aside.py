@@ -28,7 +28,7 @@ from projections.runner import Runner
 from projections.tables import VERSION
 from quantagent import Backtest
 from tests.cli.test_commands import run as command
-from tests.support.worlds import BARS, BOLD, CAREFUL, LATER, World, question, world_in
+from tests.support.worlds import BARS, BOLD, CAREFUL, LATER, World, run_request, world_in
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def poor_question() -> RunRequested:
     """A run without cash, as 0.2.0 took it."""
     with pytest.MonkeyPatch.context() as past:
         past.setattr(runs, "check_cash", allowed)
-        return question(without_cash(BOLD), "poor")
+        return run_request(without_cash(BOLD), "poor")
 
 
 # --- Kinds of poison ----------------------------------------------------------------------------------------------
@@ -147,9 +147,9 @@ def test_a_run_that_cannot_be_projected_stops_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch, poison: Poison, page: int
 ) -> None:
     monkeypatch.setattr(runner, "PAGE", page)
-    before, bad = world.run(question(BOLD, "before")), world.run(question(CAREFUL, "bad"))
+    before, bad = world.run(run_request(BOLD, "before")), world.run(run_request(CAREFUL, "bad"))
     poison(world, bad, monkeypatch)
-    after = world.run(question(BOLD, "after"))
+    after = world.run(run_request(BOLD, "after"))
     world.analyse(2)
     one = world.runner()
     one.catch_up()
@@ -176,9 +176,9 @@ def test_a_run_that_cannot_be_projected_stops_no_other(
 def test_runs_after_the_poison_have_the_rows_they_have_without_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.run(question(BOLD, "before"))
-    bad = world.run(question(CAREFUL, "bad"))
-    world.run(question(BOLD, "after"))
+    world.run(run_request(BOLD, "before"))
+    bad = world.run(run_request(CAREFUL, "bad"))
+    world.run(run_request(BOLD, "after"))
     world.runner("whole").catch_up()
     an_unknown_version_in_its_book(world, bad, monkeypatch)
     world.runner().catch_up()
@@ -191,7 +191,7 @@ def test_runs_after_the_poison_have_the_rows_they_have_without_it(
 def test_a_run_whose_cash_is_nothing_is_set_aside_and_its_row_says_why(world: World) -> None:
     poor = poor_question()
     bad = world.run(poor)
-    good = world.run(question(BOLD))
+    good = world.run(run_request(BOLD))
     world.runner().catch_up()
     assert world.runner().status().stopped == ()
     assert runs_in(world, "metrics") == {good}
@@ -209,8 +209,8 @@ REFUSED_TODAY = (
     "damage", ["topic = 'RunRequested.v99'", "state = 'nonsense'", "state = '[{}, {}]'", REFUSED_TODAY]
 )
 def test_a_run_whose_request_cannot_be_read_keeps_a_line_that_says_why(world: World, damage: str) -> None:
-    good, bad = world.run(question(BOLD)), world.run(question(CAREFUL, "bad"))
-    newer = world.run(question(BOLD, "newer"))
+    good, bad = world.run(run_request(BOLD)), world.run(run_request(CAREFUL, "bad"))
+    newer = world.run(run_request(BOLD, "newer"))
     at = next(row.position for row in world.store.read_all(limit=100_000) if row.stream == f"run:{bad}")
     world.change(f"UPDATE quantagent.events SET {damage} WHERE notification_id = %s", at)
     world.runner().catch_up()
@@ -218,8 +218,8 @@ def test_a_run_whose_request_cannot_be_read_keeps_a_line_that_says_why(world: Wo
     line = line_of(world, bad)
     assert (line["status"], f"position {at}" in line["set_aside"]) == ("unreadable", True)
     assert line["environment"] == ("backtest" if damage in ("topic = 'RunRequested.v99'", REFUSED_TODAY) else None)
-    assert line_of(world, "latest")["run_id"] == newer == runs.latest(world.store).run_id
-    assert runs.find(world.store, good[:8]).run_id == good
+    assert line_of(world, "latest")["run_id"] == newer == runs.latest_run(world.store).run_id
+    assert runs.find_run_by_prefix(world.store, good[:8]).run_id == good
     assert runs_in(world, "metrics") == {good, newer}
     assert rebuild(world.store, world.catalogue, world.dsn).same
 
@@ -258,11 +258,11 @@ STOPPED: LiteralString = "UPDATE {} SET stopped_at = 9, position = 8 WHERE proje
 
 @pytest.mark.parametrize("name", ["OrderFilled.v2", "RunRequested.v1"])
 def test_a_repaired_event_brings_its_run_back_with_the_next_attempt(world: World, name: str) -> None:
-    bad = world.run(question(BOLD, "bad"))
+    bad = world.run(run_request(BOLD, "bad"))
     (known,) = {row.name for row in world.store.read_all(limit=100_000) if row.name.startswith(name.split(".")[0])}
     at = event_of(world, bad, known)
     world.change("UPDATE quantagent.events SET topic = 'Unheard.v9' WHERE notification_id = %s", at)
-    world.run(question(CAREFUL))
+    world.run(run_request(CAREFUL))
     one = world.runner()
     for _ in range(2):
         one.catch_up()
@@ -279,7 +279,7 @@ def test_a_repaired_event_brings_its_run_back_with_the_next_attempt(world: World
 def test_bars_that_were_missing_bring_a_run_back(world: World) -> None:
     late = MemoryCatalogue()
     one = Runner(world.store, late, world.dsn)
-    bad = world.run(question(BOLD))
+    bad = world.run(run_request(BOLD))
     one.catch_up()
     assert list(set_aside(world)) == [("performance", bad)]
     assert "there are no bars of AAA" in line_of(world, bad)["set_aside"]
@@ -292,7 +292,7 @@ def test_bars_that_were_missing_bring_a_run_back(world: World) -> None:
 
 
 def test_a_paper_run_set_aside_in_the_middle_comes_back_whole(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = question(BOLD, environment=Environment.PAPER)
+    asked = run_request(BOLD, environment=Environment.PAPER)
     world.run(asked, until=100)
     late = MemoryCatalogue()
     one = Runner(world.store, late, world.dsn)
@@ -321,7 +321,7 @@ def test_a_run_that_cannot_be_projected_is_not_tried_again_for_nothing(
 
     monkeypatch.setattr(Runner, "_put_back", noted)
     one.catch_up()
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     one.catch_up()
     assert tried == []
     monkeypatch.setattr("projections.quarantine.ENGINE_VERSION", "another")
@@ -332,7 +332,7 @@ def test_a_run_that_cannot_be_projected_is_not_tried_again_for_nothing(
 def test_an_installation_that_0_2_0_left_damaged_heals_with_an_ordinary_start(world: World) -> None:
     """There, `performance` stood still at the end of such a run, and every later run was without figures."""
     world.run(poor_question())
-    good = world.run(question(BOLD))
+    good = world.run(run_request(BOLD))
     world.runner().catch_up()
     with psycopg.connect(world.dsn, autocommit=True) as conn:
         conn.execute(f"ALTER SCHEMA {schemas.PRESENT} RENAME TO read_models_v{VERSION - 1}".encode())

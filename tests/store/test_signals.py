@@ -125,11 +125,11 @@ def test_a_signal_that_meets_no_bar_is_named_with_its_symbol_and_time(tmp_path: 
 def test_an_imported_file_answers_for_its_own_bars_only(tmp_path: Path) -> None:
     file = read_signals(written(tmp_path, HEADER + b"AAA,2024-01-01T10:00:00Z,HOLD,1\n"))
     analyst = ImportedAnalyst(file)
-    wish = analyst.wish(bar_at("AAA", datetime(2024, 1, 1, 9, tzinfo=UTC), "1", "2"))
+    wish = analyst.intent(bar_at("AAA", datetime(2024, 1, 1, 9, tzinfo=UTC), "1", "2"))
     assert wish is not None
     assert (wish.direction, wish.analysis_id) == (Direction.HOLD, f"{file.variant}#AAA@20240101T100000Z")
-    assert analyst.wish(bar_at("AAA", AT, "1", "2")) is None
-    assert analyst.wish(bar_at("BBB", datetime(2024, 1, 1, 9, tzinfo=UTC), "1", "2")) is None
+    assert analyst.intent(bar_at("AAA", AT, "1", "2")) is None
+    assert analyst.intent(bar_at("BBB", datetime(2024, 1, 1, 9, tzinfo=UTC), "1", "2")) is None
     assert analyst.by_id() == {wish.analysis_id: (AT, wish)}
 
 

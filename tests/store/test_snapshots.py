@@ -10,18 +10,18 @@ from projections import queries as module
 from projections.queries import Queries
 from projections.schemas import PRESENT
 from tests.support.seeded import END, START
-from ui.app import Question, backtest, open_app, replay
-from ui.dashboard.views import as_of
+from ui.app import BacktestRequest, open_app, run_backtest, run_replay
+from ui.dashboard.views import as_of_text
 from ui.settings import Settings
 
 
 def test_a_snapshot_does_not_move_while_a_run_is_made_and_projected(sample_dsn: str) -> None:
     with open_app(Settings(None, sample_dsn, "tester")) as app:
-        backtest(app, Question(symbols=("BTC-USD",), start=START, end=END, variant="rules"))
+        run_backtest(app, BacktestRequest(symbols=("BTC-USD",), start=START, end=END, variant="rules"))
         with Queries(sample_dsn) as queries:
             with queries.snapshot() as at:
                 before = queries.runs()
-                replay(app, before[0]["run_id"], "classic")
+                run_replay(app, before[0]["run_id"], "classic")
                 assert queries.runs() == before
                 with queries.snapshot() as inside:
                     assert inside == at
@@ -42,4 +42,4 @@ def test_where_a_projection_has_stopped_both_positions_are_told(
         conn.execute(query)
     with Queries(sample_dsn) as queries, queries.snapshot() as at:
         assert (at.position, at.figures) == (7, 0)
-    assert "event 7; figures and curve as of event 0" in as_of(at)
+    assert "event 7; figures and curve as of event 0" in as_of_text(at)

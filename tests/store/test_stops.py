@@ -21,7 +21,7 @@ from projections.schemas import PRESENT
 from projections.tables import VERSION
 from projections.trades import Trade
 from tests.cli.test_commands import answer, run
-from tests.support.worlds import BOLD, World, question, world_in
+from tests.support.worlds import BOLD, World, run_request, world_in
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_damaged_analysis_stops_analyses_while_books_go_on_and_repair_lets_it_
             "SELECT state FROM quantagent.events WHERE notification_id = %s", (bad,)
         ).fetchone() or (b"",)
     world.change(DAMAGE, '[{"analysis_id": 7}, {}]', bad)
-    run_id = world.run(question(BOLD))
+    run_id = world.run(run_request(BOLD))
     one = world.runner()
     for _ in range(2):
         one.catch_up()
@@ -95,7 +95,7 @@ def test_a_rebuild_with_a_damaged_event_stops_where_the_present_tables_do(world:
     world.analyse(3)
     bad = position_of(world, "AnalysisMade.v3", 1)
     world.change(DAMAGE, "[", bad)
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     world.runner().catch_up()
     rebuilt = rebuild(world.store, world.catalogue, world.dsn)
     assert rebuilt.same
@@ -122,7 +122,7 @@ def test_a_name_that_nobody_knows_stops_every_projection_before_it(world: World)
 def test_a_fold_that_fails_sets_its_run_aside_at_the_very_event(
     world: World, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     world.analyse(3)
     bad = position_of(world, "OrderFilled.v2", 5)
     right = Account.apply
@@ -185,7 +185,7 @@ def test_a_database_that_is_down_is_nobodys_fault(world: World, monkeypatch: pyt
 
 
 def test_rows_and_position_are_kept_together_or_not_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.run(question(BOLD))
+    world.run(run_request(BOLD))
     one = world.runner()
 
     def killed(*_: object) -> None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from engine.core.errors import BookMoved
+from engine.core.errors import VersionConflict
 from engine.core.events import RunFailed, TradingHalted
 from engine.store import Batch, Cause, Store, read_from
 from engine.store.postgres import PostgresStore
@@ -53,7 +53,7 @@ def test_appending_the_same_facts_again_changes_nothing(store: Store) -> None:
 
 def test_appending_other_facts_at_the_same_version_is_refused_whole(store: Store) -> None:
     store.append([Batch("control:a", 0, [halted("one")])], ME)
-    with pytest.raises(BookMoved, match="control:a is at version 1, not 0"):
+    with pytest.raises(VersionConflict, match="control:a is at version 1, not 0"):
         store.append([Batch("run:r", 0, [RunFailed("r", "why")]), Batch("control:a", 0, [halted("two")])], ME)
     assert [row.stream for row in store.read_all()] == ["control:a"]
 

@@ -18,7 +18,7 @@ import pytest
 from engine.audit import anchors, signing, verify
 from engine.audit.anchors import Anchor
 from engine.audit.chain import Finding, log_id_of
-from engine.core.errors import BadInput, BookMoved, EventMissing
+from engine.core.errors import BadInput, EventMissing, VersionConflict
 from engine.core.events import ProfileSaved, RunFailed, TradingHalted
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
@@ -56,7 +56,7 @@ def append_at_random(store: PostgresStore, random: Random, versions: dict[str, i
     """One append of 1 to 9 events to 1 to 3 streams; now and then one that is refused and leaves a gap."""
     if versions and random.random() < 0.2:
         stream = random.choice(sorted(versions))
-        with pytest.raises(BookMoved):
+        with pytest.raises(VersionConflict):
             store.append([Batch(stream, versions[stream] - 1, [RunFailed("other", "facts")])], Cause("test"))
     batches: list[Batch] = []
     for stream in random.sample([f"book:{n}" for n in range(5)], random.randint(1, 3)):

@@ -18,14 +18,14 @@ from projections.schemas import PRESENT, VIEWS
 from projections.tables import TABLES
 from projections.verify import FROM_THE_LOG, verify
 from tests.cli.test_commands import run as command
-from tests.support.worlds import BOLD, CAREFUL, World, question, world_in
+from tests.support.worlds import BOLD, CAREFUL, World, run_request, world_in
 
 
 @pytest.fixture
 def world(dsn: str) -> Iterator[World]:
     with world_in(dsn) as made:
-        made.run(question(BOLD))
-        made.run(question(CAREFUL))
+        made.run(run_request(BOLD))
+        made.run(run_request(CAREFUL))
         made.analyse(2)
         made.runner().catch_up()
         yield made
@@ -56,7 +56,7 @@ def test_read_models_that_are_right_are_found_to_be(world: World) -> None:
 
 
 def test_a_changed_row_is_named_with_its_run_key_column_and_both_values_and_kept(world: World) -> None:
-    run_id = question(BOLD).run_id
+    run_id = run_request(BOLD).run_id
     with Queries(world.dsn) as queries:
         trade = queries.trades(run_id)[3]
     execute(world, f"UPDATE {PRESENT}.trades SET net_pnl = 999 WHERE run_id = '{run_id}' "
@@ -116,9 +116,9 @@ def test_the_commands_tell_the_last_result(world: World, tmp_path: Path) -> None
     assert json.loads(command(env, "projections", "verify", "--json").stdout)["same"] is True
     status = json.loads(command(env, "projections", "status", "--json", code=3).stdout)
     assert status["verified"]["differing"] == 0
-    execute(world, f"UPDATE {PRESENT}.trades SET fees = fees + 1 WHERE run_id = '{question(BOLD).run_id}'")
+    execute(world, f"UPDATE {PRESENT}.trades SET fees = fees + 1 WHERE run_id = '{run_request(BOLD).run_id}'")
     refused = command(env, "projections", "verify", code=3)
-    assert f"trades: changed, run_id {question(BOLD).run_id}, trade_id " in refused.stdout
+    assert f"trades: changed, run_id {run_request(BOLD).run_id}, trade_id " in refused.stdout
     assert "fees is " in refused.stdout
     assert f"{PRESENT} and {FROM_THE_LOG}" in refused.stderr
     shown = command(env, "projections", "status", code=3)

@@ -13,7 +13,7 @@ from engine.core import ids, intents
 from engine.core.config import Exits
 from engine.core.errors import BadInput, NotFound
 from engine.core.events import AnalysisMade, BookEvent, Environment, OrderFilled, RiskDecided, RunRequested
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, instant_text
 from engine.core.money import exact
 from engine.runtime import runs
@@ -35,7 +35,7 @@ class Analysts:
     """Stores each opinion as a fact before it is consulted."""
 
     def __init__(self, store: Store, bars: Sequence[Bar], opinions: Sequence[Direction]) -> None:
-        self._wishes: dict[datetime, Wish] = {}
+        self._wishes: dict[datetime, Intent] = {}
         for bar, direction in zip(bars, opinions, strict=True):
             at = bar.closed_at
             made = AnalysisMade(
@@ -45,9 +45,9 @@ class Analysts:
                 agent_version="1",
             )  # fmt: skip
             store.append([Batch(ids.analysis_stream(made.analysis_id), 0, [made])], Cause("test"))
-            self._wishes[at] = intents.wish_of(made, 1)
+            self._wishes[at] = intents.intent_of(made, 1)
 
-    def wish(self, bar: Bar) -> Wish:
+    def intent(self, bar: Bar) -> Intent:
         return self._wishes[bar.closed_at]
 
 
@@ -61,7 +61,7 @@ def told() -> tuple[Store, RunRequested]:
         Environment.BACKTEST, config, profile="test", dataset_digest="d", variant="rules", start=MONDAY,
         end=bars[-1].closed_at,
     )  # fmt: skip
-    return store, runs.perform(store, asked, [bars], Analysts(store, bars, OPINIONS), actor="test").request
+    return store, runs.execute_run(store, asked, [bars], Analysts(store, bars, OPINIONS), actor="test").request
 
 
 Told = tuple[Store, RunRequested]
@@ -188,7 +188,7 @@ def test_a_stop_answers_for_itself_after_the_entry_it_protects() -> None:
         Environment.BACKTEST, config, profile="test", dataset_digest="d", variant="rules", start=MONDAY,
         end=bars[-1].closed_at,
     )  # fmt: skip
-    runs.perform(store, asked, [bars], Analysts(store, bars, [LONG, HOLD, HOLD, HOLD]), actor="test")
+    runs.execute_run(store, asked, [bars], Analysts(store, bars, [LONG, HOLD, HOLD, HOLD]), actor="test")
     entry = [link.kind for link in why(store, asked, ENTRY)]
     assert entry == ["analysis", "signal", "risk decision", "order", "fill"]
     stopped = why(store, asked, f"{ENTRY}.stop")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from analysis.analyst import Opinions, opinions, windows
+from analysis.analyst import AnalysisSet, ensure_analyses, windows
 from analysis.charting.chart_store import Artefacts
-from analysis.graph.batch import Progress, Resources
+from analysis.graph.batch import GenerationProgress, Resources
 from analysis.graph.run_analysis import Job
-from analysis.graph.variant import Agents, Named
-from analysis.llm.call_log import Calls, MemoryCalls
+from analysis.graph.variant import Agents, NamedPreset
+from analysis.llm.call_log import CallLog, MemoryCallLog
 from analysis.llm.presets import ModelPreset
-from analysis.variants import Chain
+from analysis.variants import VariantChain
 from engine import clock
 from engine.core.events import AnalysisFailed, AnalysisMade, GraphWork
 from engine.core.market import Bar, Timeframe
@@ -30,7 +30,7 @@ BARS = walk(SYMBOL, 3, 300, 100.0, 0.01)
 
 def preset(server: ModelServer, **fields: Any) -> ModelPreset:
     """A preset that asks this server: sighted, two dollars a million tokens, and patient with a busy machine."""
-    said: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "base_url": server.url,
         "model": "stub",
         "vision": True,
@@ -41,14 +41,14 @@ def preset(server: ModelServer, **fields: Any) -> ModelPreset:
         "patience_s": 1_200,
         "checkpoints": "none",
     }
-    return ModelPreset(**{**said, **fields})
+    return ModelPreset(**{**defaults, **fields})
 
 
 def _nothing(done: int) -> None:
     del done
 
 
-class World:
+class AgentsWorld:
     """One symbol's bars, a log in memory, and what was recorded of all calls."""
 
     def __init__(
@@ -57,30 +57,35 @@ class World:
         bars: Sequence[Bar] = BARS,
         *,
         store: Store | None = None,
-        calls: Calls | None = None,
-        pictures: Artefacts | None = None,
+        calls: CallLog | None = None,
+        artefacts: Artefacts | None = None,
         checkpoints: str | None = None,
     ) -> None:
         self.server, self.bars = server, list(bars)
         self.store = store or MemoryStore()
-        self.calls = calls or MemoryCalls()
-        self.resources = Resources(self.store, "tester", self.calls, clock.now, pictures, checkpoints)
+        self.calls = calls or MemoryCallLog()
+        self.resources = Resources(self.store, "tester", self.calls, clock.now, artefacts, checkpoints)
         self.catalogue = MemoryCatalogue()
         self.catalogue.add(SYMBOL, FRAME, self.bars, source="test", learned_at=self.bars[-1].closed_at)
-        self.progress: list[Progress] = []
+        self.progress: list[GenerationProgress] = []
 
     def agents(self, *presets: ModelPreset, name: str = "stub", budget: str | None = None) -> Agents:
         """The agents of a preset, and of those to fall back on."""
-        named = [Named(name if n == 0 else f"{name}-{n}", each) for n, each in enumerate(presets)]
+        named = [NamedPreset(name if n == 0 else f"{name}-{n}", each) for n, each in enumerate(presets)]
         limit = None if budget is None else exact(budget)
         return Agents(named, self.resources, budget=limit, progress=self.progress.append)
 
     def analyse(
-        self, agents: Agents | Chain, last: int = 1, *, retry: bool = False, heard: Callable[[int], None] = _nothing
-    ) -> Opinions:
+        self,
+        agents: Agents | VariantChain,
+        last: int = 1,
+        *,
+        retry: bool = False,
+        on_progress: Callable[[int], None] = _nothing,
+    ) -> AnalysisSet:
         """The opinions on the last bars."""
         start = self.bars[-last].opened_at
-        return opinions(
+        return ensure_analyses(
             self.store,
             self.catalogue,
             [SYMBOL],
@@ -90,7 +95,7 @@ class World:
             actor="tester",
             variant=agents,
             retry=retry,
-            progress=heard,
+            progress=on_progress,
         )
 
     def job(self, row: int = -1) -> Job:
@@ -102,22 +107,22 @@ class World:
     def rows(self) -> list[Recorded]:
         return self.store.read_all(limit=100_000)
 
-    def facts(self) -> list[AnalysisMade | AnalysisFailed]:
+    def outcomes(self) -> list[AnalysisMade | AnalysisFailed]:
         return [row.event for row in self.rows() if isinstance(row.event, AnalysisMade | AnalysisFailed)]
 
-    def made(self) -> AnalysisMade:
+    def only_analysis(self) -> AnalysisMade:
         """The only opinion there is."""
-        (fact,) = self.facts()
-        assert isinstance(fact, AnalysisMade), fact.reason
-        return fact
+        (event,) = self.outcomes()
+        assert isinstance(event, AnalysisMade), event.reason
+        return event
 
-    def failed(self) -> AnalysisFailed:
+    def only_failure(self) -> AnalysisFailed:
         """The only failure there is."""
-        (fact,) = self.facts()
-        assert isinstance(fact, AnalysisFailed), fact.decision
-        return fact
+        (event,) = self.outcomes()
+        assert isinstance(event, AnalysisFailed), event.decision
+        return event
 
 
-def work_of(fact: AnalysisMade | AnalysisFailed) -> GraphWork:
-    assert fact.work is not None
-    return fact.work
+def work_of(event: AnalysisMade | AnalysisFailed) -> GraphWork:
+    assert event.work is not None
+    return event.work

@@ -24,8 +24,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from analysis import rules
-from analysis.variants import frame_of
-from engine.core.events import Environment, Fact
+from analysis.variants import frame_from_bars
+from engine.core.events import Environment, Event
 from engine.runtime import runs
 from engine.store.embedded.postgres import EmbeddedPostgres
 from engine.store.memory import MemoryStore
@@ -35,7 +35,7 @@ from tests.support import bench_agents, bench_data, bench_log
 from tests.support.bench_log import Figure
 from tests.support.paths import ROOT
 from tests.support.workloads import golden_config, scripted, walk
-from ui.app import Question, backtest, load_sample, open_app
+from ui.app import BacktestRequest, import_sample, open_app, run_backtest
 from ui.settings import Settings
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -78,7 +78,7 @@ def bars_in_memory() -> Callable[[], int]:
             start=bars[0][0].opened_at,
             end=bars[0][-1].closed_at,
         )
-        return runs.perform(MemoryStore(), asked, bars, analyst, actor="bench").ended.bars
+        return runs.execute_run(MemoryStore(), asked, bars, analyst, actor="bench").ended.bars
 
     return work
 
@@ -87,7 +87,7 @@ _THREE = (("AAA", 100.0), ("BBB", 250.0), ("CCC", 50.0))
 
 
 def analyses() -> Callable[[], int]:
-    frame = frame_of(walk("AAA", 100, 2_500, 100.0, 0.005))
+    frame = frame_from_bars(walk("AAA", 100, 2_500, 100.0, 0.005))
     ends = range(500, 2_500)
     return lambda: sum(1 for _ in rules.analyse_many(frame, ends))
 
@@ -104,7 +104,7 @@ def measure(dsn: str) -> Iterator[Figure]:
     yield from bench_log.measure(dsn, facts)
     # Another log by now than the one anchored first, which is nobody's trouble here.
     with open_app(Settings(None, dsn, "bench"), warn=lambda message: None) as app:
-        backtest(app, Question())
+        run_backtest(app, BacktestRequest())
         found = statistics.median(
             bench_log.rate(bench_log.projecting(dsn, lambda: Runner(app.store, app.catalogue, app.dsn, "bench")))
             for _ in range(ROUNDS)
@@ -116,11 +116,11 @@ def measure(dsn: str) -> Iterator[Figure]:
     yield from bench_agents.measure(dsn)
 
 
-def book_of_the_sample(dsn: str) -> list[Fact]:
+def book_of_the_sample(dsn: str) -> list[Event]:
     """The book's events of a backtest over the bundled sample."""
     with open_app(Settings(None, dsn, "bench")) as app:
-        load_sample(app)
-        ended = backtest(app, Question()).result
+        import_sample(app)
+        ended = run_backtest(app, BacktestRequest()).result
         return [row.event for row in app.store.read(runs.book_stream(ended.request.run_id))]
 
 

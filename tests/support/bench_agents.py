@@ -18,30 +18,30 @@ from pydantic import Field
 
 from analysis.charting import chart_text, charts, indicators, trend
 from analysis.charting.indicators import Windows
-from analysis.charting.snapshot import frame_of, snapshot_of
+from analysis.charting.snapshot import frame_from_snapshot, snapshot_of
 from analysis.charting.tools import TOOLS
 from analysis.graph import checkpoints
-from analysis.graph.agents import AGENTS, BARS_TOLD, compiled
-from analysis.graph.clients import reached
-from analysis.graph.context import Attempt, Model
-from analysis.graph.graph import Graph, build
-from analysis.graph.recorded_transport import CURRENT, Live
-from analysis.graph.run_analysis import Author, Job, make, thread_id_of
-from analysis.graph.states import Asked, GraphState
+from analysis.graph.agents import AGENTS, BARS_SHOWN, compile_agent
+from analysis.graph.clients import open_models
+from analysis.graph.context import AnalysisContext, Model
+from analysis.graph.graph import Graph, build_graph
+from analysis.graph.recorded_transport import CURRENT_EXCHANGE, LiveTransport
+from analysis.graph.run_analysis import AnalysisAuthor, Job, run_analysis, thread_id_of
+from analysis.graph.states import GraphInput, GraphState
 from analysis.graph.variant import Agents
-from analysis.llm.call_log import MemoryCalls
+from analysis.llm.call_log import MemoryCallLog
 from analysis.llm.presets import ModelPreset
 from engine import clock
 from engine.core.events import AnalysisMade
-from tests.support.agents_world import BARS, FRAME, World, preset
+from tests.support.agents_world import BARS, FRAME, AgentsWorld, preset
 from tests.support.bench_log import Figure
-from tests.support.model_faults import FAULTS
+from tests.support.model_faults import DEFECTS
 from tests.support.model_server import ModelServer
 
 ANALYSES = 30
 CALL_S = 1.0
 SLOW_CALL_S = 2.0
-AUTHOR = Author("bench@0", "bench", "bench", "0" * 64)
+AUTHOR = AnalysisAuthor("bench@0", "bench", "bench", "0" * 64)
 ANSWERS: dict[str, dict[str, Any]] = {
     "IndicatorReading": {"trend_direction": "up", "confidence": 6, "reason": "rising"},
     "PatternReading": {
@@ -83,22 +83,22 @@ class Instant(BaseChatModel):
         content = "" if calls else json.dumps(ANSWERS[name])
         wire = [{"id": call["id"], "function": {"name": call["name"], "arguments": "{}"}} for call in calls]
         message = {"content": content, "tool_calls": wire}
-        exchange = CURRENT.get()
+        exchange = CURRENT_EXCHANGE.get()
         exchange.request, exchange.status = json.dumps([name, len(messages)]), 200
         exchange.answer = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
         return ChatResult(generations=[ChatGeneration(message=AIMessage(content, tool_calls=calls))])
 
 
 def measure(dsn: str) -> Iterator[Figure]:
-    checkpoints.set_up(dsn, dsn)
-    side_by_side, in_a_row = waited(build(), CALL_S), waited(chain(), CALL_S)
+    checkpoints.create_schema(dsn, dsn)
+    side_by_side, in_a_row = waited(build_graph(), CALL_S), waited(chain(), CALL_S)
     yield Figure(
         "analysis with calls of 1 s",
         60 / side_by_side,
         "analyses/min",
         f"{side_by_side:.2f} s side by side, {in_a_row:.2f} s one after another",
     )
-    slow = waited(build(), SLOW_CALL_S, retried=True)
+    slow = waited(build_graph(), SLOW_CALL_S, retried=True)
     yield Figure("analysis with calls of 2 s and a retry", 60 / slow, "analyses/min", f"{slow:.1f} s")
     ours = cpu(lambda: computing(sighted=False))
     without, _ = asyncio.run(framework(None))
@@ -118,16 +118,16 @@ def measure(dsn: str) -> Iterator[Figure]:
 def waited(graph: Graph, delay: float, *, retried: bool = False) -> float:
     """Wall time of one analysis over HTTP, after one that is not counted."""
     with ModelServer() as server:
-        world = World(server)
+        world = AgentsWorld(server)
 
         async def one() -> float:
-            async with reached([("bench", preset(server, timeout_s=10, patience_s=30))], Live) as models:
-                await make(graph, world.job(), attempt_of(models), AUTHOR)
+            async with open_models([("bench", preset(server, timeout_s=10, patience_s=30))], LiveTransport) as models:
+                await run_analysis(graph, world.job(), attempt_of(models), AUTHOR)
                 server.delay = delay
                 if retried:
-                    server.script([FAULTS["429"]], agent="pattern")
+                    server.script([DEFECTS["429"]], agent="pattern")
                 began = time.perf_counter()
-                fact = await make(graph, world.job(), attempt_of(models), AUTHOR)
+                fact = await run_analysis(graph, world.job(), attempt_of(models), AUTHOR)
                 assert isinstance(fact, AnalysisMade), fact.reason
                 return time.perf_counter() - began
 
@@ -136,10 +136,10 @@ def waited(graph: Graph, delay: float, *, retried: bool = False) -> float:
 
 def chain() -> Graph:
     """The same agents one after another, as those did it from which the idea comes."""
-    parent: Any = StateGraph(GraphState, context_schema=Attempt, input_schema=Asked)
+    parent: Any = StateGraph(GraphState, context_schema=AnalysisContext, input_schema=GraphInput)
     nodes = [agent.node for agent in AGENTS]
     for agent in AGENTS:
-        parent.add_node(agent.node, compiled(agent))
+        parent.add_node(agent.node, compile_agent(agent))
     for one, other in zip([START, *nodes], [*nodes, END], strict=True):
         parent.add_edge(one, other)
     return parent.compile()
@@ -148,41 +148,41 @@ def chain() -> Graph:
 async def framework(dsn: str | None) -> tuple[float, tuple[int, int]]:
     """CPU milliseconds of an analysis whose models answer at once, and the size of its checkpoints."""
     with ModelServer() as server:
-        job = World(server).job()
+        job = AgentsWorld(server).job()
     model = Model("bench", ModelPreset(model="instant", checkpoints="all"), Instant())
     attempts = [attempt_of((model,), str(n)) for n in range(ANALYSES)]
     if dsn is None:
         return statistics.median([await _timed(job, attempt, None) for attempt in attempts]), (0, 0)
-    async with checkpoints.checkpoints(dsn) as kept:
+    async with checkpoints.open_checkpoints(dsn) as kept:
         spent = [await _timed(job, attempt, kept) for attempt in attempts]
         last = thread_id_of(attempts[-1])
         return statistics.median(spent), await kept.size(last)
 
 
-async def _timed(job: Job, attempt: Attempt, kept: checkpoints.Checkpoints | None) -> float:
+async def _timed(job: Job, attempt: AnalysisContext, kept: checkpoints.Checkpoints | None) -> float:
     gc.collect()
     began = time.process_time()
-    fact = await make(build(), job, attempt, AUTHOR, kept)
+    fact = await run_analysis(build_graph(), job, attempt, AUTHOR, kept)
     spent = (time.process_time() - began) * 1000
     assert isinstance(fact, AnalysisMade), fact.reason
     return spent
 
 
-def attempt_of(models: tuple[Model, ...], analysis: str = "bench") -> Attempt:
-    return Attempt(analysis, 1, "bench@0", models, MemoryCalls(), None, clock.now)
+def attempt_of(models: tuple[Model, ...], analysis: str = "bench") -> AnalysisContext:
+    return AnalysisContext(analysis, 1, "bench@0", models, MemoryCallLog(), None, clock.now)
 
 
 def computing(*, sighted: bool) -> None:
     """What an analysis computes itself: tools, texts, lines and reports, and pictures where they are shown."""
     snapshot = snapshot_of(BARS[-Agents.window_bars :], FRAME)
-    frame = frame_of(snapshot)
+    frame = frame_from_snapshot(snapshot)
     window = Windows.of(frame, [frame.height - 1])
     runtime = type("State", (), {"state": {"snapshot": snapshot}})()
     for tool in TOOLS:
         tool.func(runtime)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    indicators.report(window)
-    trend.report(window)
-    chart_text.bars_table(snapshot, BARS_TOLD)
+    indicators.report_indicators(window)
+    trend.report_trends(window)
+    chart_text.bars_table(snapshot, BARS_SHOWN)
     chart_text.lines_text(frame)
     chart_text.swings_text(frame)
     if sighted:

@@ -34,8 +34,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Identifier
 
 from engine.audit.verify import verify
-from engine.core.events import BookEvent, Fact, OrderFilled, OrderPlaced
-from engine.core.upcasters import names
+from engine.core.events import BookEvent, Event, OrderFilled, OrderPlaced
+from engine.core.upcasters import event_names
 from engine.data.memory import MemoryCatalogue
 from engine.store import ENGINE_VERSION, Batch, Cause, Meta, Recorded, read_from
 from engine.store.codec import name_of, payload_of, state_of
@@ -114,7 +114,7 @@ class Unsealed(Recorder):
         pass
 
 
-def rows(events: Sequence[Fact], count: int) -> list[StoredEvent]:
+def rows(events: Sequence[Event], count: int) -> list[StoredEvent]:
     """So many rows of a new stream, as they are stored."""
     stream = uuid4()
     meta = Meta("book:bench", AT, "bench", "", "", ENGINE_VERSION)
@@ -122,7 +122,7 @@ def rows(events: Sequence[Fact], count: int) -> list[StoredEvent]:
     return [StoredEvent(stream, n + 1, *stored[n % len(stored)]) for n in range(count)]
 
 
-def inserting(recorder: PostgresApplicationRecorder, events: Sequence[Fact], call: int) -> Prepared:
+def inserting(recorder: PostgresApplicationRecorder, events: Sequence[Event], call: int) -> Prepared:
     def prepare() -> Callable[[], int]:
         new = rows(events, CHUNK)
 
@@ -136,7 +136,7 @@ def inserting(recorder: PostgresApplicationRecorder, events: Sequence[Fact], cal
     return prepare
 
 
-def appending(store: PostgresStore, events: Sequence[Fact]) -> Prepared:
+def appending(store: PostgresStore, events: Sequence[Event]) -> Prepared:
     """From facts to the disk: spelled, sent, sealed, committed."""
 
     def prepare() -> Callable[[], int]:
@@ -155,7 +155,7 @@ def appending(store: PostgresStore, events: Sequence[Fact]) -> Prepared:
 # --- Replay ---------------------------------------------------------------------------------------------------------
 
 
-def library_event(kind: type[Fact]) -> type[DomainEvent]:
+def library_event(kind: type[Event]) -> type[DomainEvent]:
     """An event of ours as one declares it with the library: a frozen dataclass with the same fields."""
     fields = {field.name: object for field in msgspec.structs.fields(kind)}
     return type(f"Library{kind.__name__}", (DomainEvent,), {"__annotations__": fields, "__module__": __name__})
@@ -173,7 +173,7 @@ def library_mapper() -> Mapper[UUID]:
     return Mapper(transcoder)
 
 
-def as_domain_event(fact: Fact, stream: UUID, version: int) -> DomainEvent:
+def as_domain_event(fact: Event, stream: UUID, version: int) -> DomainEvent:
     fields = {name: getattr(fact, name) for name in fact.__struct_fields__}
     values = msgspec.to_builtins(fields, builtin_types=(Decimal, datetime))
     return LIBRARY_EVENTS[type(fact)](stream, version, AT, **values)
@@ -279,7 +279,7 @@ class Fills:
     """The same work as `StockFills`, as a projection of ours: id, time and price of every fill, and its key."""
 
     name = "books"
-    consumes = frozenset(names([OrderFilled]))
+    consumes = frozenset(event_names([OrderFilled]))
     streams = frozenset[str]()
 
     empty = dict.fromkeys(tables.FILLS.names)
@@ -323,7 +323,7 @@ def projecting(dsn: str, make: Callable[[], Runner]) -> Prepared:
 # --- The table ------------------------------------------------------------------------------------------------------
 
 
-def measure(dsn: str, facts: Sequence[Fact]) -> Iterator[Figure]:
+def measure(dsn: str, facts: Sequence[Event]) -> Iterator[Figure]:
     """`facts` are a book's events. Leaves the log empty."""
     orders = [fact for fact in facts if isinstance(fact, OrderPlaced | OrderFilled)]
     fills = [fact for fact in orders if isinstance(fact, OrderFilled)]
@@ -354,7 +354,7 @@ def _replay(
     dsn: str,
     store: PostgresStore,
     stock: PostgresApplicationRecorder,
-    facts: Sequence[Fact],
+    facts: Sequence[Event],
 ) -> Figure:
     mapper, stream = library_mapper(), uuid4()
     with psycopg.connect(dsn) as conn:
@@ -383,7 +383,7 @@ def _projection(dsn: str, store: PostgresStore, fills: Sequence[OrderFilled]) ->
     )
 
 
-def _verification(dsn: str, store: PostgresStore, orders: Sequence[Fact]) -> Figure:
+def _verification(dsn: str, store: PostgresStore, orders: Sequence[Event]) -> Figure:
     """A log of a million events, every link of it."""
     _begin_anew(dsn)
     chunk = [orders[n % len(orders)] for n in range(CHUNK)]

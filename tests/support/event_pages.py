@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import msgspec
 
 from engine.core import config, events, market, upcasters
-from engine.core.events import EVENT_TYPES, Fact
+from engine.core.events import EVENT_TYPES, Event
 from engine.store import Meta
 from engine.store.codec import stream_id
 from tests.support.event_meanings import MEANINGS
@@ -32,7 +32,7 @@ class Section(NamedTuple):
 
     stream: str
     about: str
-    kinds: tuple[type[Fact], ...]
+    kinds: tuple[type[Event], ...]
 
 
 SECTIONS = (
@@ -147,8 +147,8 @@ def check_complete() -> None:
 # --- One event ----------------------------------------------------------------------------------------------------
 
 
-def _event(kind: type[Fact]) -> Iterator[str]:
-    *former, newest = upcasters.names([kind])
+def _event(kind: type[Event]) -> Iterator[str]:
+    *former, newest = upcasters.event_names([kind])
     stored = f"Stored as `{newest}`" + "".join(f", before as `{name}`" for name in reversed(former)) + "."
     yield from (f"### {kind.__name__}", "", f"{stored} {_about(kind)}".rstrip(), "", _table(kind), "")
     yield from ("```json", _golden(newest), "```", "")
@@ -243,7 +243,7 @@ Beside every payload, whatever the event.
 
 
 def _worked_example() -> str:
-    former, newest = both = upcasters.names([events.RunStarted])
+    former, newest = both = upcasters.event_names([events.RunStarted])
     return f"""## How an event changes shape: a worked example
 
 `RunStarted` began without `lock_digest`. Then somebody who reproduced a run on another machine wanted to know whether

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Direction
 from tests.peers import differences
-from tests.support.worked import WORKED, Worked
+from tests.support.worked import WORKED_EXAMPLES, WorkedExample
 
 RULES = """# Orders and fills
 
@@ -98,14 +98,14 @@ bar. *inside* is known at that bar's close; what ends or is paid, ends by the cl
 
 
 def document() -> str:
-    return "\n".join((RULES, *(line for worked in WORKED for line in _account(worked)), *_others(), ""))
+    return "\n".join((RULES, *(line for worked in WORKED_EXAMPLES for line in _account(worked)), *_others(), ""))
 
 
-def _account(worked: Worked) -> Iterator[str]:
+def _account(worked: WorkedExample) -> Iterator[str]:
     yield from (f"### {worked.name[0].upper()}{worked.name[1:]}", "", worked.why, "")
     yield from ("| bar | open | high | low | close | volume | wish |", "| --- | --- | --- | --- | --- | --- | --- |")
     for number, row in enumerate(worked.bars):
-        yield f"| {number} | {' | '.join(row)} | {_wish(worked.wishes.get(number))} |"
+        yield f"| {number} | {' | '.join(row)} | {_wish(worked.intents.get(number))} |"
     yield from ("", "| bar | what | side | quantity | price | paid | cash after |")
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for outcome in worked.outcome:
@@ -113,8 +113,8 @@ def _account(worked: Worked) -> Iterator[str]:
     yield ""
 
 
-def _wish(given: Direction | Wish | None) -> str:
-    if isinstance(given, Wish) and given.entry is not None:
+def _wish(given: Direction | Intent | None) -> str:
+    if isinstance(given, Intent) and given.entry is not None:
         return f"{given.direction}, {given.entry.order_type} {given.entry.limit_price}"
     return "" if given is None else str(given)
 

@@ -34,7 +34,7 @@ def frame_of(
     )
 
 
-def walk(seed: int, count: int, trend: float = 12.0) -> pl.DataFrame:
+def walk_frame(seed: int, count: int, trend: float = 12.0) -> pl.DataFrame:
     """A random walk around 50,000 whose drift changes every 150 bars; `trend` 0 switches the drift off."""
     random = np.random.Generator(np.random.PCG64(seed))
     drift = np.repeat(random.choice([-1.0, 0.0, 1.0], count // 150 + 1), 150)[:count] * trend
@@ -43,17 +43,17 @@ def walk(seed: int, count: int, trend: float = 12.0) -> pl.DataFrame:
     return frame_of(close, above, below)
 
 
-def upside_down(frame: pl.DataFrame) -> pl.DataFrame:
+def mirrored(frame: pl.DataFrame) -> pl.DataFrame:
     """The same bars with every price p at 2 x 50,000 - p."""
-    turned = {"open": "open", "high": "low", "low": "high", "close": "close"}
-    return frame.with_columns((2 * MIDDLE - frame[source]).alias(name) for name, source in turned.items())
+    mirrored_columns = {"open": "open", "high": "low", "low": "high", "close": "close"}
+    return frame.with_columns((2 * MIDDLE - frame[source]).alias(name) for name, source in mirrored_columns.items())
 
 
 def scaled(frame: pl.DataFrame, factor: float) -> pl.DataFrame:
     return frame.with_columns(pl.col("open", "high", "low", "close") * factor)
 
 
-def poisoned(frame: pl.DataFrame, after: int) -> pl.DataFrame:
+def corrupted_after(frame: pl.DataFrame, after: int) -> pl.DataFrame:
     """The same bars up to row `after`, and nonsense from there on."""
     later = pl.int_range(pl.len()) > after
     return frame.with_columns(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 from tests.support.schema_values import Filler, Json
 
-Opinion = Callable[[Json, Json], Json]
+AnswerEditor = Callable[[Json, Json], Json]
 """From a request's body and the answer as drawn to the answer as given: the same keys, other values."""
 
 CREATED = 1_700_000_000
@@ -46,7 +46,7 @@ class Image(NamedTuple):
 
 
 @dataclass(eq=False)
-class Exchange:
+class ServedRequest:
     """A request and what became of it.
 
     began, ended: monotonic seconds, `ended` when the last bytes of the answer were about to leave, None before that.
@@ -62,10 +62,10 @@ class Exchange:
     images: tuple[Image, ...] = ()
     agent: str = ""
     digest: str = ""
-    fault: str = ""
+    defect: str = ""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that OpenAI would refuse too, in its shape of an error."""
 
     def __init__(self, status: int, message: str, code: str | None = None, kind: str = "invalid_request_error") -> None:
@@ -73,8 +73,8 @@ class Refused(Exception):
         self.status, self.message, self.code, self.kind = status, message, code, kind
 
     def response(self) -> Response:
-        told = {"message": self.message, "type": self.kind, "param": None, "code": self.code}
-        return Response(self.status, {"content-type": "application/json"}, (encoded({"error": told}),))
+        error = {"message": self.message, "type": self.kind, "param": None, "code": self.code}
+        return Response(self.status, {"content-type": "application/json"}, (encoded({"error": error}),))
 
 
 class Response(NamedTuple):
@@ -106,17 +106,17 @@ class Response(NamedTuple):
 # The question.
 
 
-def read_request(exchange: Exchange, raw: bytes) -> None:
+def read_request(exchange: ServedRequest, raw: bytes) -> None:
     """Fills in what a request is. Raises `Refused` where OpenAI would refuse it."""
     try:
         body = json.loads(raw)
     except ValueError:
-        raise Refused(400, "We could not parse the JSON body of your request.") from None
+        raise RequestRefused(400, "We could not parse the JSON body of your request.") from None
     if not isinstance(body, dict):
-        raise Refused(400, "The body of a request must be a JSON object.")
+        raise RequestRefused(400, "The body of a request must be a JSON object.")
     exchange.body = body = cast(Json, body)
     if not isinstance(body.get("model"), str) or not body["model"]:
-        raise Refused(400, "you must provide a model parameter")
+        raise RequestRefused(400, "you must provide a model parameter")
     check_messages(body.get("messages"))
     exchange.images = tuple(images_of(body))
     exchange.agent = agent_of(body)
@@ -127,19 +127,21 @@ def read_request(exchange: Exchange, raw: bytes) -> None:
 def check_messages(messages: Any) -> None:
     """Raises `Refused` unless these are messages, and each call of a tool is followed by its result."""
     if not isinstance(messages, list) or not messages:
-        raise Refused(400, "'messages' must be a list of at least one message.")
+        raise RequestRefused(400, "'messages' must be a list of at least one message.")
     unanswered: set[str] = set()
     for n, message in enumerate(cast(list[Json], messages)):
         role = message.get("role")
         if role not in ("system", "developer", "user", "assistant", "tool"):
-            raise Refused(400, f"Invalid value: {role!r} at messages[{n}].role.")
+            raise RequestRefused(400, f"Invalid value: {role!r} at messages[{n}].role.")
         if role == "tool":
             unanswered.discard(str(message.get("tool_call_id")))
         elif unanswered:
-            raise Refused(400, f"These tool_call_ids have no response messages: {', '.join(sorted(unanswered))}.")
+            raise RequestRefused(
+                400, f"These tool_call_ids have no response messages: {', '.join(sorted(unanswered))}."
+            )
         unanswered.update(str(call.get("id")) for call in message.get("tool_calls") or ())
     if unanswered:
-        raise Refused(400, f"These tool_call_ids have no response messages: {', '.join(sorted(unanswered))}.")
+        raise RequestRefused(400, f"These tool_call_ids have no response messages: {', '.join(sorted(unanswered))}.")
 
 
 def parts_of(body: Json) -> Iterable[Json]:
@@ -159,11 +161,13 @@ def images_of(body: Json) -> Iterable[Image]:
             url = str(part["image_url"]["url"])
             kind, _, data = url.partition(";base64,")
             if kind != "data:image/png":
-                raise Refused(400, f"Pictures come as data:image/png;base64, not as {url[:30]!r}.", "invalid_image_url")
+                raise RequestRefused(
+                    400, f"Pictures come as data:image/png;base64, not as {url[:30]!r}.", "invalid_image_url"
+                )
             try:
                 yield read_png(base64.b64decode(data, validate=True))
             except (ValueError, binascii.Error, struct.error, zlib.error) as error:
-                raise Refused(400, f"A picture is no whole PNG: {error}.", "invalid_image_format") from None
+                raise RequestRefused(400, f"A picture is no whole PNG: {error}.", "invalid_image_format") from None
 
 
 def read_png(png: bytes) -> Image:
@@ -219,7 +223,7 @@ def schema_of(body: Json) -> Json | None:
     try:
         return cast(Json, json.loads(quoted[1]))
     except ValueError:
-        raise Refused(400, "The JSON schema in the prompt is no JSON.") from None
+        raise RequestRefused(400, "The JSON schema in the prompt is no JSON.") from None
 
 
 def agent_of(body: Json) -> str:
@@ -239,18 +243,18 @@ def encoded(value: Any, *, canonical: bool = False) -> bytes:
     return json.dumps(value, sort_keys=canonical, separators=(",", ":")).encode()
 
 
-def complete(exchange: Exchange, opinion: Opinion | None = None) -> Json:
+def complete(exchange: ServedRequest, edit_answer: AnswerEditor | None = None) -> Json:
     """The completion that answers a request: calls of tools as long as there are no results, and then the answer."""
     body, digest = exchange.body, exchange.digest
     rng = Random(int(digest, 16))
 
-    def fill(schema: Json, of_answer: bool) -> str:
+    def fill(schema: Json, is_answer: bool) -> str:
         try:
             filled = Filler(schema, rng).document()
         except ValueError as error:
-            raise Refused(400, str(error)) from None
-        if of_answer and opinion and isinstance(filled, dict):
-            filled = opinion(body, cast(Json, filled))
+            raise RequestRefused(400, str(error)) from None
+        if is_answer and edit_answer and isinstance(filled, dict):
+            filled = edit_answer(body, cast(Json, filled))
         return json.dumps(filled)
 
     message: Json = {"role": "assistant", "content": None, "refusal": None}
@@ -275,14 +279,18 @@ def complete(exchange: Exchange, opinion: Opinion | None = None) -> Json:
     }
 
 
-def usage_of(exchange: Exchange, message: Json) -> Json:
-    asked = len(text_of(exchange.body)) // 4 + 1 + IMAGE_TOKENS * len(exchange.images)
-    said = len(message["content"] or encoded(message.get("tool_calls", ()))) // 4 + 1
-    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+def usage_of(exchange: ServedRequest, message: Json) -> Json:
+    prompt_tokens = len(text_of(exchange.body)) // 4 + 1 + IMAGE_TOKENS * len(exchange.images)
+    completion_tokens = len(message["content"] or encoded(message.get("tool_calls", ()))) // 4 + 1
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
 
 
-def tool_call(name_of_call: str, name: str, arguments: str) -> Json:
-    return {"id": name_of_call, "type": "function", "function": {"name": name, "arguments": arguments}}
+def tool_call(call_id: str, name: str, arguments: str) -> Json:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def tools_to_call(body: Json) -> list[Json]:
@@ -295,7 +303,7 @@ def tools_to_call(body: Json) -> list[Json]:
         name = cast(Json, choice)["function"]["name"]
         named = [tool for tool in tools if tool["name"] == name]
         if not named:
-            raise Refused(400, f"Tool choice {name!r} is not among the tools.")
+            raise RequestRefused(400, f"Tool choice {name!r} is not among the tools.")
         return named
     if choice == "none":
         return []
@@ -312,7 +320,7 @@ def turn_of(completion: Json) -> str:
     return "tools" if any(not is_structured(call["function"]) for call in calls) else "answer"
 
 
-def envelope(exchange: Exchange, completion: Json) -> Response:
+def envelope(exchange: ServedRequest, completion: Json) -> Response:
     """A completion over HTTP: in one piece, or as server-sent events."""
     if not exchange.body.get("stream"):
         return Response(200, {"content-type": "application/json"}, (encoded(completion),))
@@ -353,7 +361,7 @@ def pieces_of(text: str) -> list[str]:
     return [text[at : at + size] for at in range(0, len(text), size)]
 
 
-def lean(body: Json, answer: Json) -> Json:
+def lean_decision(body: Json, answer: Json) -> Json:
     """An opinion: a decision by the words of the reports in the question. The same key set; a HOLD has no horizon."""
     if "decision" not in answer:
         return answer

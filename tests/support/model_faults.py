@@ -16,9 +16,9 @@ from email.utils import formatdate
 from random import Random
 
 from tests.support.model_answers import (
-    Exchange,
-    Refused,
+    RequestRefused,
     Response,
+    ServedRequest,
     is_structured,
     parameters_of,
     schema_of,
@@ -32,7 +32,7 @@ class HungUp(OSError):
     """This connection is over, on purpose."""
 
 
-class Line:
+class ClientConnection:
     """A client's connection, as faults use it."""
 
     def __init__(self, connection: socket.socket, closing: threading.Event, leave: Callable[[], None]) -> None:
@@ -54,25 +54,25 @@ class Line:
         return bool(select.select([self.socket], [], [], 0)[0]) and not self.socket.recv(1, socket.MSG_PEEK)
 
 
-Spoil = Callable[[Json, Exchange], Json]
+Spoil = Callable[[Json, ServedRequest], Json]
 Respond = Callable[[Response], Response]
-Send = Callable[[Line, Response], None]
+Send = Callable[[ClientConnection, Response], None]
 
 
-def _as_said(completion: Json, exchange: Exchange) -> Json:
+def _same_completion(completion: Json, exchange: ServedRequest) -> Json:
     return completion
 
 
-def _as_written(response: Response) -> Response:
+def _same_response(response: Response) -> Response:
     return response
 
 
-def whole(line: Line, response: Response) -> None:
+def send_all(line: ClientConnection, response: Response) -> None:
     line.send(response.wire())
 
 
 @dataclass(frozen=True)
-class Fault:
+class Defect:
     """What goes wrong with an answer: with what it says, with its HTTP response, or on its way.
 
     lasting: asking again meets it again; else it is met once. turn: "answer" spoils only answers and "tools" only
@@ -80,60 +80,60 @@ class Fault:
     """
 
     name: str
-    spoil: Spoil = _as_said
-    respond: Respond = _as_written
-    send: Send = whole
+    spoil: Spoil = _same_completion
+    respond: Respond = _same_response
+    send: Send = send_all
     lasting: bool = False
     turn: str = ""
 
 
-WELL = Fault("")
+NO_DEFECT = Defect("")
 """No fault: a good answer among scripted ones."""
 
 
 def error(
     name: str, status: int, message: str, code: str | None = None, retry_after: str | Callable[[], str] = ""
-) -> Fault:
+) -> Defect:
     """An error in OpenAI's shape."""
     kind = "server_error" if status >= 500 else "requests" if status == 429 else "invalid_request_error"
 
     def respond(_: Response) -> Response:
-        response = Refused(status, message, code, kind).response()
+        response = RequestRefused(status, message, code, kind).response()
         wait = retry_after() if callable(retry_after) else retry_after
         return response._replace(headers={**response.headers, **({"retry-after": wait} if wait else {})})
 
-    return Fault(name, respond=respond, lasting=400 <= status < 500 and status != 429)
+    return Defect(name, respond=respond, lasting=400 <= status < 500 and status != 429)
 
 
 def _in_a_second() -> str:
     return formatdate(time.time() + 1, usegmt=True)
 
 
-def slow(seconds: float) -> Fault:
+def slow(seconds: float) -> Defect:
     """The first byte comes late."""
 
-    def send(line: Line, response: Response) -> None:
+    def send(line: ClientConnection, response: Response) -> None:
         line.pause(seconds)
-        whole(line, response)
+        send_all(line, response)
 
-    return Fault("slow", send=send)
+    return Defect("slow", send=send)
 
 
-def redirected(location: str, status: int = 302) -> Fault:
+def redirected(location: str, status: int = 302) -> Defect:
     """The answer is said to be elsewhere."""
-    return Fault("redirect", respond=lambda _: Response(status, {"location": location}, (b"",)), lasting=True)
+    return Defect("redirect", respond=lambda _: Response(status, {"location": location}, (b"",)), lasting=True)
 
 
-def says(answer: object, name: str = "says") -> Fault:
+def answers_with(answer: object, name: str = "says") -> Defect:
     """The answer is this one: text as it is, everything else as JSON, in the content or in the structured tool."""
     text = answer if isinstance(answer, str) else json.dumps(answer)
     return _text(name, lambda _: text)
 
 
-def _text(name: str, edit: Callable[[str], str], *, finish: str = "", lasting: bool = False) -> Fault:
+def _text(name: str, edit: Callable[[str], str], *, finish: str = "", lasting: bool = False) -> Defect:
     """Edits the text of the answer, or of the arguments by which a structured tool is given it."""
 
-    def spoil(completion: Json, exchange: Exchange) -> Json:
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
         choice = completion["choices"][0]
         message = choice["message"]
         if message["content"] is not None:
@@ -144,13 +144,13 @@ def _text(name: str, edit: Callable[[str], str], *, finish: str = "", lasting: b
         choice["finish_reason"] = finish or choice["finish_reason"]
         return completion
 
-    return Fault(name, spoil, lasting=lasting, turn="answer")
+    return Defect(name, spoil, lasting=lasting, turn="answer")
 
 
-def _document(name: str, edit: Callable[[Json, Filler], None]) -> Fault:
+def _document(name: str, edit: Callable[[Json, Filler], None]) -> Defect:
     """Edits the answer as an object; `Filler` knows its schema. What is no object stays as it is."""
 
-    def spoil(completion: Json, exchange: Exchange) -> Json:
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
         def edited(text: str) -> str:
             try:
                 document = json.loads(text)
@@ -161,7 +161,7 @@ def _document(name: str, edit: Callable[[Json, Filler], None]) -> Fault:
 
         return _text(name, edited).spoil(completion, exchange)
 
-    return Fault(name, spoil, turn="answer")
+    return Defect(name, spoil, turn="answer")
 
 
 def _field(document: Json, filler: Filler, *keywords: str) -> tuple[str, Json]:
@@ -211,21 +211,21 @@ def _duplicate_keys(text: str) -> str:
     return f"{{{first[1]}: null, {text[1:]}" if first else text
 
 
-def _message(name: str, *, finish: str = "stop", lasting: bool = False, **message: object) -> Fault:
+def _message(name: str, *, finish: str = "stop", lasting: bool = False, **message: object) -> Defect:
     """The message is this, whatever was asked."""
 
-    def spoil(completion: Json, exchange: Exchange) -> Json:
-        whole = {"role": "assistant", "content": None, "refusal": None, **message}
-        choice = {"index": 0, "message": whole, "finish_reason": finish, "logprobs": None}
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
+        full_message = {"role": "assistant", "content": None, "refusal": None, **message}
+        choice = {"index": 0, "message": full_message, "finish_reason": finish, "logprobs": None}
         return {**completion, "choices": [choice]}
 
-    return Fault(name, spoil, lasting=lasting)
+    return Defect(name, spoil, lasting=lasting)
 
 
-def _calls(name: str, edit: Callable[[list[Json]], list[Json]], *, lasting: bool = False) -> Fault:
+def _calls(name: str, edit: Callable[[list[Json]], list[Json]], *, lasting: bool = False) -> Defect:
     """Tools are called, whatever was asked; `edit` gets the proper call of the first one, or of one never offered."""
 
-    def spoil(completion: Json, exchange: Exchange) -> Json:
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
         rng = Random(int(exchange.digest, 16))
         offered = [tool for tool in tools_of(exchange.body) if not is_structured(tool)]
         tool: Json = offered[0] if offered else {"name": "rsi"}
@@ -233,7 +233,7 @@ def _calls(name: str, edit: Callable[[list[Json]], list[Json]], *, lasting: bool
         calls = edit([tool_call(f"call_{exchange.digest[:16]}_0", tool["name"], text)])
         return _message(name, finish="tool_calls", tool_calls=calls).spoil(completion, exchange)
 
-    return Fault(name, spoil, lasting=lasting)
+    return Defect(name, spoil, lasting=lasting)
 
 
 def _call(**function: str | None) -> Callable[[list[Json]], list[Json]]:
@@ -255,29 +255,29 @@ def _many(count: int) -> Callable[[list[Json]], list[Json]]:
     return lambda calls: [{**calls[0], "id": f"{calls[0]['id']}_{n}"} for n in range(count)]
 
 
-def _completion(name: str, **changes: object) -> Fault:
+def _completion(name: str, **changes: object) -> Defect:
     """Parts of the completion are these; `...` takes a part away."""
 
-    def spoil(completion: Json, exchange: Exchange) -> Json:
+    def spoil(completion: Json, exchange: ServedRequest) -> Json:
         return {part: value for part, value in {**completion, **changes}.items() if value is not ...}
 
-    return Fault(name, spoil)
+    return Defect(name, spoil)
 
 
-def _body(name: str, edit: Callable[[bytes], bytes], *, lasting: bool = False, **headers: str) -> Fault:
+def _body(name: str, edit: Callable[[bytes], bytes], *, lasting: bool = False, **headers: str) -> Defect:
     """Edits the body's bytes; its length is told as it is then."""
 
     def respond(response: Response) -> Response:
-        told = {header.replace("_", "-"): value for header, value in headers.items()}
-        return Response(response.status, {**response.headers, **told}, (edit(response.body),))
+        changed_headers = {header.replace("_", "-"): value for header, value in headers.items()}
+        return Response(response.status, {**response.headers, **changed_headers}, (edit(response.body),))
 
-    return Fault(name, respond=respond, lasting=lasting)
+    return Defect(name, respond=respond, lasting=lasting)
 
 
 def _cut(head: float, body: float) -> Send:
     """Sends only a share of the head, or the head and a share of the body."""
 
-    def send(line: Line, response: Response) -> None:
+    def send(line: ClientConnection, response: Response) -> None:
         start, rest = response.head(), b"".join(response.wire())[len(response.head()) :]
         line.send([start[: int(len(start) * head)], rest[: int(len(rest) * body)]])
         raise HungUp
@@ -285,19 +285,19 @@ def _cut(head: float, body: float) -> Send:
     return send
 
 
-def _reset(line: Line, response: Response) -> None:
+def _reset(line: ClientConnection, response: Response) -> None:
     line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     line.socket.close()
     raise HungUp
 
 
-def _hang(line: Line, response: Response) -> None:
+def _hang(line: ClientConnection, response: Response) -> None:
     while not line.is_left():
         line.pause(0.05)
     raise HungUp
 
 
-def _trickle(line: Line, response: Response) -> None:
+def _trickle(line: ClientConnection, response: Response) -> None:
     # White space before the JSON: no byte of it is wrong, and no read waits for long.
     line.send([response._replace(headers={**response.headers, "content-length": str(10**9)}, pieces=(b"",)).head()])
     while True:
@@ -305,28 +305,28 @@ def _trickle(line: Line, response: Response) -> None:
         line.pause(0.05)
 
 
-def faults_named(model: str) -> list[tuple[str, Fault, int | None]]:
+def parse_defects(model: str) -> list[tuple[str, Defect, int | None]]:
     """The suffixes of a model's name, their faults, and how often each is met. Raises `Refused`."""
-    return [(suffix, *named(suffix)) for suffix in model.split("+")[1:]]
+    return [(suffix, *parse_defect(suffix)) for suffix in model.split("+")[1:]]
 
 
-def named(suffix: str) -> tuple[Fault, int | None]:
+def parse_defect(suffix: str) -> tuple[Defect, int | None]:
     """The fault of a suffix of a model's name, and how often it is met, None for ever. Raises `Refused`.
 
     "429" for ever, "429x2" twice for each request, "slow0.5" for half a second.
     """
-    if suffix in FAULTS:
-        return FAULTS[suffix], None
+    if suffix in DEFECTS:
+        return DEFECTS[suffix], None
     if late := re.fullmatch(r"slow(\d+(?:\.\d+)?)", suffix):
         return slow(float(late[1])), None
     name, _, times = suffix.rpartition("x")
-    if name in FAULTS and times.isdecimal():
-        return FAULTS[name], int(times)
-    raise Refused(404, f"The model with +{suffix} does not exist.", "model_not_found")
+    if name in DEFECTS and times.isdecimal():
+        return DEFECTS[name], int(times)
+    raise RequestRefused(404, f"The model with +{suffix} does not exist.", "model_not_found")
 
 
 BUSY = "Rate limit reached for requests"
-FAULTS: dict[str, Fault] = {
+DEFECTS: dict[str, Defect] = {
     fault.name: fault
     for fault in (
         error("429", 429, BUSY, "rate_limit_exceeded", retry_after="0.05"),
@@ -346,12 +346,12 @@ FAULTS: dict[str, Fault] = {
         error("403", 403, "You are not allowed to sample from this model."),
         error("404", 404, "The model `stub` does not exist.", "model_not_found"),
         slow(60),
-        Fault("hang", send=_hang, lasting=True),
-        Fault("trickle", send=_trickle, lasting=True),
-        Fault("dropped", send=_cut(0.0, 0.0)),
-        Fault("cut_head", send=_cut(0.5, 0.0)),
-        Fault("cut_body", send=_cut(1.0, 0.5)),
-        Fault("reset", send=_reset),
+        Defect("hang", send=_hang, lasting=True),
+        Defect("trickle", send=_trickle, lasting=True),
+        Defect("dropped", send=_cut(0.0, 0.0)),
+        Defect("cut_head", send=_cut(0.5, 0.0)),
+        Defect("cut_body", send=_cut(1.0, 0.5)),
+        Defect("reset", send=_reset),
         _body("empty", lambda _: b""),
         _body("html", lambda _: b"<html><body>Welcome to the proxy</body></html>", content_type="text/html"),
         _body("truncated", lambda body: body[: len(body) // 2]),

@@ -22,18 +22,18 @@ from typing import Any, NamedTuple, Self, cast
 
 from tests.support.model_answers import (
     CREATED,
-    Exchange,
-    Opinion,
-    Refused,
+    AnswerEditor,
+    RequestRefused,
     Response,
+    ServedRequest,
     complete,
     encoded,
     envelope,
-    lean,
+    lean_decision,
     read_request,
     turn_of,
 )
-from tests.support.model_faults import WELL, Fault, HungUp, Line, faults_named
+from tests.support.model_faults import NO_DEFECT, ClientConnection, Defect, HungUp, parse_defects
 from tests.support.waiting import GIVE_UP_S
 
 BODY_BYTES_MAX = 64_000_000
@@ -56,17 +56,17 @@ class ModelServer:
         delay: float = 0.0,
         delays: Mapping[str, float] | None = None,
         key: str = "",
-        opinion: Opinion | None = None,
+        edit_answer: AnswerEditor | None = None,
     ) -> None:
-        self.delay, self.delays, self.key, self.opinion = delay, dict(delays or {}), key, opinion
-        self.requests: list[Exchange] = []
+        self.delay, self.delays, self.key, self.edit_answer = delay, dict(delays or {}), key, edit_answer
+        self.requests: list[ServedRequest] = []
         self.most_at_once = 0
         self.connections = 0
         self.errors: list[BaseException] = []
         self.closing = threading.Event()
         self._gate: _Gate | None = None
         self._lock = threading.Lock()
-        self._busy: set[Exchange] = set()
+        self._busy: set[ServedRequest] = set()
         self._steps: list[_Step] = []
         self._met: Counter[tuple[str, str]] = Counter()
         self._listener = _Listener(self, port)
@@ -106,10 +106,10 @@ class ModelServer:
 
     def script(
         self,
-        faults: Iterable[Fault],
+        defects: Iterable[Defect],
         *,
         agent: str = "",
-        when: Callable[[Exchange], bool] | None = None,
+        when: Callable[[ServedRequest], bool] | None = None,
         lasting: bool | None = None,
     ) -> None:
         """The next answers, in order; each request takes the first one that is for it.
@@ -118,12 +118,12 @@ class ModelServer:
         overrules what the fault says of itself.
         """
 
-        def wanted(exchange: Exchange) -> bool:
+        def wanted(exchange: ServedRequest) -> bool:
             return agent in ("", exchange.agent) and (when is None or when(exchange))
 
         with self._lock:
-            for fault in faults:
-                self._steps.append(_Step(fault, wanted, fault.lasting if lasting is None else lasting))
+            for defect in defects:
+                self._steps.append(_Step(defect, wanted, defect.lasting if lasting is None else lasting))
 
     def hold(self, count: int, *agents: str) -> None:
         """Hold the requests of these agents (of all, without names) until `count` of them are under way together.
@@ -133,7 +133,7 @@ class ModelServer:
         """
         self._gate = _Gate(threading.Barrier(count, timeout=GIVE_UP_S), frozenset(agents))
 
-    def answer(self, exchange: Exchange, line: Line) -> None:
+    def answer(self, exchange: ServedRequest, line: ClientConnection) -> None:
         """Answers one chat completion, ill if a fault is due; counts, holds and delays it. Raises `Refused`."""
         with self._lock:
             self._busy.add(exchange)
@@ -141,21 +141,21 @@ class ModelServer:
         try:
             self._wait_for_others(exchange)
             line.pause(self.delays.get(exchange.agent, self.delay))
-            completion = complete(exchange, self.opinion)
-            fault = self._fault(exchange, turn_of(completion))
-            exchange.fault = fault.name
-            response = fault.respond(envelope(exchange, fault.spoil(completion, exchange)))
+            completion = complete(exchange, self.edit_answer)
+            defect = self._next_defect(exchange, turn_of(completion))
+            exchange.defect = defect.name
+            response = defect.respond(envelope(exchange, defect.spoil(completion, exchange)))
             exchange.status = response.status
-            fault.send(line, response)
+            defect.send(line, response)
         finally:
             self.leave(exchange)
 
-    def leave(self, exchange: Exchange) -> None:
+    def leave(self, exchange: ServedRequest) -> None:
         """No longer counts a request as being worked on."""
         with self._lock:
             self._busy.discard(exchange)
 
-    def _wait_for_others(self, exchange: Exchange) -> None:
+    def _wait_for_others(self, exchange: ServedRequest) -> None:
         gate = self._gate
         if gate is None or (gate.agents and exchange.agent not in gate.agents):
             return
@@ -164,18 +164,18 @@ class ModelServer:
         except threading.BrokenBarrierError:
             raise HungUp from None
 
-    def _fault(self, exchange: Exchange, turn: str) -> Fault:
+    def _next_defect(self, exchange: ServedRequest, turn: str) -> Defect:
         with self._lock:
             for step in self._steps:
-                if step.fault.turn in ("", turn) and step.wanted(exchange):
+                if step.defect.turn in ("", turn) and step.wanted(exchange):
                     if not step.lasting:
                         self._steps.remove(step)
-                    return step.fault
-            for suffix, fault, times in faults_named(exchange.body["model"]):
-                if fault.turn in ("", turn) and (times is None or self._met[exchange.digest, suffix] < times):
+                    return step.defect
+            for suffix, defect, times in parse_defects(exchange.body["model"]):
+                if defect.turn in ("", turn) and (times is None or self._met[exchange.digest, suffix] < times):
                     self._met[exchange.digest, suffix] += 1
-                    return fault
-        return WELL
+                    return defect
+        return NO_DEFECT
 
 
 class _Gate(NamedTuple):
@@ -184,8 +184,8 @@ class _Gate(NamedTuple):
 
 
 class _Step(NamedTuple):
-    fault: Fault
-    wanted: Callable[[Exchange], bool]
+    defect: Defect
+    wanted: Callable[[ServedRequest], bool]
     lasting: bool
 
 
@@ -242,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         self.close_connection = True
-        response = Refused(code, message or HTTPStatus(code).phrase).response()
+        response = RequestRefused(code, message or HTTPStatus(code).phrase).response()
         self.connection.sendall(response.head() + response.body)
 
     def do_GET(self) -> None:
@@ -252,26 +252,26 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve("POST")
 
     def _serve(self, method: str) -> None:
-        exchange = Exchange(self.path, {}, time.monotonic())
+        exchange = ServedRequest(self.path, {}, time.monotonic())
         self.model_server.requests.append(exchange)
 
         def leave() -> None:
             self.model_server.leave(exchange)
             exchange.ended = time.monotonic()
 
-        line = Line(self.connection, self.model_server.closing, leave)
+        line = ClientConnection(self.connection, self.model_server.closing, leave)
         try:
             self._route(method, exchange, line)
-        except Refused as refused:
+        except RequestRefused as refused:
             exchange.status = refused.status
             line.send(refused.response().wire())
 
-    def _route(self, method: str, exchange: Exchange, line: Line) -> None:
+    def _route(self, method: str, exchange: ServedRequest, line: ClientConnection) -> None:
         exchange.headers = {name.lower(): value for name, value in self.headers.items()}
         raw = self._read()
         server, path = self.model_server, self.path.partition("?")[0]
         if server.key and exchange.headers.get("authorization") != f"Bearer {server.key}":
-            raise Refused(401, "Incorrect API key provided.", "invalid_api_key")
+            raise RequestRefused(401, "Incorrect API key provided.", "invalid_api_key")
         if (method, path) == ("GET", "/v1/models"):
             exchange.status = 200
             model = {"id": "stub", "object": "model", "created": CREATED, "owned_by": "tests"}
@@ -279,16 +279,16 @@ class _Handler(BaseHTTPRequestHandler):
             line.send(Response(200, {"content-type": "application/json"}, (body,)).wire())
         elif (method, path) == ("POST", "/v1/chat/completions"):
             read_request(exchange, raw)
-            faults_named(exchange.body["model"])
+            parse_defects(exchange.body["model"])
             server.answer(exchange, line)
         else:
-            raise Refused(404, f"Unknown request URL: {method} {path}.", "unknown_url")
+            raise RequestRefused(404, f"Unknown request URL: {method} {path}.", "unknown_url")
 
     def _read(self) -> bytes:
         length = self.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > BODY_BYTES_MAX:
             self.close_connection = True
-            raise Refused(400, f"A body of {length} bytes is not read.")
+            raise RequestRefused(400, f"A body of {length} bytes is not read.")
         return self.rfile.read(int(length))
 
 
@@ -296,7 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serves chat completions on 127.0.0.1 until it is stopped.")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     stopped = threading.Event()
 
     def stop(number: int, frame: object) -> None:
@@ -304,7 +304,7 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    with ModelServer(asked.port, delay=asked.delay, opinion=lean) as server:
+    with ModelServer(options.port, delay=options.delay, edit_answer=lean_decision) as server:
         print(server.url, flush=True)
         stopped.wait()
 

@@ -20,7 +20,7 @@ from engine.core.market import Bar, OrderType, Symbol
 NONE = Fraction(0)
 
 
-class Told(NamedTuple):
+class OrderReport(NamedTuple):
     """What became of an order: filled, placed, canceled, outpaired (canceled by its pair), beyond (canceled as its
     fill would have been worse than its worst price), expired or rejected.
 
@@ -28,7 +28,7 @@ class Told(NamedTuple):
     stop and limit, 0 where there is none; else nothing.
     """
 
-    what: str
+    status: str
     order_id: str
     at: datetime
     numbers: tuple[Fraction, ...] = ()
@@ -56,10 +56,10 @@ class Order:
     protection: Protection | None = None
     pair: str = ""
     worst: Fraction | None = None
-    waits: int = 0
-    works: bool = False
+    bars_to_wait: int = 0
+    is_active: bool = False
     triggered: bool = False
-    entered: Fraction | None = None
+    entry_price: Fraction | None = None
     units: Fraction = NONE
     notional: Fraction = NONE
     commission: Fraction = NONE
@@ -68,7 +68,7 @@ class Order:
     def only_closes(self) -> bool:
         return self.quantity == self.closing
 
-    def reached(self, price: Fraction) -> bool:
+    def is_triggered_by(self, price: Fraction) -> bool:
         """Whether a price sets its stop off."""
         return self.stop is not None and (price - self.stop) * self.sign >= 0
 
@@ -116,17 +116,17 @@ class Account:
         return replace(self, held=dict(self.held), cost=dict(self.cost))
 
 
-class Model:
+class ReferenceBroker:
     """An account and its orders. What becomes of them is in `told`, in order."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.account = Account(Fraction(config.cash))
         self.orders: list[Order] = []
-        self.told: list[Told] = []
+        self.reports: list[OrderReport] = []
         self.closes: dict[Symbol, Fraction] = {}
         self._volumes: dict[Symbol, Fraction] = {}
-        self._taken: dict[Symbol, Fraction] = {}
+        self._volume_taken: dict[Symbol, Fraction] = {}
 
     # --- What it is told ---
 
@@ -148,7 +148,7 @@ class Model:
                 placed.protection,
                 placed.pair,
                 _fraction(placed.worst_price),
-                waits=self.config.costs_of(placed.symbol).latency_bars,
+                bars_to_wait=self.config.costs_of(placed.symbol).latency_bars,
             )
         )
 
@@ -156,30 +156,30 @@ class Model:
         self.orders = [order for order in self.orders if order.order_id != order_id]
 
     def open(self, symbol: Symbol, price: Fraction, at: datetime) -> None:
-        self._taken[symbol] = NONE
+        self._volume_taken[symbol] = NONE
         ready: list[Order] = []
-        for order in self._of(symbol):
-            if order.waits > 0:
-                order.waits -= 1
+        for order in self._orders_of(symbol):
+            if order.bars_to_wait > 0:
+                order.bars_to_wait -= 1
             else:
-                order.works = True
+                order.is_active = True
                 ready.append(order)
         before = self.closes.get(symbol, price)
         market = [order for order in ready if order.kind is OrderType.MARKET or order.triggered]
-        turn = market + _in_turn([order for order in ready if order not in market], before)
-        while turn:
-            order = turn.pop(0)
+        queue = market + _by_priority([order for order in ready if order not in market], before)
+        while queue:
+            order = queue.pop(0)
             if order not in self.orders or (order.expires_at is not None and order.expires_at <= at):
                 continue
             self._trigger(order, price, at)
             if (order.stop is None or order.triggered) and order.accepts(price):
-                turn += self._execute(order, price, at, self._volumes.get(symbol, NONE))
+                queue += self._execute(order, price, at, self._volumes.get(symbol, NONE))
 
     def close(self, bar: Bar) -> None:
-        working = [order for order in self._of(bar.symbol) if order.works]
-        turn = _in_turn(working, Fraction(bar.open))
-        while turn:
-            order = turn.pop(0)
+        working = [order for order in self._orders_of(bar.symbol) if order.is_active]
+        queue = _by_priority(working, Fraction(bar.open))
+        while queue:
+            order = queue.pop(0)
             if order not in self.orders or (order.expires_at is not None and order.expires_at < bar.closed_at):
                 continue
             price = _inside(order, bar)
@@ -187,10 +187,10 @@ class Model:
             if price is not None:
                 placed = self._execute(order, price, bar.closed_at, Fraction(bar.volume))
                 for protector in placed:
-                    protector.entered = price
-                turn = _in_turn(placed, price) + turn
-        for order in self._of(bar.symbol):
-            _follow(order, bar)
+                    protector.entry_price = price
+                queue = _by_priority(placed, price) + queue
+        for order in self._orders_of(bar.symbol):
+            _trail_stop(order, bar)
         self._volumes[bar.symbol] = Fraction(bar.volume)
         self.closes[bar.symbol] = Fraction(bar.close)
 
@@ -230,7 +230,7 @@ class Model:
             self._end(order, "canceled", at)
         if order.pair:
             # The position is being given up: what its entry still waits for would only open it again.
-            for other in self._of(order.symbol):
+            for other in self._orders_of(order.symbol):
                 if not other.pair and order.pair.split(".")[0] == other.order_id:
                     self._end(other, "canceled", at)
         self._tidy(order, at)
@@ -240,7 +240,7 @@ class Model:
         cap = self.config.costs_of(symbol).volume_cap_pct
         if cap is None:
             return wanted
-        left = max(NONE, volume * Fraction(cap) / 100 - self._taken[symbol])
+        left = max(NONE, volume * Fraction(cap) / 100 - self._volume_taken[symbol])
         lot = Fraction(self.config.instrument(symbol).quantity_step)
         return min(wanted, left // lot * lot)
 
@@ -262,10 +262,12 @@ class Model:
         free = self._free(self.account)
         self.account.trade(order.symbol, quantity * order.sign, notional, commission)
         used = free - self._free(self.account)
-        self._taken[order.symbol] += quantity
+        self._volume_taken[order.symbol] += quantity
         order.units, order.notional = order.units + quantity, order.notional + notional
         order.commission += commission
-        self.told.append(Told("filled", order.order_id, at, (quantity * order.sign, paid, commission, slippage)))
+        self.reports.append(
+            OrderReport("filled", order.order_id, at, (quantity * order.sign, paid, commission, slippage))
+        )
         order.shrink(quantity, closed, used)
         for other in self._partners(order):
             other.shrink(quantity, quantity)
@@ -289,12 +291,12 @@ class Model:
         rate = NONE + 1
         if instrument.quote != self.config.currency:
             rate = self.closes[f"{instrument.quote}-{self.config.currency}"]
-        a_unit = Fraction(instrument.multiplier) * rate
-        notional = paid * quantity * a_unit
-        due = (order.notional + notional) * Fraction(costs.commission_bps) / 10_000
-        due += (order.units + quantity) * Fraction(costs.commission_per_unit)
-        commission = max(due, Fraction(costs.commission_min)) - order.commission
-        return paid, notional, commission, abs(paid - price) * quantity * a_unit
+        unit_value = Fraction(instrument.multiplier) * rate
+        notional = paid * quantity * unit_value
+        total_commission = (order.notional + notional) * Fraction(costs.commission_bps) / 10_000
+        total_commission += (order.units + quantity) * Fraction(costs.commission_per_unit)
+        commission = max(total_commission, Fraction(costs.commission_min)) - order.commission
+        return paid, notional, commission, abs(paid - price) * quantity * unit_value
 
     def _protect(self, entry: Order, opened: Fraction, left: Fraction, price: Fraction, at: datetime) -> list[Order]:
         """The exits beside the units that a fill opened at a price of the market: the first cancels the others."""
@@ -307,28 +309,28 @@ class Model:
             _fraction(wanted.target) if wanted.target is not None else _away(price, wanted.target_distance, entry.sign)
         )
         trailing = _away(price, wanted.trail, -entry.sign)
-        plain = Order("", entry.symbol, -entry.sign, opened, opened, NONE, OrderType.STOP, works=True)
+        plain = Order("", entry.symbol, -entry.sign, opened, opened, NONE, OrderType.STOP, is_active=True)
         plain.pair = entry.order_id + mark
-        made: list[Order] = []
+        exits: list[Order] = []
         if stop is not None and stop > 0:
             level = _on_tick(stop, -entry.sign, tick)
-            made.append(replace(plain, order_id=f"{entry.order_id}.stop{mark}", stop=level))
+            exits.append(replace(plain, order_id=f"{entry.order_id}.stop{mark}", stop=level))
         if trailing is not None and trailing > 0:
             level, trail = _on_tick(trailing, -entry.sign, tick), _fraction(wanted.trail)
             name = f"{entry.order_id}.trailing_stop{mark}"
-            made.append(replace(plain, order_id=name, kind=OrderType.TRAILING_STOP, stop=level, trail=trail))
+            exits.append(replace(plain, order_id=name, kind=OrderType.TRAILING_STOP, stop=level, trail=trail))
         if target is not None and target > 0:
             level = _on_tick(target, entry.sign, tick)
-            made.append(replace(plain, order_id=f"{entry.order_id}.target{mark}", kind=OrderType.LIMIT, limit=level))
-        for order in made:
+            exits.append(replace(plain, order_id=f"{entry.order_id}.target{mark}", kind=OrderType.LIMIT, limit=level))
+        for order in exits:
             self.orders.append(order)
             numbers = (order.quantity * order.sign, order.stop or NONE, order.limit or NONE)
-            self.told.append(Told("placed", order.order_id, at, numbers))
-        return made
+            self.reports.append(OrderReport("placed", order.order_id, at, numbers))
+        return exits
 
     def _trigger(self, order: Order, price: Fraction, at: datetime) -> None:
         """A stop that is set off is a market order from then on, and has canceled its partners."""
-        if order.triggered or not order.reached(price):
+        if order.triggered or not order.is_triggered_by(price):
             return
         order.triggered = True
         if order.limit is None:
@@ -341,15 +343,15 @@ class Model:
             if other.quantity == 0:
                 self._end(other, "outpaired", at)
         held = self.account.held.get(order.symbol, NONE)
-        for other in self._of(order.symbol):
+        for other in self._orders_of(order.symbol):
             if other.only_closes and held * other.sign >= 0:
                 self._end(other, "canceled", at)
 
-    def _end(self, order: Order, what: str, at: datetime) -> None:
+    def _end(self, order: Order, status: str, at: datetime) -> None:
         self.cancel(order.order_id)
-        self.told.append(Told(what, order.order_id, at))
+        self.reports.append(OrderReport(status, order.order_id, at))
 
-    def _of(self, symbol: Symbol) -> list[Order]:
+    def _orders_of(self, symbol: Symbol) -> list[Order]:
         return [order for order in self.orders if order.symbol == symbol]
 
     def _partners(self, order: Order) -> list[Order]:
@@ -366,20 +368,20 @@ class Model:
 
 def _inside(order: Order, bar: Bar) -> Fraction | None:
     """The market's price at which an order is filled inside a bar; None when it is not."""
-    if order.entered is not None:
+    if order.entry_price is not None:
         # Its position was opened inside this very bar: the stop may be met, at no better price than the entry's.
-        if order.stop is None or not order.reached(_worst(order, bar)):
+        if order.stop is None or not order.is_triggered_by(_worst(order, bar)):
             return None
-        return max(order.stop, order.entered) if order.sign > 0 else min(order.stop, order.entered)
+        return max(order.stop, order.entry_price) if order.sign > 0 else min(order.stop, order.entry_price)
     if order.stop is not None and not order.triggered:
-        return order.stop if order.reached(_worst(order, bar)) and order.accepts(order.stop) else None
+        return order.stop if order.is_triggered_by(_worst(order, bar)) and order.accepts(order.stop) else None
     if order.limit is None:
         return None
     best = Fraction(bar.low if order.sign > 0 else bar.high)
     return order.limit if order.accepts(best) else None
 
 
-def _in_turn(orders: Sequence[Order], price: Fraction) -> list[Order]:
+def _by_priority(orders: Sequence[Order], price: Fraction) -> list[Order]:
     """Stops of a position, then entries, then its targets; of each the one nearest to a price first."""
     stops = [order for order in orders if order.only_closes and order.stop is not None]
     entries = [order for order in orders if not order.only_closes]
@@ -396,15 +398,15 @@ def _worst(order: Order, bar: Bar) -> Fraction:
     return Fraction(bar.high if order.sign > 0 else bar.low)
 
 
-def _follow(order: Order, bar: Bar) -> None:
+def _trail_stop(order: Order, bar: Bar) -> None:
     """A trailing stop after a bar, unless its position was opened somewhere inside it."""
-    follows = order.works and order.entered is None and not order.triggered
+    follows = order.is_active and order.entry_price is None and not order.triggered
     if order.trail is not None and order.stop is not None and follows:
         if order.sign > 0:
             order.stop = min(order.stop, Fraction(bar.low) + order.trail)
         else:
             order.stop = max(order.stop, Fraction(bar.high) - order.trail)
-    order.entered = None
+    order.entry_price = None
 
 
 def _away(price: Fraction, distance: Decimal | None, sign: int) -> Fraction | None:
@@ -429,20 +431,22 @@ def _text(value: Fraction) -> str:
     return str(Decimal(value.numerator) / Decimal(value.denominator))
 
 
-def differences(ours: Sequence[Told], theirs: Sequence[Told], most: Fraction) -> list[tuple[Told | None, Told | None]]:
+def find_differences(
+    ours: Sequence[OrderReport], theirs: Sequence[OrderReport], most: Fraction
+) -> list[tuple[OrderReport | None, OrderReport | None]]:
     """Where two accounts of the same steps part: fills in their order, whatever else in any."""
-    apart: list[tuple[Told | None, Told | None]] = []
+    apart: list[tuple[OrderReport | None, OrderReport | None]] = []
     for filled in (True, False):
         one, other = (
-            sorted((t for t in told if (t.what == "filled") is filled), key=lambda t: () if filled else t[:2])
-            for told in (ours, theirs)
+            sorted((t for t in reports if (t.status == "filled") is filled), key=lambda t: () if filled else t[:2])
+            for reports in (ours, theirs)
         )
         for n in range(max(len(one), len(other))):
             a, b = one[n] if n < len(one) else None, other[n] if n < len(other) else None
-            if a is None or b is None or a[:3] != b[:3] or not close(a.numbers, b.numbers, most):
+            if a is None or b is None or a[:3] != b[:3] or not is_close(a.numbers, b.numbers, most):
                 apart.append((a, b))
     return apart
 
 
-def close(one: Sequence[Fraction], other: Sequence[Fraction], most: Fraction) -> bool:
+def is_close(one: Sequence[Fraction], other: Sequence[Fraction], most: Fraction) -> bool:
     return len(one) == len(other) and all(abs(a - b) <= most for a, b in zip(one, other, strict=True))

@@ -42,7 +42,7 @@ class Filler:
         if document.get("decision") in ("LONG", "SHORT"):
             for name in ("horizon_bars", "risk_reward"):
                 if name in properties and document.get(name) is None:
-                    document[name] = self.value(self._told(self.options(properties[name])))
+                    document[name] = self.value(self._non_null(self.options(properties[name])))
         elif document.get("decision") == "HOLD":
             for name in ("horizon_bars", "risk_reward"):
                 if name in document and {"type": "null"} in self.options(properties[name]):
@@ -121,7 +121,7 @@ class Filler:
             raise ValueError(f"Invalid schema: {pointer} leads nowhere.") from None
         return cast(Json, found)
 
-    def _told(self, options: list[Json]) -> Json:
+    def _non_null(self, options: list[Json]) -> Json:
         return {"anyOf": [one for one in options if one.get("type") != "null"] or options}
 
     def _object(self, schema: Json, depth: int) -> Json:

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from engine.store.migrations import migrate
-from ui.app import Question, backtest, load_sample, open_app
+from ui.app import BacktestRequest, import_sample, open_app, run_backtest
 from ui.settings import Settings
 
 # A cap below what confidence asks for reduces; reversals are denied.
@@ -40,6 +40,6 @@ def seed(dsn: str, folder: Path) -> str:
     profile = folder / "strict.json"
     profile.write_text(PROFILE)
     with open_app(Settings(home=None, dsn=dsn, actor="tester")) as app:
-        load_sample(app)
-        question = Question(start=START, end=END, profile=str(profile), label="strict")
-        return backtest(app, question).result.request.run_id
+        import_sample(app)
+        question = BacktestRequest(start=START, end=END, profile=str(profile), label="strict")
+        return run_backtest(app, question).result.request.run_id

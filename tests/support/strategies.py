@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.core.config import Costs, Entry, Exits, RiskLimits, RunConfig, Shorting, Sizing, digest_of
 from engine.core.events import BookEvent, OrderTerms
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, OrderType, Timeframe, TimeInForce
 from engine.core.money import exact
 from engine.data.timeline import moments
@@ -26,7 +26,7 @@ FIRST = datetime(2024, 1, 5, 19, tzinfo=UTC)
 SYMBOLS = ("AAA", "BBB", "CCC")
 STREAM = "book:law"
 
-Script = dict[tuple[str, datetime], Wish]
+Script = dict[tuple[str, datetime], Intent]
 
 
 class Scripted:
@@ -35,7 +35,7 @@ class Scripted:
     def __init__(self, script: Script) -> None:
         self._script = script
 
-    def wish(self, bar: Bar) -> Wish | None:
+    def intent(self, bar: Bar) -> Intent | None:
         return self._script.get((bar.symbol, bar.closed_at))
 
 
@@ -47,7 +47,7 @@ class History(NamedTuple):
     script: Script
 
 
-class Played(NamedTuple):
+class HistoryRun(NamedTuple):
     """A history after its session: the book's events in order, and the session itself."""
 
     events: list[BookEvent]
@@ -55,7 +55,7 @@ class Played(NamedTuple):
     journal: Journal
 
 
-def play(history: History, store: Store | None = None, stream: str = STREAM) -> Played:
+def run_history(history: History, store: Store | None = None, stream: str = STREAM) -> HistoryRun:
     """Drives the real session over a history to its end."""
     store = MemoryStore() if store is None else store
     journal = Journal(store, stream, Cause("a law"))
@@ -64,7 +64,7 @@ def play(history: History, store: Store | None = None, stream: str = STREAM) -> 
     for moment in moments(history.bars):
         session.advance(moment)
     session.end()
-    return Played([row.event for row in store.read(stream) if isinstance(row.event, BookEvent)], session, journal)
+    return HistoryRun([row.event for row in store.read(stream) if isinstance(row.event, BookEvent)], session, journal)
 
 
 def bar_at(symbol: str, opened_at: datetime, open_: str, close: str) -> Bar:
@@ -128,7 +128,7 @@ def _pct(*choices: str) -> st.SearchStrategy[Decimal | None]:
 
 
 # Further limits, a few at a time: every rule says what it sees, whatever the others say.
-_FURTHER: list[dict[str, object]] = [
+_EXTRA_LIMITS: list[dict[str, object]] = [
     {"shorts": False, "order_value_max": exact("500"), "collar_pct": exact("0.4")},
     {"order_quantity_max": exact("3"), "net_exposure_pct": exact("20"), "orders_per_step": 1},
     {"position_quantity_max": exact("3"), "drawdown_pct": exact("1"), "orders_per_hour": 1},
@@ -146,7 +146,7 @@ def limits(draw: st.DrawFn, all_in: bool) -> RiskLimits:
         draw(st.sampled_from([True, True, True, False])),
         reduce=draw(st.booleans()),
     )
-    return msgspec.structs.replace(plain, **draw(st.sampled_from(_FURTHER))) if draw(st.booleans()) else plain
+    return msgspec.structs.replace(plain, **draw(st.sampled_from(_EXTRA_LIMITS))) if draw(st.booleans()) else plain
 
 
 @st.composite
@@ -246,7 +246,7 @@ def configs(draw: st.DrawFn, symbols: Sequence[str]) -> RunConfig:
 
 
 # Hours that pass before a bar opens: mostly none; an hour's hole; a weekend.
-_holes = st.sampled_from([0] * 12 + [1, 49])
+_missing_hours = st.sampled_from([0] * 12 + [1, 49])
 # Changes of the price in per mille: mostly quiet, sometimes a crash or a leap.
 _moves = st.integers(-15, 15) | st.integers(-300, 400) | st.sampled_from([0, 0, 1500])
 # How far a bar reaches beyond its open and close, in per mille, and what is traded in it.
@@ -261,9 +261,11 @@ def series(draw: st.DrawFn, symbol: str) -> list[Bar]:
     price = draw(st.integers(50, 20_000) | st.integers(50, 2_000_000))
     bars: list[Bar] = []
     count = draw(st.sampled_from([2, 6, 12, 20]))
-    shapes = st.lists(st.tuples(_holes, _moves, _moves, _wicks, _wicks, _volumes), min_size=count, max_size=count)
-    for hole, gap, move, above, below, volume in draw(shapes):
-        at += hole * HOUR
+    shapes = st.lists(
+        st.tuples(_missing_hours, _moves, _moves, _wicks, _wicks, _volumes), min_size=count, max_size=count
+    )
+    for missing_hours, gap, move, above, below, volume in draw(shapes):
+        at += missing_hours * HOUR
         open_ = max(1, price + price * gap // 1000)
         price = max(1, open_ + open_ * move // 1000)
         high, low = max(open_, price), min(open_, price)
@@ -276,7 +278,7 @@ def series(draw: st.DrawFn, symbol: str) -> list[Bar]:
 
 # Distances from the close in per mille: of the entry's price, its stop and its target, the last two from the first.
 _offsets = st.sampled_from([0, 1, -1, 5, -5, 20])
-_wishes = st.tuples(
+_intents = st.tuples(
     st.sampled_from([Direction.LONG, Direction.SHORT, Direction.LONG, Direction.SHORT, *Direction, None]),
     confidences,
     st.sampled_from([None, 1, 3]),
@@ -294,23 +296,23 @@ def histories(draw: st.DrawFn) -> History:
     closing = [bar for each in bars for bar in each]
     script: Script = {}
     for n, bar in enumerate(closing):
-        direction, confidence, horizon, kind, ends, offsets = draw(_wishes)
+        direction, confidence, horizon, kind, ends, offsets = draw(_intents)
         if direction is not None:
-            plain = Wish(bar.symbol, direction, confidence, f"law#{bar.symbol}#{n}", 1, horizon)
+            plain = Intent(bar.symbol, direction, confidence, f"law#{bar.symbol}#{n}", 1, horizon)
             script[bar.symbol, bar.closed_at] = _with_prices(plain, bar, kind, ends, offsets)
     return History(draw(configs(symbols)), bars, script)
 
 
 def _with_prices(
-    wish: Wish,
+    intent: Intent,
     bar: Bar,
     kind: OrderType | None,
     ends: tuple[TimeInForce, int],
     offsets: tuple[int, int | None, int | None],
-) -> Wish:
+) -> Intent:
     """The wish with an entry of its own, a stop and a target; of a FLAT one they mean nothing."""
     away, below, above = offsets
-    sign = -1 if wish.direction is Direction.SHORT else 1
+    sign = -1 if intent.direction is Direction.SHORT else 1
 
     def at(per_mille: int) -> Decimal:
         return exact((bar.close * (1000 + per_mille) / 1000).quantize(Decimal("0.01")).max(Decimal("0.01")))
@@ -327,7 +329,7 @@ def _with_prices(
             expires_at=bar.closed_at + hours * HOUR if in_force is TimeInForce.GTD else None,
         )
     return msgspec.structs.replace(
-        wish,
+        intent,
         stop=None if below is None else at(near - sign * below),
         target=None if above is None else at(near + sign * above),
         entry=entry,

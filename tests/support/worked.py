@@ -24,11 +24,11 @@ from engine.core.events import (
     OrderRejected,
     OrderTerms,
 )
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, OrderType, Timeframe, TimeInForce
 from engine.core.money import exact
 from engine.trading.book import Book, evolve
-from tests.support.strategies import History, Played, play
+from tests.support.strategies import History, HistoryRun, run_history
 
 HOUR = timedelta(hours=1)
 MONDAY = datetime(2024, 1, 8, tzinfo=UTC)
@@ -38,13 +38,13 @@ Row = tuple[str, str, str, str, str]
 Outcome = tuple[int, str, str, str, str, str, str]
 
 
-class Worked(NamedTuple):
+class WorkedExample(NamedTuple):
     """One account. `changes` are to a plain one: no costs, no limits, no exits, and always `quantity` units."""
 
     name: str
     why: str
     bars: list[Row]
-    wishes: Mapping[int, Direction | Wish]
+    intents: Mapping[int, Direction | Intent]
     outcome: list[Outcome]
     cash: str = "10000"
     quantity: str = "10"
@@ -78,27 +78,27 @@ class Worked(NamedTuple):
         opened_at = self.start + number * HOUR
         return Bar(symbol, opened_at, opened_at + HOUR, *(exact(value) for value in row))
 
-    def played(self) -> Played:
+    def run(self) -> HistoryRun:
         symbol, own = self.instrument.symbol, self.series[0]
         script = {
             (symbol, own[n].closed_at): given
-            if isinstance(given, Wish)
-            else Wish(symbol, given, exact("1"), f"bar {n}")
-            for n, given in self.wishes.items()
+            if isinstance(given, Intent)
+            else Intent(symbol, given, exact("1"), f"bar {n}")
+            for n, given in self.intents.items()
         }
-        return play(History(self.config, self.series, script))
+        return run_history(History(self.config, self.series, script))
 
-    def told(self) -> list[Outcome]:
+    def computed_outcome(self) -> list[Outcome]:
         """What the program makes of it."""
-        book, found = Book(), list[Outcome]()
-        for event in self.played().events:
+        book, outcomes = Book(), list[Outcome]()
+        for event in self.run().events:
             book = evolve(book, event)
-            line = self._line(event, book)
+            line = self._outcome_of(event, book)
             if line is not None:
-                found.append(line)
-        return found
+                outcomes.append(line)
+        return outcomes
 
-    def _line(self, event: BookEvent, book: Book) -> Outcome | None:
+    def _outcome_of(self, event: BookEvent, book: Book) -> Outcome | None:
         after = str(book.cash)
         match event:
             case OrderFilled():
@@ -118,8 +118,8 @@ BRACKET = {"costs": Costs(exact("0"), exact("10")), "exits": Exits(None, stop_pc
 TEN_BPS = {"costs": Costs(exact("0"), exact("10"))}
 STILL: Row = ("100", "100", "100", "100", "1000")
 
-WORKED = [
-    Worked(
+WORKED_EXAMPLES = [
+    WorkedExample(
         "a bracket that wins",
         "Bought 10 at 100, commission 0.1 % = 1. Stop 5 % below, 95; target twice as far above, 110. Bar 2 reaches "
         "it: sold at 110, commission 1.1; the stop is canceled.",
@@ -132,7 +132,7 @@ WORKED = [
         ],
         changes=BRACKET,
     ),
-    Worked(
+    WorkedExample(
         "a bracket that meets both",
         "Bar 2 spans 94 to 112, stop and target alike: the worse, 95.",
         [STILL, ("100", "104", "98", "103", "1000"), ("103", "112", "94", "100", "1000")],
@@ -144,7 +144,7 @@ WORKED = [
         ],
         changes=BRACKET,
     ),
-    Worked(
+    WorkedExample(
         "a short whose stop is gapped through",
         "Sold 10 at 100: cash rises by 1000 less 1. The stop lies at 105, and bar 2 opens at 108: bought there for "
         "1080, commission 1.08; the target is canceled.",
@@ -157,7 +157,7 @@ WORKED = [
         ],
         changes=BRACKET,
     ),
-    Worked(
+    WorkedExample(
         "a reversal and its protection",
         "Long 10 from 100 with a stop at 95 and a target at 110, then short: at bar 2's open, 105, 20 are sold for "
         "2100, commission 2.1. Half of them close: profit 50. What protected the long ends, and the other half is "
@@ -175,7 +175,7 @@ WORKED = [
         ],
         changes=BRACKET,
     ),
-    Worked(
+    WorkedExample(
         "an order larger than the market",
         "At most 10 % of a bar's volume, at an open of the bar before: 60, then 30, then the 10 that are left. "
         "Commission 0.01 a unit but at least 2 for the order: 2 with the first fill, nothing more with the others.",
@@ -202,7 +202,7 @@ WORKED = [
             )
         },
     ),
-    Worked(
+    WorkedExample(
         "slippage that grows with the order",
         "50 of the 500 units that the bar before had are a share of 0.1; its square times 200 bp is 2 bp, beside 3 "
         "bp that always slip: 100 x 1.0005.",
@@ -212,7 +212,7 @@ WORKED = [
         quantity="50",
         changes={"costs": Costs(exact("3"), exact("0"), slippage_volume_bps=exact("200"))},
     ),
-    Worked(
+    WorkedExample(
         "a future in its ticks",
         "Crude oil: 1000 barrels a contract, tick 0.01. With 3 bp a buy at 70 would pay 70.021, on the tick 70.03; "
         "a sale at 71 would bring 70.9787, on the tick 70.97. Paid 70,030, received 70,970.",
@@ -227,7 +227,7 @@ WORKED = [
         changes={"costs": Costs(exact("3"), exact("0"), round_to_tick=True)},
         instrument=Instrument("CL=F", "USD", 2, exact("1"), exact("1000"), "CME", exact("0.01")),
     ),
-    Worked(
+    WorkedExample(
         "an order that waits a bar",
         "With a latency of one bar, a wish from bar 0's close passes bar 1's open by, and is filled at bar 2's.",
         [STILL, ("101", "101", "101", "101", "1000"), ("102", "102", "102", "102", "1000")],
@@ -235,7 +235,7 @@ WORKED = [
         [(2, "open", "BUY", "10", "102", "0", "8980")],
         changes={"costs": Costs(exact("0"), exact("0"), latency_bars=1)},
     ),
-    Worked(
+    WorkedExample(
         "a limit for the day",
         "2 % below the close of 100: a limit of 98, good for the day, which ends at midnight. Nobody sells that "
         "low, and the bar that does opens after midnight.",
@@ -245,18 +245,18 @@ WORKED = [
         changes={"entry": Entry(OrderType.LIMIT, exact("200"), time_in_force=TimeInForce.DAY)},
         start=MONDAY + 22 * HOUR,
     ),
-    Worked(
+    WorkedExample(
         "an order amended",
         "A limit of 95 waits. At bar 1's close the same wish names 99: the order is replaced, and the new one is "
         "filled in bar 2, which opens at 100 and falls to 98.",
         [STILL, ("100", "101", "96", "100", "1000"), ("100", "100", "98", "99", "1000")],
         {
-            0: Wish("AAA", LONG, exact("1"), "one", entry=OrderTerms(OrderType.LIMIT, limit_price=exact("95"))),
-            1: Wish("AAA", LONG, exact("1"), "two", entry=OrderTerms(OrderType.LIMIT, limit_price=exact("99"))),
+            0: Intent("AAA", LONG, exact("1"), "one", entry=OrderTerms(OrderType.LIMIT, limit_price=exact("95"))),
+            1: Intent("AAA", LONG, exact("1"), "two", entry=OrderTerms(OrderType.LIMIT, limit_price=exact("99"))),
         },
         [(2, "inside", "BUY", "10", "99", "0", "9010")],
     ),
-    Worked(
+    WorkedExample(
         "a trailing stop",
         "Bought at 100 with a trailing stop 4 % behind: 96. Bar 1 rises to 110, so from its close on the stop "
         "stands at 106; bar 2 falls through it.",
@@ -268,7 +268,7 @@ WORKED = [
         ],
         changes={"exits": Exits(None, trail_pct=exact("4"))},
     ),
-    Worked(
+    WorkedExample(
         "a short over midnight",
         "Short 10 from 100. At midnight, the close of bar 1, they are worth 1200; borrowing at 36.5 % a year costs "
         "1200 x 0.365 / 365 = 1.2 for the day.",
@@ -282,7 +282,7 @@ WORKED = [
         changes={"shorting": Shorting(borrow_pct=exact("36.5"))},
         start=MONDAY + 22 * HOUR,
     ),
-    Worked(
+    WorkedExample(
         "a margin call",
         "1000 cash, short 10 from 100 against 50 % collateral. At 155 equity is 1000 + 1000 - 1550 = 450, less "
         "than 30 % of 1550, 465: bought back at the next open, 156.",
@@ -295,7 +295,7 @@ WORKED = [
         cash="1000",
         changes={"shorting": Shorting(margin_pct=exact("50"), maintenance_pct=exact("30"))},
     ),
-    Worked(
+    WorkedExample(
         "two stops in one bar",
         "The stop is 9 % below the entry, the trailing stop 2 %: the price passes 98 on its way to 91.",
         [STILL, ("100", "100", "90", "92", "1000")],
@@ -307,7 +307,7 @@ WORKED = [
         ],
         changes={"exits": Exits(None, stop_pct=exact("9"), trail_pct=exact("2"))},
     ),
-    Worked(
+    WorkedExample(
         "an open beyond the collar",
         "At a close of 100 and a collar of 5 % nothing is bought above 105. Bar 1 opens as bar 0 closes.",
         [STILL, ("106", "106", "106", "106", "1000")],
@@ -315,7 +315,7 @@ WORKED = [
         [(0, "canceled", "", "", "", "", "10000")],
         changes={"limits": RiskLimits(None, None, collar_pct=exact("5"))},
     ),
-    Worked(
+    WorkedExample(
         "a squeeze beyond all equity",
         "Short 10 at 100 with 1,000 of its own: at 235 the account is worth 2000 - 2350. The broker does not wait.",
         [STILL, ("100", "235", "100", "120", "1000")],
@@ -327,7 +327,7 @@ WORKED = [
         cash="1000",
         changes={"shorting": Shorting(margin_pct=exact("0"))},
     ),
-    Worked(
+    WorkedExample(
         "the last bar of a session",
         "FX ends at 17:00 in New York, 22:00 UTC in winter. At 21:00 one bar is left: the position is given up, "
         "and sold at its open.",
@@ -341,7 +341,7 @@ WORKED = [
         instrument=Instrument("AAA", "USD", 2, exact("1"), calendar="FX"),
         start=MONDAY + 18 * HOUR,
     ),
-    Worked(
+    WorkedExample(
         "a price in another currency",
         "Quoted in EUR, held in USD. 10 at 100 with a euro at 1.1 cost 1100; sold at 110 with a euro at 1.2 they "
         "bring 1320.",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.core.config import Costs, Exits, RiskLimits, RunConfig, Sizing
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, Timeframe, instant_text
 from engine.core.money import ONE, exact
 
@@ -92,12 +92,12 @@ class ScriptedAnalyst:
     def __init__(self, script: dict[tuple[str, datetime], tuple[Direction, Decimal]]) -> None:
         self._script = script
 
-    def wish(self, bar: Bar) -> Wish | None:
-        found = self._script.get((bar.symbol, bar.closed_at))
-        if found is None:
+    def intent(self, bar: Bar) -> Intent | None:
+        entry = self._script.get((bar.symbol, bar.closed_at))
+        if entry is None:
             return None
-        direction, confidence = found
-        return Wish(bar.symbol, direction, confidence, f"scripted#{bar.symbol}@{instant_text(bar.closed_at)}")
+        direction, confidence = entry
+        return Intent(bar.symbol, direction, confidence, f"scripted#{bar.symbol}@{instant_text(bar.closed_at)}")
 
 
 def scripted(bars_by_symbol: Sequence[Sequence[Bar]]) -> ScriptedAnalyst:

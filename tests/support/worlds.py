@@ -64,7 +64,7 @@ def signal_file() -> SignalFile:
 FILE = signal_file()
 
 
-def question(config: RunConfig, label: str = "", environment: Environment = Environment.BACKTEST) -> RunRequested:
+def run_request(config: RunConfig, label: str = "", environment: Environment = Environment.BACKTEST) -> RunRequested:
     return runs.request(
         environment, config, profile="test", dataset_digest="digest", variant=FILE.variant, label=label,
         start=BARS[0][0].opened_at, end=BARS[0][-1].closed_at,
@@ -78,7 +78,7 @@ class World(NamedTuple):
     store: Store
     catalogue: MemoryCatalogue
 
-    def run(self, asked: RunRequested, until: int | None = None) -> str:
+    def run(self, requested: RunRequested, until: int | None = None) -> str:
         """Performs a run, or only its first bars."""
 
         def progress(bars: int) -> None:
@@ -86,10 +86,10 @@ class World(NamedTuple):
                 raise PulledPlug
 
         try:
-            runs.perform(self.store, asked, BARS, ImportedAnalyst(FILE), actor="test", progress=progress)
+            runs.execute_run(self.store, requested, BARS, ImportedAnalyst(FILE), actor="test", on_progress=progress)
         except PulledPlug:
             assert until is not None
-        return asked.run_id
+        return requested.run_id
 
     def runner(self, schema: str = PRESENT) -> Runner:
         return Runner(self.store, self.catalogue, self.dsn, schema)
@@ -111,11 +111,11 @@ class World(NamedTuple):
         """Stores analyses that no run consults; their ids."""
         ids = [f"AAA.1h@{first + n}.test.0" for n in range(count)]
         for n, analysis_id in enumerate(ids, first):
-            made = AnalysisMade(
+            analysis = AnalysisMade(
                 analysis_id, "AAA", "1h", BARS[0][0].closed_at + timedelta(hours=n), "test", Direction.LONG,
                 Decimal("0.5"), None, None, "{}", "digest", 1, "1",
             )  # fmt: skip
-            self.store.append([Batch(analysis_stream(analysis_id), 0, [made])], Cause("test"))
+            self.store.append([Batch(analysis_stream(analysis_id), 0, [analysis])], Cause("test"))
         return ids
 
     def change(self, statement: str, *values: object) -> None:

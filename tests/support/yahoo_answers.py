@@ -23,7 +23,7 @@ ROBOT = "<html><head><title>Yahoo</title></head><body>Will you accept cookies?</
 NOT_FOUND = "No data found, symbol may be delisted"
 
 
-class Row(NamedTuple):
+class YahooRow(NamedTuple):
     """One row of a chart: prices as Yahoo tells them, None for what it writes as null."""
 
     at: datetime
@@ -34,23 +34,23 @@ class Row(NamedTuple):
     volume: int | None = 0
 
 
-class Answer(NamedTuple):
+class YahooResponse(NamedTuple):
     text: str
     status: int = 200
 
 
-Charts = Callable[[str, dict[str, Any]], Answer]
+ChartService = Callable[[str, dict[str, Any]], YahooResponse]
 """What the chart service answers for a name and the parameters of the request."""
 
 
 class LocalYahoo(requests.Session[requests.Response]):
     """Answers for Yahoo's hosts. `asked` are the charts that were asked for; `strangers` all other addresses."""
 
-    def __init__(self, charts: Charts) -> None:
+    def __init__(self, charts: ChartService) -> None:
         super().__init__()
         self.charts = charts
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.strangers: list[str] = []
+        self.chart_requests: list[tuple[str, dict[str, Any]]] = []
+        self.other_requests: list[str] = []
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:  # pyright: ignore[reportIncompatibleMethodOverride]
         answer = self._answer(url, kwargs.get("params") or {})
@@ -59,35 +59,37 @@ class LocalYahoo(requests.Session[requests.Response]):
         response.status_code, response.ok = answer.status, answer.status < 400
         return response
 
-    def _answer(self, url: str, params: dict[str, Any]) -> Answer:
+    def _answer(self, url: str, params: dict[str, Any]) -> YahooResponse:
         address = urlsplit(url)
         if address.hostname in ("fc.yahoo.com", "guce.yahoo.com"):
-            return Answer(ROBOT, 404)
+            return YahooResponse(ROBOT, 404)
         if address.path == "/v1/test/getcrumb":
-            return Answer("kRuMb.012345")
+            return YahooResponse("kRuMb.012345")
         prefix, _, name = address.path.rpartition("/")
         if address.hostname == "query2.finance.yahoo.com" and prefix == "/v8/finance/chart":
-            self.asked.append((name, params))
+            self.chart_requests.append((name, params))
             return self.charts(name, params)
-        self.strangers.append(url)
+        self.other_requests.append(url)
         raise AssertionError(f"a request to {url}")
 
 
-def error(description: str, code: str = "Not Found", status: int = 404) -> Answer:
-    return Answer(json.dumps({"chart": {"result": None, "error": {"code": code, "description": description}}}), status)
+def error(description: str, code: str = "Not Found", status: int = 404) -> YahooResponse:
+    return YahooResponse(
+        json.dumps({"chart": {"result": None, "error": {"code": code, "description": description}}}), status
+    )
 
 
 def chart(
-    rows: Sequence[Row],
+    rows: Sequence[YahooRow],
     *,
     zone: str = "America/New_York",
     interval: str = "60m",
     periods: Iterable[Span] = (),
     name: str = "^GSPC",
     **meta: object,
-) -> Answer:
+) -> YahooResponse:
     """A chart with these rows. `periods` are the trading hours, which intraday charts tell."""
-    told: dict[str, object] = {
+    chart_meta: dict[str, object] = {
         "currency": "USD",
         "symbol": name,
         "exchangeName": "SNP",
@@ -110,17 +112,17 @@ def chart(
     }
     if interval[-1] in "mh":
         hours = [{"timezone": "EST", "start": seconds(a), "end": seconds(b), "gmtoffset": -18000} for a, b in periods]
-        told["tradingPeriods"] = [[one] for one in hours]
+        chart_meta["tradingPeriods"] = [[one] for one in hours]
     columns = ("open", "high", "low", "close", "volume")
     quote = {column: [in_32_bits(getattr(row, column)) for row in rows] for column in columns}
     indicators: dict[str, object] = {"quote": [quote if rows else {}]}
     if interval[-1] not in "mh":
         # As if dividends of a half had been paid since.
         indicators["adjclose"] = [{"adjclose": [close and close / 2 for close in quote["close"]]}]
-    result: dict[str, object] = {"meta": {**told, **meta}, "indicators": indicators}
+    result: dict[str, object] = {"meta": {**chart_meta, **meta}, "indicators": indicators}
     if rows:
         result["timestamp"] = [seconds(row.at) for row in rows]
-    return Answer(json.dumps({"chart": {"result": [result], "error": None}}))
+    return YahooResponse(json.dumps({"chart": {"result": [result], "error": None}}))
 
 
 def in_32_bits(number: Number) -> Number:
@@ -146,10 +148,10 @@ def hours_of(calendar: Calendar, span: Span, zone: str = "America/New_York") -> 
     ]
 
 
-def served(rows: Sequence[Row], calendar: Calendar, zone: str = "America/New_York") -> Charts:
+def serve_charts(rows: Sequence[YahooRow], calendar: Calendar, zone: str = "America/New_York") -> ChartService:
     """A chart service that has these rows and answers for what it is asked: a part of them, or none."""
 
-    def answer(name: str, params: dict[str, Any]) -> Answer:
+    def answer(name: str, params: dict[str, Any]) -> YahooResponse:
         start, end = (datetime.fromtimestamp(params[key], UTC) for key in ("period1", "period2"))
         found = [row for row in rows if start <= row.at < end]
         periods = hours_of(calendar, Span(start - timedelta(days=2), end), zone) if found else []

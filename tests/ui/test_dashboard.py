@@ -22,7 +22,7 @@ from tests.conftest import log_of_its_own
 from tests.support.paths import ROOT
 from tests.support.seeded import END, START
 from tests.support.waiting import GIVE_UP_S
-from ui.app import load_sample, open_app, replay
+from ui.app import import_sample, open_app, run_replay
 from ui.dashboard import read_access
 from ui.dashboard import run_page as run_page
 from ui.services import profile_files
@@ -42,7 +42,7 @@ def replayed(server: str, seeded_template: tuple[str, str]) -> Iterator[tuple[st
     """A database with a backtest and its replay under another profile, and the replay's id."""
     name, run_id = seeded_template
     with log_of_its_own(server, name) as dsn, open_app(Settings(None, dsn, "tester")) as app:
-        yield dsn, replay(app, run_id, "classic").result.request.run_id
+        yield dsn, run_replay(app, run_id, "classic").result.request.run_id
 
 
 @pytest.fixture(autouse=True)
@@ -240,8 +240,10 @@ def prepare_read_models(dsn: str) -> None:
 
 def begin_paper_run(dsn: str) -> None:
     with open_app(Settings(None, dsn, "tester")) as app:
-        load_sample(app)
-        config = profile_files.resolve(profile_files.BUILT_IN["realistic"], [instrument_for("BTC-USD")], Timeframe.H1)
+        import_sample(app)
+        config = profile_files.resolve_profile(
+            profile_files.BUILT_IN["realistic"], [instrument_for("BTC-USD")], Timeframe.H1
+        )
         requested = runs.request(
             Environment.PAPER,
             config,
@@ -251,5 +253,5 @@ def begin_paper_run(dsn: str) -> None:
             start=START,
             end=END,
         )
-        runs.begin(app.store, requested, START, "tester")
+        runs.start_run(app.store, requested, START, "tester")
         app.runner().catch_up()

@@ -15,13 +15,13 @@ from engine.core.config import RiskLimits
 from engine.core.events import Environment, OrderFilled, OrderPlaced
 from engine.core.market import Direction
 from engine.core.money import ONE, exact
-from engine.runtime.runs import perform, request
+from engine.runtime.runs import execute_run, request
 from engine.store.memory import MemoryStore
 from tests.support.workloads import ScriptedAnalyst, golden_config, walk
 from ui.dashboard import views
-from ui.dashboard.causal_chain import chains, in_parts, raw_events
+from ui.dashboard.causal_chain import build_chains, named_columns, raw_events
 from ui.dashboard.views import plain
-from ui.formats import money, number, percent, ratio, tidy, time_text
+from ui.formats import format_money, format_number, format_percent, format_ratio, format_time, tidy
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 AMOUNTS = st.decimals(-(10**12), 10**12, places=6)
@@ -37,17 +37,17 @@ AMOUNTS = st.decimals(-(10**12), 10**12, places=6)
     ],
 )
 def test_the_sign_of_money_stands_before_the_currency(amount: str, currency: str, text: str) -> None:
-    assert money(Decimal(amount), currency) == text
+    assert format_money(Decimal(amount), currency) == text
 
 
 def test_a_profit_may_be_written_with_a_plus() -> None:
-    assert money(Decimal("313.2"), "USD", signed=True) == "+$313.20"
-    assert money(Decimal(0), "USD", signed=True) == "$0.00"
+    assert format_money(Decimal("313.2"), "USD", signed=True) == "+$313.20"
+    assert format_money(Decimal(0), "USD", signed=True) == "$0.00"
 
 
 @given(AMOUNTS)
 def test_money_reads_back_to_the_cent_and_uses_the_ascii_minus(amount: Decimal) -> None:
-    text = money(amount, "USD", signed=True)
+    text = format_money(amount, "USD", signed=True)
     assert abs(Decimal(text.replace("$", "").replace(",", "")) - amount) <= Decimal("0.005")
     assert text.isascii()
 
@@ -55,19 +55,25 @@ def test_money_reads_back_to_the_cent_and_uses_the_ascii_minus(amount: Decimal) 
 @given(AMOUNTS)
 def test_a_number_reads_back_and_never_is_a_negative_zero(amount: Decimal) -> None:
     for places in (None, 0, 2, 8):
-        text = number(amount, places)
+        text = format_number(amount, places)
         assert abs(Decimal(text.replace(",", "")) - amount) <= Decimal("0.5").scaleb(-(8 if places is None else places))
         assert not (text.startswith("-") and Decimal(text.replace(",", "")) == 0)
 
 
 def test_what_is_unknown_is_a_dash() -> None:
-    assert {money(None, "USD"), percent(None), ratio(None), number(None), time_text(None)} == {"-"}
+    assert {
+        format_money(None, "USD"),
+        format_percent(None),
+        format_ratio(None),
+        format_number(None),
+        format_time(None),
+    } == {"-"}
 
 
 def test_shares_are_percentages_without_a_negative_zero() -> None:
-    assert percent(-0.02168) == "-2.17 %"
-    assert percent(-0.000001) == "0.00 %"
-    assert percent(0.31034, 1) == "31.0 %"
+    assert format_percent(-0.02168) == "-2.17 %"
+    assert format_percent(-0.000001) == "0.00 %"
+    assert format_percent(0.31034, 1) == "31.0 %"
 
 
 def test_numbers_within_a_check_become_readable_and_other_text_stays() -> None:
@@ -149,7 +155,7 @@ def test_a_run_without_metrics_shows_dashes_and_no_zero() -> None:
 @given(st.lists(st.integers(1, 10**6), max_size=300), st.integers(5, 50))
 def test_a_thinned_curve_keeps_order_ends_and_extremes(equities: list[int], most: int) -> None:
     whole = curve(*equities)
-    kept = views.thinned(whole, most)
+    kept = views.thin_curve(whole, most)
     assert len(kept) <= max(most, 5)
     assert [row["at"] for row in kept] == sorted(row["at"] for row in kept)
     if whole:
@@ -161,7 +167,7 @@ def test_a_thinned_curve_keeps_order_ends_and_extremes(equities: list[int], most
 
 @given(st.integers(0, 500), st.integers(2, 60))
 def test_spread_indices_are_distinct_in_range_and_include_both_ends(length: int, most: int) -> None:
-    indices = views.spread(length, most)
+    indices = views.spread_indices(length, most)
     assert len(indices) == min(length, most)
     assert indices == sorted(set(indices))
     if length:
@@ -233,7 +239,7 @@ def told() -> tuple[list[Link], list[Link], list[Link]]:
         Environment.BACKTEST, config, profile="p", dataset_digest="d", variant="v", start=AT, end=bars[-1].closed_at
     )
     store = MemoryStore()
-    perform(store, requested, [bars], ScriptedAnalyst(script), actor="tester")
+    execute_run(store, requested, [bars], ScriptedAnalyst(script), actor="tester")
     facts = [row.event for row in store.read(f"book:{requested.run_id}")]
     entry = next(fact for fact in facts if isinstance(fact, OrderPlaced))
     assert sum(isinstance(fact, OrderFilled) for fact in facts) == 2
@@ -244,27 +250,27 @@ def told() -> tuple[list[Link], list[Link], list[Link]]:
 
 
 def test_a_trade_has_the_chain_of_its_entry_and_that_of_its_exit(told: tuple[list[Link], ...]) -> None:
-    parts = in_parts(chains(told[0]))
+    parts = named_columns(build_chains(told[0]))
     assert [name for name, _ in parts] == ["Entry", "Exit"]
     for _, steps in parts:
         assert [step.name for step in steps] == ["Imported signal", "Signal", "Risk decision", "Order", "Fill"]
-        assert all(step.reached for step in steps)
+        assert all(step.occurred for step in steps)
 
 
 def test_what_a_denial_kept_from_happening_is_shown_as_not_reached(told: tuple[list[Link], ...]) -> None:
-    (_, wished), (_, came) = in_parts(chains(told[1]))
+    (_, wished), (_, came) = named_columns(build_chains(told[1]))
     assert [step.name for step in wished] == ["Imported signal", "Signal"]
-    assert [(step.name, step.reached) for step in came] == [("Risk decision", True), ("Order", False), ("Fill", False)]
+    assert [(step.name, step.occurred) for step in came] == [("Risk decision", True), ("Order", False), ("Fill", False)]
 
 
 def test_an_order_that_waits_has_no_fill_yet(told: tuple[list[Link], ...]) -> None:
-    last = chains(told[2])[0][-1]
-    assert (last.name, last.reached) == ("Fill", False)
-    assert "waits" in last.says
+    last = build_chains(told[2])[0][-1]
+    assert (last.name, last.occurred) == ("Fill", False)
+    assert "waits" in last.text
 
 
 def test_a_risk_decision_shows_every_check_with_limit_and_observed(told: tuple[list[Link], ...]) -> None:
-    decision = next(step for step in chains(told[0])[0] if step.name == "Risk decision")
+    decision = next(step for step in build_chains(told[0])[0] if step.name == "Risk decision")
     assert len(decision.checks) >= 5
     assert all(check.limit and check.passed for check in decision.checks)
 
@@ -277,11 +283,11 @@ def test_raw_events_are_in_the_order_of_the_log_each_once(told: tuple[list[Link]
 
 
 def test_a_chain_without_steps_has_no_parts_to_fail_on() -> None:
-    assert in_parts(chains([])) == [("Wish", []), ("What came of it", [])]
+    assert named_columns(build_chains([])) == [("Wish", []), ("What came of it", [])]
 
 
 def test_amounts_in_a_chain_are_readable(told: tuple[list[Link], ...]) -> None:
-    fill = chains(told[0])[0][-1]
+    fill = build_chains(told[0])[0][-1]
     assert exact(dict(fill.facts)["notional"].replace(",", "")) > 0
 
 

@@ -259,7 +259,7 @@ def test_a_grid_is_the_grids_of_its_parts_in_order_without_overlap(
     assert all(bar.end <= following.start for bar, following in pairwise(bars))
 
 
-@given(calendars, timeframes.filter(lambda each: each.within_sessions), INSTANTS)
+@given(calendars, timeframes.filter(lambda each: each.is_intraday), INSTANTS)
 def test_the_bars_of_a_session_are_all_of_it_and_nothing_else(
     calendar: Calendar, timeframe: Timeframe, at: datetime
 ) -> None:
@@ -281,7 +281,7 @@ def test_instants_are_placed_as_each_alone_would_be(
     for opened_at, closed_at, trades in found.iter_rows():
         bar = bar_at(calendar, timeframe, opened_at.astimezone(UTC))
         assert closed_at == (None if bar is None else bar.end)
-        if timeframe.within_sessions:
+        if timeframe.is_intraday:
             assert trades == bool(sessions(calendar, Span(opened_at, opened_at + MOMENT)))
 
 

@@ -24,13 +24,13 @@ from engine.core.events import (
     TradingResumed,
     Verdict,
 )
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Side
 from engine.core.money import exact
-from engine.core.step import Step
+from engine.core.step import MarketView
 from engine.trading.book import fold
 from engine.trading.decide import decide, open_book
-from tests.support.strategies import HOUR, History, bar_at, config_of, play
+from tests.support.strategies import HOUR, History, bar_at, config_of, run_history
 
 E = TypeVar("E")
 LONG, SHORT, FLAT, HOLD = Direction.LONG, Direction.SHORT, Direction.FLAT, Direction.HOLD
@@ -66,14 +66,14 @@ def session(
     config: RunConfig, bars: list[list[Bar]], wishes: Mapping[tuple[str, int], Direction | Wanted]
 ) -> list[BookEvent]:
     """The events that follow from wishes at the close of the n-th bar of a symbol."""
-    script: dict[tuple[str, datetime], Wish] = {}
+    script: dict[tuple[str, datetime], Intent] = {}
     for (symbol, n), given in wishes.items():
         wanted = given if isinstance(given, Wanted) else Wanted(given)
         at = bars[config.symbols.index(symbol)][n].closed_at
-        script[symbol, at] = Wish(
+        script[symbol, at] = Intent(
             symbol, wanted.direction, exact(wanted.confidence), f"wish-{symbol}-{n}", 1, wanted.horizon_bars
         )
-    return play(History(config, bars, script)).events
+    return run_history(History(config, bars, script)).events
 
 
 def of(kind: type[E], events: list[BookEvent]) -> list[E]:
@@ -279,13 +279,13 @@ def test_a_halt_from_outside_the_book_denies_entries_and_no_exits() -> None:
     opened = fold([open_book(config, digest_of(config), MONDAY)])
     halt = TradingHalted(MONDAY, "entries", "the operator says stop", "operator")
     (bar,) = still("AAA", "100", 1)
-    step = Step(bar.closed_at, MONDAY, (bar,), {"AAA": bar}, {"AAA": bar.close})
-    halted, _, denied = decide(opened, step, [Wish("AAA", LONG, Decimal(1), "w")], config, [halt])
+    step = MarketView(bar.closed_at, MONDAY, (bar,), {"AAA": bar}, {"AAA": bar.close})
+    halted, _, denied = decide(opened, step, [Intent("AAA", LONG, Decimal(1), "w")], config, [halt])
     assert halted == TradingHalted(bar.closed_at, "entries", "the operator says stop", "operator")
     assert isinstance(denied, RiskDecided)
     assert denied.reason == "halt: entries halted by operator: the operator says stop against no halt"
     held = fold(session(config, [still("AAA", "100", 2)], {("AAA", 0): LONG}))
-    _, _, passed, order = decide(held, step, [Wish("AAA", FLAT, Decimal(1), "w")], config, [halt])
+    _, _, passed, order = decide(held, step, [Intent("AAA", FLAT, Decimal(1), "w")], config, [halt])
     assert isinstance(passed, RiskDecided)
     assert passed.verdict is Verdict.APPROVED
     assert isinstance(order, OrderPlaced)

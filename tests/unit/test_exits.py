@@ -11,21 +11,21 @@ import pytest
 
 from engine.core.config import Costs, Exits, Override, RunConfig, Shorting
 from engine.core.events import OrderFilled, OrderPlaced, OrderTerms, Protection
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Calendar, Direction, Instrument, OrderType, Side
 from engine.core.money import ONE, ZERO, exact
 from engine.core.session_ends import Schedule
-from engine.core.step import Step
+from engine.core.step import MarketView
 from engine.trading.book import Book, Position
 from engine.trading.exits import (
     RANGE_BARS,
-    due,
+    exit_due,
     holding_bars,
-    margin_called,
+    invalid_protection,
+    is_margin_called,
     protection,
-    protectors,
+    protective_orders,
     true_range,
-    unprotectable,
 )
 from tests.support.strategies import config_of
 
@@ -41,9 +41,9 @@ def exiting(**exits: Any) -> Exits:
     return Exits(**chosen)
 
 
-def wish(direction: Direction = LONG, **wanted: Any) -> Wish:
+def wish(direction: Direction = LONG, **wanted: Any) -> Intent:
     chosen: dict[str, Any] = {k: exact(v) if isinstance(v, str) else v for k, v in wanted.items()}
-    return Wish("AAA", direction, ONE, "analysis", **chosen)
+    return Intent("AAA", direction, ONE, "analysis", **chosen)
 
 
 def account(config: RunConfig, quantities: dict[str, str], cash: str = "1000", bars: int | None = None) -> Book:
@@ -54,8 +54,8 @@ def account(config: RunConfig, quantities: dict[str, str], cash: str = "1000", b
     return Book(exact(cash), "USD", instruments=instruments, positions=positions)
 
 
-def step_of(at: datetime = AT, bars_held: dict[str, int] | None = None, **marks: str) -> Step:
-    return Step(at, None, (), {}, {s: exact(price) for s, price in marks.items()}, bars_held=bars_held or {})
+def step_of(at: datetime = AT, bars_held: dict[str, int] | None = None, **marks: str) -> MarketView:
+    return MarketView(at, None, (), {}, {s: exact(price) for s, price in marks.items()}, bars_held=bars_held or {})
 
 
 # --- Giving up ----------------------------------------------------------------------------------------------------
@@ -75,14 +75,14 @@ def test_a_position_is_held_as_long_as_the_decision_or_the_profile_says(
 @pytest.mark.parametrize(("lived", "source"), [(3, None), (4, "holding_time"), (5, "holding_time")])
 def test_a_position_is_given_up_when_its_last_bar_has_closed(lived: int, source: str | None) -> None:
     config = config_of()
-    assert due(account(config, {"AAA": "1"}, bars=4), "AAA", step_of(bars_held={"AAA": lived}), config) == source
-    assert due(account(config, {"AAA": "1"}), "AAA", step_of(bars_held={"AAA": lived}), config) is None
-    assert due(account(config, {"BBB": "1"}, bars=4), "AAA", step_of(bars_held={"AAA": lived}), config) is None
+    assert exit_due(account(config, {"AAA": "1"}, bars=4), "AAA", step_of(bars_held={"AAA": lived}), config) == source
+    assert exit_due(account(config, {"AAA": "1"}), "AAA", step_of(bars_held={"AAA": lived}), config) is None
+    assert exit_due(account(config, {"BBB": "1"}, bars=4), "AAA", step_of(bars_held={"AAA": lived}), config) is None
 
 
 def test_a_position_whose_bar_has_not_closed_is_not_due() -> None:
-    assert due(account(config_of(), {"AAA": "1"}, bars=1), "AAA", step_of(), config_of()) is None
-    assert due(account(config_of(), {"AAA": "1"}, bars=1), "AAA", step_of(bars_held={"AAA": 1}), config_of())
+    assert exit_due(account(config_of(), {"AAA": "1"}, bars=1), "AAA", step_of(), config_of()) is None
+    assert exit_due(account(config_of(), {"AAA": "1"}, bars=1), "AAA", step_of(bars_held={"AAA": 1}), config_of())
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_a_position_is_given_up_in_the_last_bar_of_its_session(
         config_of(), instruments=(Instrument("AAA", calendar=calendar),), session_roll_hour=22
     )
     closing = msgspec.structs.replace(plain, exits=exiting(session_end=True))
-    schedule = Schedule.of(plain)
+    schedule = Schedule.from_config(plain)
     step = msgspec.structs.replace(step_of(AT.replace(hour=hour, minute=minute)), schedule=schedule)
     held = {"AAA": "1"}
-    assert due(account(plain, held), "AAA", step, plain) is None
-    assert due(account(closing, held), "AAA", step, closing) == ("session_end" if gives_up else None)
+    assert exit_due(account(plain, held), "AAA", step, plain) is None
+    assert exit_due(account(closing, held), "AAA", step, closing) == ("session_end" if gives_up else None)
     own = Override("AAA", exits=exiting(session_end=True))
     overridden = msgspec.structs.replace(plain, overrides=(own,))
-    assert due(account(plain, held), "AAA", step, overridden) == ("session_end" if gives_up else None)
+    assert exit_due(account(plain, held), "AAA", step, overridden) == ("session_end" if gives_up else None)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_order_that_waits_is_given_so_much_earlier(latency: int, hour: int, g
     own = Override("AAA", costs=Costs(ZERO, ZERO, latency_bars=latency))
     overridden = msgspec.structs.replace(config, costs=Costs(ZERO, ZERO), overrides=(own,))
     for each in (config, overridden):
-        source = due(account(each, {"AAA": "1"}), "AAA", step_of(AT.replace(hour=hour)), each)
+        source = exit_due(account(each, {"AAA": "1"}), "AAA", step_of(AT.replace(hour=hour)), each)
         assert source == ("session_end" if gives_up else None)
 
 
@@ -140,8 +140,8 @@ def test_shorts_are_called_when_equity_is_below_their_maintenance_margin(
     config = config_of(("AAA", "BBB"))
     margined = msgspec.structs.replace(config, shorting=Shorting(maintenance_pct=exact("30")))
     book, step = account(config, quantities, cash), step_of(AAA="100", BBB="100")
-    assert margin_called(book, step, margined) is called
-    assert not margin_called(book, step, config)
+    assert is_margin_called(book, step, margined) is called
+    assert not is_margin_called(book, step, config)
 
 
 # --- Protecting ---------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def ranges(*widths: int) -> list[Decimal]:
      (wish(stop="190", risk_reward="9" * 30), exiting(from_decision=True), Protection(exact("190")))],
 )  # fmt: skip
 def test_an_entry_at_200_is_protected_by_what_the_wish_names_else_by_the_profile(
-    wanted: Wish, exits: Exits, placed: Protection | None
+    wanted: Intent, exits: Exits, placed: Protection | None
 ) -> None:
     assert protection(wanted, exact("200"), (), exits) == placed
 
@@ -226,19 +226,19 @@ def test_a_true_range_reaches_to_the_close_before(before: str | None, width: str
      (wish(SHORT, target="100"), "target 100 is not on the winning side of 100"),
      (wish(SHORT, target="100.01"), "target 100.01 is not on the winning side of 100")],
 )  # fmt: skip
-def test_a_stop_lies_on_the_losing_side_and_a_target_on_the_winning_one(wanted: Wish, flaw: str) -> None:
-    assert unprotectable(wanted, exact("100")) == flaw
+def test_a_stop_lies_on_the_losing_side_and_a_target_on_the_winning_one(wanted: Intent, flaw: str) -> None:
+    assert invalid_protection(wanted, exact("100")) == flaw
 
 
 @pytest.mark.parametrize("text", ["NaN", "sNaN", "-Infinity"])
 @pytest.mark.parametrize("direction", [LONG, SHORT])
 def test_what_is_no_number_is_on_no_side_and_raises_nothing(direction: Direction, text: str) -> None:
     strange = Decimal(text)
-    assert unprotectable(msgspec.structs.replace(wish(direction), stop=strange), ONE).startswith("stop")
-    assert unprotectable(msgspec.structs.replace(wish(direction), target=strange), ONE).startswith("target")
-    assert unprotectable(wish(direction, stop="1"), strange).startswith("stop 1 is not on the losing side")
-    assert unprotectable(wish(direction, target="1"), strange).startswith("target 1 is not on the winning side")
-    assert unprotectable(wish(direction), strange) == ""
+    assert invalid_protection(msgspec.structs.replace(wish(direction), stop=strange), ONE).startswith("stop")
+    assert invalid_protection(msgspec.structs.replace(wish(direction), target=strange), ONE).startswith("target")
+    assert invalid_protection(wish(direction, stop="1"), strange).startswith("stop 1 is not on the losing side")
+    assert invalid_protection(wish(direction, target="1"), strange).startswith("target 1 is not on the winning side")
+    assert invalid_protection(wish(direction), strange) == ""
 
 
 # --- The orders that protect --------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def placed_by(
     made = OrderFilled(
         "entry", "AAA", AT - HOUR, AT, side, exact(filled), exact(slipped), exact(price), ONE, ZERO, ZERO, AT - HOUR
     )
-    return protectors(entry, made, exact(opened), instrument)
+    return protective_orders(entry, made, exact(opened), instrument)
 
 
 def exit_order(role: Any, side: Side, terms: OrderTerms, opened: str = "10", mark: str = "") -> OrderPlaced:

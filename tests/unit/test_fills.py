@@ -14,27 +14,27 @@ from engine.core.events import AT_MARKET, OrderFilled, OrderPlaced, OrderTerms
 from engine.core.market import Bar, Instrument, OrderType, Side, TimeInForce
 from engine.core.money import ONE, ZERO, add, exact
 from engine.trading.fills import (
-    NOTHING,
+    NOT_FILLED,
     Cost,
+    FilledSoFar,
     Market,
-    Paid,
-    best,
+    best_price,
     chance_of,
     commission_of,
     cost_of,
     fill,
-    on_tick,
+    fillable_quantity,
+    is_marketable,
+    is_triggered,
     price_at_open,
-    price_inside,
-    reached,
+    price_in_bar,
+    round_to_tick,
     slippage_bps,
-    slipped,
     stop_after_entry,
-    tradable,
-    trailed,
-    triggered_by,
-    within,
-    worst,
+    trail_stop,
+    triggers_stop,
+    with_slippage,
+    worst_price,
 )
 
 BUY, SELL = Side.BUY, Side.SELL
@@ -89,16 +89,16 @@ def costs(**parts: str) -> Costs:
 def test_a_stop_is_reached_at_its_price_or_worse_and_a_limit_met_at_its_price_or_better(
     side: Side, price: str, is_reached: bool, is_within: bool
 ) -> None:
-    assert reached(side, exact(price), exact("100")) is is_reached
-    assert within(side, exact(price), exact("100")) is is_within
-    assert triggered_by(side, stop("100"), exact(price)) is is_reached
-    assert triggered_by(side, stop_limit("100", "50"), exact(price)) is is_reached
-    assert not triggered_by(side, limit("100"), exact(price))
+    assert is_triggered(side, exact(price), exact("100")) is is_reached
+    assert is_marketable(side, exact(price), exact("100")) is is_within
+    assert triggers_stop(side, stop("100"), exact(price)) is is_reached
+    assert triggers_stop(side, stop_limit("100", "50"), exact(price)) is is_reached
+    assert not triggers_stop(side, limit("100"), exact(price))
 
 
 def test_a_bars_best_price_for_one_side_is_its_worst_for_the_other() -> None:
-    assert (best(BUY, bar()), best(SELL, bar())) == (98, 103)
-    assert (worst(BUY, bar()), worst(SELL, bar())) == (103, 98)
+    assert (best_price(BUY, bar()), best_price(SELL, bar())) == (98, 103)
+    assert (worst_price(BUY, bar()), worst_price(SELL, bar())) == (103, 98)
 
 
 # --- At an open ---------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_an_open_of_100_fills(side: Side, terms: OrderTerms, triggered: bool, fi
      (SELL, stop_limit("99", "103"), True, "103")],
 )  # fmt: skip
 def test_a_bar_from_98_to_103_fills(side: Side, terms: OrderTerms, triggered: bool, filled_at: str | None) -> None:
-    assert price_inside(side, terms, triggered, bar()) == amount(filled_at)
+    assert price_in_bar(side, terms, triggered, bar()) == amount(filled_at)
 
 
 @pytest.mark.parametrize(
@@ -164,16 +164,16 @@ def test_a_trailing_stop_follows_the_best_price_and_never_goes_back(side: Side, 
     terms = OrderTerms(
         OrderType.TRAILING_STOP, None, exact(level), exact("2"), time_in_force=TimeInForce.GTD, expires_at=ends
     )
-    assert trailed(side, terms, bar()) == OrderTerms(
+    assert trail_stop(side, terms, bar()) == OrderTerms(
         OrderType.TRAILING_STOP, None, exact(moved), exact("2"), TimeInForce.GTD, ends
     )
     limited = OrderTerms(OrderType.STOP_LIMIT, exact("9"), exact(level), exact("2"))
-    assert trailed(side, limited, bar()).limit_price == 9
+    assert trail_stop(side, limited, bar()).limit_price == 9
 
 
 def test_what_has_no_trail_stays_where_it_is() -> None:
     for terms in (AT_MARKET, stop("99"), limit("99"), OrderTerms(OrderType.TRAILING_STOP, trail=exact("2"))):
-        assert trailed(SELL, terms, bar()) is terms
+        assert trail_stop(SELL, terms, bar()) is terms
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ def test_what_has_no_trail_stays_where_it_is() -> None:
      (SELL, "100", "100"), (SELL, "99.999999999999", "99.75"), (SELL, "0.25", "0.25"), (SELL, "0.2", "0.25")],
 )  # fmt: skip
 def test_prices_are_rounded_to_the_tick_against_the_order(side: Side, price: str, rounded: str) -> None:
-    assert on_tick(side, exact(price), TICKED) == exact(rounded)
-    assert on_tick(side, exact(price), PLAIN) == exact(price)
+    assert round_to_tick(side, exact(price), TICKED) == exact(rounded)
+    assert round_to_tick(side, exact(price), PLAIN) == exact(price)
 
 
 # --- Quantities ---------------------------------------------------------------------------------------------------
@@ -199,15 +199,15 @@ def test_an_order_for_10_takes_no_more_than_its_share_of_the_volume_in_whole_lot
     volume: str, taken: str, cap: str | None, fits: str
 ) -> None:
     capped = costs() if cap is None else costs(volume_cap_pct=cap)
-    assert tradable(exact("10"), exact(volume), exact(taken), capped, PLAIN) == exact(fits)
+    assert fillable_quantity(exact("10"), exact(volume), exact(taken), capped, PLAIN) == exact(fits)
 
 
 # --- Costs --------------------------------------------------------------------------------------------------------
 
 
 def test_slippage_is_adverse() -> None:
-    assert slipped(BUY, exact("100"), exact("25")) == exact("100.25")
-    assert slipped(SELL, exact("100"), exact("25")) == exact("99.75")
+    assert with_slippage(BUY, exact("100"), exact("25")) == exact("100.25")
+    assert with_slippage(SELL, exact("100"), exact("25")) == exact("99.75")
 
 
 @pytest.mark.parametrize(
@@ -234,14 +234,14 @@ def test_chance_is_the_same_for_the_same_seed_order_and_fill() -> None:
 
 @pytest.mark.parametrize(
     ("notional", "quantity", "before", "commission"),
-    [("10000", "10", NOTHING, "15"),
-     ("1000", "1", NOTHING, "5"),
-     ("1000", "1", Paid(exact("1"), exact("1000"), exact("5"), 1), "0"),
-     ("3000", "3", Paid(exact("1"), exact("1000"), exact("5"), 1), "1"),
-     ("2000", "10", Paid(exact("10"), exact("8000"), exact("13"), 1), "7")],
+    [("10000", "10", NOT_FILLED, "15"),
+     ("1000", "1", NOT_FILLED, "5"),
+     ("1000", "1", FilledSoFar(exact("1"), exact("1000"), exact("5"), 1), "0"),
+     ("3000", "3", FilledSoFar(exact("1"), exact("1000"), exact("5"), 1), "1"),
+     ("2000", "10", FilledSoFar(exact("10"), exact("8000"), exact("13"), 1), "7")],
 )  # fmt: skip
 def test_commission_has_a_minimum_per_order_whatever_the_number_of_its_fills(
-    notional: str, quantity: str, before: Paid, commission: str
+    notional: str, quantity: str, before: FilledSoFar, commission: str
 ) -> None:
     charged = costs(commission_bps="10", commission_per_unit="0.5", commission_min="5")
     assert commission_of(exact(notional), exact(quantity), charged, before) == exact(commission)
@@ -261,11 +261,13 @@ def test_partial_fills_cost_together_what_one_fill_costs(
     fills: list[tuple[int, int]], bps: str, per_unit: str, least: str
 ) -> None:
     charged = costs(commission_bps=bps, commission_per_unit=per_unit, commission_min=least)
-    paid = NOTHING
+    paid = NOT_FILLED
     for units, notional in fills:
         due = commission_of(Decimal(notional), Decimal(units), charged, paid)
         assert due >= 0
-        paid = Paid(add(paid.units, Decimal(units)), add(paid.notional, Decimal(notional)), add(paid.commission, due))
+        paid = FilledSoFar(
+            add(paid.units, Decimal(units)), add(paid.notional, Decimal(notional)), add(paid.commission, due)
+        )
     assert paid.commission == commission_of(paid.notional, paid.units, charged)
 
 
@@ -295,7 +297,7 @@ def test_a_cost_is_in_the_accounts_currency() -> None:
         exact("100.1"), exact("16516.5"), exact("16.5"), exact("22.5165")
     )
     assert cost_of(SELL, exact("3"), exact("100"), AT_MARKET, charged, market).slippage == exact("16.5")
-    before = Paid(exact("1"), exact("1000"), exact("3"))
+    before = FilledSoFar(exact("1"), exact("1000"), exact("3"))
     assert cost_of(BUY, exact("3"), exact("100"), AT_MARKET, charged, market, before=before).commission == exact(
         "22.5165"
     )
@@ -313,7 +315,7 @@ ORDER = OrderPlaced("order", "signal", "", "AAA", AT, SELL, exact("9"), exact("1
 def test_a_fill_tells_everything_it_came_from() -> None:
     charged = costs(slippage_bps="10", commission_bps="10", commission_min="2", slippage_volume_bps="100")
     market = Market(TICKED, exact("40"), exact("2"))
-    before = Paid(exact("1"), exact("100"), exact("2"), 1)
+    before = FilledSoFar(exact("1"), exact("100"), exact("2"), 1)
     # 10 bps and 100 x (4/40)^2: 11 bps; 99.89 x 4 x 100; 0.11 x 4 x 100; 10 bps of 40,056 less 2.
     assert fill(ORDER, exact("4"), exact("100"), AT + HOUR, AT, charged, market, before) == OrderFilled(
         "order", "AAA", AT, AT + HOUR, SELL, exact("4"), exact("99.89"), exact("100"), exact("39956"), exact("44"),
@@ -324,6 +326,6 @@ def test_a_fill_tells_everything_it_came_from() -> None:
 def test_each_fill_of_an_order_has_a_chance_of_its_own() -> None:
     random, market = costs(slippage_random_bps="100"), Market(PLAIN, ONE, ONE)
     for n in (0, 1):
-        made = fill(ORDER, ONE, exact("100"), AT, AT, random, market, Paid(fills=n))
+        made = fill(ORDER, ONE, exact("100"), AT, AT, random, market, FilledSoFar(fills=n))
         assert made.price == 100 - chance_of(7, "order", n)
     assert fill(ORDER, ONE, exact("100"), AT, AT, costs(), market).price == 100

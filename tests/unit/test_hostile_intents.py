@@ -25,7 +25,7 @@ from engine.core.events import (
     TradingResumed,
     Verdict,
 )
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, OrderType, Side, Timeframe, TimeInForce
 from engine.core.money import exact
 from engine.data.timeline import moments
@@ -139,10 +139,10 @@ class Hostile:
     def __init__(self, random: Random) -> None:
         self._random, self.asked = random, 0
 
-    def wish(self, bar: Bar) -> Wish | None:
+    def intent(self, bar: Bar) -> Intent | None:
         self.asked += 1
         random, last = self._random, bar.close
-        wish = Wish(
+        wish = Intent(
             bar.symbol,
             random.choice([Direction.LONG, Direction.SHORT, *Direction]),
             exact(random.choice(["1", "1", "0.5", "0.0001", "0.123456789012"])),

@@ -41,9 +41,9 @@ from engine.data.timeline import moments
 from engine.trading.book import Book, evolve, fold
 from engine.trading.fills import Market, cost_of
 from engine.trading.proposal import reference_of
-from engine.trading.risk import RULES, leaving_by
-from tests.support.histories import A_TENTH, START, account, bars, wish
-from tests.support.strategies import HOUR, History, Played, histories, play
+from engine.trading.risk import RULES, pending_exit
+from tests.support.histories import START, TENTH_OF_VOLUME, account, bars, intent
+from tests.support.strategies import HOUR, History, HistoryRun, histories, run_history
 
 E = TypeVar("E")
 any_history = given(history=histories())
@@ -78,7 +78,7 @@ class Account:
         )
 
 
-def steps(played: Played) -> Iterator[tuple[Book, BookEvent, Book]]:
+def steps(played: HistoryRun) -> Iterator[tuple[Book, BookEvent, Book]]:
     """Every event with the book before and after it."""
     before = Book()
     for event in played.events:
@@ -87,7 +87,7 @@ def steps(played: Played) -> Iterator[tuple[Book, BookEvent, Book]]:
         before = after
 
 
-def of(kind: type[E], played: Played) -> list[E]:
+def of(kind: type[E], played: HistoryRun) -> list[E]:
     return [event for event in played.events if isinstance(event, kind)]
 
 
@@ -122,7 +122,7 @@ def worst_fill(order: OrderPlaced, reference: Decimal, volume: Decimal, config: 
     )  # fmt: skip
 
 
-def placed_in(played: Played) -> dict[str, OrderPlaced]:
+def placed_in(played: HistoryRun) -> dict[str, OrderPlaced]:
     return {order.order_id: order for order in of(OrderPlaced, played)}
 
 
@@ -150,7 +150,7 @@ def test_the_histories_reach_every_kind_of_trouble() -> None:
     @any_history
     @settings(max_examples=30)
     def watch(history: History) -> None:
-        played = play(history)
+        played = run_history(history)
         seen.update(type(event).__name__ for event in played.events)
         seen.update(event.verdict.value for event in of(RiskDecided, played))
         seen.update(check.rule for event in of(RiskDecided, played) for check in event.checks if not check.passed)
@@ -181,7 +181,7 @@ BEYOND_REACH = {"price", "stale_price"}
 @any_history
 @examples
 def test_folding_all_events_gives_the_book_that_decided(history: History) -> None:
-    played = play(history)
+    played = run_history(history)
     folded = fold(played.events)
     # What closes show is no event.
     shown = {"last_equity": folded.last_equity, "peak": folded.peak}
@@ -194,7 +194,7 @@ def test_folding_all_events_gives_the_book_that_decided(history: History) -> Non
 @examples
 def test_the_books_balance_exactly_after_every_event(history: History) -> None:
     account = Account(history)
-    for _, event, after in steps(play(history)):
+    for _, event, after in steps(run_history(history)):
         account.take(event)
         assert account.cash == Fraction(after.cash)
         assert account.fees == Fraction(after.fees)
@@ -209,9 +209,9 @@ def test_the_books_balance_exactly_after_every_event(history: History) -> None:
 
 # Half of an order of 200 at 5 is filled at 5.01, and the rest had reserved its share of 1,000.
 PARTLY_FILLED = History(
-    msgspec.structs.replace(account(quantity="200", costs=A_TENTH), cash=exact("1000")),
+    msgspec.structs.replace(account(quantity="200", costs=TENTH_OF_VOLUME), cash=exact("1000")),
     [bars("5 5 5 5 1000", "5.01 5.01 5.01 5.01 1000", "5 5 5 5 1000", "5 5 5 5 1000")],
-    {("AAA", START + HOUR): wish(Direction.LONG)},
+    {("AAA", START + HOUR): intent(Direction.LONG)},
 )
 
 
@@ -219,7 +219,7 @@ PARTLY_FILLED = History(
 @example(history=PARTLY_FILLED)
 @examples
 def test_an_entry_never_spends_more_than_the_free_cash(history: History) -> None:
-    for before, event, after in steps(play(history)):
+    for before, event, after in steps(run_history(history)):
         if isinstance(event, OrderFilled) and enters(before, event):
             assert after.free_cash >= 0
         if isinstance(event, OrderRejected):
@@ -233,7 +233,7 @@ def test_an_entry_never_spends_more_than_the_free_cash(history: History) -> None
 def test_an_entry_is_inside_every_limit_at_its_reference_price(history: History) -> None:
     config = history.config
     account = Account(history)
-    for before, event, after in steps(play(history)):
+    for before, event, after in steps(run_history(history)):
         account.take(event)
         if not isinstance(event, OrderPlaced) or not enters(before, event):
             continue
@@ -264,11 +264,11 @@ def test_an_entry_is_inside_every_limit_at_its_reference_price(history: History)
 @any_history
 @examples
 def test_an_exit_is_never_held_back(history: History) -> None:
-    for before, event, _ in steps(play(history)):
+    for before, event, _ in steps(run_history(history)):
         if isinstance(event, RiskDecided):
             held = before.held(event.symbol)
             opposite = held > 0 if event.side is Side.SELL else held < 0
-            if opposite and 0 < event.requested <= abs(held) and leaving_by(before, event.symbol) is None:
+            if opposite and 0 < event.requested <= abs(held) and pending_exit(before, event.symbol) is None:
                 assert (event.verdict, event.quantity) == (Verdict.APPROVED, event.requested)
 
 
@@ -294,7 +294,7 @@ def test_no_position_outlives_its_holding_time(history: History) -> None:
         lived = sum(bar.opened_at >= began and bar.closed_at <= ended_at for bar in bars)
         assert limit is None or lived <= limit
 
-    for before, event, after in steps(played := play(history)):
+    for before, event, after in steps(played := run_history(history)):
         if isinstance(event, OrderFilled) and before.direction(event.symbol) is not after.direction(event.symbol):
             if event.symbol in opened:
                 check(event.symbol, event.at)
@@ -310,7 +310,9 @@ def test_no_position_outlives_its_holding_time(history: History) -> None:
 @any_history
 @examples
 def test_every_order_answers_to_one_signal_and_one_verdict(history: History) -> None:
-    told = [event for event in play(history).events if isinstance(event, SignalRaised | RiskDecided | OrderPlaced)]
+    told = [
+        event for event in run_history(history).events if isinstance(event, SignalRaised | RiskDecided | OrderPlaced)
+    ]
     events = [each for each in told if not isinstance(each, OrderPlaced) or each.role in ("entry", "exit")]
     signals = [event.signal_id for event in events if isinstance(event, SignalRaised)]
     orders = [event.order_id for event in events if isinstance(event, OrderPlaced)]
@@ -339,7 +341,7 @@ def test_every_order_answers_to_one_signal_and_one_verdict(history: History) -> 
 @any_history
 @examples
 def test_a_signal_is_always_a_wish_for_something_else(history: History) -> None:
-    for before, event, _ in steps(play(history)):
+    for before, event, _ in steps(run_history(history)):
         if isinstance(event, SignalRaised):
             assert event.direction is not Direction.HOLD
             adds = history.config.pyramid and event.direction is not Direction.FLAT
@@ -351,7 +353,7 @@ def test_a_signal_is_always_a_wish_for_something_else(history: History) -> None:
 @any_history
 @examples
 def test_one_entry_and_one_way_out_at_the_market_work_at_a_time(history: History) -> None:
-    for _, _, after in steps(play(history)):
+    for _, _, after in steps(run_history(history)):
         entries = Counter(order.symbol for order in after.working.values() if order.role == "entry")
         leaving = Counter(
             order.symbol
@@ -365,7 +367,7 @@ def test_one_entry_and_one_way_out_at_the_market_work_at_a_time(history: History
 @examples
 def test_a_market_order_ends_at_the_open_of_its_symbols_next_bar(history: History) -> None:
     history = at_market(history)
-    played = play(history)
+    played = run_history(history)
     ends: dict[str, set[datetime]] = {order.order_id: set() for order in of(OrderPlaced, played)}
     for event in played.events:
         if isinstance(event, OrderFilled | OrderRejected | OrderCanceled | OrderExpired):
@@ -386,7 +388,7 @@ def test_a_market_order_ends_at_the_open_of_its_symbols_next_bar(history: Histor
 @any_history
 @examples
 def test_no_order_is_filled_before_its_time_or_after_its_end(history: History) -> None:
-    played = play(history)
+    played = run_history(history)
     orders = placed_in(played)
     for filled in of(OrderFilled, played):
         order = orders[filled.order_id]
@@ -410,7 +412,7 @@ def test_no_order_is_filled_before_its_time_or_after_its_end(history: History) -
 @any_history
 @examples
 def test_a_limit_is_never_exceeded_and_a_stop_never_filled_before_it_is_reached(history: History) -> None:
-    played = play(history)
+    played = run_history(history)
     orders, known = placed_in(played), set[str]()
     for filled in of(OrderFilled, played):
         order = orders[filled.order_id]
@@ -435,7 +437,7 @@ def test_a_limit_is_never_exceeded_and_a_stop_never_filled_before_it_is_reached(
 @any_history
 @examples
 def test_of_a_pair_no_more_is_filled_than_its_entry_opened(history: History) -> None:
-    played = play(history)
+    played = run_history(history)
     orders = placed_in(played)
     opened = {order.pair: order.quantity for order in orders.values() if order.pair}
     closed: dict[str, Fraction] = {}
@@ -449,7 +451,7 @@ def test_of_a_pair_no_more_is_filled_than_its_entry_opened(history: History) -> 
 @any_history
 @examples
 def test_an_exit_only_ever_reduces_a_position_and_goes_with_it(history: History) -> None:
-    played = play(history)
+    played = run_history(history)
     orders = placed_in(played)
     told = list(steps(played))
     for n, (before, event, after) in enumerate(told):
@@ -470,7 +472,7 @@ def test_orders_take_no_more_of_a_bar_than_their_share(history: History) -> None
         return
     bars = {(bar.symbol, bar.opened_at): (before, bar) for each in history.bars for before, bar in pairwise(each)}
     taken: dict[tuple[str, datetime], Fraction] = {}
-    for filled in of(OrderFilled, play(history)):
+    for filled in of(OrderFilled, run_history(history)):
         before, bar = bars[filled.symbol, filled.bar_opened_at]
         share = taken.get((bar.symbol, bar.opened_at), Fraction(0)) + Fraction(filled.quantity)
         taken[bar.symbol, bar.opened_at] = share
@@ -481,7 +483,7 @@ def test_orders_take_no_more_of_a_bar_than_their_share(history: History) -> None
 @any_history
 @examples
 def test_slippage_is_adverse_and_never_more_than_its_parts(history: History) -> None:
-    played, costs = play(history), history.config.costs
+    played, costs = run_history(history), history.config.costs
     orders = placed_in(played)
     for filled in of(OrderFilled, played):
         slip = Fraction(filled.price - filled.reference_price) * filled.side.sign
@@ -502,7 +504,7 @@ def test_slippage_is_adverse_and_never_more_than_its_parts(history: History) -> 
 @any_history
 @examples
 def test_commission_is_charged_on_what_was_paid_and_its_minimum_once_for_an_order(history: History) -> None:
-    played, costs = play(history), history.config.costs
+    played, costs = run_history(history), history.config.costs
     paid: dict[str, Fraction] = {}
     notional: dict[str, Fraction] = {}
     units: dict[str, Fraction] = {}
@@ -520,7 +522,7 @@ def test_commission_is_charged_on_what_was_paid_and_its_minimum_once_for_an_orde
 @any_history
 @examples
 def test_only_a_short_pays_for_what_it_borrows_and_only_at_a_session_roll(history: History) -> None:
-    for before, event, after in steps(play(history)):
+    for before, event, after in steps(run_history(history)):
         if isinstance(event, CashAdjusted):
             assert history.config.shorting.borrow_pct > 0
             assert event.amount < 0
@@ -533,7 +535,7 @@ def test_only_a_short_pays_for_what_it_borrows_and_only_at_a_session_roll(histor
 @examples
 def test_every_mark_is_cash_plus_positions_at_the_last_known_close(history: History) -> None:
     account = Account(history)
-    for before, event, after in steps(play(history)):
+    for before, event, after in steps(run_history(history)):
         account.take(event)
         if isinstance(event, PositionsMarked):
             assert set(dict(event.marks)) == set(before.positions)
@@ -548,7 +550,7 @@ def test_every_mark_is_cash_plus_positions_at_the_last_known_close(history: Hist
 @examples
 def test_a_halt_is_a_loss_at_the_limit_and_only_the_days_own_ends_with_the_session(history: History) -> None:
     account, limits = Account(history), history.config.limits
-    for before, event, after in steps(play(history)):
+    for before, event, after in steps(run_history(history)):
         account.take(event)
         if isinstance(event, TradingHalted):
             assert event.actor not in before.halts
@@ -568,7 +570,7 @@ def test_a_halt_is_a_loss_at_the_limit_and_only_the_days_own_ends_with_the_sessi
 @any_history
 @examples
 def test_a_book_tells_its_story_in_order_and_marks_each_session_once(history: History) -> None:
-    played = play(history)
+    played = run_history(history)
     times = [event.at for event in played.events]
     assert times == sorted(times)
     assert isinstance(played.events[0], BookOpened)

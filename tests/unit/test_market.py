@@ -50,7 +50,7 @@ def test_timeframes_grow_from_a_minute_to_a_month_and_are_parsed_by_name() -> No
     names = ["1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1mo"]
     assert list(map(Timeframe.parse, names)) == list(Timeframe)
     assert all(shorter.duration < longer.duration for shorter, longer in pairwise(Timeframe))
-    assert [timeframe for timeframe in Timeframe if not timeframe.within_sessions] == ["1d", "1w", "1mo"]
+    assert [timeframe for timeframe in Timeframe if not timeframe.is_intraday] == ["1d", "1w", "1mo"]
     assert [Timeframe.W1.duration, Timeframe.MO1.duration] == [timedelta(days=7), timedelta(days=31, hours=1)]
     with pytest.raises(BadInput, match=f"use one of {', '.join(names)}"):
         Timeframe.parse("1M")

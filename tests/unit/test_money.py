@@ -22,11 +22,11 @@ from engine.core.money import (
     exact,
     floor_to_step,
     is_exact,
+    magnitude,
     mul,
     neg,
-    part_of,
     percent_of,
-    size,
+    prorate,
     steps_in,
     sub,
 )
@@ -102,7 +102,7 @@ def test_sums_and_differences_are_exact(a: Decimal, b: Decimal) -> None:
     assert Fraction(sub(a, b)) == Fraction(a) - Fraction(b)
     assert add(a, neg(a)) == 0
     assert str(add(a, neg(a))) == "0"
-    assert Fraction(size(a)) == abs(Fraction(a))
+    assert Fraction(magnitude(a)) == abs(Fraction(a))
 
 
 @given(amounts, amounts, above_zero)
@@ -118,7 +118,7 @@ def test_products_and_quotients_are_rounded_once(a: Decimal, b: Decimal, whole: 
     assert Fraction(div(small_a, whole)) == rounded(Fraction(small_a) / Fraction(whole))
     assert Fraction(percent_of(small_a, small_b)) == rounded(Fraction(small_a) * Fraction(small_b) / 100)
     assert Fraction(bps_of(small_a, small_b)) == rounded(Fraction(small_a) * Fraction(small_b) / 10_000)
-    assert Fraction(part_of(small_a, small_b, whole)) == rounded(
+    assert Fraction(prorate(small_a, small_b, whole)) == rounded(
         Fraction(small_a) * Fraction(small_b) / Fraction(whole)
     )
 
@@ -171,9 +171,9 @@ def test_steps_are_counted_whole(quantity: str, step: str, steps: int, floored: 
 def test_small_sums_by_hand() -> None:
     five, two = Decimal(5), Decimal(2)
     assert [f(five, two) for f in (add, sub, mul, div)] == [7, 3, 10, exact("2.5")]
-    assert (neg(five), size(neg(five)), size(five)) == (-5, 5, 5)
+    assert (neg(five), magnitude(neg(five)), magnitude(five)) == (-5, 5, 5)
     assert (percent_of(five, two), bps_of(five, two)) == (exact("0.1"), exact("0.001"))
-    assert part_of(five, two, Decimal(4)) == exact("2.5")
+    assert prorate(five, two, Decimal(4)) == exact("2.5")
     assert money.total([]) == 0
     assert money.total([five, two, neg(Decimal(3))]) == 4
     assert affordable(Decimal(10), Decimal(3), exact("0.5")) == 3
@@ -222,7 +222,7 @@ BINARY: list[Callable[[Decimal, Decimal], Decimal]] = [
 @given(above_zero, above_zero, st.sampled_from(BINARY))
 def test_a_hostile_decimal_context_changes_nothing(a: Decimal, b: Decimal, operation: Callable[..., Decimal]) -> None:
     a, b = div(a, Decimal(1_000)), div(b, Decimal(1_000))
-    calm = [operation(a, b), part_of(a, b, a), neg(a), size(neg(a)), exact(str(a)), money.total([a, b, a])]
+    calm = [operation(a, b), prorate(a, b, a), neg(a), magnitude(neg(a)), exact(str(a)), money.total([a, b, a])]
     with localcontext(HOSTILE):
-        hostile = [operation(a, b), part_of(a, b, a), neg(a), size(neg(a)), exact(str(a)), money.total([a, b, a])]
+        hostile = [operation(a, b), prorate(a, b, a), neg(a), magnitude(neg(a)), exact(str(a)), money.total([a, b, a])]
         assert [value.as_tuple() for value in hostile] == [value.as_tuple() for value in calm]

@@ -12,7 +12,7 @@ from random import Random
 import msgspec
 import pytest
 
-from engine.broker.paper import PaperBroker, Report
+from engine.broker.paper import BrokerReport, PaperBroker
 from engine.core.config import Costs, RunConfig, Shorting
 from engine.core.events import (
     CashAdjusted,
@@ -66,7 +66,7 @@ class Till:
         self.cash = units(CONFIG.cash)
         self.seen: Counter[str] = Counter()
 
-    def take(self, before: Book, told: Sequence[Report], after: Book) -> None:
+    def take(self, before: Book, told: Sequence[BrokerReport], after: Book) -> None:
         for event in told:
             self.seen[type(event).__name__] += 1
             if isinstance(event, OrderFilled):
@@ -92,7 +92,7 @@ class Market:
         self.marks = {"AAA": exact("100"), "BBB": exact("100"), RATE: exact("1.1")}
         self.placed = 0
 
-    def step(self) -> list[Report]:
+    def step(self) -> list[BrokerReport]:
         """One operation, and what the broker told of it."""
         kind = self.random.random()
         if kind < 0.4:
@@ -107,7 +107,7 @@ class Market:
             return self.broker.roll(self.at, self.marks)
         return self._bar()
 
-    def _place(self) -> list[Report]:
+    def _place(self) -> list[BrokerReport]:
         symbol = self.random.choice(("AAA", "BBB"))
         if len(self.broker.account.orders_of(symbol)) > 6:
             return []
@@ -133,7 +133,7 @@ class Market:
         )  # fmt: skip
         return [self.broker.place_order(order)]
 
-    def _bar(self) -> list[Report]:
+    def _bar(self) -> list[BrokerReport]:
         symbol = self.random.choice(("AAA", "AAA", "BBB", "BBB", RATE))
         if symbol == RATE:
             self.marks[RATE] = exact(Decimal(self.random.randint(8000, 13000)) / 10000)

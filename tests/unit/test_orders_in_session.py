@@ -26,12 +26,12 @@ from engine.core.events import (
     TradingHalted,
     Verdict,
 )
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Calendar, Direction, Instrument, OrderType, Side, TimeInForce
 from engine.core.money import ONE, ZERO, exact
-from engine.runtime.manual import Desk
-from engine.trading.tickets import Ticket
-from tests.support.strategies import HOUR, History, config_of, play
+from engine.runtime.manual import ManualAccount
+from engine.trading.tickets import OrderTicket
+from tests.support.strategies import HOUR, History, config_of, run_history
 
 E = TypeVar("E")
 LONG, SHORT, FLAT = Direction.LONG, Direction.SHORT, Direction.FLAT
@@ -60,22 +60,22 @@ def bars_of(*rows: Row, volume: str = "1000") -> list[Bar]:
 STILL: Row = ("100", "100", "100", "100")
 
 
-def wish(direction: Direction, entry: OrderTerms | None = None, **wanted: str) -> Wish:
+def wish(direction: Direction, entry: OrderTerms | None = None, **wanted: str) -> Intent:
     prices: dict[str, Any] = {name: exact(price) for name, price in wanted.items()}
-    return Wish("AAA", direction, ONE, "analysis", entry=entry, **prices)
+    return Intent("AAA", direction, ONE, "analysis", entry=entry, **prices)
 
 
 def limit(price: str, time_in_force: TimeInForce = GTC, expires_at: datetime | None = None) -> OrderTerms:
     return OrderTerms(OrderType.LIMIT, exact(price), time_in_force=time_in_force, expires_at=expires_at)
 
 
-def session(config: RunConfig, bars: list[Bar], wishes: Mapping[int, Wish | Direction]) -> list[BookEvent]:
+def session(config: RunConfig, bars: list[Bar], wishes: Mapping[int, Intent | Direction]) -> list[BookEvent]:
     """The events that follow from wishes at the close of the n-th bar."""
     script = {
         ("AAA", bars[n].closed_at): wish(wanted) if isinstance(wanted, Direction) else wanted
         for n, wanted in wishes.items()
     }
-    return play(History(config, [bars], script)).events
+    return run_history(History(config, [bars], script)).events
 
 
 def of(kind: type[E], events: list[BookEvent]) -> list[E]:
@@ -258,13 +258,13 @@ def test_shorts_are_bought_back_when_margin_is_called(close: str, called: bool) 
 # --- Persons ------------------------------------------------------------------------------------------------------
 
 
-def at_desk(**limits: Any) -> Desk:
-    return Desk(account(limits=RiskLimits(None, None, **limits)), START)
+def at_desk(**limits: Any) -> ManualAccount:
+    return ManualAccount(account(limits=RiskLimits(None, None, **limits)), START)
 
 
-def ticket(side: Side, quantity: str, terms: OrderTerms, replaces: str = "", stop: str | None = None) -> Ticket:
+def ticket(side: Side, quantity: str, terms: OrderTerms, replaces: str = "", stop: str | None = None) -> OrderTicket:
     protection = None if stop is None else Protection(exact(stop))
-    return Ticket("AAA", side, exact(quantity), terms, protection, replaces)
+    return OrderTicket("AAA", side, exact(quantity), terms, protection, replaces)
 
 
 def placed(events: list[BookEvent]) -> OrderPlaced:
@@ -320,17 +320,17 @@ def test_a_ticket_that_amends_nothing_or_is_no_order_is_denied() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "flaw"),
-    [(Ticket("AAA", BUY, Decimal("NaN")), "quantity NaN is no amount"),
-     (Ticket("BBB", BUY, ONE, replaces="{}"), "there is no working order {} to BUY BBB"),
-     (Ticket("AAA", SELL, ONE, replaces="{}"), "there is no working order {} to SELL AAA"),
-     (Ticket("AAA", BUY, ONE, protection=Protection(exact("101"))), "stop 101 is not on the losing side of 100"),
-     (Ticket("AAA", SELL, ONE, protection=Protection(exact("99"))), "stop 99 is not on the losing side of 100"),
-     (Ticket("AAA", BUY, ONE, protection=Protection(None, exact("99"))), "target 99 is not on the winning side of 100"),
-     (Ticket("AAA", SELL, ONE, limit("105"), Protection(None, exact("106"))),
+    [(OrderTicket("AAA", BUY, Decimal("NaN")), "quantity NaN is no amount"),
+     (OrderTicket("BBB", BUY, ONE, replaces="{}"), "there is no working order {} to BUY BBB"),
+     (OrderTicket("AAA", SELL, ONE, replaces="{}"), "there is no working order {} to SELL AAA"),
+     (OrderTicket("AAA", BUY, ONE, protection=Protection(exact("101"))), "stop 101 is not on the losing side of 100"),
+     (OrderTicket("AAA", SELL, ONE, protection=Protection(exact("99"))), "stop 99 is not on the losing side of 100"),
+     (OrderTicket("AAA", BUY, ONE, protection=Protection(None, exact("99"))), "target 99 is not on the winning side of 100"),
+     (OrderTicket("AAA", SELL, ONE, limit("105"), Protection(None, exact("106"))),
       "target 106 is not on the winning side of 105")],
 )  # fmt: skip
-def test_a_ticket_that_cannot_be_meant_is_denied_with_what_is_wrong(wrong: Ticket, flaw: str) -> None:
-    desk = Desk(config_of(("AAA", "BBB"), quantity="10"), START)
+def test_a_ticket_that_cannot_be_meant_is_denied_with_what_is_wrong(wrong: OrderTicket, flaw: str) -> None:
+    desk = ManualAccount(config_of(("AAA", "BBB"), quantity="10"), START)
     waits = placed(desk.submit(ticket(BUY, "3", limit("95")), exact("100"), START)).order_id
     named = msgspec.structs.replace(wrong, replaces=wrong.replaces.format(waits))
     (denied,) = of(RiskDecided, desk.submit(named, exact("100"), START + HOUR))
@@ -380,7 +380,7 @@ def test_the_closing_half_of_a_persons_order_keeps_its_terms_and_that_of_a_wish_
     desk.open("AAA", exact("100"), START)
     order = placed(desk.submit(ticket(SELL, "8", limit("105")), exact("100"), START + HOUR))
     assert (order.quantity, order.role, order.terms) == (5, "exit", limit("105"))
-    order = placed(desk.act(wish(SHORT, limit("106")), exact("100"), START + 2 * HOUR))
+    order = placed(desk.submit_intent(wish(SHORT, limit("106")), exact("100"), START + 2 * HOUR))
     assert (order.quantity, order.role, order.terms) == (5, "exit", OrderTerms())
 
 

@@ -24,28 +24,28 @@ from ui.services.profile_files import (
     BUILT_IN,
     DEFAULT,
     STRUCTS,
-    combined,
-    document_of,
-    facts_of,
-    from_json,
+    combine_profiles,
+    document_text,
+    document_values,
+    load_combined_profile,
+    parse_document,
+    parse_profile_json,
     rates_needed,
-    read_file,
-    resolve,
-    text_of,
-    whole,
+    read_profile_file,
+    resolve_profile,
 )
 
 BTC, EUR = instrument_for("BTC-USD"), instrument_for("EUR-USD")
 
 
 def parsed(text: str) -> Document:
-    return document_of(from_json(text, "x.json"), "x.json")
+    return parse_document(parse_profile_json(text, "x.json"), "x.json")
 
 
 def config_of(text: str, *instruments: Instrument) -> RunConfig:
     document = parsed(text)
     assert isinstance(document, Profile)
-    return resolve(document, instruments or (BTC,), Timeframe.H1)
+    return resolve_profile(document, instruments or (BTC,), Timeframe.H1)
 
 
 # --- Fields -------------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_what_is_wrong_is_told_in_one_sentence_with_the_file_and_the_field(
     file = tmp_path / "broken.json"
     file.write_text(text)
     with pytest.raises(BadInput) as refused:
-        read_file(file)
+        read_profile_file(file)
     said = str(refused.value)
     assert said.startswith(f"profile {file}")
     assert field in said
@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
     for name, said in (("missing.json", "No such file"), ("bytes.json", "no text|not a text"), (".toml", "No such")):
         with pytest.raises(BadInput, match=said):
-            read_file(tmp_path / name)
+            read_profile_file(tmp_path / name)
 
 
 NAMES = [*Profile.model_fields, *(name for struct in STRUCTS.values() for name in struct.__struct_fields__)]
@@ -205,11 +205,11 @@ NAMES = [*Profile.model_fields, *(name for struct in STRUCTS.values() for name i
 def test_whatever_a_document_says_it_loads_or_is_refused_in_one_sentence(said: object) -> None:
     refusal = ""
     try:
-        document = document_of(said, "x.json")
+        document = parse_document(said, "x.json")
     except BadInput as refused:
         refusal = str(refused)
     else:
-        assert parsed(text_of(document)) == document
+        assert parsed(document_text(document)) == document
     assert "\n" not in refusal
 
 
@@ -227,10 +227,10 @@ def test_toml_says_the_same_as_json_and_none_is_null(tmp_path: Path) -> None:
         '"limits": {"position_pct": null, "losses_max": 3}, '
         '"overrides": {"BTC-USD": {"exits": {"holding_bars": null}}}}'
     )
-    one, other = read_file(tmp_path / "p.toml"), read_file(tmp_path / "p.json")
+    one, other = read_profile_file(tmp_path / "p.toml"), read_profile_file(tmp_path / "p.json")
     assert one == other
-    assert text_of(one) == text_of(other)
-    config = resolve(whole_of(one), [BTC], Timeframe.H1)
+    assert document_text(one) == document_text(other)
+    config = resolve_profile(whole_of(one), [BTC], Timeframe.H1)
     assert (config.cash, config.limits.position_pct) == (Decimal("123456789012.123456789012"), None)
     assert config.exits_of("BTC-USD").holding_bars is None
 
@@ -239,16 +239,16 @@ def test_toml_says_the_same_as_json_and_none_is_null(tmp_path: Path) -> None:
 def test_numbers_are_taken_exactly_as_number_and_as_text_in_both_ways(amount: Decimal) -> None:
     text = f"{amount:f}"
     as_number, as_text = parsed(f'{{"cash": {text}}}'), parsed(f'{{"cash": "{text}"}}')
-    as_toml = document_of(tomllib.loads(f"cash = {text}", parse_float=Decimal), "x.toml")
-    assert facts_of(as_number) == facts_of(as_text) == facts_of(as_toml)
-    assert Decimal(facts_of(as_number)["cash"]) == amount
+    as_toml = parse_document(tomllib.loads(f"cash = {text}", parse_float=Decimal), "x.toml")
+    assert document_values(as_number) == document_values(as_text) == document_values(as_toml)
+    assert Decimal(document_values(as_number)["cash"]) == amount
 
 
 @pytest.mark.parametrize("text", ["cash = nan", "cash = inf", "cash = -1", "cash =", "cash = 1979-05-27", "a = 1"])
 def test_a_broken_toml_file_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(BadInput, match=r"profile .*p\.toml") as refused:
-        read_file(tmp_path / "p.toml")
+        read_profile_file(tmp_path / "p.toml")
     assert "\n" not in str(refused.value)
 
 
@@ -286,7 +286,7 @@ def test_an_override_changes_the_fields_it_names_and_no_other() -> None:
     assert config.exits_of("EUR-USD") == Exits(9, stop_pct=Decimal(1), risk_reward=Decimal(3))
     assert (config.position_pct_of("BTC-USD"), config.position_pct_of("EUR-USD")) == (Decimal(8), Decimal(20))
     assert [override.symbol for override in config.overrides] == ["BTC-USD", "EUR-USD"]
-    assert config_of(text_of(parsed(text)), BTC, EUR) == config
+    assert config_of(document_text(parsed(text)), BTC, EUR) == config
 
 
 def test_a_portfolios_override_is_merged_over_the_risk_profile_that_joins_it() -> None:
@@ -294,7 +294,7 @@ def test_a_portfolios_override_is_merged_over_the_risk_profile_that_joins_it() -
     theirs = parsed('{"kind": "risk", "costs": {"slippage_bps": 33, "commission_bps": 44}}')
     assert isinstance(ours, Portfolio)
     assert isinstance(theirs, Risk)
-    config = resolve(combined(ours, theirs), [BTC], Timeframe.H1)
+    config = resolve_profile(combine_profiles(ours, theirs), [BTC], Timeframe.H1)
     assert config.costs_of("BTC-USD") == Costs(Decimal(33), Decimal(1))
 
 
@@ -304,7 +304,7 @@ def test_halves_that_contradict_each_other_are_refused_when_they_meet() -> None:
     assert isinstance(ours, Portfolio)
     assert isinstance(theirs, Risk)
     with pytest.raises(BadInput, match=r"the profile cannot be used: overrides\.BTC-USD\.exits: stop_pct and"):
-        resolve(combined(ours, theirs), [BTC], Timeframe.H1)
+        resolve_profile(combine_profiles(ours, theirs), [BTC], Timeframe.H1)
 
 
 def test_only_the_rates_that_a_runs_symbols_need_are_taken() -> None:
@@ -312,9 +312,9 @@ def test_only_the_rates_that_a_runs_symbols_need_are_taken() -> None:
     assert rates_needed(profile, [BTC]) == ()
     abroad = [BTC, instrument_for("BTC-EUR")]
     assert rates_needed(profile, abroad) == ("EUR-USD",)
-    assert resolve(profile, abroad, Timeframe.H1, [EUR]).rate_symbol("EUR") == "EUR-USD"
+    assert resolve_profile(profile, abroad, Timeframe.H1, [EUR]).rate_symbol("EUR") == "EUR-USD"
     with pytest.raises(BadInput, match="BTC-EUR is quoted in EUR"):
-        resolve(profile, abroad, Timeframe.H1)
+        resolve_profile(profile, abroad, Timeframe.H1)
 
 
 def test_the_built_in_profiles_are_those_of_the_page() -> None:
@@ -323,7 +323,7 @@ def test_the_built_in_profiles_are_those_of_the_page() -> None:
         assert (exits.holding_bars, exits.from_decision) == (4, True), name
         assert (exits.stop_ranges, exits.risk_reward) == (Decimal(2), Decimal("1.5")), name
         assert profile.shorting.maintenance_pct == Decimal(30), name
-        assert resolve(profile, [BTC, EUR], Timeframe.H1).cash == Decimal(100_000)
+        assert resolve_profile(profile, [BTC, EUR], Timeframe.H1).cash == Decimal(100_000)
     realistic, classic, cautious = (BUILT_IN[name] for name in ("realistic", "classic", "cautious"))
     assert (realistic.limits.collar_pct, realistic.limits.stale_bars) == (Decimal(10), 3)
     assert (classic.costs.slippage_bps, classic.costs.commission_bps) == (Decimal(200), Decimal(0))
@@ -341,9 +341,9 @@ def test_the_built_in_profiles_are_those_of_the_page() -> None:
 
 def test_an_account_by_hand_takes_a_whole_profile_only(tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text('{"kind": "risk"}')
-    assert whole("classic") is BUILT_IN["classic"]
+    assert load_combined_profile("classic") is BUILT_IN["classic"]
     with pytest.raises(BadInput, match=r"half\.json is a risk profile"):
-        whole(str(tmp_path / "half.json"))
+        load_combined_profile(str(tmp_path / "half.json"))
 
 
 # --- The page -----------------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def documented() -> dict[str, str]:
 
 def test_the_page_lists_every_field_with_its_default() -> None:
     expected: dict[str, str] = {}
-    for field, value in facts_of(Profile()).items():
+    for field, value in document_values(Profile()).items():
         parts: dict[str, Any] = {**value} if isinstance(value, dict) and value else {"": value}
         for part, default in parts.items():
             text = default if isinstance(default, str) else json.dumps(default)
@@ -370,10 +370,10 @@ def test_the_page_lists_every_field_with_its_default() -> None:
 def test_the_pages_examples_are_profiles() -> None:
     examples = [block for block in blocks(PAGE) if block.language in ("toml", "json")]
     read = [
-        document_of(
+        parse_document(
             tomllib.loads(block.text, parse_float=Decimal)
             if block.language == "toml"
-            else from_json(block.text, "json"),
+            else parse_profile_json(block.text, "json"),
             block.language,
         )
         for block in examples

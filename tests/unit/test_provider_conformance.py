@@ -20,7 +20,7 @@ from engine.data.providers.rate_limit import Budget
 from engine.data.providers.rows import NUMBERS, closed, none
 from engine.data.providers.yahoo import Yahoo
 from engine.data.sample import SAMPLE_FILES
-from tests.support.yahoo_answers import NOT_FOUND, Answer, LocalYahoo, Row, error, midnight, served
+from tests.support.yahoo_answers import NOT_FOUND, LocalYahoo, YahooResponse, YahooRow, error, midnight, serve_charts
 
 DAY = timedelta(days=1)
 SPX, BTC = instrument_for("SPX"), instrument_for("BTC-USD")
@@ -35,7 +35,7 @@ SAMPLED = Span(datetime(2017, 8, 1, tzinfo=UTC), datetime(2017, 8, 12, tzinfo=UT
 @pytest.mark.parametrize("timeframe", Timeframe)
 @pytest.mark.parametrize("symbol", ["SYNTHETIC.BTC-USD", "SYNTHETIC.SPX.7", "SYNTHETIC.CL", "SYNTHETIC.EUR-USD.2"])
 def test_the_synthetic_provider_keeps_its_word(symbol: Symbol, timeframe: Timeframe) -> None:
-    days = 9 if timeframe.within_sessions else 150
+    days = 9 if timeframe.is_intraday else 150
     assert (
         check(find("synthetic"), instrument_for(symbol), timeframe, Span(WEEK.end - days * DAY, WEEK.end), LATER) == []
     )
@@ -62,13 +62,13 @@ def connected() -> Iterator[Callable[[Instrument, Timeframe], Yahoo]]:
     def connect(instrument: Instrument, timeframe: Timeframe) -> Yahoo:
         around, zone = Span(WEEK.start - 9 * DAY, LATER), "UTC" if instrument.calendar == "24/7" else "America/New_York"
         opens: list[datetime] = grid(instrument.calendar, timeframe, around)["opened_at"].to_list()
-        if not timeframe.within_sessions:
+        if not timeframe.is_intraday:
             labels = [session.label for session in sessions(instrument.calendar, around)]
             opens = [midnight(day.year, day.month, day.day, zone) for day in labels]
-        rows = [Row(at, 10 + n, 12 + n, 9 + n, 11 + n, n) for n, at in enumerate(opens)]
-        chart = served(rows, instrument.calendar, zone)
+        rows = [YahooRow(at, 10 + n, 12 + n, 9 + n, 11 + n, n) for n, at in enumerate(opens)]
+        chart = serve_charts(rows, instrument.calendar, zone)
 
-        def known(name: str, params: dict[str, object]) -> Answer:
+        def known(name: str, params: dict[str, object]) -> YahooResponse:
             return error(NOT_FOUND) if name == UNKNOWN else chart(name, params)
 
         session = LocalYahoo(known)
@@ -78,7 +78,7 @@ def connected() -> Iterator[Callable[[Instrument, Timeframe], Yahoo]]:
     yield connect
     for session in connections:
         session.close()
-    assert [stranger for session in connections for stranger in session.strangers] == []
+    assert [stranger for session in connections for stranger in session.other_requests] == []
 
 
 @pytest.mark.parametrize("timeframe", ["5m", "30m", "1h", "1d"])

@@ -33,14 +33,14 @@ from engine.core.events import (
     TradingHalted,
     TradingResumed,
 )
-from engine.core.intents import Wish
+from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, OrderType, Side, Timeframe, TimeInForce
 from engine.core.money import exact
-from engine.runtime.manual import Desk
+from engine.runtime.manual import ManualAccount
 from engine.trading import fills
 from engine.trading.book import Book, evolve
-from engine.trading.tickets import Ticket
-from tests.support.reference_broker import Model, Told, close, differences
+from engine.trading.tickets import OrderTicket
+from tests.support.reference_broker import OrderReport, ReferenceBroker, find_differences, is_close
 
 SYMBOLS = ("AAA", "BBB")
 RATE = "EUR-USD"
@@ -148,7 +148,7 @@ class Desks(RuleBasedStateMachine):
     @initialize(config=accounts())
     def begin(self, config: RunConfig) -> None:
         self.config = config
-        self.desk, self.model = Desk(config, self.at), Model(config)
+        self.desk, self.model = ManualAccount(config, self.at), ReferenceBroker(config)
         self.book, self.seen, self.ids = Book(), 0, [""]
         self.last: dict[str, int] = dict.fromkeys((*SYMBOLS, RATE), 80)
         self.hour(((0, 0, 0, 0, 100), (0, 0, 0, 0, 100), 0))
@@ -193,13 +193,13 @@ class Desks(RuleBasedStateMachine):
         sign = -1 if direction is Direction.SHORT else 1
         entry = None if kind is None else self._terms(symbol, kind, ends, offsets)
         near = 0 if kind in (None, OrderType.MARKET) else offsets[0 if kind is OrderType.LIMIT else 1]
-        wished = Wish(
+        wished = Intent(
             symbol, direction, confidence, "opinion",
             stop=None if loses is None else self._price(symbol, near - sign * (abs(loses) + 1)),
             target=None if wins is None else self._price(symbol, near + sign * (abs(wins) + 1)),
             entry=entry,
         )  # fmt: skip
-        self._decided(self.desk.act(wished, self._price(symbol, 0), self.at))
+        self._decided(self.desk.submit_intent(wished, self._price(symbol, 0), self.at))
         if then is not None:
             self.hour(then)
 
@@ -232,7 +232,7 @@ class Desks(RuleBasedStateMachine):
             trail=trail,
         )
         terms = self._terms(symbol, kind, ends, offsets)
-        asked = Ticket(symbol, side, quantity, terms, protection, replaces)
+        asked = OrderTicket(symbol, side, quantity, terms, protection, replaces)
         self._decided(self.desk.submit(asked, self._price(symbol, 0), self.at))
         if then is not None:
             self.hour(then)
@@ -274,12 +274,12 @@ class Desks(RuleBasedStateMachine):
         self._check()
 
     def _compare(self, events: Sequence[BookEvent], foretell: Callable[[], None]) -> None:
-        self.model.told = []
+        self.model.reports = []
         foretell()
         told = [_told_by(event) for event in events]
-        assert differences(told, self.model.told, DUST) == []
+        assert find_differences(told, self.model.reports, DUST) == []
         self.ids += [event.order_id for event in events if isinstance(event, OrderPlaced)]
-        reached.update(each.what for each in told)
+        reached.update(each.status for each in told)
         self._check()
 
     def _check(self) -> None:
@@ -295,12 +295,12 @@ class Desks(RuleBasedStateMachine):
     def _is_the_models(self, book: Book) -> None:
         account = self.model.account
         ours, theirs = _numbers(book), (account.cash, account.fees, account.realised, self.model.free_cash)
-        assert close(ours, theirs, DUST), (ours, theirs)
+        assert is_close(ours, theirs, DUST), (ours, theirs)
         held = {symbol: Fraction(position.quantity) for symbol, position in book.positions.items()}
         assert held == account.held
         for symbol, position in book.positions.items():
             each = Fraction(position.cost) / held[symbol], account.cost[symbol] / held[symbol]
-            assert close(each[:1], each[1:], DUST), each
+            assert is_close(each[:1], each[1:], DUST), each
         working = {o.order_id: (Fraction(o.quantity), Fraction(o.closing), o.pair) for o in book.working.values()}
         assert working == {o.order_id: (o.quantity, o.closing, o.pair) for o in self.model.orders}
 
@@ -314,25 +314,25 @@ def _bar(symbol: str, opened_at: datetime, open_: int, shape: Shape) -> Bar:
     return Bar(symbol, opened_at, opened_at + HOUR, prices[0], prices[1], prices[2], prices[3], Decimal(volume))
 
 
-def _told_by(event: BookEvent) -> Told:
+def _told_by(event: BookEvent) -> OrderReport:
     match event:
         case OrderFilled():
             signed = Fraction(event.quantity) * event.side.sign
             numbers = (signed, Fraction(event.price), Fraction(event.commission), Fraction(event.slippage))
-            return Told("filled", event.order_id, event.at, numbers)
+            return OrderReport("filled", event.order_id, event.at, numbers)
         case OrderPlaced():
             signed = Fraction(event.quantity) * event.side.sign
             prices = Fraction(event.terms.stop_price or 0), Fraction(event.terms.limit_price or 0)
-            return Told("placed", event.order_id, event.at, (signed, *prices))
+            return OrderReport("placed", event.order_id, event.at, (signed, *prices))
         case OrderCanceled():
             if event.reason.startswith(BEYOND_COLLAR):
-                return Told("beyond", event.order_id, event.at)
-            return Told("outpaired" if event.reason == PAIR_FILLED else "canceled", event.order_id, event.at)
+                return OrderReport("beyond", event.order_id, event.at)
+            return OrderReport("outpaired" if event.reason == PAIR_FILLED else "canceled", event.order_id, event.at)
         case OrderExpired():
-            return Told("expired", event.order_id, event.at)
+            return OrderReport("expired", event.order_id, event.at)
         case OrderRejected():
             assert event.required > event.available
-            return Told("rejected", event.order_id, event.at)
+            return OrderReport("rejected", event.order_id, event.at)
         case _:
             raise AssertionError(event)
 
@@ -369,7 +369,9 @@ def _strictly_within(side: Side, price: Decimal, limit: Decimal) -> bool:
     return price < limit if side is Side.BUY else price > limit
 
 
-def _per_fill(notional: Decimal, quantity: Decimal, costs: Costs, before: fills.Paid = fills.NOTHING) -> Decimal:
+def _per_fill(
+    notional: Decimal, quantity: Decimal, costs: Costs, before: fills.FilledSoFar = fills.NOT_FILLED
+) -> Decimal:
     return fills_commission(notional, quantity, costs)
 
 
@@ -379,7 +381,7 @@ def _leave(*_: object) -> None:
 
 fills_commission = fills.commission_of
 FAULTS: dict[str, tuple[object, str, object]] = {
-    "a limit that is touched is not filled": (fills, "within", _strictly_within),
+    "a limit that is touched is not filled": (fills, "is_marketable", _strictly_within),
     "the minimum commission is charged for each fill": (fills, "commission_of", _per_fill),
     "the other order of a pair stays": (PaperBroker, "_end_pair", _leave),
 }

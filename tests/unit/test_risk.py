@@ -19,12 +19,12 @@ from engine.core.config import Costs, Exits, Override, RiskLimits, RunConfig, Sh
 from engine.core.events import AT_MARKET, OrderPlaced, OrderTerms, Role, TradingHalted, Verdict
 from engine.core.market import Bar, Calendar, Instrument, OrderType, Side
 from engine.core.money import ONE, ZERO, add, exact, floor_to_step, mul, sub
-from engine.core.step import Step
+from engine.core.step import MarketView
 from engine.trading.book import Book, Position, closing_units, evolve, fold
 from engine.trading.decide import open_book
 from engine.trading.fills import Market, fill
 from engine.trading.proposal import Proposal, entry_cash, reference_of
-from engine.trading.risk import RULES, Ruling, daily_loss_limit, judge, leaving_by
+from engine.trading.risk import RULES, RiskRuling, check, daily_loss_limit, pending_exit
 from engine.trading.sizing import target_quantity
 from tests.support.strategies import config_of
 
@@ -89,27 +89,27 @@ def proposed(
     latest: dict[str, Bar] = {}
     if closed_at is not None:
         latest[symbol] = Bar(symbol, closed_at - HOUR, closed_at, ONE, ONE, ONE, ONE, exact(volume))
-    step = Step(at, None, (), latest, marks)
+    step = MarketView(at, None, (), latest, marks)
     book = account(config) if book is None else book
     if peak is not None:
         book = msgspec.structs.replace(book, peak=exact(peak))
     return Proposal(book, config, step, symbol, side, Decimal(quantity), terms, flaw, replaces)
 
 
-def failures(ruling: Ruling) -> list[str]:
+def failures(ruling: RiskRuling) -> list[str]:
     return [check.rule for check in ruling.checks if not check.passed]
 
 
 def failing(proposal: Proposal) -> list[str]:
-    return failures(judge(proposal))
+    return failures(check(proposal))
 
 
-def check(proposal: Proposal, rule: str) -> tuple[bool, str, str]:
-    return next((each.passed, each.limit, each.observed) for each in judge(proposal).checks if each.rule == rule)
+def rule_check(proposal: Proposal, rule: str) -> tuple[bool, str, str]:
+    return next((each.passed, each.limit, each.observed) for each in check(proposal).checks if each.rule == rule)
 
 
 def ruled(proposal: Proposal) -> tuple[Verdict, Decimal]:
-    ruling = judge(proposal)
+    ruling = check(proposal)
     return ruling.verdict, ruling.quantity
 
 
@@ -323,7 +323,7 @@ def test_every_rule_with_an_amount_has_its_edge() -> None:
 def test_a_flawed_wish_is_denied_and_says_what_is_wrong() -> None:
     proposal = proposed(limited(), BUY, "1", flaw="stop 120 is not on the losing side of 100")
     assert ruled(proposal) == (Verdict.DENIED, 0)
-    assert check(proposal, "wish") == (
+    assert rule_check(proposal, "wish") == (
         False, "prices and numbers that can be meant", "stop 120 is not on the losing side of 100",
     )  # fmt: skip
     assert failing(proposal) == ["wish"]
@@ -343,7 +343,7 @@ def test_an_order_is_a_duplicate_of_one_at_the_same_step_or_with_the_same_terms(
 ) -> None:
     proposal = proposed(limited(), book=account(limited(), working=[working]))
     assert failing(proposal) == (["duplicate"] if same else [])
-    assert check(proposal, "duplicate") == (
+    assert rule_check(proposal, "duplicate") == (
         not same, "one of its kind at a time", working.order_id if same else "none",
     )  # fmt: skip
 
@@ -354,7 +354,7 @@ def test_an_amendment_is_judged_without_the_order_it_replaces() -> None:
     book = account(config, working=[working])
     again = proposed(config, BUY, "10", limit("95"), book=book, replaces=working)
     assert ruled(again) == (Verdict.APPROVED, 10)
-    assert check(again, "cash") == (True, "1000", "950")
+    assert rule_check(again, "cash") == (True, "1000", "950")
     beside = proposed(config, BUY, "10", limit("95"), book=book)
     assert failing(beside) == ["cash", "position_cap", "gross_exposure", "duplicate"]
 
@@ -365,18 +365,18 @@ def test_an_amendment_is_judged_without_the_order_it_replaces() -> None:
 def test_only_allowed_symbols_are_entered(allowed: tuple[str, ...], passes: bool) -> None:
     proposal = proposed(limited(symbols=allowed))
     assert failing(proposal) == ([] if passes else ["allowed_symbols"])
-    assert check(proposal, "allowed_symbols") == (passes, ",".join(allowed), "AAA")
+    assert rule_check(proposal, "allowed_symbols") == (passes, ",".join(allowed), "AAA")
 
 
 def test_without_shorts_nothing_is_sold_that_is_not_held() -> None:
     book = account(NO_SHORTS, {"AAA": "10"})
-    assert check(proposed(NO_SHORTS, SELL, "1E-8"), "shorts") == (False, "none", "would hold -1E-8")
+    assert rule_check(proposed(NO_SHORTS, SELL, "1E-8"), "shorts") == (False, "none", "would hold -1E-8")
     assert ruled(proposed(NO_SHORTS, SELL, "10.00000001", book=book)) == (Verdict.REDUCED, 10)
     assert ruled(proposed(NO_SHORTS, SELL, "10", book=book)) == (Verdict.APPROVED, 10)
     assert failing(proposed(NO_SHORTS, BUY, "10", book=book)) == []
     assert failing(proposed(NO_SHORTS, BUY, "0.5")) == []
     assert failing(proposed(NO_SHORTS, BUY, "0")) == ["quantity"]
-    assert check(proposed(limited(), SELL, "1"), "shorts") == (True, "allowed", "would hold -1")
+    assert rule_check(proposed(limited(), SELL, "1"), "shorts") == (True, "allowed", "would hold -1")
     covering = proposed(NO_SHORTS, BUY, "11", book=account(NO_SHORTS, {"AAA": "-11.5"}))
     assert ruled(covering) == (Verdict.APPROVED, 11)
 
@@ -386,10 +386,10 @@ def test_a_forbidden_reversal_is_denied_whole() -> None:
     book = account(config, {"AAA": "10"})
     proposal = proposed(config, SELL, "20", book=book)
     assert ruled(proposal) == (Verdict.DENIED, 0)
-    assert check(proposal, "incompatible_position") == (False, "no reversal", "holds 10")
+    assert rule_check(proposal, "incompatible_position") == (False, "no reversal", "holds 10")
     assert failing(proposed(config, BUY, "20", book=book)) == []
     allowed = proposed(limited(), SELL, "20", book=book)
-    assert check(allowed, "incompatible_position") == (True, "reversal allowed", "holds 10")
+    assert rule_check(allowed, "incompatible_position") == (True, "reversal allowed", "holds 10")
 
 
 def test_a_position_that_is_being_left_takes_no_order_beside_the_one_that_leaves_it() -> None:
@@ -399,8 +399,8 @@ def test_a_position_that_is_being_left_takes_no_order_beside_the_one_that_leaves
         proposal = proposed(limited(), side, quantity, book=book)
         assert ruled(proposal) == (Verdict.DENIED, 0)
         assert failing(proposal) == ["incompatible_position"]
-        assert judge(proposal).reason.startswith(f"incompatible_position: is left by {leaving.order_id} against ")
-        assert check(proposal, "incompatible_position")[2] == f"is left by {leaving.order_id}"
+        assert check(proposal).reason.startswith(f"incompatible_position: is left by {leaving.order_id} against ")
+        assert rule_check(proposal, "incompatible_position")[2] == f"is left by {leaving.order_id}"
     assert failing(proposed(limited(), symbol="BBB", book=book)) == []
     amended = proposed(limited(), SELL, "4", book=book, replaces=leaving)
     assert ruled(amended) == (Verdict.APPROVED, 4)
@@ -411,9 +411,9 @@ def test_only_an_exit_at_the_market_leaves_a_position() -> None:
     waits = order_of("AAA", SELL, "9", limit("110"), closing="9", role="exit")
     entry = order_of("AAA", BUY, "1")
     leaves = order_of("AAA", SELL, "8", closing="8", role="exit")
-    assert leaving_by(account(limited(), working=[stops, waits, entry]), "AAA") is None
-    assert leaving_by(account(limited(), working=[stops, waits, entry, leaves]), "AAA") is leaves
-    assert leaving_by(account(limited(), working=[leaves]), "BBB") is None
+    assert pending_exit(account(limited(), working=[stops, waits, entry]), "AAA") is None
+    assert pending_exit(account(limited(), working=[stops, waits, entry, leaves]), "AAA") is leaves
+    assert pending_exit(account(limited(), working=[leaves]), "BBB") is None
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_entries_are_made_inside_the_trading_hours(begin: int, end: int, hour: i
     config = limited(trading_from=begin, trading_to=end)
     proposal = proposed(config, at=AT.replace(hour=hour, minute=minute), closed_at=None)
     assert failing(proposal) == ([] if passes else ["trading_hours"])
-    assert check(proposal, "trading_hours") == (
+    assert rule_check(proposal, "trading_hours") == (
         passes,
         f"from {begin // 60:02}:{begin % 60:02} before {end // 60:02}:{end % 60:02}",
         f"{hour:02}:{minute:02}",
@@ -456,7 +456,11 @@ def test_what_must_be_left_before_its_session_ends_is_not_entered_in_its_last_ba
     if not passes:
         reversal = proposed(leaves, SELL, "5", book=account(leaves, {"AAA": "3"}), at=at, closed_at=None)
         assert ruled(reversal) == (Verdict.REDUCED, 3)
-        assert check(reversal, "trading_hours") == (False, "time to leave before the session ends", "its last bars")
+        assert rule_check(reversal, "trading_hours") == (
+            False,
+            "time to leave before the session ends",
+            "its last bars",
+        )
 
 
 @pytest.mark.parametrize(
@@ -468,16 +472,16 @@ def test_what_an_order_opens_is_in_whole_lots(held: str, side: Side, quantity: s
     config = limited({"instruments": (Instrument("AAA", quantity_step=exact("2")), Instrument("BBB"))})
     proposal = proposed(config, side, quantity, book=account(config, {"AAA": held} if held != "0" else {}))
     assert failing(proposal) == ([] if passes else ["quantity"])
-    assert check(proposal, "quantity") == (passes, "above 0, in lots of 2", quantity)
+    assert rule_check(proposal, "quantity") == (passes, "above 0, in lots of 2", quantity)
 
 
 def test_a_short_is_capped_at_the_price_before_slippage() -> None:
     config = limited(with_costs("200") | {"cash": exact("1000")}, position_pct="50")
-    assert check(proposed(config, SELL, "5"), "position_cap") == (True, "500", "500")
-    assert check(proposed(config, SELL, "5.01"), "position_cap") == (False, "500", "501")
-    assert check(proposed(config, SELL, "5.01", limit("50")), "position_cap") == (False, "500", "501")
-    assert check(proposed(config, BUY, "5"), "position_cap") == (False, "500", "510")
-    assert check(proposed(config, BUY, "5", stop("50")), "position_cap") == (False, "500", "510")
+    assert rule_check(proposed(config, SELL, "5"), "position_cap") == (True, "500", "500")
+    assert rule_check(proposed(config, SELL, "5.01"), "position_cap") == (False, "500", "501")
+    assert rule_check(proposed(config, SELL, "5.01", limit("50")), "position_cap") == (False, "500", "501")
+    assert rule_check(proposed(config, BUY, "5"), "position_cap") == (False, "500", "510")
+    assert rule_check(proposed(config, BUY, "5", stop("50")), "position_cap") == (False, "500", "510")
 
 
 def test_a_halt_of_entries_denies_entries_and_leaves_the_closing_half() -> None:
@@ -486,7 +490,7 @@ def test_a_halt_of_entries_denies_entries_and_leaves_the_closing_half() -> None:
     assert ruled(proposed(limited(), SELL, "15", book=book)) == (Verdict.REDUCED, 10)
     proposal = proposed(limited(), SELL, "10", book=book)
     assert ruled(proposal) == (Verdict.APPROVED, 10)
-    assert check(proposed(limited(), BUY, "1", book=book), "halt") == (
+    assert rule_check(proposed(limited(), BUY, "1", book=book), "halt") == (
         False, "no halt", "entries halted by daily_loss: lost too much",
     )  # fmt: skip
 
@@ -495,7 +499,7 @@ def test_a_halt_of_everything_denies_exits_and_closing_halves_too() -> None:
     book = account(limited(), {"AAA": "10"}, halts=[ENTRIES, EVERYTHING])
     for side, quantity in ((BUY, "1"), (SELL, "15"), (SELL, "10")):
         assert ruled(proposed(limited(), side, quantity, book=book)) == (Verdict.DENIED, 0)
-    assert check(proposed(limited(), SELL, "10", book=book), "halt") == (
+    assert rule_check(proposed(limited(), SELL, "10", book=book), "halt") == (
         False,
         "no halt of everything",
         "entries halted by daily_loss: lost too much; everything halted by operator: the operator says stop",
@@ -507,8 +511,8 @@ def test_a_halt_of_everything_denies_exits_and_closing_halves_too() -> None:
 
 def test_the_days_loss_is_measured_from_the_equity_at_the_roll() -> None:
     book = account(DAY, {"AAA": "200"}, day_equity=exact("80000"))
-    assert check(proposed(DAY, symbol="BBB", book=book), "daily_loss") == (True, "below 4000", "-20000")
-    assert check(proposed(DAY, symbol="BBB", book=book, prices={"AAA": "-20"}), "daily_loss") == (
+    assert rule_check(proposed(DAY, symbol="BBB", book=book), "daily_loss") == (True, "below 4000", "-20000")
+    assert rule_check(proposed(DAY, symbol="BBB", book=book, prices={"AAA": "-20"}), "daily_loss") == (
         False, "below 4000", "4000",
     )  # fmt: skip
     assert daily_loss_limit(book, DAY) == 4000
@@ -518,15 +522,15 @@ def test_the_days_loss_is_measured_from_the_equity_at_the_roll() -> None:
 def test_a_new_height_of_equity_is_no_fall() -> None:
     book = account(FALL, {"AAA": "100"})
     risen = proposed(FALL, symbol="BBB", book=book, prices={"AAA": "200"}, peak="90000")
-    assert check(risen, "drawdown") == (True, "below 11000", "0")
+    assert rule_check(risen, "drawdown") == (True, "below 11000", "0")
     fallen = proposed(FALL, symbol="BBB", book=book, prices={"AAA": "50"}, peak="110000")
-    assert check(fallen, "drawdown") == (False, "below 11000", "15000")
+    assert rule_check(fallen, "drawdown") == (False, "below 11000", "15000")
 
 
 def test_a_rest_ends_a_row_of_losses_and_a_loss_that_was_never_made_is_none() -> None:
     config = limited(losses_max=2, cool_down_bars=3)
     resting = account(config, losses=5, lost_at=AT - 3 * HOUR + SECOND)
-    assert check(proposed(config, book=resting), "cool_down") == (
+    assert rule_check(proposed(config, book=resting), "cool_down") == (
         False, "below 2 losses in a row, or 3 bars after the last", "5 in a row",
     )  # fmt: skip
     assert failing(proposed(config, book=account(config, losses=5, lost_at=AT - 3 * HOUR))) == []
@@ -534,8 +538,8 @@ def test_a_rest_ends_a_row_of_losses_and_a_loss_that_was_never_made_is_none() ->
 
 
 def test_a_price_may_be_fresh_in_long_bars_and_stale_in_short_ones() -> None:
-    assert check(older("10801"), "stale_price") == (False, "3:00:00", "3:00:01")
-    assert check(proposed(FRESH, closed_at=AT - HOUR), "stale_price") == (True, "3:00:00", "1:00:00")
+    assert rule_check(older("10801"), "stale_price") == (False, "3:00:00", "3:00:01")
+    assert rule_check(proposed(FRESH, closed_at=AT - HOUR), "stale_price") == (True, "3:00:00", "1:00:00")
 
 
 @pytest.mark.parametrize(
@@ -557,8 +561,8 @@ def test_an_order_is_reckoned_at_its_stop_else_its_limit_else_the_last_close_and
 
 def test_slippage_by_volume_is_reckoned_with_the_volume_of_the_last_bar() -> None:
     config = limited(with_costs("0", volume_bps="100"))
-    assert check(proposed(config, BUY, "10", volume="20"), "price")[2] == "100.25"
-    assert check(proposed(config, BUY, "10", closed_at=None), "price")[2] == "101"
+    assert rule_check(proposed(config, BUY, "10", volume="20"), "price")[2] == "100.25"
+    assert rule_check(proposed(config, BUY, "10", closed_at=None), "price")[2] == "101"
 
 
 EUR = limited(
@@ -576,11 +580,11 @@ EUR = limited(
 def test_limits_are_in_the_accounts_currency() -> None:
     book = account(EUR, {"BBB": "50"})
     proposal = proposed(EUR, BUY, "10", book=book, prices={"EUR-USD": "1.1"})
-    assert check(proposal, "order_value") == (True, "1100", "1100")
-    assert check(proposal, "cash") == (True, "95000", "1100")
-    assert check(proposal, "position_cap") == (True, "10000", "1100")
-    assert check(proposal, "gross_exposure") == (True, "20000", "6100")
-    assert check(proposal, "net_exposure") == (True, "20000", "6100")
+    assert rule_check(proposal, "order_value") == (True, "1100", "1100")
+    assert rule_check(proposal, "cash") == (True, "95000", "1100")
+    assert rule_check(proposal, "position_cap") == (True, "10000", "1100")
+    assert rule_check(proposal, "gross_exposure") == (True, "20000", "6100")
+    assert rule_check(proposal, "net_exposure") == (True, "20000", "6100")
     assert failing(proposed(EUR, BUY, "10", book=book, prices={"EUR-USD": "1.10001"})) == ["order_value"]
 
 
@@ -604,10 +608,10 @@ def test_without_a_price_of_its_own_nothing_is_entered(mark: Decimal | None) -> 
     proposal = proposed(EVERY, prices={"AAA": mark}, peak="100000")
     assert failing(proposal) == [*OF_COST, *OF_EXPOSURE, "price_collar"]
     assert ruled(proposal) == (Verdict.DENIED, 0)
-    assert check(proposal, "price") == (False, "a price above 0", "unknown")
-    assert check(proposal, "cash") == (False, "100000", "unknown")
-    assert check(proposal, "gross_exposure") == (False, "100000", "unknown")
-    assert check(proposal, "price_collar") == (False, "5", "unknown")
+    assert rule_check(proposal, "price") == (False, "a price above 0", "unknown")
+    assert rule_check(proposal, "cash") == (False, "100000", "unknown")
+    assert rule_check(proposal, "gross_exposure") == (False, "100000", "unknown")
+    assert rule_check(proposal, "price_collar") == (False, "5", "unknown")
 
 
 @pytest.mark.parametrize("mark", [Decimal(0), Decimal(-37), Decimal("1E-13")])
@@ -617,7 +621,7 @@ def test_a_price_that_is_none_is_no_price(mark: Decimal) -> None:
 
 def test_a_limit_of_nothing_is_no_price_either() -> None:
     assert failing(proposed(limited(), BUY, "1", limit("0"))) == ["price"]
-    assert check(proposed(limited(), BUY, "1", limit("0")), "price") == (False, "a price above 0", "0")
+    assert rule_check(proposed(limited(), BUY, "1", limit("0")), "price") == (False, "a price above 0", "0")
 
 
 @pytest.mark.parametrize("mark", [None, NAN, Decimal("Infinity")])
@@ -631,10 +635,10 @@ def test_a_limit_of_its_own_does_not_replace_the_price_of_the_market(mark: Decim
 def test_without_a_price_of_what_is_held_equity_is_unknown_and_no_share_of_it_is_spent(mark: Decimal | None) -> None:
     proposal = proposed(EVERY, symbol="BBB", book=account(EVERY, {"AAA": "1"}), prices={"AAA": mark}, peak="100000")
     assert failing(proposal) == OF_EQUITY
-    assert check(proposal, "position_cap") == (False, "unknown", "100")
-    assert check(proposal, "gross_exposure") == (False, "unknown", "unknown")
-    assert check(proposal, "daily_loss") == (False, "below 50000", "unknown")
-    assert check(proposal, "drawdown") == (False, "unknown", "unknown")
+    assert rule_check(proposal, "position_cap") == (False, "unknown", "100")
+    assert rule_check(proposal, "gross_exposure") == (False, "unknown", "unknown")
+    assert rule_check(proposal, "daily_loss") == (False, "below 50000", "unknown")
+    assert rule_check(proposal, "drawdown") == (False, "unknown", "unknown")
 
 
 @pytest.mark.parametrize("rate", [None, NAN, Decimal("Infinity"), Decimal(0), Decimal(-1)])
@@ -647,7 +651,7 @@ def test_without_a_rate_nothing_is_entered(rate: Decimal | None) -> None:
 def test_without_a_bar_its_limit_allows_nothing() -> None:
     proposal = proposed(EVERY, closed_at=None, peak="100000")
     assert failing(proposal) == ["stale_price"]
-    assert check(proposal, "stale_price") == (False, "3:00:00", "unknown")
+    assert rule_check(proposal, "stale_price") == (False, "3:00:00", "unknown")
 
 
 @pytest.mark.parametrize("quantity", ["NaN", "sNaN", "Infinity", "-Infinity", "1E+30", "1E-13", "1.10"])
@@ -656,7 +660,7 @@ def test_a_quantity_that_is_no_amount_is_denied(quantity: str) -> None:
         proposal = proposed(EVERY, BUY, quantity, book=book, peak="100000")
         assert ruled(proposal) == (Verdict.DENIED, 0)
         assert failing(proposal) == ["wish", "quantity"]
-        assert check(proposal, "wish")[2] == f"quantity {quantity} is no amount"
+        assert rule_check(proposal, "wish")[2] == f"quantity {quantity} is no amount"
 
 
 HUGE = "9" * 30
@@ -670,21 +674,21 @@ def test_amounts_too_large_to_reckon_with_are_denied_whatever_the_limits() -> No
         account(EVERY), positions={"AAA": Position("AAA", exact(HUGE), exact(HUGE), AT, None)}
     )
     proposal = proposed(EVERY, BUY, HUGE, book=rich, peak="100000")
-    assert check(proposal, "position_quantity") == (False, "unknown", "unknown")
+    assert rule_check(proposal, "position_quantity") == (False, "unknown", "unknown")
     assert ruled(proposal) == (Verdict.DENIED, 0)
 
 
 def test_equity_that_is_gone_has_no_shares() -> None:
     book = account(CAP, {"BBB": "-2000"})
     proposal = proposed(CAP, BUY, "0.00000001", book=book, prices={"BBB": "200"})
-    assert check(proposal, "position_cap") == (False, "0", "0.000001")
+    assert rule_check(proposal, "position_cap") == (False, "0", "0.000001")
 
 
 # --- All checks, in their order and in words ----------------------------------------------------------------------
 
 
 def test_an_order_inside_every_limit_is_approved_with_every_check() -> None:
-    ruling = judge(proposed(EVERY, BUY, "100", peak="100000", book=account(EVERY, {"BBB": "-10"})))
+    ruling = check(proposed(EVERY, BUY, "100", peak="100000", book=account(EVERY, {"BBB": "-10"})))
     assert (ruling.verdict, ruling.quantity, ruling.reason) == (Verdict.APPROVED, 100, "all checks passed")
     assert [tuple(getattr(each, name) for name in each.__struct_fields__) for each in ruling.checks] == [
         ("wish", True, "prices and numbers that can be meant", "so they are"),
@@ -714,7 +718,7 @@ def test_an_order_inside_every_limit_is_approved_with_every_check() -> None:
 
 
 def test_limits_that_are_switched_off_say_so_and_pass() -> None:
-    checks = judge(proposed(limited())).checks
+    checks = check(proposed(limited())).checks
     assert [(each.rule, each.passed) for each in checks if each.limit == "none"] == [
         ("order_value", True), ("order_quantity", True), ("position_cap", True), ("position_quantity", True),
         ("gross_exposure", True), ("net_exposure", True), ("daily_loss", True), ("drawdown", True),
@@ -726,7 +730,7 @@ def test_limits_that_are_switched_off_say_so_and_pass() -> None:
 
 def test_the_reason_names_every_rule_that_failed() -> None:
     config = limited({"cash": exact("1000")}, order_quantity_max="5", reduce=False)
-    ruling = judge(proposed(config, BUY, "11"))
+    ruling = check(proposed(config, BUY, "11"))
     assert (ruling.verdict, ruling.quantity) == (Verdict.DENIED, 0)
     assert ruling.reason == "cash: 1100 against 1000; order_quantity: 11 against 5"
 
@@ -748,7 +752,7 @@ def test_an_exit_passes_whatever_the_state_of_the_account() -> None:
         poor = msgspec.structs.replace(poor, cash=exact("-5000"))
         for quantity in ("10", "9.99", "1E-8"):
             proposal = proposed(config, side, quantity, book=poor, prices={"AAA": None}, closed_at=None)
-            ruling = judge(proposal)
+            ruling = check(proposal)
             assert (ruling.verdict, ruling.quantity) == (Verdict.APPROVED, Decimal(quantity))
             assert ruling.reason == "reduces the position"
             assert [each.rule for each in ruling.checks] == list(RULES)
@@ -767,12 +771,12 @@ def test_an_exit_with_a_flaw_is_held_to_every_rule() -> None:
 
 def test_an_order_one_unit_beyond_an_exit_is_an_entry() -> None:
     proposal = proposed(limited(position_quantity_max="0"), SELL, "10.01", book=account(limited(), {"AAA": "10"}))
-    ruling = judge(proposal)
+    ruling = check(proposal)
     assert (ruling.verdict, ruling.quantity) == (Verdict.REDUCED, 10)
     assert ruling.reason == "position_quantity: 0.01 against 0"
     assert not proposal.reduces_only
-    assert proposal.of(Decimal(10)).reduces_only
-    assert not proposal.of(ZERO).reduces_only
+    assert proposal.with_quantity(Decimal(10)).reduces_only
+    assert not proposal.with_quantity(ZERO).reduces_only
 
 
 # --- Made to fit --------------------------------------------------------------------------------------------------
@@ -827,10 +831,10 @@ def test_the_same_order_over_another_quantity_differs_in_nothing_else() -> None:
     working = order_of("BBB", SELL, "5")
     terms, book = limit("90"), account(CAP, {"BBB": "1"})
     proposal = proposed(CAP, SELL, "7", terms, book=book, symbol="BBB", flaw="why?", replaces=working)
-    other = proposal.of(exact("3"))
-    assert Proposal(book, CAP, proposal.step, "BBB", SELL, ONE).flaw == ""
+    other = proposal.with_quantity(exact("3"))
+    assert Proposal(book, CAP, proposal.view, "BBB", SELL, ONE).invalid_reason == ""
     assert vars(other) == vars(proposal) | {"quantity": exact("3")}
-    assert (other.terms, other.flaw, other.replaces, other.book) == (terms, "why?", working, book)
+    assert (other.terms, other.invalid_reason, other.replaces, other.book) == (terms, "why?", working, book)
 
 
 maybe = st.sampled_from([None, "0", "1", "3.3", "10", "50"])
@@ -858,7 +862,7 @@ def test_what_is_left_of_an_order_fits_and_a_lot_more_would_not(
     closes = closing_units(exact(held), side, whole)
     wanted = add(closes, floor_to_step(sub(whole, closes), exact(lot)))
     proposal = proposed(config, side, wanted, book=book, prices={"AAA": exact(Decimal(cents).scaleb(-1))})
-    ruling = judge(proposal)
+    ruling = check(proposal)
     assert [each.rule for each in ruling.checks] == list(RULES)
     assert (ruling.verdict is Verdict.DENIED) is (ruling.quantity == 0)
     if ruling.verdict is Verdict.APPROVED:
@@ -867,9 +871,9 @@ def test_what_is_left_of_an_order_fits_and_a_lot_more_would_not(
     assert proposal.closing <= ruling.quantity < wanted
     assert (ruling.quantity - proposal.closing) % exact(lot) == 0
     if ruling.quantity > 0:
-        assert judge(proposal.of(ruling.quantity)).verdict is Verdict.APPROVED
+        assert check(proposal.with_quantity(ruling.quantity)).verdict is Verdict.APPROVED
     more = add(max(ruling.quantity, proposal.closing), exact(lot))
-    assert more >= wanted or judge(proposal.of(more)).verdict is not Verdict.APPROVED
+    assert more >= wanted or check(proposal.with_quantity(more)).verdict is not Verdict.APPROVED
 
 
 # --- Cash ---------------------------------------------------------------------------------------------------------
@@ -936,7 +940,7 @@ def test_a_position_sized_to_the_cap_passes_the_cap(
     assert probe.cost is not None
     worth = max(price, probe.cost.price)
     quantity = target_quantity(equity, worth, ONE, config.instruments[0], config, ONE)
-    assert check(proposed(config, side, quantity, prices={"AAA": price}), "position_cap")[0]
+    assert rule_check(proposed(config, side, quantity, prices={"AAA": price}), "position_cap")[0]
     # And a step more would break it: no cash is left idle for nothing.
     more = add(quantity, exact(step))
-    assert not check(proposed(config, side, more, prices={"AAA": price}), "position_cap")[0]
+    assert not rule_check(proposed(config, side, more, prices={"AAA": price}), "position_cap")[0]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from ui.cli.tables import Column, table_of
-from ui.formats import amount, currency_places, figure, percent, price, source_text, tidy
+from ui.cli.tables import TableColumn, build_table
+from ui.formats import currency_places, format_amount, format_figure, format_percent, format_price, format_source, tidy
 
 NAMES = ("trade", "symbol", "entry", "exit", "quantity", "pnl", "reason")
 ROW: dict[str, Any] = {
@@ -29,7 +29,7 @@ ROW: dict[str, Any] = {
 
 def drawn(rows: list[dict[str, Any]], width: int | None, keep: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
     """The lines of a table, and the names of the columns that it has no room for."""
-    table, needed, dropped = table_of("A title", rows, [Column(name) for name in NAMES], width, keep)
+    table, needed, dropped = build_table("A title", rows, [TableColumn(name) for name in NAMES], width, keep)
     text = io.StringIO()
     Console(file=text, width=needed if width is None else width).print(table)
     return text.getvalue().splitlines(), dropped
@@ -66,7 +66,7 @@ def test_a_cell_is_text_and_never_markup() -> None:
 )
 def test_an_amount_has_the_decimals_of_its_currency(currency: str, places: int, text: str) -> None:
     assert currency_places(currency) == places
-    assert amount(Decimal("-1234.5"), currency) == text
+    assert format_amount(Decimal("-1234.5"), currency) == text
 
 
 @pytest.mark.parametrize(
@@ -82,15 +82,15 @@ def test_an_amount_has_the_decimals_of_its_currency(currency: str, places: int, 
     ],
 )
 def test_a_price_has_its_instruments_decimals_and_a_tiny_one_its_digits(value: str, decimals: int, text: str) -> None:
-    assert price(Decimal(value), decimals) == text
+    assert format_price(Decimal(value), decimals) == text
 
 
 def test_the_figures_of_a_run_read_as_amounts_percentages_and_ratios() -> None:
-    assert percent(-0.0034) == "-0.34 %"
-    assert figure("total_return", -0.0034, "USD") == "-0.34 %"
-    assert figure("fees", Decimal("1408.715144"), "USD") == "1,408.72"
-    assert figure("sharpe_ratio", -0.5934, "USD") == "-0.59"
-    assert figure("total_trades", 243, "USD") is None
+    assert format_percent(-0.0034) == "-0.34 %"
+    assert format_figure("total_return", -0.0034, "USD") == "-0.34 %"
+    assert format_figure("fees", Decimal("1408.715144"), "USD") == "1,408.72"
+    assert format_figure("sharpe_ratio", -0.5934, "USD") == "-0.59"
+    assert format_figure("total_trades", 243, "USD") is None
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_times_dates_and_ids_are_no_numbers(text: str) -> None:
 
 
 def test_signals_from_a_file_are_no_analysis() -> None:
-    assert source_text("analysis", "imported:mine@0123") == "imported signal"
-    assert source_text("analysis", "rules") == "analysis"
-    assert source_text("holding_time", "imported:mine@0123") == "holding time"
-    assert source_text(None, "rules") == "-"
+    assert format_source("analysis", "imported:mine@0123") == "imported signal"
+    assert format_source("analysis", "rules") == "analysis"
+    assert format_source("holding_time", "imported:mine@0123") == "holding time"
+    assert format_source(None, "rules") == "-"

@@ -15,7 +15,7 @@ from engine.core.config import Costs, Entry, Exits, Override, RiskLimits, RunCon
 from engine.core.errors import BadInput
 from engine.core.events import AnalysisFailed, AnalysisMade, OrderTerms, PositionsMarked
 from engine.core.ids import analysis_stream, entry_order_of, trade_id
-from engine.core.intents import Wish, wish_of
+from engine.core.intents import Intent, intent_of
 from engine.core.market import (
     Direction,
     Instrument,
@@ -24,9 +24,9 @@ from engine.core.market import (
     Timeframe,
     TimeInForce,
     check_symbol,
-    instant_from,
     instant_text,
     instrument_for,
+    parse_instant,
     periods_per_year,
 )
 from engine.core.money import ONE, ZERO, exact
@@ -140,7 +140,7 @@ def test_a_currency_is_converted_by_the_symbol_that_is_named_after_both() -> Non
     rate = Instrument("EUR-USD")
     config = run(instruments=(Instrument("AAA", "EUR"),), rates=(Instrument("GBP-USD"), rate))
     assert (config.rate_symbol("EUR"), config.rate_symbol("USD"), config.rate_symbol("CHF")) == ("EUR-USD", None, None)
-    assert config.fed == ("AAA", "GBP-USD", "EUR-USD")
+    assert config.data_symbols == ("AAA", "GBP-USD", "EUR-USD")
 
 
 # --- The market's names -------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_timeframes_have_a_length_and_unknown_ones_are_refused() -> None:
 
 
 def test_names_lead_back_to_what_they_were_made_of() -> None:
-    assert instant_from(instant_text(AT)) == AT
+    assert parse_instant(instant_text(AT)) == AT
     assert entry_order_of(trade_id("order-AAA-20240102T090000Z-1")) == "order-AAA-20240102T090000Z-1"
     assert (Side.BUY.sign, Side.SELL.sign) == (1, -1)
     assert set(Direction) == {"LONG", "SHORT", "FLAT", "HOLD"}
@@ -182,7 +182,7 @@ def test_an_analysis_asks_for_what_it_has_said() -> None:
         "key", "AAA", "1h", AT, "rules", Direction.LONG, ONE, 4, exact("1.5"), "{}", "digest", 9, "1",
         stop=exact("95"), target=exact("120"), entry=OrderTerms(OrderType.LIMIT, exact("99")),
     )  # fmt: skip
-    assert wish_of(made, 2) == Wish(
+    assert intent_of(made, 2) == Intent(
         "AAA", Direction.LONG, ONE, "key", 2, 4, exact("1.5"), exact("95"), exact("120"), made.entry
     )
     assert analysis_stream("key") == "analysis:key"
@@ -190,7 +190,7 @@ def test_an_analysis_asks_for_what_it_has_said() -> None:
 
 def test_an_analysis_that_failed_asks_for_nothing() -> None:
     failed = AnalysisFailed("key", "AAA", "1h", AT, "gpt@1", "the server was busy", "digest")
-    assert wish_of(failed, 3) == Wish("AAA", Direction.HOLD, exact("0"), "key", 3)
+    assert intent_of(failed, 3) == Intent("AAA", Direction.HOLD, exact("0"), "key", 3)
 
 
 def test_a_digest_is_the_same_for_the_same_configuration_and_for_no_other() -> None:
@@ -204,7 +204,7 @@ def test_a_digest_is_the_same_for_the_same_configuration_and_for_no_other() -> N
 
 @pytest.mark.parametrize(
     ("error", "message", "facts"),
-    [(errors.BookMoved("book:1", 2, 3), "book:1 is at version 3, not 2: .* retry", ("book:1", 2, 3)),
+    [(errors.VersionConflict("book:1", 2, 3), "book:1 is at version 3, not 2: .* retry", ("book:1", 2, 3)),
      (errors.AnalysisMissing("key"), "no stored analysis key; .*quantagent backtest", ("key",)),
      (errors.ReplayDiverged("book:1", 4, "a", "b"), "book:1 diverges at version 4: stored a, regenerated b",
       ("book:1", 4, "a", "b")),

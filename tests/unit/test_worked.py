@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.worked import WORKED, Worked
+from tests.support.worked import WORKED_EXAMPLES, WorkedExample
 
 
-@pytest.mark.parametrize("worked", WORKED, ids=lambda worked: worked.name)
-def test_an_account_ends_as_worked_out_by_hand(worked: Worked) -> None:
-    assert worked.told() == worked.outcome
+@pytest.mark.parametrize("worked", WORKED_EXAMPLES, ids=lambda worked: worked.name)
+def test_an_account_ends_as_worked_out_by_hand(worked: WorkedExample) -> None:
+    assert worked.computed_outcome() == worked.outcome

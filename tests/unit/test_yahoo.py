@@ -21,15 +21,15 @@ from engine.data.providers.yahoo import DELAY, DELAY_MARGIN, Yahoo
 from tests.support.yahoo_answers import (
     NOT_FOUND,
     ROBOT,
-    Answer,
-    Charts,
+    ChartService,
     LocalYahoo,
-    Row,
+    YahooResponse,
+    YahooRow,
     chart,
     error,
     hours_of,
     midnight,
-    served,
+    serve_charts,
 )
 
 SPX, CL, BTC, EUR = (instrument_for(symbol) for symbol in ("SPX", "CL", "BTC-USD", "EUR-USD"))
@@ -52,7 +52,7 @@ class World:
         self.slept.append(seconds)
         self.at += timedelta(seconds=seconds)
 
-    def yahoo(self, charts: Charts, **limits: Any) -> Yahoo:
+    def yahoo(self, charts: ChartService, **limits: Any) -> Yahoo:
         budget = Budget("yahoo", now=lambda: self.at, sleep=self.sleep, **limits)
 
         def session() -> LocalYahoo:
@@ -63,7 +63,7 @@ class World:
 
     @property
     def asked(self) -> list[tuple[str, dict[str, Any]]]:
-        return [asked for session in self.sessions for asked in session.asked]
+        return [asked for session in self.sessions for asked in session.chart_requests]
 
 
 @pytest.fixture
@@ -73,17 +73,18 @@ def world() -> Iterator[World]:
     yield made
     for session in made.sessions:
         session.close()
-    assert [stranger for session in made.sessions for stranger in session.strangers] == []
+    assert [stranger for session in made.sessions for stranger in session.other_requests] == []
 
 
-def hourly(instrument: Instrument, span: Span, price: float = 6000.13) -> list[Row]:
+def hourly(instrument: Instrument, span: Span, price: float = 6000.13) -> list[YahooRow]:
     opens = grid(instrument.calendar, Timeframe.H1, span)["opened_at"]
     return [
-        Row(at, price + n, price + n + 2.5, price + n - 2.5, price + n + 1, 1_000 + n) for n, at in enumerate(opens)
+        YahooRow(at, price + n, price + n + 2.5, price + n - 2.5, price + n + 1, 1_000 + n)
+        for n, at in enumerate(opens)
     ]
 
 
-def always(answer: Answer) -> Charts:
+def always(answer: YahooResponse) -> ChartService:
     return lambda name, params: answer
 
 
@@ -96,7 +97,7 @@ def hour(at: int, minute: int = 30) -> datetime:
 
 def test_bars_come_in_utc_with_the_digits_they_were_quoted_with(world: World) -> None:
     rows = hourly(SPX, WEDNESDAY)
-    told = world.yahoo(served(rows, "XNYS")).fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
+    told = world.yahoo(serve_charts(rows, "XNYS")).fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
     assert told.schema["opened_at"] == pl.Datetime("us", "UTC")
     assert told.rows() == [tuple(row) for row in rows]
     assert [name for name, _ in world.asked] == ["^GSPC"]
@@ -104,13 +105,13 @@ def test_bars_come_in_utc_with_the_digits_they_were_quoted_with(world: World) ->
 
 
 def test_a_price_of_eight_digits_keeps_its_cents(world: World) -> None:
-    row = Row(hour(14, 0), 104585.36, 104590.12, 104000.01, 104585.37, 7)
-    yahoo = world.yahoo(served([row], "24/7", zone="UTC"))
+    row = YahooRow(hour(14, 0), 104585.36, 104590.12, 104000.01, 104585.37, 7)
+    yahoo = world.yahoo(serve_charts([row], "24/7", zone="UTC"))
     assert yahoo.fetch(BTC, Timeframe.H1, WEDNESDAY, LATER).rows() == [tuple(row)]
 
 
 def test_the_last_half_hour_of_the_index_is_a_bar(world: World) -> None:
-    yahoo = world.yahoo(served(hourly(SPX, WEDNESDAY), "XNYS"))
+    yahoo = world.yahoo(serve_charts(hourly(SPX, WEDNESDAY), "XNYS"))
     closed_at = hour(21, 0)
     before, after = (
         yahoo.fetch(SPX, Timeframe.H1, WEDNESDAY, closed_at + DELAY + DELAY_MARGIN + late)["opened_at"].to_list()
@@ -123,8 +124,8 @@ def test_the_last_half_hour_of_the_index_is_a_bar(world: World) -> None:
 def test_the_bar_into_which_the_latest_trade_was_mixed_is_left_out(world: World) -> None:
     # Yahoo tells the trade of 16:07 as a row of its own; yfinance adds it to the hour from 15:30, volume and all.
     finished, forming = hourly(SPX, WEDNESDAY)[:2]
-    now_row = Row(hour(16, 7) + timedelta(seconds=21), 6010.5, 6010.5, 6010.5, 6010.5, forming.volume)
-    yahoo = world.yahoo(served([finished, forming, now_row], "XNYS"))
+    now_row = YahooRow(hour(16, 7) + timedelta(seconds=21), 6010.5, 6010.5, 6010.5, 6010.5, forming.volume)
+    yahoo = world.yahoo(serve_charts([finished, forming, now_row], "XNYS"))
     mixed = yahoo.fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
     assert mixed.rows()[-1][1:] == (forming.open, 6010.5, forming.low, 6010.5, 2 * 1_001)
     told = yahoo.fetch(SPX, Timeframe.H1, WEDNESDAY, hour(16, 22))
@@ -133,14 +134,14 @@ def test_the_bar_into_which_the_latest_trade_was_mixed_is_left_out(world: World)
 
 def test_rows_without_prices_are_left_out(world: World) -> None:
     first, second, third = hourly(SPX, WEDNESDAY)[:3]
-    rows = [first, Row(second.at, None, None, None, None, None), third._replace(close=None)]
-    told = world.yahoo(served(rows, "XNYS")).fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
+    rows = [first, YahooRow(second.at, None, None, None, None, None), third._replace(close=None)]
+    told = world.yahoo(serve_charts(rows, "XNYS")).fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
     assert told.rows() == [tuple(first)]
 
 
 def test_half_hours_come_of_quarters(world: World) -> None:
     quarters = grid("XNYS", Timeframe.M15, WEDNESDAY)["opened_at"]
-    yahoo = world.yahoo(served([Row(at, 10, 12, 9, 11, 5) for at in quarters], "XNYS"))
+    yahoo = world.yahoo(serve_charts([YahooRow(at, 10, 12, 9, 11, 5) for at in quarters], "XNYS"))
     told = yahoo.fetch(SPX, Timeframe.M30, WEDNESDAY, LATER)
     assert world.asked[0][1]["interval"] == "15m"
     assert told["opened_at"].to_list() == grid("XNYS", Timeframe.M30, WEDNESDAY)["opened_at"].to_list()
@@ -151,7 +152,7 @@ def test_half_hours_come_of_quarters(world: World) -> None:
 def test_the_days_on_which_the_clocks_are_changed_have_all_their_hours_once(world: World, day: datetime) -> None:
     weekend = Span(day - timedelta(days=2), day + timedelta(days=2))
     rows = hourly(CL, weekend, price=70.5)
-    told = world.yahoo(served(rows, "NYMEX")).fetch(CL, Timeframe.H1, weekend, day + timedelta(days=9))
+    told = world.yahoo(serve_charts(rows, "NYMEX")).fetch(CL, Timeframe.H1, weekend, day + timedelta(days=9))
     assert told.rows() == [tuple(row) for row in rows]
 
 
@@ -160,9 +161,9 @@ DATES = [(2025, 2, 13), (2025, 2, 14), (2025, 2, 18), (2025, 2, 19)]
 
 @pytest.mark.parametrize(("instrument", "zone"), [(SPX, "America/New_York"), (CL, "America/New_York"), (BTC, "UTC")])
 def test_dates_are_the_sessions_that_they_name(world: World, instrument: Instrument, zone: str) -> None:
-    rows = [Row(midnight(*day, zone), 100.5 + n, 102, 99, 101.25, n) for n, day in enumerate(DATES)]
+    rows = [YahooRow(midnight(*day, zone), 100.5 + n, 102, 99, 101.25, n) for n, day in enumerate(DATES)]
     span = Span(datetime(2025, 2, 13, tzinfo=UTC) - timedelta(days=1), WEDNESDAY.start + timedelta(hours=18))
-    told = world.yahoo(served(rows, instrument.calendar, zone)).fetch(instrument, Timeframe.D1, span, LATER)
+    told = world.yahoo(serve_charts(rows, instrument.calendar, zone)).fetch(instrument, Timeframe.D1, span, LATER)
     bars = [bar_of_day(instrument.calendar, Timeframe.D1, datetime(*day, tzinfo=UTC).date()) for day in DATES]
     assert told["opened_at"].to_list() == [bar.start for bar in bars if bar]
     assert told["volume"].to_list() == [0, 1, 2, 3]
@@ -170,7 +171,7 @@ def test_dates_are_the_sessions_that_they_name(world: World, instrument: Instrum
 
 
 def test_the_session_that_opens_in_the_evening_is_named_by_the_day_after(world: World) -> None:
-    yahoo = world.yahoo(served([Row(midnight(2025, 2, 20), 72.1, 72.9, 71.5, 72.48, 9)], "NYMEX"))
+    yahoo = world.yahoo(serve_charts([YahooRow(midnight(2025, 2, 20), 72.1, 72.9, 71.5, 72.48, 9)], "NYMEX"))
     opens = hour(23, 0)
     told = yahoo.fetch(CL, Timeframe.D1, Span(opens, opens + timedelta(seconds=1)), LATER)
     assert told["opened_at"].to_list() == [opens]
@@ -187,7 +188,7 @@ def test_the_session_that_opens_in_the_evening_is_named_by_the_day_after(world: 
 def test_weeks_and_months_open_with_their_first_session(
     world: World, timeframe: Timeframe, interval: str, names: tuple[int, int, int], opens: datetime
 ) -> None:
-    yahoo = world.yahoo(served([Row(midnight(*names), 6000, 6100, 5900, 6050, 9)], "XNYS"))
+    yahoo = world.yahoo(serve_charts([YahooRow(midnight(*names), 6000, 6100, 5900, 6050, 9)], "XNYS"))
     span = Span(opens, opens + timedelta(hours=1))
     assert yahoo.fetch(SPX, timeframe, span, datetime(2025, 4, 1, tzinfo=UTC))["opened_at"].to_list() == [opens]
     assert yahoo.fetch(SPX, timeframe, span, datetime(2025, 2, 20, tzinfo=UTC)).is_empty(), "it has not closed"
@@ -206,14 +207,14 @@ NO_BARS = [
 
 
 @pytest.mark.parametrize("answer", NO_BARS)
-def test_no_bars_are_no_rows(world: World, answer: Answer) -> None:
+def test_no_bars_are_no_rows(world: World, answer: YahooResponse) -> None:
     yahoo = world.yahoo(always(answer))
     assert yahoo.fetch(SPX, Timeframe.H1, WEDNESDAY, LATER).is_empty()
     assert str(yahoo.budget) == "yahoo: 999 of 1,000 calls left this hour"
 
 
 def test_nothing_is_asked_about_the_future(world: World) -> None:
-    yahoo = world.yahoo(always(Answer(ROBOT)))
+    yahoo = world.yahoo(always(YahooResponse(ROBOT)))
     assert yahoo.fetch(SPX, Timeframe.H1, WEDNESDAY, WEDNESDAY.start).is_empty()
     assert world.asked == []
 
@@ -230,17 +231,19 @@ def test_a_delisted_symbol_is_not_found_and_asked_for_once(world: World) -> None
 GOOD = chart(hourly(SPX, WEDNESDAY), periods=hours_of("XNYS", WEDNESDAY))
 UNUSABLE = {
     "out of reach": error("The requested range must be within the last 730 days.", "Unprocessable Entity", 422),
-    "refused for its cookie": Answer('{"finance": {"result": null, "error": {"code": "Unauthorized"}}}', 401),
-    "no JSON object": Answer("[]"),
-    "another shape": Answer('{"chart": {"result": [{"indicators": {"quote": [{"open": [1]}]}}], "error": null}}'),
-    "a zone that is none": Answer(GOOD.text.replace("America/New_York", "Mars/Phobos")),
-    "text for a volume": Answer(GOOD.text.replace("1000,", '"x",')),
-    "down": Answer("Will be right back..."),
+    "refused for its cookie": YahooResponse('{"finance": {"result": null, "error": {"code": "Unauthorized"}}}', 401),
+    "no JSON object": YahooResponse("[]"),
+    "another shape": YahooResponse(
+        '{"chart": {"result": [{"indicators": {"quote": [{"open": [1]}]}}], "error": null}}'
+    ),
+    "a zone that is none": YahooResponse(GOOD.text.replace("America/New_York", "Mars/Phobos")),
+    "text for a volume": YahooResponse(GOOD.text.replace("1000,", '"x",')),
+    "down": YahooResponse("Will be right back..."),
 }
 
 
 @pytest.mark.parametrize("answer", UNUSABLE.values(), ids=UNUSABLE)
-def test_an_answer_that_cannot_be_used_says_so_in_a_sentence(world: World, answer: Answer) -> None:
+def test_an_answer_that_cannot_be_used_says_so_in_a_sentence(world: World, answer: YahooResponse) -> None:
     with pytest.raises(ProviderUnavailable) as raised:
         world.yahoo(always(answer)).fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
     assert "1h bars of SPX" in str(raised.value)
@@ -250,7 +253,7 @@ def test_an_answer_that_cannot_be_used_says_so_in_a_sentence(world: World, answe
 
 @pytest.mark.parametrize("timeframe", [Timeframe.H1, Timeframe.D1])
 def test_times_of_another_zone_than_the_calendars_are_refused(world: World, timeframe: Timeframe) -> None:
-    tokyo = served([Row(hour(15), 1, 1, 1, 1)], "XNYS", "Asia/Tokyo")
+    tokyo = serve_charts([YahooRow(hour(15), 1, 1, 1, 1)], "XNYS", "Asia/Tokyo")
     with pytest.raises(ProviderUnavailable, match=r"SPX are those of Asia/Tokyo, .* XNYS go by America/New_York"):
         world.yahoo(tokyo).fetch(SPX, timeframe, WEDNESDAY, LATER)
 
@@ -271,7 +274,7 @@ def test_times_of_another_zone_than_the_calendars_are_refused(world: World, time
 def test_bars_of_another_calendar_are_refused_with_the_one_to_give(
     world: World, instrument: Instrument, zone: str, remedy: str
 ) -> None:
-    elsewhere = served(hourly(SPX, WEDNESDAY), "XNYS", zone)
+    elsewhere = serve_charts(hourly(SPX, WEDNESDAY), "XNYS", zone)
     with pytest.raises(ProviderUnavailable, match=rf"{instrument.symbol} are those of {zone}, .*{remedy}\.$"):
         world.yahoo(elsewhere).fetch(instrument, Timeframe.H1, WEDNESDAY, LATER)
 
@@ -279,7 +282,7 @@ def test_bars_of_another_calendar_are_refused_with_the_one_to_give(
 @pytest.mark.parametrize(("symbol", "name"), [("MSFT", "MSFT"), ("BRK.B", "BRK-B")])
 def test_a_share_that_is_not_built_in_is_told_once_its_calendar_is(world: World, symbol: str, name: str) -> None:
     rows = hourly(SPX, WEDNESDAY)
-    yahoo = world.yahoo(served(rows, "XNYS")).renamed({"BRK.B": "BRK-B"})
+    yahoo = world.yahoo(serve_charts(rows, "XNYS")).renamed({"BRK.B": "BRK-B"})
     told = yahoo.fetch(Instrument(symbol, calendar="XNYS"), Timeframe.H1, WEDNESDAY, LATER)
     assert told.rows() == [tuple(row) for row in rows]
     assert [asked for asked, _ in world.asked] == [name]
@@ -287,11 +290,11 @@ def test_a_share_that_is_not_built_in_is_told_once_its_calendar_is(world: World,
 
 def test_the_vix_is_told_in_the_time_of_chicago_and_has_the_sessions_of_new_york(world: World) -> None:
     hours = hourly(VIX, WEDNESDAY, price=15.27)
-    told = world.yahoo(served(hours, "XNYS", CHICAGO)).fetch(VIX, Timeframe.H1, WEDNESDAY, LATER)
+    told = world.yahoo(serve_charts(hours, "XNYS", CHICAGO)).fetch(VIX, Timeframe.H1, WEDNESDAY, LATER)
     assert told.rows() == [tuple(row) for row in hours]
-    days = [Row(midnight(*day, CHICAGO), 15.5 + n, 17, 14, 15.27, 0) for n, day in enumerate(DATES)]
+    days = [YahooRow(midnight(*day, CHICAGO), 15.5 + n, 17, 14, 15.27, 0) for n, day in enumerate(DATES)]
     span = Span(midnight(*DATES[0]), midnight(2025, 2, 20))
-    told = world.yahoo(served(days, "XNYS", CHICAGO)).fetch(VIX, Timeframe.D1, span, LATER)
+    told = world.yahoo(serve_charts(days, "XNYS", CHICAGO)).fetch(VIX, Timeframe.D1, span, LATER)
     assert told["opened_at"].to_list() == [datetime(*day, 14, 30, tzinfo=UTC) for day in DATES]
     assert told["open"].to_list() == [15.5, 16.5, 17.5, 18.5]
 
@@ -299,13 +302,13 @@ def test_the_vix_is_told_in_the_time_of_chicago_and_has_the_sessions_of_new_york
 # --- Refusals and patience ----------------------------------------------------------------------------------------
 
 
-def failing(times: int, failure: Answer | Exception, rows: list[Row]) -> Charts:
+def failing(times: int, failure: YahooResponse | Exception, rows: list[YahooRow]) -> ChartService:
     """Fails so many times, and serves the rows from then on."""
     left = [failure] * times
 
-    def answer(name: str, params: dict[str, Any]) -> Answer:
+    def answer(name: str, params: dict[str, Any]) -> YahooResponse:
         if not left:
-            return served(rows, "XNYS")(name, params)
+            return serve_charts(rows, "XNYS")(name, params)
         failed = left.pop()
         if isinstance(failed, Exception):
             raise failed
@@ -315,17 +318,19 @@ def failing(times: int, failure: Answer | Exception, rows: list[Row]) -> Charts:
 
 
 TRANSIENT = {
-    "429": (Answer("Too Many Requests", 429), "HTTP 429"),
-    "503": (Answer("<html>Service Unavailable</html>", 503), "a page instead of prices"),
-    "html": (Answer(ROBOT), "a page instead of prices"),
-    "truncated": (Answer(GOOD.text[:-40]), "cut off"),
+    "429": (YahooResponse("Too Many Requests", 429), "HTTP 429"),
+    "503": (YahooResponse("<html>Service Unavailable</html>", 503), "a page instead of prices"),
+    "html": (YahooResponse(ROBOT), "a page instead of prices"),
+    "truncated": (YahooResponse(GOOD.text[:-40]), "cut off"),
     "timeout": (requests.exceptions.ReadTimeout("timed out after 15 s"), "ReadTimeout"),
     "no network": (requests.exceptions.DNSError("could not resolve host"), "DNSError"),
 }
 
 
 @pytest.mark.parametrize(("failure", "said"), TRANSIENT.values(), ids=TRANSIENT)
-def test_what_may_pass_is_tried_again_after_a_pause(world: World, failure: Answer | Exception, said: str) -> None:
+def test_what_may_pass_is_tried_again_after_a_pause(
+    world: World, failure: YahooResponse | Exception, said: str
+) -> None:
     rows = hourly(SPX, WEDNESDAY)
     yahoo = world.yahoo(failing(1, failure, rows))
     told = yahoo.fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
@@ -340,7 +345,7 @@ def test_what_may_pass_is_tried_again_after_a_pause(world: World, failure: Answe
 def test_a_provider_that_keeps_refusing_is_left_alone_for_a_while(world: World) -> None:
     rows = hourly(SPX, WEDNESDAY)
     # yfinance asks twice for what it reports once.
-    yahoo = world.yahoo(failing(8, Answer("Too Many Requests", 429), rows), refusals_max=4)
+    yahoo = world.yahoo(failing(8, YahooResponse("Too Many Requests", 429), rows), refusals_max=4)
     with pytest.raises(ProviderUnavailable, match="4 attempts"):
         yahoo.fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
     asked = len(world.asked)
@@ -362,7 +367,7 @@ def test_a_process_has_one_budget_for_yahoo_however_often_it_is_found() -> None:
 def test_the_same_question_is_asked_anew_and_not_answered_from_memory(world: World) -> None:
     rows = hourly(SPX, WEDNESDAY)
     corrected = [rows[0]._replace(close=6001.0), *rows[1:]]
-    answers = iter([served(rows, "XNYS"), served(corrected, "XNYS")])
+    answers = iter([serve_charts(rows, "XNYS"), serve_charts(corrected, "XNYS")])
     yahoo = world.yahoo(lambda name, params: next(answers)(name, params))
     closes = [yahoo.fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)["close"][0] for _ in range(2)]
     assert closes == [rows[0].close, 6001.0]
@@ -429,7 +434,7 @@ def test_no_answer_brings_another_error_than_ours(world: World) -> None:
     spoilt += [text.replace(word, other) for word in text.split(" ") for other in ("null,", "[]", "-1,", "1e999,")]
     for answer in spoilt:
         try:
-            told = world.yahoo(always(Answer(answer))).fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
+            told = world.yahoo(always(YahooResponse(answer))).fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
             assert told.height <= 1
         except QuantagentError:
             pass

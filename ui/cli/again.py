@@ -6,52 +6,52 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.output import AsJson, err, errors_in_words, out, print_facts, print_json, print_rows, progress
-from ui.cli.run_selection import find_run
+from ui.cli.output import AsJson, err, out, print_facts, print_json, print_rows, report_errors, show_progress
+from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
     from engine.audit.compare import Comparison
     from engine.audit.regenerate import Regenerated
     from engine.core.events import RunRequested
-    from engine.runtime.replay import Difference
+    from engine.runtime.replay import Divergence
     from engine.store import Recorded
-    from ui.app import App, Tell
+    from ui.app import App, ProgressCallback
 
 # A list that lost its first element differs in all of them.
 FIELDS_SHOWN = 12
 
-OneRun = Annotated[str, typer.Argument(metavar="RUN", help="A run by the beginning of its id, or `latest`.")]
+AuditRunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run by the beginning of its id, or `latest`.")]
 
 
 # --- regenerate ---------------------------------------------------------------------------------------------------
 
 
-def regenerate(run: OneRun, as_json: AsJson = False) -> None:
+def regenerate(run: AuditRunArgument, as_json: AsJson = False) -> None:
     """Make a run again from its stored analyses and bars, in memory, and compare. Exit code 3 if it comes out other."""
     from engine.core.errors import AnalysisMissing, BadInput, UnreadableEvent
     from engine.runtime.replay import engine_version_of
     from engine.store import ENGINE_VERSION
     from ui.app import open_audit
 
-    with errors_in_words(), open_audit() as opened:
-        requested = find_run(opened, run)
+    with report_errors(), open_audit() as opened:
+        requested = resolve_run(opened, run)
         if not as_json:
-            _name_engines(engine_version_of(opened.store, requested.run_id), ENGINE_VERSION)
+            _print_engine_versions(engine_version_of(opened.store, requested.run_id), ENGINE_VERSION)
         try:
-            with progress() as tell:
-                found = _again(opened, requested, tell)
+            with show_progress() as on_progress:
+                regenerated = _regenerate_run(opened, requested, on_progress)
         except (AnalysisMissing, BadInput, UnreadableEvent) as error:
             err.print(f"run {requested.run_id[:8]} cannot be made again: {error}", markup=False)
             raise typer.Exit(3) from None
     if as_json:
-        print_json(**_regenerated(found))
+        print_json(**_regenerated_facts(regenerated))
     else:
-        _show_regenerated(found)
-    if not found.equal:
+        _show_regenerated(regenerated)
+    if not regenerated.equal:
         raise typer.Exit(3)
 
 
-def _again(opened: App, run: RunRequested, tell: Tell) -> Regenerated:
+def _regenerate_run(opened: App, run: RunRequested, on_progress: ProgressCallback) -> Regenerated:
     from engine.audit.regenerate import bars_of, opinions_of
     from engine.audit.regenerate import regenerate as make_again
     from engine.data.signals import load_signals
@@ -62,52 +62,59 @@ def _again(opened: App, run: RunRequested, tell: Tell) -> Regenerated:
         opened.store,
         run,
         lambda variant: load_signals(opened.store, opened.dsn, variant),
-        lambda done: tell("stored analyses", done, max(done, total)),
+        lambda done: on_progress("stored analyses", done, max(done, total)),
     )
-    return make_again(opened.store, bars, analyst, run, lambda done: tell("bars", done, total))
+    return make_again(opened.store, bars, analyst, run, lambda done: on_progress("bars", done, total))
 
 
-def _name_engines(recorded: str, ours: str) -> None:
+def _print_engine_versions(recorded: str, ours: str) -> None:
     out.print(f"engine version  {recorded} recorded, {ours} now")
     if recorded != ours:
         out.print("The engine versions differ: what differs below may come from that.")
 
 
-def _regenerated(found: Regenerated) -> dict[str, Any]:
+def _regenerated_facts(regenerated: Regenerated) -> dict[str, Any]:
     from engine.store import ENGINE_VERSION
 
     return {
-        "run_id": found.run.run_id,
-        "environment": found.run.environment.value,
-        "engine_versions": {"recorded": found.engine_recorded, "regenerated": ENGINE_VERSION},
-        "ended": found.ended,
-        "bars": found.bars,
-        "events": found.events,
-        "dataset_digest": found.dataset._asdict(),
-        "analyses_digest": found.analyses._asdict(),
-        "book_digest": {**found.book._asdict(), "at_end": found.book_at_end},
-        "equal": found.equal,
-        "difference": _difference(found.difference, "stored", "regenerated"),
+        "run_id": regenerated.run.run_id,
+        "environment": regenerated.run.environment.value,
+        "engine_versions": {"recorded": regenerated.engine_recorded, "regenerated": ENGINE_VERSION},
+        "ended": regenerated.ended,
+        "bars": regenerated.bars,
+        "events": regenerated.events,
+        "dataset_digest": regenerated.dataset._asdict(),
+        "analyses_digest": regenerated.analyses._asdict(),
+        "book_digest": {**regenerated.book._asdict(), "at_end": regenerated.book_at_end},
+        "equal": regenerated.equal,
+        "difference": _difference_facts(regenerated.difference, "stored", "regenerated"),
     }
 
 
-def _show_regenerated(found: Regenerated) -> None:
-    whole = "the whole book" if found.ended else "not ended: compared as far as its book goes"
-    print_facts("Regenerated", {"run": found.run.run_id, "bars": found.bars, "events": found.events, "compared": whole})
-    for name, pair in (("dataset", found.dataset), ("analyses", found.analyses), ("book", found.book)):
+def _show_regenerated(regenerated: Regenerated) -> None:
+    scope = "the whole book" if regenerated.ended else "not ended: compared as far as its book goes"
+    print_facts(
+        "Regenerated",
+        {"run": regenerated.run.run_id, "bars": regenerated.bars, "events": regenerated.events, "compared": scope},
+    )
+    for name, pair in (
+        ("dataset", regenerated.dataset),
+        ("analyses", regenerated.analyses),
+        ("book", regenerated.book),
+    ):
         out.print(f"{name:<9} stored      {pair.stored or '-'}")
         out.print(f"{'':<9} regenerated {pair.regenerated}")
-    if not found.dataset.equal:
-        out.print(_other_bars(found))
-    if found.book_at_end not in ("", found.book.stored):
-        out.print(f"The book in the log is not the one that the run ended with, {found.book_at_end}.")
-    if found.difference is not None:
-        _show_difference(found.difference, "stored", "regenerated")
-    out.print("equal" if found.equal else "DIFFERENT")
+    if not regenerated.dataset.equal:
+        out.print(_describe_bar_changes(regenerated))
+    if regenerated.book_at_end not in ("", regenerated.book.stored):
+        out.print(f"The book in the log is not the one that the run ended with, {regenerated.book_at_end}.")
+    if regenerated.difference is not None:
+        _show_difference(regenerated.difference, "stored", "regenerated")
+    out.print("equal" if regenerated.equal else "DIFFERENT")
 
 
-def _other_bars(found: Regenerated) -> str:
-    then, now = found.bars_recorded, found.bars
+def _describe_bar_changes(regenerated: Regenerated) -> str:
+    then, now = regenerated.bars_recorded, regenerated.bars
     if then is None or now == then:
         what = "other values in one bar or more"
     else:
@@ -121,23 +128,23 @@ def _other_bars(found: Regenerated) -> str:
 # --- diff ---------------------------------------------------------------------------------------------------------
 
 
-def diff(run: OneRun, other: OneRun, as_json: AsJson = False) -> None:
+def diff(run: AuditRunArgument, other: AuditRunArgument, as_json: AsJson = False) -> None:
     """Compare two runs: question, engine, counts, and where their books part. Exit code 3 if the books differ."""
     from engine.audit.compare import compare
     from ui.app import open_audit
 
-    with errors_in_words(), open_audit() as opened:
-        found = compare(opened.store, find_run(opened, run), find_run(opened, other))
+    with report_errors(), open_audit() as opened:
+        comparison = compare(opened.store, resolve_run(opened, run), resolve_run(opened, other))
     if as_json:
-        print_json(**_compared(found))
+        print_json(**_comparison_facts(comparison))
     else:
-        _show_compared(found)
-    if not found.equal:
+        _show_comparison(comparison)
+    if not comparison.equal:
         raise typer.Exit(3)
 
 
-def _compared(found: Comparison) -> dict[str, Any]:
-    sides = (found.ours, found.theirs)
+def _comparison_facts(comparison: Comparison) -> dict[str, Any]:
+    sides = (comparison.ours, comparison.theirs)
     return {
         "runs": [
             {
@@ -150,31 +157,31 @@ def _compared(found: Comparison) -> dict[str, Any]:
             }
             for side in sides
         ],
-        "asked_differently": [change._asdict() for change in found.asked],
-        "equal": found.equal,
-        "difference": _difference(found.difference, "ours", "theirs"),
+        "asked_differently": [change._asdict() for change in comparison.asked],
+        "equal": comparison.equal,
+        "difference": _difference_facts(comparison.difference, "ours", "theirs"),
     }
 
 
-def _show_compared(found: Comparison) -> None:
-    sides = (found.ours, found.theirs)
+def _show_comparison(comparison: Comparison) -> None:
+    sides = (comparison.ours, comparison.theirs)
     heads = [f"{n} {side.run.environment} {side.run.run_id[:8]}" for n, side in enumerate(sides, 1)]
     facts = [
         {"engine version": side.engine, "ended": side.ended, **side.counts, "book digest": side.book_digest[:16]}
         for side in sides
     ]
     print_rows("Two runs", [_row(name, heads, [f[name] for f in facts]) for name in facts[0]], ["", *heads])
-    if found.asked:
-        asked = [_row(change.field, heads, [change.ours, change.theirs]) for change in found.asked]
-        print_rows("Asked differently", asked, ["", *heads])
+    if comparison.asked:
+        changes = [_row(change.field, heads, [change.ours, change.theirs]) for change in comparison.asked]
+        print_rows("Asked differently", changes, ["", *heads])
     else:
         out.print("Both were asked the same.")
-    if found.equal:
+    if comparison.equal:
         out.print("The books are equal.")
-    elif found.difference is None:
+    elif comparison.difference is None:
         out.print("The books differ in the configuration they name, and in nothing that was decided.")
     else:
-        _show_difference(found.difference, "1", "2")
+        _show_difference(comparison.difference, "1", "2")
 
 
 def _row(name: str, heads: list[str], values: list[Any]) -> dict[str, Any]:
@@ -184,30 +191,30 @@ def _row(name: str, heads: list[str], values: list[Any]) -> dict[str, Any]:
 # --- Differences --------------------------------------------------------------------------------------------------
 
 
-def _difference(found: Difference | None, ours: str, theirs: str) -> dict[str, Any] | None:
+def _difference_facts(difference: Divergence | None, ours: str, theirs: str) -> dict[str, Any] | None:
     from engine.audit.compare import event_changes
 
-    if found is None:
+    if difference is None:
         return None
     return {
-        "version": found.version,
-        ours: event_facts(found.ours),
-        theirs: event_facts(found.theirs),
-        "fields": [change._asdict() for change in event_changes(found.ours, found.theirs)],
+        "version": difference.version,
+        ours: event_facts(difference.ours),
+        theirs: event_facts(difference.theirs),
+        "fields": [change._asdict() for change in event_changes(difference.ours, difference.theirs)],
     }
 
 
-def _show_difference(found: Difference, ours: str, theirs: str) -> None:
+def _show_difference(difference: Divergence, ours: str, theirs: str) -> None:
     """The first difference: where, and the fields that differ."""
     from engine.audit.compare import event_changes
 
-    sides = ((ours, found.ours), (theirs, found.theirs))
-    out.print(f"first difference at version {found.version:,} of the book")
+    sides = ((ours, difference.ours), (theirs, difference.theirs))
+    out.print(f"first difference at version {difference.version:,} of the book")
     for name, row in sides:
         # What was made again just now lies in memory, and has no place in the log.
         out.print(f"  {name:<11} {_place(row, in_log=name != 'regenerated')}", markup=False)
-    if found.ours is not None and found.theirs is not None:
-        changes = event_changes(found.ours, found.theirs)
+    if difference.ours is not None and difference.theirs is not None:
+        changes = event_changes(difference.ours, difference.theirs)
         rows = [{"field": change.field, ours: change.ours, theirs: change.theirs} for change in changes]
         print_rows("", rows[:FIELDS_SHOWN], ["field", ours, theirs])
         if len(rows) > FIELDS_SHOWN:

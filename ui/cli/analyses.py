@@ -12,46 +12,46 @@ from engine.core.errors import QuantagentError
 from ui.cli.output import (
     AsCsv,
     AsJson,
-    End,
-    Frame,
-    OneSymbol,
-    Start,
-    Symbols,
+    EndOption,
+    StartOption,
+    SymbolOption,
+    SymbolsOption,
+    TimeframeOption,
     Wide,
-    dollars_of,
     err,
-    errors_in_words,
-    instant_of,
+    open_queries,
     out,
+    parse_dollars,
+    parse_instant,
+    parse_symbol,
+    parse_symbols,
     print_csv,
     print_facts,
     print_json,
     print_rows,
-    progress,
-    queries_of,
-    symbol_of,
-    symbols_of,
+    report_errors,
+    show_progress,
 )
-from ui.cli.run_selection import find_run
-from ui.cli.trading import OfVariant
+from ui.cli.run_selection import resolve_run
+from ui.cli.trading import VariantOption
 
 if TYPE_CHECKING:
     from engine.core.events import AnalysisFailed, AnalysisMade
-    from ui.services.comparison import Record
+    from ui.services.comparison import VariantRecord
 
 app = typer.Typer(
     name="analyses", help="Stored opinions, each made once: what was asked, said and paid.", no_args_is_help=True
 )
 
-Analysis = Annotated[str, typer.Argument(metavar="ANALYSIS", help="An id, as `analyses list` shows it.")]
-OneVariant = Annotated[
+AnalysisArgument = Annotated[str, typer.Argument(metavar="ANALYSIS", help="An id, as `analyses list` shows it.")]
+VariantFilter = Annotated[
     str | None, typer.Option("--variant", metavar="V", help="Only this variant, with or without its digest.")
 ]
-CHECK_SAID_NO = 3
+EXIT_DIFFERENT = 3
 # Longer than any market is closed.
 OLD = timedelta(days=5)
 
-KEPT = ("symbol", "at", "decision", "analysis_id", "reason")
+KEPT_COLUMNS = ("symbol", "at", "decision", "analysis_id", "reason")
 COLUMNS = ("symbol", "at", "variant", "decision", "confidence", "status", "cost", "latency_ms", "analysis_id")
 
 
@@ -61,9 +61,9 @@ class AnalysisUnavailable(QuantagentError):
 
 def analyze(
     symbol: Annotated[str, typer.Argument(metavar="SYMBOL")],
-    timeframe: Frame = "1h",
-    end: End = None,
-    variant: OfVariant = "",
+    timeframe: TimeframeOption = "1h",
+    end: EndOption = None,
+    variant: VariantOption = "",
     retry: Annotated[bool, typer.Option("--retry", help="Ask the model again where it failed before.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,39 +72,39 @@ def analyze(
     from engine.core.events import AnalysisFailed
     from engine.core.market import Timeframe
     from ui.app import open_app
-    from ui.services.analyses import latest_opinion
+    from ui.services.analyses import analyse_latest_bar
     from ui.services.analysts import missing_key
-    from ui.services.comparison import find
+    from ui.services.comparison import find_analysis
 
-    with errors_in_words(), open_app() as opened:
-        said = latest_opinion(
-            opened, symbol_of(symbol), Timeframe.parse(timeframe), instant_of(end), variant, retry=retry
+    with report_errors(), open_app() as opened:
+        result = analyse_latest_bar(
+            opened, parse_symbol(symbol), Timeframe.parse(timeframe), parse_instant(end), variant, retry=retry
         )
-        fact = find(opened.store, said["analysis_id"]).fact
+        event = find_analysis(opened.store, result["analysis_id"]).event
         if as_json:
-            print_json(made=said["made"], **document_of(fact))
+            print_json(made=result["made"], **analysis_document(event))
         else:
-            show_fact(fact)
-            err.print("Made now." if said["made"] else "It was stored already.")
-        if isinstance(fact, AnalysisFailed):
-            missing = missing_key(opened, fact.variant)
+            show_analysis(event)
+            err.print("Made now." if result["made"] else "It was stored already.")
+        if isinstance(event, AnalysisFailed):
+            missing = missing_key(opened, event.variant)
             first = f"the environment variable {missing}, which holds the key, is not set; " if missing else ""
             raise AnalysisUnavailable(
-                f"{first}the analysis failed: {fact.reason.rstrip('.')}. `--retry` asks the model again."
+                f"{first}the analysis failed: {event.reason.rstrip('.')}. `--retry` asks the model again."
             )
-        if end is None and clock.now() - said["at"] > OLD:
+        if end is None and clock.now() - result["at"] > OLD:
             err.print(
-                f"The last bar there is closed {said['at']:%Y-%m-%d %H:%M}: `quantagent data fetch` brings newer ones."
+                f"The last bar there is closed {result['at']:%Y-%m-%d %H:%M}: `quantagent data fetch` brings newer ones."
             )
 
 
 @app.command("make")
-def make(
-    symbols: Symbols = "",
-    timeframe: Frame = "1h",
-    start: Start = None,
-    end: End = None,
-    variant: OfVariant = "",
+def analyses_make(
+    symbols: SymbolsOption = "",
+    timeframe: TimeframeOption = "1h",
+    start: StartOption = None,
+    end: EndOption = None,
+    variant: VariantOption = "",
     budget: Annotated[
         str, typer.Option("--budget", metavar="USD", help="What the model may cost for this; it stops before more.")
     ] = "",
@@ -113,24 +113,24 @@ def make(
 ) -> None:
     """Make the analyses of a range that are missing. Stopped, it goes on where it was."""
     from engine.core.market import Timeframe
-    from ui.app import Question, open_app
-    from ui.services.analyses import make_analyses
+    from ui.app import BacktestRequest, open_app
+    from ui.services.analyses import create_missing_analyses
 
-    with errors_in_words(), open_app() as opened:
-        question = Question(
-            symbols=symbols_of(symbols),
+    with report_errors(), open_app() as opened:
+        request = BacktestRequest(
+            symbols=parse_symbols(symbols),
             timeframe=Timeframe.parse(timeframe),
-            start=instant_of(start),
-            end=instant_of(end),
+            start=parse_instant(start),
+            end=parse_instant(end),
             variant=variant,
-            budget=dollars_of(budget),
+            budget=parse_dollars(budget),
             retry=retry,
         )
-        with progress() as tell:
-            made = make_analyses(opened, question, tell)
-        for notice in made.notices:
+        with show_progress() as on_progress:
+            report = create_missing_analyses(opened, request, on_progress)
+        for notice in report.notices:
             err.print(notice, markup=False)
-        facts = made._asdict() | {"notices": list(made.notices)}
+        facts = report._asdict() | {"notices": list(report.notices)}
         if as_json:
             print_json(**facts)
         else:
@@ -139,9 +139,9 @@ def make(
 
 
 @app.command("list")
-def listing(
-    symbol: OneSymbol = None,
-    variant: OneVariant = None,
+def analyses_list(
+    symbol: SymbolOption = None,
+    variant: VariantFilter = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only those that failed, with their reasons.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the newest bars first.")] = 50,
     wide: Wide = False,
@@ -151,38 +151,38 @@ def listing(
     """Stored analyses, those of the newest bars first."""
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
-        rows = queries.analyses(symbol and symbol_of(symbol), variant, limit, failed=failed)
+    with report_errors(), open_app() as opened, open_queries(opened) as queries:
+        rows = queries.analyses(symbol and parse_symbol(symbol), variant, limit, failed=failed)
     if as_json:
         print_json(analyses=rows)
     elif as_csv:
         print_csv(rows)
     elif rows:
         columns = (*COLUMNS[:-1], "reason", COLUMNS[-1]) if failed else COLUMNS
-        print_rows("Analyses", rows, columns, keep=KEPT, wide=wide)
+        print_rows("Analyses", rows, columns, keep=KEPT_COLUMNS, wide=wide)
     else:
         err.print("No such analysis is stored: `quantagent backtest` or `quantagent analyses make` makes them.")
 
 
 @app.command("show")
-def show(
-    analysis: Analysis,
+def analyses_show(
+    analysis: AnalysisArgument,
     texts: Annotated[bool, typer.Option("--texts", help="Also what was sent to models and answered.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """One analysis: its reports, how it was made, every question with its cost."""
     from ui.app import open_app
-    from ui.services.comparison import find, texts_of
+    from ui.services.comparison import find_analysis, recorded_texts
 
-    with errors_in_words(), open_app() as opened:
-        fact = find(opened.store, analysis).fact
-        calls = fact.work.calls if fact.work is not None else ()
+    with report_errors(), open_app() as opened:
+        event = find_analysis(opened.store, analysis).event
+        calls = event.work.calls if event.work is not None else ()
         digests = [digest for call in calls for digest in (call.request, call.response)]
-        bodies = texts_of(opened, digests) if texts else {}
+        bodies = recorded_texts(opened, digests) if texts else {}
     if as_json:
-        print_json(**document_of(fact), **({"texts": bodies} if texts else {}))
+        print_json(**analysis_document(event), **({"texts": bodies} if texts else {}))
         return
-    show_fact(fact)
+    show_analysis(event)
     for call in calls if texts else ():
         print_facts(
             f"{call.node}, question {call.seq}, attempt {call.attempt}: {call.outcome}",
@@ -190,31 +190,40 @@ def show(
         )
 
 
-def document_of(fact: AnalysisMade | AnalysisFailed) -> dict[str, Any]:
+def analysis_document(event: AnalysisMade | AnalysisFailed) -> dict[str, Any]:
     """An analysis as JSON, its reports as values."""
     import json
 
     import msgspec
 
-    document: dict[str, Any] = msgspec.to_builtins(fact, str_keys=True)
+    document: dict[str, Any] = msgspec.to_builtins(event, str_keys=True)
     if "reports" in document:
         document["reports"] = json.loads(document["reports"])
     return document
 
 
-def show_fact(fact: AnalysisMade | AnalysisFailed) -> None:
+def show_analysis(event: AnalysisMade | AnalysisFailed) -> None:
     """One analysis for a person."""
-    document = document_of(fact)
+    document = analysis_document(event)
     work: dict[str, Any] = document.get("work") or {}
     main = ("symbol", "timeframe", "variant", "decision", "confidence", "horizon_bars", "risk_reward", "reason")
     facts = {name: document[name] for name in main if document.get(name) is not None}
-    print_facts(f"Analysis {fact.analysis_id}", {**facts, "at": fact.as_of})
+    print_facts(f"Analysis {event.analysis_id}", {**facts, "at": event.as_of})
     for name, report in document.get("reports", {}).items():
         shown = {each: _text(value) for each, value in report.items()}
         print_facts(name, shown)
     if work:
-        told = ("preset", "model_name", "sighted", "input_tokens", "output_tokens", "cost", "latency_ms", "thread_id")
-        print_facts("made by", {name: work[name] for name in told if name in work})
+        columns_shown = (
+            "preset",
+            "model_name",
+            "sighted",
+            "input_tokens",
+            "output_tokens",
+            "cost",
+            "latency_ms",
+            "thread_id",
+        )
+        print_facts("made by", {name: work[name] for name in columns_shown if name in work})
         columns = ("node", "seq", "attempt", "model", "outcome", "input_tokens", "output_tokens", "cost", "latency_ms")
         print_rows("Questions", work["calls"], columns)
 
@@ -224,13 +233,13 @@ def _text(value: object) -> object:
 
 
 @app.command("compare")
-def compare(
+def analyses_compare(
     one: Annotated[str, typer.Argument(metavar="VARIANT")],
     other: Annotated[str, typer.Argument(metavar="OTHER")],
-    symbols: Symbols = "",
-    timeframe: Frame = "1h",
-    start: Start = None,
-    end: End = None,
+    symbols: SymbolsOption = "",
+    timeframe: TimeframeOption = "1h",
+    start: StartOption = None,
+    end: EndOption = None,
     horizon: Annotated[int, typer.Option("--horizon", min=1, max=10_000, help="Bars after which it is judged.")] = 3,
     wide: Wide = False,
     as_json: AsJson = False,
@@ -239,13 +248,14 @@ def compare(
     from engine.core.market import Timeframe
     from ui.app import open_app
     from ui.services.comparison import analysed_symbols
-    from ui.services.comparison import compare as run
+    from ui.services.comparison import compare_variants as run
 
-    with errors_in_words(), open_app() as opened:
+    with report_errors(), open_app() as opened:
         frame = Timeframe.parse(timeframe)
-        asked = symbols_of(symbols) or analysed_symbols(opened, (one, other), frame)
-        found = [
-            run(opened, (one, other), symbol, frame, horizon, instant_of(start), instant_of(end)) for symbol in asked
+        selected = parse_symbols(symbols) or analysed_symbols(opened, (one, other), frame)
+        comparisons = [
+            run(opened, (one, other), symbol, frame, horizon, parse_instant(start), parse_instant(end))
+            for symbol in selected
         ]
     rows = [
         {
@@ -254,14 +264,14 @@ def compare(
             "agreed": f"{each.agreed / each.both:.1%}",
             **_record(record),
         }
-        for each in found
+        for each in comparisons
         for record in each.records
     ]
     if as_json:
         print_json(
             horizon=horizon,
             comparisons=[
-                {**each._asdict(), "records": [record._asdict() for record in each.records]} for each in found
+                {**each._asdict(), "records": [record._asdict() for record in each.records]} for each in comparisons
             ],
         )
         return
@@ -269,7 +279,7 @@ def compare(
     err.print("Accuracy counts LONG and SHORT only; with n of them its standard error is about 50 % / sqrt(n).")
 
 
-def _record(record: Record) -> dict[str, Any]:
+def _record(record: VariantRecord) -> dict[str, Any]:
     row = record._asdict()
     for name in ("right", "judged", "right_after_cutoff", "judged_after_cutoff"):
         del row[name]
@@ -281,29 +291,32 @@ def _record(record: Record) -> dict[str, Any]:
 
 
 @app.command("rerun")
-def rerun(analysis: Analysis, as_json: AsJson = False) -> None:
+def analyses_rerun(analysis: AnalysisArgument, as_json: AsJson = False) -> None:
     """Run the graph again from its recorded answers and compare; asks no model. Exit code 3 if the reports differ."""
     from ui.app import open_app
-    from ui.services.comparison import run_again
+    from ui.services.comparison import rerun_analysis
 
-    with errors_in_words(), open_app() as opened:
-        again = run_again(opened, analysis)
+    with report_errors(), open_app() as opened:
+        result = rerun_analysis(opened, analysis)
     if as_json:
         print_json(
-            analysis_id=analysis, equal=again.equal, stored=document_of(again.stored), again=document_of(again.again)
+            analysis_id=analysis,
+            equal=result.equal,
+            stored=analysis_document(result.stored),
+            again=analysis_document(result.recomputed),
         )
-    elif again.equal:
+    elif result.equal:
         out.print(f"{analysis}: the same reports and the same decision, from the recording alone.", markup=False)
     else:
-        show_fact(again.stored)
-        show_fact(again.again)
-        err.print(f"They differ: {again.difference}.", markup=False)
-    if not again.equal:
-        raise typer.Exit(CHECK_SAID_NO)
+        show_analysis(result.stored)
+        show_analysis(result.recomputed)
+        err.print(f"They differ: {result.difference}.", markup=False)
+    if not result.equal:
+        raise typer.Exit(EXIT_DIFFERENT)
 
 
 @app.command("costs")
-def costs(
+def analyses_costs(
     by: Annotated[str, typer.Option("--by", metavar="WHAT", help="day, variant, run or analysis.")] = "day",
     run: Annotated[str, typer.Option("--run", metavar="RUN", help="Only what this run consulted.")] = "",
     wide: Wide = False,
@@ -314,66 +327,67 @@ def costs(
     from engine.core.errors import BadInput
     from ui.app import open_app
 
-    with errors_in_words():
+    with report_errors():
         if by not in ("day", "variant", "run", "analysis"):
             raise BadInput(f"costs are added up by day, variant, run or analysis, not by {by!r}.")
-        with open_app() as opened, queries_of(opened) as queries:
-            run_id = find_run(opened, run).run_id if run else None
+        with open_app() as opened, open_queries(opened) as queries:
+            run_id = resolve_run(opened, run).run_id if run else None
             rows = queries.costs(by, run_id)  # pyright: ignore[reportArgumentType] - looked at above
-            beside = queries.cost_without_analysis()
+            unassigned = queries.cost_without_analysis()
     if as_json:
-        print_json(costs=rows, cost_without_analysis=beside)
+        print_json(costs=rows, cost_without_analysis=unassigned)
     elif as_csv:
         print_csv(rows)
     elif rows:
         print_rows("Costs in US dollars", rows, list(rows[0]), wide=wide)
-        if beside:
-            err.print(f"And {beside:f} for questions that stand in no analysis: under way, or cut off.")
+        if unassigned:
+            err.print(f"And {unassigned:f} for questions that stand in no analysis: under way, or cut off.")
     else:
         err.print("No model was asked yet: `quantagent analyze SYMBOL --variant MODEL` asks one.")
 
 
 @app.command("export")
-def export(
+def analyses_export(
     file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")],
-    symbol: OneSymbol = None,
-    variant: OneVariant = None,
-    start: Start = None,
-    end: End = None,
+    symbol: SymbolOption = None,
+    variant: VariantFilter = None,
+    start: StartOption = None,
+    end: EndOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Write stored analyses to a file, with the texts of their model calls, so that they can be run again elsewhere."""
     from ui.app import open_app
     from ui.services import comparison
 
-    with errors_in_words(), open_app() as opened:
-        moved = comparison.export(
-            opened, file, symbol and symbol_of(symbol), variant, instant_of(start), instant_of(end)
+    with report_errors(), open_app() as opened:
+        report = comparison.export_analyses(
+            opened, file, symbol and parse_symbol(symbol), variant, parse_instant(start), parse_instant(end)
         )
     if as_json:
-        print_json(file=str(file), analyses=moved.analyses, texts=moved.texts)
+        print_json(file=str(file), analyses=report.analyses, texts=report.texts)
     else:
-        out.print(f"{moved.analyses:,} analyses and {moved.texts:,} texts are in {file}.", markup=False)
+        out.print(f"{report.analyses:,} analyses and {report.texts:,} texts are in {file}.", markup=False)
 
 
 @app.command("import")
-def bring_in(file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")], as_json: AsJson = False) -> None:
+def analyses_import(file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")], as_json: AsJson = False) -> None:
     """Store the analyses of such a file. An opinion that is stored stays; a file with a fault stores nothing."""
     from ui.app import open_app
     from ui.services import comparison
 
-    with errors_in_words(), open_app() as opened:
-        moved = comparison.bring_in(opened, file)
+    with report_errors(), open_app() as opened:
+        report = comparison.import_analyses(opened, file)
     if as_json:
-        print_json(file=str(file), analyses=moved.analyses, texts=moved.texts, there=moved.there)
+        print_json(file=str(file), analyses=report.analyses, texts=report.texts, there=report.already_stored)
     else:
         out.print(
-            f"{moved.analyses:,} analyses stored, {moved.there:,} were there, {moved.texts:,} texts.", markup=False
+            f"{report.analyses:,} analyses stored, {report.already_stored:,} were there, {report.texts:,} texts.",
+            markup=False,
         )
 
 
 @app.command("forget")
-def forget(
+def analyses_forget(
     before: Annotated[str, typer.Option("--before", metavar="TIME", help="What was last written before this (UTC).")],
     as_json: AsJson = False,
 ) -> None:
@@ -381,12 +395,12 @@ def forget(
     from ui.app import open_app
     from ui.services import comparison
 
-    with errors_in_words(), open_app() as opened:
-        instant = instant_of(before)
+    with report_errors(), open_app() as opened:
+        instant = parse_instant(before)
         assert instant is not None, "the option has to be given"
-        threads, freed = comparison.forget(opened, instant)
+        threads, freed = comparison.delete_working_data(opened, instant)
     if as_json:
         print_json(checkpoints=threads, bytes_of_charts=freed)
     else:
-        told = f"The checkpoints of {threads:,} analyses and {freed / 1024:,.0f} KiB of charts are deleted."
-        out.print(told, markup=False)
+        message = f"The checkpoints of {threads:,} analyses and {freed / 1024:,.0f} KiB of charts are deleted."
+        out.print(message, markup=False)

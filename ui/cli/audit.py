@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ui.cli.again import diff, event_facts, regenerate
-from ui.cli.output import AsJson, Run, errors_in_words, instant_of, out, print_facts, print_json, print_rows
-from ui.cli.run_selection import find_run
+from ui.cli.output import AsJson, RunOption, out, parse_instant, print_facts, print_json, print_rows, report_errors
+from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
     from engine.audit.as_of import State
@@ -33,11 +33,11 @@ app.command()(diff)
 
 
 @app.command("as-of")
-def as_of(
+def audit_as_of(
     time: Annotated[
         str, typer.Argument(metavar="TIME", help="An instant of the market, UTC unless it says otherwise.")
     ],
-    run: Run = "latest",
+    run: RunOption = "latest",
     recorded: ByRecording = False,
     as_json: AsJson = False,
 ) -> None:
@@ -45,11 +45,11 @@ def as_of(
     from engine.audit.as_of import as_of as ask
     from ui.app import open_audit
 
-    with errors_in_words():
-        at = instant_of(time)
+    with report_errors():
+        at = parse_instant(time)
         assert at is not None
         with open_audit() as opened:
-            state = ask(opened.store, find_run(opened, run), at, recorded)
+            state = ask(opened.store, resolve_run(opened, run), at, recorded)
         if as_json:
             print_json(**_state_facts(state), positions=_positions(state), working=_working(state))
         else:
@@ -87,13 +87,13 @@ def _plain(value: object) -> dict[str, Any]:
 def _positions(state: State) -> list[dict[str, Any]]:
     return [
         {
-            "symbol": held.symbol,
-            "quantity": held.quantity,
-            "average_price": state.average_price(held),
-            "cost": held.cost,
-            "opened_at": held.opened_at,
+            "symbol": position.symbol,
+            "quantity": position.quantity,
+            "average_price": state.average_price(position),
+            "cost": position.cost,
+            "opened_at": position.opened_at,
         }
-        for held in state.book.positions.values()
+        for position in state.book.positions.values()
     ]
 
 
@@ -149,10 +149,10 @@ def _show_state(state: State) -> None:
 
 
 @app.command("recreate")
-def recreate(
+def audit_recreate(
     order: Annotated[str, typer.Argument(metavar="ORDER", help="An order's id, its beginning, or `latest`.")],
     as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Only its states up to then.")] = None,
-    run: Run = "latest",
+    run: RunOption = "latest",
     recorded: ByRecording = False,
     as_json: AsJson = False,
 ) -> None:
@@ -160,19 +160,19 @@ def recreate(
     from engine.audit.order_history import recreate as ask
     from ui.app import open_audit
 
-    with errors_in_words(), open_audit() as opened:
-        requested = find_run(opened, run)
-        found = ask(opened.store, requested, order, instant_of(as_of), recorded)
+    with report_errors(), open_audit() as opened:
+        requested = resolve_run(opened, run)
+        history = ask(opened.store, requested, order, parse_instant(as_of), recorded)
     if as_json:
         print_json(
             run_id=requested.run_id,
-            order_id=found.order.order_id,
-            signal=event_facts(found.signal),
-            risk_decision=event_facts(found.verdict),
-            states=[{**_order_state(state), **(event_facts(state.row) or {})} for state in found.states],
+            order_id=history.order.order_id,
+            signal=event_facts(history.signal),
+            risk_decision=event_facts(history.verdict),
+            states=[{**_order_state(state), **(event_facts(state.row) or {})} for state in history.states],
         )
     else:
-        _show_order(requested, found)
+        _show_order(requested, history)
 
 
 def _order_state(state: OrderState) -> dict[str, Any]:
@@ -192,16 +192,16 @@ def _order_state(state: OrderState) -> dict[str, Any]:
     }
 
 
-def _show_order(run: RunRequested, found: Recreated) -> None:
+def _show_order(run: RunRequested, history: Recreated) -> None:
     from engine.audit.narration import says
 
-    origin = {"order": found.order.order_id, "run": run.run_id, "environment": run.environment.value}
-    for name, row in (("signal", found.signal), ("risk_decision", found.verdict)):
+    origin = {"order": history.order.order_id, "run": run.run_id, "environment": run.environment.value}
+    for name, row in (("signal", history.signal), ("risk_decision", history.verdict)):
         if row is not None:
-            origin[name] = f"{says(row.event)} ({found.order.signal_id}, position {row.position:,})"
+            origin[name] = f"{says(row.event)} ({history.order.signal_id}, position {row.position:,})"
     print_facts("Order", origin)
     # An instant is evidence here: to the microsecond, not to the minute.
-    rows = [_exact({**_order_state(s), "recorded_at": s.row.meta.recorded_at.isoformat(" ")}) for s in found.states]
+    rows = [_exact({**_order_state(s), "recorded_at": s.row.meta.recorded_at.isoformat(" ")}) for s in history.states]
     print_rows(
         "States, the original first (UTC)", rows, ["state", "at", "says", "filled", "remaining", "average_price"]
     )

@@ -12,27 +12,36 @@ from rich.markup import escape
 from ui.cli.output import (
     AsCsv,
     AsJson,
-    On,
-    OneSymbol,
-    Run,
+    DayOption,
+    RunOption,
+    SymbolOption,
     Wide,
-    cell,
-    day_of,
     err,
-    errors_in_words,
-    instant_of,
+    format_cell,
+    open_queries,
     out,
+    parse_day,
+    parse_instant,
+    parse_symbol,
     print_csv,
     print_facts,
     print_json,
     print_rows,
-    queries_of,
-    symbol_of,
+    report_errors,
 )
 from ui.cli.results import outcome_facts, show_outcome
-from ui.cli.run_selection import ONE_RUN, OneRun, find_run
-from ui.cli.tables import Column
-from ui.formats import amount, figures, number, percent, price, ratio, source_text, tidy
+from ui.cli.run_selection import RUN_HELP, RunArgument, resolve_run
+from ui.cli.tables import TableColumn
+from ui.formats import (
+    format_amount,
+    format_figures,
+    format_number,
+    format_percent,
+    format_price,
+    format_ratio,
+    format_source,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from engine.audit.why import Link
@@ -45,7 +54,7 @@ orders_app = typer.Typer(name="orders", help="Orders of a run.", no_args_is_help
 trades_app = typer.Typer(name="trades", help="Round trips of a run.", no_args_is_help=True)
 positions_app = typer.Typer(name="positions", help="Open positions of a run.", no_args_is_help=True)
 
-LatestRun = Annotated[str, typer.Argument(metavar="RUN", help=ONE_RUN)]
+LatestRunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
 
 
 @runs_app.command("list")
@@ -68,11 +77,11 @@ def runs_list(
     from engine.core.events import Environment
     from ui.app import open_app
 
-    with errors_in_words():
+    with report_errors():
         if environment is not None and environment not in list(Environment):
             raise BadInput(f"environment {environment!r} is unknown: use one of {', '.join(Environment)}.")
-        first, last = instant_of(since), instant_of(until)
-        with open_app() as opened, queries_of(opened) as queries:
+        first, last = parse_instant(since), parse_instant(until)
+        with open_app() as opened, open_queries(opened) as queries:
             rows = queries.runs(environment, label, first, last, limit)
     if as_json:
         print_json(runs=rows)
@@ -80,12 +89,12 @@ def runs_list(
         print_csv(rows)
     elif rows:
         columns = [
-            Column("run", lambda row: row["run_id"][:8]),
+            TableColumn("run", lambda row: row["run_id"][:8]),
             *("environment", "profile", "variant", "symbols", "status", "total_trades"),
-            Column("win_rate", lambda row: percent(row["win_rate"], 1)),
-            Column("sharpe_ratio", lambda row: ratio(row["sharpe_ratio"])),
-            Column("max_drawdown", lambda row: percent(row["max_drawdown"])),
-            Column("total_pnl", lambda row: amount(row["total_pnl"], row["currency"])),
+            TableColumn("win_rate", lambda row: format_percent(row["win_rate"], 1)),
+            TableColumn("sharpe_ratio", lambda row: format_ratio(row["sharpe_ratio"])),
+            TableColumn("max_drawdown", lambda row: format_percent(row["max_drawdown"])),
+            TableColumn("total_pnl", lambda row: format_amount(row["total_pnl"], row["currency"])),
             *("currency", "label"),
         ]
         keep = ["run", "environment", "status", "total_pnl", "profile", "total_trades", "max_drawdown", "symbols"]
@@ -105,12 +114,12 @@ def print_set_aside(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @runs_app.command("show")
-def runs_show(run: OneRun, as_json: AsJson = False) -> None:
+def runs_show(run: RunArgument, as_json: AsJson = False) -> None:
     """One run: its question, digests and metrics, denied signals by rule, and what to know of its bars."""
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
-        request = find_run(opened, run)
+    with report_errors(), open_app() as opened, open_queries(opened) as queries:
+        request = resolve_run(opened, run)
         row = queries.run(request.run_id)
         metrics, portfolio = queries.metrics(row["run_id"]), queries.portfolio(row["run_id"])
         outcome = outcome_facts(opened, queries, request)
@@ -118,15 +127,15 @@ def runs_show(run: OneRun, as_json: AsJson = False) -> None:
             print_json(run=row, metrics=metrics, portfolio=portfolio, **outcome)
             return
         currency = row["currency"]
-        print_facts(f"Run {row['run_id']}", row, figures(row, currency))
+        print_facts(f"Run {row['run_id']}", row, format_figures(row, currency))
         for title, facts in (("Portfolio", portfolio), ("Metrics", metrics)):
             if facts:
                 shown = {k: v for k, v in facts.items() if k not in ("run_id", "environment")}
-                print_facts(f"{title} ({currency})", shown, figures(shown, currency))
+                print_facts(f"{title} ({currency})", shown, format_figures(shown, currency))
         show_outcome(outcome)
 
 
-class Shown(NamedTuple):
+class ListFormat(NamedTuple):
     """How a list is to be printed."""
 
     wide: bool
@@ -135,51 +144,53 @@ class Shown(NamedTuple):
 
 
 @runs_app.command("days")
-def runs_days(run: LatestRun = "latest", wide: Wide = False, as_json: AsJson = False, as_csv: AsCsv = False) -> None:
+def runs_days(
+    run: LatestRunArgument = "latest", wide: Wide = False, as_json: AsJson = False, as_csv: AsCsv = False
+) -> None:
     """The account at the end of each session, with the day's profit or loss."""
-    _list("days", run, None, None, Shown(wide, as_json, as_csv), _day_columns)
+    _list("days", run, None, None, ListFormat(wide, as_json, as_csv), _day_columns)
 
 
 @orders_app.command("list")
 def orders_list(
-    run: Run = "latest",
-    symbol: OneSymbol = None,
-    on: On = None,
+    run: RunOption = "latest",
+    symbol: SymbolOption = None,
+    on: DayOption = None,
     wide: Wide = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Orders with their latest state; `why ORDER` explains one, by its id or as order-N."""
     keep = ("order", "placed_at", "side", "status", "quantity", "symbol", "role", "order_type", "filled_at", "reason")
-    _list("orders", run, symbol, on, Shown(wide, as_json, as_csv), _order_columns, keep)
+    _list("orders", run, symbol, on, ListFormat(wide, as_json, as_csv), _order_columns, keep)
 
 
 @trades_app.command("list")
 def trades_list(
-    run: Run = "latest",
-    symbol: OneSymbol = None,
-    on: On = None,
+    run: RunOption = "latest",
+    symbol: SymbolOption = None,
+    on: DayOption = None,
     wide: Wide = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Round trips, open ones with their unrealised P&L; `why TRADE` explains one, by its id or as trade-N."""
     keep = ("trade", "symbol", "direction", "entry_at", "exit_at", "pnl", "status", "exit_reason", "quantity")
-    _list("trades", run, symbol, on, Shown(wide, as_json, as_csv), _trade_columns, keep)
+    _list("trades", run, symbol, on, ListFormat(wide, as_json, as_csv), _trade_columns, keep)
 
 
 @positions_app.command("list")
 def positions_list(
-    run: Run = "latest",
-    symbol: OneSymbol = None,
-    on: On = None,
+    run: RunOption = "latest",
+    symbol: SymbolOption = None,
+    on: DayOption = None,
     wide: Wide = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Open positions at the latest prices that the run has seen."""
     keep = ("symbol", "quantity", "mark", "value", "unrealised_pnl", "average_price", "opened_at")
-    _list("positions", run, symbol, on, Shown(wide, as_json, as_csv), _position_columns, keep)
+    _list("positions", run, symbol, on, ListFormat(wide, as_json, as_csv), _position_columns, keep)
 
 
 def _list(
@@ -187,27 +198,27 @@ def _list(
     run: str,
     symbol: str | None,
     on: str | None,
-    shown: Shown,
-    columns: Callable[[RunRequested], list[str | Column]],
+    list_format: ListFormat,
+    columns: Callable[[RunRequested], list[str | TableColumn]],
     keep: Sequence[str] = (),
 ) -> None:
     from ui.app import open_app
 
-    with errors_in_words():
-        day = day_of(on)
-        with open_app() as opened, queries_of(opened) as queries:
-            found = find_run(opened, run)
-            only = symbol_in(found, symbol)
-            rows = _rows_of(what, queries, found, only, day)
-        if shown.as_json:
-            print_json(run_id=found.run_id, environment=found.environment, **{what: rows})
-        elif shown.as_csv:
+    with report_errors():
+        day = parse_day(on)
+        with open_app() as opened, open_queries(opened) as queries:
+            requested = resolve_run(opened, run)
+            only = symbol_in(requested, symbol)
+            rows = _rows_of(what, queries, requested, only, day)
+        if list_format.as_json:
+            print_json(run_id=requested.run_id, environment=requested.environment, **{what: rows})
+        elif list_format.as_csv:
             print_csv(rows)
         elif rows:
-            title = f"{what.capitalize()} of run {found.run_id[:8]} ({found.environment}, UTC, {found.config.currency})"
-            print_rows(title, rows, columns(found), keep=keep, wide=shown.wide)
+            title = f"{what.capitalize()} of run {requested.run_id[:8]} ({requested.environment}, UTC, {requested.config.currency})"
+            print_rows(title, rows, columns(requested), keep=keep, wide=list_format.wide)
         else:
-            err.print(f"Run {found.run_id[:8]} has no {what} there.")
+            err.print(f"Run {requested.run_id[:8]} has no {what} there.")
 
 
 def _rows_of(
@@ -235,7 +246,7 @@ def symbol_in(run: RunRequested, text: str | None) -> str | None:
 
     if text is None:
         return None
-    symbol, symbols = symbol_of(text), run.config.symbols
+    symbol, symbols = parse_symbol(text), run.config.symbols
     if symbol not in symbols:
         raise BadInput(
             f"run {run.run_id[:8]} trades {', '.join(symbols)}, not {symbol}{did_you_mean(symbol, symbols)}: "
@@ -247,26 +258,26 @@ def symbol_in(run: RunRequested, text: str | None) -> str | None:
 # --- Columns ------------------------------------------------------------------------------------------------------
 
 
-def _money(run: RunRequested, name: str) -> Column:
-    return Column(name, lambda row: amount(row[name], run.config.currency))
+def _money(run: RunRequested, name: str) -> TableColumn:
+    return TableColumn(name, lambda row: format_amount(row[name], run.config.currency))
 
 
-def _price(run: RunRequested, name: str) -> Column:
+def _price(run: RunRequested, name: str) -> TableColumn:
     """A price with the decimals of its instrument."""
-    return Column(name, lambda row: price(row[name], run.config.instrument(row["symbol"]).price_decimals))
+    return TableColumn(name, lambda row: format_price(row[name], run.config.instrument(row["symbol"]).price_decimals))
 
 
-def _quantity(name: str) -> Column:
-    return Column(name, lambda row: number(row[name]))
+def _quantity(name: str) -> TableColumn:
+    return TableColumn(name, lambda row: format_number(row[name]))
 
 
-def _day_columns(run: RunRequested) -> list[str | Column]:
+def _day_columns(run: RunRequested) -> list[str | TableColumn]:
     return ["at", *(_money(run, name) for name in ("equity", "pnl", "cash", "unrealised_pnl"))]
 
 
-def _order_columns(run: RunRequested) -> list[str | Column]:
+def _order_columns(run: RunRequested) -> list[str | TableColumn]:
     return [
-        Column("order", lambda row: short_id("order", row)),
+        TableColumn("order", lambda row: short_id("order", row)),
         *("symbol", "placed_at", "side", "role", "order_type"),
         _quantity("quantity"),
         _price(run, "limit_price"),
@@ -275,25 +286,25 @@ def _order_columns(run: RunRequested) -> list[str | Column]:
     ]
 
 
-def _trade_columns(run: RunRequested) -> list[str | Column]:
+def _trade_columns(run: RunRequested) -> list[str | TableColumn]:
     def pnl(row: Mapping[str, Any]) -> str:
         """What was won or lost; of an open trade what it would be at the mark."""
         if row["status"] == "open":
-            return f"{amount(row['unrealised_pnl'], run.config.currency)} open"
-        return amount(row["net_pnl"], run.config.currency)
+            return f"{format_amount(row['unrealised_pnl'], run.config.currency)} open"
+        return format_amount(row["net_pnl"], run.config.currency)
 
     return [
-        Column("trade", lambda row: short_id("trade", row)),
+        TableColumn("trade", lambda row: short_id("trade", row)),
         *("symbol", "direction", "status", "entry_at", "exit_at"),
         _quantity("quantity"),
         _price(run, "entry_price"),
         _price(run, "exit_price"),
-        Column("pnl", pnl, right=True),
-        Column("exit_reason", lambda row: source_text(row["exit_reason"], run.variant)),
+        TableColumn("pnl", pnl, right=True),
+        TableColumn("exit_reason", lambda row: format_source(row["exit_reason"], run.variant)),
     ]
 
 
-def _position_columns(run: RunRequested) -> list[str | Column]:
+def _position_columns(run: RunRequested) -> list[str | TableColumn]:
     return [
         "symbol",
         _quantity("quantity"),
@@ -315,24 +326,24 @@ def short_id(kind: str, row: Mapping[str, Any]) -> str:
     return f"{kind}-{row['number']}"
 
 
-def whole_id(opened: App, run: RunRequested, key: str) -> str:
+def full_id(opened: App, run: RunRequested, key: str) -> str:
     """The id that a short one like `trade-12` stands for; any other id as it is."""
     from engine.core.errors import NotFound
 
     kind, _, n = key.partition("-")
     if kind not in KINDS or not n.isdecimal():
         return key
-    with queries_of(opened) as queries:
+    with open_queries(opened) as queries:
         rows: list[dict[str, Any]] = getattr(queries, KINDS[kind])(run.run_id)
-    found = next((row for row in rows if row["number"] == int(n)), None)
-    if found is None:
+    numbered_row = next((row for row in rows if row["number"] == int(n)), None)
+    if numbered_row is None:
         raise NotFound(
             f"run {run.run_id[:8]} has {len(rows):,} {KINDS[kind]}, so that there is no {key}: "
             f"`quantagent {KINDS[kind]} list` numbers them."
             if kind != "signal"
             else f"run {run.run_id[:8]} has {len(rows):,} signals, so that there is no {key}."
         )
-    return str(found[f"{kind}_id"])
+    return str(numbered_row[f"{kind}_id"])
 
 
 LIMITS = ("limit", "observed")
@@ -345,7 +356,7 @@ def why(
     key: Annotated[
         str, typer.Argument(metavar="ID", help="Order, trade, signal, analysis, or SYMBOL@TIME; short ids will do.")
     ],
-    run: Run = "latest",
+    run: RunOption = "latest",
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
@@ -353,26 +364,26 @@ def why(
     from engine.audit.why import why as ask
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
-        requested = find_run(opened, run)
-        links = ask(opened.store, requested, whole_id(opened, requested, key))
+    with report_errors(), open_app() as opened:
+        requested = resolve_run(opened, run)
+        links = ask(opened.store, requested, full_id(opened, requested, key))
     if as_json:
-        print_json(run_id=requested.run_id, chain=[_as_json(link) for link in links])
+        print_json(run_id=requested.run_id, chain=[_link_facts(link) for link in links])
     else:
-        show_chain(links, wide=wide)
+        print_chain(links, wide=wide)
 
 
-def show_chain(links: Sequence[Link], *, wide: bool | None = None) -> None:
+def print_chain(links: Sequence[Link], *, wide: bool | None = None) -> None:
     """The chain, then what every risk check of an entry saw, then the reasons of the analysis."""
     from engine.audit.why import checks_of
 
     for link in links:
-        out.print(f"[bold]{cell(link.at)}  {link.kind}[/bold]  {escape(tidy(link.says))}")
+        out.print(f"[bold]{format_cell(link.at)}  {link.kind}[/bold]  {escape(tidy(link.says))}")
         place = f"event {link.position:,}" if link.position else "no event of its own"
         out.print(f"                  [dim]{escape(link.key)}, {place}[/dim]")
     checks = [{"rule": r, "passed": p, "limit": limit, "observed": o} for r, p, limit, o in checks_of(links)]
     if checks:
-        columns = ["rule", "passed", *(Column(name, lambda row, name=name: tidy(row[name])) for name in LIMITS)]
+        columns = ["rule", "passed", *(TableColumn(name, lambda row, name=name: tidy(row[name])) for name in LIMITS)]
         print_rows("Risk checks", checks, columns, wide=wide)
     for reasons in filter(None, (_reasons(link) for link in links)):
         out.print("Reasons of the analysis: " + "; ".join(reasons), markup=False)
@@ -384,7 +395,7 @@ def _reasons(link: Link) -> list[str]:
     return reasons_of(link)
 
 
-def _as_json(link: Link) -> dict[str, Any]:
+def _link_facts(link: Link) -> dict[str, Any]:
     import msgspec
 
     facts = link._asdict()

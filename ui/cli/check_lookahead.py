@@ -8,33 +8,33 @@ import typer
 
 from ui.cli.output import (
     AsJson,
-    End,
-    Frame,
-    Start,
-    Symbols,
+    EndOption,
+    StartOption,
+    SymbolsOption,
+    TimeframeOption,
     err,
-    errors_in_words,
-    instant_of,
+    parse_instant,
+    parse_symbols,
     print_json,
     print_rows,
-    progress,
-    symbols_of,
+    report_errors,
+    show_progress,
 )
-from ui.cli.profile import OfProfile, OfRisk
-from ui.cli.trading import OfVariant
+from ui.cli.profile import ProfileOption, RiskProfileOption
+from ui.cli.trading import VariantOption
 
 if TYPE_CHECKING:
-    from ui.services.lookahead import Checked
+    from ui.services.lookahead import LookaheadReport
 
 
 def check_lookahead(
-    variant: OfVariant = "",
-    symbols: Symbols = "",
-    timeframe: Frame = "1h",
-    start: Start = None,
-    end: End = None,
-    profile: OfProfile = None,
-    risk_profile: OfRisk = None,
+    variant: VariantOption = "",
+    symbols: SymbolsOption = "",
+    timeframe: TimeframeOption = "1h",
+    start: StartOption = None,
+    end: EndOption = None,
+    profile: ProfileOption = None,
+    risk_profile: RiskProfileOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Cut off and poison the future, ask again in every other way, and name the first decision that moves.
@@ -42,46 +42,46 @@ def check_lookahead(
     Nothing is stored. Ends with 3 if anything moved.
     """
     from engine.core.market import Timeframe
-    from ui.app import Question, open_app
+    from ui.app import BacktestRequest, open_app
     from ui.services.lookahead import check_variant
 
-    with errors_in_words():
-        question = Question(
-            symbols=symbols_of(symbols),
+    with report_errors():
+        request = BacktestRequest(
+            symbols=parse_symbols(symbols),
             timeframe=Timeframe.parse(timeframe),
-            start=instant_of(start),
-            end=instant_of(end),
+            start=parse_instant(start),
+            end=parse_instant(end),
             profile=profile,
             risk_profile=risk_profile,
             variant=variant,
         )
-        with open_app() as opened, progress() as tell:
-            checked = check_variant(opened, question, tell)
+        with open_app() as opened, show_progress() as on_progress:
+            report = check_variant(opened, request, on_progress)
         if as_json:
-            print_json(**_facts(checked))
+            print_json(**_facts(report))
         else:
-            _show(checked)
-        if checked.findings:
+            _show(report)
+        if report.findings:
             raise typer.Exit(3)
 
 
-def _facts(checked: Checked) -> dict[str, Any]:
+def _facts(report: LookaheadReport) -> dict[str, Any]:
     return {
-        "variant": checked.variant,
-        "bars": checked.bars,
-        "tried": checked.tried,
-        "checks": list(checked.checks),
-        "passed": not checked.findings,
-        "findings": [finding._asdict() for finding in checked.findings],
+        "variant": report.variant,
+        "bars": report.bars,
+        "tried": report.tried,
+        "checks": list(report.checks),
+        "passed": not report.findings,
+        "findings": [finding._asdict() for finding in report.findings],
     }
 
 
-def _show(checked: Checked) -> None:
-    spread = "all" if checked.tried == checked.bars else "evenly spaced, after the warm-up"
-    err.print(f"{checked.tried:,} of {checked.bars:,} bars were asked about, {spread}.")
-    failed = {finding.check for finding in checked.findings}
-    rows = [{"check": name, "passed": name not in failed} for name in checked.checks]
-    print_rows(checked.variant, rows, ["check", "passed"])
-    if checked.findings:
-        moved = [finding._asdict() for finding in checked.findings]
+def _show(report: LookaheadReport) -> None:
+    spread = "all" if report.tried == report.bars else "evenly spaced, after the warm-up"
+    err.print(f"{report.tried:,} of {report.bars:,} bars were asked about, {spread}.")
+    failed = {finding.check for finding in report.findings}
+    rows = [{"check": name, "passed": name not in failed} for name in report.checks]
+    print_rows(report.variant, rows, ["check", "passed"])
+    if report.findings:
+        moved = [finding._asdict() for finding in report.findings]
         print_rows("The first decision that moved", moved, ["check", "symbol", "at", "before", "after"])

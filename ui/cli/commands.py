@@ -26,18 +26,18 @@ from ui.cli import (
     system,
     trading,
 )
-from ui.cli.output import interrupts_in_words
+from ui.cli.output import report_interrupts
 
 
 class Commands(TyperGroup):
     """The commands, of which each may be interrupted at any instant: with one sentence, whatever it was doing."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with interrupts_in_words():
+        with report_interrupts():
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with interrupts_in_words():
+        with report_interrupts():
             return super().invoke(ctx)
 
 
@@ -59,7 +59,7 @@ def show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def begin(
+def root_options(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
     ] = False,
@@ -92,7 +92,7 @@ app.add_typer(audit.app)
 app.add_typer(paper.app)
 app.command()(halts.halt)
 app.command()(halts.resume)
-app.command("halts")(halts.listing)
+app.command("halts")(halts.halts_list)
 app.add_typer(profile.app)
 app.add_typer(model.app)
 app.add_typer(projections.app)

@@ -11,23 +11,23 @@ import typer
 from ui.cli import data_quality
 from ui.cli.output import (
     AsJson,
-    End,
-    Frame,
-    Start,
+    EndOption,
+    StartOption,
+    TimeframeOption,
     err,
-    errors_in_words,
-    instant_of,
+    parse_instant,
+    parse_symbol,
     print_json,
     print_rows,
-    progress,
-    symbol_of,
+    report_errors,
+    show_progress,
 )
 
 if TYPE_CHECKING:
     from engine.core.market import Instrument
     from engine.data import Added, Bars, Refused
 
-Provided = Annotated[
+ProviderOption = Annotated[
     str,
     typer.Option(
         "--provider",
@@ -40,18 +40,18 @@ Provided = Annotated[
 app = typer.Typer(
     name="data", help="Bars: fetch and import them, see what is missing or was corrected.", no_args_is_help=True
 )
-app.command("check")(data_quality.check)
-app.command("gaps")(data_quality.gaps)
-app.command("revisions")(data_quality.revisions)
+app.command("check")(data_quality.data_check)
+app.command("gaps")(data_quality.data_gaps)
+app.command("revisions")(data_quality.data_revisions)
 
 
 @app.command("sample")
-def sample(as_json: AsJson = False) -> None:
+def data_sample(as_json: AsJson = False) -> None:
     """Load the bundled sample: BTC-USD and EUR-USD, hourly, July to December 2017."""
-    from ui.app import load_sample, open_app
+    from ui.app import import_sample, open_app
 
-    with errors_in_words(), open_app() as opened:
-        new = load_sample(opened)
+    with report_errors(), open_app() as opened:
+        new = import_sample(opened)
         if as_json:
             print_json(new=new)
         else:
@@ -59,10 +59,10 @@ def sample(as_json: AsJson = False) -> None:
 
 
 @app.command("import")
-def import_file(
+def data_import(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parquet; each row is stamped with its open.")],
     symbol: Annotated[str, typer.Option("--symbol", metavar="A", help="Whose bars these are, like BTC-USD.")],
-    timeframe: Frame = "1h",
+    timeframe: TimeframeOption = "1h",
     zone: Annotated[
         str | None, typer.Option("--zone", help="Where times without an offset were written, like UTC.")
     ] = None,
@@ -88,34 +88,34 @@ def import_file(
     from engine.data.files import read_bars
     from ui.app import open_app
 
-    said = {"quote": quote, "price_decimals": decimals, "calendar": calendar}
+    fields = {"quote": quote, "price_decimals": decimals, "calendar": calendar}
     amounts = {"quantity_step": step, "multiplier": multiplier, "tick": tick}
-    with errors_in_words(), open_app() as opened, progress() as tell:
+    with report_errors(), open_app() as opened, show_progress() as on_progress:
         frame, learned_at = Timeframe.parse(timeframe), clock.now()
-        instrument = _instrument(opened.catalogue, symbol_of(symbol), said, amounts)
-        tell("rows read", 0, 1)
-        judged = read_bars(file, instrument, frame, zone=zone, learned_at=learned_at, accept_valid=accept_valid)
-        tell("rows read", 1, 1)
-        bars = judged.frame.height
-        tell("bars", 0, bars)
+        instrument = _instrument(opened.catalogue, parse_symbol(symbol), fields, amounts)
+        on_progress("rows read", 0, 1)
+        checked = read_bars(file, instrument, frame, zone=zone, learned_at=learned_at, accept_valid=accept_valid)
+        on_progress("rows read", 1, 1)
+        bars = checked.frame.height
+        on_progress("bars", 0, bars)
         added = opened.catalogue.add_judged(
-            judged, source=file.name, learned_at=learned_at, actor=opened.settings.actor, correct=correct
+            checked, source=file.name, learned_at=learned_at, actor=opened.settings.actor, correct=correct
         )
-        tell("bars", bars, bars)
-        if any(value is not None for value in (*said.values(), *amounts.values())):
+        on_progress("bars", bars, bars)
+        if any(value is not None for value in (*fields.values(), *amounts.values())):
             opened.catalogue.save_instrument(instrument)
-    flagged = judged.frame.filter(judged.frame["flags"] != "").height
+    flagged = checked.frame.filter(checked.frame["flags"] != "").height
     if as_json:
-        refused = [row._asdict() for row in judged.refused]
+        refused = [row._asdict() for row in checked.refused]
         print_json(symbol=symbol, **added._asdict(), flagged=flagged, refused=refused)
         return
-    err.print(f"{symbol} {frame}: {_in_words(added)}.")
+    err.print(f"{symbol} {frame}: {_describe_added(added)}.")
     if flagged:
         err.print(f"{flagged:,} bars deserve a look: `quantagent data check {symbol}` names them.")
-    _show_refused(judged.refused)
+    _show_refused(checked.refused)
 
 
-def _in_words(added: Added) -> str:
+def _describe_added(added: Added) -> str:
     corrected = f", {added.corrected:,} are corrected" if added.corrected else ""
     return f"{added.new:,} bars are new, {added.known:,} were known{corrected}"
 
@@ -126,15 +126,15 @@ def _show_refused(refused: Sequence[Refused]) -> None:
 
 
 @app.command("fetch")
-def fetch(
+def data_fetch(
     symbols: Annotated[
         list[str], typer.Argument(metavar="SYMBOL...", help="Like SPX; with a provider of its own synthetic:BTC-USD.")
     ],
-    timeframe: Frame = "1h",
-    start: Start = None,
-    end: End = None,
-    provider: Provided = "yahoo",
-    again: Annotated[
+    timeframe: TimeframeOption = "1h",
+    start: StartOption = None,
+    end: EndOption = None,
+    provider: ProviderOption = "yahoo",
+    refetch: Annotated[
         bool, typer.Option("--again", help="Ask for what is stored too, and keep what has changed as revisions.")
     ] = False,
     calendar: Annotated[
@@ -145,42 +145,48 @@ def fetch(
     """Fetch exactly what is missing. Stopped or refused in the middle, the same command goes on from there."""
     from engine.core.market import Timeframe
     from ui.app import open_app
-    from ui.services.data import fetch_missing, wanted
+    from ui.services.data import fetch_missing, resolve_symbol
 
     results: list[dict[str, object]] = []
-    with errors_in_words(), open_app() as opened:
-        frame, since, until = Timeframe.parse(timeframe), instant_of(start), instant_of(end)
-        for each in [wanted(opened, symbol, provider) for symbol in symbols]:
+    with report_errors(), open_app() as opened:
+        frame, since, until = Timeframe.parse(timeframe), parse_instant(start), parse_instant(end)
+        for each in [resolve_symbol(opened, symbol, provider) for symbol in symbols]:
             instrument = _instrument(opened.catalogue, each.symbol, {"calendar": calendar}, {})
             if instrument != opened.catalogue.instrument(each.symbol):
                 opened.catalogue.save_instrument(instrument)
-            with progress() as tell:
-                got = fetch_missing(opened, each, frame, since, until, again=again, tell=tell)
-            made_up = " (made up)" if each.provider.synthetic else ""
-            corrected = f", {got.corrected:,} are corrected" if got.corrected else ""
-            asked = "nothing was missing" if got.calls == 0 else f"asked {got.calls:,} times, {got.new:,} bars are new"
-            made_of = f", made of its {got.made_of} bars" if got.made_of else ""
-            err.print(f"{each.symbol} {frame} from {each.provider.name}{made_up}: {asked}{corrected}{made_of}.")
-            if got.beyond:
+            with show_progress() as on_progress:
+                fetched = fetch_missing(opened, each, frame, since, until, refetch=refetch, on_progress=on_progress)
+            synthetic_mark = " (made up)" if each.provider.synthetic else ""
+            corrected = f", {fetched.corrected:,} are corrected" if fetched.corrected else ""
+            request_text = (
+                "nothing was missing"
+                if fetched.calls == 0
+                else f"asked {fetched.calls:,} times, {fetched.new:,} bars are new"
+            )
+            source_text = f", made of its {fetched.made_of} bars" if fetched.made_of else ""
+            err.print(
+                f"{each.symbol} {frame} from {each.provider.name}{synthetic_mark}: {request_text}{corrected}{source_text}."
+            )
+            if fetched.beyond:
                 err.print(
-                    f"{got.beyond:,} missing bars lie before what {each.provider.name} has: import them from a file."
+                    f"{fetched.beyond:,} missing bars lie before what {each.provider.name} has: import them from a file."
                 )
             if not as_json:
-                _show_refused(got.refused)
-            refused = [row._asdict() for row in got.refused]
+                _show_refused(fetched.refused)
+            refused = [row._asdict() for row in fetched.refused]
             named = {"symbol": each.symbol, "provider": each.provider.name, "synthetic": each.provider.synthetic}
-            results.append({**named, **got._asdict(), "refused": refused})
+            results.append({**named, **fetched._asdict(), "refused": refused})
     if as_json:
         print_json(fetched=results)
 
 
 @app.command("export")
-def export(
+def data_export(
     symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Whose bars, like BTC-USD.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A new .csv or .parquet file.")],
-    timeframe: Frame = "1h",
-    start: Start = None,
-    end: End = None,
+    timeframe: TimeframeOption = "1h",
+    start: StartOption = None,
+    end: EndOption = None,
     known_at: Annotated[
         str | None,
         typer.Option("--known-at", metavar="TIME", help="As it was known then: without later bars and corrections."),
@@ -195,13 +201,13 @@ def export(
     from engine.data.validation import frame_of
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
+    with report_errors(), open_app() as opened:
         if file.suffix not in (".csv", ".parquet"):
             raise BadInput(f"{file} is neither a .csv nor a .parquet file: end its name with one of these.")
         if file.exists():
             raise BadInput(f"{file} is there already: name another file, or remove it.")
-        bars = opened.catalogue.as_known_at(instant_of(known_at))
-        stored = bars.bars(symbol_of(symbol), Timeframe.parse(timeframe), instant_of(start), instant_of(end))
+        bars = opened.catalogue.as_known_at(parse_instant(known_at))
+        stored = bars.bars(parse_symbol(symbol), Timeframe.parse(timeframe), parse_instant(start), parse_instant(end))
         frame = frame_of(stored)
         part = file.with_name(f".{file.name}.part")
         if file.suffix == ".csv":
@@ -215,17 +221,17 @@ def export(
         err.print(f"{file}: {frame.height:,} {timeframe} bars of {symbol}.")
 
 
-def _instrument(bars: Bars, symbol: str, said: Mapping[str, object], amounts: Mapping[str, str | None]) -> Instrument:
+def _instrument(bars: Bars, symbol: str, fields: Mapping[str, object], amounts: Mapping[str, str | None]) -> Instrument:
     import msgspec
 
     from engine.core.errors import BadInput
     from engine.core.market import Calendar, Instrument
     from engine.core.money import exact
 
-    if said.get("calendar") not in (None, *get_args(Calendar)):
-        raise BadInput(f"calendar {said['calendar']!r} is unknown: use one of {', '.join(get_args(Calendar))}.")
+    if fields.get("calendar") not in (None, *get_args(Calendar)):
+        raise BadInput(f"calendar {fields['calendar']!r} is unknown: use one of {', '.join(get_args(Calendar))}.")
     try:
-        given = {**said, **{name: exact(text) for name, text in amounts.items() if text is not None}}
+        given = {**fields, **{name: exact(text) for name, text in amounts.items() if text is not None}}
         changes = {name: value for name, value in given.items() if value is not None}
         plain = msgspec.to_builtins(bars.instrument(symbol)) | msgspec.to_builtins(changes)
         return msgspec.convert(plain, Instrument)
@@ -234,11 +240,11 @@ def _instrument(bars: Bars, symbol: str, said: Mapping[str, object], amounts: Ma
 
 
 @app.command("list")
-def listing(as_json: AsJson = False) -> None:
+def data_list(as_json: AsJson = False) -> None:
     """What the catalogue holds."""
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
+    with report_errors(), open_app() as opened:
         rows = [
             {"symbol": h.symbol, "timeframe": h.timeframe, "first": h.first, "last": h.last, "bars": h.count}
             for h in opened.catalogue.listing()

@@ -10,46 +10,46 @@ import typer
 
 from ui.cli.output import (
     AsJson,
-    End,
-    Frame,
-    Start,
+    EndOption,
+    StartOption,
+    TimeframeOption,
     Wide,
     err,
-    errors_in_words,
-    instant_of,
     out,
+    parse_instant,
     print_json,
     print_rows,
-    progress,
+    report_errors,
+    show_progress,
 )
 
 if TYPE_CHECKING:
     from engine.data import Held, Revision
     from engine.data.report import Report
-    from ui.app import App, Tell
+    from ui.app import App, ProgressCallback
 
 SHOWN = 20
-HOLE = ["from", "to", "bars", "why"]
-REVISION = ["symbol", "opened_at", "revision", "open", "high", "low", "close", "volume", "learned_at", "source"]
+GAP_COLUMNS = ["from", "to", "bars", "why"]
+REVISION_COLUMNS = ["symbol", "opened_at", "revision", "open", "high", "low", "close", "volume", "learned_at", "source"]
 
 SymbolArgument = Annotated[str | None, typer.Argument(metavar="[SYMBOL]", help="Only this symbol.")]
-OneFrame = Annotated[str | None, typer.Option("--timeframe", metavar="1h", help="Only this timeframe.")]
+TimeframeFilter = Annotated[str | None, typer.Option("--timeframe", metavar="1h", help="Only this timeframe.")]
 
 
-def check(
+def data_check(
     symbol: SymbolArgument = None,
-    timeframe: OneFrame = None,
-    start: Start = None,
-    end: End = None,
+    timeframe: TimeframeFilter = None,
+    start: StartOption = None,
+    end: EndOption = None,
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Hold stored bars against their calendar: holes with reasons, bars to look at, and a picture of the days."""
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
-        with progress() as tell:
-            reports = list(_reports(opened, symbol, timeframe, start, end, tell))
+    with report_errors(), open_app() as opened:
+        with show_progress() as on_progress:
+            reports = list(_reports(opened, symbol, timeframe, start, end, on_progress))
         if as_json:
             print_json(reports=[_plain(each) for each in reports])
             return
@@ -61,79 +61,92 @@ def check(
                 _show(each)
 
 
-def gaps(symbol: str, timeframe: Frame = "1h", start: Start = None, end: End = None, as_json: AsJson = False) -> None:
+def data_gaps(
+    symbol: str,
+    timeframe: TimeframeOption = "1h",
+    start: StartOption = None,
+    end: EndOption = None,
+    as_json: AsJson = False,
+) -> None:
     """Every hole in a symbol's bars inside its trading hours, and why it is there."""
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
-        with progress() as tell:
-            (report,) = _reports(opened, symbol, timeframe, start, end, tell)
+    with report_errors(), open_app() as opened:
+        with show_progress() as on_progress:
+            (report,) = _reports(opened, symbol, timeframe, start, end, on_progress)
         if as_json:
-            print_json(symbol=symbol, timeframe=timeframe, missing=_holes(report))
+            print_json(symbol=symbol, timeframe=timeframe, missing=_gap_rows(report))
         elif report.missing:
             print_rows(
-                f"{symbol} {timeframe}: bars that are missing (UTC)", _holes(report), ["from", "to", "bars", "why"]
+                f"{symbol} {timeframe}: bars that are missing (UTC)", _gap_rows(report), ["from", "to", "bars", "why"]
             )
         else:
             err.print(f"{symbol} {timeframe}: all {report.bars:,} bars of its calendar are there.")
 
 
-def revisions(
+def data_revisions(
     symbol: SymbolArgument = None,
-    timeframe: OneFrame = None,
-    start: Start = None,
-    end: End = None,
+    timeframe: TimeframeFilter = None,
+    start: StartOption = None,
+    end: EndOption = None,
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Bars that were learned anew with other values; runs made before keep what they knew."""
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
+    with report_errors(), open_app() as opened:
         rows = [
             _revision(each)
-            for held in _chosen(opened, symbol, timeframe)
-            for each in opened.catalogue.revised(held.symbol, held.timeframe, instant_of(start), instant_of(end))
+            for series in _select_series(opened, symbol, timeframe)
+            for each in opened.catalogue.revised(
+                series.symbol, series.timeframe, parse_instant(start), parse_instant(end)
+            )
         ]
         if as_json:
             print_json(revisions=rows)
         elif rows:
-            print_rows("Bars with more than one revision (UTC)", rows, REVISION, wide=wide)
+            print_rows("Bars with more than one revision (UTC)", rows, REVISION_COLUMNS, wide=wide)
         else:
             err.print("No bar was ever corrected.")
 
 
 def _reports(
-    opened: App, symbol: str | None, timeframe: str | None, start: str | None, end: str | None, tell: Tell
+    opened: App,
+    symbol: str | None,
+    timeframe: str | None,
+    start: str | None,
+    end: str | None,
+    on_progress: ProgressCallback,
 ) -> Iterable[Report]:
     from engine import clock
     from engine.data.report import report
 
-    chosen, since, until = _chosen(opened, symbol, timeframe), instant_of(start), instant_of(end)
+    selected, since, until = _select_series(opened, symbol, timeframe), parse_instant(start), parse_instant(end)
     if until is not None:
         # What is still to come is not missing.
         until = min(until, clock.now())
-    for done, each in enumerate(chosen):
-        tell("series", done, len(chosen))
+    for done, each in enumerate(selected):
+        on_progress("series", done, len(selected))
         # A range that some of several series have nothing of is a question about the others.
-        if len(chosen) == 1 or ((until is None or each.first < until) and (since is None or each.last > since)):
+        if len(selected) == 1 or ((until is None or each.first < until) and (since is None or each.last > since)):
             yield report(opened.catalogue, opened.catalogue.instrument(each.symbol), each.timeframe, since, until)
-        tell("series", done + 1, len(chosen))
+        on_progress("series", done + 1, len(selected))
 
 
-def _chosen(opened: App, symbol: str | None, timeframe: str | None) -> list[Held]:
+def _select_series(opened: App, symbol: str | None, timeframe: str | None) -> list[Held]:
     """What is held of a symbol and timeframe, of any for None. Raises `NotFound` where nothing is."""
     from engine.core.errors import NotFound
     from engine.core.market import Timeframe
 
     frame = None if timeframe is None else Timeframe.parse(timeframe)
     listing = opened.catalogue.listing()
-    chosen = [each for each in listing if symbol in (None, each.symbol) and frame in (None, each.timeframe)]
-    if not chosen:
+    selected = [each for each in listing if symbol in (None, each.symbol) and frame in (None, each.timeframe)]
+    if not selected:
         known = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
         wanted = " ".join(["there are no", *([frame] if frame else []), "bars", *([f"of {symbol}"] if symbol else [])])
         raise NotFound(f"{wanted}; the catalogue holds {known}. Bring some with `quantagent data fetch` or `import`.")
-    return chosen
+    return selected
 
 
 def _summary(report: Report) -> dict[str, Any]:
@@ -152,7 +165,7 @@ def _summary(report: Report) -> dict[str, Any]:
     }
 
 
-def _holes(report: Report) -> list[dict[str, Any]]:
+def _gap_rows(report: Report) -> list[dict[str, Any]]:
     return [
         {"from": each.hole.span.start, "to": each.hole.span.end, "bars": each.hole.bars, "why": each.reason}
         for each in report.missing
@@ -161,7 +174,7 @@ def _holes(report: Report) -> list[dict[str, Any]]:
 
 def _plain(report: Report) -> dict[str, Any]:
     return _summary(report) | {
-        "missing": _holes(report),
+        "missing": _gap_rows(report),
         "flags": [each._asdict() for each in report.flagged],
         "refused_rows": [each._asdict() for each in report.refused],
         "days": {str(day): counts for day, counts in report.days.items()},
@@ -172,10 +185,10 @@ def _show(report: Report) -> None:
     """What a person sees of one series: the days, the holes, what is flagged and what was refused."""
     name = f"{report.instrument.symbol} {report.timeframe}"
     out.print(f"\n{name}, a character a day: █ all bars, ▓ most, ░ some, × none, · closed")
-    for line in picture(report.days):
+    for line in day_chart(report.days):
         out.print(line)
     for title, rows, columns in (
-        ("Missing", _holes(report), HOLE),
+        ("Missing", _gap_rows(report), GAP_COLUMNS),
         ("To look at", [each._asdict() for each in report.flagged], ["opened_at", "reason"]),
         ("Refused", [each._asdict() for each in report.refused], ["row", "line", "reason"]),
     ):
@@ -184,7 +197,7 @@ def _show(report: Report) -> None:
             print_rows(f"\n{title}{more}", rows[:SHOWN], columns)
 
 
-def picture(days: Mapping[date, tuple[int, int]]) -> list[str]:
+def day_chart(days: Mapping[date, tuple[int, int]]) -> list[str]:
     """A line for each month with a character for each of its days."""
     if not days:
         return []
@@ -201,10 +214,10 @@ def picture(days: Mapping[date, tuple[int, int]]) -> list[str]:
 def _day(counts: tuple[int, int] | None) -> str:
     if counts is None:
         return "·"
-    there, expected = counts
-    if there == 0:
+    stored, expected = counts
+    if stored == 0:
         return "×"
-    return "█" if there == expected else "▓" if 2 * there >= expected else "░"
+    return "█" if stored == expected else "▓" if 2 * stored >= expected else "░"
 
 
 def _revision(revision: Revision) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.core.errors import BadInput
-from ui.cli.output import AsJson, err, errors_in_words, print_facts, print_json
+from ui.cli.output import AsJson, err, print_facts, print_json, report_errors
 
 if TYPE_CHECKING:
     from engine.store.embedded.postgres import EmbeddedPostgres
@@ -22,13 +22,13 @@ app = typer.Typer(name="db", help="Start, stop, inspect and upgrade the embedded
 @app.command()
 def start(as_json: AsJson = False) -> None:
     """Start the server and keep it running until `db stop`."""
-    with errors_in_words():
+    with report_errors():
         postgres = _embedded(linger_s=math.inf)
         dsn, programs = postgres.start(), postgres.status().programs
         if as_json:
             print_json(running=True, dsn=dsn, programs=programs)
         else:
-            _say(f"The database runs until `quantagent db stop`: {dsn}")
+            _print_message(f"The database runs until `quantagent db stop`: {dsn}")
 
 
 @app.command()
@@ -37,12 +37,12 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stop the server, unless other processes use it."""
-    with errors_in_words():
+    with report_errors():
         result = _embedded().stop(force)
         if as_json:
             print_json(stopped=result.stopped, refused=result.refused, message=result.message)
         else:
-            _say(result.message)
+            _print_message(result.message)
         if result.refused:
             raise typer.Exit(1)
 
@@ -52,7 +52,7 @@ def status(as_json: AsJson = False) -> None:
     """Show what runs, where its data lies and how many processes use it."""
     from engine.store.embedded.postgres import resolve_dsn
 
-    with errors_in_words():
+    with report_errors():
         dsn = resolve_dsn(os.environ)
         facts = _server_facts(dsn) if dsn else {"kind": "embedded"} | vars(_embedded().status())
         if as_json:
@@ -70,7 +70,7 @@ def psql(
     from engine.store.embedded.binaries import find_binaries
     from engine.store.embedded.postgres import exec_psql, resolve_dsn
 
-    with errors_in_words():
+    with report_errors():
         arguments = ["-c", command] if command else []
         if dsn := resolve_dsn(os.environ):
             # What psql says of a connection string may repeat its password: one that fails does not reach it.
@@ -88,13 +88,13 @@ def upgrade(as_json: AsJson = False) -> None:
     from engine.store.embedded.upgrade import upgrade_major
     from engine.store.migrations import migrate, restore_guards
 
-    with errors_in_words():
+    with report_errors():
         dsn, major = resolve_dsn(os.environ), None
         is_embedded = dsn is None
         if dsn is None:
             postgres = _embedded()
-            if major := upgrade_major(postgres.server(), os.environ, _say):
-                _say(
+            if major := upgrade_major(postgres.server(), os.environ, _print_message):
+                _print_message(
                     f"Copied {major.rows} rows of {major.tables} tables from PostgreSQL {major.old_major} to "
                     f"{major.new_major}. The old data is kept in {major.kept}: delete it when you are content."
                 )
@@ -105,9 +105,9 @@ def upgrade(as_json: AsJson = False) -> None:
             changed = {"missing": restored.missing, "unexpected": restored.unexpected}
             print_json(major=vars(major) if major else None, migrations=applied, restored=changed)
         else:
-            _say(f"Applied {', '.join(applied)}." if applied else "The tables are up to date.")
+            _print_message(f"Applied {', '.join(applied)}." if applied else "The tables are up to date.")
             if restored:
-                _say(f"Restored what guards the log: {restored}.")
+                _print_message(f"Restored what guards the log: {restored}.")
 
 
 @app.command()
@@ -123,13 +123,18 @@ def adopt(
     from engine.store import Cause
     from ui.app import open_app
 
-    with errors_in_words():
+    with report_errors():
         if not reason.strip():
             raise BadInput("--reason is empty: say in words why.")
         with open_app() as opened, psycopg.connect(opened.access.owner, autocommit=True) as conn:
             cause = Cause(opened.settings.actor)
-            adopted, made = adopt_copy(opened.store, conn, opened.home, clock.now(), cause, reason.strip())
-        facts = {"log": adopted.log_id, "parent": adopted.parent, "reason": adopted.reason, "position": made.position}
+            adopted, anchored = adopt_copy(opened.store, conn, opened.home, clock.now(), cause, reason.strip())
+        facts = {
+            "log": adopted.log_id,
+            "parent": adopted.parent,
+            "reason": adopted.reason,
+            "position": anchored.position,
+        }
         if as_json:
             print_json(**facts)
         else:
@@ -143,7 +148,7 @@ def _embedded(linger_s: float = 30.0) -> EmbeddedPostgres:
         raise BadInput(
             "QUANTAGENT_DSN names the database, so that there is no embedded one to control: unset it first."
         )
-    return EmbeddedPostgres(default_home(), linger_s=linger_s, progress=_say)
+    return EmbeddedPostgres(default_home(), linger_s=linger_s, progress=_print_message)
 
 
 def _server_facts(dsn: str) -> dict[str, object]:
@@ -174,5 +179,5 @@ def _without_password(dsn: str) -> str:
     return make_conninfo("", **parts)
 
 
-def _say(message: str) -> None:
+def _print_message(message: str) -> None:
     err.print(message, markup=False)

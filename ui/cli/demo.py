@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ui.cli.books import show_chain
-from ui.cli.output import err, out, print_facts, progress, queries_of
+from ui.cli.books import print_chain
+from ui.cli.output import err, open_queries, out, print_facts, show_progress
 from ui.cli.results import outcome_facts, show_outcome
-from ui.cli.trading import facts_of, show_comparison, show_digests
-from ui.formats import money, percent
+from ui.cli.trading import run_facts, show_comparison, show_digests
+from ui.formats import format_money, format_percent
 
 if TYPE_CHECKING:
     from engine.core.events import RunRequested
     from ui.app import App
-    from ui.services.buy_and_hold import Held
+    from ui.services.buy_and_hold import BuyAndHoldReturn
 
 DIGESTS = ("run_id", "book_digest")
 
@@ -24,67 +24,71 @@ def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
     """Runs all steps; prints what they show unless `quiet`; returns the figures."""
     from engine.audit.why import why
     from projections.rebuild import rebuild
-    from ui.app import DEMO, Question, backtest, load_sample, replay
+    from ui.app import DEMO, BacktestRequest, import_sample, run_backtest, run_replay
     from ui.services.buy_and_hold import buy_and_hold
 
-    with progress() as tell:
+    with show_progress() as on_progress:
 
-        def say(text: str) -> None:
+        def print_step(text: str) -> None:
             if not quiet:
                 err.print(text)
 
-        say("1  Real bars: BTC-USD and EUR-USD, hourly, July to December 2017")
-        new_bars = load_sample(app)
-        say(f"   {new_bars:,} bars imported now, the rest was there")
-        say("2  One analysis per bar and symbol, then the backtest under `realistic`")
-        answer = backtest(app, Question(symbols=("BTC-USD", "EUR-USD"), profile="realistic", variant="rules"), tell)
-        say("3  Replay from the stored analyses, and once more under `classic`")
-        again = replay(app, answer.result.request.run_id, None, tell, label=DEMO)
-        classic = replay(app, answer.result.request.run_id, "classic", tell, label=DEMO)
-        say("4  Read models made anew")
-        rebuilt = rebuild(app.store, app.catalogue, app.dsn, lambda done, total: tell("read models anew", done, total))
-    request = answer.result.request
-    with queries_of(app) as queries:
-        rows = [queries.run(each.result.request.run_id) for each in (answer, classic)]
+        print_step("1  Real bars: BTC-USD and EUR-USD, hourly, July to December 2017")
+        new_bars = import_sample(app)
+        print_step(f"   {new_bars:,} bars imported now, the rest was there")
+        print_step("2  One analysis per bar and symbol, then the backtest under `realistic`")
+        report = run_backtest(
+            app, BacktestRequest(symbols=("BTC-USD", "EUR-USD"), profile="realistic", variant="rules"), on_progress
+        )
+        print_step("3  Replay from the stored analyses, and once more under `classic`")
+        replayed = run_replay(app, report.result.request.run_id, None, on_progress, label=DEMO)
+        classic = run_replay(app, report.result.request.run_id, "classic", on_progress, label=DEMO)
+        print_step("4  Read models made anew")
+        rebuilt = rebuild(
+            app.store, app.catalogue, app.dsn, lambda done, total: on_progress("read models anew", done, total)
+        )
+    request = report.result.request
+    with open_queries(app) as queries:
+        rows = [queries.run(each.result.request.run_id) for each in (report, classic)]
         metrics = [queries.metrics(row["run_id"]) or {} for row in rows]
         trades, costs = queries.trades(request.run_id), [queries.trading_costs(row["run_id"]) for row in rows]
         outcome = outcome_facts(app, queries, request)
-    held = buy_and_hold(app, request)
-    digest = answer.result.ended.book_digest
-    chosen = max(
+    benchmark = buy_and_hold(app, request)
+    digest = report.result.ended.book_digest
+    best_trade = max(
         (t for t in trades if t["status"] == "closed"), key=lambda t: (t["net_pnl"], t["trade_id"]), default=None
     )
     if not quiet:
-        facts = {name: value for name, value in facts_of(answer).items() if name not in DIGESTS}
+        facts = {name: value for name, value in run_facts(report).items() if name not in DIGESTS}
         out.print()
         print_facts("Backtest", {**facts, "symbols": ", ".join(facts["symbols"])})
         show_outcome(outcome)
         out.print()
         show_comparison("Same analyses, two profiles", rows, metrics)
-        if chosen:
-            made = money(chosen["net_pnl"], request.config.currency)
-            out.print(f"\nThe best trade, {chosen['trade_id']}, made {made}. Why it was made and ended:")
-            show_chain(why(app.store, request, chosen["trade_id"]))
+        if best_trade:
+            profit = format_money(best_trade["net_pnl"], request.config.currency)
+            out.print(f"\nThe best trade, {best_trade['trade_id']}, made {profit}. Why it was made and ended:")
+            print_chain(why(app.store, request, best_trade["trade_id"]))
         out.print("\n[bold]Reproducibility[/bold]")
         out.print(f"run {request.run_id}")
-        show_digests(digest, again)
-        out.print(f"{classic.analyses_made} analyses made for the replays, {classic.analyses_found:,} read")
+        show_digests(digest, replayed)
+        out.print(f"{classic.analyses_made} analyses made for the replays, {classic.analyses_read:,} read")
         differing, total = sum(rebuilt.differing.values()), sum(rebuilt.rows.values())
         out.print(f"Read models rebuilt from {rebuilt.events:,} events: {total:,} rows, {differing} differ")
     return {
         "bars_new": new_bars,
         "run_id": request.run_id,
-        "analyses_made": answer.analyses_made,
+        "analyses_made": report.analyses_made,
         "book_digest": digest,
-        "replay_digest": again.result.ended.book_digest,
-        "replay_equal": digest == again.result.ended.book_digest,
+        "replay_digest": replayed.result.ended.book_digest,
+        "replay_equal": digest == replayed.result.ended.book_digest,
         "classic_digest": classic.result.ended.book_digest,
-        "replay_analyses_made": again.analyses_made + classic.analyses_made,
+        "replay_analyses_made": replayed.analyses_made + classic.analyses_made,
         "read_models_same": rebuilt.same,
         "read_model_rows": rebuilt.rows,
-        "trade": chosen["trade_id"] if chosen else None,
-        "buy_and_hold": held._asdict(),
-        "sentences": sentences(request, classic.result.request, metrics, costs, held),
+        "trade": best_trade["trade_id"] if best_trade else None,
+        "buy_and_hold": benchmark._asdict(),
+        "sentences": sentences(request, classic.result.request, metrics, costs, benchmark),
         **outcome,
     }
 
@@ -94,22 +98,22 @@ def sentences(
     classic_run: RunRequested,
     metrics: Sequence[Mapping[str, Any]],
     costs: Sequence[Decimal],
-    held: Held,
+    benchmark: BuyAndHoldReturn,
 ) -> list[str]:
     """The demo in five sentences: what was done, the result, what it is worth, what `classic` costs, what to type next.
 
     metrics and costs: of the run, then of its replay under `classic`.
     """
     currency, symbols = run.config.currency, run.config.symbols
-    alone = ", ".join(f"{symbol} {signed(share)}" for symbol, share in held.symbols.items())
+    alone = ", ".join(f"{symbol} {signed(share)}" for symbol, share in benchmark.symbols.items())
     realistic, classic = (signed(each["total_return"]) for each in metrics)
-    slippage = percent(classic_run.config.costs.slippage_bps / 10_000, 0)
-    paid, paid_by_classic = (money(amount, currency) for amount in costs)
+    slippage = format_percent(classic_run.config.costs.slippage_bps / 10_000, 0)
+    paid, paid_by_classic = (format_money(amount, currency) for amount in costs)
     return [
         f"Every closed bar of {' and '.join(symbols)} was analysed once, traded under the profile {run.profile}, "
         "replayed from the stored analyses, and explained from the log.",
         f"The account returned {realistic}; buying and holding both in equal parts over the same bars returned "
-        f"{signed(held.equal_weight)} ({alone}).",
+        f"{signed(benchmark.equal_weight)} ({alone}).",
         "`rules` is an example of an analyst, not a profitable strategy: it shows the machinery, and earns nothing.",
         f"The profile `classic` fills {slippage} worse on every side: the same analyses cost {paid_by_classic} in "
         f"slippage and fees instead of {paid}, and returned {classic}.",
@@ -120,5 +124,5 @@ def sentences(
 
 def signed(share: float | None) -> str:
     """A return with its sign: `+475.02 %`."""
-    text = percent(share)
+    text = format_percent(share)
     return f"+{text}" if share is not None and share > 0 else text

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.again import OneRun, event_facts
-from ui.cli.output import AsJson, err, errors_in_words, out, print_facts, print_json, progress
-from ui.cli.run_selection import find_run
+from ui.cli.again import AuditRunArgument, event_facts
+from ui.cli.output import AsJson, err, out, print_facts, print_json, report_errors, show_progress
+from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
     import psycopg
@@ -36,26 +36,26 @@ def export(
     from engine.audit.export import export as write
     from ui.app import open_audit
 
-    with errors_in_words(), open_audit() as opened:
+    with report_errors(), open_audit() as opened:
         anchors = _anchors(opened)
-        with _one_state(opened) as conn, progress() as tell:
-            made = write(conn, folder, anchors, lambda done, total: tell("events", done, total))
+        with _snapshot_connection(opened) as conn, show_progress() as on_progress:
+            exported = write(conn, folder, anchors, lambda done, total: on_progress("events", done, total))
     facts = {
-        "folder": made.folder,
-        "log": made.manifest.log,
-        "events": made.manifest.events,
-        "seals": made.manifest.seals,
-        "head": made.manifest.head,
-        "last_position": made.last_position,
+        "folder": exported.folder,
+        "log": exported.manifest.log,
+        "events": exported.manifest.events,
+        "seals": exported.manifest.seals,
+        "head": exported.manifest.head,
+        "last_position": exported.last_position,
         "anchors": len(anchors),
-        "anchored_to": made.anchored_to,
+        "anchored_to": exported.anchored_to,
     }
     if as_json:
-        print_json(**facts, public_key=made.manifest.public_key, files=made.manifest.files)
+        print_json(**facts, public_key=exported.manifest.public_key, files=exported.manifest.files)
         return
     print_facts("Exported", facts)
-    key = f" --public-key {made.manifest.public_key}" if made.manifest.public_key else ""
-    out.print(f"python3 {made.folder / 'verify.py'}{key}", soft_wrap=True)
+    key = f" --public-key {exported.manifest.public_key}" if exported.manifest.public_key else ""
+    out.print(f"python3 {exported.folder / 'verify.py'}{key}", soft_wrap=True)
     err.print("That command checks it wherever there is Python. Hand out the key by another way than the folder.")
 
 
@@ -63,11 +63,11 @@ def _anchors(opened: App) -> list[Anchor]:
     """Those at home. Read before the log is: an anchor made in between would vouch for what is not seen yet."""
     from engine.audit.anchors import read_anchors
 
-    file = opened.anchoring().file
+    file = opened.anchor_status().file
     return read_anchors(file) if file.exists() else []
 
 
-def _one_state(opened: App) -> psycopg.Connection[Any]:
+def _snapshot_connection(opened: App) -> psycopg.Connection[Any]:
     """A connection whose transaction sees the log as it is at its first question."""
     import psycopg
 
@@ -80,7 +80,7 @@ def _one_state(opened: App) -> psycopg.Connection[Any]:
 
 
 def bundle(
-    run: OneRun,
+    run: AuditRunArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A zip file that does not exist yet.")],
     as_json: AsJson = False,
 ) -> None:
@@ -91,24 +91,24 @@ def bundle(
     from ui.app import open_audit
     from ui.environment_lock import lock_lines
 
-    with errors_in_words(), open_audit() as opened:
-        found, anchors = find_run(opened, run), _anchors(opened)
-        bars = bars_of(opened.catalogue, opened.store, found)
-        imported = found.variant.startswith(VARIANT_PREFIX)
-        signals = load_signals(opened.store, opened.dsn, found.variant) if imported else None
-        with _one_state(opened) as conn, progress() as tell:
+    with report_errors(), open_audit() as opened:
+        requested, anchors = resolve_run(opened, run), _anchors(opened)
+        bars = bars_of(opened.catalogue, opened.store, requested)
+        imported = requested.variant.startswith(VARIANT_PREFIX)
+        signals = load_signals(opened.store, opened.dsn, requested.variant) if imported else None
+        with _snapshot_connection(opened) as conn, show_progress() as on_progress:
             capsule = pack(
                 opened.store,
                 conn,
-                found,
+                requested,
                 bars,
                 signals,
                 file,
                 anchors=anchors,
                 lock_lines=lock_lines(),
-                progress=lambda done, total: tell("lines", done, total),
+                progress=lambda done, total: on_progress("lines", done, total),
             )
-    facts = _described(capsule)
+    facts = _capsule_facts(capsule)
     if as_json:
         print_json(file=file, bytes=file.stat().st_size, **facts)
     else:
@@ -116,7 +116,7 @@ def bundle(
         err.print("On another machine, with an empty data folder: quantagent audit reproduce FILE")
 
 
-def _described(capsule: Capsule) -> dict[str, Any]:
+def _capsule_facts(capsule: Capsule) -> dict[str, Any]:
     manifest, anchor = capsule.manifest, capsule.vouching()
     return {
         "run_id": manifest.run_id,
@@ -152,11 +152,11 @@ def reproduce(
     from engine.audit.anchors import public_key_of
     from engine.audit.capsule import open_capsule
     from engine.audit.reproduce import reproduce as make_again
-    from engine.core.errors import AnalysisMissing, BookMoved, ReplayDiverged
+    from engine.core.errors import AnalysisMissing, ReplayDiverged, VersionConflict
     from ui.app import open_app
     from ui.environment_lock import lock_digest
 
-    with errors_in_words():
+    with report_errors():
         key = None if public_key is None else public_key_of(public_key)
         capsule = open_capsule(file)
         if key is not None and capsule.vouching(key) is None:
@@ -167,29 +167,29 @@ def reproduce(
             )
             raise typer.Exit(3)
         if not as_json:
-            _name_engines(capsule)
-        _name_packages(capsule)
-        with open_app() as opened, progress() as tell:
+            _print_engine_versions(capsule)
+        _warn_about_packages(capsule)
+        with open_app() as opened, show_progress() as on_progress:
             try:
-                found = make_again(
+                reproduced = make_again(
                     opened.store,
                     opened.catalogue,
                     opened.dsn,
                     capsule,
                     actor=opened.settings.actor,
                     lock_digest=lock_digest(),
-                    tell=tell,
+                    tell=on_progress,
                 )
-            except (AnalysisMissing, BookMoved, ReplayDiverged) as error:
+            except (AnalysisMissing, VersionConflict, ReplayDiverged) as error:
                 err.print(f"run {capsule.manifest.run_id[:8]} does not come out here: {error}", markup=False)
                 raise typer.Exit(3) from None
-            opened.runner().catch_up(lambda done, total: tell("read models", done, total))
+            opened.runner().catch_up(lambda done, total: on_progress("read models", done, total))
     if as_json:
-        print_json(**_reproduced(found), origin=_origin(capsule, key))
+        print_json(**_reproduced_facts(reproduced), origin=_origin(capsule, key))
     else:
-        out.print(_origin_in_words(capsule, key), soft_wrap=True)
-        _show_reproduced(found)
-    if not found.equal:
+        out.print(_describe_origin(capsule, key), soft_wrap=True)
+        _show_reproduced(reproduced)
+    if not reproduced.equal:
         raise typer.Exit(3)
 
 
@@ -203,15 +203,15 @@ def _origin(capsule: Capsule, key: str | None) -> dict[str, Any]:
     }
 
 
-def _origin_in_words(capsule: Capsule, key: str | None) -> str:
+def _describe_origin(capsule: Capsule, key: str | None) -> str:
     anchor = capsule.vouching(key)
     if anchor is None:
         return "origin: no key vouches for it: the capsule holds no anchor of the run's end"
-    said = f"origin: vouched for by {anchor.key} at {anchor.at}"
-    return said if key else f"{said}, a key that came with the capsule: compare it with --public-key"
+    text = f"origin: vouched for by {anchor.key} at {anchor.at}"
+    return text if key else f"{text}, a key that came with the capsule: compare it with --public-key"
 
 
-def _name_engines(capsule: Capsule) -> None:
+def _print_engine_versions(capsule: Capsule) -> None:
     from engine.store import ENGINE_VERSION
 
     out.print(f"engine version  {capsule.manifest.engine} in the capsule, {ENGINE_VERSION} here")
@@ -219,30 +219,30 @@ def _name_engines(capsule: Capsule) -> None:
         out.print("The engine versions differ: what differs below may come from that.")
 
 
-def _name_packages(capsule: Capsule) -> None:
+def _warn_about_packages(capsule: Capsule) -> None:
     """A warning and no more: the same digest from other versions proves as much."""
     from ui.environment_lock import lock_digest, lock_lines
 
     if capsule.manifest.lock_digest in ("", lock_digest()):
         return
-    there = capsule.lock_lines()
-    differing = sorted(set(there) ^ set(lock_lines())) if there else []
-    named = _some(differing) or "the capsule does not tell which"
+    packed = capsule.lock_lines()
+    differing = sorted(set(packed) ^ set(lock_lines())) if packed else []
+    named = _shorten(differing) or "the capsule does not tell which"
     err.print(f"warning: other versions are installed here than where the run was made: {named}.", markup=False)
 
 
-def _some(names: Sequence[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
     more = len(names) - PACKAGES_SHOWN
     return ", ".join(names[:PACKAGES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _reproduced(found: Reproduced) -> dict[str, Any]:
+def _reproduced_facts(reproduced: Reproduced) -> dict[str, Any]:
     from engine.store import ENGINE_VERSION
     from ui.environment_lock import lock_digest
 
-    manifest, ours, theirs = found.capsule.manifest, found.ended, found.capsule.life.ended
+    manifest, ours, theirs = reproduced.capsule.manifest, reproduced.ended, reproduced.capsule.life.ended
     counts = ("bars", "signals", "orders", "fills", "book_events")
-    parted = found.difference
+    difference = reproduced.difference
     return {
         "run_id": manifest.run_id,
         "environment": manifest.environment.value,
@@ -252,14 +252,18 @@ def _reproduced(found: Reproduced) -> dict[str, Any]:
         "book_digest": {"capsule": theirs.book_digest, "here": ours.book_digest},
         "analyses_digest": {"capsule": theirs.analyses_digest, "here": ours.analyses_digest},
         "counts": {name: {"capsule": getattr(theirs, name), "here": getattr(ours, name)} for name in counts},
-        "equal": found.equal,
-        "difference": parted
-        and {"version": parted.version, "capsule": event_facts(parted.ours), "here": event_facts(parted.theirs)},
+        "equal": reproduced.equal,
+        "difference": difference
+        and {
+            "version": difference.version,
+            "capsule": event_facts(difference.ours),
+            "here": event_facts(difference.theirs),
+        },
     }
 
 
-def _show_reproduced(found: Reproduced) -> None:
-    facts = _reproduced(found)
+def _show_reproduced(reproduced: Reproduced) -> None:
+    facts = _reproduced_facts(reproduced)
     counts: dict[str, dict[str, int]] = facts["counts"]
     print_facts("Reproduced", {"run": facts["run_id"], "environment": facts["environment"]})
     for name in ("analyses_digest", "book_digest"):
@@ -268,15 +272,15 @@ def _show_reproduced(found: Reproduced) -> None:
     for name, pair in counts.items():
         if pair["capsule"] != pair["here"]:
             out.print(f"{name.replace('_', ' ')}: {pair['capsule']:,} in the capsule, {pair['here']:,} here")
-    if found.difference is not None:
-        out.print(f"first difference at version {found.difference.version:,} of the book")
-        out.print(f"  capsule {_said(found.difference.ours)}", markup=False)
-        out.print(f"  here    {_said(found.difference.theirs)}", markup=False)
+    if reproduced.difference is not None:
+        out.print(f"first difference at version {reproduced.difference.version:,} of the book")
+        out.print(f"  capsule {_describe_event(reproduced.difference.ours)}", markup=False)
+        out.print(f"  here    {_describe_event(reproduced.difference.theirs)}", markup=False)
     out.print("0 analyses made")
-    out.print("equal" if found.equal else "DIFFERENT")
+    out.print("equal" if reproduced.equal else "DIFFERENT")
 
 
-def _said(row: Recorded | None) -> str:
+def _describe_event(row: Recorded | None) -> str:
     from engine.audit.narration import says
 
     return "nothing" if row is None else f"{row.name}: {says(row.event)}"

@@ -6,29 +6,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.output import AsJson, err, errors_in_words, print_json, print_rows
+from ui.cli.output import AsJson, err, print_json, print_rows, report_errors
 
 if TYPE_CHECKING:
     from engine.runtime.halts import Halt
     from ui.app import App
 
-Account = Annotated[str, typer.Option("--account", help="Name of the paper account.")]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, in one line; it is kept for ever.")]
-Scope = Annotated[str, typer.Option("--scope", help="`entries`, or `everything`: orders to leave a position too.")]
+AccountOption = Annotated[str, typer.Option("--account", help="Name of the paper account.")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, in one line; it is kept for ever.")]
+ScopeOption = Annotated[
+    str, typer.Option("--scope", help="`entries`, or `everything`: orders to leave a position too.")
+]
 
 
-def halt(reason: Reason, scope: Scope = "entries", account: Account = "paper", as_json: AsJson = False) -> None:
+def halt(
+    reason: ReasonOption, scope: ScopeOption = "entries", account: AccountOption = "paper", as_json: AsJson = False
+) -> None:
     """Halt an account: from the next slot no order is placed, and entries that work are canceled."""
     from engine.core.errors import BadInput
     from engine.runtime import halts
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
+    with report_errors(), open_app() as opened:
         if scope not in ("entries", "everything"):
             raise BadInput(f"scope {scope!r} is unknown: use entries or everything.")
-        actor = halts.person(opened.settings.actor)
-        new = halts.halt(opened.store, account, scope, reason, actor)
-        known = run_of(opened, account) is not None
+        actor = halts.operator_actor(opened.settings.actor)
+        new = halts.halt_trading(opened.store, account, scope, reason, actor)
+        known = current_run_id(opened, account) is not None
     if as_json:
         print_json(account=account, scope=scope, actor=actor, halted=True, new=new)
         return
@@ -37,18 +41,20 @@ def halt(reason: Reason, scope: Scope = "entries", account: Account = "paper", a
         err.print(f"No daemon has driven account {account} yet: the halt holds from its first slot.")
 
 
-def resume(reason: Reason, account: Account = "paper", as_json: AsJson = False) -> None:
+def resume(reason: ReasonOption, account: AccountOption = "paper", as_json: AsJson = False) -> None:
     """End every halt of an account, those that its limits set too: trading goes on from the next slot."""
     from engine.runtime import halts
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
-        halts.checked(reason)
-        actor = halts.person(opened.settings.actor)
-        lifted = [each.halted.actor for each in halts.standing(opened.store, account, run_of(opened, account))]
+    with report_errors(), open_app() as opened:
+        halts.validated_reason(reason)
+        actor = halts.operator_actor(opened.settings.actor)
+        lifted = [
+            each.event.actor for each in halts.current_halts(opened.store, account, current_run_id(opened, account))
+        ]
         # A resume of nothing is not told: it would begin the count of a drawdown anew.
         if lifted:
-            halts.resume(opened.store, account, reason, actor)
+            halts.resume_trading(opened.store, account, reason, actor)
     if as_json:
         print_json(account=account, actor=actor, lifted=lifted)
     elif lifted:
@@ -57,42 +63,44 @@ def resume(reason: Reason, account: Account = "paper", as_json: AsJson = False) 
         err.print(f"Account {account} is not halted.")
 
 
-def listing(account: Account = "paper", as_json: AsJson = False) -> None:
+def halts_list(account: AccountOption = "paper", as_json: AsJson = False) -> None:
     """The halts of an account: those that stand, and what persons told it so far."""
     from engine.runtime import halts
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
-        standing = [row_of(each) for each in halts.standing(opened.store, account, run_of(opened, account))]
+    with report_errors(), open_app() as opened:
+        active = [
+            halt_row(each) for each in halts.current_halts(opened.store, account, current_run_id(opened, account))
+        ]
         history = [
-            {"what": row.name.partition(".")[0], **facts_of(row.event)}
+            {"what": row.name.partition(".")[0], **halt_event_facts(row.event)}
             for row in opened.store.read(halts.control_stream(account))
         ]
     if as_json:
-        print_json(account=account, standing=standing, history=history)
+        print_json(account=account, standing=active, history=history)
         return
-    if standing:
+    if active:
         columns = ["scope", "actor", "state", "told_at", "held_from", "reason"]
-        print_rows(f"Halts of account {account} (UTC; held from: market time)", standing, columns)
+        print_rows(f"Halts of account {account} (UTC; held from: market time)", active, columns)
     else:
         err.print(f"Account {account} is not halted.")
     if history:
         print_rows("What it was told (UTC)", history, ["at", "what", "scope", "actor", "reason"])
 
 
-def reconcile(account: Account = "paper", as_json: AsJson = False) -> None:
+def paper_reconcile(account: AccountOption = "paper", as_json: AsJson = False) -> None:
     """Hold the book of an account's run against the paper broker's own record; exit code 3 where they differ."""
     from contextlib import closing
 
     from engine.broker.blotter import PostgresBlotter
-    from engine.broker.reconciliation import compared
+    from engine.broker.reconciliation import compare_account
     from engine.core.errors import NotFound
     from engine.runtime import runs
     from engine.trading.book import fold
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
-        run_id = run_of(opened, account)
+    with report_errors(), open_app() as opened:
+        run_id = current_run_id(opened, account)
         if run_id is None:
             raise NotFound(
                 f"no daemon has driven account {account!r}: `quantagent paper status` names those that have."
@@ -101,7 +109,7 @@ def reconcile(account: Account = "paper", as_json: AsJson = False) -> None:
         if not stored:
             raise NotFound(f"run {run_id[:8]} of account {account!r} has no book yet: wait for its first slot.")
         with closing(PostgresBlotter(opened.access.reader, run_id)) as blotter:
-            lines = compared(fold(stored), blotter.standing(stored[-1].at))
+            lines = compare_account(fold(stored), blotter.account_state(stored[-1].at))
     rows = [{**line._asdict(), "equal": line.equal} for line in lines]
     equal = all(line.equal for line in lines)
     if as_json:
@@ -115,26 +123,26 @@ def reconcile(account: Account = "paper", as_json: AsJson = False) -> None:
 # --- Shared -------------------------------------------------------------------------------------------------------
 
 
-def run_of(opened: App, account: str) -> str | None:
+def current_run_id(opened: App, account: str) -> str | None:
     """The run that a daemon drove last on an account."""
     from engine.runtime import lease
 
-    return next((row["run_id"] for row in lease.daemons(opened.dsn) if row["account"] == account), None)
+    return next((row["run_id"] for row in lease.list_daemons(opened.dsn) if row["account"] == account), None)
 
 
-def row_of(halt: Halt) -> dict[str, Any]:
+def halt_row(halt: Halt) -> dict[str, Any]:
     """A halt as lists show it. told_at is the wall clock's, held_from the market's."""
     return {
-        "scope": halt.halted.scope,
-        "actor": halt.halted.actor,
+        "scope": halt.event.scope,
+        "actor": halt.event.actor,
         "state": halt.state,
-        "reason": halt.halted.reason,
-        "told_at": halt.told.at if halt.told else None,
-        "held_from": halt.held.at if halt.held else None,
+        "reason": halt.event.reason,
+        "told_at": halt.requested.at if halt.requested else None,
+        "held_from": halt.applied.at if halt.applied else None,
     }
 
 
-def facts_of(event: object) -> dict[str, Any]:
+def halt_event_facts(event: object) -> dict[str, Any]:
     from engine.core.events import AlertRaised, TradingHalted, TradingResumed
 
     match event:
@@ -148,12 +156,12 @@ def facts_of(event: object) -> dict[str, Any]:
             raise AssertionError(event)
 
 
-def in_words(opened: App, account: str, run_id: str) -> str:
+def describe_halts(opened: App, account: str, run_id: str) -> str:
     """`entries by person:anna; everything by reconciliation`, empty where an account is not halted."""
     from engine.runtime import halts
 
-    standing = halts.standing(opened.store, account, run_id)
+    active = halts.current_halts(opened.store, account, run_id)
     return "; ".join(
-        f"{each.halted.scope} by {each.halted.actor}" + ("" if each.state == "in force" else f" ({each.state})")
-        for each in standing
+        f"{each.event.scope} by {each.event.actor}" + ("" if each.state == "in force" else f" ({each.state})")
+        for each in active
     )

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.output import SCHEMA_VERSION, AsJson, On, OneSymbol, day_of, err, errors_in_words, symbol_of
-from ui.cli.run_selection import find_run
+from ui.cli.output import SCHEMA_VERSION, AsJson, DayOption, SymbolOption, err, parse_day, parse_symbol, report_errors
+from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
     from engine.audit.narration import Line, Selection
     from ui.app import App
 
-LOOK_AGAIN_S = 1.0
+POLL_S = 1.0
 RECONNECT_S = 1.0
 
 
 def log(
     follow: Annotated[bool, typer.Option("--follow", help="Go on as new events arrive, until Ctrl-C.")] = False,
-    symbol: OneSymbol = None,
+    symbol: SymbolOption = None,
     name: Annotated[
         str | None, typer.Option(help="An event like OrderFilled, or trades, orders, signals, denials, halts.")
     ] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only of this run, or `latest`.")] = None,
-    on: On = None,
+    on: DayOption = None,
     level: Annotated[str, typer.Option(help="This level and above: info, notice or warning.")] = "info",
     limit: Annotated[int, typer.Option(help="The newest so many; 0 is all.", min=0)] = 200,
     as_json: AsJson = False,
@@ -36,45 +36,45 @@ def log(
     from engine.audit.narration import select
     from ui.app import open_audit
 
-    with errors_in_words():
-        wanted = select(name, level, symbol and symbol_of(symbol), day_of(on))
+    with report_errors():
+        selection = select(name, level, symbol and parse_symbol(symbol), parse_day(on))
         with open_audit() as opened:
             if run is not None:
-                wanted = wanted._replace(run_id=find_run(opened, run).run_id)
+                selection = selection._replace(run_id=resolve_run(opened, run).run_id)
             try:
-                _tell(_read(opened, wanted, limit, follow), as_json)
+                _print_lines(_read(opened, selection, limit, follow), as_json)
             except KeyboardInterrupt:
                 if not follow:
                     raise
 
 
-def _read(opened: App, wanted: Selection, limit: int, follow: bool) -> Iterator[Line]:
+def _read(opened: App, selection: Selection, limit: int, follow: bool) -> Iterator[Line]:
     from engine.audit.narration import lines, newest
 
     head = opened.store.head()
     if limit:
-        yield from newest(opened.store, wanted, head, limit)
+        yield from newest(opened.store, selection, head, limit)
     else:
-        yield from lines(opened.store, wanted, head)
+        yield from lines(opened.store, selection, head)
     if follow:
-        yield from _arriving(opened, wanted, head)
+        yield from _follow(opened, selection, head)
 
 
-def _arriving(opened: App, wanted: Selection, after: int) -> Iterator[Line]:
+def _follow(opened: App, selection: Selection, after: int) -> Iterator[Line]:
     """What is appended from now on, for ever. Waits for a database that is away."""
     from engine.core.errors import StoreUnavailable
 
-    for _ in _signs(opened.dsn):
+    for _ in _notifications(opened.dsn):
         try:
-            while page := opened.store.read_all(after, names=wanted.names):
+            while page := opened.store.read_all(after, names=selection.names):
                 after = page[-1].position
-                yield from wanted.of(page)
+                yield from selection.of(page)
         except StoreUnavailable:
             # Whether it has come back is seen when the next sign is waited for.
             continue
 
 
-def _signs(dsn: str) -> Iterator[None]:
+def _notifications(dsn: str) -> Iterator[None]:
     """One sign at once, then one whenever something may have been appended: every append notifies."""
     import psycopg
 
@@ -86,7 +86,7 @@ def _signs(dsn: str) -> Iterator[None]:
                 conn.execute(f"LISTEN {CHANNEL}".encode())
                 while True:
                     yield
-                    for _ in conn.notifies(timeout=LOOK_AGAIN_S, stop_after=1):
+                    for _ in conn.notifies(timeout=POLL_S, stop_after=1):
                         pass
         except psycopg.OperationalError:
             time.sleep(RECONNECT_S)
@@ -95,15 +95,15 @@ def _signs(dsn: str) -> Iterator[None]:
 # --- Lines --------------------------------------------------------------------------------------------------------
 
 
-def _tell(found: Iterable[Line], as_json: bool) -> None:
+def _print_lines(lines: Iterable[Line], as_json: bool) -> None:
     write = _as_json if as_json else _in_columns
-    said = 0
-    for said, line in enumerate(found, 1):
-        if said == 1 and not as_json:
+    printed = 0
+    for printed, line in enumerate(lines, 1):
+        if printed == 1 and not as_json:
             sys.stdout.write(_columns("position", "time (UTC)", "level", "event", "symbol", "run", "what it says"))
         sys.stdout.write(write(line))
         sys.stdout.flush()
-    if not said:
+    if not printed:
         err.print("The log holds no such event.")
 
 
@@ -114,9 +114,9 @@ def _columns(*cells: str) -> str:
 def _in_columns(line: Line) -> str:
     symbols = line.symbols[0] if len(line.symbols) == 1 else f"{len(line.symbols)} symbols" if line.symbols else "-"
     # A reason may come from anywhere: nothing in it may steer the terminal.
-    says = "".join(letter if letter.isprintable() else " " for letter in line.says)
+    text = "".join(letter if letter.isprintable() else " " for letter in line.says)
     at = line.at.strftime("%Y-%m-%d %H:%M:%S")
-    return _columns(str(line.position), at, line.level, line.name, symbols, line.run_id[:8] or "-", says)
+    return _columns(str(line.position), at, line.level, line.name, symbols, line.run_id[:8] or "-", text)
 
 
 def _as_json(line: Line) -> str:

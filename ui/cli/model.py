@@ -7,34 +7,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.output import AsJson, Wide, err, errors_in_words, out, print_json, print_rows
-from ui.cli.profile import Environment, scope_of, where_active
+from ui.cli.output import AsJson, Wide, err, out, print_json, print_rows, report_errors
+from ui.cli.profile import EnvironmentOption, scope_for, where_active
 
 if TYPE_CHECKING:
     from analysis.llm.presets import ModelPreset
     from engine.store import Store
-    from ui.services.models import Version
+    from ui.services.models import ModelVersion
 
 app = typer.Typer(name="model", help="Models: how they are reached and asked, never their keys.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME")]
-Given = Annotated[str, typer.Argument(metavar="MODEL", help="A model's NAME, or NAME@VERSION.")]
+ModelNameArgument = Annotated[str, typer.Argument(metavar="NAME")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's NAME, or NAME@VERSION.")]
 
 
 @app.command("list")
-def listing(wide: Wide = False, as_json: AsJson = False) -> None:
+def model_list(wide: Wide = False, as_json: AsJson = False) -> None:
     """Saved models, which are active, and whose key is set here."""
-    from analysis.llm.presets import facts_of
+    from analysis.llm.presets import preset_values
     from ui.app import open_app
     from ui.services import models
 
-    with errors_in_words(), open_app() as opened:
-        saved = models.versions(opened.store)
-        active = list(models.active(opened.store).values())
-        presets = {name: of_name[-1].preset for name, of_name in sorted(saved.items())}
+    with report_errors(), open_app() as opened:
+        saved = models.model_versions(opened.store)
+        active = list(models.active_models(opened.store).values())
+        presets = {name: versions_of_model[-1].preset for name, versions_of_model in sorted(saved.items())}
     if as_json:
         print_json(
-            models={name: facts_of(preset) for name, preset in presets.items()},
+            models={name: preset_values(preset) for name, preset in presets.items()},
             versions={name: len(saved[name]) for name in presets},
             active=[default._asdict() for default in active],
             keys_set={name: _key_is_set(preset) for name, preset in presets.items()},
@@ -73,35 +73,35 @@ def _key_is_set(preset: ModelPreset) -> bool:
 
 
 @app.command("show")
-def show(
-    name: Given,
+def model_show(
+    name: ModelArgument,
     version: Annotated[int | None, typer.Option("--version", metavar="N", help="An earlier version.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """A model as the JSON document that `save` takes, and on stderr whether its key is set in the environment."""
-    from analysis.llm.presets import facts_of, text_of
+    from analysis.llm.presets import preset_text, preset_values
     from ui.app import open_app
     from ui.services import models
 
-    with errors_in_words(), open_app() as opened:
-        found = models.find(opened.store, name if version is None else f"{name}@{version}")
-        preset = found.preset
+    with report_errors(), open_app() as opened:
+        version_found = models.find_model(opened.store, name if version is None else f"{name}@{version}")
+        preset = version_found.preset
     if as_json:
         print_json(
-            name=found.saved.name,
-            version=found.number,
-            digest=found.saved.digest,
+            name=version_found.saved.name,
+            version=version_found.number,
+            digest=version_found.saved.digest,
             key_set=_key_is_set(preset),
-            model=facts_of(preset),
+            model=preset_values(preset),
         )
     else:
-        out.print_json(text_of(preset))
+        out.print_json(preset_text(preset))
         err.print(f"Its key, {preset.key_env}, is {'set' if _key_is_set(preset) else 'not set'} in the environment.")
 
 
 @app.command("save")
-def save(
-    name: Name,
+def model_save(
+    name: ModelNameArgument,
     file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="A document, .json or .toml.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field, like `seed=7`; several times.")
@@ -115,11 +115,11 @@ def save(
     from engine.core.errors import BadInput
     from ui.app import open_app
 
-    with errors_in_words():
+    with report_errors():
         if file is None and not settings:
             raise BadInput("there is nothing to save: give --file FILE, or fields like --set model=MODEL.")
         with open_app() as opened:
-            version = _saved(opened.store, name, file, settings or [], opened.settings.actor)
+            version = _save_version(opened.store, name, file, settings or [], opened.settings.actor)
             others = _active_elsewhere(opened.store, version)
     if as_json:
         print_json(name=name, version=version.number, digest=version.saved.digest)
@@ -129,70 +129,70 @@ def save(
             err.print(f"Another version stays active ({', '.join(others)}): `model activate` changes that.")
 
 
-def _saved(store: Store, name: str, file: Path | None, settings: list[str], actor: str) -> Version:
-    from analysis.llm.presets import facts_of
+def _save_version(store: Store, name: str, file: Path | None, settings: list[str], actor: str) -> ModelVersion:
+    from analysis.llm.presets import preset_values
     from ui.services import models
 
     fields: dict[str, Any] = {}
     if file is not None:
-        fields = models.read_file(file)
-    elif before := models.versions(store).get(name):
-        fields = facts_of(before[-1].preset)
+        fields = models.read_model_file(file)
+    elif before := models.model_versions(store).get(name):
+        fields = preset_values(before[-1].preset)
     where = str(file) if file is not None and not settings else "as it is given"
-    preset = models.preset_of({**fields, **models.settings_of(settings)}, where)
-    return models.save(store, name, preset, actor)
+    preset = models.parse_preset({**fields, **models.parse_settings(settings)}, where)
+    return models.save_model(store, name, preset, actor)
 
 
-def _active_elsewhere(store: Store, version: Version) -> list[str]:
+def _active_elsewhere(store: Store, version: ModelVersion) -> list[str]:
     """Where another version of the same model is active."""
     from ui.services import models
 
     saved = version.saved
-    return [a.scope for a in models.active(store).values() if a.name == saved.name and a.digest != saved.digest]
+    return [a.scope for a in models.active_models(store).values() if a.name == saved.name and a.digest != saved.digest]
 
 
 @app.command("activate")
-def activate(name: Given, environment: Environment = None, as_json: AsJson = False) -> None:
+def model_activate(name: ModelArgument, environment: EnvironmentOption = None, as_json: AsJson = False) -> None:
     """Make a model the default: of an environment, or of all that have none of their own."""
     from ui.app import open_app
     from ui.services import models
-    from ui.services.versioned_documents import in_words
+    from ui.services.versioned_documents import describe_scope
 
-    with errors_in_words():
-        scope = scope_of(environment)
+    with report_errors():
+        scope = scope_for(environment)
         with open_app() as opened:
-            fact = models.activate(opened.store, name, scope, opened.settings.actor)
+            event = models.activate_model(opened.store, name, scope, opened.settings.actor)
     if as_json:
-        print_json(name=fact.name, scope=fact.scope, digest=fact.digest)
+        print_json(name=event.name, scope=event.scope, digest=event.digest)
     else:
-        err.print(f"Model {name} is active {in_words(scope)}, digest {fact.digest[:12]}.")
+        err.print(f"Model {name} is active {describe_scope(scope)}, digest {event.digest[:12]}.")
 
 
 @app.command("deactivate")
-def deactivate(environment: Environment = None, as_json: AsJson = False) -> None:
+def model_deactivate(environment: EnvironmentOption = None, as_json: AsJson = False) -> None:
     """End the default of an environment, or the one of all."""
     from ui.app import open_app
     from ui.services import models
-    from ui.services.versioned_documents import in_words
+    from ui.services.versioned_documents import describe_scope
 
-    with errors_in_words():
-        scope = scope_of(environment)
+    with report_errors():
+        scope = scope_for(environment)
         with open_app() as opened:
-            ended = models.deactivate(opened.store, scope, opened.settings.actor)
+            ended = models.deactivate_model(opened.store, scope, opened.settings.actor)
     if as_json:
         print_json(scope=scope, ended=ended)
     else:
-        err.print(f"No model is active {in_words(scope)} any more: {ended} was.")
+        err.print(f"No model is active {describe_scope(scope)} any more: {ended} was.")
 
 
 @app.command("versions")
-def versions(name: Name, as_json: AsJson = False) -> None:
+def model_versions_list(name: ModelNameArgument, as_json: AsJson = False) -> None:
     """Every saved version of a model, and every time it was made a default."""
     from ui.app import open_app
     from ui.services import models
 
-    with errors_in_words(), open_app() as opened, opened.queries() as queries:
-        known = models.find(opened.store, name).saved.name
+    with report_errors(), open_app() as opened, opened.queries() as queries:
+        known = models.find_model(opened.store, name).saved.name
         saved, activations = queries.model_versions(known), queries.model_activations(known)
     if as_json:
         print_json(versions=saved, activations=activations)

@@ -20,11 +20,11 @@ from rich.text import Text
 from engine.core.errors import BadInput, QuantagentError
 from engine.core.market import SYMBOL_PATTERN, Timeframe, check_symbol
 from ui.cli import INTERRUPTED, INTERRUPTED_CODE, stop_writing
-from ui.cli.tables import GAP, Column, cell, screen_width, table_of
+from ui.cli.tables import GAP, TableColumn, build_table, format_cell, screen_width
 
 if TYPE_CHECKING:
     from projections.queries import Queries
-    from ui.app import App, Tell
+    from ui.app import App, ProgressCallback
 
 SCHEMA_VERSION = 1
 
@@ -38,27 +38,31 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Wide = Annotated[bool, typer.Option("--wide", help="Show every column, however wide the table becomes.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print the rows as CSV on stdout.")]
-Symbols = Annotated[str, typer.Option("--symbols", metavar="A,B", help="Symbols, comma separated.")]
-OneSymbol = Annotated[str | None, typer.Option("--symbol", metavar="A", help="Only this symbol.")]
-Start = Annotated[str | None, typer.Option("--start", metavar="TIME", help="First bar opens at or after this (UTC).")]
-End = Annotated[str | None, typer.Option("--end", metavar="TIME", help="Last bar closes at or before this (UTC).")]
-On = Annotated[str | None, typer.Option("--on", metavar="DATE", help="Only this UTC day.")]
-Run = Annotated[str, typer.Option("--run", metavar="RUN", help="A run by the beginning of its id, or `latest`.")]
-Frame = Annotated[str, typer.Option("--timeframe", metavar="1h", help=f"One of {', '.join(Timeframe)}.")]
+SymbolsOption = Annotated[str, typer.Option("--symbols", metavar="A,B", help="Symbols, comma separated.")]
+SymbolOption = Annotated[str | None, typer.Option("--symbol", metavar="A", help="Only this symbol.")]
+StartOption = Annotated[
+    str | None, typer.Option("--start", metavar="TIME", help="First bar opens at or after this (UTC).")
+]
+EndOption = Annotated[
+    str | None, typer.Option("--end", metavar="TIME", help="Last bar closes at or before this (UTC).")
+]
+DayOption = Annotated[str | None, typer.Option("--on", metavar="DATE", help="Only this UTC day.")]
+RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="A run by the beginning of its id, or `latest`.")]
+TimeframeOption = Annotated[str, typer.Option("--timeframe", metavar="1h", help=f"One of {', '.join(Timeframe)}.")]
 
 
-def symbols_of(text: str) -> tuple[str, ...]:
+def parse_symbols(text: str) -> tuple[str, ...]:
     """The symbols of `A,B`, in capitals and checked, without repeats."""
-    return tuple(dict.fromkeys(symbol_of(part.strip()) for part in text.split(",") if part.strip()))
+    return tuple(dict.fromkeys(parse_symbol(part.strip()) for part in text.split(",") if part.strip()))
 
 
-def symbol_of(text: str) -> str:
+def parse_symbol(text: str) -> str:
     """A symbol in capitals, however it was typed. Raises `BadInput` for what is none."""
     capitals = text.upper()
     return capitals if SYMBOL_PATTERN.fullmatch(capitals) else check_symbol(text)
 
 
-def instant_of(text: str | None) -> datetime | None:
+def parse_instant(text: str | None) -> datetime | None:
     """A UTC instant from a date or a time; a time without offset is UTC, as the option's help says."""
     if text is None:
         return None
@@ -72,7 +76,7 @@ def instant_of(text: str | None) -> datetime | None:
     return instant
 
 
-def day_of(text: str | None) -> date | None:
+def parse_day(text: str | None) -> date | None:
     if text is None:
         return None
     try:
@@ -81,7 +85,7 @@ def day_of(text: str | None) -> date | None:
         raise BadInput(f"{text!r} is not a date: write 2017-08-01.") from None
 
 
-def dollars_of(text: str) -> Decimal | None:
+def parse_dollars(text: str) -> Decimal | None:
     """An amount of US dollars; None where none is said."""
     from engine.core.money import exact
 
@@ -96,34 +100,34 @@ def dollars_of(text: str) -> Decimal | None:
     return amount
 
 
-_at_end: list[str] = []
+_deferred: list[str] = []
 
 
-def tell_at_end(text: str) -> None:
+def print_at_end(text: str) -> None:
     """Says something on stderr when the command has given its result; not beside an error, which is one sentence."""
-    if text not in _at_end:
-        _at_end.append(text)
+    if text not in _deferred:
+        _deferred.append(text)
 
 
-def _tell_what_waits() -> None:
-    for text in _at_end:
+def _print_deferred() -> None:
+    for text in _deferred:
         err.print(text, markup=False)
-    _at_end.clear()
+    _deferred.clear()
 
 
 @contextmanager
-def errors_in_words() -> Generator[None]:
+def report_errors() -> Generator[None]:
     """Turns an error meant for people into its one sentence on stderr and an exit code: 2 for bad input, else 1."""
     import psycopg
 
     try:
         try:
-            with interrupts_in_words():
+            with report_interrupts():
                 yield
         except typer.Exit:
-            _tell_what_waits()
+            _print_deferred()
             raise
-        _tell_what_waits()
+        _print_deferred()
     except BadInput as error:
         err.print(f"[red]error:[/red] {_plain(error)}")
         raise typer.Exit(2) from None
@@ -133,8 +137,8 @@ def errors_in_words() -> Generator[None]:
     except psycopg.Error as error:
         from engine.store.connections import reason_of
 
-        said = _plain(reason_of(error))
-        err.print(f"[red]error:[/red] the database says: {said}. Check `quantagent db status` and try again.")
+        reason = _plain(reason_of(error))
+        err.print(f"[red]error:[/red] the database says: {reason}. Check `quantagent db status` and try again.")
         raise typer.Exit(1) from None
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
@@ -143,7 +147,7 @@ def errors_in_words() -> Generator[None]:
 
 
 @contextmanager
-def interrupts_in_words() -> Generator[None]:
+def report_interrupts() -> Generator[None]:
     """Ends the command with one sentence on Ctrl-C, and quietly where nobody reads its output any more."""
     try:
         yield
@@ -184,7 +188,7 @@ def _csv_cell(value: object) -> object:
 def print_rows(
     title: str,
     rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[str | Column],
+    columns: Sequence[str | TableColumn],
     *,
     keep: Sequence[str] = (),
     wide: bool | None = None,
@@ -194,9 +198,9 @@ def print_rows(
     What the screen is too narrow for is left out and named below; the columns of `keep` are the last to go. wide:
     whether all are shown nevertheless, None for a command without that option.
     """
-    chosen = [column if isinstance(column, Column) else Column(column) for column in columns]
+    selected = [column if isinstance(column, TableColumn) else TableColumn(column) for column in columns]
     width = None if wide else screen_width(out)
-    table, needed, dropped = table_of(title, rows, chosen, width, keep)
+    table, needed, dropped = build_table(title, rows, selected, width, keep)
     print_table(table, needed if width is None else width)
     if dropped:
         names = ", ".join(name.replace("_", " ") for name in dropped)
@@ -210,7 +214,7 @@ def print_facts(title: str, facts: Mapping[str, object], formats: Mapping[str, s
     table.pad_edge = False
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    texts = {name: (formats or {}).get(name) or cell(value) for name, value in facts.items()}
+    texts = {name: (formats or {}).get(name) or format_cell(value) for name, value in facts.items()}
     for name, text in texts.items():
         table.add_row(Text(name.replace("_", " ")), Text(text))
     needed = max(map(len, texts), default=0) + GAP + max(map(cell_len, texts.values()), default=0)
@@ -226,24 +230,24 @@ def print_table(table: Table, width: int) -> None:
 
 
 @contextmanager
-def queries_of(opened: App) -> Generator[Queries]:
+def open_queries(opened: App) -> Generator[Queries]:
     """The read tables, caught up with the log; with a progress line on stderr where that takes a while."""
     with ExitStack() as shown:
-        begun: list[Tell] = []
+        begun: list[ProgressCallback] = []
 
-        def tell(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             if not begun and total - done > CATCH_UP_SHOWN:
-                begun.append(shown.enter_context(progress()))
+                begun.append(shown.enter_context(show_progress()))
             for each in begun:
                 each("read models", done, total)
 
-        queries = opened.queries(tell)
+        queries = opened.queries(on_progress)
     with queries:
         yield queries
 
 
 @contextmanager
-def progress() -> Generator[Callable[[str, int, int], None]]:
+def show_progress() -> Generator[Callable[[str, int, int], None]]:
     """Bars on stderr, one for each thing being done; where stderr is no terminal, only their last state."""
     from rich.progress import (
         BarColumn,
@@ -266,12 +270,12 @@ def progress() -> Generator[Callable[[str, int, int], None]]:
         tasks: dict[str, TaskID] = {}
         seen: dict[str, int] = {}
 
-        def tell(told: str, done: int, total: int) -> None:
+        def on_progress(label: str, done: int, total: int) -> None:
             # What follows the stroke changes on the way.
-            what = told.partition(" | ")[0]
+            what = label.partition(" | ")[0]
             if what not in tasks or done < seen[what]:
-                tasks[what] = shown.add_task(told, total=total)
+                tasks[what] = shown.add_task(label, total=total)
             seen[what] = done
-            shown.update(tasks[what], completed=done, total=total, description=told.replace(" | ", " "))
+            shown.update(tasks[what], completed=done, total=total, description=label.replace(" | ", " "))
 
-        yield tell
+        yield on_progress

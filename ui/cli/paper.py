@@ -10,28 +10,28 @@ from typing import Annotated
 import typer
 
 from ui.cli import halts
-from ui.cli.halts import Account
+from ui.cli.halts import AccountOption
 from ui.cli.output import (
     AsJson,
-    End,
-    Frame,
-    Start,
-    Symbols,
+    EndOption,
+    StartOption,
+    SymbolsOption,
+    TimeframeOption,
     Wide,
     err,
-    errors_in_words,
-    instant_of,
+    open_queries,
+    parse_instant,
+    parse_symbols,
     print_facts,
     print_json,
     print_rows,
-    progress,
-    queries_of,
-    symbols_of,
+    report_errors,
+    show_progress,
 )
-from ui.cli.profile import OfProfile, OfRisk
+from ui.cli.profile import ProfileOption, RiskProfileOption
 from ui.cli.results import outcome_facts, show_outcome
-from ui.cli.run_selection import find_run
-from ui.cli.trading import OfVariant
+from ui.cli.run_selection import resolve_run
+from ui.cli.trading import VariantOption
 
 app = typer.Typer(name="paper", help="Paper trading: the daemon that trades as bars close.", no_args_is_help=True)
 
@@ -39,19 +39,19 @@ STOP_WAIT_S = 60
 
 
 @app.command("start")
-def start(
-    symbols: Symbols = "",
-    timeframe: Frame = "1h",
-    profile: OfProfile = None,
-    risk_profile: OfRisk = None,
-    variant: OfVariant = "",
+def paper_start(
+    symbols: SymbolsOption = "",
+    timeframe: TimeframeOption = "1h",
+    profile: ProfileOption = None,
+    risk_profile: RiskProfileOption = None,
+    variant: VariantOption = "",
     feed: Annotated[str, typer.Option(help="Where bars come from: `recorded` plays stored bars.")] = "recorded",
-    start_at: Start = None,
-    end: End = None,
+    start_at: StartOption = None,
+    end: EndOption = None,
     speed: Annotated[
         float, typer.Option(help="Market time per wall time, 3600 plays an hour a second; 0 waits for nothing.", min=0)
     ] = 0.0,
-    account: Account = "paper",
+    account: AccountOption = "paper",
     environment: Annotated[str, typer.Option(metavar="E", help="`paper`; there is no other yet.")] = "paper",
     as_json: AsJson = False,
 ) -> None:
@@ -62,7 +62,7 @@ def start(
     from ui.daemon.paper import PaperDaemon, PaperPlan
     from ui.settings import check_environment
 
-    with errors_in_words():
+    with report_errors():
         check_environment(environment)
         if environment != "paper":
             raise BadInput(f"paper trading is not {environment}: leave --environment out.")
@@ -70,17 +70,17 @@ def start(
             raise BadInput(f"feed {feed!r} is unknown: this version plays stored bars, --feed recorded.")
         plan = PaperPlan(
             account=account,
-            symbols=symbols_of(symbols),
+            symbols=parse_symbols(symbols),
             timeframe=Timeframe.parse(timeframe),
             profile=profile,
             risk_profile=risk_profile,
             variant=variant,
-            start=instant_of(start_at),
-            end=instant_of(end),
+            start=parse_instant(start_at),
+            end=parse_instant(end),
             speed=speed,
         )
-        with open_app() as opened, progress() as tell:
-            daemon = PaperDaemon(opened, plan, tell)
+        with open_app() as opened, show_progress() as on_progress:
+            daemon = PaperDaemon(opened, plan, on_progress)
 
             def end_after_this_slot(number: int, frame: FrameType | None) -> None:
                 del number, frame
@@ -89,10 +89,10 @@ def start(
             signal.signal(signal.SIGTERM, end_after_this_slot)
             signal.signal(signal.SIGINT, end_after_this_slot)
             err.print(f"Account {account}, run {daemon.run_id}; end it with `quantagent paper stop`.")
-            err.print(f"Decides by {daemon.profile_told}.")
+            err.print(f"Decides by {daemon.profile_description}.")
             ended = daemon.run()
-            with queries_of(opened) as queries:
-                outcome = outcome_facts(opened, queries, find_run(opened, daemon.run_id))
+            with open_queries(opened) as queries:
+                outcome = outcome_facts(opened, queries, resolve_run(opened, daemon.run_id))
         if as_json:
             digest = ended.book_digest if ended else None
             print_json(run_id=daemon.run_id, ended=ended is not None, book_digest=digest, **outcome)
@@ -107,15 +107,15 @@ def start(
 
 
 @app.command("status")
-def status(wide: Wide = False, as_json: AsJson = False) -> None:
+def paper_status(wide: Wide = False, as_json: AsJson = False) -> None:
     """The accounts, who drives them, how far they are, and whether they are halted."""
     from engine.runtime import lease
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
-        rows = lease.daemons(opened.dsn)
+    with report_errors(), open_app() as opened:
+        rows = lease.list_daemons(opened.dsn)
         for row in rows:
-            row["halts"] = halts.in_words(opened, row["account"], row["run_id"])
+            row["halts"] = halts.describe_halts(opened, row["account"], row["run_id"])
     if as_json:
         print_json(daemons=rows)
     elif rows:
@@ -130,20 +130,20 @@ def status(wide: Wide = False, as_json: AsJson = False) -> None:
 
 
 @app.command("stop")
-def stop(account: Account = "paper", as_json: AsJson = False) -> None:
+def paper_stop(account: AccountOption = "paper", as_json: AsJson = False) -> None:
     """Ask the daemon to end after its present slot, and wait for it."""
     from engine.core.errors import NotFound
     from engine.runtime import lease
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
+    with report_errors(), open_app() as opened:
         if not lease.request_stop(opened.dsn, account):
             raise NotFound(
                 f"no daemon has driven account {account!r}: `quantagent paper status` names those that have."
             )
         alive = True
         for _ in range(STOP_WAIT_S * 5):
-            alive = any(row["alive"] for row in lease.daemons(opened.dsn) if row["account"] == account)
+            alive = any(row["alive"] for row in lease.list_daemons(opened.dsn) if row["account"] == account)
             if not alive:
                 break
             time.sleep(0.2)
@@ -155,4 +155,4 @@ def stop(account: Account = "paper", as_json: AsJson = False) -> None:
             raise typer.Exit(1)
 
 
-app.command("reconcile")(halts.reconcile)
+app.command("reconcile")(halts.paper_reconcile)

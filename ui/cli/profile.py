@@ -9,45 +9,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from ui.cli.output import AsJson, Wide, err, errors_in_words, out, print_json, print_rows
+from ui.cli.output import AsJson, Wide, err, out, print_json, print_rows, report_errors
 
 if TYPE_CHECKING:
     from engine.store import Store
     from ui.services import models
     from ui.services.profile_fields import Document
-    from ui.services.profiles import Active, Scope, Version
+    from ui.services.profiles import ActiveProfile, ProfileScope, ProfileVersion
 
 app = typer.Typer(name="profile", help="Profiles: cash, costs, sizes, limits and exits of a run.", no_args_is_help=True)
 
-OfProfile = Annotated[
+ProfileOption = Annotated[
     str | None,
     typer.Option(
         "--profile", metavar="PROFILE", help="A combined or portfolio profile: its name, or a .json or .toml file."
     ),
 ]
-OfRisk = Annotated[
+RiskProfileOption = Annotated[
     str | None,
     typer.Option("--risk-profile", metavar="PROFILE", help="Whose risk half to take instead: a risk or combined one."),
 ]
-Given = Annotated[str, typer.Argument(metavar="PROFILE", help="A profile's NAME, NAME@VERSION, or a file.")]
-Environment = Annotated[
+ProfileArgument = Annotated[str, typer.Argument(metavar="PROFILE", help="A profile's NAME, NAME@VERSION, or a file.")]
+EnvironmentOption = Annotated[
     str | None, typer.Option("--environment", metavar="E", help="Only for `backtest` or `paper`; without it, for all.")
 ]
 
 
 @app.command("list")
-def listing(wide: Wide = False, as_json: AsJson = False) -> None:
+def profile_list(wide: Wide = False, as_json: AsJson = False) -> None:
     """Built-in and saved profiles, and which are active."""
     from ui.app import open_app
     from ui.services import profile_files, profiles
 
-    with errors_in_words(), open_app() as opened:
-        known = profiles.listing(opened.store)
-        saved = profiles.versions(opened.store)
-        active = profiles.active(opened.store).values()
+    with report_errors(), open_app() as opened:
+        known = profiles.list_profiles(opened.store)
+        saved = profiles.profile_versions(opened.store)
+        active = profiles.active_profiles(opened.store).values()
     if as_json:
         print_json(
-            profiles={name: profile_files.facts_of(document) for name, document in known.items()},
+            profiles={name: profile_files.document_values(document) for name, document in known.items()},
             versions={name: len(saved.get(name, ())) for name in known},
             active=[default._asdict() for default in active],
         )
@@ -65,7 +65,11 @@ def listing(wide: Wide = False, as_json: AsJson = False) -> None:
     print_rows("Profiles", rows, list(rows[0]), wide=wide)
 
 
-def where_active(name: str, active: Sequence[Active | models.Active], saved: Sequence[Version | models.Version]) -> str:
+def where_active(
+    name: str,
+    active: Sequence[ActiveProfile | models.ActiveModel],
+    saved: Sequence[ProfileVersion | models.ModelVersion],
+) -> str:
     """`backtest, global`; where an older version than the last one is active, with its number."""
     places: dict[str, None] = {}
     for default in active:
@@ -93,8 +97,8 @@ def _main_figures(document: Document) -> dict[str, Any]:
 
 
 @app.command("show")
-def show(
-    name: Given,
+def profile_show(
+    name: ProfileArgument,
     version: Annotated[int | None, typer.Option("--version", metavar="N", help="An earlier version.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,16 +106,16 @@ def show(
     from ui.app import open_app
     from ui.services import profile_files, profiles
 
-    with errors_in_words(), open_app() as opened:
-        document = profiles.find(opened.store, name if version is None else f"{name}@{version}")
+    with report_errors(), open_app() as opened:
+        document = profiles.find_profile(opened.store, name if version is None else f"{name}@{version}")
     if as_json:
-        print_json(name=name, version=version, profile=profile_files.facts_of(document))
+        print_json(name=name, version=version, profile=profile_files.document_values(document))
     else:
-        out.print_json(profile_files.text_of(document))
+        out.print_json(profile_files.document_text(document))
 
 
 @app.command("save")
-def save(
+def profile_save(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     file: Annotated[Path, typer.Option("--file", metavar="FILE", help="The document to save, .json or .toml.")],
     as_json: AsJson = False,
@@ -120,14 +124,14 @@ def save(
     from ui.app import open_app
     from ui.services import profile_files
 
-    with errors_in_words(), open_app() as opened:
-        document = profile_files.read_file(file)
+    with report_errors(), open_app() as opened:
+        document = profile_files.read_profile_file(file)
         _save(opened.store, name, document, opened.settings.actor, as_json)
 
 
 @app.command("copy")
-def copy(
-    source: Given,
+def profile_copy(
+    source: ProfileArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The profile that gets a new version.")],
     as_json: AsJson = False,
 ) -> None:
@@ -135,16 +139,18 @@ def copy(
     from ui.app import open_app
     from ui.services import profiles
 
-    with errors_in_words(), open_app() as opened:
-        document = profiles.find(opened.store, source)
+    with report_errors(), open_app() as opened:
+        document = profiles.find_profile(opened.store, source)
         _save(opened.store, name, document, opened.settings.actor, as_json)
 
 
 def _save(store: Store, name: str, document: Document, actor: str, as_json: bool) -> None:
     from ui.services import profiles
 
-    version = profiles.save(store, name, document, actor)
-    others = {d.scope for d in profiles.active(store).values() if d.name == name and d.digest != version.saved.digest}
+    version = profiles.save_profile(store, name, document, actor)
+    others = {
+        d.scope for d in profiles.active_profiles(store).values() if d.name == name and d.digest != version.saved.digest
+    }
     if as_json:
         print_json(name=name, kind=version.saved.kind, version=version.number, digest=version.saved.digest)
     else:
@@ -154,44 +160,44 @@ def _save(store: Store, name: str, document: Document, actor: str, as_json: bool
 
 
 @app.command("activate")
-def activate(
+def profile_activate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A profile's NAME, or NAME@VERSION.")],
-    environment: Environment = None,
+    environment: EnvironmentOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a profile the default: of an environment, or of all that have none of their own."""
     from ui.app import open_app
     from ui.services import profiles
-    from ui.services.versioned_documents import in_words
+    from ui.services.versioned_documents import describe_scope
 
-    with errors_in_words():
-        scope = scope_of(environment)
+    with report_errors():
+        scope = scope_for(environment)
         with open_app() as opened:
-            fact = profiles.activate(opened.store, name, scope, opened.settings.actor)
+            event = profiles.activate_profile(opened.store, name, scope, opened.settings.actor)
     if as_json:
-        print_json(name=fact.name, scope=fact.scope, kind=fact.kind, digest=fact.digest)
+        print_json(name=event.name, scope=event.scope, kind=event.kind, digest=event.digest)
     else:
-        err.print(f"Profile {name} is active {in_words(scope)}, digest {fact.digest[:12]}.")
+        err.print(f"Profile {name} is active {describe_scope(scope)}, digest {event.digest[:12]}.")
 
 
 @app.command("deactivate")
-def deactivate(environment: Environment = None, as_json: AsJson = False) -> None:
+def profile_deactivate(environment: EnvironmentOption = None, as_json: AsJson = False) -> None:
     """End the default of an environment, or the one of all."""
     from ui.app import open_app
     from ui.services import profiles
-    from ui.services.versioned_documents import in_words
+    from ui.services.versioned_documents import describe_scope
 
-    with errors_in_words():
-        scope = scope_of(environment)
+    with report_errors():
+        scope = scope_for(environment)
         with open_app() as opened:
-            ended = profiles.deactivate(opened.store, scope, opened.settings.actor)
+            ended = profiles.deactivate_profile(opened.store, scope, opened.settings.actor)
     if as_json:
         print_json(scope=scope, ended=ended)
     else:
-        err.print(f"No profile is active {in_words(scope)} any more: {' and '.join(ended)} was.")
+        err.print(f"No profile is active {describe_scope(scope)} any more: {' and '.join(ended)} was.")
 
 
-def scope_of(environment: str | None) -> Scope:
+def scope_for(environment: str | None) -> ProfileScope:
     from ui.settings import check_environment
 
     if environment is None:
@@ -201,8 +207,8 @@ def scope_of(environment: str | None) -> Scope:
 
 
 @app.command("diff")
-def diff(
-    one: Given,
+def profile_diff(
+    one: ProfileArgument,
     other: Annotated[str, typer.Argument(metavar="PROFILE")],
     as_json: AsJson = False,
 ) -> None:
@@ -210,30 +216,32 @@ def diff(
     from ui.app import open_app
     from ui.services import profiles
 
-    with errors_in_words(), open_app() as opened:
-        found = profiles.difference(profiles.find(opened.store, one), profiles.find(opened.store, other))
+    with report_errors(), open_app() as opened:
+        changes = profiles.changed_fields(
+            profiles.find_profile(opened.store, one), profiles.find_profile(opened.store, other)
+        )
     if as_json:
-        print_json(differences=[change._asdict() for change in found])
-    elif found:
-        rows = [{"field": field, one: _plainly(a), other: _plainly(b)} for field, a, b in found]
+        print_json(differences=[change._asdict() for change in changes])
+    elif changes:
+        rows = [{"field": field, one: _json_text(a), other: _json_text(b)} for field, a, b in changes]
         print_rows("Differences", rows, ["field", one, other])
     else:
         err.print("They say the same.")
 
 
-def _plainly(value: object) -> str:
+def _json_text(value: object) -> str:
     """A value as `show` prints it; nothing where there is no such field."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 @app.command("versions")
-def versions(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: AsJson = False) -> None:
+def profile_versions_list(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: AsJson = False) -> None:
     """Every saved version of a profile, and every time it was made a default."""
     from engine.core.errors import NotFound
     from ui.app import open_app
     from ui.services.profile_files import BUILT_IN
 
-    with errors_in_words(), open_app() as opened, opened.queries() as queries:
+    with report_errors(), open_app() as opened, opened.queries() as queries:
         saved, activations = queries.profile_versions(name), queries.profile_activations(name)
         if not saved and not activations and name not in BUILT_IN:
             raise NotFound(f"there is no profile {name!r}: `quantagent profile list` names those that exist.")

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ui.cli.output import AsJson, cell, err, errors_in_words, out, print_facts, print_json, print_rows, progress
+from ui.cli.output import (
+    AsJson,
+    err,
+    format_cell,
+    out,
+    print_facts,
+    print_json,
+    print_rows,
+    report_errors,
+    show_progress,
+)
 
 if TYPE_CHECKING:
     from projections.schemas import Check
@@ -23,56 +33,56 @@ app = typer.Typer(
 
 
 @app.command("status")
-def status(as_json: AsJson = False) -> None:
+def projections_status(as_json: AsJson = False) -> None:
     """How far the read models are behind the log, what stopped them, which runs they lack; exit code 3 if any."""
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
-        found = opened.runner().status()
-    projections = [each._asdict() for each in found.projections]
-    aside = [each._asdict() for each in found.set_aside]
-    checked = found.verified._asdict() if found.verified else None
+    with report_errors(), open_app() as opened:
+        report = opened.runner().status()
+    projections = [each._asdict() for each in report.projections]
+    aside = [each._asdict() for each in report.set_aside]
+    checked = report.verified._asdict() if report.verified else None
     facts = {
-        **found._asdict(),
+        **report._asdict(),
         "verified": checked,
-        "position": found.position,
-        "lag": found.lag,
+        "position": report.position,
+        "lag": report.lag,
         "projections": projections,
         "set_aside": aside,
     }
     if as_json:
         print_json(**facts)
     else:
-        facts = {**facts, "set_aside": len(aside), "verified": _in_words(found.verified)}
+        facts = {**facts, "set_aside": len(aside), "verified": _describe_check(report.verified)}
         del facts["projections"]
         print_facts("Read models", facts)
         out.print()
         print_rows("Projections", projections, ["projection", "position", "lag", "updated_at", "stopped_at"])
-        for each in found.stopped:
+        for each in report.stopped:
             err.print(f"{each.projection} stopped, the others go on: {each.reason}", markup=False)
-        for each in found.set_aside:
+        for each in report.set_aside:
             err.print(f"run {each.run_id} is set aside by {each.projection}: {each.reason}", markup=False)
-    if found.stopped or found.set_aside or (found.verified and found.verified.differing):
+    if report.stopped or report.set_aside or (report.verified and report.verified.differing):
         raise typer.Exit(3)
 
 
-def _in_words(check: Check | None) -> str | None:
+def _describe_check(check: Check | None) -> str | None:
     """The latest result of `projections verify`."""
     if check is None:
         return None
     result = f"{check.differing:,} rows differ" if check.differing else "the same"
-    return f"at event {check.position:,} on {cell(check.at)}: {result}"
+    return f"at event {check.position:,} on {format_cell(check.at)}: {result}"
 
 
 @app.command("follow")
-def follow() -> None:
+def projections_follow() -> None:
     """Keep the read models up with the log until Ctrl-C or SIGTERM."""
     from engine.store.connections import reason_of
     from projections.subscription import Heard
     from projections.subscription import follow as run
     from ui.app import open_app
 
-    class Told(Heard):
+    class ProgressPrinter(Heard):
         def projected(self, events: int) -> None:
             if events:
                 err.print(f"{events:,} events projected.")
@@ -86,22 +96,22 @@ def follow() -> None:
         del number, frame
         stop.set()
 
-    with errors_in_words(), open_app() as opened:
+    with report_errors(), open_app() as opened:
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
         err.print("Following the log; Ctrl-C ends it.")
-        run(opened.runner(), stop, heard=Told())
+        run(opened.runner(), stop, heard=ProgressPrinter())
     err.print("Ended; the same command goes on from here.")
 
 
 @app.command("verify")
-def verify(as_json: AsJson = False) -> None:
+def projections_verify(as_json: AsJson = False) -> None:
     """Compare the read models with the log row for row, changing neither; exit code 3 where they differ."""
     from projections.verify import verify as run
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened, progress() as tell:
-        done = run(opened.store, opened.catalogue, opened.dsn, lambda done, total: tell("events", done, total))
+    with report_errors(), open_app() as opened, show_progress() as on_progress:
+        done = run(opened.store, opened.catalogue, opened.dsn, lambda done, total: on_progress("events", done, total))
     if as_json:
         print_json(
             position=done.position,
@@ -115,7 +125,7 @@ def verify(as_json: AsJson = False) -> None:
         rows = [{"table": name, "rows": n, "differing": done.differing[name]} for name, n in done.rows.items()]
         print_rows(f"Verified at event {done.position:,}", rows, ["table", "rows", "differing"])
         for each in done.examples:
-            out.print(_described(each), markup=False, soft_wrap=True)
+            out.print(_describe_difference(each), markup=False, soft_wrap=True)
     if not done.same:
         err.print(
             "What is shown is not what the log says. Both sides are kept, in the schemas "
@@ -126,7 +136,7 @@ def verify(as_json: AsJson = False) -> None:
         raise typer.Exit(3)
 
 
-def _described(row: Differing) -> str:
+def _describe_difference(row: Differing) -> str:
     """One row that differs, in one line."""
     key = ", ".join(f"{name} {value}" for name, value in row.key.items())
     cells = "; ".join(f"{c.column} is {c.shown}, from the log {c.from_the_log}" for c in row.cells)
@@ -134,13 +144,13 @@ def _described(row: Differing) -> str:
 
 
 @app.command("rebuild")
-def rebuild(as_json: AsJson = False) -> None:
+def projections_rebuild(as_json: AsJson = False) -> None:
     """Make the read models anew beside the present ones, compare them row for row, and switch."""
     from projections.rebuild import rebuild as run
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened, progress() as tell:
-        done = run(opened.store, opened.catalogue, opened.dsn, lambda done, total: tell("events", done, total))
+    with report_errors(), open_app() as opened, show_progress() as on_progress:
+        done = run(opened.store, opened.catalogue, opened.dsn, lambda done, total: on_progress("events", done, total))
     if as_json:
         print_json(events=done.events, rows=done.rows, differing=done.differing, same=done.same)
     else:

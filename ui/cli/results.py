@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ui.cli.output import out, print_rows
-from ui.cli.tables import Column
+from ui.cli.tables import TableColumn
 from ui.formats import tidy
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ NOTES_SHOWN = 10
 def outcome_facts(opened: App, queries: Queries, run: RunRequested) -> dict[str, Any]:
     """`denials`, `no_trades` and `ended_early` (one sentence, else empty) and `data_notes` of a run, as in --json."""
     from ui.services.data_notes import data_notes
-    from ui.services.outcomes import outcome_of
+    from ui.services.outcomes import run_outcome
 
-    outcome = outcome_of(queries, run.run_id)
+    outcome = run_outcome(queries, run.run_id)
     notes = data_notes(opened, run, queries.lived_until(run.run_id))
     return {**outcome._asdict(), "data_notes": [note._asdict() for note in notes]}
 
@@ -40,8 +40,8 @@ def show_outcome(facts: dict[str, Any]) -> None:
     _show_notes(facts["data_notes"])
 
 
-def _readable(name: str) -> Column:
-    return Column(name, lambda row: tidy(row[name]))
+def _readable(name: str) -> TableColumn:
+    return TableColumn(name, lambda row: tidy(row[name]))
 
 
 def _show_notes(notes: Sequence[dict[str, Any]]) -> None:

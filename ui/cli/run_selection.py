@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ui.cli.output import tell_at_end
+from ui.cli.output import print_at_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
     from engine.core.events import RunRequested
     from ui.app import App
 
-ONE_RUN = "A run by the beginning of its id, or `latest`."
+RUN_HELP = "A run by the beginning of its id, or `latest`."
 
-OneRun = Annotated[str, typer.Argument(metavar="RUN", help=ONE_RUN)]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
 
 
-def find_run(opened: App, prefix: str) -> RunRequested:
+def resolve_run(opened: App, prefix: str) -> RunRequested:
     """The run whose id begins with `prefix`; `latest` is the newest that was requested."""
     from ui import app
 
-    return _named(prefix, app.find_run(opened, prefix))
+    return _announce_latest(prefix, app.find_run(opened, prefix))
 
 
-def find_source(opened: App, prefix: str) -> RunRequested:
+def resolve_source(opened: App, prefix: str) -> RunRequested:
     """The run to replay; `latest` is the newest backtest or paper run that has ended."""
     from ui import app
 
-    return _named(prefix, app.find_source(opened, prefix))
+    return _announce_latest(prefix, app.find_source(opened, prefix))
 
 
-def find_runs(opened: App, prefixes: Sequence[str]) -> list[RunRequested]:
-    return [find_run(opened, prefix) for prefix in prefixes]
+def resolve_runs(opened: App, prefixes: Sequence[str]) -> list[RunRequested]:
+    return [resolve_run(opened, prefix) for prefix in prefixes]
 
 
-def _named(prefix: str, run: RunRequested) -> RunRequested:
+def _announce_latest(prefix: str, run: RunRequested) -> RunRequested:
     from ui.app import LATEST
 
     if prefix == LATEST:
         symbols = ",".join(run.config.symbols)
-        tell_at_end(f"latest is run {run.run_id[:8]}: {run.environment}, {run.profile}, {symbols}.")
+        print_at_end(f"latest is run {run.run_id[:8]}: {run.environment}, {run.profile}, {symbols}.")
     return run

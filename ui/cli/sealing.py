@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.core.errors import BadInput
-from ui.cli.output import AsJson, err, errors_in_words, print_facts, print_json, progress
+from ui.cli.output import AsJson, err, print_facts, print_json, report_errors, show_progress
 
 if TYPE_CHECKING:
     import psycopg
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from engine.audit.signing import Standing
     from ui.app import App
 
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; it becomes part of the log.")]
+NewFileReasonOption = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Why; it becomes part of the log.")
+]
 
 
 def verify(
@@ -44,18 +46,18 @@ def verify(
     from engine.audit.verify import verify as check
     from ui.app import open_audit
 
-    with errors_in_words(), open_audit() as opened:
+    with report_errors(), open_audit() as opened:
         # Read before the log is: an anchor made in between would vouch for what is not seen yet.
-        at_home = opened.anchoring()
-        file, anchors = (anchor, read_anchors(anchor)) if anchor else (at_home.file, at_home.anchors)
+        home_anchors = opened.anchor_status()
+        file, anchors = (anchor, read_anchors(anchor)) if anchor else (home_anchors.file, home_anchors.anchors)
         own_key = public_key_file(opened.home)
         key = public_key_of(public_key) if public_key else public_key_of(own_key) if own_key.exists() else None
         if (anchor or public_key) and not anchors:
             raise BadInput(f"{file} holds no anchor: give the file that does with --anchor, or leave out the key.")
-        with psycopg.connect(opened.access.auditor) as conn, progress() as tell:
+        with psycopg.connect(opened.access.auditor) as conn, show_progress() as on_progress:
             conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            verdict = check(conn, anchors, key, lambda done, total: tell("events", done, total))
-            around = _around(opened, conn, at_home, is_elsewhere=anchor is not None)
+            verdict = check(conn, anchors, key, lambda done, total: on_progress("events", done, total))
+            around = _surrounding_findings(opened, conn, home_anchors, is_elsewhere=anchor is not None)
             outside = content.findings(conn, opened.store, opened.catalogue)
             finding = verdict.finding or next(chain(around, outside), None)
     facts = {**verdict._asdict(), "intact": finding is None, "anchor_file": str(file) if anchors else None}
@@ -80,7 +82,9 @@ def verify(
         raise typer.Exit(3)
 
 
-def _around(opened: App, conn: psycopg.Connection[Any], at_home: Standing, *, is_elsewhere: bool) -> Iterator[Finding]:
+def _surrounding_findings(
+    opened: App, conn: psycopg.Connection[Any], home_anchors: Standing, *, is_elsewhere: bool
+) -> Iterator[Finding]:
     """What is wrong around a log whose rows, links and anchors hold. `is_elsewhere`: the anchors are not those at
     home, whose file is no matter then."""
     from engine.audit.chain import Finding
@@ -91,19 +95,19 @@ def _around(opened: App, conn: psycopg.Connection[Any], at_home: Standing, *, is
     by_role = opened.by_role
     if by_role is not None and by_role.writer != by_role.auditor:
         yield from read_otherwise(conn, {"writer": by_role.writer, "reader": by_role.reader})
-    if at_home.flaw in (Flaw.COPY, Flaw.LOG) or (at_home.flaw is Flaw.FILE and not is_elsewhere):
-        yield Finding(0, at_home.refusal)
+    if home_anchors.flaw in (Flaw.COPY, Flaw.LOG) or (home_anchors.flaw is Flaw.FILE and not is_elsewhere):
+        yield Finding(0, home_anchors.refusal)
 
 
 def anchor(
     copy: Annotated[
         Path | None, typer.Option("--copy", metavar="FOLDER", help="Copy the anchors and the public key there, too.")
     ] = None,
-    begin_anew: Annotated[
+    start_new_file: Annotated[
         bool,
         typer.Option("--begin-anew", help="Begin a new file of anchors where the old one is lost; needs --reason."),
     ] = False,
-    reason: Reason = None,
+    reason: NewFileReasonOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Sign the head of the log and add it to the file of anchors."""
@@ -114,19 +118,19 @@ def anchor(
     from engine.store import Cause
     from ui.app import open_app
 
-    with errors_in_words():
-        if begin_anew != (reason is not None):
+    with report_errors():
+        if start_new_file != (reason is not None):
             raise BadInput("--begin-anew and --reason TEXT belong together: give both, or neither.")
         with open_app() as opened:
             if reason is not None:
                 with psycopg.connect(opened.dsn, autocommit=True) as conn:
                     cause = Cause(opened.settings.actor)
-                    begin(opened.store, conn, opened.home, clock.now(), cause, _given(reason))
-            made = opened.anchor()
-            if made is None:
+                    begin(opened.store, conn, opened.home, clock.now(), cause, _require_reason(reason))
+            signed = opened.anchor()
+            if signed is None:
                 err.print("The log is empty: there is nothing to anchor yet.")
                 return
-            _show_anchor(opened, made, copy, as_json)
+            _show_anchor(opened, signed, copy, as_json)
 
 
 def rotate_key(
@@ -143,27 +147,27 @@ def rotate_key(
     from engine.audit.signing import rotate_key as rotate
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
+    with report_errors(), open_app() as opened:
         with psycopg.connect(opened.dsn, autocommit=True) as conn:
-            made = rotate(conn, opened.home, clock.now())
-        _show_anchor(opened, made, copy, as_json)
+            signed = rotate(conn, opened.home, clock.now())
+        _show_anchor(opened, signed, copy, as_json)
         err.print("The old key signs nothing more. Hand out the new public key; anchors of the old one stay valid.")
 
 
-def _given(reason: str) -> str:
+def _require_reason(reason: str) -> str:
     if not reason.strip():
         raise BadInput("--reason is empty: say in words why.")
     return reason.strip()
 
 
-def _show_anchor(opened: App, made: Anchor, copy: Path | None, as_json: bool) -> None:
+def _show_anchor(opened: App, signed: Anchor, copy: Path | None, as_json: bool) -> None:
     from engine.audit.anchors import anchors_file
     from engine.audit.signing import public_key_file
 
-    file, public = anchors_file(opened.home, made.log), public_key_file(opened.home)
+    file, public = anchors_file(opened.home, signed.log), public_key_file(opened.home)
     if copy is not None:
-        _copy({file: copy / "anchors.jsonl", public: copy / "anchor.pub"}, is_new_key=bool(made.successor))
-    facts = {"log": made.log, "seal": made.seal, "position": made.position, "hash": made.hash, "at": made.at}
+        _copy({file: copy / "anchors.jsonl", public: copy / "anchor.pub"}, is_new_key=bool(signed.successor))
+    facts = {"log": signed.log, "seal": signed.seal, "position": signed.position, "hash": signed.hash, "at": signed.at}
     facts |= {"anchor_file": file, "public_key": public}
     if as_json:
         print_json(**facts)

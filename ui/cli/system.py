@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.core.errors import QuantagentError
-from ui.cli.output import AsJson, err, errors_in_words, out, print_json, print_rows, queries_of
+from ui.cli.output import AsJson, err, open_queries, out, print_json, print_rows, report_errors
 
 if TYPE_CHECKING:
     from ui.app import App
@@ -34,7 +34,7 @@ def demo(as_json: AsJson = False) -> None:
     from ui.app import open_app
     from ui.cli.demo import run_demo
 
-    with errors_in_words():
+    with report_errors():
         began = time.monotonic()
         err.print("Starting the database ...")
         with open_app() as opened:
@@ -55,7 +55,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Check what quantagent needs; exit 3 when something is not as it should be."""
     from ui.app import open_app
 
-    with errors_in_words():
+    with report_errors():
         checks = [_python()]
         with open_app() as opened:
             checks += [_check(name, check) for name, check in _checks(opened)]
@@ -74,8 +74,8 @@ def _python() -> dict[str, Any]:
 
 
 def _check(name: str, check: Callable[[], tuple[bool, str]]) -> dict[str, Any]:
-    ok, says = check()
-    return {"check": name, "ok": ok, "says": says}
+    ok, text = check()
+    return {"check": name, "ok": ok, "says": text}
 
 
 def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
@@ -98,7 +98,7 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         seconds = abs((clock.now() - row[0]).total_seconds()) if row else 0.0
         return seconds < 1.0, f"{seconds:.3f} s from the database's clock"
 
-    def who() -> tuple[bool, str]:
+    def database_role() -> tuple[bool, str]:
         with psycopg.connect(opened.dsn, autocommit=True) as conn:
             row = conn.execute("SELECT current_user, has_table_privilege('quantagent.events', 'UPDATE')").fetchone()
             user, may_change = row or ("nobody", True)
@@ -109,38 +109,38 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         return True, f"{opened.store.head():,} is the latest position"
 
     def anchored() -> tuple[bool, str]:
-        found = opened.anchoring()
-        if found.flaw is not None:
-            return False, found.refusal
-        if not found.anchors:
+        status = opened.anchor_status()
+        if status.flaw is not None:
+            return False, status.refusal
+        if not status.anchors:
             return True, "not yet: `quantagent audit anchor` signs the head of the log"
-        return True, f"to position {found.anchors[-1].position:,} in {found.file}"
+        return True, f"to position {status.anchors[-1].position:,} in {status.file}"
 
     def guards() -> tuple[bool, str]:
         with psycopg.connect(opened.access.auditor, autocommit=True) as conn:
-            found = differences(conn)
-        if found:
-            return False, f"changed: {found}; `quantagent db upgrade` restores them"
+            changes = differences(conn)
+        if changes:
+            return False, f"changed: {changes}; `quantagent db upgrade` restores them"
         return True, "triggers, functions, owners and rights are those of this version"
 
     def read_models() -> tuple[bool, str]:
         status = opened.runner().status()
-        says = f"version {status.version}, {status.lag:,} events behind"
+        text = f"version {status.version}, {status.lag:,} events behind"
         stopped = [f"{each.projection} is stopped at event {each.stopped_at:,}" for each in status.stopped]
         runs = len({each.run_id for each in status.set_aside})
         wrong = stopped + ([f"{runs:,} {'run is' if runs == 1 else 'runs are'} set aside"] if runs else [])
         if (check := status.verified) and check.differing:
             wrong.append(f"{check.differing:,} rows differed from the log at event {check.position:,}")
         elif check:
-            says += f", verified at event {check.position:,}"
+            text += f", verified at event {check.position:,}"
         if wrong:
-            says = f"{', '.join([says, *wrong])}: see `quantagent projections status`"
-        return not wrong, says
+            text = f"{', '.join([text, *wrong])}: see `quantagent projections status`"
+        return not wrong, text
 
     def bars() -> tuple[bool, str]:
-        held = opened.catalogue.listing()
-        says = ", ".join(f"{h.symbol} {h.timeframe} {h.count:,}" for h in held[:6])
-        return True, says or "none yet: `quantagent data sample`"
+        series = opened.catalogue.listing()
+        text = ", ".join(f"{h.symbol} {h.timeframe} {h.count:,}" for h in series[:6])
+        return True, text or "none yet: `quantagent data sample`"
 
     def disk() -> tuple[bool, str]:
         free = shutil.disk_usage(opened.settings.home if opened.settings.home else Path.home()).free / 2**30
@@ -149,7 +149,7 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     return [
         ("database", database),
         ("clock", skew),
-        ("roles", who),
+        ("roles", database_role),
         ("log", log),
         ("anchored", anchored),
         ("guards", guards),
@@ -169,9 +169,9 @@ def dashboard(
     """Serve the page on http://127.0.0.1:8501 until Ctrl-C."""
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened:
+    with report_errors(), open_app() as opened:
         _check_free(address, port)
-        with queries_of(opened):
+        with open_queries(opened):
             pass
         if as_json:
             print_json(url=f"http://{address}:{port}")
@@ -189,17 +189,17 @@ def dashboard(
         environment = {**os.environ, "QUANTAGENT_DSN": opened.access.reader}
         child = subprocess.Popen(arguments, env=environment, stdout=sys.stderr)
 
-        told: list[int] = []
+        signals: list[int] = []
 
-        def end_the_page(number: int, frame: FrameType | None) -> None:
+        def stop_page(number: int, frame: FrameType | None) -> None:
             del frame
-            told.append(number)
+            signals.append(number)
             child.terminate()
 
-        signal.signal(signal.SIGTERM, end_the_page)
-        signal.signal(signal.SIGINT, end_the_page)
+        signal.signal(signal.SIGTERM, stop_page)
+        signal.signal(signal.SIGINT, stop_page)
         code = child.wait()
-        if not told:
+        if not signals:
             raise PageUnavailable(f"the page has ended by itself with code {code}: its messages above say why.")
 
 

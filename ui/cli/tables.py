@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 
 # Sentences may be broken into lines; a column of them is not made narrower than this.
 PROSE_WIDTH = 24
@@ -26,16 +26,16 @@ NARROWEST = 20
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column by the key of its cells in the rows; text: how a row's cell reads, else as `cell` says; right: whether
     it stands on the right, as numbers do anyway."""
 
     name: str
-    text: Callable[[Row], str] | None = None
+    text: Callable[[TableRow], str] | None = None
     right: bool = False
 
-    def of(self, row: Row) -> str:
-        return cell(row.get(self.name)) if self.text is None else self.text(row)
+    def render(self, row: TableRow) -> str:
+        return format_cell(row.get(self.name)) if self.text is None else self.text(row)
 
 
 def screen_width(console: Console) -> int | None:
@@ -46,7 +46,7 @@ def screen_width(console: Console) -> int | None:
     return console.width if console.is_terminal else None
 
 
-def cell(value: object) -> str:
+def format_cell(value: object) -> str:
     """A value as tables show it: times to the minute, numbers with separators, a dash for nothing."""
     match value:
         case None | "":
@@ -65,7 +65,7 @@ def cell(value: object) -> str:
             return str(value)
 
 
-class _Laid(NamedTuple):
+class _ColumnLayout(NamedTuple):
     """A column with its cells as text and the widths it may have."""
 
     name: str
@@ -75,14 +75,14 @@ class _Laid(NamedTuple):
     most: int
 
 
-def _lay(column: Column, rows: Sequence[Row]) -> _Laid:
+def _layout_column(column: TableColumn, rows: Sequence[TableRow]) -> _ColumnLayout:
     values = [row.get(column.name) for row in rows]
-    cells = [column.of(row) for row in rows]
+    cells = [column.render(row) for row in rows]
     title = column.name.replace("_", " ")
     most = max(map(cell_len, (title, *cells)))
     prose = any(isinstance(value, str) and " " in value for value in values)
     numeric = any(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values)
-    return _Laid(
+    return _ColumnLayout(
         column.name,
         cells,
         column.right or numeric,
@@ -91,7 +91,7 @@ def _lay(column: Column, rows: Sequence[Row]) -> _Laid:
     )
 
 
-def columns_that_fit(columns: Sequence[_Laid], width: int, keep: Sequence[str]) -> list[_Laid]:
+def fitting_columns(columns: Sequence[_ColumnLayout], width: int, keep: Sequence[str]) -> list[_ColumnLayout]:
     """The columns that a width has room for: the very first, then those of `keep` in its order, then the others."""
     by_name = {column.name: column for column in columns}
     order = dict.fromkeys([columns[0].name, *(name for name in keep if name in by_name), *by_name])
@@ -104,26 +104,26 @@ def columns_that_fit(columns: Sequence[_Laid], width: int, keep: Sequence[str]) 
     return [column for column in columns if column.name in fitting]
 
 
-def table_of(
-    title: str, rows: Sequence[Row], columns: Sequence[Column], width: int | None, keep: Sequence[str]
+def build_table(
+    title: str, rows: Sequence[TableRow], columns: Sequence[TableColumn], width: int | None, keep: Sequence[str]
 ) -> tuple[Table, int, list[str]]:
     """The table, how wide it is, and the names of the columns that it has no room for."""
-    laid = [_lay(column, rows) for column in columns]
-    shown = laid if width is None else columns_that_fit(laid, width, keep)
+    layouts = [_layout_column(column, rows) for column in columns]
+    shown = layouts if width is None else fitting_columns(layouts, width, keep)
     table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None)
     table.pad_edge = False
     for column in shown:
-        whole = column.least == column.most and (width is None or column.most <= width)
+        fits = column.least == column.most and (width is None or column.most <= width)
         table.add_column(
             Text(column.name.replace("_", " ")),
             justify="right" if column.right else "left",
             overflow="fold",
-            no_wrap=whole,
+            no_wrap=fits,
             min_width=column.least if len(shown) > 1 else None,
         )
     for cells in zip(*(column.cells for column in shown), strict=True):
         table.add_row(*map(Text, cells))
-    whole_width = sum(column.most + GAP for column in shown) - GAP
-    wide = max(whole_width, cell_len(max(title.splitlines() or [""], key=cell_len)))
+    full_width = sum(column.most + GAP for column in shown) - GAP
+    wide = max(full_width, cell_len(max(title.splitlines() or [""], key=cell_len)))
     names = {column.name for column in shown}
-    return table, wide, [column.name for column in laid if column.name not in names]
+    return table, wide, [column.name for column in layouts if column.name not in names]

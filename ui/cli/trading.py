@@ -10,31 +10,31 @@ import typer
 
 from ui.cli.output import (
     AsJson,
-    End,
-    Frame,
-    Start,
-    Symbols,
+    EndOption,
+    StartOption,
+    SymbolsOption,
+    TimeframeOption,
     Wide,
-    dollars_of,
     err,
-    errors_in_words,
-    instant_of,
+    open_queries,
     out,
+    parse_dollars,
+    parse_instant,
+    parse_symbols,
     print_facts,
     print_json,
     print_rows,
-    progress,
-    queries_of,
-    symbols_of,
+    report_errors,
+    show_progress,
 )
-from ui.cli.profile import OfProfile, OfRisk
+from ui.cli.profile import ProfileOption, RiskProfileOption
 from ui.cli.results import outcome_facts, show_outcome
-from ui.cli.run_selection import find_run, find_source
-from ui.cli.tables import Column, cell
-from ui.formats import figures
+from ui.cli.run_selection import resolve_run, resolve_source
+from ui.cli.tables import TableColumn, format_cell
+from ui.formats import format_figures
 
 if TYPE_CHECKING:
-    from ui.app import Answer
+    from ui.app import RunReport
 
 METRICS = (
     "final_equity",
@@ -57,7 +57,7 @@ METRICS = (
 )
 
 
-OfVariant = Annotated[
+VariantOption = Annotated[
     str,
     typer.Option(
         "--variant",
@@ -69,13 +69,13 @@ OfVariant = Annotated[
 
 
 def backtest(
-    symbols: Symbols = "",
-    timeframe: Frame = "1h",
-    start: Start = None,
-    end: End = None,
-    profile: OfProfile = None,
-    risk_profile: OfRisk = None,
-    variant: OfVariant = "",
+    symbols: SymbolsOption = "",
+    timeframe: TimeframeOption = "1h",
+    start: StartOption = None,
+    end: EndOption = None,
+    profile: ProfileOption = None,
+    risk_profile: RiskProfileOption = None,
+    variant: VariantOption = "",
     signals: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Trade these signals: symbol,at,decision[,confidence].")
     ] = None,
@@ -95,42 +95,42 @@ def backtest(
     """Run the rules over stored bars. The same question is the same run: asking twice stores nothing twice."""
     from engine.core.market import Timeframe
     from projections.queries import MetricsMissing
-    from ui.app import Question, open_app
-    from ui.app import backtest as run
+    from ui.app import BacktestRequest, open_app
+    from ui.app import run_backtest as run
 
-    with errors_in_words():
-        question = Question(
-            symbols=symbols_of(symbols),
+    with report_errors():
+        request = BacktestRequest(
+            symbols=parse_symbols(symbols),
             timeframe=Timeframe.parse(timeframe),
-            start=instant_of(start),
-            end=instant_of(end),
+            start=parse_instant(start),
+            end=parse_instant(end),
             profile=profile,
             risk_profile=risk_profile,
             variant=variant,
             signals=signals,
             label=label,
-            budget=dollars_of(budget),
+            budget=parse_dollars(budget),
             retry=retry,
         )
         with open_app() as opened:
-            with progress() as tell:
+            with show_progress() as on_progress:
                 if fetch:
-                    from ui.services.data import with_bars
+                    from ui.services.data import fetch_for_request
 
-                    question = with_bars(opened, question, fetch, tell)
-                answer = run(opened, question, tell)
-            for notice in answer.notices:
+                    request = fetch_for_request(opened, request, fetch, on_progress)
+                report = run(opened, request, on_progress)
+            for notice in report.notices:
                 err.print(notice, markup=False)
-            with queries_of(opened) as queries:
-                run_id = answer.result.request.run_id
+            with open_queries(opened) as queries:
+                run_id = report.result.request.run_id
                 metrics, missing = queries.metrics(run_id) or {}, queries.missing_metrics([run_id])
-                outcome = outcome_facts(opened, queries, answer.result.request)
+                outcome = outcome_facts(opened, queries, report.result.request)
         if as_json:
-            print_json(**facts_of(answer), metrics=_chosen(metrics), **outcome)
+            print_json(**run_facts(report), metrics=_select_metrics(metrics), **outcome)
         else:
-            show(answer, metrics)
+            show_run_report(report, metrics)
             show_outcome(outcome)
-        err.print(f"Decided by {answer.profile_told}.")
+        err.print(f"Decided by {report.profile_description}.")
         if missing:
             raise MetricsMissing(missing)
 
@@ -140,47 +140,47 @@ def replay(
     profile: Annotated[
         list[str] | None, typer.Option("--profile", help="Another profile to replay under; may be given again.")
     ] = None,
-    risk_profile: OfRisk = None,
+    risk_profile: RiskProfileOption = None,
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
-    from engine.runtime.replay import first_difference
+    from engine.runtime.replay import describe_divergence
     from projections.queries import MetricsMissing
     from ui.app import open_app
-    from ui.app import replay as run_again
+    from ui.app import run_replay as run_again
 
-    with errors_in_words(), open_app() as opened:
-        source = find_source(opened, run)
-        with progress() as tell:
+    with report_errors(), open_app() as opened:
+        source = resolve_source(opened, run)
+        with show_progress() as on_progress:
             names: list[str | None] = [*profile] if profile else [None]
-            answers = [run_again(opened, source.run_id, name, tell, risk_profile) for name in names]
-        with queries_of(opened) as queries:
+            reports = [run_again(opened, source.run_id, name, on_progress, risk_profile) for name in names]
+        with open_queries(opened) as queries:
             original = queries.run(source.run_id)
-            rows = [original, *(queries.run(answer.result.request.run_id) for answer in answers)]
+            rows = [original, *(queries.run(answer.result.request.run_id) for answer in reports)]
             metrics = [queries.metrics(row["run_id"]) or {} for row in rows]
-            outcomes = [outcome_facts(opened, queries, answer.result.request) for answer in answers]
-            missing = queries.missing_metrics([answer.result.request.run_id for answer in answers])
-        same_question = [a for a in answers if a.result.request.config_digest == source.config_digest]
-        equal = all(a.result.ended.book_digest == original["book_digest"] for a in same_question)
+            outcomes = [outcome_facts(opened, queries, answer.result.request) for answer in reports]
+            missing = queries.missing_metrics([answer.result.request.run_id for answer in reports])
+        same_config = [a for a in reports if a.result.request.config_digest == source.config_digest]
+        equal = all(a.result.ended.book_digest == original["book_digest"] for a in same_config)
         if as_json:
             print_json(
                 source=source.run_id,
                 source_digest=original["book_digest"],
-                equal=equal if same_question else None,
-                replays=[facts_of(answer) | facts for answer, facts in zip(answers, outcomes, strict=True)],
+                equal=equal if same_config else None,
+                replays=[run_facts(answer) | facts for answer, facts in zip(reports, outcomes, strict=True)],
             )
         else:
-            for answer in same_question:
+            for answer in same_config:
                 show_digests(str(original["book_digest"]), answer)
-                if difference := first_difference(opened.store, source, answer.result.request):
+                if difference := describe_divergence(opened.store, source, answer.result.request):
                     out.print(difference)
             show_comparison("Side by side", rows, metrics, wide)
-            for answer, facts in zip(answers, outcomes, strict=True):
+            for answer, facts in zip(reports, outcomes, strict=True):
                 if any(facts.values()):
                     out.print(f"Run {answer.result.request.run_id[:8]}, {answer.result.request.profile}:", markup=False)
                     show_outcome(facts)
-            err.print(f"{sum(a.analyses_found for a in answers):,} analyses read, 0 made.")
+            err.print(f"{sum(a.analyses_read for a in reports):,} analyses read, 0 made.")
         if not equal:
             raise typer.Exit(3)
         if missing:
@@ -196,11 +196,11 @@ def compare(
     from projections.queries import MetricsMissing
     from ui.app import open_app
 
-    with errors_in_words(), open_app() as opened, queries_of(opened) as queries:
-        rows = [queries.run(find_run(opened, run).run_id) for run in runs]
+    with report_errors(), open_app() as opened, open_queries(opened) as queries:
+        rows = [queries.run(resolve_run(opened, run).run_id) for run in runs]
         metrics = [queries.metrics(row["run_id"]) or {} for row in rows]
         if as_json:
-            print_json(runs=[{"run_id": r["run_id"], **_chosen(m)} for r, m in zip(rows, metrics, strict=True)])
+            print_json(runs=[{"run_id": r["run_id"], **_select_metrics(m)} for r, m in zip(rows, metrics, strict=True)])
         else:
             show_comparison("Side by side", rows, metrics, wide)
         if missing := queries.missing_metrics([row["run_id"] for row in rows if row["status"] == "ended"]):
@@ -219,19 +219,21 @@ def show_comparison(
     rows: list[dict[str, Any]] = [{"figure": name.replace("_", " "), "name": name} for name in METRICS]
     for row in rows:
         row |= {head: of_run.get(row["name"]) for head, of_run in zip(heads, metrics, strict=True)}
-    texts = [figures(_chosen(of_run), currency) for of_run, currency in zip(metrics, currencies, strict=True)]
+    texts = [
+        format_figures(_select_metrics(of_run), currency) for of_run, currency in zip(metrics, currencies, strict=True)
+    ]
     columns = [_figures_column(*each) for each in zip(heads, texts, strict=True)]
     print_rows(f"{title} ({', '.join(dict.fromkeys(currencies))})", rows, ["figure", *columns], wide=wide)
 
 
-def _figures_column(head: str, texts: Mapping[str, str]) -> Column:
+def _figures_column(head: str, texts: Mapping[str, str]) -> TableColumn:
     # How many returns and trades a ratio rests on is a row of its own here.
-    return Column(head, lambda row: texts.get(row["name"], cell(row[head])).split(" (n = ")[0])
+    return TableColumn(head, lambda row: texts.get(row["name"], format_cell(row[head])).split(" (n = ")[0])
 
 
-def facts_of(answer: Answer) -> dict[str, Any]:
+def run_facts(report: RunReport) -> dict[str, Any]:
     """What a run says of itself."""
-    request, ended = answer.result
+    request, ended = report.result
     return {
         "run_id": request.run_id,
         "environment": request.environment.value,
@@ -239,10 +241,10 @@ def facts_of(answer: Answer) -> dict[str, Any]:
         "variant": request.variant,
         "symbols": list(request.config.symbols),
         "bars": ended.bars,
-        "analyses_made": answer.analyses_made,
-        "analyses_read": answer.analyses_found,
-        "analyses_failed": answer.analyses_failed,
-        "cost_usd": answer.cost,
+        "analyses_made": report.analyses_made,
+        "analyses_read": report.analyses_read,
+        "analyses_failed": report.analyses_failed,
+        "cost_usd": report.cost,
         "signals": ended.signals,
         "orders": ended.orders,
         "fills": ended.fills,
@@ -251,18 +253,18 @@ def facts_of(answer: Answer) -> dict[str, Any]:
     }
 
 
-def show(answer: Answer, metrics: Mapping[str, Any]) -> None:
-    facts, currency = facts_of(answer), answer.result.request.config.currency
+def show_run_report(report: RunReport, metrics: Mapping[str, Any]) -> None:
+    facts, currency = run_facts(report), report.result.request.config.currency
     print_facts(f"Run {facts['run_id']}", {**facts, "symbols": ", ".join(facts["symbols"])})
-    print_facts(f"Metrics ({currency})", _chosen(metrics), figures(_chosen(metrics), currency))
+    print_facts(f"Metrics ({currency})", _select_metrics(metrics), format_figures(_select_metrics(metrics), currency))
 
 
-def show_digests(source_digest: str, answer: Answer) -> None:
-    ours = answer.result.ended.book_digest
+def show_digests(source_digest: str, report: RunReport) -> None:
+    ours = report.result.ended.book_digest
     out.print(f"stored digest   {source_digest}")
     out.print(f"replayed digest {ours}")
     out.print("equal" if ours == source_digest else "DIFFERENT")
 
 
-def _chosen(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _select_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: metrics.get(name) for name in METRICS}

@@ -25,7 +25,7 @@ from engine.core.errors import QuantagentError
 from engine.core.events import BookEvent, Environment, OrderFilled, OrderPlaced, RiskDecided, RunEnded, RunRequested
 from engine.core.market import Symbol, Timeframe, instant_text
 from engine.runtime import lease, runs, slots
-from engine.runtime.account_monitor import Oversight
+from engine.runtime.account_monitor import AccountMonitor
 from engine.runtime.lease import Lease
 from engine.runtime.session import Journal, Session
 from engine.runtime.slots import Slot
@@ -33,11 +33,11 @@ from engine.store import Cause
 from engine.store.connections import reason_of
 from engine.trading.book import fold
 from projections.subscription import Heard, following
-from ui.app import App, Question, Tell, set_up, silent
-from ui.daemon.paper_feed import DueSlot, bars_to_live, due_slots
+from ui.app import App, BacktestRequest, ProgressCallback, no_progress, resolve
+from ui.daemon.paper_feed import DueSlot, due_slots, feed_bars
 from ui.daemon.slot_timer import Ticker
 from ui.environment_lock import lock_digest
-from ui.services.analysts import analyst_of
+from ui.services.analysts import find_analyst
 
 _LOG = logging.getLogger("quantagent.paper")
 
@@ -66,10 +66,10 @@ class PaperPlan(NamedTuple):
 class PaperDaemon:
     """Drives one account over the recorded feed. `run` blocks until the feed ends or a stop is asked for."""
 
-    def __init__(self, app: App, plan: PaperPlan, tell: Tell = silent) -> None:
-        self._app, self._plan, self._tell = app, plan, tell
-        self._variant = analyst_of(app, plan.variant, Environment.PAPER)
-        question = Question(
+    def __init__(self, app: App, plan: PaperPlan, on_progress: ProgressCallback = no_progress) -> None:
+        self._app, self._plan, self._on_progress = app, plan, on_progress
+        self._variant = find_analyst(app, plan.variant, Environment.PAPER)
+        request = BacktestRequest(
             symbols=plan.symbols,
             timeframe=plan.timeframe,
             start=plan.start,
@@ -78,24 +78,24 @@ class PaperDaemon:
             variant=plan.variant,
             risk_profile=plan.risk_profile,
         )
-        ready = set_up(app, question, Environment.PAPER)
-        self._known_at = ready.known_at
-        self.profile_told = ready.chosen.told
-        asked = runs.request(
+        resolved = resolve(app, request, Environment.PAPER)
+        self._known_at = resolved.known_at
+        self.profile_description = resolved.selected.description
+        requested = runs.request(
             Environment.PAPER,
-            ready.config,
-            profile=ready.chosen.name,
+            resolved.config,
+            profile=resolved.selected.name,
             # A paper run is named by its account and first bar: the bars to come are not known yet.
-            dataset_digest=f"{plan.account}@{instant_text(ready.start)}",
+            dataset_digest=f"{plan.account}@{instant_text(resolved.start)}",
             variant=self._variant.name,
-            start=ready.start,
-            end=ready.end,
-            known_at=ready.known_at,
+            start=resolved.start,
+            end=resolved.end,
+            known_at=resolved.known_at,
         )
-        self._requested = runs.recorded(app.store, asked)
+        self._requested = runs.stored_request(app.store, requested)
         self._instance = f"{socket.gethostname()}:{os.getpid()}:{instant_text(clock.now())}"
         self._cause = Cause(f"daemon {self._instance}", self._requested.run_id)
-        self._clock = AcceleratedClock(ready.start, plan.speed)
+        self._clock = AcceleratedClock(resolved.start, plan.speed)
         self._stop = threading.Event()
         self._done = threading.Event()
         self._failure: BaseException | None = None
@@ -117,14 +117,14 @@ class PaperDaemon:
             lease.lease(self._app.dsn, self._plan.account, self.run_id, self._instance) as held,
             closing(self._open()),
         ):
-            held.beat(None)
-            with following(self._app.runner(), PROJECT_EVERY.total_seconds(), _Complaints()):
-                with Ticker(self._tick, self._next_wall_time, self._on_trouble):
+            held.heartbeat(None)
+            with following(self._app.runner(), PROJECT_EVERY.total_seconds(), _ProjectionLog()):
+                with Ticker(self._tick, self._next_wall_time, self._on_error):
                     self._wait(held)
                 if self._failure is not None:
                     raise self._failure
                 if self._next:
-                    held.beat(self._slots[self._next - 1].slot.due_at)
+                    held.heartbeat(self._slots[self._next - 1].slot.due_at)
                 is_over = self._next == len(self._slots) or self._session.ended
                 ended = self._conclude() if is_over else None
             self._app.runner().catch_up()
@@ -132,7 +132,7 @@ class PaperDaemon:
 
     def _open(self) -> PostgresBlotter:
         """Finds the run and its broker's record, and holds them against each other before anything is done."""
-        bars = bars_to_live(
+        bars = feed_bars(
             self._app.catalogue,
             self._app.store,
             self._requested,
@@ -142,7 +142,7 @@ class PaperDaemon:
             self._cause,
         )
         first = min(series[0].opened_at for series in bars)
-        requested = runs.begin(self._app.store, self._requested, first, self._cause.actor, lock_digest())
+        requested = runs.start_run(self._app.store, self._requested, first, self._cause.actor, lock_digest())
         self._requested = requested
         self._journal = Journal(self._app.store, runs.book_stream(requested.run_id), self._cause)
         self._analyst = LiveAnalyst(
@@ -154,9 +154,9 @@ class PaperDaemon:
             self._cause.actor,
             self._variant,
             _LOG.warning,
-            slots.completed(self._app.store, requested.run_id).get,
+            slots.completed_slots(self._app.store, requested.run_id).get,
         )
-        self._blotter = self._opened_blotter(requested)
+        self._blotter = self._open_blotter(requested)
         self._session = Session(
             requested.config,
             requested.config_digest,
@@ -168,15 +168,15 @@ class PaperDaemon:
         self._slots = list(due_slots(self._plan.account, self._plan.timeframe, bars))
         return self._blotter
 
-    def _opened_blotter(self, requested: RunRequested) -> PostgresBlotter:
+    def _open_blotter(self, requested: RunRequested) -> PostgresBlotter:
         stored: list[Any] = [row.event for row in self._app.store.read(runs.book_stream(requested.run_id))]
         until = stored[-1].at if stored else None
         blotter = PostgresBlotter(self._app.dsn, requested.run_id, until)
-        self._oversight = Oversight(self._app.store, self._plan.account, blotter, self._cause, _LOG.error)
+        self._monitor = AccountMonitor(self._app.store, self._plan.account, blotter, self._cause, _LOG.error)
         if until is None:
             blotter.open(requested.config.cash, requested.config.currency)
         else:
-            self._oversight.reconcile(fold(stored), until)
+            self._monitor.reconcile(fold(stored), until)
         return blotter
 
     def _next_wall_time(self) -> datetime | None:
@@ -192,50 +192,50 @@ class PaperDaemon:
                 return
             self._do(due)
             self._next += 1
-            self._tell("slots", self._next, len(self._slots))
+            self._on_progress("slots", self._next, len(self._slots))
         self._done.set()
 
     def _do(self, due: DueSlot) -> None:
-        mine = slots.claim(self._app.store, due.slot, self.run_id, self._instance, self._cause)
+        claimed = slots.claim(self._app.store, due.slot, self.run_id, self._instance, self._cause)
         events: list[BookEvent] = []
         try:
             before = self._slots[self._next - 1].slot.due_at if self._next else None
-            commands = self._oversight.commands(due.slot.due_at, self._session.book, before)
-            for moment in due.moments:
-                if mine:
-                    self._analyst.prepare(moment.closed)
-                events += self._session.advance(moment, commands)
+            commands = self._monitor.commands(due.slot.due_at, self._session.book, before)
+            for time_slice in due.time_slices:
+                if claimed:
+                    self._analyst.prepare(time_slice.closed)
+                events += self._session.advance(time_slice, commands)
                 commands = []
             self._journal.flush()
         except Exception as error:
-            if mine:
-                slots.fail(self._app.store, due.slot, _said(error), self._cause)
+            if claimed:
+                slots.fail(self._app.store, due.slot, _error_text(error), self._cause)
             raise
-        if mine:
+        if claimed:
             slots.complete(self._app.store, due.slot, _outcomes(due.slot, events), self._cause)
 
-    def _on_trouble(self, error: BaseException) -> None:
+    def _on_error(self, error: BaseException) -> None:
         self._failure = error
         self._done.set()
 
-    def _wait(self, held: Lease) -> None:
+    def _wait(self, lease: Lease) -> None:
         while not self._done.wait(HEARTBEAT.total_seconds()) and not self._stop.is_set():
             at = self._slots[self._next - 1].slot.due_at if self._next else None
-            if held.beat(at):
+            if lease.heartbeat(at):
                 self.request_stop()
-            self._anchor_sometimes()
+            self._anchor_if_due()
 
-    def _anchor_sometimes(self) -> None:
+    def _anchor_if_due(self) -> None:
         if clock.now() - self._anchored_at < ANCHOR_EVERY:
             return
         self._anchored_at = clock.now()
         try:
             self._app.anchor()
         except (OSError, QuantagentError, psycopg.Error) as error:
-            _LOG.warning("the log could not be anchored: %s", _said(error))
+            _LOG.warning("the log could not be anchored: %s", _error_text(error))
 
     def _conclude(self) -> RunEnded:
-        return runs.conclude(
+        return runs.end_run(
             self._app.store,
             self._requested,
             self._session,
@@ -245,35 +245,35 @@ class PaperDaemon:
         )
 
 
-class _Complaints(Heard):
+class _ProjectionLog(Heard):
     """What hinders the read models, for the log of the process: trading goes on meanwhile."""
 
     def interrupted(self, error: Exception, pause_s: float) -> None:
-        _LOG.warning("read models wait %.1f s for the database: %s", pause_s, _said(error))
+        _LOG.warning("read models wait %.1f s for the database: %s", pause_s, _error_text(error))
 
     def ended(self, error: Exception) -> None:
-        _LOG.error("read models are not kept up any more: %s", _said(error))
+        _LOG.error("read models are not kept up any more: %s", _error_text(error))
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """An error in words that hold nothing of the DSN."""
     return reason_of(error) if isinstance(error, psycopg.Error) else str(error)
 
 
 def _outcomes(slot: Slot, events: Sequence[BookEvent]) -> list[tuple[Symbol, str]]:
     """What came of each symbol of a slot, in a few words; and of one that only begins a bar at it, if anything did."""
-    said: dict[Symbol, list[str]] = {symbol: [] for symbol in slot.symbols}
+    outcomes: dict[Symbol, list[str]] = {symbol: [] for symbol in slot.symbols}
     for event in events:
         match event:
             case RiskDecided():
-                said.setdefault(event.symbol, []).append(event.verdict.value.lower())
+                outcomes.setdefault(event.symbol, []).append(event.verdict.value.lower())
             case OrderPlaced():
-                said.setdefault(event.symbol, []).append(f"{event.side.value.lower()} ordered")
+                outcomes.setdefault(event.symbol, []).append(f"{event.side.value.lower()} ordered")
             case OrderFilled():
-                said.setdefault(event.symbol, []).append(f"{event.side.value.lower()} filled")
+                outcomes.setdefault(event.symbol, []).append(f"{event.side.value.lower()} filled")
             case _:
                 pass
-    return [(symbol, ", ".join(words) or "no change") for symbol, words in said.items()]
+    return [(symbol, ", ".join(words) or "no change") for symbol, words in outcomes.items()]
 
 
 class TradingScheduler:
@@ -310,10 +310,12 @@ class TradingScheduler:
 
     def analyze_asset(self, symbol: Symbol) -> dict[str, Any]:
         """An analysis of the latest closed bar of a symbol, made or found: its decision, confidence and id."""
-        from ui.services.analyses import latest_opinion
+        from ui.services.analyses import analyse_latest_bar
 
         plan = self._plan
-        return latest_opinion(self._app, symbol, plan.timeframe, plan.end, plan.variant, environment=Environment.PAPER)
+        return analyse_latest_bar(
+            self._app, symbol, plan.timeframe, plan.end, plan.variant, environment=Environment.PAPER
+        )
 
     def stop(self) -> None:
         """Ends after the slot in hand; raises what went wrong before."""

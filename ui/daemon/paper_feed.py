@@ -19,21 +19,21 @@ class DueSlot(NamedTuple):
     """A slot, and the market's instants that lead up to it."""
 
     slot: Slot
-    moments: list[Moment]
+    time_slices: list[Moment]
 
 
 def due_slots(account: str, timeframe: Timeframe, bars_by_symbol: Sequence[Sequence[Bar]]) -> Iterator[DueSlot]:
     """One slot for every instant at which bars close."""
     waiting: list[Moment] = []
-    for moment in moments(bars_by_symbol):
-        waiting.append(moment)
-        if moment.closed:
-            symbols = tuple(bar.symbol for bar in moment.closed)
-            yield DueSlot(Slot(account, timeframe.value, moment.at, symbols), waiting)
+    for time_slice in moments(bars_by_symbol):
+        waiting.append(time_slice)
+        if time_slice.closed:
+            symbols = tuple(bar.symbol for bar in time_slice.closed)
+            yield DueSlot(Slot(account, timeframe.value, time_slice.at, symbols), waiting)
             waiting = []
 
 
-def bars_to_live(
+def feed_bars(
     catalogue: Bars,
     store: Store,
     run: RunRequested,
@@ -46,13 +46,15 @@ def bars_to_live(
     now. One that has ended sees no more than it did."""
     ended = runs.result_of(store, run.run_id)
     if ended is not None:
-        return runs.bars_seen(catalogue, store, run, run.config.fed, ended.ended.ended_at)
-    seen = runs.bars_seen(catalogue, store, run, run.config.fed, end)
-    if runs.sees_less(store, run, known_at):
+        return runs.bars_seen(catalogue, store, run, run.config.data_symbols, ended.ended.ended_at)
+    seen = runs.bars_seen(catalogue, store, run, run.config.data_symbols, end)
+    if runs.lacks_data_known_at(store, run, known_at):
         known = catalogue.as_known_at(known_at)
-        until = max(known.bars(symbol, run.config.timeframe, run.start, end)[-1].closed_at for symbol in run.config.fed)
-        runs.resume(store, run, _stopped_at(store, run, account, seen), known_at, cause, until)
-        seen = runs.bars_seen(catalogue, store, run, run.config.fed, end)
+        until = max(
+            known.bars(symbol, run.config.timeframe, run.start, end)[-1].closed_at for symbol in run.config.data_symbols
+        )
+        runs.resume_feed(store, run, _stopped_at(store, run, account, seen), known_at, cause, until)
+        seen = runs.bars_seen(catalogue, store, run, run.config.data_symbols, end)
     return seen
 
 
@@ -64,8 +66,8 @@ def _stopped_at(store: Store, run: RunRequested, account: str, seen: Sequence[Se
     slots = [due.slot for due in due_slots(account, run.config.timeframe, seen) if due.slot.due_at > until]
     for first in range(0, len(slots), PAGE):
         page = slots[first : first + PAGE]
-        found = store.read_many([slot.stream for slot in page])
-        claimed = [slot.due_at for slot in page if any(_claims(row.event, run) for row in found.get(slot.stream, ()))]
+        entries = store.read_many([slot.stream for slot in page])
+        claimed = [slot.due_at for slot in page if any(_claims(row.event, run) for row in entries.get(slot.stream, ()))]
         if not claimed:
             break
         until = claimed[-1]

@@ -25,15 +25,15 @@ class Ticker:
         self,
         tick: Callable[[], None],
         next_wall_time: Callable[[], datetime | None],
-        trouble: Callable[[BaseException], None],
+        on_error: Callable[[BaseException], None],
     ) -> None:
-        self._tick, self._next_wall_time, self._trouble = tick, next_wall_time, trouble
+        self._tick, self._next_wall_time, self._report_error = tick, next_wall_time, on_error
         # The library's defaults drop a job that is one second late. Here nothing is dropped for being late, and the
         # schedule lives in memory only: the log holds what was done.
         self._scheduler = BackgroundScheduler(
             timezone="UTC", job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         )
-        self._scheduler.add_listener(self._on_trouble, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+        self._scheduler.add_listener(self._on_job_event, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
 
     def __enter__(self) -> Ticker:
         self._schedule()
@@ -52,6 +52,6 @@ class Ticker:
         self._tick()
         self._schedule()
 
-    def _on_trouble(self, event: JobEvent) -> None:
+    def _on_job_event(self, event: JobEvent) -> None:
         error = getattr(event, "exception", None)
-        self._trouble(error or QuantagentError("the scheduler dropped a tick: start the daemon again."))
+        self._report_error(error or QuantagentError("the scheduler dropped a tick: start the daemon again."))

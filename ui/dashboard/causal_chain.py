@@ -26,14 +26,14 @@ from engine.core.events import (
     SignalRaised,
 )
 from engine.store import Recorded
-from ui.formats import number, tidy, time_text
+from ui.formats import format_number, format_time, tidy
 
-OPINIONS = ("analysis", "imported signal")
-WISHES = ("Analysis", "Imported signal", "Signal")
+DECISION_KINDS = ("analysis", "imported signal")
+INTENT_STEPS = ("Analysis", "Imported signal", "Signal")
 ENDS = ("fill", "rejection", "cancellation")
 
 
-class Check(NamedTuple):
+class ChainCheck(NamedTuple):
     """One rule of the gate, in words."""
 
     rule: str
@@ -42,46 +42,48 @@ class Check(NamedTuple):
     observed: str
 
 
-class Report(NamedTuple):
+class ReportFindings(NamedTuple):
     """One analyst's findings, as names and values."""
 
     name: str
     findings: list[tuple[str, str]]
 
 
-class Step(NamedTuple):
+class ChainStep(NamedTuple):
     """One fact of a chain. Without a position it was not reached (or, an imported opinion, is no event of its own)."""
 
     name: str
-    says: str
+    text: str
     at: datetime | None = None
     position: int | None = None
     facts: tuple[tuple[str, str], ...] = ()
     reasons: tuple[str, ...] = ()
-    checks: tuple[Check, ...] = ()
-    reports: tuple[Report, ...] = ()
-    reached: bool = True
+    checks: tuple[ChainCheck, ...] = ()
+    reports: tuple[ReportFindings, ...] = ()
+    occurred: bool = True
 
 
-def chains(links: Sequence[Link]) -> list[list[Step]]:
+def build_chains(links: Sequence[Link]) -> list[list[ChainStep]]:
     """One list of steps per signal: the chain of a trade's entry, then those of the orders that changed or ended it."""
-    return [[*map(_step, part), *_not_reached(part)] for part in _by_signal(links)]
+    return [[*map(_step, part), *_missing_steps(part)] for part in _by_signal(links)]
 
 
-def in_parts(told: Sequence[list[Step]]) -> list[tuple[str, list[Step]]]:
+def named_columns(chains: Sequence[list[ChainStep]]) -> list[tuple[str, list[ChainStep]]]:
     """Named columns: of several chains each its own; of a single one what was wished, and what came of it."""
-    if len(told) > 1:
-        names = ["Entry", *(f"Change {n}" for n in range(1, len(told) - 1)), "Exit"]
-        return list(zip(names, told, strict=True))
-    steps = [step for chain in told for step in chain]
-    wished = 1 + max((n for n, step in enumerate(steps) if step.name in WISHES), default=-1)
-    return [("Wish", steps[:wished]), ("What came of it", steps[wished:])]
+    if len(chains) > 1:
+        names = ["Entry", *(f"Change {n}" for n in range(1, len(chains) - 1)), "Exit"]
+        return list(zip(names, chains, strict=True))
+    steps = [step for chain in chains for step in chain]
+    split = 1 + max((n for n, step in enumerate(steps) if step.name in INTENT_STEPS), default=-1)
+    return [("Wish", steps[:split]), ("What came of it", steps[split:])]
 
 
 def _by_signal(links: Sequence[Link]) -> Iterator[list[Link]]:
     part: list[Link] = []
     for link in links:
-        begins = link.kind in OPINIONS or (link.kind == "signal" and not (part and part[-1].kind in OPINIONS))
+        begins = link.kind in DECISION_KINDS or (
+            link.kind == "signal" and not (part and part[-1].kind in DECISION_KINDS)
+        )
         if begins and part:
             yield part
             part = []
@@ -90,94 +92,96 @@ def _by_signal(links: Sequence[Link]) -> Iterator[list[Link]]:
         yield part
 
 
-def _not_reached(part: Sequence[Link]) -> Iterator[Step]:
+def _missing_steps(part: Sequence[Link]) -> Iterator[ChainStep]:
     kinds = {link.kind for link in part}
     if "nothing" in kinds:
         return
     if "order" not in kinds:
-        yield Step("Order", "not reached: the gate let nothing through", reached=False)
+        yield ChainStep("Order", "not reached: the gate let nothing through", occurred=False)
     if not kinds.intersection(ENDS):
         waiting = "not yet: the order waits for the symbol's next bar" if "order" in kinds else "not reached"
-        yield Step("Fill", waiting, reached=False)
+        yield ChainStep("Fill", waiting, occurred=False)
 
 
-def _step(link: Link) -> Step:
+def _step(link: Link) -> ChainStep:
     event = link.event.event if link.event is not None else None
-    says, facts = link.says, list[tuple[str, str]]()
+    text, facts = link.says, list[tuple[str, str]]()
     match event:
         case AnalysisMade():
-            says, facts = event.decision.value, _facts_of_analysis(event)
+            text, facts = event.decision.value, _facts_of_analysis(event)
         case AnalysisFailed():
-            says, facts = f"no opinion: {event.reason}", _facts_of_failure(event)
+            text, facts = f"no opinion: {event.reason}", _facts_of_failure(event)
         case SignalRaised():
-            says = event.direction.value
+            text = event.direction.value
             facts = [
-                ("confidence", number(event.confidence)),
-                ("close", number(event.reference_price)),
+                ("confidence", format_number(event.confidence)),
+                ("close", format_number(event.reference_price)),
                 ("from", source_of(event).replace("_", " ")),
             ]
         case RiskDecided():
-            says = event.verdict.value
+            text = event.verdict.value
             facts = [
                 ("side", event.side.value),
-                ("requested", number(event.requested)),
-                ("allowed", number(event.quantity)),
+                ("requested", format_number(event.requested)),
+                ("allowed", format_number(event.quantity)),
             ]
         case OrderPlaced():
-            says = f"{event.terms.order_type} {event.side} {number(event.quantity)}"
+            text = f"{event.terms.order_type} {event.side} {format_number(event.quantity)}"
             facts = _facts_of_order(event)
         case OrderFilled():
-            says = f"{event.side} {number(event.quantity)} at {number(event.price)}"
+            text = f"{event.side} {format_number(event.quantity)} at {format_number(event.price)}"
             facts = [
-                ("open" if event.at == event.bar_opened_at else "inside the bar", number(event.reference_price)),
-                ("notional", number(event.notional, 2)),
-                ("slippage", number(event.slippage, 2)),
-                ("commission", number(event.commission, 2)),
+                ("open" if event.at == event.bar_opened_at else "inside the bar", format_number(event.reference_price)),
+                ("notional", format_number(event.notional, 2)),
+                ("slippage", format_number(event.slippage, 2)),
+                ("commission", format_number(event.commission, 2)),
             ]
         case OrderRejected():
-            says = event.reason
-            facts = [("needed", number(event.required, 2)), ("free", number(event.available, 2))]
+            text = event.reason
+            facts = [("needed", format_number(event.required, 2)), ("free", format_number(event.available, 2))]
         case OrderCanceled():
-            says = event.reason
+            text = event.reason
         case _:
             pass
-    return Step(
+    return ChainStep(
         link.kind.capitalize(),
-        says,
+        text,
         link.at,
         link.position or None,
         tuple(facts),
         tuple(reasons_of(link)),
-        tuple(Check(rule.replace("_", " "), ok, tidy(limit), tidy(saw)) for rule, ok, limit, saw in checks_of([link])),
+        tuple(
+            ChainCheck(rule.replace("_", " "), ok, tidy(limit), tidy(saw)) for rule, ok, limit, saw in checks_of([link])
+        ),
         _reports(event) if isinstance(event, AnalysisMade) else (),
     )
 
 
 def _facts_of_order(order: OrderPlaced) -> list[tuple[str, str]]:
     terms = order.terms
-    facts = [("for", order.role.replace("_", " ")), ("reference price", number(order.reference_price))]
+    facts = [("for", order.role.replace("_", " ")), ("reference price", format_number(order.reference_price))]
     for name, price in (("stop", terms.stop_price), ("limit", terms.limit_price), ("trail", terms.trail)):
         if price is not None:
-            facts.append((name, number(price)))
+            facts.append((name, format_number(price)))
     if order.reserved:
-        facts.append(("cash reserved", number(order.reserved, 2)))
+        facts.append(("cash reserved", format_number(order.reserved, 2)))
     if terms.expires_at is not None:
         facts.append(("until", f"{terms.expires_at:%Y-%m-%d %H:%M}"))
     return facts
 
 
 def _facts_of_analysis(made: AnalysisMade) -> list[tuple[str, str]]:
-    facts = [("confidence", number(made.confidence)), ("by", _by(made.variant, made.work))]
+    facts = [("confidence", format_number(made.confidence)), ("by", _by(made.variant, made.work))]
     if made.horizon_bars is not None:
         facts.append(("horizon", f"{made.horizon_bars} bars"))
     if made.risk_reward is not None:
-        facts.append(("risk-reward", number(made.risk_reward)))
+        facts.append(("risk-reward", format_number(made.risk_reward)))
     return [*facts, ("window", f"{made.window_bars} bars, {made.window_digest[:12]}")]
 
 
 def _facts_of_failure(failed: AnalysisFailed) -> list[tuple[str, str]]:
-    asked = [("asked", asked_in_words(failed.work))] if failed.work is not None and failed.work.calls else []
-    return [("by", _by(failed.variant, failed.work)), *asked]
+    calls = [("asked", asked_in_words(failed.work))] if failed.work is not None and failed.work.calls else []
+    return [("by", _by(failed.variant, failed.work)), *calls]
 
 
 def _by(variant: str, work: GraphWork | None) -> str:
@@ -185,11 +189,11 @@ def _by(variant: str, work: GraphWork | None) -> str:
     return f"{variant}, {model}" if model else variant
 
 
-def _reports(made: AnalysisMade) -> tuple[Report, ...]:
+def _reports(made: AnalysisMade) -> tuple[ReportFindings, ...]:
     """The analysts' reports without the decision, which the step itself tells."""
     reports: dict[str, dict[str, Any]] = msgspec.json.decode(made.reports)
     return tuple(
-        Report(name, [(finding.replace("_", " "), _finding(value)) for finding, value in findings.items()])
+        ReportFindings(name, [(finding.replace("_", " "), _finding(value)) for finding, value in findings.items()])
         for name, findings in reports.items()
         if name != "decision"
     )
@@ -218,12 +222,12 @@ def raw_events(links: Sequence[Link]) -> list[RawEvent]:
 
 def _raw(row: Recorded) -> RawEvent:
     meta = row.meta
-    led = "".join(
+    origin = "".join(
         f", {name} {value}" for name, value in (("run", meta.correlation), ("after", meta.causation)) if value
     )
     return RawEvent(
         f"#{row.position} {row.name}",
         row.stream,
-        f"version {row.version}, recorded {time_text(meta.recorded_at)} UTC by {meta.actor}{led}",
+        f"version {row.version}, recorded {format_time(meta.recorded_at)} UTC by {meta.actor}{origin}",
         msgspec.json.format(row.payload, indent=2).decode(),
     )

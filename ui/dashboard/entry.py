@@ -11,17 +11,17 @@ from engine.core.errors import NotFound, QuantagentError
 from engine.core.events import Environment
 from engine.store.connections import reason_of
 from ui.dashboard import read_access, run_page, views
-from ui.dashboard.views import Row, plain
+from ui.dashboard.views import ReadRow, plain
 
 WITHOUT_TABLES = "The read models are not there yet: run `quantagent projections status`, which makes them, and reload."
 # Kept in the visitor's session: the chosen run (empty until one is), and why a link led to none.
-CHOSEN, NOT_FOUND = "run-selected", "run-not-found"
+SELECTED_RUN, NOT_FOUND = "run-selected", "run-not-found"
 DEFAULT = "backtest"
 
 
-def choose() -> tuple[str, Row | None]:
+def select_run() -> tuple[str, ReadRow | None]:
     """The sidebar's choices, kept in the page's address: the environment, and one of its runs if it has any."""
-    if CHOSEN not in st.session_state:
+    if SELECTED_RUN not in st.session_state:
         _follow_link(str(st.query_params.get("run", "")), str(st.query_params.get("env", "")))
     with st.sidebar:
         st.markdown("**quantagent**")
@@ -40,65 +40,65 @@ def choose() -> tuple[str, Row | None]:
             st.query_params["env"] = environment
         st.markdown(f":primary-badge[{environment.upper()}] :gray-badge[UTC]")
         runs = {row["run_id"]: row for row in read_access.queries().runs(environment)}
-        chosen = _select(runs) if runs else None
+        selected = _select(runs) if runs else None
         st.caption("All times are UTC. No real money: every fill is simulated.")
-    return environment, chosen
+    return environment, selected
 
 
 def _follow_link(run_id: str, environment: str) -> None:
     """Chooses the run that a link names by its id or the beginning of it, whatever its environment."""
-    st.session_state[CHOSEN], st.session_state[NOT_FOUND] = "", ""
+    st.session_state[SELECTED_RUN], st.session_state[NOT_FOUND] = "", ""
     st.session_state["env"] = environment if environment in list(Environment) else DEFAULT
     if not run_id:
         return
     try:
-        found = read_access.queries().run(run_id)
+        linked = read_access.queries().run(run_id)
     except NotFound as error:
         st.session_state[NOT_FOUND] = str(error)
     else:
-        st.session_state["env"], st.session_state[CHOSEN] = found["environment"], found["run_id"]
+        st.session_state["env"], st.session_state[SELECTED_RUN] = linked["environment"], linked["run_id"]
 
 
 def _leave_run() -> None:
-    st.session_state[CHOSEN] = st.session_state[NOT_FOUND] = ""
+    st.session_state[SELECTED_RUN] = st.session_state[NOT_FOUND] = ""
     st.query_params.pop("run", None)
 
 
-def _choose_another() -> None:
+def _clear_not_found() -> None:
     st.session_state[NOT_FOUND] = ""
 
 
-def _select(runs: Mapping[str, Row]) -> Row | None:
+def _select(runs: Mapping[str, ReadRow]) -> ReadRow | None:
     """The chosen run, always in the address, so that a shared link means the same run when newer ones exist.
 
     Not by a bound widget: it would write the option's label into the address, and leave the default out of it. None
     while a link to an unknown run stands there, which is neither followed nor rewritten.
     """
-    lost = bool(st.session_state[NOT_FOUND])
-    if st.session_state[CHOSEN] not in runs:
-        st.session_state[CHOSEN] = None if lost else next(iter(runs))
-    chosen = st.selectbox(
+    not_found = bool(st.session_state[NOT_FOUND])
+    if st.session_state[SELECTED_RUN] not in runs:
+        st.session_state[SELECTED_RUN] = None if not_found else next(iter(runs))
+    selected = st.selectbox(
         "Run",
         list(runs),
         format_func=lambda run_id: views.run_name(runs[run_id]),
-        key=CHOSEN,
-        index=None if lost else 0,
+        key=SELECTED_RUN,
+        index=None if not_found else 0,
         placeholder="Choose a run",
-        on_change=_choose_another,
+        on_change=_clear_not_found,
     )
-    if chosen is None:
+    if selected is None:
         return None
-    st.query_params["run"] = chosen
-    return runs[chosen]
+    st.query_params["run"] = selected
+    return runs[selected]
 
 
-def show_run(environment: str, chosen: Row | None) -> None:
+def show_run(environment: str, selected: ReadRow | None) -> None:
     if st.session_state[NOT_FOUND]:
         st.error(plain(f"This link opens no run: {st.session_state[NOT_FOUND]} Choose one in the sidebar."))
-    elif chosen is None:
+    elif selected is None:
         st.info(views.NO_RUN[environment])
     else:
-        run_page.show(chosen)
+        run_page.show_run_page(selected)
 
 
 def main() -> None:
@@ -108,7 +108,7 @@ def main() -> None:
     page = st.navigation([st.Page(lambda: show_run(*choice), title="Run", default=True)])
     try:
         with read_access.queries().snapshot():
-            choice = choose()
+            choice = select_run()
             page.run()
     except QuantagentError as error:
         st.error(plain(str(error)))

@@ -8,9 +8,9 @@ from typing import Any
 import streamlit as st
 
 from engine.audit.why import Link
-from ui.dashboard.causal_chain import Check, Report, Step, chains, in_parts, raw_events
+from ui.dashboard.causal_chain import ChainCheck, ChainStep, ReportFindings, build_chains, named_columns, raw_events
 from ui.dashboard.views import plain
-from ui.formats import DASH, time_text
+from ui.formats import DASH, format_time
 
 # The signatures of tables name packages that are not installed: the type checker cannot know them.
 drawing: Any = st
@@ -19,7 +19,7 @@ drawing: Any = st
 def show_chain(key: str, run_id: str, links: Sequence[Link]) -> None:
     """The chains of a trade side by side; a single one in two parts, what was wished and what came of it."""
     st.markdown(f"##### Why {plain(key)}")
-    parts = in_parts(chains(links))
+    parts = named_columns(build_chains(links))
     for place, (name, steps) in zip(st.columns(len(parts)), parts, strict=True):
         with place:
             st.markdown(f"**{name}**")
@@ -34,15 +34,15 @@ def show_chain(key: str, run_id: str, links: Sequence[Link]) -> None:
             st.code(event.payload, language="json", wrap_lines=True)
 
 
-def _show_step(step: Step) -> None:
+def _show_step(step: ChainStep) -> None:
     with st.container(border=True, gap="xsmall"):
-        if not step.reached:
-            st.markdown(f":gray[**{step.name}** {plain(step.says)}]")
+        if not step.occurred:
+            st.markdown(f":gray[**{step.name}** {plain(step.text)}]")
             return
         place = f"#{step.position}, " if step.position else ""
         with st.container(horizontal=True, horizontal_alignment="distribute"):
-            st.markdown(f"**{step.name}** {plain(step.says)}", width="content")
-            st.markdown(f":gray[{plain(place + time_text(step.at))} UTC]", width="content")
+            st.markdown(f"**{step.name}** {plain(step.text)}", width="content")
+            st.markdown(f":gray[{plain(place + format_time(step.at))} UTC]", width="content")
         if step.facts:
             st.markdown(" · ".join(f":gray[{plain(name)}] {plain(value)}" for name, value in step.facts))
         if step.reasons:
@@ -53,7 +53,7 @@ def _show_step(step: Step) -> None:
             _show_reports(step.reports)
 
 
-def _show_checks(checks: Sequence[Check]) -> None:
+def _show_checks(checks: Sequence[ChainCheck]) -> None:
     drawing.table(
         {
             "Check": [plain(check.rule) for check in checks],
@@ -66,10 +66,10 @@ def _show_checks(checks: Sequence[Check]) -> None:
     )
 
 
-def _show_reports(reports: Sequence[Report]) -> None:
+def _show_reports(reports: Sequence[ReportFindings]) -> None:
     with st.expander("Reports"):
         for report in reports:
-            found = " · ".join(
+            findings = " · ".join(
                 f":gray[{plain(name)}] {plain(value)}" for name, value in report.findings if value != DASH
             )
-            st.markdown(f"**{plain(report.name.capitalize())}**  \n{found}")
+            st.markdown(f"**{plain(report.name.capitalize())}**  \n{findings}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from ui.dashboard.views import GAIN, LOSS
 
-Row = Mapping[str, Any]
+ChartRow = Mapping[str, Any]
 Figure = dict[str, Any]
 
 ACCENT, GREY, GRID = "#4c8dff", "#8592a3", "rgba(133, 146, 163, 0.18)"
@@ -23,7 +23,7 @@ TIME = "%Y-%m-%d %H:%M"
 RIGHT_MARGIN = 64
 
 
-def equity_figure(curve: Sequence[Row], start: float, currency: str) -> Figure:
+def equity_figure(curve: Sequence[ChartRow], start: float, currency: str) -> Figure:
     """Equity over drawdown, 70 to 30, on one time axis. `curve` has at, equity and drawdown (a share, 0 or below)."""
     at = [_time(row["at"]) for row in curve]
     layout = _layout(420) | {
@@ -61,8 +61,8 @@ def equity_figure(curve: Sequence[Row], start: float, currency: str) -> Figure:
 
 
 def candle_figure(
-    bars: Sequence[Row],
-    trades: Sequence[Row],
+    bars: Sequence[ChartRow],
+    trades: Sequence[ChartRow],
     decimals: int,
     *,
     closes: bool,
@@ -104,7 +104,7 @@ def candle_figure(
     return {"data": [candles, volume, *_results(trades), *_executions(trades, price)], "layout": layout}
 
 
-def closed_hours(bars: Sequence[Row]) -> list[dict[str, Any]]:
+def closed_hours(bars: Sequence[ChartRow]) -> list[dict[str, Any]]:
     """The stretches between bars, as Plotly's rangebreaks: from where a bar is missing to where the next one opens."""
     return [
         {"bounds": [_time(before["closed_at"]), _time(after["opened_at"])]}
@@ -113,7 +113,7 @@ def closed_hours(bars: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _results(trades: Sequence[Row]) -> list[Figure]:
+def _results(trades: Sequence[ChartRow]) -> list[Figure]:
     """Dotted lines from entry to exit: one trace for what was won, one for what was lost."""
     closed = [trade for trade in trades if trade["exit_at"] is not None]
     kinds = (
@@ -125,17 +125,17 @@ def _results(trades: Sequence[Row]) -> list[Figure]:
             "type": "scatter",
             "mode": "lines",
             "name": name,
-            "x": [x for trade in chosen for x in (_time(trade["entry_at"]), _time(trade["exit_at"]), None)],
-            "y": [y for trade in chosen for y in (float(trade["entry_price"]), float(trade["exit_price"]), None)],
+            "x": [x for trade in selected for x in (_time(trade["entry_at"]), _time(trade["exit_at"]), None)],
+            "y": [y for trade in selected for y in (float(trade["entry_price"]), float(trade["exit_price"]), None)],
             "line": {"color": colour, "width": 2, "dash": "dot"},
             "hoverinfo": "skip",
         }
-        for name, colour, chosen in kinds
-        if chosen
+        for name, colour, selected in kinds
+        if selected
     ]
 
 
-def _executions(trades: Sequence[Row], price: str) -> list[Figure]:
+def _executions(trades: Sequence[ChartRow], price: str) -> list[Figure]:
     """Triangles where trades began, up for long and down for short; crosses where they ended."""
     kinds = (
         ("long entry", "triangle-up", "entry", [trade for trade in trades if trade["direction"] == "LONG"]),
@@ -147,13 +147,13 @@ def _executions(trades: Sequence[Row], price: str) -> list[Figure]:
             "type": "scatter",
             "mode": "markers",
             "name": name,
-            "x": [_time(trade[f"{side}_at"]) for trade in chosen],
-            "y": [float(trade[f"{side}_price"]) for trade in chosen],
+            "x": [_time(trade[f"{side}_at"]) for trade in selected],
+            "y": [float(trade[f"{side}_price"]) for trade in selected],
             "marker": {"symbol": symbol, "size": 10, "color": ACCENT, "line": {"width": 2, "color": ACCENT}},
             "hovertemplate": f"%{{y:{price}}}<extra>{name}</extra>",
         }
-        for name, symbol, side, chosen in kinds
-        if chosen
+        for name, symbol, side, selected in kinds
+        if selected
     ]
 
 

@@ -36,7 +36,7 @@ def queries() -> Queries:
     return _queries(dsn())
 
 
-def request_of(run_id: str) -> RunRequested:
+def find_request(run_id: str) -> RunRequested:
     """The question of a run, from the log."""
     for row in _log(dsn()).read(run_stream(run_id)):
         if isinstance(row.event, RunRequested):
@@ -44,7 +44,7 @@ def request_of(run_id: str) -> RunRequested:
     raise NotFound(f"the log holds no run {run_id}: `quantagent projections rebuild` makes the read models anew.")
 
 
-def chain(request: RunRequested, key: str) -> list[Link]:
+def load_chain(request: RunRequested, key: str) -> list[Link]:
     """Why a trade, order or signal was made, or not."""
     return why(_log(dsn()), request, key)
 

@@ -13,10 +13,10 @@ from engine.core.ids import trade_id
 from projections.queries import PAGE, Queries, ReadAt
 from ui.dashboard import figures, read_access, views
 from ui.dashboard.explanation import show_chain
-from ui.dashboard.views import Row, plain
-from ui.formats import DASH, count, time_text
+from ui.dashboard.views import ReadRow, plain
+from ui.formats import DASH, format_count, format_time
 from ui.services.open_positions import marked_positions
-from ui.services.outcomes import outcome_of
+from ui.services.outcomes import run_outcome
 
 REFRESH_S = 5
 AROUND_BARS = 60
@@ -28,7 +28,7 @@ drawing: Any = st
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
-class Chosen(NamedTuple):
+class SelectedRow(NamedTuple):
     """The row that was clicked: what to explain, and which stretch of which symbol it concerns.
 
     Without an end while it lasts.
@@ -40,9 +40,9 @@ class Chosen(NamedTuple):
     end: datetime | None
 
 
-def show(run: Row) -> None:
+def show_run_page(run: ReadRow) -> None:
     """Draws the page of a run. One that goes on is drawn anew as a whole, so that all blocks are of one moment."""
-    request = read_access.request_of(run["run_id"])
+    request = read_access.find_request(run["run_id"])
     live = views.is_running(run)
     st.fragment(_blocks, run_every=REFRESH_S if live else None)(run["run_id"], request, live)
 
@@ -52,7 +52,7 @@ def _blocks(run_id: str, request: RunRequested, live: bool) -> None:
     with queries.snapshot() as at:
         run = queries.run(run_id)
         _head(run, request, at)
-        equity = views.thinned(queries.equity(run_id))
+        equity = views.thin_curve(queries.equity(run_id))
         _figures(queries, run, request, equity)
         with st.container(border=True):
             st.markdown("**Equity and drawdown**")
@@ -65,17 +65,17 @@ def _blocks(run_id: str, request: RunRequested, live: bool) -> None:
         (_activity if live else st.fragment(_activity))(run, request)
 
 
-def _head(run: Row, request: RunRequested, at: ReadAt) -> None:
-    period = f"{time_text(run['start_at'])} to {time_text(run['end_at'])} UTC"
+def _head(run: ReadRow, request: RunRequested, at: ReadAt) -> None:
+    period = f"{format_time(run['start_at'])} to {format_time(run['end_at'])} UTC"
     st.markdown(f"#### {plain(run['profile'])} · {plain(run['symbols'].replace(',', ', '))}")
     badges = f":primary-badge[{run['environment'].upper()}] :gray-badge[UTC] :gray-badge[{run['status']}]"
     st.markdown(f"{badges} :gray[{run['timeframe']} bars, {plain(period)}, variant {plain(run['variant'])}]")
-    st.caption(plain(f"{views.as_of(at)}; {views.loss_limit(request.config.limits)}"))
+    st.caption(plain(f"{views.as_of_text(at)}; {views.loss_limit(request.config.limits)}"))
     if run["reason"]:
         st.warning(plain(run["reason"]))
 
 
-def _figures(queries: Queries, run: Row, request: RunRequested, equity: Sequence[Row]) -> None:
+def _figures(queries: Queries, run: ReadRow, request: RunRequested, equity: Sequence[ReadRow]) -> None:
     portfolio = queries.portfolio(run["run_id"])
     grid = st.grid(6, min_column_width=150, gap="small")
     for card in views.cards(run, queries.metrics(run["run_id"]), request.config.limits, equity):
@@ -99,7 +99,7 @@ def _show_card(card: views.Card) -> None:
     )
 
 
-def _activity(run: Row, request: RunRequested) -> None:
+def _activity(run: ReadRow, request: RunRequested) -> None:
     """Prices, trades, signals and the chain of the chosen row."""
     queries = read_access.queries()
     prices, lists, explained = st.container(border=True), st.container(), st.container()
@@ -109,43 +109,43 @@ def _activity(run: Row, request: RunRequested) -> None:
                 ["Trades", "Orders", "Signals"], key="list", on_change="rerun"
             )
             with trades_tab:
-                chosen = _trades(queries, run, request) if trades_tab.open else None
+                selected = _trades(queries, run, request) if trades_tab.open else None
             with orders_tab:
-                chosen = _orders(queries, run, request) if orders_tab.open else chosen
+                selected = _orders(queries, run, request) if orders_tab.open else selected
             with signals_tab:
-                chosen = _signals(queries, run, request) if signals_tab.open else chosen
+                selected = _signals(queries, run, request) if signals_tab.open else selected
         with prices:
-            _prices(queries, run, request, chosen)
-        if chosen is not None:
+            _prices(queries, run, request, selected)
+        if selected is not None:
             with explained:
-                links = read_access.chain(request, chosen.key)
-                show_chain(chosen.key, run["run_id"], [link for link in links if link.position <= at.position])
+                links = read_access.load_chain(request, selected.key)
+                show_chain(selected.key, run["run_id"], [link for link in links if link.position <= at.position])
 
 
-def _trades(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
+def _trades(queries: Queries, run: ReadRow, request: RunRequested) -> SelectedRow | None:
     total, run_id = queries.count("trades", run["run_id"]), run["run_id"]
     if not total:
-        st.info(plain(outcome_of(queries, run_id).no_trades))
+        st.info(plain(run_outcome(queries, run_id).no_trades))
         return None
     rows = queries.latest_trades(run_id, PAGE, _page("trade", total, run_id))
-    held = {row["symbol"]: row["unrealised_pnl"] for row in marked_positions(queries, request)}
-    rows = [row | {"unrealised_pnl": held.get(row["symbol"]) if row["exit_at"] is None else None} for row in rows]
+    unrealised = {row["symbol"]: row["unrealised_pnl"] for row in marked_positions(queries, request)}
+    rows = [row | {"unrealised_pnl": unrealised.get(row["symbol"]) if row["exit_at"] is None else None} for row in rows]
     style = views.trades_table(rows, _decimals(request), run["currency"], run["variant"])
-    row = _clicked(style, rows, f"trades-{run_id}", "trade_id")
-    return Chosen(trade_id(row["entry_order_id"]), row["symbol"], row["entry_at"], row["exit_at"])
+    row = _selected_row(style, rows, f"trades-{run_id}", "trade_id")
+    return SelectedRow(trade_id(row["entry_order_id"]), row["symbol"], row["entry_at"], row["exit_at"])
 
 
-def _orders(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
+def _orders(queries: Queries, run: ReadRow, request: RunRequested) -> SelectedRow | None:
     total = queries.count("orders", run["run_id"])
     if not total:
         st.info("This run has placed no order; the Signals tab shows what was denied, and by which rule.")
         return None
     rows = queries.latest_orders(run["run_id"], PAGE, _page("order", total, run["run_id"]))
-    row = _clicked(views.orders_table(rows, _decimals(request)), rows, f"orders-{run['run_id']}", "order_id")
-    return Chosen(row["order_id"], row["symbol"], row["placed_at"], row["filled_at"])
+    row = _selected_row(views.orders_table(rows, _decimals(request)), rows, f"orders-{run['run_id']}", "order_id")
+    return SelectedRow(row["order_id"], row["symbol"], row["placed_at"], row["filled_at"])
 
 
-def _signals(queries: Queries, run: Row, request: RunRequested) -> Chosen | None:
+def _signals(queries: Queries, run: ReadRow, request: RunRequested) -> SelectedRow | None:
     counts = queries.verdicts(run["run_id"])
     if not counts:
         st.info("No analysis of this run wanted anything else than what was held.")
@@ -166,8 +166,8 @@ def _signals(queries: Queries, run: Row, request: RunRequested) -> Chosen | None
         return None
     key = f"signals-{run['run_id']}-{verdict}"
     rows = queries.latest_signals(run["run_id"], verdict, PAGE, _page("signal", total, key))
-    row = _clicked(views.signals_table(rows, _decimals(request), run["variant"]), rows, key, "signal_id")
-    return Chosen(row["signal_id"], row["symbol"], row["at"], row["at"])
+    row = _selected_row(views.signals_table(rows, _decimals(request), run["variant"]), rows, key, "signal_id")
+    return SelectedRow(row["signal_id"], row["symbol"], row["at"], row["at"])
 
 
 def _page(what: str, total: int, key: str) -> int:
@@ -176,11 +176,11 @@ def _page(what: str, total: int, key: str) -> int:
     page = st.pagination(pages, key=f"page-{what}-{key}") if pages > 1 else 1
     first = (page - 1) * PAGE
     part = f", {first + 1:,} to {min(first + PAGE, total):,} of them here, the newest first" if pages > 1 else ""
-    st.caption(f"{count(total, what)}{part}. Click a row to see why.")
+    st.caption(f"{format_count(total, what)}{part}. Click a row to see why.")
     return first
 
 
-def _clicked(style: Any, rows: Sequence[Row], key: str, name: str) -> Row:
+def _selected_row(style: Any, rows: Sequence[ReadRow], key: str, name: str) -> ReadRow:
     """Shows a table and returns the row that is selected in it; the first one until another is clicked.
 
     The selection is remembered by the id of its row: of a run that goes on, newer rows come before it.
@@ -214,7 +214,7 @@ def _decimals(request: RunRequested) -> Mapping[str, int]:
     return {instrument.symbol: instrument.price_decimals for instrument in request.config.instruments}
 
 
-def _prices(queries: Queries, run: Row, request: RunRequested, chosen: Chosen | None) -> None:
+def _prices(queries: Queries, run: ReadRow, request: RunRequested, selected: SelectedRow | None) -> None:
     head, symbol_place, range_place = st.columns([2, 3, 3], vertical_alignment="center")
     head.markdown("**Price and executions**")
     symbols = list(request.config.symbols)
@@ -222,9 +222,9 @@ def _prices(queries: Queries, run: Row, request: RunRequested, chosen: Chosen | 
     symbol = symbol_place.segmented_control(
         "Symbol",
         symbols,
-        default=chosen.symbol if chosen else symbols[0],
+        default=selected.symbol if selected else symbols[0],
         required=True,
-        key=f"symbol-{run['run_id']}-{chosen.key if chosen else ''}",
+        key=f"symbol-{run['run_id']}-{selected.key if selected else ''}",
         label_visibility="collapsed",
     )
     shown = range_place.segmented_control(
@@ -232,10 +232,10 @@ def _prices(queries: Queries, run: Row, request: RunRequested, chosen: Chosen | 
     )
     symbol, shown = symbol or symbols[0], shown or AROUND
     lived = queries.lived_until(run["run_id"]) or run["start_at"]
-    start, end = _stretch(run["start_at"], lived, request, chosen if shown == AROUND else None)
+    start, end = _bar_range(run["start_at"], lived, request, selected if shown == AROUND else None)
     # A paper run goes on to see more than was known at its beginning.
     known_at = None if request.environment is Environment.PAPER else request.known_at
-    bars = queries.bars(symbol, run["timeframe"], start, end, RANGES[shown] if chosen else 500, known_at)
+    bars = queries.bars(symbol, run["timeframe"], start, end, RANGES[shown] if selected else 500, known_at)
     if not bars:
         st.caption(f"There are no bars of {symbol} in this stretch.")
         return
@@ -246,13 +246,13 @@ def _prices(queries: Queries, run: Row, request: RunRequested, chosen: Chosen | 
         trades,
         instrument.price_decimals,
         closes=instrument.calendar != "24/7",
-        marked=(chosen.start, chosen.end or lived) if chosen and chosen.symbol == symbol else None,
+        marked=(selected.start, selected.end or lived) if selected and selected.symbol == symbol else None,
     )
     drawing.plotly_chart(figure, key=f"prices-{symbol}-{shown}", config=CHART)
 
 
-def _stretch(
-    start: datetime, lived: datetime, request: RunRequested, around: Chosen | None
+def _bar_range(
+    start: datetime, lived: datetime, request: RunRequested, around: SelectedRow | None
 ) -> tuple[datetime, datetime]:
     """The range of bars to draw: about the chosen row, else all the account has lived through.
 

@@ -19,23 +19,23 @@ from projections.queries import ReadAt
 from ui.formats import (
     DASH,
     PLACES_MAX,
-    count,
     currency_places,
-    money,
-    number,
-    percent,
+    format_count,
+    format_money,
+    format_number,
+    format_percent,
+    format_ratio,
+    format_source,
+    format_time,
     price_places,
-    ratio,
-    source_text,
     tidy,
-    time_text,
 )
 
 GAIN, LOSS = "#2fae76", "#e5534b"
 CURVE_POINTS = 2_000
 SPARK_POINTS = 60
 
-Row = Mapping[str, Any]
+ReadRow = Mapping[str, Any]
 Tone = Literal["gain", "loss", ""]
 
 
@@ -60,38 +60,40 @@ class Card(NamedTuple):
     spark: tuple[float, ...] = ()
 
 
-def cards(run: Row, metrics: Row | None, limits: RiskLimits | None, equity: Sequence[Row]) -> list[Card]:
+def cards(run: ReadRow, metrics: ReadRow | None, limits: RiskLimits | None, equity: Sequence[ReadRow]) -> list[Card]:
     """The six figures of a run. Without metrics yet (no bar has closed) they are dashes."""
-    found = metrics or {}
+    figures = metrics or {}
     currency = str(run["currency"])
-    pnl: Decimal | None = found.get("total_pnl")
+    pnl: Decimal | None = figures.get("total_pnl")
     tone = tone_of(pnl)
-    closed, still_open, days = (int(found.get(name) or 0) for name in ("total_trades", "open_trades", "days"))
+    closed, still_open, days = (int(figures.get(name) or 0) for name in ("total_trades", "open_trades", "days"))
     return [
         Card(
             "Final equity" if run["status"] == "ended" else "Equity",
-            money(found.get("final_equity"), currency),
-            f"start {money(run['starting_cash'], currency)}",
-            spark=tuple(float(equity[n]["equity"]) for n in spread(len(equity), SPARK_POINTS)),
+            format_money(figures.get("final_equity"), currency),
+            f"start {format_money(run['starting_cash'], currency)}",
+            spark=tuple(float(equity[n]["equity"]) for n in spread_indices(len(equity), SPARK_POINTS)),
         ),
         Card(
             "Net P&L",
-            money(pnl, currency, signed=True),
-            f"fees {money(found.get('fees'), currency)}",
+            format_money(pnl, currency, signed=True),
+            f"fees {format_money(figures.get('fees'), currency)}",
             tone,
         ),
         Card(
             "Return",
-            percent(found.get("total_return")),
-            f"{count(days, 'day')}, CAGR {percent(found.get('cagr'))}",
+            format_percent(figures.get("total_return")),
+            f"{format_count(days, 'day')}, CAGR {format_percent(figures.get('cagr'))}",
             tone,
         ),
-        Card("Max drawdown", percent(found.get("max_drawdown")), _limit(limits and limits.drawdown_pct, "limit")),
-        Card("Win rate", percent(found.get("win_rate"), 1), f"n = {closed:,} closed, {still_open:,} open"),
+        Card(
+            "Max drawdown", format_percent(figures.get("max_drawdown")), _limit(limits and limits.drawdown_pct, "limit")
+        ),
+        Card("Win rate", format_percent(figures.get("win_rate"), 1), f"n = {closed:,} closed, {still_open:,} open"),
         Card(
             "Profit factor",
-            ratio(found.get("profit_factor")),
-            f"Sharpe {ratio(found.get('sharpe_ratio'))}, n = {days:,}",
+            format_ratio(figures.get("profit_factor")),
+            f"Sharpe {format_ratio(figures.get('sharpe_ratio'))}, n = {days:,}",
         ),
     ]
 
@@ -104,17 +106,17 @@ def tone_of(amount: Decimal | None) -> Tone:
 
 def _limit(share: Decimal | None, name: str) -> str:
     """A limit in percent of equity, or that there is none."""
-    return f"no {name}" if share is None else f"{name} {number(share)} %"
+    return f"no {name}" if share is None else f"{name} {format_number(share)} %"
 
 
-def spread(length: int, most: int) -> list[int]:
+def spread_indices(length: int, most: int) -> list[int]:
     """At most `most` indices spread evenly over a sequence, its first and last among them."""
     if length <= most:
         return list(range(length))
     return [round(n * (length - 1) / (most - 1)) for n in range(most)]
 
 
-def thinned(curve: Sequence[Row], most: int = CURVE_POINTS) -> list[Row]:
+def thin_curve(curve: Sequence[ReadRow], most: int = CURVE_POINTS) -> list[ReadRow]:
     """A curve of at most `most` points that still touches every high and low: of each stretch, where equity and
     where drawdown was lowest and where equity was highest; and the very first and last point."""
     if len(curve) <= most:
@@ -133,13 +135,13 @@ def thinned(curve: Sequence[Row], most: int = CURVE_POINTS) -> list[Row]:
 # --- Runs ---------------------------------------------------------------------------------------------------------
 
 
-def run_name(run: Row) -> str:
+def run_name(run: ReadRow) -> str:
     """How a run is called in a list: 17b6b789 realistic BTC-USD,EUR-USD 1h, label."""
     name = f"{run['run_id'][:8]}  {run['profile']}  {run['symbols']}  {run['timeframe']}"
     return f"{name}, {run['label']}" if run["label"] else name
 
 
-def as_of(at: ReadAt) -> str:
+def as_of_text(at: ReadAt) -> str:
     """The moment that all blocks of a page are from: as of 2017-12-29 22:00:05 UTC, event 16,246."""
     when = f"as of {at.updated_at:%Y-%m-%d %H:%M:%S} UTC, event {at.position:,}"
     return when if at.position == at.figures else f"{when}; figures and curve as of event {at.figures:,}"
@@ -150,7 +152,7 @@ def loss_limit(limits: RiskLimits) -> str:
     return _limit(limits.daily_loss_pct, "daily loss limit")
 
 
-def is_running(run: Row) -> bool:
+def is_running(run: ReadRow) -> bool:
     return run["status"] in ("requested", "running")
 
 
@@ -164,7 +166,7 @@ NO_RUN = {
 # --- Tables -------------------------------------------------------------------------------------------------------
 
 
-def trades_table(rows: Sequence[Row], decimals: Mapping[str, int], currency: str, variant: str) -> Any:
+def trades_table(rows: Sequence[ReadRow], decimals: Mapping[str, int], currency: str, variant: str) -> Any:
     """A pandas Styler, one row per trade: numbers stay numbers, so that a click on a header sorts them.
 
     rows: with `unrealised_pnl`, which an open trade shows instead of a result; decimals: price decimals of each symbol.
@@ -175,14 +177,14 @@ def trades_table(rows: Sequence[Row], decimals: Mapping[str, int], currency: str
         "#": [row["number"] for row in rows],
         "Symbol": [row["symbol"] for row in rows],
         "Side": [row["direction"] for row in rows],
-        "Entry (UTC)": [time_text(row["entry_at"]) for row in rows],
-        "Exit (UTC)": [time_text(row["exit_at"]) for row in rows],
+        "Entry (UTC)": [format_time(row["entry_at"]) for row in rows],
+        "Exit (UTC)": [format_time(row["exit_at"]) for row in rows],
         "Quantity": _floats(row["quantity"] for row in rows),
         "Entry price": _floats(row["entry_price"] for row in rows),
         "Exit price": _floats(row["exit_price"] for row in rows),
         pnl: _floats(None if row["exit_at"] is None else row["net_pnl"] for row in rows),
         **({unrealised: _floats(row["unrealised_pnl"] for row in rows)} if still_open else {}),
-        "Exit by": [source_text(row["exit_reason"], variant) for row in rows],
+        "Exit by": [format_source(row["exit_reason"], variant) for row in rows],
     }
     amounts = [name for name in (pnl, unrealised) if name in columns]
     form = f"{{:,.{currency_places(currency)}f}}"
@@ -191,13 +193,13 @@ def trades_table(rows: Sequence[Row], decimals: Mapping[str, int], currency: str
     return style.map(_money_colour, subset=amounts)
 
 
-def orders_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
+def orders_table(rows: Sequence[ReadRow], decimals: Mapping[str, int]) -> Any:
     """A pandas Styler, one row per order: what it is there for, its price, what came of it."""
     style = _styled(
         {
             "#": [row["number"] for row in rows],
             "Symbol": [row["symbol"] for row in rows],
-            "Placed (UTC)": [time_text(row["placed_at"]) for row in rows],
+            "Placed (UTC)": [format_time(row["placed_at"]) for row in rows],
             "Side": [row["side"] for row in rows],
             "For": [_words(row["role"]) for row in rows],
             "Type": [_words(row["order_type"]) for row in rows],
@@ -213,7 +215,7 @@ def orders_table(rows: Sequence[Row], decimals: Mapping[str, int]) -> Any:
     return _with_price_decimals(style, rows, decimals, ["Stop", "Limit"])
 
 
-def denials_table(rows: Sequence[Row]) -> Any:
+def denials_table(rows: Sequence[ReadRow]) -> Any:
     """A pandas frame, one row per rule that denied signals, with the commonest numbers."""
     return pandas.DataFrame(
         {
@@ -226,17 +228,17 @@ def denials_table(rows: Sequence[Row]) -> Any:
     )
 
 
-def signals_table(rows: Sequence[Row], decimals: Mapping[str, int], variant: str) -> Any:
+def signals_table(rows: Sequence[ReadRow], decimals: Mapping[str, int], variant: str) -> Any:
     """A pandas Styler, one row per signal with the gate's verdict."""
     style = _styled(
         {
             "#": [row["number"] for row in rows],
             "Symbol": [row["symbol"] for row in rows],
-            "Time (UTC)": [time_text(row["at"]) for row in rows],
+            "Time (UTC)": [format_time(row["at"]) for row in rows],
             "Wants": [row["direction"] for row in rows],
             "Confidence": _floats(row["confidence"] for row in rows),
             "Close": _floats(row["reference_price"] for row in rows),
-            "From": [source_text(row["source"], variant) for row in rows],
+            "From": [format_source(row["source"], variant) for row in rows],
             "Verdict": [row["verdict"] for row in rows],
             "Requested": _floats(row["requested"] for row in rows),
             "Allowed": _floats(row["quantity"] for row in rows),
@@ -253,7 +255,7 @@ def _styled(columns: dict[str, list[Any]]) -> Any:
     return frame.style
 
 
-def _with_price_decimals(style: Any, rows: Sequence[Row], decimals: Mapping[str, int], columns: list[str]) -> Any:
+def _with_price_decimals(style: Any, rows: Sequence[ReadRow], decimals: Mapping[str, int], columns: list[str]) -> Any:
     for symbol in dict.fromkeys(row["symbol"] for row in rows):
         of_symbol = [n for n, row in enumerate(rows) if row["symbol"] == symbol]
         prices = [Decimal(str(price)) for name in columns for price in style.data[name][of_symbol] if price == price]

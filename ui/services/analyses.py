@@ -6,14 +6,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from analysis.analyst import opinions
+from analysis.analyst import ensure_analyses
 from engine.core.events import Environment
 from engine.core.market import Symbol, Timeframe
-from ui.app import App, Question, Tell, all_symbols, silent
-from ui.services.analysts import Spending, analyst_of
+from ui.app import App, BacktestRequest, ProgressCallback, all_symbols, no_progress
+from ui.services.analysts import SpendingTracker, find_analyst
 
 
-class Analysed(NamedTuple):
+class GenerationReport(NamedTuple):
     """What a generation came to: analyses made, found stored, failed among both, and the cost of those made in US
     dollars; notices as of an `Answer`."""
 
@@ -25,29 +25,33 @@ class Analysed(NamedTuple):
     notices: tuple[str, ...]
 
 
-def make_analyses(app: App, question: Question, tell: Tell = silent) -> Analysed:
+def create_missing_analyses(
+    app: App, request: BacktestRequest, on_progress: ProgressCallback = no_progress
+) -> GenerationReport:
     """Makes the analyses of a question's bars that are missing, and runs nothing."""
-    spent, known = Spending(), app.catalogue.as_known_at(app.catalogue.known_at())
-    symbols = tuple(question.symbols) or all_symbols(app, question.timeframe)
-    total = sum(len(known.bars(symbol, question.timeframe, question.start, question.end)) for symbol in symbols)
-    variant = analyst_of(app, question.variant, Environment.BACKTEST, budget=question.budget, progress=spent.hear)
-    formed = opinions(
+    spent, known = SpendingTracker(), app.catalogue.as_known_at(app.catalogue.known_at())
+    symbols = tuple(request.symbols) or all_symbols(app, request.timeframe)
+    total = sum(len(known.bars(symbol, request.timeframe, request.start, request.end)) for symbol in symbols)
+    variant = find_analyst(app, request.variant, Environment.BACKTEST, budget=request.budget, progress=spent.update)
+    analyses = ensure_analyses(
         app.store,
         known,
         symbols,
-        question.timeframe,
-        question.start,
-        question.end,
+        request.timeframe,
+        request.start,
+        request.end,
         actor=app.settings.actor,
         variant=variant,
-        progress=lambda done: tell(spent.told, done, total),
-        retry=question.retry,
+        progress=lambda done: on_progress(spent.label, done, total),
+        retry=request.retry,
     )
-    app.runner().catch_up(lambda done, total: tell("read models", done, total))
-    return Analysed(variant.name, formed.made, formed.found, formed.failed, spent.cost, tuple(formed.notices))
+    app.runner().catch_up(lambda done, total: on_progress("read models", done, total))
+    return GenerationReport(
+        variant.name, analyses.made, analyses.already_stored, analyses.failed, spent.cost, tuple(analyses.notices)
+    )
 
 
-def latest_opinion(
+def analyse_latest_bar(
     app: App,
     symbol: Symbol,
     timeframe: Timeframe,
@@ -60,7 +64,7 @@ def latest_opinion(
     """The analysis of the latest bar of a symbol, made now unless it is stored. A failure is a HOLD with its reason."""
     known = app.catalogue.as_known_at(app.catalogue.known_at())
     bar = known.bars(symbol, timeframe, None, end)[-1]
-    formed = opinions(
+    analyses = ensure_analyses(
         app.store,
         known,
         [symbol],
@@ -68,17 +72,17 @@ def latest_opinion(
         bar.opened_at,
         end,
         actor=app.settings.actor,
-        variant=analyst_of(app, variant, environment),
+        variant=find_analyst(app, variant, environment),
         retry=retry,
     )
-    wish = formed.wish(bar)
+    intent = analyses.intent(bar)
     return {
         "symbol": symbol,
         "at": bar.closed_at,
-        "decision": wish.direction.value,
-        "confidence": wish.confidence,
-        "horizon_bars": wish.horizon_bars,
-        "analysis_id": wish.analysis_id,
-        "made": formed.made == 1,
-        "failed": formed.failed == 1,
+        "decision": intent.direction.value,
+        "confidence": intent.confidence,
+        "horizon_bars": intent.horizon_bars,
+        "analysis_id": intent.analysis_id,
+        "made": analyses.made == 1,
+        "failed": analyses.failed == 1,
     }

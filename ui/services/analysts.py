@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from analysis import variants
 from analysis.llm.presets import api_key
-from analysis.variants import Chain, Maker, Variant
+from analysis.variants import ModelVariant, Variant, VariantChain
 from engine import clock
 from engine.core.errors import BadInput, NotFound
 from engine.core.events import Environment
@@ -21,58 +21,60 @@ from engine.store import Store
 from ui.services import models
 
 if TYPE_CHECKING:
-    from analysis.graph.batch import Progress, Resources
+    from analysis.graph.batch import GenerationProgress, Resources
     from analysis.graph.variant import Agents
     from ui.app import App
 
 CHAIN_MAX = 5
 
-Analyst = Variant | Maker | Chain
+AnyVariant = Variant | ModelVariant | VariantChain
 
 
-def analyst_of(
+def find_analyst(
     app: App,
     text: str | None,
     environment: Environment,
     *,
     budget: Decimal | None = None,
-    progress: Callable[[Progress], None] = lambda progress: None,
-) -> Analyst:
+    progress: Callable[[GenerationProgress], None] = lambda progress: None,
+) -> AnyVariant:
     """The variant or chain of a name; without one the model that is active for the environment, else the rules.
 
     Raises `BadInput` for names that nobody has.
     """
-    names = [part.strip() for part in (text or default_of(app.store, environment)).split(",") if part.strip()]
+    names = [part.strip() for part in (text or default_analyst(app.store, environment)).split(",") if part.strip()]
     if not 1 <= len(names) <= CHAIN_MAX:
         raise BadInput(f"--variant {text!r} names no analyst, or more than {CHAIN_MAX}: write NAME or NAME,NAME.")
-    found = [_one(app, name, budget, progress) for name in names]
-    return found[0] if len(found) == 1 else Chain(tuple(found))
+    members = [_find_member(app, name, budget, progress) for name in names]
+    return members[0] if len(members) == 1 else VariantChain(tuple(members))
 
 
-def default_of(store: Store, environment: Environment) -> str:
+def default_analyst(store: Store, environment: Environment) -> str:
     """The name of the model that is active for an environment, at its version; `rules` where none is."""
     try:
-        chosen = models.choose(store, None, environment)
+        selected = models.select_model(store, None, environment)
     except NotFound:
         return variants.RULES.name
-    return f"{chosen.name}@{chosen.number}"
+    return f"{selected.name}@{selected.number}"
 
 
-def _one(app: App, name: str, budget: Decimal | None, progress: Callable[[Progress], None]) -> Variant | Maker:
+def _find_member(
+    app: App, name: str, budget: Decimal | None, progress: Callable[[GenerationProgress], None]
+) -> Variant | ModelVariant:
     if is_installed(name):
-        return variants.find(name)
-    if name.partition("@")[0] not in models.versions(app.store):
+        return variants.find_variant(name)
+    if name.partition("@")[0] not in models.model_versions(app.store):
         raise BadInput(
-            f"variant {name!r} is unknown: it is neither installed ({', '.join(variants.names())}) nor a model "
+            f"variant {name!r} is unknown: it is neither installed ({', '.join(variants.variant_names())}) nor a model "
             "(`quantagent model list`); a strategy in a file is named FILE.py:CLASS."
         )
-    return agents_of(app, name, budget, progress)
+    return load_agents(app, name, budget, progress)
 
 
 def missing_key(app: App, variant: str) -> str | None:
     """The environment variable that holds the key of a variant's model, where it is not set; None for no model."""
     head = variant.partition("@")[0]
-    saved = models.versions(app.store).get(head)
+    saved = models.model_versions(app.store).get(head)
     if is_installed(variant) or not saved:
         return None
     preset = saved[-1].preset
@@ -81,62 +83,62 @@ def missing_key(app: App, variant: str) -> str | None:
 
 def is_installed(name: str) -> bool:
     """Whether a name is that of rules or a strategy, and not of a model."""
-    return ".py" in name or name.partition("@")[0] in variants.names()
+    return ".py" in name or name.partition("@")[0] in variants.variant_names()
 
 
-def agents_of(
+def load_agents(
     app: App,
     name: str,
     budget: Decimal | None = None,
-    progress: Callable[[Progress], None] = lambda progress: None,
+    progress: Callable[[GenerationProgress], None] = lambda progress: None,
 ) -> Agents:
     """The agents of a model preset: `NAME`, `NAME@VERSION`, or the variant's own name, `NAME@DIGEST`."""
-    from analysis.graph.variant import Agents, Named
+    from analysis.graph.variant import Agents, NamedPreset
 
-    resources = resources_of(app)
+    resources = open_resources(app)
     head, _, tail = name.partition("@")
     if len(tail) == 12:
-        for version in reversed(models.versions(app.store).get(head, [])):
-            presets = [Named(*each) for each in models.with_fallbacks(app.store, head, version.preset)]
-            made = Agents(presets, resources, budget=budget, progress=progress)
-            if made.name == name:
-                return made
+        for version in reversed(models.model_versions(app.store).get(head, [])):
+            presets = [NamedPreset(*each) for each in models.with_fallbacks(app.store, head, version.preset)]
+            agents = Agents(presets, resources, budget=budget, progress=progress)
+            if agents.name == name:
+                return agents
         raise NotFound(
             f"no version of model {head} makes {name} any more: prompts, agents or graph have changed since. "
             f"What it made stays; new analyses are made as `--variant {head}`."
         )
-    version = models.find(app.store, name)
-    presets = [Named(*each) for each in models.with_fallbacks(app.store, head, version.preset)]
+    version = models.find_model(app.store, name)
+    presets = [NamedPreset(*each) for each in models.with_fallbacks(app.store, head, version.preset)]
     return Agents(presets, resources, budget=budget, progress=progress)
 
 
-def resources_of(app: App) -> Resources:
+def open_resources(app: App) -> Resources:
     """What agents work with, in this system."""
     from analysis.charting.chart_store import Artefacts
     from analysis.graph import checkpoints
     from analysis.graph.batch import Resources
-    from analysis.llm.call_log import PostgresCalls
+    from analysis.llm.call_log import PostgresCallLog
 
-    checkpoints.set_up(app.access.owner, app.access.writer)
-    calls = PostgresCalls(app.dsn)
+    checkpoints.create_schema(app.access.owner, app.access.writer)
+    calls = PostgresCallLog(app.dsn)
     return Resources(
         store=app.store,
         actor=app.settings.actor,
-        calls=calls if app.at_end is None else app.at_end.enter_context(calls),
+        calls=calls if app.exit_stack is None else app.exit_stack.enter_context(calls),
         now=clock.now,
-        pictures=Artefacts(app.home / "artefacts"),
+        artefacts=Artefacts(app.home / "artefacts"),
         checkpoints=app.dsn,
     )
 
 
-class Spending:
+class SpendingTracker:
     """What the generations of a command have cost so far, in the words of its progress bar."""
 
     def __init__(self) -> None:
         self.cost, self.failed = ZERO, 0
-        self._before: Progress | None = None
+        self._before: GenerationProgress | None = None
 
-    def hear(self, progress: Progress) -> None:
+    def update(self, progress: GenerationProgress) -> None:
         """Each symbol is a generation of its own, which counts from nothing."""
         before, self._before = self._before, progress
         goes_on = before is not None and progress.done > before.done
@@ -144,6 +146,6 @@ class Spending:
         self.failed += progress.failed - before.failed if before is not None and goes_on else progress.failed
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         failed = f", {self.failed:,} failed" if self.failed else ""
         return f"analyses | ${self.cost:.4f}{failed}" if self.cost or self.failed else "analyses"

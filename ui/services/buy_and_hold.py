@@ -9,7 +9,7 @@ from engine.core.market import Symbol
 from ui.app import App
 
 
-class Held(NamedTuple):
+class BuyAndHoldReturn(NamedTuple):
     """The return of each symbol as a fraction, from the first open to the last close, without costs; equal_weight: of
     an account that splits its cash evenly among them."""
 
@@ -17,11 +17,11 @@ class Held(NamedTuple):
     equal_weight: float
 
 
-def buy_and_hold(app: App, run: RunRequested) -> Held:
+def buy_and_hold(app: App, run: RunRequested) -> BuyAndHoldReturn:
     """What holding a run's symbols over its bars returns, in the currencies that they are quoted in."""
     known = app.catalogue.as_known_at(run.known_at)
     returns: dict[Symbol, float] = {}
     for symbol in run.config.symbols:
         bars = known.frame(symbol, run.config.timeframe, run.start, run.end)
         returns[symbol] = float(bars["close"][-1]) / float(bars["open"][0]) - 1.0
-    return Held(returns, sum(returns.values()) / len(returns))
+    return BuyAndHoldReturn(returns, sum(returns.values()) / len(returns))

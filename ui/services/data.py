@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from analysis.variants import links
+from analysis.variants import members
 from engine import clock
 from engine.core.errors import BadInput
 from engine.core.events import Environment
@@ -14,8 +14,8 @@ from engine.core.market import SYNTHETIC, Symbol, Timeframe, check_symbol
 from engine.data import providers
 from engine.data.calendars import Span, grid
 from engine.data.fetch import Fetched, fetch
-from ui.app import App, Question, Tell, silent
-from ui.services.analysts import analyst_of
+from ui.app import App, BacktestRequest, ProgressCallback, no_progress
+from ui.services.analysts import find_analyst
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from engine.data.providers import Provider
 
 SYMBOLS_TABLE = "symbols.toml"
-USUAL_STRETCH = timedelta(days=365)
+DEFAULT_FETCH_SPAN = timedelta(days=365)
 """How far back a fetch goes that says nothing of it, where the provider has so much."""
 
 
-class Wanted(NamedTuple):
+class SymbolSource(NamedTuple):
     """A symbol, and the provider that is asked for it."""
 
     symbol: Symbol
     provider: Provider
 
 
-def wanted(app: App, text: str, provider: str) -> Wanted:
+def resolve_symbol(app: App, text: str, provider: str) -> SymbolSource:
     """What `SYMBOL` or `PROVIDER:SYMBOL` names; made-up bars bear that in their symbol."""
     named, colon, symbol = text.rpartition(":")
     symbol = symbol.upper()
@@ -44,65 +44,67 @@ def wanted(app: App, text: str, provider: str) -> Wanted:
             f"no provider is named for {symbol}: write PROVIDER:{symbol} or --provider with one of "
             f"{', '.join(providers.names())}, or set QUANTAGENT_PROVIDER."
         )
-    found = providers.find(name, app.home / SYMBOLS_TABLE)
-    if found.synthetic and not symbol.startswith(SYNTHETIC):
+    found_provider = providers.find(name, app.home / SYMBOLS_TABLE)
+    if found_provider.synthetic and not symbol.startswith(SYNTHETIC):
         symbol = f"{SYNTHETIC}{symbol}"
-    return Wanted(check_symbol(symbol), found)
+    return SymbolSource(check_symbol(symbol), found_provider)
 
 
 def fetch_missing(
     app: App,
-    asked: Wanted,
+    source: SymbolSource,
     timeframe: Timeframe,
     start: datetime | None = None,
     end: datetime | None = None,
     *,
-    again: bool = False,
-    tell: Tell = silent,
+    refetch: bool = False,
+    on_progress: ProgressCallback = no_progress,
 ) -> Fetched:
     """Fetches what the catalogue lacks between two instants; without a start, of the latest year the provider has."""
-    instrument = app.catalogue.instrument(asked.symbol)
+    instrument = app.catalogue.instrument(source.symbol)
     end = end or clock.now()
     if start is None:
-        reach = asked.provider.reach(instrument, timeframe)
-        back = USUAL_STRETCH if reach is None or reach.back is None else min(reach.back, USUAL_STRETCH)
+        reach = source.provider.reach(instrument, timeframe)
+        back = DEFAULT_FETCH_SPAN if reach is None or reach.back is None else min(reach.back, DEFAULT_FETCH_SPAN)
         start = end - back
     if start >= end:
         raise BadInput(f"the range from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} is empty: start before the end.")
     return fetch(
         app.catalogue,
-        asked.provider,
+        source.provider,
         instrument,
         timeframe,
         Span(start, end),
         actor=app.settings.actor,
-        again=again,
-        progress=lambda done, everything: tell(f"{asked.symbol} {timeframe}", done, everything),
+        again=refetch,
+        progress=lambda done, everything: on_progress(f"{source.symbol} {timeframe}", done, everything),
     )
 
 
-def with_bars(app: App, question: Question, provider: str, tell: Tell = silent) -> Question:
+def fetch_for_request(
+    app: App, request: BacktestRequest, provider: str, on_progress: ProgressCallback = no_progress
+) -> BacktestRequest:
     """The same question, about bars that are there now: what its symbols lack is fetched first."""
-    if not question.symbols:
+    if not request.symbols:
         raise BadInput("bars are fetched of symbols that are named: say which with --symbols A,B.")
-    asked = [wanted(app, symbol, provider) for symbol in question.symbols]
-    for each in asked:
-        fetch_missing(app, each, question.timeframe, question.start, question.end, tell=tell)
-        if question.start is not None and question.signals is None:
+    sources = [resolve_symbol(app, symbol, provider) for symbol in request.symbols]
+    for each in sources:
+        fetch_missing(app, each, request.timeframe, request.start, request.end, on_progress=on_progress)
+        if request.start is not None and request.signals is None:
             # A provider may not reach so far back: analyses then say that they are warming up.
             with suppress(BadInput):
-                first = warm_up_start(app, question, each.symbol, question.start)
-                fetch_missing(app, each, question.timeframe, first, question.start, tell=tell)
-    return question._replace(symbols=tuple(each.symbol for each in asked))
+                first = warm_up_start(app, request, each.symbol, request.start)
+                fetch_missing(app, each, request.timeframe, first, request.start, on_progress=on_progress)
+    return request._replace(symbols=tuple(each.symbol for each in sources))
 
 
-def warm_up_start(app: App, question: Question, symbol: Symbol, start: datetime) -> datetime:
+def warm_up_start(app: App, request: BacktestRequest, symbol: Symbol, start: datetime) -> datetime:
     """From when on bars are needed for the first analysis of a range: as many before it as its variant looks at."""
-    variant = analyst_of(app, question.variant, Environment.BACKTEST)
-    bars = max(each.window_bars for each in links(variant)) - 1
+    variant = find_analyst(app, request.variant, Environment.BACKTEST)
+    bars = max(each.window_bars for each in members(variant)) - 1
     calendar = app.catalogue.instrument(symbol).calendar
-    back = question.timeframe.duration * bars
-    while (before := grid(calendar, question.timeframe, Span(start - back, start))).height < bars:
+    back = request.timeframe.duration * bars
+    while (before := grid(calendar, request.timeframe, Span(start - back, start))).height < bars:
         back *= 2
     return before["opened_at"][before.height - bars].astimezone(UTC)
 
@@ -119,6 +121,6 @@ def get_ohlc(
     """Bars inside a range, after fetching what is missing of them; without a provider, what is stored."""
     if not provider and ":" not in text:
         return app.catalogue.frame(check_symbol(text.upper()), timeframe, start, end)
-    asked = wanted(app, text, provider)
-    fetch_missing(app, asked, timeframe, start, end)
-    return app.catalogue.frame(asked.symbol, timeframe, start, end)
+    source = resolve_symbol(app, text, provider)
+    fetch_missing(app, source, timeframe, start, end)
+    return app.catalogue.frame(source.symbol, timeframe, start, end)

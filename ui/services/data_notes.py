@@ -47,19 +47,21 @@ def data_notes(app: App, run: RunRequested, until: datetime | None = None) -> li
     return [
         note
         for instrument in dict.fromkeys((*run.config.instruments, *run.config.rates))
-        for note in sorted(_of_symbol(known, imports, run, instrument, span), key=lambda note: note.start or span.start)
+        for note in sorted(
+            _symbol_notes(known, imports, run, instrument, span), key=lambda note: note.start or span.start
+        )
     ]
 
 
-def _of_symbol(
+def _symbol_notes(
     known: Bars, imports: list[Import], run: RunRequested, instrument: Instrument, span: Span
 ) -> Iterator[DataNote]:
     import polars as pl
 
     symbol, timeframe = instrument.symbol, run.config.timeframe
     frame = _frame(known, run, instrument, span)
-    for hole in holes(missing(frame, instrument.calendar, timeframe, span)):
-        yield DataNote(symbol, "gap", hole.span.start, hole.span.end, hole.bars, "no bars are stored")
+    for gap in holes(missing(frame, instrument.calendar, timeframe, span)):
+        yield DataNote(symbol, "gap", gap.span.start, gap.span.end, gap.bars, "no bars are stored")
     marks = frame.select("opened_at", "closed_at", flags(frame, instrument)).filter(pl.col("flags") != "")
     for opened, closed, words in marks.iter_rows():
         yield DataNote(symbol, "flagged bar", opened.astimezone(UTC), closed.astimezone(UTC), 1, words)
@@ -80,11 +82,11 @@ def _frame(known: Bars, run: RunRequested, instrument: Instrument, span: Span) -
 
 def _instant_in(line: str) -> datetime | None:
     """The first time in a row's text; without an offset it is taken as UTC."""
-    found = _TIME.search(line)
-    if found is None:
+    match = _TIME.search(line)
+    if match is None:
         return None
     try:
-        at = datetime.fromisoformat(found[0])
+        at = datetime.fromisoformat(match[0])
     except ValueError:
         return None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from engine.core.errors import BadInput
 from ui.suggestions import did_you_mean
 
-Said = dict[str, Any]
+DocumentFields = dict[str, Any]
 
 
 def is_file(given: str) -> bool:
@@ -32,22 +32,22 @@ def read_values(path: Path, what: str) -> object:
         ) from None
     except UnicodeDecodeError:
         raise BadInput(f"{what} {path} is not a text file: a {what} is a JSON or TOML document.") from None
-    return _from_toml(text, f"{what} {path}") if path.suffix == ".toml" else from_json(text, f"{what} {path}")
+    return _from_toml(text, f"{what} {path}") if path.suffix == ".toml" else parse_json(text, f"{what} {path}")
 
 
-def from_json(text: str, where: str) -> object:
+def parse_json(text: str, where: str) -> object:
     """The values of a JSON text, its numbers exact."""
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_once)
+        return json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_reject_duplicates)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where} is not JSON: {error}.") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> Said:
-    said = dict(pairs)
-    if len(said) < len(pairs):
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> DocumentFields:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         raise ValueError("a field is named twice: " + ", ".join(name for name, _ in pairs))
-    return said
+    return fields
 
 
 def _from_toml(text: str, where: str) -> object:
@@ -61,20 +61,20 @@ def _from_toml(text: str, where: str) -> object:
 def _with_none(value: object) -> object:
     if not isinstance(value, dict):
         return None if value == "none" else value
-    said: Said = {**value}
-    return {name: _with_none(each) for name, each in said.items()}
+    fields: DocumentFields = {**value}
+    return {name: _with_none(each) for name, each in fields.items()}
 
 
-def first_fault(error: ValidationError, unknown: str, model: type[BaseModel]) -> str:
+def first_error(error: ValidationError, unknown: str, model: type[BaseModel]) -> str:
     """The first thing wrong with a document, its field first. unknown: what to say of a field that there is not;
     model: what the document is, whose fields may have been meant."""
     first = error.errors(include_url=False, include_input=False)[0]
     path = [str(part) for part in first["loc"] if part != "[key]"]
     if first["type"] == "extra_forbidden":
-        said = unknown + did_you_mean(path[-1], _fields_at(model, path[:-1]))
+        reason = unknown + did_you_mean(path[-1], _fields_at(model, path[:-1]))
     else:
-        said = first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(path)}: {said}" if path else said
+        reason = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(path)}: {reason}" if path else reason
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> tuple[str, ...]:

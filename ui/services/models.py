@@ -15,16 +15,16 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from analysis import variants
-from analysis.llm.presets import ModelPreset, digest_of, facts_of, holds_secret, looks_like_key, text_of
+from analysis.llm.presets import ModelPreset, holds_secret, looks_like_key, preset_digest, preset_text, preset_values
 from engine.core.errors import BadInput, NotFound
-from engine.core.events import Environment, ModelActivated, ModelSaved, Scope
-from engine.core.upcasters import names
+from engine.core.events import Environment, ModelActivated, ModelSaved, ProfileScope
+from engine.core.upcasters import event_names
 from engine.store import Store, read_from
-from ui.services.document_files import Said, first_fault, from_json, is_file, read_values
-from ui.services.versioned_documents import append, check_name, in_words, numbered
+from ui.services.document_files import DocumentFields, first_error, is_file, parse_json, read_values
+from ui.services.versioned_documents import append_events, check_name, describe_scope, pick_version
 
 
-class Version(NamedTuple):
+class ModelVersion(NamedTuple):
     """A saved version of a preset, counted from 1; who saved it when."""
 
     number: int
@@ -35,60 +35,62 @@ class Version(NamedTuple):
     @property
     def preset(self) -> ModelPreset:
         where = f"{self.saved.name}@{self.number}"
-        return preset_of(from_json(self.saved.document, f"model {where}"), where)
+        return parse_preset(parse_json(self.saved.document, f"model {where}"), where)
 
 
-class Active(NamedTuple):
+class ActiveModel(NamedTuple):
     """What is the default of a scope. `digest` names the version."""
 
-    scope: Scope
+    scope: ProfileScope
     name: str
     digest: str
     at: datetime
     actor: str
 
 
-class Chosen(NamedTuple):
+class SelectedModel(NamedTuple):
     """A preset that asks: its name in the log, in words where it comes from, and which version of it this is."""
 
     name: str
     preset: ModelPreset
-    told: str
+    description: str
     number: int
 
 
 # --- What the log says --------------------------------------------------------------------------------------------
 
 
-def versions(store: Store) -> dict[str, list[Version]]:
+def model_versions(store: Store) -> dict[str, list[ModelVersion]]:
     """The saved versions of every preset, oldest first."""
-    found: dict[str, list[Version]] = {}
-    for row in read_from(store, names([ModelSaved])):
+    found: dict[str, list[ModelVersion]] = {}
+    for row in read_from(store, event_names([ModelSaved])):
         if isinstance(row.event, ModelSaved):
-            of_name = found.setdefault(row.event.name, [])
-            of_name.append(Version(len(of_name) + 1, row.event, row.meta.recorded_at, row.meta.actor))
+            saved = found.setdefault(row.event.name, [])
+            saved.append(ModelVersion(len(saved) + 1, row.event, row.meta.recorded_at, row.meta.actor))
     return found
 
 
-def active(store: Store) -> dict[Scope, Active]:
+def active_models(store: Store) -> dict[ProfileScope, ActiveModel]:
     """The defaults that are set, by scope."""
-    found: dict[Scope, Active] = {}
-    for row in read_from(store, names([ModelActivated])):
-        fact = row.event
-        if isinstance(fact, ModelActivated):
-            found.pop(fact.scope, None)
-            if fact.name:
-                found[fact.scope] = Active(fact.scope, fact.name, fact.digest, row.meta.recorded_at, row.meta.actor)
+    found: dict[ProfileScope, ActiveModel] = {}
+    for row in read_from(store, event_names([ModelActivated])):
+        event = row.event
+        if isinstance(event, ModelActivated):
+            found.pop(event.scope, None)
+            if event.name:
+                found[event.scope] = ActiveModel(
+                    event.scope, event.name, event.digest, row.meta.recorded_at, row.meta.actor
+                )
     return found
 
 
-def find(store: Store, given: str) -> Version:
+def find_model(store: Store, given: str) -> ModelVersion:
     """A preset by `NAME`, as last saved, or `NAME@VERSION`. Raises `NotFound` with those that there are."""
     if _is_secret(given):
         raise NotFound("there is no model of that name, which looks like a key: give a name, and keep keys out of it.")
-    saved = versions(store)
+    saved = model_versions(store)
     name = given.partition("@")[0]
-    version = numbered("model", given, saved.get(name, ())) if name in saved else None
+    version = pick_version("model", given, saved.get(name, ())) if name in saved else None
     if version is None:
         known = f"choose one of {', '.join(sorted(saved))}, or save" if saved else "save"
         raise NotFound(
@@ -100,26 +102,26 @@ def find(store: Store, given: str) -> Version:
 # --- Which one asks -----------------------------------------------------------------------------------------------
 
 
-def choose(store: Store, given: str | None = None, environment: Environment | None = None) -> Chosen:
+def select_model(store: Store, given: str | None = None, environment: Environment | None = None) -> SelectedModel:
     """The preset as given, else the environment's default, else the global one.
 
     Raises `NotFound` where none is given and none is active.
     """
     if given is not None:
-        version = find(store, given)
-        return Chosen(version.saved.name, version.preset, f"model {given} (given)", version.number)
-    defaults = active(store)
-    scopes: tuple[Scope, ...] = ("global",)
+        version = find_model(store, given)
+        return SelectedModel(version.saved.name, version.preset, f"model {given} (given)", version.number)
+    defaults = active_models(store)
+    scopes: tuple[ProfileScope, ...] = ("global",)
     if environment is not None:
         scopes = ("paper" if environment is Environment.PAPER else "backtest", "global")
     default = next((defaults[scope] for scope in scopes if scope in defaults), None)
     if default is None:
         raise NotFound("no model is active: name one, or `quantagent model activate NAME` makes one the default.")
-    saved = versions(store)[default.name]
+    saved = model_versions(store)[default.name]
     version = next(each for each in reversed(saved) if each.saved.digest == default.digest)
     older = "" if version is saved[-1] else f", version {version.number} of {len(saved)}"
-    told = f"model {default.name} (active {in_words(default.scope)}{older})"
-    return Chosen(default.name, version.preset, told, version.number)
+    description = f"model {default.name} (active {describe_scope(default.scope)}{older})"
+    return SelectedModel(default.name, version.preset, description, version.number)
 
 
 def with_fallbacks(store: Store, name: str, preset: ModelPreset) -> list[tuple[str, ModelPreset]]:
@@ -131,46 +133,46 @@ def with_fallbacks(store: Store, name: str, preset: ModelPreset) -> list[tuple[s
     while following := chain[-1][1].fallback:
         if any(following == before for before, _ in chain):
             raise BadInput(f"the fallbacks of model {name} go in a circle, back to {following}: end them somewhere.")
-        chain.append((following, find(store, following).preset))
+        chain.append((following, find_model(store, following).preset))
     return chain
 
 
 # --- Documents ----------------------------------------------------------------------------------------------------
 
 
-def read_file(path: Path) -> Said:
+def read_model_file(path: Path) -> DocumentFields:
     """The fields in a JSON or TOML file, not judged yet."""
     return _fields(read_values(path, "model"), str(path))
 
 
-def settings_of(texts: Iterable[str]) -> Said:
+def parse_settings(texts: Iterable[str]) -> DocumentFields:
     """The fields of texts like `seed=7`. `none`, `true` and `false` stand for themselves."""
-    said: Said = {}
+    fields: DocumentFields = {}
     for text in texts:
         field, equals, value = text.partition("=")
         if not equals:
             raise BadInput("--set is written FIELD=VALUE, like --set model=MODEL.")
-        said[field.strip()] = {"none": None, "true": True, "false": False}.get(value.strip(), value.strip())
-    return said
+        fields[field.strip()] = {"none": None, "true": True, "false": False}.get(value.strip(), value.strip())
+    return fields
 
 
-def preset_of(said: object, where: str) -> ModelPreset:
+def parse_preset(values: object, where: str) -> ModelPreset:
     """The preset of parsed values; `where` is its file or name. Raises `BadInput` for the first thing wrong in it."""
-    fields = _fields(said, where)
+    fields = _fields(values, where)
     if any(map(_is_secret, fields)):
         raise BadInput(f"model {where}: the name of a field looks like a key: take it out.")
     try:
         return ModelPreset.model_validate(fields)
     except ValidationError as error:
         unknown = f"there is no such field, only {', '.join(ModelPreset.model_fields)}"
-        fault = first_fault(error, unknown, ModelPreset)
-        raise BadInput(f"model {where}: {fault.rstrip('.')}.") from None
+        reason = first_error(error, unknown, ModelPreset)
+        raise BadInput(f"model {where}: {reason.rstrip('.')}.") from None
 
 
-def _fields(said: object, where: str) -> Said:
-    if not isinstance(said, dict):
+def _fields(values: object, where: str) -> DocumentFields:
+    if not isinstance(values, dict):
         raise BadInput(f"model {where} is no table of fields: write them like model = 'MODEL'.")
-    return {**said}
+    return {**values}
 
 
 def _is_secret(text: str) -> bool:
@@ -180,14 +182,14 @@ def _is_secret(text: str) -> bool:
 # --- What people change -------------------------------------------------------------------------------------------
 
 
-def save(store: Store, name: str, preset: ModelPreset, actor: str) -> Version:
+def save_model(store: Store, name: str, preset: ModelPreset, actor: str) -> ModelVersion:
     """Saves a version and returns it; a preset equal to the latest version adds none."""
     _check_saveable(store, name, preset)
-    text = text_of(preset)
-    latest = versions(store).get(name, [None])[-1]
-    if latest is None or text_of(latest.preset) != text:
-        append(store, {_stream(name): ModelSaved(name, text, digest_of(text))}, actor)
-        latest = versions(store)[name][-1]
+    text = preset_text(preset)
+    latest = model_versions(store).get(name, [None])[-1]
+    if latest is None or preset_text(latest.preset) != text:
+        append_events(store, {_stream(name): ModelSaved(name, text, preset_digest(text))}, actor)
+        latest = model_versions(store)[name][-1]
     return latest
 
 
@@ -195,9 +197,9 @@ def _check_saveable(store: Store, name: str, preset: ModelPreset) -> None:
     if _is_secret(name):
         raise BadInput("the model's name looks like a key: a name is written into the log, choose another.")
     check_name("model", name)
-    if name in variants.names():
+    if name in variants.variant_names():
         raise BadInput(f"{name} is the name of an analyst that is installed: save the model under another name.")
-    for field, value in facts_of(preset).items():
+    for field, value in preset_values(preset).items():
         if isinstance(value, str) and holds_secret(value):
             raise BadInput(
                 f"model {name}: {field} has a secret of the environment in it: put the name of its variable into "
@@ -208,25 +210,25 @@ def _check_saveable(store: Store, name: str, preset: ModelPreset) -> None:
     with_fallbacks(store, name, preset)
 
 
-def activate(store: Store, given: str, scope: Scope, actor: str) -> ModelActivated:
+def activate_model(store: Store, given: str, scope: ProfileScope, actor: str) -> ModelActivated:
     """Makes a preset, or one version of it, the default of a scope; what is the default already adds nothing."""
     if is_file(given):
         raise BadInput(f"{given} is a file: `quantagent model save NAME --file {given}` first, then activate NAME.")
-    saved = find(store, given).saved
-    fact = ModelActivated(scope, saved.name, saved.digest)
-    held = active(store).get(scope)
-    if held is None or (held.name, held.digest) != (fact.name, fact.digest):
-        append(store, {_stream(saved.name): fact}, actor)
-    return fact
+    saved = find_model(store, given).saved
+    event = ModelActivated(scope, saved.name, saved.digest)
+    current = active_models(store).get(scope)
+    if current is None or (current.name, current.digest) != (event.name, event.digest):
+        append_events(store, {_stream(saved.name): event}, actor)
+    return event
 
 
-def deactivate(store: Store, scope: Scope, actor: str) -> str:
+def deactivate_model(store: Store, scope: ProfileScope, actor: str) -> str:
     """Ends the default of a scope; returns the name of the preset that was. Raises `NotFound` without one."""
-    held = active(store).get(scope)
-    if held is None:
-        raise NotFound(f"no model is active {in_words(scope)}.")
-    append(store, {_stream(held.name): ModelActivated(scope, "", "")}, actor)
-    return held.name
+    current = active_models(store).get(scope)
+    if current is None:
+        raise NotFound(f"no model is active {describe_scope(scope)}.")
+    append_events(store, {_stream(current.name): ModelActivated(scope, "", "")}, actor)
+    return current.name
 
 
 def _stream(name: str) -> str:

@@ -26,10 +26,11 @@ def latest_closes(queries: Queries, run: RunRequested) -> dict[Symbol, Mapping[s
         return {}
     # A paper run goes on to see more than was known at its beginning.
     known_at = None if run.environment is Environment.PAPER else run.known_at
-    found = {
-        symbol: queries.bars(symbol, run.config.timeframe, run.start, until, 1, known_at) for symbol in run.config.fed
+    latest_bars = {
+        symbol: queries.bars(symbol, run.config.timeframe, run.start, until, 1, known_at)
+        for symbol in run.config.data_symbols
     }
-    return {symbol: bars[0] for symbol, bars in found.items() if bars}
+    return {symbol: bars[0] for symbol, bars in latest_bars.items() if bars}
 
 
 def _at_mark(row: Mapping[str, Any], run: RunRequested, marks: Mapping[Symbol, Mapping[str, Any]]) -> dict[str, Any]:

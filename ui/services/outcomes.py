@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from projections.queries import Queries, Rows
-from ui.formats import count, tidy, time_text
+from ui.formats import format_count, format_time, tidy
 
 
 class Outcome(NamedTuple):
@@ -18,7 +18,7 @@ class Outcome(NamedTuple):
     ended_early: str
 
 
-def outcome_of(queries: Queries, run_id: str) -> Outcome:
+def run_outcome(queries: Queries, run_id: str) -> Outcome:
     """What became of the signals of a run."""
     denials = queries.denials(run_id)
     metrics = queries.metrics(run_id) or {}
@@ -32,7 +32,7 @@ def _ended_early(queries: Queries, run_id: str) -> str:
     run = queries.run(run_id)
     if run["status"] != "ended" or not run["reason"]:
         return ""
-    at = time_text(queries.lived_until(run_id))
+    at = format_time(queries.lived_until(run_id))
     return f"{run['reason']}: the account had no equity left at {at} UTC; its positions were closed and the run ended."
 
 
@@ -44,19 +44,19 @@ def _reason(queries: Queries, run_id: str, denials: Rows) -> str:
     if denied == signals:
         first = denials[0]
         return (
-            f"all {count(signals, 'signal')} were denied, most often by the rule {first['rule']} ({first['signals']:,} "
+            f"all {format_count(signals, 'signal')} were denied, most often by the rule {first['rule']} ({first['signals']:,} "
             f"times): limit {tidy(first['limit'])}, observed {tidy(first['observed'])}"
         )
     ends = "; ".join(
         f"{row['orders']:,} {row['status']}" + (f" ({tidy(row['reason'])})" if row["reason"] else "")
         for row in queries.order_ends(run_id)
     )
-    held = f", {denied:,} of {count(signals, 'signal')} were denied" if denied else ""
-    return f"no order was filled{held}; orders: {ends or 'none'}"
+    denied_part = f", {denied:,} of {format_count(signals, 'signal')} were denied" if denied else ""
+    return f"no order was filled{denied_part}; orders: {ends or 'none'}"
 
 
-def _without_signal(opinions: Mapping[str, int]) -> str:
-    if not opinions:
+def _without_signal(decisions: Mapping[str, int]) -> str:
+    if not decisions:
         return "there was no signal, and no analysis or imported decision to make one"
-    said = ", ".join(f"{n:,} {decision}" for decision, n in opinions.items())
-    return f"there was no signal, the decisions were {said}"
+    counts = ", ".join(f"{n:,} {decision}" for decision, n in decisions.items())
+    return f"there was no signal, the decisions were {counts}"

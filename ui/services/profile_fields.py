@@ -27,10 +27,10 @@ from engine.core.events import ProfileKind
 from engine.core.market import OrderType, Symbol, TimeInForce, check_symbol
 from engine.core.money import ZERO, exact, mul
 
-Said = dict[str, Any]
+FieldValues = dict[str, Any]
 
 
-def _not_a_truth(value: object) -> object:
+def _reject_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("a number is wanted here, not true or false")
     return value
@@ -43,7 +43,7 @@ def _symbol(text: str) -> Symbol:
         raise ValueError(str(error).rstrip(".")) from None
 
 
-def _each_once(symbols: tuple[Symbol, ...]) -> tuple[Symbol, ...]:
+def _reject_repeats(symbols: tuple[Symbol, ...]) -> tuple[Symbol, ...]:
     if len(set(symbols)) < len(symbols):
         raise ValueError("a symbol is named twice")
     return symbols
@@ -51,12 +51,12 @@ def _each_once(symbols: tuple[Symbol, ...]) -> tuple[Symbol, ...]:
 
 Amount = Annotated[Decimal, Field(ge=0, le=10**12), AfterValidator(exact)]
 Bps = Annotated[Amount, Field(lt=10_000)]
-Whole = Annotated[int, BeforeValidator(_not_a_truth), Field(ge=0, le=10**9)]
-Count = Annotated[Whole, Field(ge=1)]
-Minute = Annotated[Whole, Field(lt=24 * 60)]
-Switch = Annotated[bool, Strict()]
+NonNegativeInteger = Annotated[int, BeforeValidator(_reject_bool), Field(ge=0, le=10**9)]
+Count = Annotated[NonNegativeInteger, Field(ge=1)]
+Minute = Annotated[NonNegativeInteger, Field(lt=24 * 60)]
+Flag = Annotated[bool, Strict()]
 SymbolName = Annotated[str, AfterValidator(_symbol)]
-Symbols = Annotated[tuple[SymbolName, ...], AfterValidator(_each_once)]
+SymbolList = Annotated[tuple[SymbolName, ...], AfterValidator(_reject_repeats)]
 
 
 class Part(BaseModel):
@@ -65,13 +65,13 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _said_otherwise(said: Any, name: str, meant: tuple[str, ...]) -> tuple[Said, Any] | None:
+def _extract_alias(values: Any, name: str, replaced: tuple[str, ...]) -> tuple[FieldValues, Any] | None:
     """The part without a field that says in other words what others mean, and that field's value."""
-    if not isinstance(said, dict) or name not in said:
+    if not isinstance(values, dict) or name not in values:
         return None
-    rest: Said = {**said}
+    rest: FieldValues = {**values}
     value = rest.pop(name)
-    if twice := [field for field in meant if field in rest]:
+    if twice := [field for field in replaced if field in rest]:
         raise ValueError(f"{name} and {twice[0]} say the same: give one of them")
     return rest, value
 
@@ -83,20 +83,20 @@ class CostsPart(Part):
     commission_bps: Bps = Decimal(10)
     slippage_volume_bps: Bps = ZERO
     slippage_random_bps: Bps = ZERO
-    seed: Whole | None = None
+    seed: NonNegativeInteger | None = None
     commission_per_unit: Amount = ZERO
     commission_min: Amount = ZERO
     volume_cap_pct: Amount | None = None
-    latency_bars: Whole = 0
-    round_to_tick: Switch = False
+    latency_bars: NonNegativeInteger = 0
+    round_to_tick: Flag = False
 
     @model_validator(mode="before")
     @classmethod
-    def _as_a_fraction(cls, said: Any) -> Any:
-        found = _said_otherwise(said, "slippage_fraction", ("slippage_bps",))
-        if found is None:
-            return said
-        rest, fraction = found
+    def _as_a_fraction(cls, values: Any) -> Any:
+        alias = _extract_alias(values, "slippage_fraction", ("slippage_bps",))
+        if alias is None:
+            return values
+        rest, fraction = alias
         if isinstance(fraction, bool) or not isinstance(fraction, Decimal | int | str):
             raise ValueError("slippage_fraction is a number like 0.02")
         return {**rest, "slippage_bps": mul(exact(fraction), Decimal(10_000))}
@@ -125,9 +125,9 @@ class LimitsPart(Part):
 
     position_pct: Amount | None = Decimal(10)
     daily_loss_pct: Amount | None = Decimal(5)
-    reversal: Switch = True
-    shorts: Switch = True
-    reduce: Switch = True
+    reversal: Flag = True
+    shorts: Flag = True
+    reduce: Flag = True
     position_quantity_max: Amount | None = None
     order_value_max: Amount | None = None
     order_quantity_max: Amount | None = None
@@ -140,17 +140,17 @@ class LimitsPart(Part):
     orders_per_hour: Count | None = None
     collar_pct: Amount | None = None
     stale_bars: Count | None = None
-    symbols: Symbols | None = None
+    symbols: SymbolList | None = None
     trading_from: Minute | None = None
     trading_to: Minute | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _as_hours(cls, said: Any) -> Any:
-        found = _said_otherwise(said, "trading_hours", ("trading_from", "trading_to"))
-        if found is None:
-            return said
-        rest, hours = found
+    def _as_hours(cls, values: Any) -> Any:
+        alias = _extract_alias(values, "trading_hours", ("trading_from", "trading_to"))
+        if alias is None:
+            return values
+        rest, hours = alias
         clock = r"(?:[01]\d|2[0-3]):[0-5]\d"
         times = re.fullmatch(f"({clock})-({clock}|24:00)", hours) if isinstance(hours, str) else None
         if times is None:
@@ -163,12 +163,12 @@ class ExitsPart(Part):
     """When a position is given up."""
 
     holding_bars: Count | None = 4
-    from_decision: Switch = False
+    from_decision: Flag = False
     stop_pct: Amount | None = None
     stop_ranges: Amount | None = None
     risk_reward: Amount | None = None
     trail_pct: Amount | None = None
-    session_end: Switch = False
+    session_end: Flag = False
 
 
 class ShortingPart(Part):
@@ -189,7 +189,7 @@ class OverridePart(Part):
     position_pct: Amount | None = None
 
     @field_serializer("costs", "sizing", "entry", "exits")
-    def _as_named(self, part: Part | None) -> Said | None:
+    def _as_named(self, part: Part | None) -> FieldValues | None:
         return None if part is None else part.model_dump(mode="json", exclude_unset=True)
 
 
@@ -200,11 +200,11 @@ def _in_order(overrides: dict[Symbol, OverridePart]) -> dict[Symbol, OverridePar
 class _PortfolioFields(Part):
     cash: Amount = Decimal(100_000)
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3,5}$")] = "USD"
-    universe: Symbols = ()
-    rates: Symbols = ()
+    universe: SymbolList = ()
+    rates: SymbolList = ()
     sizing: SizingPart = SizingPart()
-    pyramid: Switch = False
-    session_roll_hour: Annotated[Whole, Field(le=23)] | None = None
+    pyramid: Flag = False
+    session_roll_hour: Annotated[NonNegativeInteger, Field(le=23)] | None = None
     periods_per_year: Annotated[Count, Field(le=366)] | None = None
     overrides: Annotated[dict[SymbolName, OverridePart], AfterValidator(_in_order)] = {}
 

@@ -20,18 +20,18 @@ from engine.core.config_checks import check_cash, check_config, check_override, 
 from engine.core.errors import BadInput
 from engine.core.market import Instrument, Symbol, Timeframe
 from ui.services import document_files
-from ui.services.document_files import first_fault, read_values
+from ui.services.document_files import first_error, read_values
 from ui.services.profile_fields import (
     KINDS,
     CostsPart,
     Document,
     ExitsPart,
+    FieldValues,
     LimitsPart,
     Part,
     Portfolio,
     Profile,
     Risk,
-    Said,
     ShortingPart,
     SizingPart,
 )
@@ -80,7 +80,7 @@ STRUCTS: dict[str, type[Any]] = {
 """What each part of a profile becomes."""
 
 
-def combined(portfolio: Portfolio | Profile, risk: Risk | Profile) -> Profile:
+def combine_profiles(portfolio: Portfolio | Profile, risk: Risk | Profile) -> Profile:
     """One profile of two halves."""
     ours = {name: getattr(portfolio, name) for name in Portfolio.model_fields}
     theirs = {name: getattr(risk, name) for name in Risk.model_fields}
@@ -93,7 +93,7 @@ def rates_needed(profile: Profile, instruments: Sequence[Instrument]) -> tuple[S
     return tuple(rate for rate in profile.rates if rate in quotes)
 
 
-def resolve(
+def resolve_profile(
     profile: Profile, instruments: Sequence[Instrument], timeframe: Timeframe, rates: Sequence[Instrument] = ()
 ) -> RunConfig:
     """The snapshot a run is decided by; overrides of symbols that are not in the run fall away.
@@ -137,7 +137,7 @@ def check_document(document: Document, where: str) -> None:
             if beyond:
                 raise BadInput(f"limits.symbols: {beyond[0]} is not in the universe {', '.join(document.universe)}.")
     except BadInput as error:
-        raise _refused(where, str(error).rstrip(".")) from None
+        raise _invalid_profile(where, str(error).rstrip(".")) from None
 
 
 def _parts(document: Document) -> dict[str, Any]:
@@ -146,16 +146,16 @@ def _parts(document: Document) -> dict[str, Any]:
 
 def _override(document: Profile | Portfolio, symbol: Symbol) -> Override:
     """A symbol's own parts, each the document's with the named fields put in."""
-    said = document.overrides[symbol]
+    override = document.overrides[symbol]
     parts: dict[str, Any] = {}
     for name in ("costs", "sizing", "entry", "exits"):
-        own: Part | None = getattr(said, name)
+        own: Part | None = getattr(override, name)
         # What a portfolio says of costs, entry and exits can be judged once a risk profile has joined it.
         if own is not None and hasattr(document, name):
-            whole: Part = getattr(document, name)
+            base: Part = getattr(document, name)
             named = {field: getattr(own, field) for field in own.model_fields_set}
-            parts[name] = _struct(name, f"overrides.{symbol}.{name}", whole.model_copy(update=named))
-    return Override(symbol, position_pct=said.position_pct, **parts)
+            parts[name] = _struct(name, f"overrides.{symbol}.{name}", base.model_copy(update=named))
+    return Override(symbol, position_pct=override.position_pct, **parts)
 
 
 def _struct(name: str, where: str, part: Part) -> Any:
@@ -168,47 +168,47 @@ def _struct(name: str, where: str, part: Part) -> Any:
 # --- Documents ----------------------------------------------------------------------------------------------------
 
 
-def facts_of(document: Document) -> Said:
+def document_values(document: Document) -> FieldValues:
     """The document as JSON values, complete, its kind first."""
     return {"kind": document.kind, **document.model_dump(mode="json")}
 
 
-def text_of(document: Document) -> str:
+def document_text(document: Document) -> str:
     """The canonical JSON: equal documents have equal text."""
-    return msgspec.json.encode(facts_of(document)).decode()
+    return msgspec.json.encode(document_values(document)).decode()
 
 
-def digest_of(text: str) -> str:
+def document_digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def read_file(path: Path) -> Document:
+def read_profile_file(path: Path) -> Document:
     """The profile in a JSON or TOML file. Raises `BadInput` naming the file, the field and what is wrong with it."""
-    document = document_of(read_values(path, "profile"), str(path))
+    document = parse_document(read_values(path, "profile"), str(path))
     check_document(document, str(path))
     return document
 
 
-def from_json(text: str, where: str) -> object:
+def parse_profile_json(text: str, where: str) -> object:
     """The values of a profile's JSON text, its numbers exact."""
-    return document_files.from_json(text, f"profile {where}")
+    return document_files.parse_json(text, f"profile {where}")
 
 
-def whole(given: str) -> Profile:
+def load_combined_profile(given: str) -> Profile:
     """A combined profile without a log: built in, or in a file."""
-    document = BUILT_IN[given] if given in BUILT_IN else read_file(Path(given))
+    document = BUILT_IN[given] if given in BUILT_IN else read_profile_file(Path(given))
     if not isinstance(document, Profile):
         raise BadInput(f"profile {given} is a {document.kind} profile: give a combined one.")
     return document
 
 
-def document_of(said: object, where: str) -> Document:
+def parse_document(values: object, where: str) -> Document:
     """The document of parsed values; `where` is its file or name. Raises `BadInput` for the first thing wrong in it."""
     kind = "combined"
     try:
-        if not isinstance(said, dict):
+        if not isinstance(values, dict):
             raise ValueError("it is no table of fields")
-        fields: Said = {**said}
+        fields: FieldValues = {**values}
         kind = fields.pop("kind", "combined")
         if kind not in KINDS:
             raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
@@ -218,16 +218,16 @@ def document_of(said: object, where: str) -> Document:
             for symbol in document.overrides:
                 _override(document, symbol)
     except ValidationError as error:
-        raise _refused(where, _in_words(error, KINDS[kind])) from None
+        raise _invalid_profile(where, _describe_error(error, KINDS[kind])) from None
     except ValueError as error:
-        raise _refused(where, str(error)) from None
+        raise _invalid_profile(where, str(error)) from None
     return document
 
 
-def _refused(where: str, reason: str) -> BadInput:
+def _invalid_profile(where: str, reason: str) -> BadInput:
     return BadInput(f"profile {where}: {reason}. `quantagent profile show realistic` prints a complete one.")
 
 
-def _in_words(error: ValidationError, model: type[Document]) -> str:
+def _describe_error(error: ValidationError, model: type[Document]) -> str:
     unknown = f"there is no such field in a {error.title.lower()} profile".replace("a profile profile", "a profile")
-    return first_fault(error, unknown, model)
+    return first_error(error, unknown, model)

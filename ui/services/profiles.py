@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from engine.core.errors import BadInput, NotFound
-from engine.core.events import Environment, Fact, ProfileActivated, ProfileKind, ProfileSaved, Scope
-from engine.core.upcasters import names
+from engine.core.events import Environment, Event, ProfileActivated, ProfileKind, ProfileSaved, ProfileScope
+from engine.core.upcasters import event_names
 from engine.store import Store, read_from
 from ui.services.document_files import is_file
-from ui.services.profile_fields import Document, Portfolio, Profile, Risk, Said
+from ui.services.profile_fields import Document, FieldValues, Portfolio, Profile, Risk
 from ui.services.profile_files import (
     BUILT_IN,
     DEFAULT,
     check_document,
-    combined,
-    digest_of,
-    document_of,
-    facts_of,
-    from_json,
-    read_file,
-    text_of,
+    combine_profiles,
+    document_digest,
+    document_text,
+    document_values,
+    parse_document,
+    parse_profile_json,
+    read_profile_file,
 )
-from ui.services.versioned_documents import append, check_name, in_words, numbered
+from ui.services.versioned_documents import append_events, check_name, describe_scope, pick_version
 
 Half = Literal["portfolio", "risk"]
 
@@ -40,7 +40,7 @@ HALVES: dict[ProfileKind, tuple[Half, ...]] = {
 }
 
 
-class Version(NamedTuple):
+class ProfileVersion(NamedTuple):
     """A saved version of a profile, counted from 1; who saved it when."""
 
     number: int
@@ -51,13 +51,13 @@ class Version(NamedTuple):
     @property
     def document(self) -> Document:
         where = f"{self.saved.name}@{self.number}"
-        return document_of(from_json(self.saved.document, where), where)
+        return parse_document(parse_profile_json(self.saved.document, where), where)
 
 
-class Active(NamedTuple):
+class ActiveProfile(NamedTuple):
     """What is the default of a scope for one half of a run's profile. `digest` names the version."""
 
-    scope: Scope
+    scope: ProfileScope
     half: Half
     name: str
     digest: str
@@ -65,15 +65,15 @@ class Active(NamedTuple):
     actor: str
 
 
-class Chosen(NamedTuple):
+class SelectedProfile(NamedTuple):
     """What a run is decided by: the profile, its name in the log, and in words where it comes from."""
 
     profile: Profile
     name: str
-    told: str
+    description: str
 
 
-class _Found(NamedTuple):
+class _LocatedProfile(NamedTuple):
     name: str
     document: Document
     origin: str
@@ -82,58 +82,58 @@ class _Found(NamedTuple):
 # --- What the log says --------------------------------------------------------------------------------------------
 
 
-def versions(store: Store) -> dict[str, list[Version]]:
+def profile_versions(store: Store) -> dict[str, list[ProfileVersion]]:
     """The saved versions of every profile, oldest first."""
-    found: dict[str, list[Version]] = {}
-    for row in read_from(store, names([ProfileSaved])):
+    found: dict[str, list[ProfileVersion]] = {}
+    for row in read_from(store, event_names([ProfileSaved])):
         if isinstance(row.event, ProfileSaved):
-            of_name = found.setdefault(row.event.name, [])
-            of_name.append(Version(len(of_name) + 1, row.event, row.meta.recorded_at, row.meta.actor))
+            saved = found.setdefault(row.event.name, [])
+            saved.append(ProfileVersion(len(saved) + 1, row.event, row.meta.recorded_at, row.meta.actor))
     return found
 
 
-def listing(store: Store) -> dict[str, Document]:
+def list_profiles(store: Store) -> dict[str, Document]:
     """Every profile under its name, as last saved."""
-    return {**BUILT_IN, **{name: saved[-1].document for name, saved in versions(store).items()}}
+    return {**BUILT_IN, **{name: saved[-1].document for name, saved in profile_versions(store).items()}}
 
 
-def active(store: Store) -> dict[tuple[Scope, Half], Active]:
+def active_profiles(store: Store) -> dict[tuple[ProfileScope, Half], ActiveProfile]:
     """The defaults that are set, by scope and half."""
-    found: dict[tuple[Scope, Half], Active] = {}
-    for row in read_from(store, names([ProfileActivated])):
-        fact = row.event
-        if isinstance(fact, ProfileActivated):
-            for half in HALVES[fact.kind]:
-                found.pop((fact.scope, half), None)
-                if fact.name:
-                    found[fact.scope, half] = Active(
-                        fact.scope, half, fact.name, fact.digest, row.meta.recorded_at, row.meta.actor
+    found: dict[tuple[ProfileScope, Half], ActiveProfile] = {}
+    for row in read_from(store, event_names([ProfileActivated])):
+        event = row.event
+        if isinstance(event, ProfileActivated):
+            for half in HALVES[event.kind]:
+                found.pop((event.scope, half), None)
+                if event.name:
+                    found[event.scope, half] = ActiveProfile(
+                        event.scope, half, event.name, event.digest, row.meta.recorded_at, row.meta.actor
                     )
     return found
 
 
-def find(store: Store, given: str) -> Document:
+def find_profile(store: Store, given: str) -> Document:
     """A profile by `NAME` (as last saved, else built in) or `NAME@VERSION`, or in a file ending in .json or .toml."""
     if is_file(given):
-        return read_file(Path(given))
+        return read_profile_file(Path(given))
     version = _version(store, given)
     return BUILT_IN[given] if version is None else version.document
 
 
-def _version(store: Store, given: str) -> Version | None:
+def _version(store: Store, given: str) -> ProfileVersion | None:
     """The saved version of that name, None where the profile is built in."""
     name = given.partition("@")[0]
-    saved = versions(store)
-    of_name = saved.get(name, [])
-    if not of_name and name not in BUILT_IN:
+    saved = profile_versions(store)
+    named = saved.get(name, [])
+    if not named and name not in BUILT_IN:
         known = ", ".join(sorted({*BUILT_IN, *saved}))
         raise NotFound(
             f"there is no profile {name!r}: choose one of {known}, or give a file that ends in .json or .toml."
         )
-    return numbered("profile", given, of_name, "no versions: it is built in")
+    return pick_version("profile", given, named, "no versions: it is built in")
 
 
-class Change(NamedTuple):
+class FieldChange(NamedTuple):
     """A field by its dotted name and what it is in two documents; empty text where one has no such field."""
 
     field: str
@@ -141,16 +141,16 @@ class Change(NamedTuple):
     other: object
 
 
-def difference(one: Document, other: Document) -> list[Change]:
+def changed_fields(one: Document, other: Document) -> list[FieldChange]:
     """The fields in which two documents differ, in the order of the fields."""
-    ours, theirs = dict(_leaves(facts_of(one))), dict(_leaves(facts_of(other)))
+    ours, theirs = dict(_leaves(document_values(one))), dict(_leaves(document_values(other)))
     fields = dict.fromkeys([*ours, *theirs])
-    changes = (Change(field, ours.get(field, ""), theirs.get(field, "")) for field in fields)
+    changes = (FieldChange(field, ours.get(field, ""), theirs.get(field, "")) for field in fields)
     return [change for change in changes if change.one != change.other]
 
 
-def _leaves(said: Said, before: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in said.items():
+def _leaves(values: FieldValues, before: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
         if isinstance(value, dict):
             yield from _leaves({**value}, f"{before}{name}.")
         else:
@@ -160,17 +160,17 @@ def _leaves(said: Said, before: str = "") -> Iterator[tuple[str, object]]:
 # --- Which one a run takes ----------------------------------------------------------------------------------------
 
 
-def choose(
+def select_profile(
     store: Store, profile: str | None = None, risk_profile: str | None = None, environment: Environment | None = None
-) -> Chosen:
+) -> SelectedProfile:
     """The profile of a run: each half as given, else the environment's default, else the global one, else built in.
 
     Without an environment there are no defaults, and `BadInput` asks for what is missing.
     """
-    given = None if profile is None else _Found(_name_of(profile), find(store, profile), "given")
+    given = None if profile is None else _LocatedProfile(_display_name(profile), find_profile(store, profile), "given")
     ours = given or _default(store, "portfolio", environment)
     if risk_profile is not None:
-        theirs = _Found(_name_of(risk_profile), find(store, risk_profile), "given")
+        theirs = _LocatedProfile(_display_name(risk_profile), find_profile(store, risk_profile), "given")
     elif given and isinstance(given.document, Profile):
         theirs = given
     else:
@@ -179,82 +179,84 @@ def choose(
         raise BadInput(f"{ours.name} is a risk profile: give it with --risk-profile.")
     if isinstance(theirs.document, Portfolio):
         raise BadInput(f"{theirs.name} is a portfolio profile: give it with --profile.")
-    whole = combined(ours.document, theirs.document)
+    combined_profile = combine_profiles(ours.document, theirs.document)
     if (ours.name, ours.document) == (theirs.name, theirs.document):
-        return Chosen(whole, ours.name, f"profile {ours.name} ({ours.origin})")
-    told = f"profile {ours.name} ({ours.origin}) with the risk of {theirs.name} ({theirs.origin})"
-    return Chosen(whole, f"{ours.name}+{theirs.name}", told)
+        return SelectedProfile(combined_profile, ours.name, f"profile {ours.name} ({ours.origin})")
+    description = f"profile {ours.name} ({ours.origin}) with the risk of {theirs.name} ({theirs.origin})"
+    return SelectedProfile(combined_profile, f"{ours.name}+{theirs.name}", description)
 
 
-def _name_of(given: str) -> str:
+def _display_name(given: str) -> str:
     """How a run calls its profile: a file without its folders."""
     return Path(given).name if is_file(given) else given
 
 
-def _default(store: Store, half: Half, environment: Environment | None) -> _Found:
+def _default(store: Store, half: Half, environment: Environment | None) -> _LocatedProfile:
     if environment is None:
         raise BadInput(f"the {half} half is missing: give a combined profile, or --profile and --risk-profile.")
-    defaults = active(store)
-    scopes: tuple[Scope, ...] = ("paper", "global") if environment is Environment.PAPER else ("backtest", "global")
-    found = next((defaults[scope, half] for scope in scopes if (scope, half) in defaults), None)
-    if found is None:
-        return _Found(DEFAULT, BUILT_IN[DEFAULT], "built in")
-    where = in_words(found.scope)
-    saved = versions(store).get(found.name, [])
-    version = next((version for version in reversed(saved) if version.saved.digest == found.digest), None)
+    defaults = active_profiles(store)
+    scopes: tuple[ProfileScope, ...] = (
+        ("paper", "global") if environment is Environment.PAPER else ("backtest", "global")
+    )
+    default = next((defaults[scope, half] for scope in scopes if (scope, half) in defaults), None)
+    if default is None:
+        return _LocatedProfile(DEFAULT, BUILT_IN[DEFAULT], "built in")
+    where = describe_scope(default.scope)
+    saved = profile_versions(store).get(default.name, [])
+    version = next((version for version in reversed(saved) if version.saved.digest == default.digest), None)
     if version is None:
         # A built-in profile is the program's, whatever it said when it was activated.
-        return _Found(found.name, BUILT_IN[found.name], f"active {where}")
+        return _LocatedProfile(default.name, BUILT_IN[default.name], f"active {where}")
     older = "" if version is saved[-1] else f", version {version.number} of {len(saved)}"
-    return _Found(found.name, version.document, f"active {where}{older}")
+    return _LocatedProfile(default.name, version.document, f"active {where}{older}")
 
 
 # --- What people change -------------------------------------------------------------------------------------------
 
 
-def save(store: Store, name: str, document: Document, actor: str) -> Version:
+def save_profile(store: Store, name: str, document: Document, actor: str) -> ProfileVersion:
     """Saves a version and returns it; a document equal to the latest version adds none."""
     check_name("profile", name)
     if name in BUILT_IN:
         raise BadInput(f"profile {name} is built in and stays as it is: save yours under another name.")
     check_document(document, name)
-    text = text_of(document)
-    latest = versions(store).get(name, [None])[-1]
+    text = document_text(document)
+    latest = profile_versions(store).get(name, [None])[-1]
     if latest is not None and latest.saved.kind != document.kind:
         raise BadInput(
             f"profile {name} is a {latest.saved.kind} profile, this one is {document.kind}: save it under another name."
         )
-    if latest is None or text_of(latest.document) != text:
-        _append(store, {name: ProfileSaved(name, text, digest_of(text), document.kind)}, actor)
-        latest = versions(store)[name][-1]
+    if latest is None or document_text(latest.document) != text:
+        _append(store, {name: ProfileSaved(name, text, document_digest(text), document.kind)}, actor)
+        latest = profile_versions(store)[name][-1]
     return latest
 
 
-def activate(store: Store, given: str, scope: Scope, actor: str) -> ProfileActivated:
+def activate_profile(store: Store, given: str, scope: ProfileScope, actor: str) -> ProfileActivated:
     """Makes a profile, or one version of it, the default of a scope; what is the default already adds nothing."""
     if is_file(given):
         raise BadInput(f"{given} is a file: `quantagent profile save NAME --file {given}` first, then activate NAME.")
     name = given.partition("@")[0]
     version = _version(store, given)
     if version is None:
-        fact = ProfileActivated(scope, "combined", name, digest_of(text_of(BUILT_IN[name])))
+        event = ProfileActivated(scope, "combined", name, document_digest(document_text(BUILT_IN[name])))
     else:
-        fact = ProfileActivated(scope, version.saved.kind, name, version.saved.digest)
-    held = active(store)
-    halves = [held.get((scope, half)) for half in HALVES[fact.kind]]
-    if any(each is None or (each.name, each.digest) != (name, fact.digest) for each in halves):
-        _append(store, {name: fact}, actor)
-    return fact
+        event = ProfileActivated(scope, version.saved.kind, name, version.saved.digest)
+    current = active_profiles(store)
+    halves = [current.get((scope, half)) for half in HALVES[event.kind]]
+    if any(each is None or (each.name, each.digest) != (name, event.digest) for each in halves):
+        _append(store, {name: event}, actor)
+    return event
 
 
-def deactivate(store: Store, scope: Scope, actor: str) -> list[str]:
+def deactivate_profile(store: Store, scope: ProfileScope, actor: str) -> list[str]:
     """Ends every default of a scope; returns the names of the profiles that were. Raises `NotFound` without any."""
     halves: dict[str, list[Half]] = {}
-    for default in active(store).values():
+    for default in active_profiles(store).values():
         if default.scope == scope:
             halves.setdefault(default.name, []).append(default.half)
     if not halves:
-        raise NotFound(f"no profile is active {in_words(scope)}.")
+        raise NotFound(f"no profile is active {describe_scope(scope)}.")
     ends = {
         name: ProfileActivated(scope, "combined" if len(held) > 1 else held[0], "", "") for name, held in halves.items()
     }
@@ -262,6 +264,6 @@ def deactivate(store: Store, scope: Scope, actor: str) -> list[str]:
     return list(ends)
 
 
-def _append(store: Store, facts: Mapping[str, Fact], actor: str) -> None:
+def _append(store: Store, events: Mapping[str, Event], actor: str) -> None:
     """One fact to the stream of each profile, all or none."""
-    append(store, {f"profile:{name}": fact for name, fact in facts.items()}, actor)
+    append_events(store, {f"profile:{name}": event for name, event in events.items()}, actor)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from engine.core.errors import BadInput, NotFound
-from engine.core.events import Fact, Scope
+from engine.core.events import Event, ProfileScope
 from engine.store import Batch, Cause, Store
 
 V = TypeVar("V")
@@ -19,28 +19,28 @@ def check_name(what: str, name: str) -> None:
         raise BadInput(f"{what} name {name!r} is not usable: write small letters, digits, - and _, 40 at most.")
 
 
-def numbered(what: str, given: str, of_name: Sequence[V], without: str = "no versions") -> V | None:
+def pick_version(what: str, given: str, versions: Sequence[V], without: str = "no versions") -> V | None:
     """The version that `NAME` (the last one) or `NAME@VERSION` means; None for a name that was never saved.
 
     Raises `NotFound` for a number that there is not.
     """
     name, at, number = given.partition("@")
     if not at:
-        return of_name[-1] if of_name else None
-    found = next((version for n, version in enumerate(of_name, 1) if str(n) == number), None)
+        return versions[-1] if versions else None
+    found = next((version for n, version in enumerate(versions, 1) if str(n) == number), None)
     if found is None:
-        has = f"versions 1 to {len(of_name)}" if of_name else without
+        has = f"versions 1 to {len(versions)}" if versions else without
         raise NotFound(f"there is no {what} {given!r}: {name} has {has}.")
     return found
 
 
-def append(store: Store, facts: Mapping[str, Fact], actor: str) -> None:
+def append_events(store: Store, events: Mapping[str, Event], actor: str) -> None:
     """One fact to the end of each stream, all or none."""
-    there = store.read_many(list(facts))
-    batches = [Batch(stream, len(there.get(stream, ())), [fact]) for stream, fact in facts.items()]
+    stored = store.read_many(list(events))
+    batches = [Batch(stream, len(stored.get(stream, ())), [event]) for stream, event in events.items()]
     store.append(batches, Cause(actor))
 
 
-def in_words(scope: Scope) -> str:
+def describe_scope(scope: ProfileScope) -> str:
     """Where a default holds."""
     return "globally" if scope == "global" else f"for {scope}"

@@ -6,8 +6,8 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-PICTURED = "as a picture of its candles"
-WRITTEN = "as a table of prices"
+CHART_MEDIUM = "as a picture of its candles"
+TABLE_MEDIUM = "as a table of prices"
 
 
 @cache
@@ -16,11 +16,11 @@ def prompt(agent: str) -> str:
     return Path(__file__).with_name(f"{agent}.md").read_text(encoding="utf-8")
 
 
-def told(agent: str, sighted: bool) -> str:
+def system_prompt(agent: str, has_vision: bool) -> str:
     """The prompt of an agent, for a model that sees pictures or for one that reads tables."""
-    return prompt(agent).replace("{medium}", PICTURED if sighted else WRITTEN)
+    return prompt(agent).replace("{medium}", CHART_MEDIUM if has_vision else TABLE_MEDIUM)
 
 
 def digest(agent: str) -> str:
     """SHA-256 of all that an agent may be told: its prompt with either word for what it sees."""
-    return sha256("\0".join(told(agent, sighted) for sighted in (True, False)).encode()).hexdigest()
+    return sha256("\0".join(system_prompt(agent, sighted) for sighted in (True, False)).encode()).hexdigest()

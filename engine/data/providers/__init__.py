@@ -70,7 +70,7 @@ class Provider(Protocol):
 
 def names() -> list[str]:
     """The names that can be typed, `folder:PATH` aside. Nothing is imported for it."""
-    return sorted(plugins.names(GROUP, BUILT_IN))
+    return sorted(plugins.entry_point_names(GROUP, BUILT_IN))
 
 
 def find(text: str, own_symbols: Path | None = None) -> Provider:
@@ -96,13 +96,13 @@ def _renamed(provider: Provider, own: Mapping[Symbol, str], table: Path | None) 
 
 
 def _installed(name: str) -> Provider:
-    loaded, where = plugins.load("provider", name, GROUP, BUILT_IN, f"{FOLDER}PATH, {', '.join(names())}")
+    loaded, where = plugins.load_entry_point("provider", name, GROUP, BUILT_IN, f"{FOLDER}PATH, {', '.join(names())}")
     try:
         made: object = loaded() if isinstance(loaded, type) else loaded
     except QuantagentError:
         raise
     except Exception as error:
-        raise plugins.cannot_be_loaded(where, error) from error
+        raise plugins.load_error(where, error) from error
     fault = _fault(made, name)
     if fault:
         raise BadInput(f"{where} is no provider: {fault}.")

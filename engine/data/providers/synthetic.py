@@ -98,7 +98,7 @@ class Synthetic:
         bars = bars.filter(pl.col("closed_at") <= now)
         if bars.is_empty():
             return none()
-        if timeframe.within_sessions or timeframe is Timeframe.D1:
+        if timeframe.is_intraday or timeframe is Timeframe.D1:
             return _told(bars, instrument, course).select(COLUMNS)
         days = grid(instrument.calendar, Timeframe.D1, Span(bars["opened_at"][0], bars["closed_at"][-1]))
         told = _told(days, instrument, course)

@@ -91,7 +91,7 @@ class Yahoo:
         return Yahoo({**self.names, **own}, session=self._make_session, budget=self.budget)
 
     def reach(self, instrument: Instrument, timeframe: Timeframe) -> Reach | None:
-        if timeframe not in _OFFERED or (instrument.calendar == "FX" and not timeframe.within_sessions):
+        if timeframe not in _OFFERED or (instrument.calendar == "FX" and not timeframe.is_intraday):
             return None
         return _OFFERED[timeframe][1]
 
@@ -101,7 +101,7 @@ class Yahoo:
         known_at = now - DELAY - DELAY_MARGIN
         if span.start >= min(span.end, known_at):
             return none()
-        asked = span if timeframe.within_sessions else _with_labels(span)
+        asked = span if timeframe.is_intraday else _with_labels(span)
         told = self.budget.call(lambda: self._ask(instrument, timeframe, asked, what), what)
         return closed(told, instrument, timeframe, span, known_at)
 
@@ -235,7 +235,7 @@ def _rows(table: Any, instrument: Instrument, timeframe: Timeframe) -> pl.DataFr
     columns = {number: table[number.capitalize()].to_numpy().astype("float64") for number in NUMBERS}
     opened: Any = table.index.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[us]")
     rows = pl.DataFrame({"opened_at": opened, **columns}).with_columns(pl.col("opened_at").dt.replace_time_zone("UTC"))
-    if not timeframe.within_sessions:
+    if not timeframe.is_intraday:
         rows = rows.with_columns(opened_at=_opens([at.date() for at in table.index], rows, instrument, timeframe))
     complete = rows.drop_nans(PRICES).drop_nulls(PRICES)
     return complete.with_columns(_as_quoted(price) for price in PRICES).select(COLUMNS)
