@@ -30,9 +30,9 @@ from engine.core.events import AnalysisFailed, AnalysisMade
 from engine.core.ids import analysis_stream
 from engine.core.intents import Intent, intent_of
 from engine.core.market import Bar, Symbol, Timeframe, instant_text
-from engine.data import Bars
+from engine.data import BarCatalogue
 from engine.data.bar_rules import bar_line
-from engine.store import Batch, Cause, Recorded, Store
+from engine.store import Batch, Cause, LogEntry, Store
 
 CHUNK = 500
 
@@ -115,7 +115,7 @@ class AnalysisSet:
 
 def ensure_analyses(
     store: Store,
-    catalogue: Bars,
+    catalogue: BarCatalogue,
     symbols: Sequence[Symbol],
     timeframe: Timeframe,
     start: datetime | None,
@@ -290,7 +290,7 @@ class _VariantAnalyses(NamedTuple):
         ]
 
 
-def latest_outcome(rows: Iterable[Recorded], until: datetime | None = None) -> StoredOutcome | None:
+def latest_outcome(rows: Iterable[LogEntry], until: datetime | None = None) -> StoredOutcome | None:
     """What an analysis's stream says, or said at an instant: its first opinion, else its last failure."""
     failure: StoredOutcome | None = None
     for row in rows:
@@ -335,7 +335,7 @@ class LiveAnalyst:
     def __init__(
         self,
         store: Store,
-        catalogue: Bars,
+        catalogue: BarCatalogue,
         symbols: Sequence[Symbol],
         timeframe: Timeframe,
         start: datetime,
@@ -403,9 +403,9 @@ def _failure_reason(stored: StoredOutcome) -> str:
     return stored.event.reason if isinstance(stored.event, AnalysisFailed) else ""
 
 
-def _bars_before(catalogue: Bars, symbol: Symbol, timeframe: Timeframe, start: datetime) -> list[Bar]:
+def _bars_before(catalogue: BarCatalogue, symbol: Symbol, timeframe: Timeframe, start: datetime) -> list[Bar]:
     """The bars that had closed by `start`, in order; none is no error here."""
-    first = min(held.first for held in catalogue.listing() if (held.symbol, held.timeframe) == (symbol, timeframe))
+    first = min(held.first for held in catalogue.list_series() if (held.symbol, held.timeframe) == (symbol, timeframe))
     if first >= start:
         return []
     return catalogue.bars(symbol, timeframe, first, start)

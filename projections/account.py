@@ -19,14 +19,14 @@ from engine.core.events import (
 from engine.core.upcasters import event_names
 from engine.runtime.replay import AnalysisVersion
 from engine.runtime.runs import book_stream, run_stream
-from engine.store import Recorded, Store
+from engine.store import LogEntry, Store
 from engine.trading.book import Book, evolve
 from projections.trades import Trade, TradesView
 
-NAMES = frozenset(event_names([RunRequested, RunStarted, RunEnded, RunFailed, *get_args(BookEvent)]))
+CONSUMED_EVENTS = frozenset(event_names([RunRequested, RunStarted, RunEnded, RunFailed, *get_args(BookEvent)]))
 
 
-class Account:
+class RunAccount:
     """moves: fills and other movements of cash; consulted: the analyses the run has read, each with the version
     it read; both in order.
 
@@ -39,7 +39,7 @@ class Account:
         self.ended = False
         self.book = Book()
         self.latest_at = request.start
-        self.moves: list[OrderFilled | CashAdjusted] = []
+        self.movements: list[OrderFilled | CashAdjusted] = []
         self.trades = TradesView()
         self.consulted: list[AnalysisVersion] = []
 
@@ -48,7 +48,7 @@ class Account:
         """Whether the run's figures must be kept up while it goes on."""
         return self.request.environment is Environment.PAPER
 
-    def apply(self, recorded: Recorded) -> list[Trade]:
+    def apply(self, recorded: LogEntry) -> list[Trade]:
         """Takes one event of the run; the trades it changed."""
         event = recorded.event
         if isinstance(event, RunEnded | RunFailed):
@@ -58,31 +58,31 @@ class Account:
         before, self.book = self.book, evolve(self.book, event)
         self.latest_at = max(self.latest_at, event.at)
         if isinstance(event, OrderFilled):
-            self.moves.append(event)
+            self.movements.append(event)
             return self.trades.apply(event, before, self.book)
         if isinstance(event, CashAdjusted):
-            self.moves.append(event)
-            return self.trades.pay(event)
+            self.movements.append(event)
+            return self.trades.add_borrow_cost(event)
         if isinstance(event, AnalysesConsulted):
             self.consulted += event.analyses
-        self.trades.note(event)
+        self.trades.record_source(event)
         return []
 
 
-def run_of(recorded: Recorded) -> str | None:
+def stream_run_id(recorded: LogEntry) -> str | None:
     """The run an event belongs to; None for the events of no run."""
     kind, _, run_id = recorded.stream.partition(":")
     return run_id if kind in ("run", "book") else None
 
 
-def history(store: Store, run_id: str, before: int) -> list[Recorded]:
+def load_run_events(store: Store, run_id: str, before: int) -> list[LogEntry]:
     """A run's facts up to a position, in order, the request first.
 
     Raises `BadInput` for a run that had ended by then, or had not begun: nothing of it can follow.
     """
-    facts = [row for stream in (run_stream(run_id), book_stream(run_id)) for row in store.read(stream)]
-    facts = sorted((row for row in facts if row.position < before), key=lambda row: row.position)
-    begun = bool(facts) and isinstance(facts[0].event, RunRequested)
-    if not begun or any(isinstance(row.event, RunEnded | RunFailed) for row in facts):
+    entries = [row for stream in (run_stream(run_id), book_stream(run_id)) for row in store.read(stream)]
+    entries = sorted((row for row in entries if row.position < before), key=lambda row: row.position)
+    begun = bool(entries) and isinstance(entries[0].event, RunRequested)
+    if not begun or any(isinstance(row.event, RunEnded | RunFailed) for row in entries):
         raise BadInput(f"it belongs to the run {run_id}, which has ended or never began.")
-    return facts
+    return entries

@@ -9,9 +9,9 @@ import msgspec
 
 from engine.core.events import AnalysisFailed, AnalysisMade, AnalysisOutcome, GraphWork
 from engine.core.upcasters import event_names
-from engine.store import Recorded, Store
+from engine.store import LogEntry, Store
 from projections import tables
-from projections.projection import Change
+from projections.projection import RowChange
 from projections.tables import Row
 
 
@@ -25,20 +25,20 @@ class Analyses:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def apply(self, recorded: Recorded) -> Iterable[Change]:
+    def apply(self, recorded: LogEntry) -> Iterable[RowChange]:
         if not isinstance(recorded.event, AnalysisOutcome):
             return
         for row in _call_rows(recorded, recorded.event):
             yield tables.MODEL_CALLS, row
-        if not self._has_opinion_before(recorded):
+        if not self._has_earlier_analysis(recorded):
             yield tables.ANALYSES, _row(recorded, recorded.event)
 
-    def settle(self) -> Iterable[Change]:
+    def flush(self) -> Iterable[RowChange]:
         return ()
 
-    def forget(self) -> None: ...
+    def reset(self) -> None: ...
 
-    def _has_opinion_before(self, recorded: Recorded) -> bool:
+    def _has_earlier_analysis(self, recorded: LogEntry) -> bool:
         """The first opinion in a stream is the analysis, whatever is tried after it."""
         if recorded.version == 1:
             return False
@@ -46,46 +46,46 @@ class Analyses:
         return any(isinstance(row.event, AnalysisMade) for row in before)
 
 
-def _row(recorded: Recorded, fact: AnalysisOutcome) -> Row:
-    made = fact if isinstance(fact, AnalysisMade) else None
+def _row(recorded: LogEntry, outcome: AnalysisOutcome) -> Row:
+    analysis = outcome if isinstance(outcome, AnalysisMade) else None
     return {
-        "analysis_id": fact.analysis_id,
-        "symbol": fact.symbol,
-        "timeframe": fact.timeframe,
-        "at": fact.as_of,
-        "variant": fact.variant,
-        "status": "failed" if made is None else "made",
-        "reason": fact.reason if isinstance(fact, AnalysisFailed) else None,
+        "analysis_id": outcome.analysis_id,
+        "symbol": outcome.symbol,
+        "timeframe": outcome.timeframe,
+        "at": outcome.as_of,
+        "variant": outcome.variant,
+        "status": "failed" if analysis is None else "made",
+        "reason": outcome.reason if isinstance(outcome, AnalysisFailed) else None,
         "version": recorded.version,
-        "decision": None if made is None else made.decision.value,
-        "confidence": None if made is None else made.confidence,
-        "horizon_bars": None if made is None else made.horizon_bars,
-        "risk_reward": None if made is None else made.risk_reward,
-        "agent_version": "" if made is None else made.agent_version,
-        "window_digest": fact.window_digest,
-        **_of_work(fact.work),
+        "decision": None if analysis is None else analysis.decision.value,
+        "confidence": None if analysis is None else analysis.confidence,
+        "horizon_bars": None if analysis is None else analysis.horizon_bars,
+        "risk_reward": None if analysis is None else analysis.risk_reward,
+        "agent_version": "" if analysis is None else analysis.agent_version,
+        "window_digest": outcome.window_digest,
+        **_work_cells(outcome.work),
         "position": recorded.position,
     }
 
 
-def _of_work(work: GraphWork | None) -> Row:
+def _work_cells(work: GraphWork | None) -> Row:
     """What a graph of agents tells of its work; empty texts and nulls where none was at work."""
     if work is None:
         return {name: "" if kind == "text" else None for name, kind, *_ in tables.WORK}
-    told = {name: getattr(work, name) for name, *_ in tables.WORK}
-    return {**told, "artefacts": msgspec.json.encode(work.artefacts).decode()}
+    cells = {name: getattr(work, name) for name, *_ in tables.WORK}
+    return {**cells, "artefacts": msgspec.json.encode(work.artefacts).decode()}
 
 
-def _call_rows(recorded: Recorded, fact: AnalysisOutcome) -> Iterable[Row]:
-    if fact.work is None:
+def _call_rows(recorded: LogEntry, outcome: AnalysisOutcome) -> Iterable[Row]:
+    if outcome.work is None:
         return
-    for n, call in enumerate(fact.work.calls, 1):
+    for n, call in enumerate(outcome.work.calls, 1):
         yield {
-            "analysis_id": fact.analysis_id,
+            "analysis_id": outcome.analysis_id,
             "version": recorded.version,
             "n": n,
-            "variant": fact.variant,
-            "preset": fact.work.preset,
+            "variant": outcome.variant,
+            "preset": outcome.work.preset,
             **msgspec.structs.asdict(call),
             "day": recorded.meta.recorded_at.astimezone(UTC).date(),
             "position": recorded.position,

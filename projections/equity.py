@@ -11,7 +11,7 @@ from engine.core.config import RunConfig
 from engine.core.events import CashAdjusted, OrderFilled
 from engine.core.market import Bar, Symbol
 from engine.core.money import ZERO, add, mul, neg, sub
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 
 
 class EquityPoint(NamedTuple):
@@ -22,7 +22,7 @@ class EquityPoint(NamedTuple):
 
 
 def equity_curve(
-    config: RunConfig, moves: Sequence[OrderFilled | CashAdjusted], bars_by_symbol: Sequence[Sequence[Bar]]
+    config: RunConfig, movements: Sequence[OrderFilled | CashAdjusted], bars_by_symbol: Sequence[Sequence[Bar]]
 ) -> list[EquityPoint]:
     """Equity with every position at the last known close of its symbol.
 
@@ -30,43 +30,43 @@ def equity_curve(
     fills and other movements of cash, in order; the bars of converting symbols belong to those given.
     """
     cash, highest = config.cash, config.cash
-    held: dict[Symbol, Decimal] = {}
+    quantities: dict[Symbol, Decimal] = {}
     marks: dict[Symbol, Decimal] = {}
-    worth = {i.symbol: (i.multiplier, config.rate_symbol(i.quote)) for i in config.instruments}
+    valuation = {i.symbol: (i.multiplier, config.rate_symbol(i.quote)) for i in config.instruments}
     curve: list[EquityPoint] = []
-    due = 0
-    for moment in moments(bars_by_symbol):
-        if not moment.closed:
+    next_movement = 0
+    for time_slice in time_slices(bars_by_symbol):
+        if not time_slice.closed:
             continue
-        while due < len(moves) and _is_past(moves[due], moment.at):
-            cash = _pay(cash, held, moves[due])
-            due += 1
-        for bar in moment.closed:
+        while next_movement < len(movements) and _is_past(movements[next_movement], time_slice.at):
+            cash = _apply_movement(cash, quantities, movements[next_movement])
+            next_movement += 1
+        for bar in time_slice.closed:
             marks[bar.symbol] = bar.close
         equity = cash
-        for symbol, quantity in held.items():
-            multiplier, rate = worth[symbol]
+        for symbol, quantity in quantities.items():
+            multiplier, rate = valuation[symbol]
             value = mul(mul(quantity, marks[symbol]), multiplier)
             equity = add(equity, value if rate is None else mul(value, marks[rate]))
         highest = max(highest, equity)
-        curve.append(EquityPoint(moment.at, equity, cash, float(equity) / float(highest) - 1.0 if highest else 0.0))
+        curve.append(EquityPoint(time_slice.at, equity, cash, float(equity) / float(highest) - 1.0 if highest else 0.0))
     return curve
 
 
-def _is_past(move: OrderFilled | CashAdjusted, at: datetime) -> bool:
+def _is_past(movement: OrderFilled | CashAdjusted, at: datetime) -> bool:
     """Whether a movement belongs to what was before an instant, or happened inside a bar that closes at it."""
-    if isinstance(move, CashAdjusted):
-        return move.at <= at
-    return move.at < at or (move.at == at and move.bar_opened_at < at)
+    if isinstance(movement, CashAdjusted):
+        return movement.at <= at
+    return movement.at < at or (movement.at == at and movement.bar_opened_at < at)
 
 
-def _pay(cash: Decimal, held: dict[Symbol, Decimal], fill: OrderFilled | CashAdjusted) -> Decimal:
-    if isinstance(fill, CashAdjusted):
-        return add(cash, fill.amount)
-    bought = fill.side.sign > 0
-    quantity = add(held.get(fill.symbol, ZERO), fill.quantity if bought else neg(fill.quantity))
+def _apply_movement(cash: Decimal, quantities: dict[Symbol, Decimal], movement: OrderFilled | CashAdjusted) -> Decimal:
+    if isinstance(movement, CashAdjusted):
+        return add(cash, movement.amount)
+    bought = movement.side.sign > 0
+    quantity = add(quantities.get(movement.symbol, ZERO), movement.quantity if bought else neg(movement.quantity))
     if quantity:
-        held[fill.symbol] = quantity
+        quantities[movement.symbol] = quantity
     else:
-        held.pop(fill.symbol, None)
-    return sub(sub(cash, fill.notional if bought else neg(fill.notional)), fill.commission)
+        quantities.pop(movement.symbol, None)
+    return sub(sub(cash, movement.notional if bought else neg(movement.notional)), movement.commission)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.money import ZERO, div, neg, sub, total
-from projections.sample_size import LEAST_RETURNS, LEAST_TIME
+from projections.sample_size import MIN_DURATION, MIN_RETURNS
 
 _YEAR = timedelta(days=365.25)
 # A standard deviation below this is what rounding to floats leaves of equal returns.
@@ -156,14 +156,14 @@ def drawdowns(equity: Sequence[tuple[datetime, Decimal]], start_equity: Decimal)
 def _returns(values: Sequence[Decimal]) -> NDArray[np.float64] | None:
     """Changes from each value to the next as shares; None if there are too few or one starts at or below 0."""
     levels = np.array([float(value) for value in values])
-    if len(levels) < LEAST_RETURNS + 1 or levels[:-1].min() <= 0:
+    if len(levels) < MIN_RETURNS + 1 or levels[:-1].min() <= 0:
         return None
     return levels[1:] / levels[:-1] - 1.0
 
 
 def _deviation(returns: NDArray[np.float64]) -> float:
-    found = float(np.std(returns, ddof=1))
-    return found if found > _NOISE else 0.0
+    deviation = float(np.std(returns, ddof=1))
+    return deviation if deviation > _NOISE else 0.0
 
 
 def _sharpe(returns: NDArray[np.float64] | None, periods: int, risk_free: float) -> float | None:
@@ -185,10 +185,10 @@ def _cagr(start: Decimal, equity: Sequence[tuple[datetime, Decimal]], bar_length
     """None for less than 30 days, for equity below 0, and for growth that no float holds."""
     if not equity or equity[-1][1] < ZERO:
         return None
-    lasted = equity[-1][0] - equity[0][0] + bar_length
-    if lasted < LEAST_TIME:
+    duration = equity[-1][0] - equity[0][0] + bar_length
+    if duration < MIN_DURATION:
         return None
-    years = lasted / _YEAR
+    years = duration / _YEAR
     try:
         return (float(equity[-1][1]) / float(start)) ** (1.0 / years) - 1.0
     except OverflowError:

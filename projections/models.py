@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from engine.core.events import ModelActivated, ModelSaved
 from engine.core.upcasters import event_names
-from engine.store import Recorded, Store
+from engine.store import LogEntry, Store
 from projections import tables
-from projections.profiles import activation_row, number_of
-from projections.projection import Change
+from projections.profiles import activation_row, version_number
+from projections.projection import RowChange
 from projections.tables import Row
 
 
@@ -23,7 +23,7 @@ class Models:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def apply(self, recorded: Recorded) -> Iterable[Change]:
+    def apply(self, recorded: LogEntry) -> Iterable[RowChange]:
         match recorded.event:
             case ModelSaved():
                 yield tables.MODEL_VERSIONS, self._saved(recorded, recorded.event)
@@ -32,15 +32,15 @@ class Models:
             case _:
                 pass
 
-    def settle(self) -> Iterable[Change]:
+    def flush(self) -> Iterable[RowChange]:
         return ()
 
-    def forget(self) -> None: ...
+    def reset(self) -> None: ...
 
-    def _saved(self, recorded: Recorded, saved: ModelSaved) -> Row:
+    def _saved(self, recorded: LogEntry, saved: ModelSaved) -> Row:
         return {
             "name": saved.name,
-            "version": number_of(self._store, recorded),
+            "version": version_number(self._store, recorded),
             "digest": saved.digest,
             "actor": recorded.meta.actor,
             "saved_at": recorded.meta.recorded_at,

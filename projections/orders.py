@@ -18,7 +18,7 @@ from engine.core.events import (
     SignalRaised,
 )
 from engine.core.money import ZERO, add
-from engine.store import Recorded
+from engine.store import LogEntry
 from engine.trading.book import Book
 from projections import tables
 from projections.tables import Row, Table
@@ -31,7 +31,7 @@ class OrdersView:
         self._signals: dict[str, Row] = {}
         self._orders: dict[str, Row] = {}
 
-    def apply(self, recorded: Recorded, book: Book) -> Iterator[tuple[Table, Row]]:
+    def apply(self, recorded: LogEntry, book: Book) -> Iterator[tuple[Table, Row]]:
         event = recorded.event
         match event:
             case SignalRaised():
@@ -49,7 +49,9 @@ class OrdersView:
                 yield tables.FILLS, _fill(event, book, recorded.position)
                 yield tables.ORDERS, self._filled(event, book)
             case OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced():
-                status = "partly filled" if self._orders[event.order_id]["filled_quantity"] else _ENDED[type(event)]
+                status = (
+                    "partly filled" if self._orders[event.order_id]["filled_quantity"] else _END_STATUS[type(event)]
+                )
                 yield tables.ORDERS, self._changed(event.order_id, {"status": status, "reason": _reason(event)})
             case _:
                 return
@@ -64,7 +66,7 @@ class OrdersView:
         return self._orders[order_id]
 
 
-_ENDED: dict[type[Event], str] = {
+_END_STATUS: dict[type[Event], str] = {
     OrderRejected: "rejected",
     OrderCanceled: "canceled",
     OrderExpired: "expired",

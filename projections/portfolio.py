@@ -22,16 +22,16 @@ class PortfolioView:
         self._equity = ZERO
         self._unrealised = ZERO
         self._marked_at: datetime | None = None
-        self._day_began_with = ZERO
+        self._day_start_equity = ZERO
         self._rolled_at: datetime | None = None
         self._marks: dict[Symbol, Decimal] = {}
-        self._realised_in_all = ZERO
+        self._realised_total = ZERO
         self._realised: dict[Symbol, Decimal] = {}
 
     def apply(self, event: BookEvent, book: Book) -> Iterator[tuple[Table, Row]]:
         if isinstance(event, OrderFilled):
-            gained = sub(book.realised, self._realised_in_all)
-            self._realised_in_all = book.realised
+            gained = sub(book.realised, self._realised_total)
+            self._realised_total = book.realised
             self._realised[event.symbol] = add(self._realised.get(event.symbol, ZERO), gained)
             self._marks[event.symbol] = event.reference_price
             if event.rate != ONE:
@@ -40,13 +40,13 @@ class PortfolioView:
             yield tables.POSITIONS, self._position(event, book)
         elif isinstance(event, BookOpened):
             self.opened = True
-            self._equity = self._day_began_with = event.cash
+            self._equity = self._day_start_equity = event.cash
         elif isinstance(event, PositionsMarked):
             self._marks |= dict((*event.rates, *event.marks))
             self._mark(event.at, book)
             if event.occasion == "roll" or (event.occasion == "end" and event.at != self._rolled_at):
                 yield tables.DAYS, self._day(event, book)
-                self._day_began_with, self._rolled_at = event.equity, event.at
+                self._day_start_equity, self._rolled_at = event.equity, event.at
 
     def _mark(self, at: datetime, book: Book) -> None:
         """Every position at the latest price that is known of it."""
@@ -98,7 +98,7 @@ class PortfolioView:
             "occasion": event.occasion,
             "equity": event.equity,
             "cash": event.cash,
-            "pnl": sub(event.equity, self._day_began_with),
+            "pnl": sub(event.equity, self._day_start_equity),
             "realised_pnl": book.realised,
             "unrealised_pnl": self._unrealised,
             "fees": book.fees,

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from engine.core.events import ModelActivated, ProfileActivated, ProfileSaved
 from engine.core.upcasters import event_names
-from engine.store import Recorded, Store
+from engine.store import LogEntry, Store
 from projections import tables
-from projections.projection import Change
+from projections.projection import RowChange
 from projections.tables import Row
 
 
@@ -22,7 +22,7 @@ class Profiles:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def apply(self, recorded: Recorded) -> Iterable[Change]:
+    def apply(self, recorded: LogEntry) -> Iterable[RowChange]:
         match recorded.event:
             case ProfileSaved():
                 yield tables.PROFILE_VERSIONS, self._saved(recorded, recorded.event)
@@ -32,15 +32,15 @@ class Profiles:
             case _:
                 pass
 
-    def settle(self) -> Iterable[Change]:
+    def flush(self) -> Iterable[RowChange]:
         return ()
 
-    def forget(self) -> None: ...
+    def reset(self) -> None: ...
 
-    def _saved(self, recorded: Recorded, saved: ProfileSaved) -> Row:
+    def _saved(self, recorded: LogEntry, saved: ProfileSaved) -> Row:
         return {
             "name": saved.name,
-            "version": number_of(self._store, recorded),
+            "version": version_number(self._store, recorded),
             "kind": saved.kind,
             "digest": saved.digest,
             "actor": recorded.meta.actor,
@@ -50,13 +50,13 @@ class Profiles:
         }
 
 
-def number_of(store: Store, recorded: Recorded) -> int:
+def version_number(store: Store, recorded: LogEntry) -> int:
     """The how-manieth of its kind an event is in its stream, from 1."""
     before = (row for row in store.read(recorded.stream) if row.version <= recorded.version)
     return sum(type(row.event) is type(recorded.event) for row in before)
 
 
-def activation_row(recorded: Recorded, activated: ProfileActivated | ModelActivated) -> Row:
+def activation_row(recorded: LogEntry, activated: ProfileActivated | ModelActivated) -> Row:
     return {
         "scope": activated.scope,
         # The end of a default names none: whose it was is the stream's name.

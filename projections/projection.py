@@ -10,10 +10,10 @@ from psycopg import Connection
 from psycopg.sql import SQL, Identifier
 
 from engine.core.upcasters import TYPES
-from engine.store import Recorded
+from engine.store import LogEntry
 from projections.tables import TABLES, Row, Table
 
-Change = tuple[Table, Row]
+RowChange = tuple[Table, Row]
 
 
 class Projection(Protocol):
@@ -32,49 +32,49 @@ class Projection(Protocol):
     @property
     def streams(self) -> frozenset[str]: ...
 
-    def apply(self, recorded: Recorded) -> Iterable[Change]:
+    def apply(self, recorded: LogEntry) -> Iterable[RowChange]:
         """The rows that an event changes, complete. Events come in order, each once unless `forget` is called."""
         ...
 
-    def settle(self) -> Iterable[Change]:
+    def flush(self) -> Iterable[RowChange]:
         """The rows that follow from all events since the last call."""
         ...
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drops what is remembered: what comes next need not follow what was seen last."""
         ...
 
 
-class Rows(NamedTuple):
+class ChangedRows(NamedTuple):
     """The latest state of the changed rows of one table, by key."""
 
     table: Table
     by_key: dict[Any, Row]
 
 
-def stops_at(projection: Projection, name: str) -> bool:
+def must_stop_at(projection: Projection, name: str) -> bool:
     """Whether a projection must not go past an event of this name unread; what nobody knows may concern everybody."""
     return name in projection.consumes or name not in TYPES
 
 
-def fold(projection: Projection, page: Sequence[Recorded]) -> list[Rows]:
+def project(projection: Projection, page: Sequence[LogEntry]) -> list[ChangedRows]:
     """The rows that a page of events changes."""
-    changed = {table.name: Rows(table, {}) for table in TABLES if table.projection == projection.name}
-    keys = {name: cells_of(rows.table.key) for name, rows in changed.items()}
+    changed = {table.name: ChangedRows(table, {}) for table in TABLES if table.projection == projection.name}
+    keys = {name: cell_getter(rows.table.key) for name, rows in changed.items()}
     for recorded in page:
         for table, row in projection.apply(recorded):
             changed[table.name].by_key[keys[table.name](row)] = row
-    for table, row in projection.settle():
+    for table, row in projection.flush():
         changed[table.name].by_key[keys[table.name](row)] = row
     return [rows for rows in changed.values() if rows.by_key]
 
 
-def cells_of(columns: Sequence[str]) -> Callable[[Row], Any]:
+def cell_getter(columns: Sequence[str]) -> Callable[[Row], Any]:
     """What takes the values of some columns out of a row; of one column, the value alone."""
     return itemgetter(*columns)
 
 
-def write(conn: Connection[Any], schema: str, changed: Iterable[Rows]) -> None:
+def write_rows(conn: Connection[Any], schema: str, changed: Iterable[ChangedRows]) -> None:
     """Puts rows in the place of those they replace, inside the caller's transaction.
 
     Deleted and copied, not upserted: COPY is several times faster, and needs no temporary table to go through.
@@ -83,7 +83,7 @@ def write(conn: Connection[Any], schema: str, changed: Iterable[Rows]) -> None:
         _delete(conn, schema, table, by_key.values())
         columns = SQL(", ").join(map(Identifier, table.names))
         query = SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(Identifier(schema, table.name), columns)
-        cells = cells_of(table.names)
+        cells = cell_getter(table.names)
         with conn.cursor().copy(query) as copy:
             copy.set_types([column.kind for column in table.columns])
             for row in by_key.values():

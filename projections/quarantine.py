@@ -15,16 +15,16 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from engine.core.events import Environment
 from engine.runtime.runs import book_stream, run_stream
-from engine.store import ENGINE_VERSION, Recorded, Store
+from engine.store import ENGINE_VERSION, LogEntry, Store
 from engine.store.codec import stream_id
 from projections import tables
-from projections.account import run_of
+from projections.account import stream_run_id
 from projections.schemas import Connection
 from projections.tables import VERSION
 
 # A stream's name as the metadata of its events has it; the name is believed only if its identifier is the row's.
 _NAME = re.compile(rb',{"stream":"((?:run|book):[^"\\]{1,200})"')
-_LOOKED_AT = 100
+_ROWS_SCANNED = 100
 
 
 class SetAside(NamedTuple):
@@ -36,74 +36,74 @@ class SetAside(NamedTuple):
     reason: str
 
 
-class Owner(NamedTuple):
+class EventOwner(NamedTuple):
     """The run that an event belongs to, and the kind of its stream: `run` or `book`."""
 
     kind: str
     run_id: str
 
 
-def owner_of(recorded: Recorded) -> Owner | None:
-    run_id = run_of(recorded)
-    return None if run_id is None else Owner(recorded.stream.partition(":")[0], run_id)
+def event_owner(recorded: LogEntry) -> EventOwner | None:
+    run_id = stream_run_id(recorded)
+    return None if run_id is None else EventOwner(recorded.stream.partition(":")[0], run_id)
 
 
-def owner_at(conn: Connection, position: int) -> Owner | None:
+def find_owner_at(conn: Connection, position: int) -> EventOwner | None:
     """The owner of an event that cannot be read, from the rows of its stream; None where no row of them names one."""
     rows = conn.execute(
         "SELECT originator_id, state FROM quantagent.events WHERE originator_id = "
         "(SELECT originator_id FROM quantagent.events WHERE notification_id = %s) ORDER BY originator_version LIMIT %s",
-        (position, _LOOKED_AT),
+        (position, _ROWS_SCANNED),
     )
     for originator, state in rows:
         names = _NAME.findall(bytes(state))
         if names and stream_id(stream := names[-1].decode(errors="replace")) == originator:
             kind, _, run_id = stream.partition(":")
-            return Owner(kind, run_id)
+            return EventOwner(kind, run_id)
     return None
 
 
-def events_of(store: Store, run_id: str, until: int) -> list[Recorded]:
+def run_events(store: Store, run_id: str, until: int) -> list[LogEntry]:
     """Every event of a run up to a position, in the log's order. Raises what reading them raises."""
     rows = [row for stream in (run_stream(run_id), book_stream(run_id)) for row in store.read(stream)]
     return sorted((row for row in rows if row.position <= until), key=lambda row: row.position)
 
 
-def listing(conn: Connection, schema: str) -> list[SetAside]:
+def list_set_aside(conn: Connection, schema: str) -> list[SetAside]:
     query = SQL("SELECT projection, run_id, position, reason FROM {} ORDER BY projection, position, run_id")
     return [SetAside(*row) for row in conn.execute(query.format(_table(schema)))]
 
 
-def run_ids(conn: Connection, schema: str, projection: str) -> set[str]:
+def set_aside_run_ids(conn: Connection, schema: str, projection: str) -> set[str]:
     """The runs whose events a projection passes over."""
     query = SQL("SELECT run_id FROM {} WHERE projection = %s").format(_table(schema))
     return {run_id for (run_id,) in conn.execute(query, (projection,))}
 
 
-def put(conn: Connection, schema: str, run: SetAside, known_at: object) -> None:
+def set_run_aside(conn: Connection, schema: str, run: SetAside, known_at: object) -> None:
     """Sets a run aside: takes its rows out of the projection's tables and notes why, in the caller's transaction."""
     for table in tables.TABLES:
         if table.projection == run.projection and "run_id" in table.names:
             delete = SQL("DELETE FROM {} WHERE run_id = %s").format(Identifier(schema, table.name))
             conn.execute(delete, (run.run_id,))
     if run.projection == tables.RUNS.projection:
-        _put_line(conn, schema, run.run_id)
+        _insert_run_row(conn, schema, run.run_id)
     query = SQL(
         "INSERT INTO {} (projection, run_id, position, reason, tried_with) SELECT %s, %s, %s, %s, {} "
         "ON CONFLICT (projection, run_id) DO UPDATE SET (position, reason, tried_with) = "
         "(excluded.position, excluded.reason, excluded.tried_with)"
-    ).format(_table(schema), _made_from(SQL("%s")))
+    ).format(_table(schema), _input_fingerprint(SQL("%s")))
     conn.execute(query, (*run, _inputs(known_at), run.position))
 
 
-def _put_line(conn: Connection, schema: str, run_id: str) -> None:
+def _insert_run_row(conn: Connection, schema: str, run_id: str) -> None:
     """A line in the list of runs for one whose own stream cannot be read: what its first event still shows."""
     query = "SELECT state FROM quantagent.events WHERE originator_id = %s ORDER BY originator_version LIMIT 1"
     (state,) = conn.execute(query, (stream_id(run_stream(run_id)),)).fetchone() or (b"",)
     try:
-        first = msgspec.json.decode(bytes(state), type=tuple[_Request, _Recorded])
+        first = msgspec.json.decode(bytes(state), type=tuple[_RequestFields, _MetaFields])
     except (msgspec.DecodeError, UnicodeDecodeError):
-        first = (_Request(), _Recorded())
+        first = (_RequestFields(), _MetaFields())
     insert = SQL("INSERT INTO {} (run_id, environment, profile, variant, status, requested_at) VALUES ({})").format(
         Identifier(schema, tables.RUNS.name), SQL(", ").join([SQL("%s")] * 6)
     )
@@ -111,27 +111,27 @@ def _put_line(conn: Connection, schema: str, run_id: str) -> None:
     conn.execute(insert, line)
 
 
-class _Request(msgspec.Struct):
+class _RequestFields(msgspec.Struct):
     environment: Environment | None = None
     profile: str | None = None
     variant: str | None = None
 
 
-class _Recorded(msgspec.Struct):
+class _MetaFields(msgspec.Struct):
     recorded_at: datetime | None = None
 
 
-def take_back(conn: Connection, schema: str, run: SetAside) -> None:
+def delete_set_aside(conn: Connection, schema: str, run: SetAside) -> None:
     query = SQL("DELETE FROM {} WHERE projection = %s AND run_id = %s").format(_table(schema))
     conn.execute(query, (run.projection, run.run_id))
 
 
-def worth_trying(conn: Connection, schema: str, known_at: object) -> list[SetAside]:
+def list_retryable(conn: Connection, schema: str, known_at: object) -> list[SetAside]:
     """The runs set aside of which something they are made from has changed since the last attempt."""
     query = SQL(
         "SELECT projection, run_id, position, reason FROM {} s WHERE tried_with IS DISTINCT FROM {} "
         "ORDER BY projection, s.position, run_id"
-    ).format(_table(schema), _made_from(SQL("s.position")))
+    ).format(_table(schema), _input_fingerprint(SQL("s.position")))
     return [SetAside(*row) for row in conn.execute(query, (_inputs(known_at),))]
 
 
@@ -139,7 +139,7 @@ def _inputs(known_at: object) -> str:
     return f"{ENGINE_VERSION} {VERSION} {known_at}"
 
 
-def _made_from(position: SQL) -> Composed:
+def _input_fingerprint(position: SQL) -> Composed:
     """A text that changes with the program, the bars and the event at a position."""
     return SQL(
         "concat_ws(' ', %s::text, (SELECT e.topic || ' ' || md5(e.state) FROM quantagent.events e "

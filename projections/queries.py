@@ -15,7 +15,7 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from engine.core.errors import NotFound, QuantagentError
 from engine.core.market import Symbol
-from projections.schemas import VIEWS
+from projections.schemas import VIEWS_SCHEMA
 
 Rows = list[dict[str, Any]]
 STATEMENT_TIMEOUT = "5s"
@@ -23,9 +23,9 @@ PAGE = 500
 # Between the commits of two projections; a page must not wait longer for one that has stopped.
 SNAPSHOT_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 
-By = Literal["analysis", "run", "day", "variant"]
+CostGrouping = Literal["analysis", "run", "day", "variant"]
 
-_GROUPS: dict[By, LiteralString] = {
+_GROUPS: dict[CostGrouping, LiteralString] = {
     "analysis": "c.analysis_id, c.variant",
     "run": "d.environment, d.run_id",
     "day": "c.day",
@@ -38,9 +38,9 @@ class MetricsMissing(QuantagentError):
 
     def __init__(self, missing: Mapping[str, str | None]) -> None:
         reasons = ((run_id[:8], reason or "the read models are behind") for run_id, reason in missing.items())
-        said = "; ".join(f"{run_id} ({reason})" for run_id, reason in reasons)
+        described = "; ".join(f"{run_id} ({reason})" for run_id, reason in reasons)
         super().__init__(
-            f"the metrics of run {said} are missing; its events are stored, and `quantagent projections status` "
+            f"the metrics of run {described} are missing; its events are stored, and `quantagent projections status` "
             "says what the read models lack."
         )
         self.missing = dict(missing)
@@ -101,7 +101,7 @@ class Queries:
     def _read_at(self) -> ReadAt:
         version = self._rows(SQL("SELECT version FROM {}").format(_table("published")))[0]["version"]
         query = SQL("SELECT projection, position, updated_at FROM {} WHERE projection IN ('books', 'performance')")
-        rows = self._rows(query.format(Identifier(f"{VIEWS}_v{version}", "progress")))
+        rows = self._rows(query.format(Identifier(f"{VIEWS_SCHEMA}_v{version}", "progress")))
         found = {row["projection"]: row for row in rows}
         latest = max(row["updated_at"] for row in rows)
         return ReadAt(found["books"]["position"], found["performance"]["position"], latest)
@@ -121,7 +121,7 @@ class Queries:
         limit: int | None = None,
     ) -> Rows:
         """Runs with their main figures, newest first; since and until: when they were requested, the end excluded."""
-        query = self._of_runs() + SQL(
+        query = self._runs_query() + SQL(
             "WHERE (%s::text IS NULL OR r.environment = %s) AND (%s::text IS NULL OR r.label = %s) "
             "AND (%s::timestamptz IS NULL OR r.requested_at >= %s) "
             "AND (%s::timestamptz IS NULL OR r.requested_at < %s) "
@@ -143,7 +143,7 @@ class Queries:
                 raise NotFound("there is no run yet: `quantagent backtest` makes one.")
             return (wanted or known)[0]
         found = (
-            self._rows(self._of_runs() + SQL("WHERE left(r.run_id, %s) = %s LIMIT 2"), len(prefix), prefix)
+            self._rows(self._runs_query() + SQL("WHERE left(r.run_id, %s) = %s LIMIT 2"), len(prefix), prefix)
             if prefix
             else []
         )
@@ -153,7 +153,7 @@ class Queries:
             raise NotFound(f"run {prefix!r} fits several runs: give more of its id.")
         raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names those that exist.")
 
-    def _of_runs(self) -> Composed:
+    def _runs_query(self) -> Composed:
         """Runs with their main figures; `set_aside`: why rows of a run are missing, else None."""
         return SQL(
             "SELECT r.*, {}, m.total_trades, m.win_rate, m.profit_factor, m.sharpe_ratio, m.max_drawdown, m.total_pnl, "
@@ -162,7 +162,9 @@ class Queries:
 
     def _set_aside(self) -> SQL | Composed:
         """Why projections have set a run aside. The views of an older version, read until ours are, do not say it."""
-        if self._conn.execute("SELECT to_regclass(%s)", (f"{VIEWS}.set_aside",)).fetchone() == {"to_regclass": None}:
+        if self._conn.execute("SELECT to_regclass(%s)", (f"{VIEWS_SCHEMA}.set_aside",)).fetchone() == {
+            "to_regclass": None
+        }:
             return SQL("NULL::text AS set_aside")
         return SQL(
             "(SELECT string_agg(a.projection || ': ' || a.reason, '; ' ORDER BY a.projection) FROM {} a "
@@ -171,34 +173,34 @@ class Queries:
 
     def orders(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         """Orders in order of their placing, each with its `number` in the run, counted from 1."""
-        return self._of_run("orders", "placed_at", run_id, symbol, on, "position")
+        return self._run_rows("orders", "placed_at", run_id, symbol, on, "position")
 
     def trades(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         """Trades in order of entry, each with its `number` in the run, counted from 1."""
-        return self._of_run("trades", "entry_at", run_id, symbol, on, "entry_at, trade_id")
+        return self._run_rows("trades", "entry_at", run_id, symbol, on, "entry_at, trade_id")
 
     def fills(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        return self._of_run("fills", "at", run_id, symbol, on)
+        return self._run_rows("fills", "at", run_id, symbol, on)
 
     def positions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         """Open positions only."""
-        rows = self._of_run("positions", "updated_at", run_id, symbol, on)
+        rows = self._run_rows("positions", "updated_at", run_id, symbol, on)
         return [row for row in rows if row["quantity"] != 0]
 
     def days(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         """The account at the end of each session; a session has no symbol."""
         del symbol
-        return self._of_run("days", "at", run_id, None, on)
+        return self._run_rows("days", "at", run_id, None, on)
 
     def signals(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         """Signals in order, each with its `number` in the run, counted from 1."""
-        return self._of_run("signals", "at", run_id, symbol, on, "position")
+        return self._run_rows("signals", "at", run_id, symbol, on, "position")
 
     def risk_decisions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        return self._of_run("risk_decisions", "at", run_id, symbol, on)
+        return self._run_rows("risk_decisions", "at", run_id, symbol, on)
 
     def decisions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        return self._of_run("decisions", "at", run_id, symbol, on)
+        return self._run_rows("decisions", "at", run_id, symbol, on)
 
     def count(self, table: Literal["trades", "orders", "risk_decisions"], run_id: str) -> int:
         """How many rows of a run a table has."""
@@ -237,7 +239,7 @@ class Queries:
         ).format(_table("signals"), _table("risk_decisions"))
         return self._rows(query, run_id, verdict, verdict, limit, offset)
 
-    def verdicts(self, run_id: str) -> dict[str, int]:
+    def verdict_counts(self, run_id: str) -> dict[str, int]:
         """How many signals of a run got which verdict."""
         query = SQL("SELECT verdict, count(*) AS n FROM {} WHERE run_id = %s GROUP BY verdict ORDER BY verdict")
         return {row["verdict"]: row["n"] for row in self._rows(query.format(_table("risk_decisions")), run_id)}
@@ -261,7 +263,7 @@ class Queries:
         )
         return self._rows(query.format(_table("risk_decisions")), run_id)
 
-    def order_ends(self, run_id: str) -> Rows:
+    def order_status_counts(self, run_id: str) -> Rows:
         """How the orders of a run stand: status, reason (null where there is none), orders; the most frequent first."""
         query = SQL(
             "SELECT status, reason, count(*) AS orders FROM {} WHERE run_id = %s GROUP BY status, reason "
@@ -269,7 +271,7 @@ class Queries:
         )
         return self._rows(query.format(_table("orders")), run_id)
 
-    def opinions(self, run_id: str) -> dict[str, int]:
+    def decision_counts(self, run_id: str) -> dict[str, int]:
         """How many of the analyses that a run consulted said LONG, SHORT, FLAT or HOLD."""
         query = SQL("SELECT decision, count(*) AS n FROM {} WHERE run_id = %s GROUP BY decision ORDER BY decision")
         return {row["decision"]: row["n"] for row in self._rows(query.format(_table("decisions")), run_id)}
@@ -280,19 +282,19 @@ class Queries:
         return self._rows(query.format(_table("fills")), run_id)[0]["costs"]
 
     def equity(self, run_id: str) -> Rows:
-        return self._of_run("equity", "at", run_id, None, None)
+        return self._run_rows("equity", "at", run_id, None, None)
 
-    def lived_until(self, run_id: str) -> datetime | None:
+    def last_bar_closed_at(self, run_id: str) -> datetime | None:
         """The close of the latest bar a run has lived through; None before the first."""
         query = SQL("SELECT max(at) AS at FROM {} WHERE run_id = %s").format(_table("equity"))
         return self._rows(query, run_id)[0]["at"]
 
     def portfolio(self, run_id: str) -> dict[str, Any] | None:
-        return next(iter(self._of_run("portfolio", "run_id", run_id, None, None)), None)
+        return next(iter(self._run_rows("portfolio", "run_id", run_id, None, None)), None)
 
     def metrics(self, run_id: str) -> dict[str, Any] | None:
         """None while the run has no curve yet."""
-        return next(iter(self._of_run("metrics", "run_id", run_id, None, None)), None)
+        return next(iter(self._run_rows("metrics", "run_id", run_id, None, None)), None)
 
     def missing_metrics(self, run_ids: Sequence[str]) -> dict[str, str | None]:
         """Those of the runs that have no metrics, with the reason why they were set aside, if they were."""
@@ -370,7 +372,7 @@ class Queries:
         query = SQL("SELECT * FROM {} WHERE analysis_id = %s ORDER BY version, n").format(_table("model_calls"))
         return self._rows(query, analysis_id)
 
-    def costs(self, by: By, run_id: str | None = None) -> Rows:
+    def costs(self, by: CostGrouping, run_id: str | None = None) -> Rows:
         """Model calls added up by analysis, run, UTC day or variant, of one run or of all; the latest first.
 
         calls, failures (those without a usable answer), analyses, input_tokens, output_tokens, cost (US dollars). Of a
@@ -399,7 +401,7 @@ class Queries:
         )
         return self._rows(query.format(_table("model_calls")))[0]["cost"]
 
-    def _of_run(
+    def _run_rows(
         self,
         table: LiteralString,
         time: LiteralString,
@@ -427,4 +429,4 @@ class Queries:
 
 
 def _table(name: str) -> Identifier:
-    return Identifier(VIEWS, name)
+    return Identifier(VIEWS_SCHEMA, name)

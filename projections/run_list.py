@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from engine.core.events import RunEnded, RunFailed, RunRequested, RunStarted
 from engine.core.upcasters import event_names
 from engine.runtime.runs import run_stream
-from engine.store import Recorded, Store
+from engine.store import LogEntry, Store
 from projections import tables
-from projections.account import run_of
-from projections.projection import Change
+from projections.account import stream_run_id
+from projections.projection import RowChange
 from projections.tables import Row
 
 
@@ -28,8 +28,8 @@ class Runs:
         self._store = store
         self._rows: dict[str, Row] = {}
 
-    def apply(self, recorded: Recorded) -> Iterable[Change]:
-        event, run_id = recorded.event, run_of(recorded)
+    def apply(self, recorded: LogEntry) -> Iterable[RowChange]:
+        event, run_id = recorded.event, stream_run_id(recorded)
         if run_id is None or not isinstance(event, RunRequested | RunStarted | RunEnded | RunFailed):
             return
         if isinstance(event, RunRequested):
@@ -42,10 +42,10 @@ class Runs:
         else:
             self._rows[run_id] = row
 
-    def settle(self) -> Iterable[Change]:
+    def flush(self) -> Iterable[RowChange]:
         return ()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._rows.clear()
 
     def _row_before(self, run_id: str, version: int) -> Row:
@@ -62,7 +62,7 @@ class Runs:
         return row
 
 
-def _requested_row(recorded: Recorded, request: RunRequested) -> Row:
+def _requested_row(recorded: LogEntry, request: RunRequested) -> Row:
     return {
         **dict.fromkeys(tables.RUNS.names),
         "environment": request.environment.value,

@@ -15,31 +15,31 @@ from typing import Any, NamedTuple
 import psycopg
 
 from engine.core.errors import QuantagentError, StoreUnavailable, UnreadableEvent
-from engine.data import Bars
-from engine.store import Recorded, Store
+from engine.data import BarCatalogue
+from engine.store import LogEntry, Store
 from projections import quarantine, schemas
-from projections.account import run_of
+from projections.account import stream_run_id
 from projections.accounts import Books
 from projections.analyses import Analyses
 from projections.models import Models
 from projections.performance import Performance
 from projections.profiles import Profiles
-from projections.projection import Projection, fold, stops_at, write
-from projections.quarantine import Owner, SetAside
+from projections.projection import Projection, must_stop_at, project, write_rows
+from projections.quarantine import EventOwner, SetAside
 from projections.run_list import Runs
-from projections.schemas import PRESENT, Check, Connection, Standing
+from projections.schemas import CURRENT_SCHEMA, Checkpoint, Connection, VerificationRecord
 from projections.tables import VERSION
 
 PAGE = 5_000
 
-Progress = Callable[[int, int], None]
+CountCallback = Callable[[int, int], None]
 
 
-def unheard(done: int, total: int) -> None:
+def ignore_progress(done: int, total: int) -> None:
     del done, total
 
 
-class Reached(NamedTuple):
+class ProjectionStatus(NamedTuple):
     """How far one projection is. `lag` counts the events still to project of the names it consumes."""
 
     projection: str
@@ -50,16 +50,16 @@ class Reached(NamedTuple):
     updated_at: datetime
 
 
-class Status(NamedTuple):
+class ReadModelStatus(NamedTuple):
     """How far the read models are, as a whole and each projection; `published`: whether readers see this version."""
 
     schema: str
     version: int
     published: bool
     head: int
-    projections: tuple[Reached, ...]
+    projections: tuple[ProjectionStatus, ...]
     set_aside: tuple[SetAside, ...] = ()
-    verified: Check | None = None
+    verified: VerificationRecord | None = None
 
     @property
     def position(self) -> int:
@@ -70,7 +70,7 @@ class Status(NamedTuple):
         return max(each.lag for each in self.projections)
 
     @property
-    def stopped(self) -> tuple[Reached, ...]:
+    def stopped(self) -> tuple[ProjectionStatus, ...]:
         return tuple(each for each in self.projections if each.stopped_at is not None)
 
 
@@ -80,9 +80,9 @@ class Runner:
     def __init__(
         self,
         store: Store,
-        catalogue: Bars,
+        catalogue: BarCatalogue,
         dsn: str,
-        schema: str = PRESENT,
+        schema: str = CURRENT_SCHEMA,
         projections: Sequence[Projection] | None = None,
     ) -> None:
         self._store, self._catalogue, self.dsn, self.schema = store, catalogue, dsn, schema
@@ -94,9 +94,9 @@ class Runner:
             Profiles(store),
             Runs(store),
         )
-        self._remembered: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
 
-    def catch_up(self, progress: Progress = unheard, until: int | None = None) -> int:
+    def catch_up(self, progress: CountCallback = ignore_progress, until: int | None = None) -> int:
         """Projects what is in the log now, or what lies up to `until`; returns how many events that were.
 
         A run that cannot be projected is set aside, and tried again by a later call when what it is made from has
@@ -107,96 +107,98 @@ class Runner:
         done = 0
         with self._connection() as conn:
             # What is appended meanwhile is for the next call: a busy writer could keep this one for ever.
-            until = self._store.head() if until is None else until
-            start = min(standing.position for standing in schemas.standings(conn, self.schema))
-            self._try_again(conn)
-            going = {projection.name: projection for projection in self._projections}
+            until = self._store.last_position() if until is None else until
+            start = min(checkpoint.position for checkpoint in schemas.read_checkpoints(conn, self.schema))
+            self._retry_set_aside(conn)
+            active = {projection.name: projection for projection in self._projections}
             try:
-                while going:
-                    count, reached = self._advance(conn, going, until)
+                while active:
+                    count, position = self._advance(conn, active, until)
                     done += count
                     if count:
-                        progress(reached - start, until - start)
+                        progress(position - start, until - start)
             except psycopg.errors.UndefinedTable:
                 # Most likely a newer program has just published its version and put these tables away.
                 schemas.check_version(conn)
                 raise
-            if self.schema == PRESENT:
-                schemas.publish(conn)
+            if self.schema == CURRENT_SCHEMA:
+                schemas.publish_version(conn)
         return done
 
-    def status(self) -> Status:
+    def status(self) -> ReadModelStatus:
         with self._connection() as conn:
-            version = schemas.published(conn)
-            found = [self._reached(conn, standing) for standing in schemas.standings(conn, self.schema)]
-            set_aside = tuple(quarantine.listing(conn, self.schema))
-            verified = schemas.last_verified(conn, self.schema)
-        head = self._store.head()
-        return Status(self.schema, VERSION, version == VERSION, head, tuple(found), set_aside, verified)
+            version = schemas.published_version(conn)
+            found = [
+                self._projection_status(conn, checkpoint) for checkpoint in schemas.read_checkpoints(conn, self.schema)
+            ]
+            set_aside = tuple(quarantine.list_set_aside(conn, self.schema))
+            verified = schemas.last_verification(conn, self.schema)
+        head = self._store.last_position()
+        return ReadModelStatus(self.schema, VERSION, version == VERSION, head, tuple(found), set_aside, verified)
 
-    def incomplete(self) -> str | None:
+    def describe_incomplete(self) -> str | None:
         """What a reader of every table must know, in one sentence; None when no projection has stopped.
 
         A run that was set aside is no part of it: its own row says so.
         """
         with self._connection() as conn:
-            stopped = [each for each in schemas.standings(conn, self.schema) if each.stopped_at is not None]
+            stopped = [each for each in schemas.read_checkpoints(conn, self.schema) if each.stopped_at is not None]
         if not stopped:
             return None
-        told = " and ".join(f"{each.projection} at event {each.stopped_at}" for each in stopped)
-        return f"the read models are incomplete: stopped {told}; `quantagent projections status` says why."
+        described = " and ".join(f"{each.projection} at event {each.stopped_at}" for each in stopped)
+        return f"the read models are incomplete: stopped {described}; `quantagent projections status` says why."
 
     def _connection(self) -> psycopg.Connection[Any]:
         conn = psycopg.connect(self.dsn, autocommit=True)
         try:
             # A crash of the server may cost the latest pages, rows and position together: the log still has them.
             conn.execute("SET synchronous_commit = off")
-            schemas.prepare(conn, self.schema, self._store.head)
+            schemas.prepare_tables(conn, self.schema, self._store.last_position)
         except BaseException:
             conn.close()
             raise
         return conn
 
-    def _reached(self, conn: Connection, standing: Standing) -> Reached:
-        (consumes,) = (each.consumes for each in self._projections if each.name == standing.projection)
+    def _projection_status(self, conn: Connection, checkpoint: Checkpoint) -> ProjectionStatus:
+        (consumes,) = (each.consumes for each in self._projections if each.name == checkpoint.projection)
         row = conn.execute(
             "SELECT count(*) FROM quantagent.events WHERE notification_id > %s AND topic = ANY(%s)",
-            (standing.position, sorted(consumes)),
+            (checkpoint.position, sorted(consumes)),
         ).fetchone()
-        return Reached(
-            standing.projection,
-            standing.position,
+        return ProjectionStatus(
+            checkpoint.projection,
+            checkpoint.position,
             0 if row is None else int(row[0]),
-            standing.stopped_at,
-            standing.reason,
-            standing.updated_at,
+            checkpoint.stopped_at,
+            checkpoint.reason,
+            checkpoint.updated_at,
         )
 
-    def _advance(self, conn: Connection, going: dict[str, Projection], until: int) -> tuple[int, int]:
+    def _advance(self, conn: Connection, active: dict[str, Projection], until: int) -> tuple[int, int]:
         """Takes those that are furthest behind one page further: how many events, and the position they have now.
 
         Whoever cannot go on, or is at the end, leaves `going`. As a rule all stand at one position, and a page is
         read once for all.
         """
-        standing = [each for each in schemas.standings(conn, self.schema) if each.projection in going]
-        after = min(each.position for each in standing)
-        hindmost = [each for each in standing if each.position == after]
+        checkpoints = [each for each in schemas.read_checkpoints(conn, self.schema) if each.projection in active]
+        after = min(each.position for each in checkpoints)
+        furthest_behind = [each for each in checkpoints if each.position == after]
         # What a projection stopped at is tried alone before anything is read beyond it.
-        stops = [each.stopped_at for each in hindmost if each.stopped_at is not None]
+        stops = [each.stopped_at for each in furthest_behind if each.stopped_at is not None]
         page, unreadable = self._read(after, min([*stops, until]))
-        for each in hindmost:
-            projection = going[each.projection]
+        for each in furthest_behind:
+            projection = active[each.projection]
             if page:
-                goes_on = self._project(conn, projection, after, page)
+                continues = self._project(conn, projection, after, page)
             elif unreadable:
-                goes_on = self._go_past(conn, projection, after, unreadable)
+                continues = self._skip_unreadable(conn, projection, after, unreadable)
             else:
-                goes_on = False
-            if not goes_on:
-                del going[projection.name]
+                continues = False
+            if not continues:
+                del active[projection.name]
         return len(page), page[-1].position if page else after
 
-    def _read(self, after: int, until: int) -> tuple[Sequence[Recorded], UnreadableEvent | None]:
+    def _read(self, after: int, until: int) -> tuple[Sequence[LogEntry], UnreadableEvent | None]:
         """The events after a position that can be read; why the first one cannot, if there are none."""
         try:
             return self._store.read_all(after, PAGE, before=until + 1), None
@@ -204,7 +206,7 @@ class Runner:
             page = self._store.read_all(after, PAGE, before=error.position)
             return page, None if page else error
 
-    def _project(self, conn: Connection, projection: Projection, after: int, page: Sequence[Recorded]) -> bool:
+    def _project(self, conn: Connection, projection: Projection, after: int, page: Sequence[LogEntry]) -> bool:
         """Projects a page, or as much of its beginning as can be; false when it stops before its first event.
 
         Which event is to blame is found by halving, whatever failed: reading, folding, or writing the rows.
@@ -213,109 +215,116 @@ class Runner:
             try:
                 self._commit(conn, projection, after, page)
             except Exception as error:
-                projection.forget()
-                if not _is_to_blame_on_an_event(error):
+                projection.reset()
+                if not _is_caused_by_event(error):
                     raise
                 if len(page) == 1:
-                    reason = _sentence(page[0].position, error)
-                    owner = quarantine.owner_of(page[0])
-                    return self._give_way(conn, projection, after, page[0].position, owner, reason)
+                    reason = _describe_failure(page[0].position, error)
+                    owner = quarantine.event_owner(page[0])
+                    return self._set_aside_or_stop(conn, projection, after, page[0].position, owner, reason)
                 page = page[: len(page) // 2]
             else:
                 return True
 
-    def _commit(self, conn: Connection, projection: Projection, after: int, page: Sequence[Recorded]) -> None:
+    def _commit(self, conn: Connection, projection: Projection, after: int, page: Sequence[LogEntry]) -> None:
         """Rows and position of a page in one transaction; nothing when another runner has been here."""
         name = projection.name
         with conn.transaction():
             if schemas.lock_position(conn, self.schema, name) != after:
                 return
             # Folding changes what is remembered: should this page fail, that is worth nothing.
-            if self._remembered.pop(name, None) != after:
-                projection.forget()
-            passed_over = quarantine.run_ids(conn, self.schema, name)
+            if self._positions.pop(name, None) != after:
+                projection.reset()
+            passed_over = quarantine.set_aside_run_ids(conn, self.schema, name)
             if passed_over:
-                kept = [each for each in page if run_of(each) not in passed_over]
-                write(conn, self.schema, fold(projection, kept))
+                kept = [each for each in page if stream_run_id(each) not in passed_over]
+                write_rows(conn, self.schema, project(projection, kept))
             else:
-                write(conn, self.schema, fold(projection, page))
-            schemas.move(conn, self.schema, name, page[-1].position)
-        self._remembered[name] = page[-1].position
+                write_rows(conn, self.schema, project(projection, page))
+            schemas.advance_checkpoint(conn, self.schema, name, page[-1].position)
+        self._positions[name] = page[-1].position
 
-    def _go_past(self, conn: Connection, projection: Projection, after: int, unreadable: UnreadableEvent) -> bool:
+    def _skip_unreadable(
+        self, conn: Connection, projection: Projection, after: int, unreadable: UnreadableEvent
+    ) -> bool:
         """Goes past an event that cannot be read, if the projection does not need it or only one run does."""
-        owner = quarantine.owner_at(conn, unreadable.position)
-        concerned = stops_at(projection, unreadable.name)
+        owner = quarantine.find_owner_at(conn, unreadable.position)
+        concerned = must_stop_at(projection, unreadable.name)
         if concerned and owner is None:
             self._stop(conn, projection, after, unreadable.position, str(unreadable))
             return False
         if concerned and owner is not None and owner.kind in projection.streams:
-            return self._give_way(conn, projection, after, unreadable.position, owner, str(unreadable))
+            return self._set_aside_or_stop(conn, projection, after, unreadable.position, owner, str(unreadable))
         with conn.transaction():
             if schemas.lock_position(conn, self.schema, projection.name) == after:
-                schemas.move(conn, self.schema, projection.name, unreadable.position)
-                if self._remembered.get(projection.name) == after:
-                    self._remembered[projection.name] = unreadable.position
+                schemas.advance_checkpoint(conn, self.schema, projection.name, unreadable.position)
+                if self._positions.get(projection.name) == after:
+                    self._positions[projection.name] = unreadable.position
         return True
 
-    def _give_way(
-        self, conn: Connection, projection: Projection, after: int, at: int, owner: Owner | None, reason: str
+    def _set_aside_or_stop(
+        self, conn: Connection, projection: Projection, after: int, at: int, owner: EventOwner | None, reason: str
     ) -> bool:
         """Sets the run of an event aside and goes on after it; stops before an event that is of no run."""
         if owner is None or owner.kind not in projection.streams:
             self._stop(conn, projection, after, at, reason)
             return False
-        projection.forget()
-        self._remembered.pop(projection.name, None)
+        projection.reset()
+        self._positions.pop(projection.name, None)
         with conn.transaction():
             if schemas.lock_position(conn, self.schema, projection.name) == after:
                 run = SetAside(projection.name, owner.run_id, at, reason)
-                quarantine.put(conn, self.schema, run, self._catalogue.known_at())
-                schemas.move(conn, self.schema, projection.name, at)
+                quarantine.set_run_aside(conn, self.schema, run, self._catalogue.known_at())
+                schemas.advance_checkpoint(conn, self.schema, projection.name, at)
         return True
 
-    def _try_again(self, conn: Connection) -> None:
+    def _retry_set_aside(self, conn: Connection) -> None:
         """Projects the runs that were set aside, where what they are made from has changed since."""
         known_at = self._catalogue.known_at()
         by_name = {projection.name: projection for projection in self._projections}
-        for run in quarantine.worth_trying(conn, self.schema, known_at):
+        for run in quarantine.list_retryable(conn, self.schema, known_at):
             projection = by_name[run.projection]
-            projection.forget()
-            self._remembered.pop(projection.name, None)
+            projection.reset()
+            self._positions.pop(projection.name, None)
             try:
-                self._put_back(conn, projection, run)
+                self._restore_run(conn, projection, run)
             except Exception as error:
-                if not _is_to_blame_on_an_event(error):
+                if not _is_caused_by_event(error):
                     raise
                 with conn.transaction():
                     if schemas.lock_position(conn, self.schema, run.projection) >= run.position:
-                        again = run._replace(reason=_sentence(run.position, error))
-                        quarantine.put(conn, self.schema, again, known_at)
+                        retried = run._replace(reason=_describe_failure(run.position, error))
+                        quarantine.set_run_aside(conn, self.schema, retried, known_at)
             finally:
-                projection.forget()
+                projection.reset()
 
-    def _put_back(self, conn: Connection, projection: Projection, run: SetAside) -> None:
+    def _restore_run(self, conn: Connection, projection: Projection, run: SetAside) -> None:
         """Projects a run that was set aside from its beginning to where the projection is."""
         with conn.transaction():
             position = schemas.lock_position(conn, self.schema, run.projection)
-            if run.run_id in quarantine.run_ids(conn, self.schema, run.projection) and position >= run.position:
-                write(conn, self.schema, fold(projection, quarantine.events_of(self._store, run.run_id, position)))
-                quarantine.take_back(conn, self.schema, run)
+            if (
+                run.run_id in quarantine.set_aside_run_ids(conn, self.schema, run.projection)
+                and position >= run.position
+            ):
+                write_rows(
+                    conn, self.schema, project(projection, quarantine.run_events(self._store, run.run_id, position))
+                )
+                quarantine.delete_set_aside(conn, self.schema, run)
 
     def _stop(self, conn: Connection, projection: Projection, after: int, at: int, reason: str) -> None:
         with conn.transaction():
             if schemas.lock_position(conn, self.schema, projection.name) == after:
-                schemas.stop(conn, self.schema, projection.name, at, reason)
+                schemas.stop_checkpoint(conn, self.schema, projection.name, at, reason)
 
 
-def _is_to_blame_on_an_event(error: Exception) -> bool:
+def _is_caused_by_event(error: Exception) -> bool:
     """Whether another event would not have failed: a database or a disk that is not there fails with all of them."""
     if isinstance(error, psycopg.Error):
         return isinstance(error, psycopg.DataError | psycopg.IntegrityError)
     return not isinstance(error, StoreUnavailable | OSError | MemoryError)
 
 
-def _sentence(position: int, error: Exception) -> str:
-    said = str(error).strip().splitlines() or ["no reason given"]
-    reason = said[0] if isinstance(error, QuantagentError) else f"{type(error).__name__}: {said[0]}"
+def _describe_failure(position: int, error: Exception) -> str:
+    message = str(error).strip().splitlines() or ["no reason given"]
+    reason = message[0] if isinstance(error, QuantagentError) else f"{type(error).__name__}: {message[0]}"
     return f"event {position} cannot be projected: {reason}"

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.core.events import BookEvent, CashAdjusted, OrderFilled, RunRequested
-from engine.store import Recorded
+from engine.store import LogEntry
 from engine.trading.book import Book
 from projections import orders, portfolio, tables
-from projections.account import Account
-from projections.projection import Change
+from projections.account import RunAccount
+from projections.projection import RowChange
 from projections.trades import TradesView, trade_row
 
 
 class RunView:
     """Everything the tables say of one run's book, folded from its events in order."""
 
-    def __init__(self, requested: Recorded) -> None:
+    def __init__(self, requested: LogEntry) -> None:
         assert isinstance(requested.event, RunRequested)
-        self._account = Account(requested.event)
+        self._account = RunAccount(requested.event)
         self._orders = orders.OrdersView()
         self._portfolio = portfolio.PortfolioView()
 
@@ -31,24 +31,24 @@ class RunView:
         return self._account.book
 
     @property
-    def moves(self) -> list[OrderFilled | CashAdjusted]:
-        return self._account.moves
+    def movements(self) -> list[OrderFilled | CashAdjusted]:
+        return self._account.movements
 
     @property
     def trades(self) -> TradesView:
         return self._account.trades
 
-    def apply(self, recorded: Recorded) -> Iterator[Change]:
+    def apply(self, recorded: LogEntry) -> Iterator[RowChange]:
         """The rows that one event of the run changes, complete with run and environment."""
         for table, row in self._rows(recorded):
             yield table, {**row, **self._account.scope}
 
-    def account_row(self) -> Iterator[Change]:
+    def account_row(self) -> Iterator[RowChange]:
         """The account as it stands, once the book has been opened: asked for once a page, not with each event."""
         if self._portfolio.opened:
             yield tables.PORTFOLIO, {**self._portfolio.row(self._account.book), **self._account.scope}
 
-    def _rows(self, recorded: Recorded) -> Iterator[Change]:
+    def _rows(self, recorded: LogEntry) -> Iterator[RowChange]:
         changed = self._account.apply(recorded)
         event, book = recorded.event, self._account.book
         if not isinstance(event, BookEvent):

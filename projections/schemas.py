@@ -19,12 +19,12 @@ from projections.tables import TABLES, VERSION
 
 Connection = psycopg.Connection[Any]
 
-VIEWS = "read_models"
-PRESENT = f"{VIEWS}_v{VERSION}"
+VIEWS_SCHEMA = "read_models"
+CURRENT_SCHEMA = f"{VIEWS_SCHEMA}_v{VERSION}"
 RETIRED = -1
 
 
-class Standing(NamedTuple):
+class Checkpoint(NamedTuple):
     """How far the tables of one projection are; where it stopped, and why, when an event could not be projected."""
 
     projection: str
@@ -34,38 +34,38 @@ class Standing(NamedTuple):
     reason: str | None
 
 
-def prepare(conn: Connection, schema: str, head: Callable[[], int]) -> None:
+def prepare_tables(conn: Connection, schema: str, last_position: Callable[[], int]) -> None:
     """Creates the tables of a schema where they are missing, and publishes them where nothing newer than ours is.
 
     Raises `BadInput` when a newer program has published its version: this one must not write beside it.
     """
-    if _is_ready(conn, schema, head):
+    if _is_ready(conn, schema, last_position):
         return
     with conn.transaction():
-        _take_turn(conn)
-        if _is_ready(conn, schema, head):
+        _lock_schemas(conn)
+        if _is_ready(conn, schema, last_position):
             return
-        drop(conn, schema)
+        drop_schema(conn, schema)
         conn.execute(_tables(schema).encode())
-        if schema == PRESENT and (published(conn) or VERSION) == VERSION:
+        if schema == CURRENT_SCHEMA and (published_version(conn) or VERSION) == VERSION:
             # Nobody loses sight of anything: pages open at once, and fill.
-            _turn_views_to(conn, schema)
-    sweep(conn)
+            _point_views_to(conn, schema)
+    drop_retired(conn)
 
 
-def _is_ready(conn: Connection, schema: str, head: Callable[[], int]) -> bool:
+def _is_ready(conn: Connection, schema: str, last_position: Callable[[], int]) -> bool:
     check_version(conn)
-    if not _exists(conn, f"{schema}.progress") or (schema == PRESENT and published(conn) is None):
+    if not _exists(conn, f"{schema}.progress") or (schema == CURRENT_SCHEMA and published_version(conn) is None):
         return False
-    reached = max(standing.position for standing in standings(conn, schema))
+    position = max(checkpoint.position for checkpoint in read_checkpoints(conn, schema))
     # Tables beyond the log's end are those of another log: it was restored from a copy, or made anew. The end is asked
     # for last, because it moves, and others project.
-    return reached <= head()
+    return position <= last_position()
 
 
 def check_version(conn: Connection) -> None:
     """Raises `BadInput` when a newer version than ours is published."""
-    found = published(conn)
+    found = published_version(conn)
     if found is not None and found > VERSION:
         raise BadInput(
             f"the read models are those of a newer program (version {found}, this one writes {VERSION}): "
@@ -73,71 +73,71 @@ def check_version(conn: Connection) -> None:
         )
 
 
-def published(conn: Connection) -> int | None:
+def published_version(conn: Connection) -> int | None:
     """The version that readers see; None where there is none yet, or only tables of the time before versions."""
-    if not _exists(conn, f"{VIEWS}.published"):
+    if not _exists(conn, f"{VIEWS_SCHEMA}.published"):
         return None
-    row = conn.execute(SQL("SELECT version FROM {}").format(Identifier(VIEWS, "published"))).fetchone()
+    row = conn.execute(SQL("SELECT version FROM {}").format(Identifier(VIEWS_SCHEMA, "published"))).fetchone()
     return None if row is None else int(row[0])
 
 
-def publish(conn: Connection) -> None:
+def publish_version(conn: Connection) -> None:
     """Turns the views to our version once it has caught up with the older one that readers see."""
-    if published(conn) == VERSION:
+    if published_version(conn) == VERSION:
         return
     with conn.transaction():
-        _take_turn(conn)
-        found = published(conn)
-        if found is None or found >= VERSION or _would_lose(conn, f"{VIEWS}_v{found}"):
+        _lock_schemas(conn)
+        found = published_version(conn)
+        if found is None or found >= VERSION or _would_regress(conn, f"{VIEWS_SCHEMA}_v{found}"):
             return
-        _turn_views_to(conn, PRESENT)
+        _point_views_to(conn, CURRENT_SCHEMA)
         for version in range(1, VERSION):
-            _set_aside(conn, f"{VIEWS}_v{version}")
-    sweep(conn)
+            _retire(conn, f"{VIEWS_SCHEMA}_v{version}")
+    drop_retired(conn)
 
 
-def _would_lose(conn: Connection, older: str) -> bool:
+def _would_regress(conn: Connection, older: str) -> bool:
     """Whether one of our projections has stopped at an event that the older version got past."""
     if not _exists(conn, f"{older}.progress"):
         return False
-    before = {standing.projection: standing.position for standing in standings(conn, older)}
-    ours = standings(conn, PRESENT)
+    before = {checkpoint.projection: checkpoint.position for checkpoint in read_checkpoints(conn, older)}
+    ours = read_checkpoints(conn, CURRENT_SCHEMA)
     return any(each.stopped_at is not None and each.position < before.get(each.projection, 0) for each in ours)
 
 
-def switch(conn: Connection, beside: str) -> None:
+def switch_tables(conn: Connection, candidate: str) -> None:
     """Puts the tables of another schema in the place of the present ones, inside the caller's transaction."""
-    _take_turn(conn)
+    _lock_schemas(conn)
     # A runner that waits for these rows would write by name into the new tables on the strength of the old position.
-    conn.execute(SQL("UPDATE {} SET position = %s").format(Identifier(PRESENT, "progress")), (RETIRED,))
-    _set_aside(conn, PRESENT)
-    conn.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(beside), Identifier(PRESENT)))
-    _turn_views_to(conn, PRESENT)
+    conn.execute(SQL("UPDATE {} SET position = %s").format(Identifier(CURRENT_SCHEMA, "progress")), (RETIRED,))
+    _retire(conn, CURRENT_SCHEMA)
+    conn.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(candidate), Identifier(CURRENT_SCHEMA)))
+    _point_views_to(conn, CURRENT_SCHEMA)
 
 
-def sweep(conn: Connection) -> None:
+def drop_retired(conn: Connection) -> None:
     """Drops what was set aside. What somebody still reads stays until the next time."""
     query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY nspname"
     # The views come first in this order, and the tables under them after.
-    for (schema,) in conn.execute(query, (f"^{VIEWS}(_v[0-9]+(_next)?)?_before_",)).fetchall():
+    for (schema,) in conn.execute(query, (f"^{VIEWS_SCHEMA}(_v[0-9]+(_next)?)?_before_",)).fetchall():
         try:
             with conn.transaction():
                 conn.execute("SET LOCAL lock_timeout = '2s'")
-                drop(conn, schema)
+                drop_schema(conn, schema)
         except psycopg.errors.LockNotAvailable:
             continue
 
 
-def drop(conn: Connection, schema: str) -> None:
+def drop_schema(conn: Connection, schema: str) -> None:
     conn.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(schema)))
 
 
 # --- Positions ----------------------------------------------------------------------------------------------------
 
 
-def standings(conn: Connection, schema: str) -> list[Standing]:
+def read_checkpoints(conn: Connection, schema: str) -> list[Checkpoint]:
     query = SQL("SELECT projection, position, updated_at, stopped_at, reason FROM {} ORDER BY projection")
-    return [Standing(*row) for row in conn.execute(query.format(Identifier(schema, "progress")))]
+    return [Checkpoint(*row) for row in conn.execute(query.format(Identifier(schema, "progress")))]
 
 
 def lock_position(conn: Connection, schema: str, projection: str) -> int:
@@ -153,14 +153,14 @@ def lock_positions(conn: Connection, schema: str) -> dict[str, int]:
     return dict(conn.execute(query.format(Identifier(schema, "progress"))).fetchall())
 
 
-def move(conn: Connection, schema: str, projection: str, position: int) -> None:
+def advance_checkpoint(conn: Connection, schema: str, projection: str, position: int) -> None:
     query = SQL(
         "UPDATE {} SET position = %s, updated_at = now(), stopped_at = NULL, reason = NULL WHERE projection = %s"
     )
     conn.execute(query.format(Identifier(schema, "progress")), (position, projection))
 
 
-def stop(conn: Connection, schema: str, projection: str, at: int, reason: str) -> None:
+def stop_checkpoint(conn: Connection, schema: str, projection: str, at: int, reason: str) -> None:
     query = SQL(
         "UPDATE {} SET updated_at = now(), stopped_at = %s, reason = %s "
         "WHERE projection = %s AND (stopped_at, reason) IS DISTINCT FROM (%s, %s)"
@@ -168,7 +168,7 @@ def stop(conn: Connection, schema: str, projection: str, at: int, reason: str) -
     conn.execute(query.format(Identifier(schema, "progress")), (at, reason, projection, at, reason))
 
 
-class Check(NamedTuple):
+class VerificationRecord(NamedTuple):
     """The latest comparison of the present tables with the log: when, at which position, how many rows differed."""
 
     at: datetime
@@ -176,31 +176,31 @@ class Check(NamedTuple):
     differing: int
 
 
-def note_verified(conn: Connection, position: int, differing: int) -> None:
+def record_verification(conn: Connection, position: int, differing: int) -> None:
     query = SQL("INSERT INTO {} (position, differing) VALUES (%s, %s)")
-    conn.execute(query.format(Identifier(PRESENT, "verified")), (position, differing))
+    conn.execute(query.format(Identifier(CURRENT_SCHEMA, "verified")), (position, differing))
 
 
-def last_verified(conn: Connection, schema: str) -> Check | None:
+def last_verification(conn: Connection, schema: str) -> VerificationRecord | None:
     query = SQL("SELECT at, position, differing FROM {} ORDER BY at DESC LIMIT 1")
     row = conn.execute(query.format(Identifier(schema, "verified"))).fetchone()
-    return None if row is None else Check(*row)
+    return None if row is None else VerificationRecord(*row)
 
 
 # --- Schemas ------------------------------------------------------------------------------------------------------
 
 
-def _take_turn(conn: Connection) -> None:
+def _lock_schemas(conn: Connection) -> None:
     """One at a time creates, publishes and switches schemas, until its transaction ends."""
     conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('quantagent read models', 0))")
 
 
-def _turn_views_to(conn: Connection, schema: str) -> None:
-    _set_aside(conn, VIEWS)
+def _point_views_to(conn: Connection, schema: str) -> None:
+    _retire(conn, VIEWS_SCHEMA)
     conn.execute(_views(schema).encode())
 
 
-def _set_aside(conn: Connection, schema: str) -> None:
+def _retire(conn: Connection, schema: str) -> None:
     """Renames a schema, if it is there, so that nobody finds it any more and it can be dropped later."""
     if conn.execute("SELECT to_regnamespace(%s)", (schema,)).fetchone() != (None,):
         (transaction,) = conn.execute("SELECT pg_current_xact_id()::text").fetchone() or ("",)
@@ -240,16 +240,16 @@ def _tables(schema: str) -> str:
 
 def _views(schema: str) -> str:
     """The statements that create the views readers ask, and the note of their version."""
-    statements = [f"CREATE SCHEMA {VIEWS};"]
+    statements = [f"CREATE SCHEMA {VIEWS_SCHEMA};"]
     for table in TABLES:
         columns = ", ".join(table.names)
-        statements.append(f"CREATE VIEW {VIEWS}.{table.name} AS SELECT {columns} FROM {schema}.{table.name};")
+        statements.append(f"CREATE VIEW {VIEWS_SCHEMA}.{table.name} AS SELECT {columns} FROM {schema}.{table.name};")
     statements += [
-        f"CREATE VIEW {VIEWS}.set_aside AS SELECT projection, run_id, position, reason FROM {schema}.set_aside;",
-        f"CREATE VIEW {VIEWS}.event_log AS SELECT l.*, r.environment, r.run_id FROM quantagent.event_log l "
+        f"CREATE VIEW {VIEWS_SCHEMA}.set_aside AS SELECT projection, run_id, position, reason FROM {schema}.set_aside;",
+        f"CREATE VIEW {VIEWS_SCHEMA}.event_log AS SELECT l.*, r.environment, r.run_id FROM quantagent.event_log l "
         f"LEFT JOIN {schema}.runs r ON r.run_id = l.metadata ->> 'correlation';",
-        f"CREATE TABLE {VIEWS}.published AS SELECT {VERSION} AS version;",
-        grants(VIEWS),
+        f"CREATE TABLE {VIEWS_SCHEMA}.published AS SELECT {VERSION} AS version;",
+        grants(VIEWS_SCHEMA),
     ]
     return "\n".join(statements)
 

@@ -24,7 +24,7 @@ _LISTEN_S = 0.25
 _PAUSE_S, _PAUSE_MAX_S = 0.2, 10.0
 
 
-class Heard:
+class SubscriptionObserver:
     """What a follower tells while it works; here it tells nobody."""
 
     def projected(self, events: int) -> None:
@@ -37,13 +37,13 @@ class Heard:
         """It cannot go on, and there will be no other attempt."""
 
 
-def follow(runner: Runner, stop: Event, every_s: float = 0.0, heard: Heard | None = None) -> None:
+def follow_log(runner: Runner, stop: Event, every_s: float = 0.0, observer: SubscriptionObserver | None = None) -> None:
     """Keeps the read tables up with the log until `stop` is set, with `every_s` seconds of rest after each attempt.
 
     Outlives its connections and the server's restarts, with pauses of at most 10 s. Raises `BadInput` when a newer
     program has published its version.
     """
-    heard = heard or Heard()
+    observer = observer or SubscriptionObserver()
     pause_s = _PAUSE_S
     while not stop.is_set():
         try:
@@ -51,27 +51,27 @@ def follow(runner: Runner, stop: Event, every_s: float = 0.0, heard: Heard | Non
                 # Before the first look at the log: what is appended after that look is heard.
                 conn.execute(f"LISTEN {CHANNEL}")
                 while not stop.is_set():
-                    heard.projected(runner.catch_up())
+                    observer.projected(runner.catch_up())
                     pause_s = _PAUSE_S
                     stop.wait(every_s)
-                    _sleep(conn, stop)
+                    _wait_for_append(conn, stop)
         except (psycopg.Error, StoreUnavailable) as error:
-            heard.interrupted(error, pause_s)
+            observer.interrupted(error, pause_s)
             stop.wait(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
 
 
 @contextmanager
-def following(runner: Runner, every_s: float, heard: Heard) -> Generator[None]:
+def follow_in_thread(runner: Runner, every_s: float, observer: SubscriptionObserver) -> Generator[None]:
     """Follows in a thread of its own for as long as the block runs; what ended the thread early is raised after it."""
     stop = Event()
     ended_by: list[Exception] = []
 
     def work() -> None:
         try:
-            follow(runner, stop, every_s, heard)
+            follow_log(runner, stop, every_s, observer)
         except Exception as error:
-            heard.ended(error)
+            observer.ended(error)
             ended_by.append(error)
 
     thread = Thread(target=work, name="projections", daemon=True)
@@ -85,7 +85,7 @@ def following(runner: Runner, every_s: float, heard: Heard) -> Generator[None]:
         raise ended_by[0]
 
 
-def _sleep(conn: Connection, stop: Event) -> None:
+def _wait_for_append(conn: Connection, stop: Event) -> None:
     """Until something is appended, `stop` is set, or it has been long enough."""
     for _ in range(round(WAKE_S / _LISTEN_S)):
         if stop.is_set() or any(conn.notifies(timeout=_LISTEN_S, stop_after=1)):

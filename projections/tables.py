@@ -523,7 +523,7 @@ TABLES: tuple[Table, ...] = (
 )
 
 
-def document() -> str:
+def read_models_page() -> str:
     """`docs/read-models.md`."""
     lines = [
         "# Read models",

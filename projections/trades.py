@@ -52,7 +52,7 @@ class TradesView:
     def open(self) -> list[Trade]:
         return list(self._open.values())
 
-    def note(self, event: BookEvent) -> None:
+    def record_source(self, event: BookEvent) -> None:
         """Remembers what an order came from, a signal's source or its own role: it tells why a trade was ended."""
         if isinstance(event, SignalRaised):
             self._sources[event.signal_id] = event.source
@@ -60,7 +60,7 @@ class TradesView:
             protects = event.role not in ("entry", "exit")
             self._sources[event.order_id] = event.role if protects else self._sources[event.signal_id]
 
-    def pay(self, event: CashAdjusted) -> list[Trade]:
+    def add_borrow_cost(self, event: CashAdjusted) -> list[Trade]:
         """The trade that a cost of borrowing belongs to, with the cost added."""
         trade = self._open.get(event.symbol)
         if trade is None:
@@ -95,7 +95,7 @@ class TradesView:
         trade.exit_units = add(trade.exit_units, units)
         trade.exit_paid = add(trade.exit_paid, mul(fill.price, units))
         trade.gross_pnl = add(trade.gross_pnl, realised)
-        trade.fees = add(trade.fees, _share(fill.commission, units, fill.quantity))
+        trade.fees = add(trade.fees, _closing_share(fill.commission, units, fill.quantity))
         trade.exit_order_id, trade.exit_reason = fill.order_id, self._sources.get(fill.order_id)
         if flat:
             trade.exit_at = fill.at
@@ -105,16 +105,16 @@ class TradesView:
 def _enter(trade: Trade, fill: OrderFilled, units: Decimal, held: Decimal) -> None:
     trade.bought_units = add(trade.bought_units, units)
     trade.entry_paid = add(trade.entry_paid, mul(fill.price, units))
-    trade.fees = add(trade.fees, _rest(fill.commission, units, fill.quantity))
+    trade.fees = add(trade.fees, _opening_share(fill.commission, units, fill.quantity))
     trade.quantity = max(trade.quantity, held)
 
 
-def _share(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
+def _closing_share(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
     """The closing units' share of an amount."""
     return amount if units == whole else prorate(amount, units, whole)
 
 
-def _rest(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
+def _opening_share(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
     """What the closing units leave to the opening ones: so that both together are the amount, exactly."""
     return amount if units == whole else sub(amount, prorate(amount, sub(whole, units), whole))
 

@@ -11,21 +11,21 @@ from typing import NamedTuple
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from engine.data import Bars
+from engine.data import BarCatalogue
 from engine.store import Store
 from projections import schemas
-from projections.rebuild import compare, made_beside, one_at_a_time, rows_of
-from projections.runner import Progress, unheard
-from projections.schemas import PRESENT, VIEWS, Connection
+from projections.rebuild import build_beside, compare_schemas, exclusive_connection, select_rows
+from projections.runner import CountCallback, ignore_progress
+from projections.schemas import CURRENT_SCHEMA, VIEWS_SCHEMA, Connection
 from projections.tables import TABLES, Table
 
-FROM_THE_LOG = f"{PRESENT}_from_the_log"
+REBUILT_SCHEMA = f"{CURRENT_SCHEMA}_from_the_log"
 
-NAMED = 20
+EXAMPLES_MAX = 20
 """So many differing rows are named of each table; all are counted."""
 
 
-class Cell(NamedTuple):
+class CellDifference(NamedTuple):
     """A value that readers see and the one that follows from the log, as text; None is null."""
 
     column: str
@@ -33,23 +33,23 @@ class Cell(NamedTuple):
     from_the_log: str | None
 
 
-class Differing(NamedTuple):
+class RowDifference(NamedTuple):
     """A row that differs: its table, key and cells; `missing` is not shown, `added` does not follow from the log."""
 
     table: str
     kind: str
     run_id: str | None
     key: dict[str, str]
-    cells: tuple[Cell, ...]
+    cells: tuple[CellDifference, ...]
 
 
-class Verified(NamedTuple):
+class ReadModelVerification(NamedTuple):
     """rows, differing: counts by table, at a position of the log; evidence: the schemas that hold both sides."""
 
     position: int
     rows: dict[str, int]
     differing: dict[str, int]
-    examples: tuple[Differing, ...]
+    examples: tuple[RowDifference, ...]
     evidence: tuple[str, ...]
 
     @property
@@ -57,27 +57,29 @@ class Verified(NamedTuple):
         return not any(self.differing.values())
 
 
-def verify(store: Store, catalogue: Bars, dsn: str, progress: Progress = unheard) -> Verified:
+def verify_read_models(
+    store: Store, catalogue: BarCatalogue, dsn: str, progress: CountCallback = ignore_progress
+) -> ReadModelVerification:
     """Verifies while events may arrive and pages are read, and notes the result for `status`.
 
     The schema made from the log is kept where they differ, until the next call, and dropped where they do not. Raises
     `BadInput` when an event stops the tables made from the log where the present ones got past it.
     """
-    with one_at_a_time(dsn) as conn, psycopg.connect(dsn, autocommit=True) as reader:
-        pair = made_beside(conn, store, catalogue, dsn, FROM_THE_LOG, progress)
+    with exclusive_connection(dsn) as conn, psycopg.connect(dsn, autocommit=True) as reader:
+        pair = build_beside(conn, store, catalogue, dsn, REBUILT_SCHEMA, progress)
         position = pair.snapshot(conn, reader)
-        rows, differing = compare(reader, VIEWS, FROM_THE_LOG)
+        rows, differing = compare_schemas(reader, VIEWS_SCHEMA, REBUILT_SCHEMA)
         changed = [table for table in TABLES if differing[table.name]]
-        examples = [each for table in changed for each in _differing(reader, table)]
+        examples = [each for table in changed for each in _row_differences(reader, table)]
         reader.execute("COMMIT")
-        schemas.note_verified(conn, position, sum(differing.values()))
+        schemas.record_verification(conn, position, sum(differing.values()))
         if not changed:
-            schemas.drop(conn, FROM_THE_LOG)
-        evidence = (PRESENT, FROM_THE_LOG) if changed else ()
-        return Verified(position, rows, differing, tuple(examples), evidence)
+            schemas.drop_schema(conn, REBUILT_SCHEMA)
+        evidence = (CURRENT_SCHEMA, REBUILT_SCHEMA) if changed else ()
+        return ReadModelVerification(position, rows, differing, tuple(examples), evidence)
 
 
-def _differing(conn: Connection, table: Table) -> list[Differing]:
+def _row_differences(conn: Connection, table: Table) -> list[RowDifference]:
     """The first rows of a table that are on one side only, those of one key together."""
     # Named otherwise than the key's columns, by which the rows are ordered.
     cells = [
@@ -89,17 +91,17 @@ def _differing(conn: Connection, table: Table) -> list[Differing]:
         "ORDER BY {key} LIMIT %s"
     ).format(
         cells=SQL(", ").join(cells),
-        ours=rows_of(VIEWS, table),
-        theirs=rows_of(FROM_THE_LOG, table),
+        ours=select_rows(VIEWS_SCHEMA, table),
+        theirs=select_rows(REBUILT_SCHEMA, table),
         key=SQL(", ").join(map(Identifier, table.key)),
     )
-    return [_differing_row(table, *row) for row in conn.execute(query, (NAMED,))]
+    return [_differing_row(table, *row) for row in conn.execute(query, (EXAMPLES_MAX,))]
 
 
-def _differing_row(table: Table, is_shown: bool | None, is_right: bool | None, *values: str | None) -> Differing:
-    both = [Cell(name, *values[2 * n : 2 * n + 2]) for n, name in enumerate(table.names)]
+def _differing_row(table: Table, is_shown: bool | None, is_right: bool | None, *values: str | None) -> RowDifference:
+    both = [CellDifference(name, *values[2 * n : 2 * n + 2]) for n, name in enumerate(table.names)]
     kind = "changed" if is_shown and is_right else "added" if is_shown else "missing"
     own = {cell.column: cell.shown if is_shown else cell.from_the_log for cell in both}
     key = {name: own[name] or "" for name in table.key}
     changed = tuple(cell for cell in both if cell.shown != cell.from_the_log) if kind == "changed" else ()
-    return Differing(table.name, kind, own.get("run_id"), key, changed)
+    return RowDifference(table.name, kind, own.get("run_id"), key, changed)

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, settings
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier, Literal
 
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.sample import load_sample
 from engine.store import Store
 from engine.store.embedded import server as embedded_server
@@ -32,7 +32,7 @@ from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from engine.store.roles import set_up_roles
 from tests.support.seeded import seed
-from tests.support.waiting import GIVE_UP_S
+from tests.support.waiting import WAIT_TIMEOUT_S
 
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -100,7 +100,7 @@ def tcp_server(server: str) -> str:
         rules.write_text("host all all 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
         conn.execute("SELECT pg_reload_conf()")
     dsn = make_conninfo(host="127.0.0.1", port=port, user=name, password=password, dbname="postgres")
-    deadline = time.monotonic() + GIVE_UP_S
+    deadline = time.monotonic() + WAIT_TIMEOUT_S
     while True:
         try:
             psycopg.connect(dsn).close()
@@ -128,7 +128,7 @@ def template(server: str) -> Iterator[str]:
 def sample_template(server: str, template: str) -> Iterator[str]:
     """The name of a database that holds the bundled sample's bars, and no event, for others to be copied from."""
     with database(server, template) as made:
-        load_sample(Catalogue(made))
+        load_sample(PostgresCatalogue(made))
         yield str(conninfo_to_dict(made)["dbname"])
 
 
@@ -180,7 +180,7 @@ def database(server: str, template: str) -> Generator[str]:
 
 def _drop(conn: psycopg.Connection[tuple[object, ...]], name: str) -> None:
     """Who is no superuser cannot end the server's own vacuuming, and has to wait for it."""
-    deadline = time.monotonic() + GIVE_UP_S
+    deadline = time.monotonic() + WAIT_TIMEOUT_S
     while True:
         try:
             conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))

@@ -6,9 +6,9 @@ from engine.clock import now
 from engine.core.config import digest_of
 from engine.core.events import Environment, OrderFilled
 from engine.core.market import Timeframe
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.signals import ImportedAnalyst, read_signals, save_signals
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime import runs
 from engine.runtime.session import Journal, Session
 from engine.store import Cause
@@ -23,7 +23,7 @@ ME = Cause("a reader")
 def test_one_bar_becomes_a_fill_on_the_screen(dsn: str, tmp_path: Path) -> None:
     # 1. A bar enters the catalogue. It is labelled by its open and its close, and known at its close.
     bars = walk("AAA", seed=100, count=60, start=100.0, sigma=0.005)
-    Catalogue(dsn).add("AAA", Timeframe.H1, bars, source="test", learned_at=now())
+    PostgresCatalogue(dsn).add("AAA", Timeframe.H1, bars, source="test", learned_at=now())
     # 2. An analyst looks at bars that have closed, and wishes: LONG, SHORT, FLAT or HOLD.
     analyst = ImportedAnalyst(file := read_signals(write_signals(tmp_path / "crossing.csv", [bars])))
     # 3. The session takes the market's instants in order; rules decide; facts go to the log.
@@ -37,11 +37,11 @@ def test_one_bar_becomes_a_fill_on_the_screen(dsn: str, tmp_path: Path) -> None:
         asked = runs.start_run(store, asked, bars[0].opened_at, ME.actor)
         journal = Journal(store, runs.book_stream(asked.run_id), ME)
         session = Session(config, digest_of(config), analyst, journal)
-        decided = [event for moment in moments([bars]) for event in session.advance(moment)]
+        decided = [event for moment in time_slices([bars]) for event in session.advance(moment)]
         runs.end_run(store, asked, session, journal, bars[-1].closed_at, ME.actor)
         fill = next(event for event in decided if isinstance(event, OrderFilled))
         # 4. Read models are projected from the log.
-        Runner(store, Catalogue(dsn), dsn).catch_up()
+        Runner(store, PostgresCatalogue(dsn), dsn).catch_up()
     # 5. The screen shows the row: decided at a bar's close, filled at the next bar's open.
     with Queries(dsn) as queries:
         shown = queries.fills(asked.run_id)[0]

@@ -19,28 +19,28 @@ from analysis.analyst import ensure_analyses
 from engine import clock
 from engine.audit.anchors import Anchor
 from engine.audit.regenerate import dataset_digest
-from engine.audit.signing import Standing, anchor, standing
+from engine.audit.signing import AnchoringState, anchoring_state, sign_head
 from engine.core.config import RunConfig
 from engine.core.errors import BadInput, NotFound, StoreUnavailable
 from engine.core.events import Environment, RunRequested, RunStarted
 from engine.core.market import Bar, Instrument, Symbol, Timeframe
 from engine.core.money import ZERO
 from engine.core.upcasters import event_names
-from engine.data import Bars
-from engine.data.catalogue import Catalogue
+from engine.data import BarCatalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.signals import ImportedAnalyst, check_signals_fit, load_signals, read_signals, save_signals
 from engine.runtime import runs
 from engine.runtime.replay import check_replayable, commands_of_run, load_stored_analyses
 from engine.runtime.session import Analyst
 from engine.store import Store, read_from, roles
-from engine.store.connections import reason_of, wait_for
+from engine.store.connections import failure_reason, wait_for_server
 from engine.store.embedded.files import default_home
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from engine.store.roles import Access
 from engine.trading.circuit_breakers import Command
 from projections.queries import Queries
-from projections.runner import Progress, Runner, unheard
+from projections.runner import CountCallback, Runner, ignore_progress
 from ui.environment_lock import lock_digest
 from ui.services import profile_files, profiles
 from ui.services.analysts import SpendingTracker, find_analyst
@@ -73,7 +73,7 @@ class App(NamedTuple):
     settings: Settings
     access: Access
     store: Store
-    catalogue: Bars
+    catalogue: BarCatalogue
     exit_stack: ExitStack | None = None
     by_role: Access | None = None
 
@@ -90,26 +90,26 @@ class App(NamedTuple):
     def runner(self) -> Runner:
         return Runner(self.store, self.catalogue, self.dsn)
 
-    def queries(self, progress: Progress = unheard) -> Queries:
+    def queries(self, progress: CountCallback = ignore_progress) -> Queries:
         """The read tables, caught up with the log; says on stderr when they could not be."""
         runner = self.runner()
         try:
             runner.catch_up(progress)
         except READ_ONLY:
             print_to_stderr(f"warning: this login may read and not write, so that {_describe_lag(runner)}.")
-        if incomplete := runner.incomplete():
+        if incomplete := runner.describe_incomplete():
             print_to_stderr(f"warning: {incomplete}")
         return Queries(self.access.reader)
 
     def anchor(self) -> Anchor | None:
         """Signs the head of the log outside the database; None while there is none."""
         with psycopg.connect(self.dsn, autocommit=True) as conn:
-            return anchor(conn, self.home, clock.now())
+            return sign_head(conn, self.home, clock.now())
 
-    def anchor_status(self) -> Standing:
+    def anchor_status(self) -> AnchoringState:
         """The log's anchors at home, and what stands in the way of another one."""
         with psycopg.connect(self.access.auditor, autocommit=True) as conn:
-            return standing(conn, self.home)
+            return anchoring_state(conn, self.home)
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def open_app(settings: Settings | None = None, warn: Callable[[str], None] = pri
     """
     settings = settings or from_environment()
     with _access(settings) as access, PostgresStore(access.writer) as store, ExitStack() as exit_stack:
-        app = App(settings, access, store, Catalogue(access.writer), exit_stack)
+        app = App(settings, access, store, PostgresCatalogue(access.writer), exit_stack)
         try:
             yield app
         finally:
@@ -133,7 +133,7 @@ def open_audit(settings: Settings | None = None) -> Generator[App]:
     """The same system as an auditor has it: everything can be read, and nothing written."""
     settings = settings or from_environment()
     with _access(settings) as access, PostgresStore(access.auditor) as store, ExitStack() as exit_stack:
-        yield App(settings, Access(*[access.auditor] * 4), store, Catalogue(access.auditor), exit_stack, access)
+        yield App(settings, Access(*[access.auditor] * 4), store, PostgresCatalogue(access.auditor), exit_stack, access)
 
 
 def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:
@@ -141,7 +141,7 @@ def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:
     try:
         app.anchor()
     except (OSError, BadInput, psycopg.Error) as error:
-        warn(f"warning: the log was not anchored at the end of this command: {reason_of(error)}.")
+        warn(f"warning: the log was not anchored at the end of this command: {failure_reason(error)}.")
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _access(settings: Settings) -> Generator[Access]:
 @contextmanager
 def _server(settings: Settings) -> Generator[str]:
     if settings.dsn:
-        wait_for(settings.dsn, print_to_stderr)
+        wait_for_server(settings.dsn, print_to_stderr)
         yield settings.dsn
         return
     from engine.store.embedded.postgres import EmbeddedPostgres
@@ -394,7 +394,7 @@ def resolve(app: App, request: BacktestRequest, environment: Environment = Envir
 
 def _check_bars_exist(app: App, symbols: Sequence[Symbol], timeframe: Timeframe) -> None:
     """Raises `NotFound` for the first symbol without bars, with the one that may have been meant."""
-    listing = app.catalogue.listing()
+    listing = app.catalogue.list_series()
     stored = {each.symbol for each in listing if each.timeframe is timeframe}
     for symbol in symbols:
         if symbol not in stored:
@@ -413,7 +413,7 @@ def _resolve_config(
 
 def all_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
     """The symbols that there are bars of. Raises `NotFound` without any."""
-    symbols = tuple(series.symbol for series in app.catalogue.listing() if series.timeframe is timeframe)
+    symbols = tuple(series.symbol for series in app.catalogue.list_series() if series.timeframe is timeframe)
     if not symbols:
         raise NotFound(
             f"the catalogue holds no {timeframe} bars: run `quantagent data sample`, or import a file with "

@@ -30,8 +30,8 @@ from engine.core.errors import QuantagentError, StoreUnavailable, VersionConflic
 from engine.core.events import AnalysisFailed, AnalysisMade
 from engine.core.ids import analysis_stream
 from engine.core.money import ZERO, add
-from engine.store import Batch, Cause, Recorded, Store
-from engine.store.connections import reason_of
+from engine.store import Batch, Cause, LogEntry, Store
+from engine.store.connections import failure_reason
 
 FAILURES_IN_A_ROW = 10
 DAY = timedelta(days=1)
@@ -143,7 +143,7 @@ class _Generation:
         self._on_result, self._store_lock = on_result, asyncio.Lock()
         self._progress, self._consecutive_failures = GenerationProgress(0, 0, ZERO), 0
 
-    async def read_entries(self, analysis: str) -> list[Recorded]:
+    async def read_entries(self, analysis: str) -> list[LogEntry]:
         async with self._store_lock:
             return await asyncio.to_thread(lambda: list(self.resources.store.read(analysis_stream(analysis))))
 
@@ -186,7 +186,7 @@ async def _work(generation: _Generation, waiting: Iterable[Job], saver: Checkpoi
             return
         except CheckpointsUnavailable as error:
             generation.stopped = StoreUnavailable(
-                f"the checkpoints cannot be used: {reason_of(error)}. Check that the server runs, and give the same "
+                f"the checkpoints cannot be used: {failure_reason(error)}. Check that the server runs, and give the same "
                 "command again: what was made is kept."
             )
             return
@@ -220,6 +220,6 @@ async def _process_job(generation: _Generation, job: Job, kept: Checkpoints | No
     generation.report(stored, is_new=True)
 
 
-def _stored_analysis(rows: Iterable[Recorded]) -> StoredOutcome | None:
+def _stored_analysis(rows: Iterable[LogEntry]) -> StoredOutcome | None:
     outcome = latest_outcome(rows)
     return outcome if outcome is not None and isinstance(outcome.event, AnalysisMade) else None

@@ -21,7 +21,7 @@ from psycopg.sql import SQL, Identifier, Placeholder
 from engine.core.errors import NotFound, QuantagentError, StoreUnavailable
 from engine.core.events import ModelCall
 from engine.core.money import exact, total
-from engine.store.connections import reason_of
+from engine.store.connections import failure_reason
 
 T = TypeVar("T")
 
@@ -232,7 +232,7 @@ class PostgresCallLog:
             except psycopg.OperationalError as error:
                 self._drop()
                 raise StoreUnavailable(
-                    f"the record of model calls cannot be reached: {reason_of(error)}. Check that the server runs."
+                    f"the record of model calls cannot be reached: {failure_reason(error)}. Check that the server runs."
                 ) from None
 
     def _open(self) -> psycopg.Connection[Any]:

@@ -18,7 +18,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from engine.audit.chain import Finding, Identity
+from engine.audit.chain import AuditFinding, LogIdentity
 from engine.core.errors import BadInput
 
 _IS_KEY = re.compile("[0-9a-f]{64}").fullmatch
@@ -70,7 +70,7 @@ def read_anchors(path: Path) -> list[Anchor]:
     return found
 
 
-def public_key_of(given: Path | str) -> str:
+def read_public_key(given: Path | str) -> str:
     """A public key in hexadecimal, given as such or as the file that holds it."""
     try:
         text = str(given) if _IS_KEY(str(given)) else Path(given).read_text().strip()
@@ -80,75 +80,75 @@ def public_key_of(given: Path | str) -> str:
     return text
 
 
-def is_signed(found: Anchor) -> bool:
+def is_signed(anchor: Anchor) -> bool:
     """Whether an anchor is signed by the key it names, and by that key's successor if it names one."""
-    signatures = [(found.key, found.signature)]
-    if found.successor:
-        signatures.append((found.successor, found.countersignature))
+    signatures = [(anchor.key, anchor.signature)]
+    if anchor.successor:
+        signatures.append((anchor.successor, anchor.countersignature))
     try:
         for key, signature in signatures:
-            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), found.signed_text)
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), anchor.signed_text)
     except (InvalidSignature, ValueError):
         return False
     return True
 
 
-def by_seal(anchors: Iterable[Anchor]) -> list[Anchor]:
+def sort_by_seal(anchors: Iterable[Anchor]) -> list[Anchor]:
     """In the order of the log; anchors of one seal stay in the order of their file."""
     return sorted(anchors, key=lambda found: found.seal)
 
 
-class Keys(NamedTuple):
+class SigningKeys(NamedTuple):
     """The keys of some anchors: the one in force, those it follows, and what is wrong with their succession."""
 
     in_force: str
     retired: tuple[str, ...]
-    finding: Finding | None
+    finding: AuditFinding | None
 
 
-def keys_of(anchors: Sequence[Anchor]) -> Keys:
+def resolve_keys(anchors: Sequence[Anchor]) -> SigningKeys:
     """Follows the keys from one anchor to the next. There is at least one anchor.
 
     A key signs up to the anchor in which it names its successor, which that successor has signed too.
     """
-    in_order = by_seal(anchors)
+    in_order = sort_by_seal(anchors)
     in_force, until = in_order[0].key, dict[str, int]()
     for found in in_order:
         if found.key != in_force and found.seal > until.get(found.key, -1):
             what = f"the anchor of {found.at} is signed with another key, {found.key}, than {in_force}"
-            return Keys(in_force, tuple(until), Finding(found.position, what))
+            return SigningKeys(in_force, tuple(until), AuditFinding(found.position, what))
         if found.successor and found.key == in_force:
             until[found.key], in_force = found.seal, found.successor
         elif found.successor and found.successor not in (in_force, *until):
             what = f"the anchor of {found.at} names a second successor of the key {found.key}"
-            return Keys(in_force, tuple(until), Finding(found.position, what))
-    return Keys(in_force, tuple(until), None)
+            return SigningKeys(in_force, tuple(until), AuditFinding(found.position, what))
+    return SigningKeys(in_force, tuple(until), None)
 
 
 # --- What is checked of anchors alone: each yields what it finds ----------------------------------------------------
 
 
-def badly_signed(anchor: Anchor, lineage: Sequence[Identity]) -> Iterator[Finding]:
+def signature_findings(anchor: Anchor, lineage: Sequence[LogIdentity]) -> Iterator[AuditFinding]:
     """An anchor of another log, or without the signatures it should have."""
-    if not is_of(anchor, lineage):
+    if not belongs_to(anchor, lineage):
         log = lineage[-1].log
-        yield Finding(0, f"the anchor of {anchor.at} is of another log, {anchor.log}; this one is {log}")
+        yield AuditFinding(0, f"the anchor of {anchor.at} is of another log, {anchor.log}; this one is {log}")
     elif not is_signed(anchor):
-        yield Finding(anchor.position, f"the anchor of {anchor.at} is not signed by the key it names")
+        yield AuditFinding(anchor.position, f"the anchor of {anchor.at} is not signed by the key it names")
 
 
-def is_of(anchor: Anchor, lineage: Sequence[Identity]) -> bool:
+def belongs_to(anchor: Anchor, lineage: Sequence[LogIdentity]) -> bool:
     """Whether an anchor is of a log, or of one that the log was copied from, up to where the copy began."""
     ends = {child.parent: child.after_seal for child in lineage}
     return any(anchor.log == each.log and anchor.seal <= ends.get(each.log, anchor.seal) for each in lineage)
 
 
-def strange_keys(anchors: Sequence[Anchor], trusted_key: str | None) -> Iterator[Finding]:
+def key_findings(anchors: Sequence[Anchor], trusted_key: str | None) -> Iterator[AuditFinding]:
     """Anchors signed with keys that no succession leads to, or that do not lead to the key that is trusted."""
     if not anchors:
         return
-    keys = keys_of(anchors)
+    keys = resolve_keys(anchors)
     if keys.finding is not None:
         yield keys.finding
     elif trusted_key is not None and trusted_key not in (keys.in_force, *keys.retired):
-        yield Finding(0, f"the anchors are signed with another key, {keys.in_force}, than the one that is trusted")
+        yield AuditFinding(0, f"the anchors are signed with another key, {keys.in_force}, than the one that is trusted")

@@ -17,9 +17,19 @@ import msgspec
 import psycopg
 
 from engine.audit.anchors import Anchor
-from engine.audit.capsule import MANIFEST, UNUSABLE, Capsule, Life, Member, checked, describe, life_of, open_capsule
-from engine.audit.chain import log_id_of
-from engine.audit.export import EventLine, SealLine, event_lines, seal_lines, settle
+from engine.audit.capsule import (
+    DAMAGE_ERRORS,
+    MANIFEST,
+    Capsule,
+    CapsuleMember,
+    RunLifecycle,
+    build_manifest,
+    open_capsule,
+    open_checked,
+    read_lifecycle,
+)
+from engine.audit.chain import read_log_id
+from engine.audit.export import EventLine, SealLine, event_lines, seal_lines, sync_to_disk
 from engine.core.errors import BadInput
 from engine.core.events import RunRequested
 from engine.core.ids import analysis_stream
@@ -31,10 +41,10 @@ from engine.runtime.runs import book_stream, result_of, run_stream
 from engine.store import Store
 from engine.store.codec import stream_id
 
-Progress = Callable[[int, int], None]
+CountCallback = Callable[[int, int], None]
 
 
-def bundle(
+def pack_run(
     store: Store,
     conn: psycopg.Connection[Any],
     run: RunRequested,
@@ -44,7 +54,7 @@ def bundle(
     *,
     anchors: Sequence[Anchor] = (),
     lock_lines: Sequence[str] = (),
-    progress: Progress = lambda done, total: None,
+    progress: CountCallback = lambda done, total: None,
 ) -> Capsule:
     """Packs a run that has ended, and opens what was packed; the file appears whole or not at all.
 
@@ -59,29 +69,29 @@ def bundle(
             f"run {run.run_id[:8]} has not ended, and only a finished run can be bundled: give the command "
             "that began it again, and bundle it after that."
         )
-    life = life_of(store.read(run_stream(run.run_id)))
-    contents = _contents(store, conn, life, bars_by_symbol, signals, anchors, lock_lines)
+    lifecycle = read_lifecycle(store.read(run_stream(run.run_id)))
+    contents = _contents(store, conn, lifecycle, bars_by_symbol, signals, anchors, lock_lines)
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
     os.close(handle)
-    half = Path(name)
+    staging = Path(name)
     try:
-        _pack(half, contents, life, log_id_of(conn), progress)
-        _open_before_anybody_else(half, run)
-        half.chmod(0o644)
-        settle(half)
-        half.replace(file)
+        _pack(staging, contents, lifecycle, read_log_id(conn), progress)
+        _check_packed(staging, run)
+        staging.chmod(0o644)
+        sync_to_disk(staging)
+        staging.replace(file)
     except BaseException:
-        half.unlink()
+        staging.unlink()
         raise
-    settle(file.parent)
+    sync_to_disk(file.parent)
     return open_capsule(file)
 
 
-def _open_before_anybody_else(half: Path, run: RunRequested) -> None:
+def _check_packed(staging: Path, run: RunRequested) -> None:
     try:
-        checked(half)
-    except UNUSABLE as error:
+        open_checked(staging)
+    except DAMAGE_ERRORS as error:
         raise BadInput(
             f"run {run.run_id[:8]} cannot be bundled: {str(error).rstrip('.')}. `quantagent audit verify` and "
             "`quantagent audit regenerate` tell what was changed."
@@ -91,14 +101,14 @@ def _open_before_anybody_else(half: Path, run: RunRequested) -> None:
 def _contents(
     store: Store,
     conn: psycopg.Connection[Any],
-    life: Life,
+    lifecycle: RunLifecycle,
     bars_by_symbol: Sequence[Sequence[Bar]],
     signals: SignalFile | None,
     anchors: Sequence[Anchor],
     lock_lines: Sequence[str],
 ) -> Iterator[tuple[str, Iterable[bytes]]]:
     """Every member but the manifest, in order: its name and its pieces."""
-    run_id, timeframe = life.requested.run_id, life.requested.config.timeframe
+    run_id, timeframe = lifecycle.requested.run_id, lifecycle.requested.config.timeframe
     run, book = (stream_id(stream(run_id)) for stream in (run_stream, book_stream))
     yield "run.jsonl", _encoded(_rows_of(conn, [run]))
     yield "book.jsonl", _encoded(_rows_of(conn, [book]))
@@ -107,17 +117,17 @@ def _contents(
     else:
         yield "signals.jsonl", _encoded(signals.rows)
     yield "bars.csv", (bar_line(bar, timeframe).encode() for bars in bars_by_symbol for bar in bars)
-    yield "seals.jsonl", _encoded(_seals_over(conn, [line.position for line in _rows_of(conn, [run, book])]))
+    yield "seals.jsonl", _encoded(_seals_covering(conn, [line.position for line in _rows_of(conn, [run, book])]))
     yield "anchors.jsonl", _encoded(anchors)
     lock = "".join(f"{line}\n" for line in lock_lines).encode()
-    if sha256(lock).hexdigest() == life.started.lock_digest:
+    if sha256(lock).hexdigest() == lifecycle.started.lock_digest:
         yield "lock.txt", [lock]
 
 
-def _analyses(conn: psycopg.Connection[Any], read: Iterable[AnalysisVersion]) -> Iterator[EventLine]:
+def _analyses(conn: psycopg.Connection[Any], consulted_ids: Iterable[AnalysisVersion]) -> Iterator[EventLine]:
     """What is stored of the analyses up to the versions that were read: what was made later is no part of the run."""
     latest: dict[UUID, int] = {}
-    for analysis_id, version in read:
+    for analysis_id, version in consulted_ids:
         stream = stream_id(analysis_stream(analysis_id))
         latest[stream] = max(version, latest.get(stream, 0))
     return (line for line in _rows_of(conn, list(latest)) if line.version <= latest[line.stream_id])
@@ -127,7 +137,7 @@ def _rows_of(conn: psycopg.Connection[Any], streams: list[UUID]) -> Iterator[Eve
     return event_lines(conn, "WHERE originator_id = ANY(%s) ORDER BY 1", [streams])
 
 
-def _seals_over(conn: psycopg.Connection[Any], positions: Sequence[int]) -> Iterator[SealLine]:
+def _seals_covering(conn: psycopg.Connection[Any], positions: Sequence[int]) -> Iterator[SealLine]:
     """The seals of the appends that have any of these positions, which are in order."""
     within = "WHERE last_position >= %s AND first_position <= %s ORDER BY 1"
     for seal in seal_lines(conn, within, [positions[0], positions[-1]]):
@@ -141,11 +151,15 @@ def _encoded(lines: Iterable[object]) -> Iterator[bytes]:
 
 
 def _pack(
-    path: Path, contents: Iterable[tuple[str, Iterable[bytes]]], life: Life, log: UUID, progress: Progress
+    path: Path,
+    contents: Iterable[tuple[str, Iterable[bytes]]],
+    lifecycle: RunLifecycle,
+    log: UUID,
+    progress: CountCallback,
 ) -> None:
-    total, done = 2 * life.ended.bars + life.ended.book_events, 0
+    total, done = 2 * lifecycle.ended.bars + lifecycle.ended.book_events, 0
 
-    def heard(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    def with_progress(pieces: Iterable[bytes]) -> Iterator[bytes]:
         nonlocal done
         for piece in pieces:
             yield piece
@@ -154,13 +168,13 @@ def _pack(
                 progress(done, max(done, total))
 
     with ZipFile(path, "w") as zipped:
-        members = {name: _add(zipped, name, heard(pieces)) for name, pieces in contents}
-        manifest = describe(life, log, platform.python_version(), members)
+        members = {name: _add(zipped, name, with_progress(pieces)) for name, pieces in contents}
+        manifest = build_manifest(lifecycle, log, platform.python_version(), members)
         _add(zipped, MANIFEST, [msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"])
     progress(done, done)
 
 
-def _add(zipped: ZipFile, name: str, pieces: Iterable[bytes]) -> Member:
+def _add(zipped: ZipFile, name: str, pieces: Iterable[bytes]) -> CapsuleMember:
     info = ZipInfo(name)  # at the beginning of 1980, the same whenever it is packed
     info.compress_type, info.create_system, info.external_attr = ZIP_DEFLATED, 3, 0o644 << 16
     sha, size = sha256(), 0
@@ -169,4 +183,4 @@ def _add(zipped: ZipFile, name: str, pieces: Iterable[bytes]) -> Member:
             member.write(piece)
             sha.update(piece)
             size += len(piece)
-    return Member(size, sha.hexdigest())
+    return CapsuleMember(size, sha.hexdigest())

@@ -33,9 +33,9 @@ from engine.core.money import exact
 from engine.data.bar_rules import bar_line
 from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, ImportedSignal, SignalFile, digest_of_rows
 from engine.runtime.runs import book_stream, run_stream
-from engine.store import Recorded
-from engine.store.codec import recorded, stream_id
-from engine.store.hash_chain import Sealing, row_bytes
+from engine.store import LogEntry
+from engine.store.codec import decode_entry, stream_id
+from engine.store.hash_chain import SealBuilder, row_bytes
 
 FORMAT = "quantagent capsule 1"
 MANIFEST = "manifest.json"
@@ -46,15 +46,15 @@ LINE_BYTES_MAX = 64 << 20
 BYTES_MAX = 16 << 30
 
 _LINE = TypeVar("_LINE", bound=msgspec.Struct)
-Progress = Callable[[int, int], None]
+CountCallback = Callable[[int, int], None]
 
 
-class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CapsuleMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: int
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CapsuleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a capsule says of itself.
 
     log: whence it comes; engine and lock_digest: what the run was made with, as it recorded; python: that of the
@@ -77,16 +77,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orders: int
     fills: int
     book_events: int
-    members: dict[str, Member]
+    members: dict[str, CapsuleMember]
 
 
-class _Stated(msgspec.Struct, frozen=True):
+class _ManifestFormat(msgspec.Struct, frozen=True):
     """A manifest of any version."""
 
     format: str = ""
 
 
-class Life(NamedTuple):
+class RunLifecycle(NamedTuple):
     """The three facts of a finished run."""
 
     requested: RunRequested
@@ -94,10 +94,12 @@ class Life(NamedTuple):
     ended: RunEnded
 
 
-def describe(life: Life, log: UUID, python: str, members: dict[str, Member]) -> Manifest:
+def build_manifest(
+    lifecycle: RunLifecycle, log: UUID, python: str, members: dict[str, CapsuleMember]
+) -> CapsuleManifest:
     """The manifest of a run's members."""
-    requested, started, ended = life
-    return Manifest(
+    requested, started, ended = lifecycle
+    return CapsuleManifest(
         format=FORMAT,
         log=log,
         run_id=requested.run_id,
@@ -118,22 +120,22 @@ def describe(life: Life, log: UUID, python: str, members: dict[str, Member]) -> 
     )
 
 
-class _Asked(msgspec.Struct):
+class _RequestConfig(msgspec.Struct):
     config: msgspec.Raw
 
 
 class Capsule:
     """An opened capsule: its manifest, and its members as what they are; `open_capsule` has seen that they fit."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: CapsuleManifest) -> None:
         self.path, self.manifest = path, manifest
-        self.life = life_of(self.events("run.jsonl"))
+        self.lifecycle = read_lifecycle(self.events("run.jsonl"))
 
     @property
     def requested(self) -> RunRequested:
-        return self.life.requested
+        return self.lifecycle.requested
 
-    def book(self) -> Iterator[Recorded]:
+    def book(self) -> Iterator[LogEntry]:
         """The run's book, as it was stored."""
         return self.events("book.jsonl", book_stream(self.requested.run_id))
 
@@ -141,7 +143,7 @@ class Capsule:
         """The (analysis id, version) pairs that the run read, in order."""
         return [pair for row in self.book() if isinstance(row.event, AnalysesConsulted) for pair in row.event.analyses]
 
-    def analyses(self) -> Iterator[Recorded]:
+    def analyses(self) -> Iterator[LogEntry]:
         """The facts of the analyses that the run consulted, each stream's in order."""
         return self.events("analyses.jsonl") if self.signals() is None else iter(())
 
@@ -174,7 +176,7 @@ class Capsule:
         """What was installed when the run was made, if the capsule knows."""
         return [line.decode().rstrip("\n") for line in self._lines("lock.txt")] if "lock.txt" in self._members else []
 
-    def vouching(self, key: str | None = None) -> Anchor | None:
+    def vouching_anchor(self, key: str | None = None) -> Anchor | None:
         """The anchor that vouches for the whole run by what is in the capsule: the run's appends follow each other in
         the log, and the last of them was anchored. `key`: only one signed with this public key, in hexadecimal."""
         seals = list(self.decoded("seals.jsonl", SealLine))
@@ -184,13 +186,13 @@ class Capsule:
         return anchors[0] if unbroken and anchors else None
 
     @property
-    def _members(self) -> dict[str, Member]:
+    def _members(self) -> dict[str, CapsuleMember]:
         return self.manifest.members
 
-    def events(self, member: str, stream: str | None = None) -> Iterator[Recorded]:
+    def events(self, member: str, stream: str | None = None) -> Iterator[LogEntry]:
         """The events of a member, in order, all of one stream if that is named."""
         for line in self.decoded(member, EventLine):
-            row = recorded(line.position, line.version, line.name, line.state.encode())
+            row = decode_entry(line.position, line.version, line.name, line.state.encode())
             if stream_id(row.stream) != line.stream_id or stream not in (None, row.stream):
                 raise ValueError(f"the event at position {line.position} in {member} is not of the stream it names")
             yield row
@@ -208,8 +210,8 @@ class Capsule:
 
     def check(self) -> None:
         """Raises `ValueError` with the first thing that does not fit the rest."""
-        manifest, (requested, _, ended) = self.manifest, self.life
-        if describe(self.life, manifest.log, manifest.python, manifest.members) != manifest:
+        manifest, (requested, _, ended) = self.manifest, self.lifecycle
+        if build_manifest(self.lifecycle, manifest.log, manifest.python, manifest.members) != manifest:
             raise ValueError("its manifest does not say what its run.jsonl says")
         if any(row.stream != run_stream(requested.run_id) for row in self.events("run.jsonl")):
             raise ValueError("run.jsonl holds events of another run")
@@ -232,13 +234,13 @@ class Capsule:
     def _config_digest(self) -> str:
         """Of the configuration as it was stored: today's has more fields than that of a former shape."""
         rows = (row for row in self.events("run.jsonl") if isinstance(row.event, RunRequested))
-        return sha256(msgspec.json.decode(next(rows).payload, type=_Asked).config).hexdigest()
+        return sha256(msgspec.json.decode(next(rows).payload, type=_RequestConfig).config).hexdigest()
 
     def _check_analyses(self) -> None:
         pairs = self.consulted()
         if (
             sha256("".join(f"{name} {n}\n" for name, n in pairs).encode()).hexdigest()
-            != self.life.ended.analyses_digest
+            != self.lifecycle.ended.analyses_digest
         ):
             raise ValueError("book.jsonl does not name the analyses that the run consulted")
         file = self.signals()
@@ -264,30 +266,30 @@ class Capsule:
         row, seals = next(rows, None), dict[int, SealLine]()
         for seal in self.decoded("seals.jsonl", SealLine):
             numbers = (seal.seal, seal.first_position, seal.last_position, seal.events)
-            sealing = Sealing(*numbers, bytes.fromhex(seal.previous), seal.sealed_at, seal.sealed_by)
+            sealing = SealBuilder(*numbers, bytes.fromhex(seal.previous), seal.sealed_at, seal.sealed_by)
             while row is not None and row.position <= seal.last_position:
                 sealing.add([_row_bytes(row)])
                 row = next(rows, None)
-            if sealing.done().hash.hex() != seal.hash:
+            if sealing.build().hash.hex() != seal.hash:
                 raise ValueError(f"its events are not those of seal {seal.seal}")
             seals[seal.seal] = seal
         if row is not None:
             raise ValueError(f"the event at position {row.position} has no seal")
         for anchor in self.decoded("anchors.jsonl", Anchor):
-            met = seals.get(anchor.seal)
+            sealed = seals.get(anchor.seal)
             if not is_signed(anchor) or anchor.log != self.manifest.log:
                 raise ValueError(f"the anchor of {anchor.at} is not signed by its key, or of another log")
-            if met is not None and (met.hash, met.last_position) != (anchor.hash, anchor.position):
-                raise ValueError(f"seal {met.seal} is not the one anchored at {anchor.at}")
+            if sealed is not None and (sealed.hash, sealed.last_position) != (anchor.hash, anchor.position):
+                raise ValueError(f"seal {sealed.seal} is not the one anchored at {anchor.at}")
 
 
 def open_capsule(path: Path) -> Capsule:
     """Opens a capsule. Raises `BadInput`, naming the file, for one that is damaged or no capsule."""
-    with damage_in_words(path):
-        return checked(path)
+    with describe_damage(path):
+        return open_checked(path)
 
 
-UNUSABLE = (
+DAMAGE_ERRORS = (
     ValueError,
     ArithmeticError,
     EOFError,
@@ -301,18 +303,18 @@ UNUSABLE = (
 
 
 @contextmanager
-def damage_in_words(path: Path) -> Generator[None]:
+def describe_damage(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}): give the file that `audit bundle` wrote.") from None
-    except UNUSABLE as error:
+    except DAMAGE_ERRORS as error:
         raise BadInput(
             f"{path} is no capsule that can be used: {str(error).rstrip('.')}. Nothing was imported; ask for it again."
         ) from None
 
 
-def checked(path: Path) -> Capsule:
+def open_checked(path: Path) -> Capsule:
     with ZipFile(path) as zipped:
         manifest = _read_manifest(zipped)
         _check_members(zipped, manifest)
@@ -321,24 +323,24 @@ def checked(path: Path) -> Capsule:
     return capsule
 
 
-def _read_manifest(zipped: ZipFile) -> Manifest:
+def _read_manifest(zipped: ZipFile) -> CapsuleManifest:
     if MANIFEST not in zipped.namelist():
         raise ValueError(f"it has no {MANIFEST}")
     if zipped.getinfo(MANIFEST).file_size > MANIFEST_BYTES_MAX:
         raise ValueError(f"its {MANIFEST} is too large")
     text = zipped.read(MANIFEST)
-    stated = msgspec.json.decode(text, type=_Stated).format
+    stated = msgspec.json.decode(text, type=_ManifestFormat).format
     if stated != FORMAT:
         raise ValueError(f"it is a {stated[:40]!r}, and this engine reads a {FORMAT!r}")
-    return msgspec.json.decode(text, type=Manifest)
+    return msgspec.json.decode(text, type=CapsuleManifest)
 
 
-def _check_members(zipped: ZipFile, manifest: Manifest) -> None:
+def _check_members(zipped: ZipFile, manifest: CapsuleManifest) -> None:
     """The zip holds what its manifest names, in the stated sizes, and nothing else; none of it is unpacked to disk."""
     members = manifest.members
-    opinions = {"analyses.jsonl", "signals.jsonl"} & set(members)
-    wanted = {"run.jsonl", "book.jsonl", "bars.csv", "seals.jsonl", "anchors.jsonl"} | opinions
-    if set(members) - {"lock.txt"} != wanted or len(opinions) != 1:
+    analysis_members = {"analyses.jsonl", "signals.jsonl"} & set(members)
+    wanted = {"run.jsonl", "book.jsonl", "bars.csv", "seals.jsonl", "anchors.jsonl"} | analysis_members
+    if set(members) - {"lock.txt"} != wanted or len(analysis_members) != 1:
         raise ValueError(f"its manifest names {_names(members)}")
     here = sorted(info.filename for info in zipped.infolist())
     if here != sorted([MANIFEST, *members]):
@@ -364,11 +366,11 @@ def _names(members: Iterable[str]) -> str:
     return ", ".join(name if name.isprintable() else ascii(name) for name in sorted(members))[:200]
 
 
-def life_of(rows: Iterable[Recorded]) -> Life:
-    facts = {type(row.event): row.event for row in rows}
-    requested, started, ended = (facts.get(kind) for kind in (RunRequested, RunStarted, RunEnded))
+def read_lifecycle(rows: Iterable[LogEntry]) -> RunLifecycle:
+    events = {type(row.event): row.event for row in rows}
+    requested, started, ended = (events.get(kind) for kind in (RunRequested, RunStarted, RunEnded))
     if isinstance(requested, RunRequested) and isinstance(started, RunStarted) and isinstance(ended, RunEnded):
-        return Life(requested, started, ended)
+        return RunLifecycle(requested, started, ended)
     raise ValueError("run.jsonl does not tell a run from its request to its end")
 
 

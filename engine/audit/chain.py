@@ -10,21 +10,21 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from engine.core.errors import BadInput
-from engine.store.hash_chain import SELECT, Seal, genesis
+from engine.store.hash_chain import SELECT_SEALS, Seal, genesis
 
 SEALS_PER_PAGE = 1_000
 
-_SEALS: LiteralString = SELECT + "WHERE seal > %s ORDER BY seal LIMIT %s"
+_SEALS: LiteralString = SELECT_SEALS + "WHERE seal > %s ORDER BY seal LIMIT %s"
 
 
-class Finding(NamedTuple):
+class AuditFinding(NamedTuple):
     """The first thing that is wrong: where, and what."""
 
     position: int
     what: str
 
 
-class Identity(NamedTuple):
+class LogIdentity(NamedTuple):
     """A log's name, and which log it was copied from, if any: `after_seal` is the last seal both have."""
 
     log: UUID
@@ -32,14 +32,14 @@ class Identity(NamedTuple):
     after_seal: int
 
 
-def lineage_of(conn: psycopg.Connection[Any]) -> list[Identity]:
+def read_lineage(conn: psycopg.Connection[Any]) -> list[LogIdentity]:
     """The names of the log in a database: the one its first seal continues, then those it was adopted under.
 
     Raises `BadInput` where the table does not say.
     """
     rows = conn.execute("SELECT log_id, parent, after_seal FROM quantagent.log_identity").fetchall()
-    by_parent = {row[1]: Identity(*row) for row in rows}
-    found: list[Identity] = []
+    by_parent = {row[1]: LogIdentity(*row) for row in rows}
+    found: list[LogIdentity] = []
     parent: UUID | None = None
     while parent in by_parent and len(found) < len(rows):
         found.append(by_parent[parent])
@@ -52,12 +52,12 @@ def lineage_of(conn: psycopg.Connection[Any]) -> list[Identity]:
     return found
 
 
-def log_id_of(conn: psycopg.Connection[Any]) -> UUID:
+def read_log_id(conn: psycopg.Connection[Any]) -> UUID:
     """Which log a database holds. Raises `BadInput` where it does not say."""
-    return lineage_of(conn)[-1].log
+    return read_lineage(conn)[-1].log
 
 
-def before_all(lineage: list[Identity]) -> Seal:
+def genesis_seal(lineage: list[LogIdentity]) -> Seal:
     """What stands in front of a log's first seal."""
     return Seal(0, 0, 0, 0, b"", genesis(lineage[0].log), b"")
 
@@ -68,35 +68,35 @@ def seals_after(conn: psycopg.Connection[Any], number: int, limit: int = SEALS_P
         return [Seal(*row) for row in curs.execute(_SEALS, (number, limit))]
 
 
-def seal_numbered(conn: psycopg.Connection[Any], number: int) -> Seal | None:
+def find_seal(conn: psycopg.Connection[Any], number: int) -> Seal | None:
     """The seal of a number, if there is one."""
     found = seals_after(conn, number - 1, 1)
     return found[0] if found and found[0].seal == number else None
 
 
-def out_of_place(seal: Seal, before: Seal) -> Iterator[Finding]:
+def link_findings(seal: Seal, before: Seal) -> Iterator[AuditFinding]:
     """The link: numbers without gaps, the hash of the seal before, positions and formats that go on."""
     at = before.last_position + 1
     if seal.seal != before.seal + 1:
-        yield Finding(at, f"seal {before.seal + 1} is missing")
+        yield AuditFinding(at, f"seal {before.seal + 1} is missing")
     elif seal.previous != before.hash:
-        yield Finding(at, f"seal {seal.seal} does not continue seal {before.seal}: one of them was replaced")
+        yield AuditFinding(at, f"seal {seal.seal} does not continue seal {before.seal}: one of them was replaced")
     elif not before.last_position < seal.first_position <= seal.last_position:
-        yield Finding(at, f"seal {seal.seal} claims positions that do not follow those of seal {before.seal}")
+        yield AuditFinding(at, f"seal {seal.seal} claims positions that do not follow those of seal {before.seal}")
     elif before.sealed_at and not seal.sealed_at:
-        yield Finding(at, f"seal {seal.seal} has no time, though seal {before.seal} has: it was replaced")
+        yield AuditFinding(at, f"seal {seal.seal} has no time, though seal {before.seal} has: it was replaced")
 
 
-def walk_links(conn: psycopg.Connection[Any], last: Seal) -> tuple[Seal, Finding | None]:
+def walk_links(conn: psycopg.Connection[Any], last: Seal) -> tuple[Seal, AuditFinding | None]:
     """Walks from a seal to the head. Returns the last seal that is in its place, and what is wrong after it, if
     something is: a seal that does not continue it, or an event that no seal covers."""
     # An append's events and its seal become visible together: of those seen now, the seal is seen below.
     row = conn.execute("SELECT max(notification_id) FROM quantagent.events").fetchone()
     while page := seals_after(conn, last.seal):
         for seal in page:
-            for finding in out_of_place(seal, last):
+            for finding in link_findings(seal, last):
                 return last, finding
             last = seal
     if row is not None and row[0] is not None and row[0] > last.last_position:
-        return last, Finding(row[0], "the event has no seal: it did not come through an append")
+        return last, AuditFinding(row[0], "the event has no seal: it did not come through an append")
     return last, None

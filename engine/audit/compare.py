@@ -12,10 +12,10 @@ import msgspec
 from engine.core.events import OrderFilled, OrderPlaced, OrderRejected, RiskDecided, RunRequested, SignalRaised, Verdict
 from engine.runtime.replay import Divergence, engine_version_of, find_divergence
 from engine.runtime.runs import book_stream, result_of
-from engine.store import Recorded, Store
+from engine.store import LogEntry, Store
 
 
-class Change(NamedTuple):
+class ValueChange(NamedTuple):
     """A field by its path (`config.limits.position_pct`), and its two values as text; None where it is absent."""
 
     field: str
@@ -23,7 +23,7 @@ class Change(NamedTuple):
     theirs: str | None
 
 
-class Side(NamedTuple):
+class RunSide(NamedTuple):
     """One of the two: its question, the engine that answered it, whether it has ended, and its book by numbers."""
 
     run: RunRequested
@@ -33,13 +33,13 @@ class Side(NamedTuple):
     book_digest: str
 
 
-class Comparison(NamedTuple):
+class RunComparison(NamedTuple):
     """Two runs compared. `difference` is the first in what they decided: that a book names the configuration it was
     opened with is none. So books that are not equal may have no difference."""
 
-    ours: Side
-    theirs: Side
-    asked: list[Change]
+    ours: RunSide
+    theirs: RunSide
+    request_changes: list[ValueChange]
     difference: Divergence | None
 
     @property
@@ -47,14 +47,14 @@ class Comparison(NamedTuple):
         return self.ours.book_digest == self.theirs.book_digest
 
 
-def compare(store: Store, ours: RunRequested, theirs: RunRequested) -> Comparison:
+def compare_runs(store: Store, ours: RunRequested, theirs: RunRequested) -> RunComparison:
     """Compares two runs of a log, ended or not, by what the log holds of them."""
     a, b = _side(store, ours), _side(store, theirs)
-    parted = None if a.book_digest == b.book_digest else _parted(store, ours, theirs)
-    return Comparison(a, b, list(changes(_asked(ours), _asked(theirs))), parted)
+    divergence = None if a.book_digest == b.book_digest else _first_divergence(store, ours, theirs)
+    return RunComparison(a, b, list(changes(_request_fields(ours), _request_fields(theirs))), divergence)
 
 
-def _parted(store: Store, ours: RunRequested, theirs: RunRequested) -> Divergence | None:
+def _first_divergence(store: Store, ours: RunRequested, theirs: RunRequested) -> Divergence | None:
     def from_version(first: int) -> Divergence | None:
         a, b = (store.read(book_stream(run.run_id), first - 1) for run in (ours, theirs))
         return find_divergence(a, b, first)
@@ -65,25 +65,25 @@ def _parted(store: Store, ours: RunRequested, theirs: RunRequested) -> Divergenc
     return from_version(found.version + 1)
 
 
-def _side(store: Store, run: RunRequested) -> Side:
+def _side(store: Store, run: RunRequested) -> RunSide:
     digest, counts = BookDigest(), Counter[str](dict.fromkeys(_COUNTED, 0))
     for row in store.read(book_stream(run.run_id)):
         digest.add(row)
-        counts.update(_kinds(row))
+        counts.update(_counted_kinds(row))
     ended = result_of(store, run.run_id) is not None
-    return Side(run, engine_version_of(store, run.run_id), ended, dict(counts), digest.hexdigest())
+    return RunSide(run, engine_version_of(store, run.run_id), ended, dict(counts), digest.hexdigest())
 
 
 class BookDigest:
     """The digest of a stored book, taken event by event: SHA-256 over names and payloads, as the session takes it."""
 
-    def __init__(self, rows: Iterable[Recorded] = ()) -> None:
+    def __init__(self, rows: Iterable[LogEntry] = ()) -> None:
         self._sha = sha256()
         self.events = 0
         for row in rows:
             self.add(row)
 
-    def add(self, row: Recorded) -> None:
+    def add(self, row: LogEntry) -> None:
         self.events += 1
         self._sha.update(b"%s\n%s\n" % (row.name.encode(), row.payload))
 
@@ -94,7 +94,7 @@ class BookDigest:
 _COUNTED = ("book events", "signals", "denied", "orders", "fills", "rejected")
 
 
-def _kinds(row: Recorded) -> Iterator[str]:
+def _counted_kinds(row: LogEntry) -> Iterator[str]:
     yield "book events"
     match row.event:
         case SignalRaised():
@@ -112,28 +112,28 @@ def _kinds(row: Recorded) -> Iterator[str]:
 
 
 # Names and digests of what is compared field by field beside them.
-_NOT_ASKED = ("run_id", "config_digest")
+_IDENTITY_FIELDS = ("run_id", "config_digest")
 
 
-def _asked(run: RunRequested) -> dict[str, Any]:
-    asked: dict[str, Any] = msgspec.to_builtins(run)
-    config = asked["config"]
+def _request_fields(run: RunRequested) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(run)
+    config = fields["config"]
     config["instruments"] = {each["symbol"]: each for each in config["instruments"]}
-    return {name: value for name, value in asked.items() if name not in _NOT_ASKED}
+    return {name: value for name, value in fields.items() if name not in _IDENTITY_FIELDS}
 
 
-def event_changes(ours: Recorded | None, theirs: Recorded | None) -> list[Change]:
+def event_changes(ours: LogEntry | None, theirs: LogEntry | None) -> list[ValueChange]:
     """The fields in which two events differ; their names first, where those differ."""
     sides = [{} if row is None else {"event": row.name, **msgspec.json.decode(row.payload)} for row in (ours, theirs)]
     return list(changes(*sides))
 
 
-def changes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Change]:
+def changes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[ValueChange]:
     """The leaves in which two trees of plain values differ, in their order."""
     a, b = dict(_leaves(ours)), dict(_leaves(theirs))
     for field in dict.fromkeys((*a, *b)):
         if a.get(field) != b.get(field):
-            yield Change(field, a.get(field), b.get(field))
+            yield ValueChange(field, a.get(field), b.get(field))
 
 
 def _leaves(tree: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str | None]]:

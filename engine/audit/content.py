@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from engine.audit.regenerate import bars_of, dataset_digest
-from engine.audit.verify import Finding
+from engine.audit.regenerate import dataset_digest, run_bars
+from engine.audit.verify import AuditFinding
 from engine.core.errors import BadInput, UnreadableEvent
 from engine.core.events import (
     AnalysisFailed,
@@ -28,9 +28,9 @@ from engine.core.events import (
 from engine.core.market import Direction
 from engine.core.money import exact
 from engine.core.upcasters import event_names
-from engine.data import Bars
+from engine.data import BarCatalogue
 from engine.data.signals import ImportedSignal, digest_of_rows
-from engine.store import Recorded, Store, readable_from
+from engine.store import LogEntry, Store, readable_from
 
 # Analyses whose calls are compared by one query.
 _PAGE = 500
@@ -55,46 +55,46 @@ _BARS_OF_NO_IMPORT = (
 )
 
 
-def findings(conn: psycopg.Connection[Any], store: Store, catalogue: Bars) -> Iterator[Finding]:
+def content_findings(conn: psycopg.Connection[Any], store: Store, catalogue: BarCatalogue) -> Iterator[AuditFinding]:
     """What differs from what the log names, each with the position of the event that names it (0 where none does)."""
-    yield from _calls(conn, store)
-    yield from _signals(conn, store)
-    yield from _imports(conn)
-    yield from _datasets(store, catalogue)
+    yield from _call_findings(conn, store)
+    yield from _signal_findings(conn, store)
+    yield from _import_findings(conn)
+    yield from _dataset_findings(store, catalogue)
 
 
-def _calls(conn: psycopg.Connection[Any], store: Store) -> Iterator[Finding]:
-    page: list[Recorded] = []
+def _call_findings(conn: psycopg.Connection[Any], store: Store) -> Iterator[AuditFinding]:
+    page: list[LogEntry] = []
     for row in readable_from(store, event_names([AnalysisMade, AnalysisFailed])):
         page.append(row)
         if len(page) == _PAGE:
-            yield from _calls_of(conn, page)
+            yield from _page_findings(conn, page)
             page = []
-    yield from _calls_of(conn, page)
+    yield from _page_findings(conn, page)
 
 
-def _calls_of(conn: psycopg.Connection[Any], rows: Sequence[Recorded]) -> Iterator[Finding]:
-    facts = [(row, row.event) for row in rows if isinstance(row.event, AnalysisOutcome)]
-    stored = _stored_calls(conn, [fact.analysis_id for _, fact in facts])
-    named = {digest for _, fact in facts for digest in _texts_of(fact)}
+def _page_findings(conn: psycopg.Connection[Any], rows: Sequence[LogEntry]) -> Iterator[AuditFinding]:
+    outcomes = [(row, row.event) for row in rows if isinstance(row.event, AnalysisOutcome)]
+    stored = _stored_calls(conn, [fact.analysis_id for _, fact in outcomes])
+    named = {digest for _, fact in outcomes for digest in _text_digests(fact)}
     intact = {digest for (digest,) in conn.execute(_INTACT, (list(named),))}
-    for row, fact in facts:
-        found = stored.get((fact.analysis_id, row.version), [])
-        if fact.work is None and isinstance(fact, AnalysisFailed):
+    for row, outcome in outcomes:
+        found = stored.get((outcome.analysis_id, row.version), [])
+        if outcome.work is None and isinstance(outcome, AnalysisFailed):
             # A model that could not be called may have been called before; the event does not say.
             continue
-        expected = list(fact.work.calls) if fact.work is not None else []
+        expected = list(outcome.work.calls) if outcome.work is not None else []
         # Analyses that were moved here bring their texts, and no rows.
         if found and found != expected:
-            yield Finding(
+            yield AuditFinding(
                 row.position,
-                f"the stored model calls of {fact.analysis_id} are not those that its event names: "
+                f"the stored model calls of {outcome.analysis_id} are not those that its event names: "
                 f"{len(found)} stored, {len(expected)} named",
             )
-        if missing := [digest for digest in _texts_of(fact) if digest not in intact]:
-            yield Finding(
+        if missing := [digest for digest in _text_digests(outcome) if digest not in intact]:
+            yield AuditFinding(
                 row.position,
-                f"the text {missing[0][:16]} of a model call of {fact.analysis_id} is missing or was changed",
+                f"the text {missing[0][:16]} of a model call of {outcome.analysis_id} is missing or was changed",
             )
 
 
@@ -108,31 +108,33 @@ def _stored_calls(conn: psycopg.Connection[Any], analyses: Sequence[str]) -> dic
     return found
 
 
-def _texts_of(fact: AnalysisMade | AnalysisFailed) -> list[str]:
-    calls = () if fact.work is None else fact.work.calls
+def _text_digests(outcome: AnalysisMade | AnalysisFailed) -> list[str]:
+    calls = () if outcome.work is None else outcome.work.calls
     return [digest for call in calls for digest in (call.request, call.response) if digest]
 
 
-def _signals(conn: psycopg.Connection[Any], store: Store) -> Iterator[Finding]:
+def _signal_findings(conn: psycopg.Connection[Any], store: Store) -> Iterator[AuditFinding]:
     for row in readable_from(store, event_names([SignalsImported])):
         if not isinstance(row.event, SignalsImported):
             continue
         rows = conn.execute(_SIGNALS, (row.event.digest,)).fetchall()
         found = [ImportedSignal(s, at.astimezone(UTC), Direction(d), exact(c)) for s, at, d, c in rows]
         if digest_of_rows(found) != row.event.digest:
-            yield Finding(
+            yield AuditFinding(
                 row.position,
                 f"the stored rows of {row.event.variant} are not the imported ones: {len(found)} stored, "
                 f"{row.event.rows} imported",
             )
 
 
-def _imports(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
+def _import_findings(conn: psycopg.Connection[Any]) -> Iterator[AuditFinding]:
     for symbol, timeframe, learned_at, count in conn.execute(_BARS_OF_NO_IMPORT):
-        yield Finding(0, f"{count} bar(s) of {symbol} {timeframe}, learned at {learned_at}, are of no import listed")
+        yield AuditFinding(
+            0, f"{count} bar(s) of {symbol} {timeframe}, learned at {learned_at}, are of no import listed"
+        )
 
 
-def _datasets(store: Store, catalogue: Bars) -> Iterator[Finding]:
+def _dataset_findings(store: Store, catalogue: BarCatalogue) -> Iterator[AuditFinding]:
     """Runs over the same bars name the same digest: each set of bars is read once."""
     checked: set[tuple[object, ...]] = set()
     for row in readable_from(store, event_names([RunRequested])):
@@ -145,12 +147,14 @@ def _datasets(store: Store, catalogue: Bars) -> Iterator[Finding]:
             continue
         checked.add(bars)
         try:
-            digest = dataset_digest(bars_of(catalogue, store, run), run.config.timeframe)
+            digest = dataset_digest(run_bars(catalogue, store, run), run.config.timeframe)
         except (BadInput, UnreadableEvent) as error:
-            yield Finding(row.position, f"the bars of run {run.run_id[:8]} cannot be read: {str(error).rstrip('.')}")
+            yield AuditFinding(
+                row.position, f"the bars of run {run.run_id[:8]} cannot be read: {str(error).rstrip('.')}"
+            )
             continue
         if digest != run.dataset_digest:
-            yield Finding(
+            yield AuditFinding(
                 row.position,
                 f"the bars of run {run.run_id[:8]} are not those that it names: dataset {run.dataset_digest[:16]}, "
                 f"now {digest[:16]}",

@@ -22,12 +22,12 @@ from psycopg.rows import tuple_row
 
 from engine import clock
 from engine.audit import standalone
-from engine.audit.anchors import Anchor, keys_of
-from engine.audit.chain import before_all, lineage_of
+from engine.audit.anchors import Anchor, resolve_keys
+from engine.audit.chain import genesis_seal, read_lineage
 from engine.core.errors import BadInput
 from engine.core.market import instant_text
 from engine.store import ENGINE_VERSION
-from engine.store.hash_chain import SELECT, Seal
+from engine.store.hash_chain import SELECT_SEALS, Seal
 
 FORMAT = standalone.FORMAT
 PAGE = 5_000
@@ -76,7 +76,7 @@ class SealLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     sealed_by: str = ""
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class ExportManifest(msgspec.Struct, frozen=True):
     """What the folder holds; `head` is the last seal's hash, `public_key` the one that signed the anchors last.
 
     `parents`: the logs that this one was copied from, the first one first, each with the last seal both have.
@@ -94,19 +94,19 @@ class Manifest(msgspec.Struct, frozen=True):
     parents: list[tuple[UUID, int]]
 
 
-class Exported(NamedTuple):
+class ExportResult(NamedTuple):
     folder: Path
-    manifest: Manifest
+    manifest: ExportManifest
     last_position: int
     anchored_to: int
 
 
-def export(
+def export_log(
     conn: psycopg.Connection[Any],
     folder: Path,
     anchors: Sequence[Anchor],
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Exported:
+) -> ExportResult:
     """Writes the log to a new folder, on a connection whose transaction sees one state of it.
 
     The anchors must have been read before that transaction began: one that meets no seal says that a tail was cut off.
@@ -115,48 +115,48 @@ def export(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise BadInput(f"{folder} is there already and not an empty folder: name one that does not exist yet.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        exported = _write(conn, half, anchors, progress)
-        half.chmod(0o755)
-        for path in half.iterdir():
-            settle(path)
-        settle(half)
-        half.replace(folder)
+        exported = _write(conn, staging, anchors, progress)
+        staging.chmod(0o755)
+        for path in staging.iterdir():
+            sync_to_disk(path)
+        sync_to_disk(staging)
+        staging.replace(folder)
     except BaseException:
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
-    settle(folder.parent)
+    sync_to_disk(folder.parent)
     return exported._replace(folder=folder)
 
 
 def _write(
     conn: psycopg.Connection[Any], folder: Path, anchors: Sequence[Anchor], progress: Callable[[int, int], None]
-) -> Exported:
+) -> ExportResult:
     (total,) = conn.execute("SELECT count(*) FROM quantagent.events").fetchone() or (0,)
-    events = _write_lines(folder / "events.jsonl", _heard(event_lines(conn, "ORDER BY 1"), total, progress))
+    events = _write_lines(folder / "events.jsonl", _with_progress(event_lines(conn, "ORDER BY 1"), total, progress))
     seals = _write_lines(folder / "seals.jsonl", seal_lines(conn, "ORDER BY 1"))
     _write_lines(folder / "anchors.jsonl", anchors)
     _write_parquet(folder)
     shutil.copyfile(standalone.__file__, folder / "verify.py")
     (folder / "README.txt").write_text(README)
     last = next(seal_lines(conn, "ORDER BY 1 DESC LIMIT 1"), None)
-    lineage = lineage_of(conn)
-    manifest = Manifest(
+    lineage = read_lineage(conn)
+    manifest = ExportManifest(
         format=FORMAT,
         log=lineage[-1].log,
         engine=ENGINE_VERSION,
         made_at=instant_text(clock.now()),
         events=events,
         seals=seals,
-        head=last.hash if last else before_all(lineage).hash.hex(),
-        public_key=keys_of(anchors).in_force if anchors else "",
+        head=last.hash if last else genesis_seal(lineage).hash.hex(),
+        public_key=resolve_keys(anchors).in_force if anchors else "",
         files={path.name: digest_of_file(path) for path in sorted(folder.iterdir())},
         parents=[(parent.log, child.after_seal) for parent, child in pairwise(lineage)],
     )
     (folder / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     anchored_to = max((anchor.position for anchor in anchors), default=0)
-    return Exported(folder, manifest, last.last_position if last else 0, anchored_to)
+    return ExportResult(folder, manifest, last.last_position if last else 0, anchored_to)
 
 
 def event_lines(
@@ -174,7 +174,7 @@ def seal_lines(
     conn: psycopg.Connection[Any], which: LiteralString, values: Sequence[object] = ()
 ) -> Iterator[SealLine]:
     """Stored seals, page by page; `which` says which ones and in which order."""
-    for row in _rows(conn, SELECT + which, values):
+    for row in _rows(conn, SELECT_SEALS + which, values):
         seal = Seal(*row)
         texts = (seal.previous.hex(), seal.hash.hex(), seal.checks.hex())
         yield SealLine(*seal[:4], *texts, seal.sealed_at, seal.sealed_by)
@@ -186,7 +186,7 @@ def _rows(conn: psycopg.Connection[Any], query: LiteralString, values: Sequence[
         yield from curs.execute(query, values)
 
 
-def _heard(lines: Iterator[EventLine], total: int, progress: Callable[[int, int], None]) -> Iterator[EventLine]:
+def _with_progress(lines: Iterator[EventLine], total: int, progress: Callable[[int, int], None]) -> Iterator[EventLine]:
     done = 0
     for done, line in enumerate(lines, 1):
         yield line
@@ -213,7 +213,7 @@ def _write_parquet(folder: Path) -> None:
     # Greedy: of all places where metadata might begin, the last one is where it does.
     parts = pl.col("state").str.extract_groups(r'(?s)^\[(?<payload>.*),(?<meta>\{"stream":.*\})\]$')
     meta = parts.struct.field("meta")
-    told = {
+    columns = {
         "stream": meta.str.json_path_match("$.stream"),
         "run": meta.str.json_path_match("$.correlation"),
         "actor": meta.str.json_path_match("$.actor"),
@@ -223,7 +223,7 @@ def _write_parquet(folder: Path) -> None:
         "payload": parts.struct.field("payload"),
     }
     events = pl.scan_ndjson(folder / "events.jsonl", schema={**kinds, "state_hex": pl.String})
-    events.with_columns(**told).drop("state_hex").sink_parquet(folder / "events.parquet")
+    events.with_columns(**columns).drop("state_hex").sink_parquet(folder / "events.parquet")
 
 
 def digest_of_file(path: Path) -> str:
@@ -232,7 +232,7 @@ def digest_of_file(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def settle(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Returns when a file's bytes, or a folder's names, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

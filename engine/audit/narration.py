@@ -52,7 +52,7 @@ from engine.core.events import (
 from engine.core.market import Symbol
 from engine.core.upcasters import event_names
 from engine.data.signals import VARIANT_PREFIX
-from engine.store import PAGE, Recorded, Store
+from engine.store import PAGE, LogEntry, Store
 
 LEVELS = ("info", "notice", "warning")
 
@@ -63,7 +63,7 @@ _WARNINGS = {
 }
 
 
-class Group(NamedTuple):
+class EventGroup(NamedTuple):
     """A friendly name for some events: of which types, and from which level on."""
 
     kinds: tuple[type[Event], ...]
@@ -75,15 +75,15 @@ _VERDICTS = event_names([RiskDecided])
 _DENIED = b'"verdict":"DENIED"'
 
 GROUPS = {
-    "trades": Group((OrderFilled,)),
-    "orders": Group((OrderPlaced, OrderFilled, OrderRejected, OrderCanceled)),
-    "signals": Group((SignalRaised,)),
-    "denials": Group((RiskDecided,), "warning"),
-    "halts": Group((TradingHalted, TradingResumed, TradingEnded)),
+    "trades": EventGroup((OrderFilled,)),
+    "orders": EventGroup((OrderPlaced, OrderFilled, OrderRejected, OrderCanceled)),
+    "signals": EventGroup((SignalRaised,)),
+    "denials": EventGroup((RiskDecided,), "warning"),
+    "halts": EventGroup((TradingHalted, TradingResumed, TradingEnded)),
 }
 
 
-class Line(NamedTuple):
+class NarrationLine(NamedTuple):
     """One event as people read it. `at` is its instant in the market, or when it was recorded if it has none."""
 
     position: int
@@ -92,11 +92,11 @@ class Line(NamedTuple):
     name: str
     symbols: tuple[Symbol, ...]
     run_id: str
-    says: str
-    event: Recorded
+    description: str
+    event: LogEntry
 
 
-class Selection(NamedTuple):
+class LineFilter(NamedTuple):
     """Which lines somebody asks for. `names` are stored names, all of them where none is given; `run_id` is whole."""
 
     names: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Selection(NamedTuple):
     run_id: str | None = None
     on: date | None = None
 
-    def holds(self, line: Line) -> bool:
+    def matches(self, line: NarrationLine) -> bool:
         return (
             (not self.names or line.name in self.names)
             and LEVELS.index(line.level) >= LEVELS.index(self.level)
@@ -114,14 +114,14 @@ class Selection(NamedTuple):
             and (self.on is None or self.on == line.at.date())
         )
 
-    def of(self, rows: Iterable[Recorded]) -> Iterator[Line]:
+    def filter_rows(self, rows: Iterable[LogEntry]) -> Iterator[NarrationLine]:
         """The lines of some events that are asked for."""
-        return filter(self.holds, map(line_of, rows))
+        return filter(self.matches, map(narrate, rows))
 
 
-def select(
+def build_filter(
     name: str | None = None, level: str = "info", symbol: Symbol | None = None, on: date | None = None
-) -> Selection:
+) -> LineFilter:
     """What to read for a name as people give it: an event's (`OrderFilled`, `OrderFilled.v1`) or a group's (`trades`).
 
     Raises `BadInput` for a name or a level that does not exist, with those that do.
@@ -131,15 +131,15 @@ def select(
     if name is None:
         # Below the level asked for there is nothing to find: what is not read takes no time.
         kinds = [kind for kind in EVENT_TYPES if LEVELS.index(_highest(kind)) >= LEVELS.index(level)]
-        return Selection(() if level == LEVELS[0] else event_names(kinds), level, symbol, None, on)
+        return LineFilter(() if level == LEVELS[0] else event_names(kinds), level, symbol, None, on)
     if name in GROUPS:
         group = GROUPS[name]
-        return Selection(event_names(group.kinds), max(level, group.level, key=LEVELS.index), symbol, None, on)
+        return LineFilter(event_names(group.kinds), max(level, group.level, key=LEVELS.index), symbol, None, on)
     stored = tuple(known for known in event_names(EVENT_TYPES) if name in (known, known.partition(".")[0]))
     if not stored:
         events = ", ".join(kind.__name__ for kind in EVENT_TYPES)
         raise BadInput(f"no event is called {name!r}: use one of {', '.join(GROUPS)}, or of {events}.")
-    return Selection(stored, level, symbol, None, on)
+    return LineFilter(stored, level, symbol, None, on)
 
 
 def _highest(kind: type[Event]) -> str:
@@ -152,21 +152,21 @@ def _highest(kind: type[Event]) -> str:
 # --- Reading ------------------------------------------------------------------------------------------------------
 
 
-def lines(store: Store, wanted: Selection, until: int) -> Iterator[Line]:
+def read_narration(store: Store, wanted: LineFilter, until: int) -> Iterator[NarrationLine]:
     """The lines up to a position, oldest first."""
     after = 0
     while page := store.read_all(after, PAGE, wanted.names, until + 1):
-        yield from wanted.of(page)
+        yield from wanted.filter_rows(page)
         after = page[-1].position
 
 
-def newest(store: Store, wanted: Selection, until: int, limit: int) -> list[Line]:
+def read_latest_narration(store: Store, wanted: LineFilter, until: int, limit: int) -> list[NarrationLine]:
     """The last `limit` lines up to a position, oldest first. Reads backwards, and no further than it must."""
     having = dict.fromkeys(_VERDICTS, _DENIED) if wanted.level == LEVELS[-1] else {}
-    found: list[Line] = []
+    found: list[NarrationLine] = []
     size, before = min(limit, PAGE), until + 1
     while len(found) < limit and (page := store.read_newest(size, wanted.names, before, having)):
-        found += wanted.of(page)
+        found += wanted.filter_rows(page)
         before = page[-1].position
         # What is asked for may be rare among what is read.
         size = min(4 * size, PAGE)
@@ -176,13 +176,22 @@ def newest(store: Store, wanted: Selection, until: int, limit: int) -> list[Line
 # --- One event ----------------------------------------------------------------------------------------------------
 
 
-def line_of(row: Recorded) -> Line:
+def narrate(row: LogEntry) -> NarrationLine:
     event = row.event
-    at = instant_of(event) or row.meta.recorded_at
-    return Line(row.position, at, level_of(event), row.name, symbols_of(event), run_of(row), says(event), row)
+    at = market_time(event) or row.meta.recorded_at
+    return NarrationLine(
+        row.position,
+        at,
+        event_level(event),
+        row.name,
+        event_symbols(event),
+        event_run_id(row),
+        describe_event(event),
+        row,
+    )
 
 
-def instant_of(event: Event) -> datetime | None:
+def market_time(event: Event) -> datetime | None:
     """The market's instant at which a fact is true; None for what belongs to no market time, like a profile."""
     for name in ("at", "as_of", "due_at", "ended_at", "started_from"):
         at = getattr(event, name, None)
@@ -191,7 +200,7 @@ def instant_of(event: Event) -> datetime | None:
     return None
 
 
-def level_of(event: Event) -> str:
+def event_level(event: Event) -> str:
     """How much a fact asks for attention: `warning` is what was refused, stopped or failed."""
     denied = isinstance(event, RiskDecided) and event.verdict is Verdict.DENIED
     if denied or type(event) in _WARNINGS:
@@ -199,7 +208,7 @@ def level_of(event: Event) -> str:
     return "notice" if type(event) in _NOTICES else "info"
 
 
-def symbols_of(event: Event) -> tuple[Symbol, ...]:
+def event_symbols(event: Event) -> tuple[Symbol, ...]:
     """The symbols that a fact is about."""
     match event:
         case RunRequested(config=config):
@@ -217,24 +226,24 @@ def symbols_of(event: Event) -> tuple[Symbol, ...]:
             return () if symbol is None else (symbol,)
 
 
-def run_of(row: Recorded) -> str:
+def event_run_id(row: LogEntry) -> str:
     """The run that an event belongs to; empty for what runs share, like analyses."""
     kind, _, run_id = row.stream.partition(":")
     return run_id if kind in ("run", "book") else row.meta.correlation
 
 
-def says(event: Event) -> str:
+def describe_event(event: Event) -> str:
     """What a fact says, in words."""
     match event:
         case SignalRaised():
-            return f"{event.direction} wanted by {source_of(event)}, close {event.reference_price}"
+            return f"{event.direction} wanted by {describe_source(event)}, close {event.reference_price}"
         case RiskDecided():
             return f"{event.verdict} {event.side} {event.quantity}: {event.reason}"
         case OrderPlaced():
-            return f"{event.side} {event.quantity} {event.symbol}, {terms_in_words(event)}"
+            return f"{event.side} {event.quantity} {event.symbol}, {describe_terms(event)}"
         case OrderFilled():
             return (
-                f"{event.side} {event.quantity} at {event.price} ({_where(event)} {event.reference_price}), "
+                f"{event.side} {event.quantity} at {event.price} ({_reference_label(event)} {event.reference_price}), "
                 f"commission {event.commission}"
             )
         case OrderRejected():
@@ -265,16 +274,16 @@ def says(event: Event) -> str:
                 f"{event.variant} says {event.decision}, confidence {event.confidence}, from {event.window_bars} bars"
             )
         case _:
-            return _says_of_work(event)
+            return _describe_run_event(event)
 
 
-def source_of(signal: SignalRaised) -> str:
+def describe_source(signal: SignalRaised) -> str:
     """Who wanted a signal, in words: the analyses that a run reads may be signals imported from a file."""
     imported = signal.source == "analysis" and signal.analysis_id.startswith(VARIANT_PREFIX)
     return "imported signal" if imported else signal.source
 
 
-def asked_in_words(work: GraphWork) -> str:
+def describe_failed_call(work: GraphWork) -> str:
     """The question that a work with calls failed at: who asked which model how often, and what came of it last."""
     last = next((call for call in reversed(work.calls) if call.outcome != "answered"), work.calls[-1])
     tries = [call for call in work.calls if (call.node, call.seq) == (last.node, last.seq)]
@@ -283,7 +292,7 @@ def asked_in_words(work: GraphWork) -> str:
     return f"{last.node} asked {models} {often}: {last.outcome.replace('_', ' ')}"
 
 
-def terms_in_words(order: OrderPlaced) -> str:
+def describe_terms(order: OrderPlaced) -> str:
     """What an order is for and how it is executed: `stop STOP 99.5 GTC`."""
     terms = order.terms
     prices = [str(price) for price in (terms.stop_price, terms.limit_price) if price is not None]
@@ -291,12 +300,12 @@ def terms_in_words(order: OrderPlaced) -> str:
     return " ".join(filter(None, (order.role, terms.order_type.value, *prices, terms.time_in_force.value, ends)))
 
 
-def _where(fill: OrderFilled) -> str:
+def _reference_label(fill: OrderFilled) -> str:
     """What a fill's reference price is: the open, or a price inside the bar."""
     return "open" if fill.at == fill.bar_opened_at else "inside the bar"
 
 
-def _says_of_work(event: Event) -> str:
+def _describe_run_event(event: Event) -> str:
     """The facts around the books: runs, slots, what was imported and saved."""
     match event:
         case RunRequested():
@@ -310,8 +319,10 @@ def _says_of_work(event: Event) -> str:
         case RunFailed() | SlotFailed():
             return f"failed: {event.reason}"
         case AnalysisFailed():
-            asked = f" ({asked_in_words(event.work)})" if event.work is not None and event.work.calls else ""
-            return f"{event.variant} failed: {event.reason}{asked}"
+            failed_call = (
+                f" ({describe_failed_call(event.work)})" if event.work is not None and event.work.calls else ""
+            )
+            return f"{event.variant} failed: {event.reason}{failed_call}"
         case SignalsImported():
             return f"{event.rows} signals as {event.variant}"
         case SlotClaimed():

@@ -10,8 +10,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from engine.audit.as_of import up_to, when
-from engine.audit.narration import says
+from engine.audit.as_of import event_time, events_until
+from engine.audit.narration import describe_event
 from engine.core.errors import NotFound
 from engine.core.events import (
     Event,
@@ -26,8 +26,8 @@ from engine.core.events import (
     SignalRaised,
 )
 from engine.core.money import ZERO, add, prorate, sub
-from engine.data.bar_rules import time_text
-from engine.store import Recorded, Store
+from engine.data.bar_rules import format_instant
+from engine.store import LogEntry, Store
 
 
 class OrderState(NamedTuple):
@@ -38,42 +38,42 @@ class OrderState(NamedTuple):
 
     state: str
     at: datetime
-    says: str
+    description: str
     filled: Decimal
     remaining: Decimal
     average_price: Decimal | None
-    row: Recorded
+    row: LogEntry
 
 
-class Recreated(NamedTuple):
+class OrderHistory(NamedTuple):
     """An order's states in order, and where it came from: its signal and the verdict on that."""
 
     order: OrderPlaced
-    signal: Recorded | None
-    verdict: Recorded | None
+    signal: LogEntry | None
+    verdict: LogEntry | None
     states: list[OrderState]
 
 
-def recreate(
+def order_history(
     store: Store, run: RunRequested, key: str, at: datetime | None = None, recorded: bool = False
-) -> Recreated:
+) -> OrderHistory:
     """The states of an order up to an instant of the market or, if `recorded`, of the clock that told when facts were
     stored; without one, all of them.
 
     `key` is the order's id, a beginning that no other order of the run has, or `latest`. Raises `NotFound` for an order
     that the run does not know, or that was not placed yet at that instant.
     """
-    placed = _find(store, run, key, at, recorded)
+    placed = _find_order(store, run, key, at, recorded)
     order = placed.event
     assert isinstance(order, OrderPlaced)
-    if at is not None and when(placed, recorded) > at:
+    if at is not None and event_time(placed, recorded) > at:
         raise NotFound(
-            f"order {order.order_id} was placed at {time_text(when(placed, recorded))}: at {time_text(at)} there was "
+            f"order {order.order_id} was placed at {format_instant(event_time(placed, recorded))}: at {format_instant(at)} there was "
             "nothing of it, ask for a later time."
         )
     signal = verdict = None
     states: list[OrderState] = []
-    for row in up_to(store, run, at, recorded):
+    for row in events_until(store, run, at, recorded):
         match row.event:
             case SignalRaised(signal_id=signal_id) if signal_id == order.signal_id:
                 signal = row
@@ -83,16 +83,16 @@ def recreate(
                 OrderPlaced() | OrderFilled() | OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced()
             ) as event:
                 if event.order_id == order.order_id:
-                    states.append(_state(order, states[-1] if states else None, row))
+                    states.append(_next_state(order, states[-1] if states else None, row))
             case _:
                 pass
-    return Recreated(order, signal, verdict, states)
+    return OrderHistory(order, signal, verdict, states)
 
 
-def _find(store: Store, run: RunRequested, key: str, at: datetime | None, recorded: bool) -> Recorded:
+def _find_order(store: Store, run: RunRequested, key: str, at: datetime | None, recorded: bool) -> LogEntry:
     """The event that placed the order. `latest` looks no further than the instant, an id at the whole book."""
     latest = key == "latest"
-    rows = up_to(store, run, at if latest else None, recorded)
+    rows = events_until(store, run, at if latest else None, recorded)
     orders = {row.event.order_id: row for row in rows if isinstance(row.event, OrderPlaced)}
     if latest and orders:
         return next(reversed(orders.values()))
@@ -101,10 +101,10 @@ def _find(store: Store, run: RunRequested, key: str, at: datetime | None, record
     fitting = [order_id for order_id in orders if key and order_id.startswith(key)]
     if len(fitting) == 1:
         return orders[fitting[0]]
-    raise NotFound(_not_one(run, key, fitting, len(orders)))
+    raise NotFound(_describe_no_match(run, key, fitting, len(orders)))
 
 
-def _not_one(run: RunRequested, key: str, fitting: Sequence[str], known: int) -> str:
+def _describe_no_match(run: RunRequested, key: str, fitting: Sequence[str], known: int) -> str:
     where = f"run {run.run_id[:8]}"
     if fitting:
         return f"order {key!r} fits {len(fitting)} of {where} ({', '.join(fitting[:5])}): give more of its id."
@@ -113,18 +113,26 @@ def _not_one(run: RunRequested, key: str, fitting: Sequence[str], known: int) ->
     return f"{where} has no order {key!r}: `quantagent orders list --run {run.run_id[:8]}` names its {known}."
 
 
-def _state(order: OrderPlaced, before: OrderState | None, row: Recorded) -> OrderState:
-    filled, average = (ZERO, None) if before is None else (before.filled, before.average_price)
+def _next_state(order: OrderPlaced, previous: OrderState | None, row: LogEntry) -> OrderState:
+    filled, average = (ZERO, None) if previous is None else (previous.filled, previous.average_price)
     if isinstance(row.event, OrderFilled):
         price, quantity = row.event.price, row.event.quantity
         filled = add(filled, quantity)
         # Weighted by what each fill moves it: of one fill the average is its very price, with nothing rounded.
         average = price if average is None else add(average, prorate(sub(price, average), quantity, filled))
     remaining = sub(order.quantity, filled)
-    return OrderState(_name(row.event, remaining), when(row, False), says(row.event), filled, remaining, average, row)
+    return OrderState(
+        _state_name(row.event, remaining),
+        event_time(row, False),
+        describe_event(row.event),
+        filled,
+        remaining,
+        average,
+        row,
+    )
 
 
-def _name(event: Event, remaining: Decimal) -> str:
+def _state_name(event: Event, remaining: Decimal) -> str:
     match event:
         case OrderPlaced():
             return "placed"

@@ -16,10 +16,10 @@ from engine.core.events import AnalysesConsulted, Environment, RunRequested, Sig
 from engine.core.intents import Intent
 from engine.core.market import Bar, Symbol, Timeframe, instant_text
 from engine.core.session_ends import Schedule
-from engine.data import Bars
+from engine.data import BarCatalogue
 from engine.data.bar_rules import bar_line
 from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime.replay import (
     AnalysisVersion,
     Divergence,
@@ -30,12 +30,12 @@ from engine.runtime.replay import (
 )
 from engine.runtime.runs import bars_seen, book_stream, commands_by_instant, result_of, schedule_of
 from engine.runtime.session import Analyst, Journal, Session
-from engine.store import ENGINE_VERSION, Cause, Recorded, Store
+from engine.store import ENGINE_VERSION, Cause, LogEntry, Store
 from engine.store.memory import MemoryStore
 from engine.trading.circuit_breakers import Command
 
 
-class Pair(NamedTuple):
+class DigestPair(NamedTuple):
     """One digest twice: as the log has it, empty where it does not say, and as it comes out now."""
 
     stored: str
@@ -46,7 +46,7 @@ class Pair(NamedTuple):
         return self.stored in ("", self.regenerated)
 
 
-class Regenerated(NamedTuple):
+class RegenerationResult(NamedTuple):
     """A run and its second making.
 
     engine_recorded: the version that began the run; bars and events: how many were taken and compared; ended: whether
@@ -61,9 +61,9 @@ class Regenerated(NamedTuple):
     bars_recorded: int | None
     events: int
     ended: bool
-    dataset: Pair
-    analyses: Pair
-    book: Pair
+    dataset: DigestPair
+    analyses: DigestPair
+    book: DigestPair
     book_at_end: str
     difference: Divergence | None
 
@@ -78,13 +78,13 @@ class Regenerated(NamedTuple):
         return pairs and self.difference is None and self.book_at_end in ("", self.book.stored)
 
 
-def regenerate(
+def regenerate_run(
     store: Store,
     bars_by_symbol: Sequence[Sequence[Bar]],
     analyst: Analyst,
     run: RunRequested,
     progress: Callable[[int], None] = lambda bars: None,
-) -> Regenerated:
+) -> RegenerationResult:
     """Drives a run's session over its bars (`bars_of`) and stored opinions (`opinions_of`) once more.
 
     `progress` hears how many bars have been taken. Raises `AnalysisMissing` where an opinion is not stored.
@@ -93,23 +93,25 @@ def regenerate(
     result = result_of(store, run.run_id)
     ended = None if result is None else result.ended
     stored = BookDigest(store.read(stream))
-    enough = None if ended else stored.events
+    event_limit = None if ended else stored.events
     schedule = schedule_of(store, run)
-    made, session = _drive(run, schedule, bars_by_symbol, analyst, commands_of_run(store, run), enough, progress)
-    again = made if ended else made[: stored.events]
-    book = Pair(stored.hexdigest(), BookDigest(again).hexdigest())
-    return Regenerated(
+    entries, session = _drive(
+        run, schedule, bars_by_symbol, analyst, commands_of_run(store, run), event_limit, progress
+    )
+    compared = entries if ended else entries[: stored.events]
+    book = DigestPair(stored.hexdigest(), BookDigest(compared).hexdigest())
+    return RegenerationResult(
         run=run,
         engine_recorded=engine_version_of(store, run.run_id),
         bars=session.bars,
         bars_recorded=ended.bars if ended else None,
         events=stored.events,
         ended=ended is not None,
-        dataset=Pair(_dataset_stored(run), dataset_digest(bars_by_symbol, run.config.timeframe)),
-        analyses=Pair(ended.analyses_digest if ended else "", session.analyses_digest),
+        dataset=DigestPair(_stored_dataset_digest(run), dataset_digest(bars_by_symbol, run.config.timeframe)),
+        analyses=DigestPair(ended.analyses_digest if ended else "", session.analyses_digest),
         book=book,
         book_at_end=ended.book_digest if ended else "",
-        difference=None if book.equal else find_divergence(store.read(stream), again),
+        difference=None if book.equal else find_divergence(store.read(stream), compared),
     )
 
 
@@ -119,18 +121,18 @@ def _drive(
     bars_by_symbol: Sequence[Sequence[Bar]],
     analyst: Analyst,
     commands: Sequence[Command],
-    enough: int | None,
+    event_limit: int | None,
     progress: Callable[[int], None],
-) -> tuple[list[Recorded], Session]:
+) -> tuple[list[LogEntry], Session]:
     """The book made anew, to its end or until it has `enough` events."""
     memory, stream = MemoryStore(), book_stream(run.run_id)
     journal = Journal(memory, stream, Cause("regenerate"))
     session = Session(run.config, run.config_digest, analyst, journal, schedule=schedule)
-    told = commands_by_instant(commands)
-    for moment in moments(bars_by_symbol):
-        if enough is not None and journal.version >= enough:
+    commands_at = commands_by_instant(commands)
+    for time_slice in time_slices(bars_by_symbol):
+        if event_limit is not None and journal.version >= event_limit:
             break
-        session.advance(moment, told.get(moment.at, ()))
+        session.advance(time_slice, commands_at.get(time_slice.at, ()))
         progress(session.bars)
         if session.ended:
             break
@@ -147,7 +149,7 @@ def dataset_digest(bars_by_symbol: Sequence[Sequence[Bar]], timeframe: Timeframe
     return sha.hexdigest()
 
 
-def _dataset_stored(run: RunRequested) -> str:
+def _stored_dataset_digest(run: RunRequested) -> str:
     """A paper run is named before its bars are known."""
     return "" if run.environment is Environment.PAPER else run.dataset_digest
 
@@ -155,7 +157,7 @@ def _dataset_stored(run: RunRequested) -> str:
 # --- What a run was made from -------------------------------------------------------------------------------------
 
 
-def bars_of(catalogue: Bars, store: Store, run: RunRequested) -> list[list[Bar]]:
+def run_bars(catalogue: BarCatalogue, store: Store, run: RunRequested) -> list[list[Bar]]:
     """The bars of a run, as it saw them. Raises `BadInput` where a symbol has none any more.
 
     A paper run was asked before its end was known: it has the bars up to its last slot or, while it goes on, all.
@@ -167,7 +169,7 @@ def bars_of(catalogue: Bars, store: Store, run: RunRequested) -> list[list[Bar]]
     return bars_seen(catalogue, store, run, run.config.data_symbols, end)
 
 
-def opinions_of(
+def stored_analyst(
     store: Store,
     run: RunRequested,
     load_file: Callable[[str], SignalFile],
@@ -177,15 +179,15 @@ def opinions_of(
     variant. Raises `AnalysisMissing` for the first opinion that is not stored."""
     if run.variant.startswith(VARIANT_PREFIX):
         return ImportedAnalyst(load_file(run.variant))
-    read, complete_until = _consulted(store, run)
-    wishes: dict[tuple[Symbol, datetime], Intent] = {}
-    for at, wish in intents_at_versions(store, read):
-        wishes[wish.symbol, at] = wish
-        progress(len(wishes))
-    return _Opinions(run, wishes, complete_until)
+    read, complete_until = _consulted_analyses(store, run)
+    intents: dict[tuple[Symbol, datetime], Intent] = {}
+    for at, intent in intents_at_versions(store, read):
+        intents[intent.symbol, at] = intent
+        progress(len(intents))
+    return _StoredIntents(run, intents, complete_until)
 
 
-def _consulted(store: Store, run: RunRequested) -> tuple[list[AnalysisVersion], datetime | None]:
+def _consulted_analyses(store: Store, run: RunRequested) -> tuple[list[AnalysisVersion], datetime | None]:
     """The opinions that a book names, and until when it names all.
 
     It names all once a session day, and the others where they led to a signal: what a book consulted since its latest
@@ -205,16 +207,16 @@ def _consulted(store: Store, run: RunRequested) -> tuple[list[AnalysisVersion], 
     return list(read), until
 
 
-class _Opinions:
+class _StoredIntents:
     """Stored opinions as an analyst that makes none."""
 
     def __init__(
-        self, run: RunRequested, wishes: dict[tuple[Symbol, datetime], Intent], complete_until: datetime | None
+        self, run: RunRequested, intents: dict[tuple[Symbol, datetime], Intent], complete_until: datetime | None
     ) -> None:
-        self._run, self._wishes, self._complete_until = run, wishes, complete_until
+        self._run, self._intents, self._complete_until = run, intents, complete_until
 
     def intent(self, bar: Bar) -> Intent | None:
-        wish = self._wishes.get((bar.symbol, bar.closed_at))
+        wish = self._intents.get((bar.symbol, bar.closed_at))
         if wish is None and self._complete_until is not None and bar.closed_at < self._complete_until:
             run = self._run
             raise AnalysisMissing(f"{bar.symbol}.{run.config.timeframe}@{instant_text(bar.closed_at)}.{run.variant}")

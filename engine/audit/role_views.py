@@ -10,8 +10,8 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from engine.audit.chain import Finding
-from engine.store.guards import differences
+from engine.audit.chain import AuditFinding
+from engine.store.guards import schema_differences
 
 # Of all rows and all columns. The seed is drawn for each comparison, so that no rows can be made to fit beforehand.
 _FINGERPRINT: LiteralString = """
@@ -22,14 +22,14 @@ SELECT (SELECT (count(*), bit_xor(hash_record_extended(e, %(seed)s)))::text FROM
 _SEED: LiteralString = "SELECT (random() * 9e18)::bigint"
 
 
-def guarded_otherwise(conn: psycopg.Connection[Any]) -> Iterator[Finding]:
+def guard_findings(conn: psycopg.Connection[Any]) -> Iterator[AuditFinding]:
     """What differs in triggers, functions, owners, rights, row security and kinds from what the migrations make."""
-    found = differences(conn)
+    found = schema_differences(conn)
     if found:
-        yield Finding(0, f"what guards the log in the database was changed: {found}")
+        yield AuditFinding(0, f"what guards the log in the database was changed: {found}")
 
 
-def read_otherwise(conn: psycopg.Connection[Any], others: Mapping[str, str]) -> Iterator[Finding]:
+def role_findings(conn: psycopg.Connection[Any], others: Mapping[str, str]) -> Iterator[AuditFinding]:
     """Roles that read another log than the auditor does. `conn`: the auditor's, in a transaction that sees one state
     of the log. `others`: how each role reaches the database."""
     (seed,) = conn.execute(_SEED).fetchone() or (0,)
@@ -42,4 +42,4 @@ def read_otherwise(conn: psycopg.Connection[Any], others: Mapping[str, str]) -> 
             other.execute("SET LOCAL statement_timeout = 0")
             theirs = other.execute(_FINGERPRINT, {"seed": seed}).fetchone()
         if theirs != ours:
-            yield Finding(0, f"the {role} reads another log in this database than the auditor does")
+            yield AuditFinding(0, f"the {role} reads another log in this database than the auditor does")

@@ -29,15 +29,15 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from engine.audit.anchors import Anchor, anchors_file, badly_signed, keys_of, read_anchors, strange_keys
-from engine.audit.chain import before_all, lineage_of, seal_numbered, walk_links
+from engine.audit.anchors import Anchor, anchors_file, key_findings, read_anchors, resolve_keys, signature_findings
+from engine.audit.chain import find_seal, genesis_seal, read_lineage, walk_links
 from engine.core.errors import BadInput
 from engine.core.market import instant_text
 
-_BEGIN_ANEW = "`quantagent audit anchor --begin-anew --reason TEXT` begins a new file and records that it did"
+_RESTART_REMEDY = "`quantagent audit anchor --begin-anew --reason TEXT` begins a new file and records that it did"
 
 
-class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LastAnchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was anchored last: of which log, in which database, which head.
 
     By then the file of anchors had so many of them, in so many bytes with that SHA-256.
@@ -53,7 +53,7 @@ class Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-class Flaw(StrEnum):
+class AnchoringDefect(StrEnum):
     """What stands in the way of a signature: about which of these it is."""
 
     COPY = "copy"
@@ -62,7 +62,7 @@ class Flaw(StrEnum):
     KEY = "key"
 
 
-class Standing(NamedTuple):
+class AnchoringState(NamedTuple):
     """The anchors of a log at home, and why its head must not be signed now.
 
     refusal: a whole sentence with its remedy, empty where there is no flaw.
@@ -72,12 +72,12 @@ class Standing(NamedTuple):
     database: str
     file: Path
     anchors: list[Anchor]
-    remembered: Remembered | None
-    flaw: Flaw | None = None
+    last_anchor: LastAnchor | None
+    defect: AnchoringDefect | None = None
     refusal: str = ""
 
-    def flawed(self, flaw: Flaw, refusal: str) -> Standing:
-        return self._replace(flaw=flaw, refusal=refusal)
+    def with_defect(self, defect: AnchoringDefect, refusal: str) -> AnchoringState:
+        return self._replace(defect=defect, refusal=refusal)
 
 
 def key_file(home: Path) -> Path:
@@ -89,109 +89,113 @@ def public_key_file(home: Path) -> Path:
     return home / "keys" / "anchor.pub"
 
 
-def remembered_file(home: Path, log_id: UUID) -> Path:
+def last_anchor_file(home: Path, log_id: UUID) -> Path:
     return home / "keys" / "anchored" / f"{log_id}.json"
 
 
-def standing(conn: psycopg.Connection[Any], home: Path) -> Standing:
+def anchoring_state(conn: psycopg.Connection[Any], home: Path) -> AnchoringState:
     """Reads the anchors of the log in a database and checks whether its head may be signed.
 
     Of several flaws the gravest is named: a copy, then a log that was changed, then the file, then the key.
     """
-    lineage = lineage_of(conn)
+    lineage = read_lineage(conn)
     log, here = lineage[-1].log, _one(conn, "SELECT quantagent.this_database()")
-    unread = Standing(log, here, anchors_file(home, log), [], None)
+    unread = AnchoringState(log, here, anchors_file(home, log), [], None)
     try:
-        remembered = _remembered(home, log, here)
-        renamed = remembered is not None and remembered.log not in [each.log for each in lineage]
-        file = anchors_file(home, remembered.log if remembered is not None and renamed else log)
+        last_anchor = _read_last_anchor(home, log, here)
+        renamed = last_anchor is not None and last_anchor.log not in [each.log for each in lineage]
+        file = anchors_file(home, last_anchor.log if last_anchor is not None and renamed else log)
         anchors = read_anchors(file) if file.exists() else []
     except BadInput as error:
-        return unread.flawed(Flaw.FILE, f"{str(error).rstrip('.')}; {_BEGIN_ANEW}.")
-    found = unread._replace(file=file, anchors=anchors, remembered=remembered)
-    original = _original(conn, log, here, remembered)
+        return unread.with_defect(AnchoringDefect.FILE, f"{str(error).rstrip('.')}; {_RESTART_REMEDY}.")
+    found = unread._replace(file=file, anchors=anchors, remembered=last_anchor)
+    original = _original(conn, log, here, last_anchor)
     if original is not None:
-        return found.flawed(Flaw.COPY, _copied(log, original))
-    if remembered is not None and renamed:
-        was = f"the log in this database is called {log} and was anchored as {remembered.log}, so that it was replaced"
-        return found.flawed(Flaw.LOG, f"{was}: compare it with a backup; {_BEGIN_ANEW}.")
+        return found.with_defect(AnchoringDefect.COPY, _copy_refusal(log, original))
+    if last_anchor is not None and renamed:
+        was = f"the log in this database is called {log} and was anchored as {last_anchor.log}, so that it was replaced"
+        return found.with_defect(AnchoringDefect.LOG, f"{was}: compare it with a backup; {_RESTART_REMEDY}.")
     heads = [(each.seal, each.hash, each.position, str(file)) for each in anchors[-1:]]
-    if remembered is not None:
-        heads.insert(0, (remembered.seal, remembered.hash, remembered.position, str(remembered_file(home, log))))
+    if last_anchor is not None:
+        heads.insert(0, (last_anchor.seal, last_anchor.hash, last_anchor.position, str(last_anchor_file(home, log))))
     for seal, hashed, position, place in heads:
-        stored = seal_numbered(conn, seal)
+        stored = find_seal(conn, seal)
         if stored is None or (stored.hash.hex(), stored.last_position) != (hashed, position):
             changed = f"the log does not hold what the last anchor in {place} vouches for, so that it was changed"
-            remedy = f"or is an older copy: `quantagent audit verify` says more; {_BEGIN_ANEW}"
-            return found.flawed(Flaw.LOG, f"{changed}, {remedy}.")
-    if remembered is not None and len(anchors) < remembered.anchors:
-        lost = f"{len(anchors)} of the {remembered.anchors} anchors that were made of this log are in {file}, so that"
-        return found.flawed(Flaw.FILE, f"{lost} the file was removed or cut: restore it from a copy; {_BEGIN_ANEW}.")
-    if remembered is not None and sha256(file.read_bytes()[: remembered.bytes]).hexdigest() != remembered.sha256:
+            remedy = f"or is an older copy: `quantagent audit verify` says more; {_RESTART_REMEDY}"
+            return found.with_defect(AnchoringDefect.LOG, f"{changed}, {remedy}.")
+    if last_anchor is not None and len(anchors) < last_anchor.anchors:
+        lost = f"{len(anchors)} of the {last_anchor.anchors} anchors that were made of this log are in {file}, so that"
+        return found.with_defect(
+            AnchoringDefect.FILE, f"{lost} the file was removed or cut: restore it from a copy; {_RESTART_REMEDY}."
+        )
+    if last_anchor is not None and sha256(file.read_bytes()[: last_anchor.bytes]).hexdigest() != last_anchor.sha256:
         edited = f"the anchors in {file} are not those that were made of this log, so that one of them was changed"
-        return found.flawed(Flaw.FILE, f"{edited}: restore the file from a copy; {_BEGIN_ANEW}.")
-    flaw = next(strange_keys(anchors, None), None) or next(
-        (flaw for each in anchors[-1:] for flaw in badly_signed(each, lineage)), None
+        return found.with_defect(AnchoringDefect.FILE, f"{edited}: restore the file from a copy; {_RESTART_REMEDY}.")
+    finding = next(key_findings(anchors, None), None) or next(
+        (flaw for each in anchors[-1:] for flaw in signature_findings(each, lineage)), None
     )
-    if flaw is not None:
-        return found.flawed(Flaw.FILE, f"{flaw.what}: restore {file} from a copy; {_BEGIN_ANEW}.")
-    refusal = _key_flaw(home, anchors) if anchors else ""
-    return found.flawed(Flaw.KEY, refusal) if refusal else found
+    if finding is not None:
+        return found.with_defect(
+            AnchoringDefect.FILE, f"{finding.what}: restore {file} from a copy; {_RESTART_REMEDY}."
+        )
+    refusal = _key_refusal(home, anchors) if anchors else ""
+    return found.with_defect(AnchoringDefect.KEY, refusal) if refusal else found
 
 
-def _original(conn: psycopg.Connection[Any], log: UUID, here: str, remembered: Remembered | None) -> str | None:
+def _original(conn: psycopg.Connection[Any], log: UUID, here: str, last_anchor: LastAnchor | None) -> str | None:
     """In which other database a log is kept; None where this is the one."""
     rows = conn.execute("SELECT database FROM quantagent.log_databases WHERE log_id = %s ORDER BY n", (log,)).fetchall()
     databases = [str(name) for (name,) in rows]
     if databases and databases[-1] != here:
         return databases[-1]
-    known = remembered is not None and remembered.log == log and remembered.database not in (here, *databases)
-    return remembered.database if remembered is not None and known else None
+    known = last_anchor is not None and last_anchor.log == log and last_anchor.database not in (here, *databases)
+    return last_anchor.database if last_anchor is not None and known else None
 
 
-def _copied(log: UUID, database: str) -> str:
+def _copy_refusal(log: UUID, database: str) -> str:
     return (
         f"this database is a copy of log {log}, which is kept in another database (server/oid {database}), and only "
         "the original is signed: `quantagent db adopt --reason TEXT` makes the copy a log of its own."
     )
 
 
-def _key_flaw(home: Path, anchors: list[Anchor]) -> str:
+def _key_refusal(home: Path, anchors: list[Anchor]) -> str:
     """What is wrong with the key at home, if it cannot go on where the anchors end; else empty."""
-    path, wanted = key_file(home), keys_of(anchors).in_force
+    path, wanted = key_file(home), resolve_keys(anchors).in_force
     if not path.exists():
-        return f"the key {path} that signed this log's anchors is gone: restore it from its copy; {_BEGIN_ANEW}."
+        return f"the key {path} that signed this log's anchors is gone: restore it from its copy; {_RESTART_REMEDY}."
     found = _public(_read_key(path))
     if found == wanted or (_next_key_file(home).exists() and _public(_read_key(_next_key_file(home))) == wanted):
         return ""
     return (
         f"the key in {path} is {found}, and this log's anchors are signed with {wanted}: restore that key from its "
-        f"copy; {_BEGIN_ANEW}. A key is replaced with `quantagent audit rotate-key`."
+        f"copy; {_RESTART_REMEDY}. A key is replaced with `quantagent audit rotate-key`."
     )
 
 
 # --- Signing ------------------------------------------------------------------------------------------------------
 
 
-def anchor(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor | None:
+def sign_head(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor | None:
     """Signs the head of the log and appends it to the file of anchors, on the disk when this returns.
 
     Returns the newest anchor, which may be an earlier one of the same head; None for a log without events. The links
     since the last anchor are walked first. Raises `BadInput` where `standing` refuses, or where a link is broken.
     """
-    with _alone(home):
-        return _anchor(conn, home, at)
+    with _exclusive(home):
+        return _sign_head(conn, home, at)
 
 
-def _anchor(
+def _sign_head(
     conn: psycopg.Connection[Any], home: Path, at: datetime, successor: Ed25519PrivateKey | None = None
 ) -> Anchor | None:
-    found = standing(conn, home)
-    if found.flaw is not None:
-        raise BadInput(found.refusal)
-    last = found.anchors[-1] if found.anchors else None
-    signed = seal_numbered(conn, last.seal) if last else None
-    head, broken = walk_links(conn, signed or before_all(lineage_of(conn)))
+    state = anchoring_state(conn, home)
+    if state.defect is not None:
+        raise BadInput(state.refusal)
+    last = state.anchors[-1] if state.anchors else None
+    signed = find_seal(conn, last.seal) if last else None
+    head, broken = walk_links(conn, signed or genesis_seal(read_lineage(conn)))
     if broken is not None:
         raise BadInput(
             f"the log is broken after its last anchor, at position {broken.position:,}: {broken.what}; it is not "
@@ -199,50 +203,50 @@ def _anchor(
         )
     if head.seal == 0:
         return None
-    made = last
-    if made is None or made.seal != head.seal or successor is not None:
-        unsigned = Anchor(found.log, head.seal, head.last_position, head.hash.hex(), instant_text(at), "")
-        made = _sign(home, unsigned, found, successor)
-        _append(found.file, msgspec.json.encode(made) + b"\n")
-    count, content = len(found.anchors) + (made is not last), found.file.read_bytes()
+    newest = last
+    if newest is None or newest.seal != head.seal or successor is not None:
+        unsigned = Anchor(state.log, head.seal, head.last_position, head.hash.hex(), instant_text(at), "")
+        newest = _sign(home, unsigned, state, successor)
+        _append(state.file, msgspec.json.encode(newest) + b"\n")
+    count, content = len(state.anchors) + (newest is not last), state.file.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    place = (found.log, found.database, made.seal, made.position, made.hash)
-    _remember(home, Remembered(*place, count, len(whole), sha256(whole).hexdigest()))
-    return made
+    place = (state.log, state.database, newest.seal, newest.position, newest.hash)
+    _write_last_anchor(home, LastAnchor(*place, count, len(whole), sha256(whole).hexdigest()))
+    return newest
 
 
-def _sign(home: Path, unsigned: Anchor, found: Standing, successor: Ed25519PrivateKey | None) -> Anchor:
-    key = _signing_key(home, keys_of(found.anchors).in_force if found.anchors else None)
+def _sign(home: Path, unsigned: Anchor, state: AnchoringState, successor: Ed25519PrivateKey | None) -> Anchor:
+    key = _signing_key(home, resolve_keys(state.anchors).in_force if state.anchors else None)
     named = msgspec.structs.replace(unsigned, key=_public(key), successor=_public(successor) if successor else "")
     countersigned = successor.sign(named.signed_text).hex() if successor else ""
     return msgspec.structs.replace(named, signature=key.sign(named.signed_text).hex(), countersignature=countersigned)
 
 
-def rotate_key(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor:
+def rotate_signing_key(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor:
     """Makes a new key and an anchor that the old and the new one sign; from then on only the new one signs.
 
     The old private key is removed. Raises `BadInput` as `anchor` does, and for a log that was never anchored.
     """
-    with _alone(home):
-        if _anchor(conn, home, at) is None:
+    with _exclusive(home):
+        if _sign_head(conn, home, at) is None:
             raise BadInput("the log is empty, so that no key has signed it yet: there is nothing to rotate.")
         successor = _write_key(_next_key_file(home), Ed25519PrivateKey.generate())
-        made = _anchor(conn, home, at, successor)
-        assert made is not None
-        _take_over(home)
-        return made
+        signed = _sign_head(conn, home, at, successor)
+        assert signed is not None
+        _promote_next_key(home)
+        return signed
 
 
-def set_aside(home: Path, found: Standing, at: datetime) -> None:
+def archive_anchors(home: Path, state: AnchoringState, at: datetime) -> None:
     """Makes room for a new file of anchors: the present one is kept under another name, what was remembered is not."""
-    with _alone(home):
-        if found.file.exists():
-            found.file.rename(found.file.with_suffix(f".{instant_text(at)}.jsonl"))
-        remembered_file(home, found.remembered.log if found.remembered else found.log).unlink(missing_ok=True)
+    with _exclusive(home):
+        if state.file.exists():
+            state.file.rename(state.file.with_suffix(f".{instant_text(at)}.jsonl"))
+        last_anchor_file(home, state.last_anchor.log if state.last_anchor else state.log).unlink(missing_ok=True)
 
 
 @contextmanager
-def _alone(home: Path) -> Generator[None]:
+def _exclusive(home: Path) -> Generator[None]:
     """One process at a time makes the key and adds an anchor."""
     folder = home / "keys"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -257,35 +261,35 @@ def _alone(home: Path) -> Generator[None]:
 # --- What is remembered -------------------------------------------------------------------------------------------
 
 
-def _remembered(home: Path, log: UUID, database: str) -> Remembered | None:
+def _read_last_anchor(home: Path, log: UUID, database: str) -> LastAnchor | None:
     """What was anchored last of a log; else of a log of another name in the same database.
 
     Raises `BadInput` for a file of the log's own that cannot be read.
     """
-    file = remembered_file(home, log)
+    file = last_anchor_file(home, log)
     if file.exists():
         try:
-            return _decoded(file)
+            return _decode_last_anchor(file)
         except msgspec.DecodeError as error:
             raise BadInput(f"{file} is damaged: {error}. Restore the file from a copy.") from None
     for path in sorted(file.parent.glob("*.json")):
         with suppress(msgspec.DecodeError):
-            if (found := _decoded(path)).database == database:
+            if (found := _decode_last_anchor(path)).database == database:
                 return found
     return None
 
 
-def _decoded(path: Path) -> Remembered:
+def _decode_last_anchor(path: Path) -> LastAnchor:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Remembered)
+        return msgspec.json.decode(path.read_bytes(), type=LastAnchor)
     except UnicodeDecodeError as error:
         raise msgspec.DecodeError(str(error)) from None
 
 
-def _remember(home: Path, what: Remembered) -> None:
-    path = remembered_file(home, what.log)
+def _write_last_anchor(home: Path, last_anchor: LastAnchor) -> None:
+    path = last_anchor_file(home, last_anchor.log)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    content = msgspec.json.encode(what) + b"\n"
+    content = msgspec.json.encode(last_anchor) + b"\n"
     if not path.exists() or path.read_bytes() != content:
         _replace(path, content)
 
@@ -310,11 +314,11 @@ def _append(path: Path, line: bytes) -> None:
 
 def _replace(path: Path, content: bytes) -> None:
     """Writes a file that only its owner can read, whole or not at all."""
-    half = path.with_suffix(".new")
-    with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    staging = path.with_suffix(".new")
+    with open(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)
         os.fsync(file.fileno())
-    half.replace(path)
+    staging.replace(path)
 
 
 # --- Keys ---------------------------------------------------------------------------------------------------------
@@ -334,11 +338,11 @@ def _signing_key(home: Path, wanted: str | None) -> Ed25519PrivateKey:
         public_key_file(home).write_text(_public(key) + "\n")
         return _write_key(path, key)
     if wanted is not None and _public(_read_key(path)) != wanted and _next_key_file(home).exists():
-        _take_over(home)
+        _promote_next_key(home)
     return _read_key(path)
 
 
-def _take_over(home: Path) -> None:
+def _promote_next_key(home: Path) -> None:
     successor = _read_key(_next_key_file(home))
     public_key_file(home).write_text(_public(successor) + "\n")
     _next_key_file(home).replace(key_file(home))

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--anchor", metavar="FILE", type=Path, help="anchors of this log that you kept yourself")
     given = parser.parse_args(arguments)
     try:
-        for line in verified(given.folder, key_of(given.public_key) if given.public_key else None, given.anchor):
+        for line in verify_export(given.folder, read_key(given.public_key) if given.public_key else None, given.anchor):
             print(line)
     except NotAnExport as error:
         print(f"error: {error}", file=sys.stderr)
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def key_of(text: str) -> bytes:
+def read_key(text: str) -> bytes:
     try:
         key = bytes.fromhex(text if len(text) == 64 else Path(text).read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
@@ -86,14 +86,14 @@ def key_of(text: str) -> bytes:
     return key
 
 
-def verified(folder: Path, trusted_key: bytes | None = None, kept: Path | None = None) -> Iterator[str]:
+def verify_export(folder: Path, trusted_key: bytes | None = None, own_anchors: Path | None = None) -> Iterator[str]:
     """A line for everything that holds. Raises `Refuted` at the first thing that does not."""
     manifest = read_manifest(folder / "manifest.json")
     log, names = manifest["log"], [*manifest["parents"], (manifest["log"], 2**63)]
     check_files(folder, manifest["files"])
     yield f"{len(manifest['files'])} files are those of the manifest."
-    files = [folder / "anchors.jsonl"] + ([kept] if kept else [])
-    anchors = [anchor for file in files for anchor in lines_of(file, ANCHOR, ROTATION)]
+    files = [folder / "anchors.jsonl"] + ([own_anchors] if own_anchors else [])
+    anchors = [anchor for file in files for anchor in read_lines(file, ANCHOR, ROTATION)]
     anchors.sort(key=lambda anchor: anchor["seal"])
     for anchor in anchors:
         check_signature(anchor, log, names)
@@ -207,8 +207,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise NotAnExport(f"{path} is not the manifest of a {' or '.join(FORMATS)}. Give the folder of an export.")
     try:
         if found["format"] == FORMATS[0]:
-            return {**fields_of(found, FIRST_MANIFEST), "parents": []}
-        return fields_of(found, MANIFEST)
+            return {**read_fields(found, FIRST_MANIFEST), "parents": []}
+        return read_fields(found, MANIFEST)
     except ValueError as error:
         raise NotAnExport(f"{path} is damaged: {error}. Ask for the export again.") from None
 
@@ -226,14 +226,14 @@ def check_files(folder: Path, files: dict[str, bytes]) -> None:
             raise Refuted(f"{name} is not the file that the manifest names: its SHA-256 is {found.hexdigest()}")
 
 
-def lines_of(path: Path, fields: Fields, otherwise: Fields | None = None) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, fields: Fields, alternative: Fields | None = None) -> Iterator[dict[str, Any]]:
     """The objects of a file, one a line; each has exactly these fields, or exactly the other ones."""
     line = 0
     try:
         with path.open("rb") as file:
             for line, content in enumerate(file, 1):  # noqa: B007 - the message below says where it stopped
                 found = json_object(content)
-                yield fields_of(found, otherwise if otherwise and len(found) == len(otherwise) else fields)
+                yield read_fields(found, alternative if alternative and len(found) == len(alternative) else fields)
     except (ValueError, RecursionError) as error:
         raise NotAnExport(f"line {line} of {path} cannot be read: {error}.") from None
     except OSError as error:
@@ -253,7 +253,7 @@ def json_object(content: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
-def fields_of(found: dict[str, Any], fields: Fields) -> dict[str, Any]:
+def read_fields(found: dict[str, Any], fields: Fields) -> dict[str, Any]:
     if set(found) != set(fields):
         raise ValueError(f"its fields are {', '.join(sorted(found))[:200]} and should be {', '.join(sorted(fields))}")
     return {name: read(found[name]) for name, read in fields.items()}
@@ -273,7 +273,7 @@ class Events:
     """The events of a file, read one ahead, in order of position."""
 
     def __init__(self, path: Path) -> None:
-        self.lines = lines_of(path, EVENT, DAMAGED_EVENT)
+        self.lines = read_lines(path, EVENT, DAMAGED_EVENT)
         self.ahead = next(self.lines, None)
         self.adopted: list[tuple[bytes, bytes]] = []
 
@@ -305,7 +305,7 @@ def check_chain(
     was adopted under, each with its parent."""
     last, count = Seal(0, 0, genesis(log)), 0
     events, waiting = Events(folder / "events.jsonl"), anchors[::-1]
-    for seal in lines_of(folder / "seals.jsonl", SEAL, TIMED_SEAL):
+    for seal in read_lines(folder / "seals.jsonl", SEAL, TIMED_SEAL):
         check_place(seal, last)
         check_content(seal, events)
         while waiting and waiting[-1]["seal"] == seal["seal"]:
@@ -328,11 +328,11 @@ def check_place(seal: dict[str, Any], last: Seal) -> None:
     if seal["seal"] != last.number + 1:
         raise Refuted(f"seal {last.number + 1} is missing, after position {last.last_position}")
     if seal["previous"] != last.hash:
-        raise Refuted(f"{name_of(seal)} does not continue the one before it: one of them was replaced")
+        raise Refuted(f"{describe_seal(seal)} does not continue the one before it: one of them was replaced")
     if not last.last_position < seal["first_position"] <= seal["last_position"]:
-        raise Refuted(f"{name_of(seal)} does not follow position {last.last_position}")
+        raise Refuted(f"{describe_seal(seal)} does not follow position {last.last_position}")
     if last.sealed_at and "sealed_at" not in seal:
-        raise Refuted(f"{name_of(seal)} has no time, though the one before it has: it was replaced")
+        raise Refuted(f"{describe_seal(seal)} has no time, though the one before it has: it was replaced")
 
 
 def check_content(seal: dict[str, Any], events: Events) -> None:
@@ -354,14 +354,18 @@ def check_content(seal: dict[str, Any], events: Events) -> None:
         count += 1
     if count != seal["events"]:
         what = f"{seal['events'] - count} missing" if count < seal["events"] else f"{count - seal['events']} too many"
-        raise Refuted(f"of the events of {name_of(seal)}, {what}" + (f", at or before {changed}" if changed else ""))
+        raise Refuted(
+            f"of the events of {describe_seal(seal)}, {what}" + (f", at or before {changed}" if changed else "")
+        )
     if changed is not None:
-        raise Refuted(f"the event at position {changed} is not the one that {name_of(seal)} closed: it was changed")
+        raise Refuted(
+            f"the event at position {changed} is not the one that {describe_seal(seal)} closed: it was changed"
+        )
     if found.digest() != seal["hash"] or len(seal["checks"]) != 4 * count:
-        raise Refuted(f"the events and the hash of {name_of(seal)} do not belong together")
+        raise Refuted(f"the events and the hash of {describe_seal(seal)} do not belong together")
 
 
-def name_of(seal: dict[str, Any]) -> str:
+def describe_seal(seal: dict[str, Any]) -> str:
     return f"seal {seal['seal']} of positions {seal['first_position']} to {seal['last_position']}"
 
 
@@ -402,7 +406,7 @@ def check_signature(anchor: dict[str, Any], log: uuid.UUID, names: list[tuple[uu
         raise Refuted(f"the anchor of {at} is not signed by its key")
 
 
-def check_keys(anchors: list[dict[str, Any]], trusted: bytes) -> None:
+def check_keys(anchors: list[dict[str, Any]], trusted_key: bytes) -> None:
     """The keys follow each other, each named by an anchor of the one before it, and one of them is the trusted one."""
     if not anchors:
         return
@@ -416,13 +420,15 @@ def check_keys(anchors: list[dict[str, Any]], trusted: bytes) -> None:
             until[key], in_force = anchor["seal"], successor
         elif successor and successor != in_force and successor not in until:
             raise Refuted(f"the anchor of {at} names a second successor of the key {key.hex()}")
-    if trusted != in_force and trusted not in until:
-        raise Refuted(f"the anchors are signed with another key, {in_force.hex()}, than {trusted.hex()}")
+    if trusted_key != in_force and trusted_key not in until:
+        raise Refuted(f"the anchors are signed with another key, {in_force.hex()}, than {trusted_key.hex()}")
 
 
 def check_anchored(seal: dict[str, Any], anchor: dict[str, Any]) -> None:
     if (anchor["hash"], anchor["position"]) != (seal["hash"], seal["last_position"]):
-        raise Refuted(f"{name_of(seal)} is not the one anchored at {anchor['at'].decode()}: the chain was made anew")
+        raise Refuted(
+            f"{describe_seal(seal)} is not the one anchored at {anchor['at'].decode()}: the chain was made anew"
+        )
 
 
 # Ed25519 as RFC 8032 (5.1) has it. A point is (x, y) = (X/Z, Y/Z) with T/Z = xy, on -x^2 + y^2 = 1 + D x^2 y^2.
@@ -443,7 +449,7 @@ def is_signed(key: bytes, message: bytes, signature: bytes) -> bool:
     if len(key) != 32 or len(signature) != 64:
         return False
     try:
-        a, r = decoded(key), decoded(signature[:32])
+        a, r = decode_point(key), decode_point(signature[:32])
     except ValueError:
         return False
     s = int.from_bytes(signature[32:], "little")
@@ -453,8 +459,8 @@ def is_signed(key: bytes, message: bytes, signature: bytes) -> bool:
     return is_same(times(s, BASE), plus(r, times(h, a)))
 
 
-def decoded(spelled: bytes) -> Point:
-    y = int.from_bytes(spelled, "little")
+def decode_point(encoded: bytes) -> Point:
+    y = int.from_bytes(encoded, "little")
     sign, y = y >> 255, y & ((1 << 255) - 1)
     if y >= P:
         raise ValueError("not on the curve")
@@ -489,7 +495,7 @@ def is_same(p: Point, q: Point) -> bool:
     return (p.x * q.z - q.x * p.z) % P == 0 and (p.y * q.z - q.y * p.z) % P == 0
 
 
-BASE = decoded((4 * pow(5, P - 2, P) % P).to_bytes(32, "little"))
+BASE = decode_point((4 * pow(5, P - 2, P) % P).to_bytes(32, "little"))
 
 
 if __name__ == "__main__":

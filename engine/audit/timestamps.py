@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from engine.store.hash_chain import Seal, sealed_text
+from engine.store.hash_chain import Seal, format_sealed_at
 
 # An append may wait for its turn and be repeated after an outage, for a minute together.
 TOLERANCE = timedelta(minutes=10)
@@ -18,7 +18,7 @@ _RECORDED_AT = b'"recorded_at":"'
 _META_LENGTH = 400
 
 
-class Times:
+class RecordingTimes:
     """Compares the times of a log, seal by seal."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Times:
         self._backwards = self._apart = 0
         self._first_backwards = self._first_apart = ""
 
-    def see(self, seal: Seal, rows: Sequence[bytes]) -> None:
+    def add(self, seal: Seal, rows: Sequence[bytes]) -> None:
         """Takes in the next seal, and its rows as `engine.store.hash_chain.row_bytes` spells them."""
         if not seal.sealed_at:
             return
@@ -38,18 +38,18 @@ class Times:
         self._last = seal
         try:
             at = datetime.fromisoformat(seal.sealed_at)
-            earliest, latest = (sealed_text(each)[:19].encode() for each in (at - TOLERANCE, at + TOLERANCE))
+            earliest, latest = (format_sealed_at(each)[:19].encode() for each in (at - TOLERANCE, at + TOLERANCE))
         except (ValueError, OverflowError):
             return
-        first = _said(rows[0]) if rows else b""
+        first = _recorded_at(rows[0]) if rows else b""
         # The events of one append are recorded at one time: most rows are passed by a look at their ends.
-        alike, is_near = _RECORDED_AT + first, earliest <= first <= latest
-        for row in [row for row in rows if row.find(alike, -_META_LENGTH) < 0] if is_near else rows:
-            if not earliest <= _said(row) <= latest:
+        same_time, is_near = _RECORDED_AT + first, earliest <= first <= latest
+        for row in [row for row in rows if row.find(same_time, -_META_LENGTH) < 0] if is_near else rows:
+            if not earliest <= _recorded_at(row) <= latest:
                 self._apart += 1
                 position = int.from_bytes(row[-8:], signed=True)
                 self._first_apart = self._first_apart or (
-                    f"position {position:,} says {_said(row).decode('ascii', 'replace')} and was sealed at "
+                    f"position {position:,} says {_recorded_at(row).decode('ascii', 'replace')} and was sealed at "
                     f"{seal.sealed_at} by {seal.sealed_by}"
                 )
 
@@ -65,7 +65,7 @@ class Times:
             )
 
 
-def _said(row: bytes) -> bytes:
+def _recorded_at(row: bytes) -> bytes:
     """The time that the event in a row says it was recorded at, to the second."""
     place = row.rfind(_RECORDED_AT) + len(_RECORDED_AT)
     return row[place : place + 19]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.audit.narration import instant_of, says
+from engine.audit.narration import describe_event, market_time
 from engine.core.errors import BadInput, NotFound
 from engine.core.events import (
     AnalysesConsulted,
@@ -31,11 +31,11 @@ from engine.core.events import (
 from engine.core.ids import analysis_stream, entry_order_of
 from engine.core.market import Direction, Symbol, instant_text, parse_instant
 from engine.runtime.runs import book_stream
-from engine.store import Recorded, Store
+from engine.store import LogEntry, Store
 from engine.trading.book import Book, evolve
 
 
-class Link(NamedTuple):
+class ChainLink(NamedTuple):
     """One fact of a chain: what it is, its id, its market instant, its place in the log, and what it says."""
 
     kind: str
@@ -43,10 +43,10 @@ class Link(NamedTuple):
     at: datetime
     position: int
     says: str
-    event: Recorded | None
+    event: LogEntry | None
 
 
-def why(store: Store, run: RunRequested, key: str) -> list[Link]:
+def causal_chain(store: Store, run: RunRequested, key: str) -> list[ChainLink]:
     """The chain of an order, trade, signal, analysis, or of `SYMBOL@TIME`, in causal order.
 
     `SYMBOL@TIME` is a bar by its close: the answer says so when nothing was done there. Raises `NotFound` for an id
@@ -57,7 +57,7 @@ def why(store: Store, run: RunRequested, key: str) -> list[Link]:
         return list(history.of_signal(key))
     if key in history.orders:
         return list(history.of_order(key))
-    if key.startswith("trade-") and history.began_trade(entry_order_of(key)):
+    if key.startswith("trade-") and history.opened_position(entry_order_of(key)):
         return list(history.of_trade(entry_order_of(key)))
     if key in history.consulted:
         return list(history.of_analysis(key))
@@ -79,7 +79,7 @@ def _instant(text: str) -> datetime:
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
-_ENDS: dict[type[Event], str] = {
+_ORDER_ENDS: dict[type[Event], str] = {
     OrderFilled: "fill",
     OrderRejected: "rejection",
     OrderCanceled: "cancellation",
@@ -94,13 +94,13 @@ class _History:
     def __init__(self, store: Store, run: RunRequested) -> None:
         self._store, self._run = store, run
         self.rows = list(store.read(book_stream(run.run_id)))
-        self.signals: dict[str, Recorded] = {}
-        self.orders: dict[str, Recorded] = {}
-        self.consulted: dict[str, tuple[Recorded, int]] = {}
-        self._verdicts: dict[str, Recorded] = {}
-        self._order_of_signal: dict[str, Recorded] = {}
-        self._ends: dict[str, list[Recorded]] = {}
-        self._end: Recorded | None = None
+        self.signals: dict[str, LogEntry] = {}
+        self.orders: dict[str, LogEntry] = {}
+        self.consulted: dict[str, tuple[LogEntry, int]] = {}
+        self._verdicts: dict[str, LogEntry] = {}
+        self._order_of_signal: dict[str, LogEntry] = {}
+        self._ends: dict[str, list[LogEntry]] = {}
+        self._end: LogEntry | None = None
         for row in self.rows:
             match row.event:
                 case SignalRaised(signal_id=signal_id):
@@ -109,7 +109,7 @@ class _History:
                     self._verdicts[signal_id] = row
                 case OrderPlaced(order_id=order_id, signal_id=signal_id):
                     self.orders[order_id] = row
-                    if not _protects(row.event):
+                    if not _is_protective(row.event):
                         self._order_of_signal[signal_id] = row
                 case OrderFilled() | OrderRejected() | OrderCanceled() | OrderExpired() | OrderReplaced() as end:
                     self._ends.setdefault(end.order_id, []).append(row)
@@ -120,7 +120,7 @@ class _History:
                 case _:
                     pass
 
-    def of_signal(self, signal_id: str) -> Iterator[Link]:
+    def of_signal(self, signal_id: str) -> Iterator[ChainLink]:
         row = self.signals[signal_id]
         signal = row.event
         assert isinstance(signal, SignalRaised)
@@ -131,9 +131,9 @@ class _History:
         yield _link("risk decision", signal_id, signal.at, verdict)
         order = self._order_of_signal.get(signal_id)
         if order is not None and isinstance(order.event, OrderPlaced):
-            yield from self._life(order.event.order_id)
+            yield from self._order_links(order.event.order_id)
 
-    def of_order(self, order_id: str) -> Iterator[Link]:
+    def of_order(self, order_id: str) -> Iterator[ChainLink]:
         """The chain of the order's signal; of a stop or target that of its entry, then its own life.
 
         A liquidation has no signal: it follows from the end of all trading.
@@ -144,20 +144,20 @@ class _History:
             yield from self.of_signal(placed.signal_id)
         elif self._end is not None:
             yield _link("end of trading", self._run.run_id, placed.at, self._end)
-        if _protects(placed):
-            yield from self._life(order_id)
+        if _is_protective(placed):
+            yield from self._order_links(order_id)
 
-    def _life(self, order_id: str) -> Iterator[Link]:
+    def _order_links(self, order_id: str) -> Iterator[ChainLink]:
         placed = self.orders[order_id]
         assert isinstance(placed.event, OrderPlaced)
         yield _link("order", order_id, placed.event.at, placed)
         for end in self._ends.get(order_id, ()):
-            yield _link(_ENDS[type(end.event)], order_id, instant_of(end.event) or placed.event.at, end)
+            yield _link(_ORDER_ENDS[type(end.event)], order_id, market_time(end.event) or placed.event.at, end)
 
-    def of_trade(self, entry_order_id: str) -> Iterator[Link]:
+    def of_trade(self, entry_order_id: str) -> Iterator[ChainLink]:
         """The entry's chain, then the chains of the orders that changed the position until it was flat or turned."""
         yield from self.of_order(entry_order_id)
-        symbol, began, told = "", None, {entry_order_id}
+        symbol, began, shown = "", None, {entry_order_id}
         for fill, _, after in self._fills():
             if fill.order_id == entry_order_id:
                 symbol, began = fill.symbol, after
@@ -165,13 +165,15 @@ class _History:
                 # An entry's own stop or target has its signal in common with it, which is told above.
                 placed = self.orders[fill.order_id].event
                 assert isinstance(placed, OrderPlaced)
-                if fill.order_id not in told:
-                    told.add(fill.order_id)
-                    yield from self._life(fill.order_id) if _protects(placed) else self.of_order(fill.order_id)
+                if fill.order_id not in shown:
+                    shown.add(fill.order_id)
+                    yield from (
+                        self._order_links(fill.order_id) if _is_protective(placed) else self.of_order(fill.order_id)
+                    )
                 if after is not began:
                     return
 
-    def began_trade(self, order_id: str) -> bool:
+    def opened_position(self, order_id: str) -> bool:
         """Whether an order led into a position: from flat, or from the other side."""
         return any(
             fill.order_id == order_id and after not in (before, Direction.FLAT) for fill, before, after in self._fills()
@@ -188,8 +190,8 @@ class _History:
                 symbol = row.event.symbol
                 yield row.event, before.direction(symbol), book.direction(symbol)
 
-    def of_analysis(self, analysis_id: str) -> Iterator[Link]:
-        raised = [key for key, row in self.signals.items() if _raised_by(row) == analysis_id]
+    def of_analysis(self, analysis_id: str) -> Iterator[ChainLink]:
+        raised = [key for key, row in self.signals.items() if _source_analysis(row) == analysis_id]
         if raised:
             for signal_id in raised:
                 yield from self.of_signal(signal_id)
@@ -197,12 +199,12 @@ class _History:
         read_by, version = self.consulted[analysis_id]
         analysis = self._analysis(analysis_id, version)
         yield analysis
-        yield _nothing_done(analysis, read_by)
+        yield _no_action_link(analysis, read_by)
 
-    def of_bar(self, symbol: Symbol, at: datetime) -> Iterator[Link]:
+    def of_bar(self, symbol: Symbol, at: datetime) -> Iterator[ChainLink]:
         mark = f"{symbol}.{self._run.config.timeframe}@{instant_text(at)}."
         ids = [key for key in self.consulted if key.startswith(mark) or key.endswith(f"#{symbol}@{instant_text(at)}")]
-        own = [key for key, row in self.signals.items() if _stands_at(row, symbol, at) and not _raised_by(row)]
+        own = [key for key, row in self.signals.items() if _is_at_bar(row, symbol, at) and not _source_analysis(row)]
         for signal_id in own:
             yield from self.of_signal(signal_id)
         for analysis_id in ids:
@@ -213,16 +215,16 @@ class _History:
                 "one of its bars, in UTC."
             )
 
-    def _analysis(self, analysis_id: str, version: int) -> Link:
+    def _analysis(self, analysis_id: str, version: int) -> ChainLink:
         """The analysis as it was read: what was made of it later is not why."""
         for row in self._store.read(analysis_stream(analysis_id)):
             if row.version == version and isinstance(row.event, AnalysisOutcome):
                 return _link("analysis", analysis_id, row.event.as_of, row)
         at = parse_instant(analysis_id.rpartition("@")[2])
-        return Link("imported signal", analysis_id, at, 0, f"row of {self._run.variant}", None)
+        return ChainLink("imported signal", analysis_id, at, 0, f"row of {self._run.variant}", None)
 
 
-def _nothing_done(analysis: Link, read_by: Recorded) -> Link:
+def _no_action_link(analysis: ChainLink, read_by: LogEntry) -> ChainLink:
     match analysis.event.event if analysis.event else None:
         case AnalysisFailed():
             reason = "no signal: there was no opinion, because the analysis had failed"
@@ -232,26 +234,26 @@ def _nothing_done(analysis: Link, read_by: Recorded) -> Link:
             reason = f"no signal: the book already was {decision}, or an order to it worked"
         case _:
             reason = "no signal: the opinion was HOLD, or what was held already"
-    return Link("nothing", analysis.key, analysis.at, read_by.position, reason, None)
+    return ChainLink("nothing", analysis.key, analysis.at, read_by.position, reason, None)
 
 
-def _protects(order: OrderPlaced) -> bool:
+def _is_protective(order: OrderPlaced) -> bool:
     return order.role not in ("entry", "exit")
 
 
-def _raised_by(row: Recorded) -> str:
+def _source_analysis(row: LogEntry) -> str:
     return row.event.analysis_id if isinstance(row.event, SignalRaised) else ""
 
 
-def _stands_at(row: Recorded, symbol: Symbol, at: datetime) -> bool:
+def _is_at_bar(row: LogEntry, symbol: Symbol, at: datetime) -> bool:
     return isinstance(row.event, SignalRaised) and (row.event.symbol, row.event.at) == (symbol, at)
 
 
-def _link(kind: str, key: str, at: datetime, row: Recorded) -> Link:
-    return Link(kind, key, at, row.position, says(row.event), row)
+def _link(kind: str, key: str, at: datetime, row: LogEntry) -> ChainLink:
+    return ChainLink(kind, key, at, row.position, describe_event(row.event), row)
 
 
-def checks_of(links: Iterable[Link]) -> Iterator[tuple[str, bool, str, str]]:
+def evaluated_checks(links: Iterable[ChainLink]) -> Iterator[tuple[str, bool, str, str]]:
     """(rule, passed, limit, observed) of every check in a chain that saw something; those of an exit did not."""
     for link in links:
         if link.event is not None and isinstance(link.event.event, RiskDecided):
@@ -260,12 +262,12 @@ def checks_of(links: Iterable[Link]) -> Iterator[tuple[str, bool, str, str]]:
                     yield check.rule, check.passed, check.limit, check.observed
 
 
-def reasons_of(link: Link) -> list[str]:
+def analyst_reasons(link: ChainLink) -> list[str]:
     """What the analyst gave as its reasons, where the link is an opinion."""
-    made = link.event.event if link.event is not None else None
-    if not isinstance(made, AnalysisMade):
+    analysis = link.event.event if link.event is not None else None
+    if not isinstance(analysis, AnalysisMade):
         return []
-    decision = msgspec.json.decode(made.reports, type=_Reports).decision
+    decision = msgspec.json.decode(analysis.reports, type=_Reports).decision
     return [str(reason) for reason in decision.get("reasons", [])]
 
 

@@ -30,8 +30,8 @@ from engine.core.events import (
 )
 from engine.core.market import Side, Symbol
 from engine.core.money import exact
-from engine.store.codec import payload_of
-from engine.store.connections import RECOVERY, RETRY_PAUSE_S, reason_of
+from engine.store.codec import encode_payload
+from engine.store.connections import RECOVERY, RETRY_PAUSE_S, failure_reason
 
 T = TypeVar("T")
 
@@ -152,7 +152,7 @@ class PostgresBlotter:
             self._with_retry(lambda conn: _in_transaction(conn, lambda conn: [self._write(conn, row) for row in new]))
 
     def _row(self, event: OrderPlaced | OrderReplaced | BrokerReport) -> _Row:
-        values: dict[str, object] = {"payload": payload_of(event).decode()}
+        values: dict[str, object] = {"payload": encode_payload(event).decode()}
         match event:
             case CashAdjusted():
                 key: dict[str, object] = {"symbol": event.symbol, "reason": event.reason}
@@ -263,7 +263,7 @@ class PostgresBlotter:
                 lost = error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
                 if not lost or clock.now() > until:
                     raise StoreUnavailable(
-                        f"the paper broker's record cannot be used: {reason_of(error)}. Check that the database "
+                        f"the paper broker's record cannot be used: {failure_reason(error)}. Check that the database "
                         "server runs."
                     ) from None
                 sleep(RETRY_PAUSE_S)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from engine.data.calendars import Span
-    from engine.data.validation import Judged
+    from engine.data.validation import ValidatedBars
 
 
 NOTHING_KNOWN = datetime.min.replace(tzinfo=UTC)
@@ -32,7 +32,7 @@ class Added(NamedTuple):
     corrected: int = 0
 
 
-class Held(NamedTuple):
+class StoredSeries(NamedTuple):
     """What a catalogue holds of one symbol and timeframe, from the first open to the last close."""
 
     symbol: Symbol
@@ -42,7 +42,7 @@ class Held(NamedTuple):
     count: int  # pyright: ignore[reportIncompatibleMethodOverride] - what a person would call it
 
 
-class Refused(NamedTuple):
+class RefusedRow(NamedTuple):
     """A row of a file that is no usable bar: its number in the file from 1, its text, and why."""
 
     row: int
@@ -50,7 +50,7 @@ class Refused(NamedTuple):
     reason: str
 
 
-class Import(NamedTuple):
+class ImportRecord(NamedTuple):
     """One import that brought something new: who brought what from where, and what was refused."""
 
     symbol: Symbol
@@ -60,7 +60,7 @@ class Import(NamedTuple):
     learned_at: datetime
     digest: str
     rows: int
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedRow, ...]
 
 
 class Revision(NamedTuple):
@@ -72,16 +72,16 @@ class Revision(NamedTuple):
     source: str
 
 
-class Asked(NamedTuple):
+class ProviderRequest(NamedTuple):
     """What a provider was asked for, and how many rows it had."""
 
     provider: str
     span: Span
-    asked_at: datetime
+    requested_at: datetime
     rows: int
 
 
-class Bars(Protocol):
+class BarCatalogue(Protocol):
     """A catalogue of bars. A range holds the bars that open at or after `start` and close at or before `end`.
 
     Bars are never overwritten: a corrected bar is a revision beside the one before, and the latest is what is read.
@@ -101,7 +101,7 @@ class Bars(Protocol):
         source: str,
         learned_at: datetime,
         actor: str = "",
-        refused: Sequence[Refused] = (),
+        refused: Sequence[RefusedRow] = (),
         correct: bool = False,
     ) -> Added:
         """Stores all bars or none, and may be repeated: bars stored already with the same values are counted as known.
@@ -112,8 +112,8 @@ class Bars(Protocol):
         """
         ...
 
-    def add_judged(
-        self, judged: Judged, *, source: str, learned_at: datetime, actor: str = "", correct: bool = False
+    def add_validated(
+        self, validated: ValidatedBars, *, source: str, learned_at: datetime, actor: str = "", correct: bool = False
     ) -> Added:
         """Add many bars that `engine.data.validation.judge` accepted, as known at `learned_at`."""
         ...
@@ -122,7 +122,7 @@ class Bars(Protocol):
         """An instant by which all was learned that is there now: whatever comes is learned later."""
         ...
 
-    def as_known_at(self, at: datetime | None) -> Bars:
+    def as_known_at(self, at: datetime | None) -> BarCatalogue:
         """The same catalogue without what was learned after an instant; all of it for None. Nothing can be added."""
         ...
 
@@ -132,17 +132,17 @@ class Bars(Protocol):
         """Every revision of the bars of a range, by open and then by revision; none is no error here."""
         ...
 
-    def revised(
+    def revised_bars(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> list[Revision]:
         """What `history` says of the bars that were corrected; a series that never was costs no objects."""
         ...
 
-    def record_asked(self, symbol: Symbol, timeframe: Timeframe, asked: Asked) -> None:
+    def record_request(self, symbol: Symbol, timeframe: Timeframe, request: ProviderRequest) -> None:
         """Remembers what a provider was asked."""
         ...
 
-    def asked(self, symbol: Symbol, timeframe: Timeframe) -> list[Asked]:
+    def provider_requests(self, symbol: Symbol, timeframe: Timeframe) -> list[ProviderRequest]:
         """What providers were asked, in the order it was remembered."""
         ...
 
@@ -170,11 +170,11 @@ class Bars(Protocol):
         one symbol after the other in the given order."""
         ...
 
-    def listing(self) -> list[Held]:
+    def list_series(self) -> list[StoredSeries]:
         """What there is, by symbol and timeframe."""
         ...
 
-    def imports(self) -> list[Import]:
+    def imports(self) -> list[ImportRecord]:
         """Every import that brought something new, oldest first."""
         ...
 

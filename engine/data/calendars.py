@@ -39,7 +39,7 @@ _IN_TABLE, _ANY_TIME = (date(1970, 2, 1), date(2050, 11, 30)), (date(1899, 1, 1)
 
 _DAY = timedelta(days=1)
 # An order for the day that is placed at a run's last close ends in a session after it.
-_AROUND = timedelta(days=14)
+_MARGIN = timedelta(days=14)
 _MONTH = timedelta(days=31)
 _FRIDAY = 4
 
@@ -51,7 +51,7 @@ class Span(NamedTuple):
     end: datetime
 
 
-class Session(NamedTuple):
+class CalendarSession(NamedTuple):
     """One trading day of a calendar, in UTC. Its label is the day it covers, or, opened in the evening, closes on."""
 
     label: date
@@ -59,7 +59,7 @@ class Session(NamedTuple):
     closed_at: datetime
 
 
-def sessions(calendar: Calendar, span: Span) -> list[Session]:
+def sessions(calendar: Calendar, span: Span) -> list[CalendarSession]:
     """The sessions that overlap a span, whole and in order.
 
     Raises `BadInput` for a span beyond the table of holidays, if the calendar has holidays.
@@ -76,7 +76,7 @@ def session_hours(calendars: Iterable[Calendar], start: datetime, end: datetime)
     found: list[SessionHours] = []
     closing: set[Calendar] = {each for each in calendars if each != "24/7"}
     for calendar in sorted(closing):
-        first, last = start.date() - _AROUND, end.date() + _AROUND
+        first, last = start.date() - _MARGIN, end.date() + _MARGIN
         if calendar != "FX":
             first, last = max(first, TABLE_FIRST), min(last, TABLE_LAST)
         if first <= last:
@@ -89,7 +89,11 @@ def grid(calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
     """The bars that open in a span, in order: opened_at, closed_at (UTC, microseconds). Raises as `sessions` does."""
     import polars as pl
 
-    bars = [bar for bar in _whole(calendar, timeframe, span) if bar.closed_at > span.start and bar.opened_at < span.end]
+    bars = [
+        bar
+        for bar in _whole_periods(calendar, timeframe, span)
+        if bar.closed_at > span.start and bar.opened_at < span.end
+    ]
     times = pl.Datetime("us", "UTC")
     frame = pl.DataFrame([bar[1:] for bar in bars], {"opened_at": times, "closed_at": times}, orient="row")
     if timeframe.is_intraday:
@@ -101,7 +105,7 @@ def grid(calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
     return frame.filter(pl.col("opened_at") >= span.start, pl.col("opened_at") < span.end)
 
 
-def placed(calendar: Calendar, timeframe: Timeframe, opens: pl.Series) -> pl.DataFrame:
+def locate_in_grid(calendar: Calendar, timeframe: Timeframe, opens: pl.Series) -> pl.DataFrame:
     """Where instants (UTC, microseconds) stand in the grid: each once as opened_at, closed_at of the bar that opens
     then (null if none does), and `trades`, whether the market is known to be open.
 
@@ -110,13 +114,13 @@ def placed(calendar: Calendar, timeframe: Timeframe, opens: pl.Series) -> pl.Dat
     """
     import polars as pl
 
-    asked = opens.drop_nulls().unique().sort().to_frame("opened_at")
+    unique_opens = opens.drop_nulls().unique().sort().to_frame("opened_at")
     first, last = _ANY_TIME if calendar in ("24/7", "FX") else _IN_TABLE
-    stretches = _stretches(asked.filter(pl.col("opened_at").dt.date().is_between(first, last)))
-    whole = [bar[1:] for span in stretches for bar in _whole(calendar, timeframe, span)]
+    stretches = _instant_spans(unique_opens.filter(pl.col("opened_at").dt.date().is_between(first, last)))
+    whole = [bar[1:] for span in stretches for bar in _whole_periods(calendar, timeframe, span)]
     times = pl.Datetime("us", "UTC")
     known = pl.DataFrame(whole, {"begins": times, "ends": times}, orient="row").unique("begins").sort("begins")
-    found = asked.join_asof(known, left_on="opened_at", right_on="begins")
+    found = unique_opens.join_asof(known, left_on="opened_at", right_on="begins")
     since, trades = pl.col("opened_at") - pl.col("begins"), pl.col("opened_at") < pl.col("ends")
     lasts = pl.lit(timeframe.duration) if timeframe.is_intraday else pl.col("ends") - pl.col("begins")
     opening = trades & (since.cast(pl.Int64) % lasts.cast(pl.Int64) == 0)
@@ -124,12 +128,12 @@ def placed(calendar: Calendar, timeframe: Timeframe, opens: pl.Series) -> pl.Dat
     return found.select("opened_at", closed_at=pl.when(opening).then(closes), trades=trades.fill_null(False))
 
 
-def _stretches(asked: pl.DataFrame) -> list[Span]:
+def _instant_spans(opens: pl.DataFrame) -> list[Span]:
     """Spans that together hold all instants, in order, and none a month without any."""
     import polars as pl
 
     after = (pl.col("opened_at").diff() > _MONTH).fill_null(False).cum_sum()
-    ends = asked.group_by(after.alias("stretch"), maintain_order=True).agg(
+    ends = opens.group_by(after.alias("stretch"), maintain_order=True).agg(
         first=pl.col("opened_at").first(), last=pl.col("opened_at").last()
     )
     instants = ends.select("first", "last").iter_rows()
@@ -138,7 +142,7 @@ def _stretches(asked: pl.DataFrame) -> list[Span]:
 
 def bar_at(calendar: Calendar, timeframe: Timeframe, opened_at: datetime) -> Span | None:
     """The bar of the grid that opens at an instant; None if none does. Raises as `sessions` does."""
-    for bar in _whole(calendar, timeframe, Span(opened_at, opened_at + timedelta.resolution)):
+    for bar in _whole_periods(calendar, timeframe, Span(opened_at, opened_at + timedelta.resolution)):
         if not timeframe.is_intraday and bar.opened_at == opened_at:
             return Span(bar.opened_at, bar.closed_at)
         if timeframe.is_intraday and not (opened_at - bar.opened_at) % timeframe.duration:
@@ -157,18 +161,18 @@ def bar_of_day(calendar: Calendar, timeframe: Timeframe, day: date) -> Span | No
     return Span(found[0].opened_at, found[-1].closed_at) if found else None
 
 
-def _whole(calendar: Calendar, timeframe: Timeframe, span: Span) -> list[Session]:
+def _whole_periods(calendar: Calendar, timeframe: Timeframe, span: Span) -> list[CalendarSession]:
     """The sessions, weeks or months that may overlap a span, whole and in order, each with its last label."""
     if timeframe.is_intraday:
         return sessions(calendar, span)
     first, _ = _period(timeframe, span.start.date())
     _, last = _period(timeframe, span.end.date() + _DAY)
     together = [list(each) for _, each in groupby(_labelled(calendar, first, last), _KEYS[timeframe])]
-    return [Session(each[-1].label, each[0].opened_at, each[-1].closed_at) for each in together]
+    return [CalendarSession(each[-1].label, each[0].opened_at, each[-1].closed_at) for each in together]
 
 
 # No two neighbours have the same number.
-_KEYS: dict[Timeframe, Callable[[Session], int]] = {
+_KEYS: dict[Timeframe, Callable[[CalendarSession], int]] = {
     Timeframe.D1: lambda session: session.label.day,
     Timeframe.W1: lambda session: session.label.isocalendar().week,
     Timeframe.MO1: lambda session: session.label.month,
@@ -189,11 +193,11 @@ def _period(timeframe: Timeframe, day: date) -> tuple[date, date]:
 # --- The calendars ------------------------------------------------------------------------------------------------
 
 
-def _labelled(calendar: Calendar, first: date, last: date) -> list[Session]:
+def _labelled(calendar: Calendar, first: date, last: date) -> list[CalendarSession]:
     """The sessions whose labels are in a range of days, both ends included."""
     days = [first + n * _DAY for n in range((last - first).days + 1)]
     if calendar == "24/7":
-        return [Session(day, midnight := datetime.combine(day, time(), UTC), midnight + _DAY) for day in days]
+        return [CalendarSession(day, midnight := datetime.combine(day, time(), UTC), midnight + _DAY) for day in days]
     weekdays = [day for day in days if day.weekday() <= _FRIDAY]
     if calendar == "FX":
         return [_overnight(day, time(17), time(17)) for day in weekdays]
@@ -209,14 +213,14 @@ def _labelled(calendar: Calendar, first: date, last: date) -> list[Session]:
     return [_overnight(day, time(18), close) for day, close in closes if close is not None]
 
 
-def _overnight(day: date, opens: time, closes: time) -> Session:
-    return Session(day, new_york_to_utc(day - _DAY, opens), new_york_to_utc(day, closes))
+def _overnight(day: date, opens: time, closes: time) -> CalendarSession:
+    return CalendarSession(day, new_york_to_utc(day - _DAY, opens), new_york_to_utc(day, closes))
 
 
 class _StockExchange(NamedTuple):
     """XNYS: its sessions by label, and the weekdays on which it stayed closed without a holiday."""
 
-    sessions: dict[date, Session]
+    sessions: dict[date, CalendarSession]
     unplanned: frozenset[date]
 
 
@@ -263,7 +267,7 @@ def _stock_exchange() -> _StockExchange:
         table: Any = get_calendar("XNYS", start=str(TABLE_FIRST), end=str(TABLE_LAST))
         opens, closes = (_datetimes(table.schedule[name]) for name in ("open", "close"))
         labels, unplanned = _datetimes(table.sessions), _datetimes(table.adhoc_holidays)
-    found = [Session(label.date(), *times) for label, *times in zip(labels, opens, closes, strict=True)]
+    found = [CalendarSession(label.date(), *times) for label, *times in zip(labels, opens, closes, strict=True)]
     return _StockExchange({session.label: session for session in found}, frozenset(at.date() for at in unplanned))
 
 

@@ -16,20 +16,20 @@ import psycopg
 from engine.core.errors import BadInput, StoreUnavailable
 from engine.core.market import Bar, Instrument, Symbol, Timeframe, instrument_for
 from engine.core.money import exact
-from engine.data import NOTHING_KNOWN, Added, Asked, Held, Import, Refused, Revision
-from engine.data.bar_rules import check_range, check_series, nothing_found
+from engine.data import NOTHING_KNOWN, Added, ImportRecord, ProviderRequest, RefusedRow, Revision, StoredSeries
+from engine.data.bar_rules import check_range, check_series, no_bars_error
 from engine.data.calendars import Span
-from engine.data.encoding import NUMBERS, texts_in, texts_of
-from engine.data.insert import LATEST, Incoming, store
-from engine.store.connections import reason_of
+from engine.data.encoding import NUMBERS, encode_bars, encode_frame
+from engine.data.insert import LATEST, IncomingBars, insert_bars
+from engine.store.connections import failure_reason
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from engine.data.validation import Judged
+    from engine.data.validation import ValidatedBars
 
 # The end bounds the opens as well, which are indexed: what closes by then has opened before.
-_IN_RANGE: LiteralString = """
+_CURRENT_IN_RANGE: LiteralString = """
     FROM (
         SELECT DISTINCT ON (opened_at) *
         FROM quantagent.bars
@@ -56,9 +56,9 @@ _SECONDS: LiteralString = """
     date_part('epoch', opened_at)::bigint, date_part('epoch', closed_at)::bigint, open, high, low, close, volume
 """
 
-_LINES: LiteralString = "COPY (SELECT " + _LINE + _IN_RANGE + ") TO STDOUT"
-_SECONDS_CSV: LiteralString = "COPY (SELECT " + _SECONDS + _IN_RANGE + ") TO STDOUT (FORMAT csv)"
-_BARS: LiteralString = "SELECT opened_at, closed_at, open, high, low, close, volume" + _IN_RANGE
+_LINES: LiteralString = "COPY (SELECT " + _LINE + _CURRENT_IN_RANGE + ") TO STDOUT"
+_SECONDS_CSV: LiteralString = "COPY (SELECT " + _SECONDS + _CURRENT_IN_RANGE + ") TO STDOUT (FORMAT csv)"
+_BARS: LiteralString = "SELECT opened_at, closed_at, open, high, low, close, volume" + _CURRENT_IN_RANGE
 
 _REVISIONS: LiteralString = """
     FROM quantagent.bars
@@ -93,12 +93,12 @@ _IMPORTS: LiteralString = """
     FROM quantagent.bar_imports WHERE learned_at <= %(known_at)s ORDER BY import_id
 """
 
-_RECORD_ASKED: LiteralString = """
+_RECORD_REQUEST: LiteralString = """
     INSERT INTO quantagent.asked_bars (symbol, timeframe, provider, start_at, end_at, asked_at, rows)
     VALUES (%s, %s, %s, %s, %s, %s, %s)
 """
 
-_ASKED: LiteralString = """
+_REQUESTS: LiteralString = """
     SELECT provider, start_at, end_at, asked_at, rows
     FROM quantagent.asked_bars WHERE symbol = %s AND timeframe = %s ORDER BY asked_id
 """
@@ -113,7 +113,7 @@ _SAVE_INSTRUMENT: LiteralString = """
 """
 
 
-class Catalogue:
+class PostgresCatalogue:
     """`engine.data.Bars` in a database that `engine.store.migrations.migrate` has set up."""
 
     def __init__(self, dsn: str, known_at: datetime | None = None) -> None:
@@ -128,40 +128,42 @@ class Catalogue:
         source: str,
         learned_at: datetime,
         actor: str = "",
-        refused: Sequence[Refused] = (),
+        refused: Sequence[RefusedRow] = (),
         correct: bool = False,
     ) -> Added:
         check_series(symbol, timeframe, bars, learned_at)
         first, last = (bars[0].opened_at, bars[-1].closed_at) if bars else (None, None)
-        texts = texts_of(bars, timeframe)
-        return self._store(Incoming(symbol, timeframe, texts, first, last, source, learned_at, actor, refused), correct)
+        texts = encode_bars(bars, timeframe)
+        return self._insert(
+            IncomingBars(symbol, timeframe, texts, first, last, source, learned_at, actor, refused), correct
+        )
 
-    def add_judged(
-        self, judged: Judged, *, source: str, learned_at: datetime, actor: str = "", correct: bool = False
+    def add_validated(
+        self, validated: ValidatedBars, *, source: str, learned_at: datetime, actor: str = "", correct: bool = False
     ) -> Added:
-        symbol, timeframe, frame = judged.instrument.symbol, judged.timeframe, judged.frame
+        symbol, timeframe, frame = validated.instrument.symbol, validated.timeframe, validated.frame
         opens, closes = frame["opened_at"], frame["closed_at"]
         assert (opens.diff().drop_nulls() > timedelta(0)).all(), "the judge leaves bars in order"
         first, last = (opens[0], closes[-1]) if len(opens) else (None, None)
         assert last is None or last <= learned_at, "the judge leaves out what is still forming"
-        texts = texts_in(frame, timeframe)
-        return self._store(
-            Incoming(symbol, timeframe, texts, first, last, source, learned_at, actor, judged.refused), correct
+        texts = encode_frame(frame, timeframe)
+        return self._insert(
+            IncomingBars(symbol, timeframe, texts, first, last, source, learned_at, actor, validated.refused), correct
         )
 
-    def _store(self, incoming: Incoming, correct: bool) -> Added:
+    def _insert(self, incoming: IncomingBars, correct: bool) -> Added:
         assert self._known_at is None, "what was known in the past cannot be added to"
         with self._connection() as conn:
-            return store(conn, incoming, correct)
+            return insert_bars(conn, incoming, correct)
 
     def known_at(self) -> datetime:
         with self._connection() as conn:
             (latest,) = conn.execute(LATEST + "WHERE learned_at <= %(known_at)s", self._bound).fetchone() or (None,)
         return NOTHING_KNOWN if latest is None else latest.astimezone(UTC)
 
-    def as_known_at(self, at: datetime | None) -> Catalogue:
+    def as_known_at(self, at: datetime | None) -> PostgresCatalogue:
         bounds = [each for each in (at, self._known_at) if each is not None]
-        return Catalogue(self._dsn, min(bounds, default=None))
+        return PostgresCatalogue(self._dsn, min(bounds, default=None))
 
     def frame(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
@@ -169,9 +171,9 @@ class Catalogue:
         import polars as pl
 
         with self._connection() as conn:
-            text = b"".join(_copied(conn, _SECONDS_CSV, self._range(symbol, timeframe, start, end)))
+            text = b"".join(_copy_out(conn, _SECONDS_CSV, self._range(symbol, timeframe, start, end)))
         if not text:
-            raise nothing_found(symbol, timeframe, start, end, self.listing())
+            raise no_bars_error(symbol, timeframe, start, end, self.list_series())
         schema = {"opened_at": pl.Int64, "closed_at": pl.Int64} | dict.fromkeys(NUMBERS, pl.Float64)
         frame = pl.read_csv(text, has_header=False, schema=schema)
         times = pl.from_epoch(pl.col("opened_at", "closed_at"), "s").cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
@@ -183,7 +185,7 @@ class Catalogue:
         with self._connection() as conn:
             rows = conn.execute(_BARS, self._range(symbol, timeframe, start, end)).fetchall()
         if not rows:
-            raise nothing_found(symbol, timeframe, start, end, self.listing())
+            raise no_bars_error(symbol, timeframe, start, end, self.list_series())
         return [_bar(symbol, *row) for row in rows]
 
     def digest(
@@ -198,17 +200,17 @@ class Catalogue:
         sha = sha256()
         with self._connection() as conn:
             for symbol in symbols:
-                before = sha.digest()
-                for chunk in _copied(conn, _LINES, self._range(symbol, timeframe, start, end)):
+                previous = sha.digest()
+                for chunk in _copy_out(conn, _LINES, self._range(symbol, timeframe, start, end)):
                     sha.update(chunk)
-                if sha.digest() == before:
-                    raise nothing_found(symbol, timeframe, start, end, self.listing())
+                if sha.digest() == previous:
+                    raise no_bars_error(symbol, timeframe, start, end, self.list_series())
         return sha.hexdigest()
 
-    def listing(self) -> list[Held]:
+    def list_series(self) -> list[StoredSeries]:
         with self._connection() as conn:
             return [
-                Held(symbol, Timeframe(timeframe), first.astimezone(UTC), last.astimezone(UTC), count)
+                StoredSeries(symbol, Timeframe(timeframe), first.astimezone(UTC), last.astimezone(UTC), count)
                 for symbol, timeframe, first, last, count in conn.execute(_LISTING, self._bound)
             ]
 
@@ -217,7 +219,7 @@ class Catalogue:
     ) -> list[Revision]:
         return self._revisions(_HISTORY, symbol, timeframe, start, end)
 
-    def revised(
+    def revised_bars(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> list[Revision]:
         return self._revisions(_REVISED, symbol, timeframe, start, end)
@@ -233,26 +235,28 @@ class Catalogue:
                 )
             ]
 
-    def record_asked(self, symbol: Symbol, timeframe: Timeframe, asked: Asked) -> None:
-        provider, span, asked_at, rows = asked
+    def record_request(self, symbol: Symbol, timeframe: Timeframe, request: ProviderRequest) -> None:
+        provider, span, requested_at, rows = request
         with self._connection() as conn:
-            conn.execute(_RECORD_ASKED, (symbol, timeframe.value, provider, *span, asked_at, rows))
+            conn.execute(_RECORD_REQUEST, (symbol, timeframe.value, provider, *span, requested_at, rows))
 
-    def asked(self, symbol: Symbol, timeframe: Timeframe) -> list[Asked]:
+    def provider_requests(self, symbol: Symbol, timeframe: Timeframe) -> list[ProviderRequest]:
         with self._connection() as conn:
             return [
-                Asked(provider, Span(start.astimezone(UTC), end.astimezone(UTC)), at.astimezone(UTC), rows)
-                for provider, start, end, at, rows in conn.execute(_ASKED, (symbol, timeframe.value))
+                ProviderRequest(provider, Span(start.astimezone(UTC), end.astimezone(UTC)), at.astimezone(UTC), rows)
+                for provider, start, end, at, rows in conn.execute(_REQUESTS, (symbol, timeframe.value))
             ]
 
-    def imports(self) -> list[Import]:
-        refused: dict[int, list[Refused]] = {}
+    def imports(self) -> list[ImportRecord]:
+        refused: dict[int, list[RefusedRow]] = {}
         with self._connection() as conn:
             for import_id, *row in conn.execute(_REFUSED):
-                refused.setdefault(import_id, []).append(Refused(*row))
+                refused.setdefault(import_id, []).append(RefusedRow(*row))
             stored = conn.execute(_IMPORTS, self._bound).fetchall()
         return [
-            Import(name, Timeframe(frame), source, actor, at.astimezone(UTC), digest, rows, tuple(refused.get(key, ())))
+            ImportRecord(
+                name, Timeframe(frame), source, actor, at.astimezone(UTC), digest, rows, tuple(refused.get(key, ()))
+            )
             for key, name, frame, source, actor, at, digest, rows in stored
         ]
 
@@ -301,14 +305,14 @@ class Catalogue:
             ) from None
         except psycopg.OperationalError as error:
             raise StoreUnavailable(
-                f"the catalogue of bars cannot be reached: {reason_of(error)}. "
+                f"the catalogue of bars cannot be reached: {failure_reason(error)}. "
                 "Check QUANTAGENT_DSN and that the server runs."
             ) from None
 
 
-def _copied(conn: psycopg.Connection[Any], query: LiteralString, asked: dict[str, Any]) -> Iterator[bytes]:
+def _copy_out(conn: psycopg.Connection[Any], query: LiteralString, parameters: dict[str, Any]) -> Iterator[bytes]:
     """What a query of a range writes, in chunks of any size."""
-    with conn.cursor().copy(query, asked) as copy:
+    with conn.cursor().copy(query, parameters) as copy:
         for chunk in copy:
             yield bytes(chunk)
 

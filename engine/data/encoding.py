@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from engine.core.market import Bar, Symbol, Timeframe
-from engine.data.bar_rules import time_text
+from engine.data.bar_rules import format_instant
 
 if TYPE_CHECKING:
     import polars as pl
@@ -17,26 +17,26 @@ NUMBERS = (*PRICES, "volume")
 COLUMNS = ("opened_at", "closed_at", *NUMBERS)
 
 # Rows made into text at a time: some megabytes.
-_PART = 50_000
+_CHUNK_ROWS = 50_000
 
 
-def texts_of(bars: Iterable[Bar], timeframe: Timeframe) -> pl.DataFrame:
+def encode_bars(bars: Iterable[Bar], timeframe: Timeframe) -> pl.DataFrame:
     """The columns of bars, each as `checks.bar_line` writes it; `cut` is the close of those that it says it of."""
     import polars as pl
 
     rows = [
         (
-            time_text(bar.opened_at),
-            time_text(bar.closed_at),
+            format_instant(bar.opened_at),
+            format_instant(bar.closed_at),
             *(format(getattr(bar, name), "f") for name in NUMBERS),
-            None if bar.closed_at == bar.opened_at + timeframe.duration else time_text(bar.closed_at),
+            None if bar.closed_at == bar.opened_at + timeframe.duration else format_instant(bar.closed_at),
         )
         for bar in bars
     ]
     return pl.DataFrame(rows, schema=dict.fromkeys((*COLUMNS, "cut"), pl.String), orient="row")
 
 
-def texts_in(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
+def encode_frame(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
     """The same of bars in a frame with exact numbers: Decimals of 12 places, so that zeros end behind a point."""
     import polars as pl
 
@@ -46,7 +46,7 @@ def texts_in(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
     return frame.select(times, numbers).with_columns(cut=pl.when(~whole).then("closed_at"))
 
 
-def lines(symbol: Symbol, timeframe: Timeframe, texts: pl.DataFrame) -> str:
+def encode_lines(symbol: Symbol, timeframe: Timeframe, texts: pl.DataFrame) -> str:
     """The lines that `checks.bar_line` writes."""
     import polars as pl
 
@@ -55,7 +55,7 @@ def lines(symbol: Symbol, timeframe: Timeframe, texts: pl.DataFrame) -> str:
     return texts.select(line).write_csv(include_header=False, quote_style="never")
 
 
-def rows_to_store(
+def encode_copy_rows(
     symbol: Symbol, timeframe: Timeframe, texts: pl.DataFrame, learned_at: datetime, source: str
 ) -> Iterator[bytes]:
     """CSV for the table of bars: symbol, timeframe, the columns, when they were learned and from where."""
@@ -63,5 +63,5 @@ def rows_to_store(
 
     names = (pl.lit(symbol).alias("symbol"), pl.lit(timeframe.value).alias("timeframe"))
     origin = (pl.lit(learned_at.isoformat()).alias("learned_at"), pl.lit(source).alias("source"))
-    for part in texts.iter_slices(_PART):
+    for part in texts.iter_slices(_CHUNK_ROWS):
         yield part.select(*names, *COLUMNS, *origin).write_csv(include_header=False).encode()

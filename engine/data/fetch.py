@@ -14,28 +14,28 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine import clock, plugins
 from engine.core.errors import BadInput, NotFound, ProviderUnavailable, QuantagentError
 from engine.core.market import Instrument, Timeframe
-from engine.data import Asked, Bars, Refused
-from engine.data.bar_rules import time_text
+from engine.data import BarCatalogue, ProviderRequest, RefusedRow
+from engine.data.bar_rules import format_instant
 from engine.data.calendars import Span, grid
 from engine.data.encoding import NUMBERS
-from engine.data.gaps import Hole, holes, missing, unasked
+from engine.data.gaps import Gap, find_gaps, find_missing, not_requested
 from engine.data.providers import Provider, Reach
-from engine.data.resample import fits, resampled
-from engine.data.validation import Judged, frame_of, judge
+from engine.data.resample import fits_into, resample
+from engine.data.validation import ValidatedBars, exact_frame, validate_bars
 
 if TYPE_CHECKING:
     import polars as pl
 
-SETTLED = timedelta(days=2)
+LATE_BAR_WINDOW = timedelta(days=2)
 """How long after its close a provider may still come to have a bar."""
-NEAR = 100
+MERGE_DISTANCE_BARS = 100
 """Holes that no more bars than these lie between are asked for in one call; what is there already stays as it is."""
 
-Progress = Callable[[int, int], None]
+CountCallback = Callable[[int, int], None]
 """Told of how many of how many bars a provider was asked for."""
 
 
-class Fetched(NamedTuple):
+class FetchResult(NamedTuple):
     """What a fetch brought. calls: how often the provider was asked; beyond: how many bars are missing that lie before
     what it has; made_of: the timeframe of the bars that those were made of which the provider does not offer itself."""
 
@@ -43,67 +43,71 @@ class Fetched(NamedTuple):
     new: int = 0
     corrected: int = 0
     beyond: int = 0
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[RefusedRow, ...] = ()
     made_of: Timeframe | None = None
 
 
-class _Series(NamedTuple):
+class _FetchContext(NamedTuple):
     """Whose bars are fetched, by whom and from where."""
 
-    catalogue: Bars
+    catalogue: BarCatalogue
     provider: Provider
     instrument: Instrument
     actor: str
-    again: bool
+    refetch: bool
 
 
-def fetch(
-    catalogue: Bars,
+def fetch_bars(
+    catalogue: BarCatalogue,
     provider: Provider,
     instrument: Instrument,
     timeframe: Timeframe,
     span: Span,
     *,
     actor: str,
-    again: bool = False,
-    progress: Progress = lambda done, everything: None,
-) -> Fetched:
+    refetch: bool = False,
+    progress: CountCallback = lambda done, everything: None,
+) -> FetchResult:
     """Fetches what a span lacks; with `again` all of it, and what is other than stored becomes a revision.
 
     A timeframe that the provider does not offer is made from the largest that fits into it. Raises `BadInput` for bars
     that it cannot have, and what `Provider.fetch` raises; what came before is stored.
     """
-    series, now = _Series(catalogue, provider, instrument, actor, again), clock.now()
+    series, now = _FetchContext(catalogue, provider, instrument, actor, refetch), clock.now()
     span = Span(span.start, min(span.end, now))
     if span.start >= span.end:
-        raise BadInput(f"the range begins in the future, at {time_text(span.start)}: ask for one that has been.")
-    lacking = _lacking(series, timeframe, [span])
-    if lacking.is_empty():
-        return Fetched()
-    told, reach = _told(provider, instrument, timeframe)
-    wanted = lacking if told is timeframe else _lacking(series, told, [hole.span for hole in holes(lacking)])
-    wanted = wanted if again else unasked(wanted, _asked(series, told))
-    reached = wanted if reach.back is None else wanted.filter(wanted["opened_at"] >= now - reach.back)
-    beyond = wanted.height - reached.height
-    if beyond and reached.is_empty() and reach.back is not None:
+        raise BadInput(f"the range begins in the future, at {format_instant(span.start)}: ask for one that has been.")
+    missing_bars = _find_missing(series, timeframe, [span])
+    if missing_bars.is_empty():
+        return FetchResult()
+    source_timeframe, reach = _source_timeframe(provider, instrument, timeframe)
+    wanted = (
+        missing_bars
+        if source_timeframe is timeframe
+        else _find_missing(series, source_timeframe, [gap.span for gap in find_gaps(missing_bars)])
+    )
+    wanted = wanted if refetch else not_requested(wanted, _past_requests(series, source_timeframe))
+    available = wanted if reach.back is None else wanted.filter(wanted["opened_at"] >= now - reach.back)
+    beyond = wanted.height - available.height
+    if beyond and available.is_empty() and reach.back is not None:
         raise BadInput(
-            f"{provider.name} has {told} bars since {time_text(now - reach.back)}, and the {beyond:,} that are missing "
+            f"{provider.name} has {source_timeframe} bars since {format_instant(now - reach.back)}, and the {beyond:,} that are missing "
             "lie before: import them from a file with `quantagent data import`."
         )
-    brought, asked = _ask_for(series, told, holes(reached), reach, progress)
-    if told is not timeframe:
-        made = _made(series, told, timeframe, lacking, asked)
-        added = catalogue.add_judged(
-            made, source=f"{provider.name} {told}", learned_at=clock.now(), actor=actor, correct=again
+    result, requests = _fetch_gaps(series, source_timeframe, find_gaps(available), reach, progress)
+    if source_timeframe is not timeframe:
+        larger = _resample_stored(series, source_timeframe, timeframe, missing_bars, requests)
+        added = catalogue.add_validated(
+            larger, source=f"{provider.name} {source_timeframe}", learned_at=clock.now(), actor=actor, correct=refetch
         )
-        brought = brought._replace(new=added.new, corrected=added.corrected, made_of=told)
-    return brought._replace(beyond=beyond)
+        result = result._replace(new=added.new, corrected=added.corrected, made_of=source_timeframe)
+    return result._replace(beyond=beyond)
 
 
-def _told(provider: Provider, instrument: Instrument, timeframe: Timeframe) -> tuple[Timeframe, Reach]:
+def _source_timeframe(provider: Provider, instrument: Instrument, timeframe: Timeframe) -> tuple[Timeframe, Reach]:
     """The timeframe that a provider is asked for: the one that is wanted, or the largest that can be made into it."""
     offered = {each: provider.reach(instrument, each) for each in Timeframe}
-    for each in (timeframe, *(smaller for smaller in reversed(Timeframe) if fits(smaller, timeframe))):
+    for each in (timeframe, *(smaller for smaller in reversed(Timeframe) if fits_into(smaller, timeframe))):
         reach = offered[each]
         if reach is not None:
             return each, reach
@@ -116,87 +120,89 @@ def _told(provider: Provider, instrument: Instrument, timeframe: Timeframe) -> t
     )
 
 
-def _lacking(series: _Series, timeframe: Timeframe, spans: Sequence[Span]) -> pl.DataFrame:
+def _find_missing(series: _FetchContext, timeframe: Timeframe, spans: Sequence[Span]) -> pl.DataFrame:
     """The bars that are missing in spans; all of them where they are asked for again."""
     import polars as pl
 
     calendar = series.instrument.calendar
-    found = [missing(_held(series, timeframe, span), calendar, timeframe, span) for span in spans]
+    found = [find_missing(_stored_bars(series, timeframe, span), calendar, timeframe, span) for span in spans]
     # Places of one span say nothing of those of another.
     return pl.concat(
-        frame.with_columns(pl.col("place").cast(pl.Int64) + nth * _APART) for nth, frame in enumerate(found)
+        frame.with_columns(pl.col("place").cast(pl.Int64) + nth * _PLACE_OFFSET) for nth, frame in enumerate(found)
     )
 
 
-_APART = 1 << 40
+_PLACE_OFFSET = 1 << 40
 
 
-def _held(series: _Series, timeframe: Timeframe, span: Span) -> pl.DataFrame:
+def _stored_bars(series: _FetchContext, timeframe: Timeframe, span: Span) -> pl.DataFrame:
     """The bars of a span that are there: a frame, which may be empty."""
     try:
-        if not series.again:
+        if not series.refetch:
             return series.catalogue.frame(series.instrument.symbol, timeframe, span.start, span.end)
     except BadInput:
         pass
     return grid(series.instrument.calendar, timeframe, span).clear()
 
 
-def _asked(series: _Series, timeframe: Timeframe) -> list[Asked]:
+def _past_requests(series: _FetchContext, timeframe: Timeframe) -> list[ProviderRequest]:
     """What the provider was asked for before, as far as that says anything of what it has."""
-    known = series.catalogue.asked(series.instrument.symbol, timeframe) if series.provider.remembers else []
+    known = series.catalogue.provider_requests(series.instrument.symbol, timeframe) if series.provider.remembers else []
     return [each for each in known if each.provider == series.provider.name]
 
 
 # --- Asking -------------------------------------------------------------------------------------------------------
 
 
-def _ask_for(
-    series: _Series, timeframe: Timeframe, wanted: Sequence[Hole], reach: Reach, progress: Progress
-) -> tuple[Fetched, list[Asked]]:
+def _fetch_gaps(
+    series: _FetchContext, timeframe: Timeframe, wanted: Sequence[Gap], reach: Reach, progress: CountCallback
+) -> tuple[FetchResult, list[ProviderRequest]]:
     """Asks for holes, and stores each answer before the next question. Also returns what was asked."""
-    brought, asked, done = Fetched(), list[Asked](), 0
-    everything = sum(hole.bars for hole in wanted)
-    for hole in _together(wanted, reach):
-        for span in _calls(hole.span, reach):
+    result, requests, done = FetchResult(), list[ProviderRequest](), 0
+    total = sum(hole.bars for hole in wanted)
+    for gap in _merge_gaps(wanted, reach):
+        for span in _split_span(gap.span, reach):
             now = clock.now()
-            rows = _answer(series, timeframe, span, now)
-            judged = judge(rows, series.instrument, timeframe, now)
-            added = series.catalogue.add_judged(
-                _absent(series, judged, span), source=series.provider.name, learned_at=now, actor=series.actor,
-                correct=series.again,
+            rows = _request_rows(series, timeframe, span, now)
+            validated = validate_bars(rows, series.instrument, timeframe, now)
+            added = series.catalogue.add_validated(
+                _without_stored(series, validated, span), source=series.provider.name, learned_at=now, actor=series.actor,
+                correct=series.refetch,
             )  # fmt: skip
-            settled = Asked(series.provider.name, Span(span.start, min(span.end, now - SETTLED)), now, rows.height)
-            if settled.span.end > settled.span.start:
-                asked.append(settled)
-                if series.provider.remembers:
-                    series.catalogue.record_asked(series.instrument.symbol, timeframe, settled)
-            brought = Fetched(
-                brought.calls + 1,
-                brought.new + added.new,
-                brought.corrected + added.corrected,
-                refused=(*brought.refused, *judged.refused),
+            request = ProviderRequest(
+                series.provider.name, Span(span.start, min(span.end, now - LATE_BAR_WINDOW)), now, rows.height
             )
-        done += hole.bars
-        progress(done, everything)
-    return brought, asked
+            if request.span.end > request.span.start:
+                requests.append(request)
+                if series.provider.remembers:
+                    series.catalogue.record_request(series.instrument.symbol, timeframe, request)
+            result = FetchResult(
+                result.calls + 1,
+                result.new + added.new,
+                result.corrected + added.corrected,
+                refused=(*result.refused, *validated.refused),
+            )
+        done += gap.bars
+        progress(done, total)
+    return result, requests
 
 
-def _together(wanted: Sequence[Hole], reach: Reach) -> list[Hole]:
+def _merge_gaps(wanted: Sequence[Gap], reach: Reach) -> list[Gap]:
     """Holes that lie near each other as one, where one call can cover them."""
-    joined: list[Hole] = []
-    for hole in wanted:
-        if joined:
-            last = joined[-1]
-            span = Span(last.span.start, hole.span.end)
-            near = hole.first - last.last <= NEAR
+    merged: list[Gap] = []
+    for gap in wanted:
+        if merged:
+            last = merged[-1]
+            span = Span(last.span.start, gap.span.end)
+            near = gap.first - last.last <= MERGE_DISTANCE_BARS
             if near and (reach.call is None or span.end - span.start <= reach.call):
-                joined[-1] = Hole(span, last.bars + hole.bars, last.first, hole.last)
+                merged[-1] = Gap(span, last.bars + gap.bars, last.first, gap.last)
                 continue
-        joined.append(hole)
-    return joined
+        merged.append(gap)
+    return merged
 
 
-def _calls(span: Span, reach: Reach) -> Iterator[Span]:
+def _split_span(span: Span, reach: Reach) -> Iterator[Span]:
     """A span in parts that one call may cover."""
     start = span.start
     while start < span.end:
@@ -205,37 +211,43 @@ def _calls(span: Span, reach: Reach) -> Iterator[Span]:
         start = end
 
 
-def _answer(series: _Series, timeframe: Timeframe, span: Span, now: datetime) -> pl.DataFrame:
+def _request_rows(series: _FetchContext, timeframe: Timeframe, span: Span, now: datetime) -> pl.DataFrame:
     """The rows that a provider tells of a span. Whatever it does otherwise is an error in a sentence."""
     # Not before it is needed: providers load polars.
-    from engine.data.providers.rows import fault_in_shape
+    from engine.data.providers.rows import invalid_shape
 
     provider, what = series.provider, f"{timeframe} bars of {series.instrument.symbol}"
     try:
         rows = provider.fetch(series.instrument, timeframe, span, now)
-        fault = fault_in_shape(rows)
+        reason = invalid_shape(rows)
     except QuantagentError:
         raise
     except Exception as error:
-        fault = plugins.describe_error(error)
+        reason = plugins.describe_error(error)
     else:
-        if not fault:
+        if not reason:
             return rows.filter((rows["opened_at"] >= span.start) & (rows["opened_at"] < span.end))
     raise ProviderUnavailable(
-        f"provider {provider.name} failed on {what}: {fault}. Ask again, or report it to whoever wrote it."
+        f"provider {provider.name} failed on {what}: {reason}. Ask again, or report it to whoever wrote it."
     )
 
 
-def _absent(series: _Series, judged: Judged, span: Span) -> Judged:
+def _without_stored(series: _FetchContext, validated: ValidatedBars, span: Span) -> ValidatedBars:
     """What is to be stored of an answer: what is not there, or all of it where it was asked for again."""
-    there = _held(series, judged.timeframe, span)
-    return judged._replace(frame=judged.frame.join(there.select("opened_at"), on="opened_at", how="anti"))
+    stored = _stored_bars(series, validated.timeframe, span)
+    return validated._replace(frame=validated.frame.join(stored.select("opened_at"), on="opened_at", how="anti"))
 
 
 # --- Making larger bars -------------------------------------------------------------------------------------------
 
 
-def _made(series: _Series, of: Timeframe, to: Timeframe, lacking: pl.DataFrame, asked_now: Sequence[Asked]) -> Judged:
+def _resample_stored(
+    series: _FetchContext,
+    of: Timeframe,
+    to: Timeframe,
+    missing_bars: pl.DataFrame,
+    new_requests: Sequence[ProviderRequest],
+) -> ValidatedBars:
     """Larger bars made of stored ones, exactly: those that were lacking and of which all is known.
 
     All is known of a bar when its first and last parts are there, and of the others those that the provider had.
@@ -243,26 +255,26 @@ def _made(series: _Series, of: Timeframe, to: Timeframe, lacking: pl.DataFrame, 
     import polars as pl
 
     catalogue, instrument = series.catalogue, series.instrument
-    around = Span(*(lacking.select(pl.min("opened_at"), pl.max("closed_at")).row(0)))
+    around = Span(*(missing_bars.select(pl.min("opened_at"), pl.max("closed_at")).row(0)))
     try:
         bars = catalogue.bars(instrument.symbol, of, around.start.astimezone(UTC), around.end.astimezone(UTC))
     except BadInput:
         bars = []
-    parts = frame_of(bars)
-    larger = lacking.select(begins="opened_at", ends="closed_at")
-    whole = missing(parts.clear(), instrument.calendar, of, around).join_asof(
+    parts = exact_frame(bars)
+    larger = missing_bars.select(begins="opened_at", ends="closed_at")
+    whole = find_missing(parts.clear(), instrument.calendar, of, around).join_asof(
         larger, left_on="opened_at", right_on="begins"
     )
-    absent = missing(parts, instrument.calendar, of, around)
-    open_questions = unasked(absent, [*_asked(series, of), *asked_now])["opened_at"].implode()
-    there = ~pl.col("opened_at").is_in(absent["opened_at"].implode())
+    absent = find_missing(parts, instrument.calendar, of, around)
+    unrequested = not_requested(absent, [*_past_requests(series, of), *new_requests])["opened_at"].implode()
+    is_stored = ~pl.col("opened_at").is_in(absent["opened_at"].implode())
     known = (
         whole.filter(pl.col("opened_at") < pl.col("ends"))
         .group_by("begins", maintain_order=True)
-        .agg(first=there.first(), last=there.last(), waits=pl.col("opened_at").is_in(open_questions).any())
+        .agg(first=is_stored.first(), last=is_stored.last(), waits=pl.col("opened_at").is_in(unrequested).any())
         .filter(pl.col("first") & pl.col("last") & ~pl.col("waits"))
     )
-    made = resampled(parts, instrument.calendar, of, to, clock.now()).filter(
+    resampled_bars = resample(parts, instrument.calendar, of, to, clock.now()).filter(
         pl.col("opened_at").is_in(known["begins"].implode())
     )
-    return judge(made.select("opened_at", pl.col(NUMBERS).cast(pl.String)), instrument, to)
+    return validate_bars(resampled_bars.select("opened_at", pl.col(NUMBERS).cast(pl.String)), instrument, to)

@@ -16,10 +16,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.core.errors import BadInput
 from engine.core.market import Calendar, Instrument, Symbol, Timeframe, check_symbol, instrument_for
-from engine.data.bar_rules import Unusable, no_session
+from engine.data.bar_rules import InvalidRow, no_session_reason
 from engine.data.calendars import bar_of_day
 from engine.data.encoding import NUMBERS, PRICES
-from engine.data.validation import Judged, judge
+from engine.data.validation import ValidatedBars, validate_bars
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,7 +48,7 @@ class _Columns(NamedTuple):
     width: int
 
 
-class _Clock(NamedTuple):
+class _TimeReader(NamedTuple):
     """How times are to be read: `local` is where those without an offset were written."""
 
     calendar: Calendar
@@ -58,12 +58,12 @@ class _Clock(NamedTuple):
     def opened_at(self, text: str) -> datetime:
         """The open that a row is stamped with. Raises `Unusable` for what is no time, or no day with a bar."""
         if _DAY.fullmatch(text) and not self.timeframe.is_intraday:
-            day = _moment(text).date()
+            day = _parse_time(text).date()
             bar = bar_of_day(self.calendar, self.timeframe, day)
             if bar is None:
-                raise Unusable(no_session(day, self.timeframe, self.calendar))
+                raise InvalidRow(no_session_reason(day, self.timeframe, self.calendar))
             return bar.start
-        return _instant(text, self.local)
+        return _parse_instant(text, self.local)
 
 
 def read_bars(
@@ -74,7 +74,7 @@ def read_bars(
     zone: str | None = None,
     learned_at: datetime | None = None,
     accept_valid: bool = False,
-) -> Judged:
+) -> ValidatedBars:
     """The bars of a CSV or Parquet file, stamped with their open.
 
     Columns: a time (`opened_at`, `ts`, `ts_utc`, `datetime`, `timestamp`, `date` or `time`), open, high, low, close,
@@ -87,68 +87,70 @@ def read_bars(
     """
     instrument = symbol if isinstance(symbol, Instrument) else instrument_for(check_symbol(symbol))
     table = _table(Path(path))
-    judged = judge(_rows(table, _Clock(instrument.calendar, timeframe, _zone(zone))), instrument, timeframe, learned_at)
-    if judged.refused and not accept_valid:
-        row, _, reason = judged.refused[0]
-        others = f" ({len(judged.refused)} rows are unusable in all)" if len(judged.refused) > 1 else ""
+    validated = validate_bars(
+        _parse_rows(table, _TimeReader(instrument.calendar, timeframe, _zone(zone))), instrument, timeframe, learned_at
+    )
+    if validated.refused and not accept_valid:
+        row, _, reason = validated.refused[0]
+        others = f" ({len(validated.refused)} rows are unusable in all)" if len(validated.refused) > 1 else ""
         raise BadInput(
             f"{table.name}, {table.unit} {row}: {reason}{others}. Nothing was taken; correct the file, "
             "or take the usable rows with --accept-valid."
         )
-    if judged.frame.is_empty():
+    if validated.frame.is_empty():
         raise BadInput(
-            f"{table.name} holds no usable bar: it has {len(judged.refused)} rows below its header, none usable."
+            f"{table.name} holds no usable bar: it has {len(validated.refused)} rows below its header, none usable."
         )
-    return judged
+    return validated
 
 
-def rows_of(path: Path, instrument: Instrument, timeframe: Timeframe) -> pl.DataFrame:
+def read_table_rows(path: Path, instrument: Instrument, timeframe: Timeframe) -> pl.DataFrame:
     """All rows of a file, good and bad, as `engine.data.validation.judge` takes them. Raises `BadInput` as above."""
-    return _rows(_table(path), _Clock(instrument.calendar, timeframe, None))
+    return _parse_rows(_table(path), _TimeReader(instrument.calendar, timeframe, None))
 
 
-def _rows(table: _Table, clock: _Clock) -> pl.DataFrame:
+def _parse_rows(table: _Table, clock: _TimeReader) -> pl.DataFrame:
     """Times read, numbers as they are written, and what is wrong with rows that cannot be read so far."""
     import polars as pl
 
     columns = _find_columns(table)
-    told: list[tuple[object, ...]] = []
+    parsed: list[tuple[object, ...]] = []
     for row, cells in table.rows:
-        opened_at, numbers, fault = None, [""] * len(NUMBERS), None
+        opened_at, numbers, reason = None, [""] * len(NUMBERS), None
         try:
             if len(cells) != columns.width:
-                raise Unusable(f"the row has {len(cells)} cells, the header {columns.width}")
+                raise InvalidRow(f"the row has {len(cells)} cells, the header {columns.width}")
             numbers = ["0" if at is None else cells[at] for at in columns.numbers]
             opened_at = clock.opened_at(cells[columns.time])
-        except Unusable as why:
-            fault = str(why)
-        told.append((row, opened_at, *numbers, fault, ",".join(cells)))
+        except InvalidRow as why:
+            reason = str(why)
+        parsed.append((row, opened_at, *numbers, reason, ",".join(cells)))
     texts = dict.fromkeys((*NUMBERS, "fault", "line"), pl.String())
     schema = {"row": pl.Int64(), "opened_at": pl.Datetime("us", "UTC")} | texts
-    return pl.DataFrame(told, schema=schema, orient="row")
+    return pl.DataFrame(parsed, schema=schema, orient="row")
 
 
-def _instant(text: str, local: tzinfo | None) -> datetime:
+def _parse_instant(text: str, local: tzinfo | None) -> datetime:
     """The UTC instant of a time as written; whole seconds from 1900 to 2199."""
-    at = _moment(text)
+    at = _parse_time(text)
     if at.tzinfo is not None:
         return at.astimezone(UTC)
     if local is None:
-        raise Unusable(
+        raise InvalidRow(
             f"time {text!r} has no zone; end it with Z or an offset, or name where it was written with --zone, "
             "for example --zone UTC"
         )
     return _from_local(text, at, local)
 
 
-def _moment(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     """A time as written, with its offset if it has one."""
     try:
         if _TIME.fullmatch(text):
             return datetime.fromisoformat(text)
     except ValueError:
         pass
-    raise Unusable(f"time {text!r} is not one like 2024-01-31T09:00:00Z (whole seconds, 1900 to 2199)")
+    raise InvalidRow(f"time {text!r} is not one like 2024-01-31T09:00:00Z (whole seconds, 1900 to 2199)")
 
 
 def _from_local(text: str, at: datetime, local: tzinfo) -> datetime:
@@ -156,8 +158,10 @@ def _from_local(text: str, at: datetime, local: tzinfo) -> datetime:
     first, second = (at.replace(tzinfo=local, fold=fold).astimezone(UTC) for fold in (0, 1))
     if first == second:
         return first
-    came = "twice" if first < second else "never"
-    raise Unusable(f"time {text!r} came {came} in {local}, where the clocks were changed; write it with its offset")
+    occurrence = "twice" if first < second else "never"
+    raise InvalidRow(
+        f"time {text!r} came {occurrence} in {local}, where the clocks were changed; write it with its offset"
+    )
 
 
 def _zone(name: str | None) -> tzinfo | None:

@@ -7,14 +7,14 @@ from datetime import UTC
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.core.market import Calendar, Timeframe
-from engine.data import Asked
+from engine.data import ProviderRequest
 from engine.data.calendars import Span, grid
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-class Hole(NamedTuple):
+class Gap(NamedTuple):
     """Neighbouring bars that are missing: from the first one's open to the last one's close, how many they are, and
     their places in the grid."""
 
@@ -24,29 +24,29 @@ class Hole(NamedTuple):
     last: int
 
 
-def missing(held: pl.DataFrame, calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
+def find_missing(stored: pl.DataFrame, calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
     """The bars of the grid that lie inside a span and are not among those held: opened_at, closed_at, and `place`, by
     which neighbours in the grid are known. held: a frame with opened_at."""
     import polars as pl
 
     whole = grid(calendar, timeframe, span).filter(pl.col("closed_at") <= span.end).with_row_index("place")
-    return whole.join(held.select("opened_at"), on="opened_at", how="anti", maintain_order="left")
+    return whole.join(stored.select("opened_at"), on="opened_at", how="anti", maintain_order="left")
 
 
-def unasked(bars: pl.DataFrame, asked: Sequence[Asked]) -> pl.DataFrame:
+def not_requested(bars: pl.DataFrame, requests: Sequence[ProviderRequest]) -> pl.DataFrame:
     """Of missing bars those that nobody was asked for."""
     import polars as pl
 
     times = pl.Datetime("us", "UTC")
-    spans = pl.DataFrame(covered(asked), {"asked_from": times, "asked_to": times}, orient="row")
+    spans = pl.DataFrame(merge_spans(requests), {"asked_from": times, "asked_to": times}, orient="row")
     known = bars.join_asof(spans, left_on="opened_at", right_on="asked_from")
     return known.filter((pl.col("closed_at") > pl.col("asked_to")).fill_null(True)).select(bars.columns)
 
 
-def covered(asked: Sequence[Asked]) -> list[Span]:
+def merge_spans(requests: Sequence[ProviderRequest]) -> list[Span]:
     """What was asked for, in order and as few spans as can be."""
     spans: list[Span] = []
-    for start, end in sorted(each.span for each in asked):
+    for start, end in sorted(each.span for each in requests):
         if spans and start <= spans[-1].end:
             spans[-1] = Span(spans[-1].start, max(spans[-1].end, end))
         else:
@@ -54,7 +54,7 @@ def covered(asked: Sequence[Asked]) -> list[Span]:
     return spans
 
 
-def holes(bars: pl.DataFrame) -> list[Hole]:
+def find_gaps(bars: pl.DataFrame) -> list[Gap]:
     """Missing bars as holes, in order: what is neighbours in the grid is one, whatever nights lie between."""
     import polars as pl
 
@@ -63,6 +63,6 @@ def holes(bars: pl.DataFrame) -> list[Hole]:
     places = (pl.col("place").first().alias("first"), pl.col("place").last().alias("last"))
     found = numbered.group_by("hole", maintain_order=True).agg(first, last, pl.len(), *places)
     return [
-        Hole(Span(start.astimezone(UTC), end.astimezone(UTC)), *counts)
+        Gap(Span(start.astimezone(UTC), end.astimezone(UTC)), *counts)
         for start, end, *counts in found.select("opened_at", "closed_at", "len", "first", "last").iter_rows()
     ]

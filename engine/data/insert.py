@@ -11,9 +11,9 @@ import psycopg
 from engine.core.errors import RowsDropped
 from engine.core.market import Bar, Symbol, Timeframe
 from engine.core.money import exact
-from engine.data import Added, Refused
-from engine.data.bar_rules import import_digest, other_values, overlap
-from engine.data.encoding import lines, rows_to_store
+from engine.data import Added, RefusedRow
+from engine.data.bar_rules import conflicting_values_error, import_digest, overlap_error
+from engine.data.encoding import encode_copy_rows, encode_lines
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # One writer at a time, whatever it writes. Its transaction is seen by all before the next one learns anything, so that
 # what was learned by an instant is all there once something later is; and two that add neighbouring bars at once could
 # otherwise overlap unseen.
-_TURN: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('quantagent.bars', 0))"
+_WRITE_LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('quantagent.bars', 0))"
 
 LATEST: LiteralString = "SELECT max(learned_at) FROM quantagent.bar_imports "
 
@@ -108,7 +108,7 @@ _RECORD_IMPORT: LiteralString = """
 """
 
 
-class Incoming(NamedTuple):
+class IncomingBars(NamedTuple):
     """Bars of one series on their way in: their columns as text, from the first open to the last close."""
 
     symbol: Symbol
@@ -119,26 +119,26 @@ class Incoming(NamedTuple):
     source: str
     learned_at: datetime
     actor: str
-    refused: Sequence[Refused]
+    refused: Sequence[RefusedRow]
 
 
-def store(conn: psycopg.Connection[Any], incoming: Incoming, correct: bool) -> Added:
+def insert_bars(conn: psycopg.Connection[Any], incoming: IncomingBars, correct: bool) -> Added:
     """Stores what is new, and what is other than stored if it may be corrected; raises `BadInput` if it may not."""
-    conn.execute(_TURN)
-    incoming = incoming._replace(learned_at=_next(conn, incoming.learned_at))
-    added = _put(conn, incoming, correct) if incoming.first else Added(0, 0)
+    conn.execute(_WRITE_LOCK)
+    incoming = incoming._replace(learned_at=_next_learned_at(conn, incoming.learned_at))
+    added = _insert(conn, incoming, correct) if incoming.first else Added(0, 0)
     if added.new or added.corrected or incoming.refused:
-        _record(conn, incoming, bool(added.new or added.corrected))
+        _record_import(conn, incoming, bool(added.new or added.corrected))
     return added
 
 
-def _next(conn: psycopg.Connection[Any], given: datetime) -> datetime:
+def _next_learned_at(conn: psycopg.Connection[Any], given: datetime) -> datetime:
     """The given instant, or, if something was learned by then already, the one after the latest such."""
     (latest,) = conn.execute(LATEST).fetchone() or (None,)
     return given if latest is None else max(given, latest.astimezone(UTC) + timedelta(microseconds=1))
 
 
-def _put(conn: psycopg.Connection[Any], incoming: Incoming, correct: bool) -> Added:
+def _insert(conn: psycopg.Connection[Any], incoming: IncomingBars, correct: bool) -> Added:
     symbol, timeframe, texts, first, last, *_ = incoming
     assert first is not None
     reach = {"symbol": symbol, "timeframe": timeframe.value, "reach": first - timeframe.duration, "last": last}
@@ -154,49 +154,49 @@ def _put(conn: psycopg.Connection[Any], incoming: Incoming, correct: bool) -> Ad
         if correct:
             corrected = conn.execute(_REVISE).rowcount
         else:
-            _refuse_others(conn, symbol, timeframe)
+            _raise_conflict(conn, symbol, timeframe)
     (stored,) = conn.execute(_STORED).fetchone() or (0,)
     if stored != texts.height:
         raise RowsDropped("bars", texts.height, stored)
     overlapping = conn.execute(_FIRST_OVERLAP, reach).fetchone() if new or corrected else None
     if overlapping is not None:
-        raise overlap(symbol, timeframe, *overlapping)
+        raise overlap_error(symbol, timeframe, *overlapping)
     return Added(new, texts.height - new - corrected, corrected)
 
 
-def _copy(conn: psycopg.Connection[Any], into: LiteralString, incoming: Incoming) -> int:
+def _copy(conn: psycopg.Connection[Any], into: LiteralString, incoming: IncomingBars) -> int:
     """Sends the bars; returns how many rows were stored."""
     symbol, timeframe, texts, _, _, source, learned_at, *_ = incoming
     curs = conn.cursor()
     with curs.copy(into + _COLUMNS + "FROM STDIN (FORMAT csv)") as copy:
-        for part in rows_to_store(symbol, timeframe, texts, learned_at, source):
+        for part in encode_copy_rows(symbol, timeframe, texts, learned_at, source):
             copy.write(part)
     return curs.rowcount
 
 
-def _refuse_others(conn: psycopg.Connection[Any], symbol: Symbol, timeframe: Timeframe) -> None:
+def _raise_conflict(conn: psycopg.Connection[Any], symbol: Symbol, timeframe: Timeframe) -> None:
     row = conn.execute(_FIRST_OTHER).fetchone()
     if row is not None:
         stored, given = (
             Bar(symbol, opened_at.astimezone(UTC), closed_at.astimezone(UTC), *map(exact, numbers))
             for opened_at, closed_at, *numbers in (row[:7], row[7:])
         )
-        raise other_values(stored, given, timeframe)
+        raise conflicting_values_error(stored, given, timeframe)
 
 
-def _record(conn: psycopg.Connection[Any], incoming: Incoming, changed: bool) -> None:
-    facts = {
+def _record_import(conn: psycopg.Connection[Any], incoming: IncomingBars, changed: bool) -> None:
+    parameters = {
         "symbol": incoming.symbol,
         "timeframe": incoming.timeframe.value,
         "source": incoming.source,
         "actor": incoming.actor,
         "learned_at": incoming.learned_at,
-        "digest": import_digest(lines(incoming.symbol, incoming.timeframe, incoming.texts), incoming.refused),
+        "digest": import_digest(encode_lines(incoming.symbol, incoming.timeframe, incoming.texts), incoming.refused),
         "rows": incoming.texts.height,
         "refused": len(incoming.refused),
         "changed": changed,
     }
-    cursor = conn.execute(_RECORD_IMPORT, facts)
+    cursor = conn.execute(_RECORD_IMPORT, parameters)
     row = cursor.fetchone()
     if row is not None:
         cursor.executemany(
@@ -205,5 +205,5 @@ def _record(conn: psycopg.Connection[Any], incoming: Incoming, changed: bool) ->
         )
         if incoming.refused and cursor.rowcount != len(incoming.refused):
             raise RowsDropped("refused_bars", len(incoming.refused), cursor.rowcount)
-    elif facts["changed"]:
+    elif parameters["changed"]:
         raise RowsDropped("bar_imports", 1, 0)

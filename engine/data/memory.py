@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 
 from engine.core.errors import BadInput
 from engine.core.market import Bar, Instrument, Symbol, Timeframe, instrument_for
-from engine.data import NOTHING_KNOWN, Added, Asked, Held, Import, Refused, Revision
+from engine.data import NOTHING_KNOWN, Added, ImportRecord, ProviderRequest, RefusedRow, Revision, StoredSeries
 from engine.data.bar_rules import (
     bar_line,
     check_range,
     check_series,
+    conflicting_values_error,
     import_digest,
-    nothing_found,
-    other_values,
-    overlap,
+    no_bars_error,
+    overlap_error,
 )
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from engine.data.validation import Judged
+    from engine.data.validation import ValidatedBars
 
-Series = dict[datetime, list[Revision]]
+RevisionsByOpen = dict[datetime, list[Revision]]
 
 
 class MemoryCatalogue:
@@ -34,10 +34,10 @@ class MemoryCatalogue:
 
     def __init__(self) -> None:
         self._known_at: datetime | None = None
-        self._series: dict[tuple[Symbol, Timeframe], Series] = {}
+        self._series: dict[tuple[Symbol, Timeframe], RevisionsByOpen] = {}
         self._instruments: dict[Symbol, Instrument] = {}
-        self._imports: list[Import] = []
-        self._asked: dict[tuple[Symbol, Timeframe], list[Asked]] = {}
+        self._imports: list[ImportRecord] = []
+        self._requests: dict[tuple[Symbol, Timeframe], list[ProviderRequest]] = {}
 
     def add(
         self,
@@ -48,7 +48,7 @@ class MemoryCatalogue:
         source: str,
         learned_at: datetime,
         actor: str = "",
-        refused: Sequence[Refused] = (),
+        refused: Sequence[RefusedRow] = (),
         correct: bool = False,
     ) -> Added:
         assert self._known_at is None, "what was known in the past cannot be added to"
@@ -62,36 +62,36 @@ class MemoryCatalogue:
             if stored and stored[-1].bar == bar:
                 continue
             if stored and not correct:
-                raise other_values(stored[-1].bar, bar, timeframe)
+                raise conflicting_values_error(stored[-1].bar, bar, timeframe)
             new, corrected = new + (not stored), corrected + bool(stored)
             series[bar.opened_at] = [*stored, Revision(bar, len(stored) + 1, learned_at, source)]
         ordered = dict(sorted(series.items()))
         for (_, earlier), (opened_at, _) in pairwise(ordered.items()):
             if opened_at < earlier[-1].bar.closed_at:
-                raise overlap(symbol, timeframe, earlier[-1].bar.opened_at, opened_at)
+                raise overlap_error(symbol, timeframe, earlier[-1].bar.opened_at, opened_at)
         if ordered:
             self._series[symbol, timeframe] = ordered
         digest = import_digest("".join(bar_line(bar, timeframe) for bar in bars), refused)
-        record = Import(symbol, timeframe, source, actor, learned_at, digest, len(bars), tuple(refused))
+        record = ImportRecord(symbol, timeframe, source, actor, learned_at, digest, len(bars), tuple(refused))
         if new or corrected or (refused and not self._is_known(record)):
             self._imports.append(record)
         return Added(new, len(bars) - new - corrected, corrected)
 
-    def _is_known(self, record: Import) -> bool:
+    def _is_known(self, record: ImportRecord) -> bool:
         key = record.symbol, record.timeframe, record.digest
         return any((each.symbol, each.timeframe, each.digest) == key for each in self._imports)
 
-    def add_judged(
-        self, judged: Judged, *, source: str, learned_at: datetime, actor: str = "", correct: bool = False
+    def add_validated(
+        self, validated: ValidatedBars, *, source: str, learned_at: datetime, actor: str = "", correct: bool = False
     ) -> Added:
         return self.add(
-            judged.instrument.symbol,
-            judged.timeframe,
-            judged.bars(),
+            validated.instrument.symbol,
+            validated.timeframe,
+            validated.bars(),
             source=source,
             learned_at=learned_at,
             actor=actor,
-            refused=judged.refused,
+            refused=validated.refused,
             correct=correct,
         )
 
@@ -102,7 +102,7 @@ class MemoryCatalogue:
         known = MemoryCatalogue()
         # The same dictionaries: what is read there later was learned later.
         known._series, known._instruments = self._series, self._instruments
-        known._imports, known._asked = self._imports, self._asked
+        known._imports, known._requests = self._imports, self._requests
         known._known_at = min((each for each in (at, self._known_at) if each is not None), default=None)
         return known
 
@@ -134,10 +134,10 @@ class MemoryCatalogue:
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> list[Bar]:
         check_range(start, end)
-        found = [bar for bar in self._known(symbol, timeframe) if _is_within(bar, start, end)]
-        if not found:
-            raise nothing_found(symbol, timeframe, start, end, self.listing())
-        return found
+        selected = [bar for bar in self._known(symbol, timeframe) if _is_within(bar, start, end)]
+        if not selected:
+            raise no_bars_error(symbol, timeframe, start, end, self.list_series())
+        return selected
 
     def digest(
         self,
@@ -154,9 +154,11 @@ class MemoryCatalogue:
                 sha.update(bar_line(bar, timeframe).encode())
         return sha.hexdigest()
 
-    def listing(self) -> list[Held]:
+    def list_series(self) -> list[StoredSeries]:
         known = {key: list(self._known(*key)) for key in sorted(self._series)}
-        return [Held(*key, bars[0].opened_at, bars[-1].closed_at, len(bars)) for key, bars in known.items() if bars]
+        return [
+            StoredSeries(*key, bars[0].opened_at, bars[-1].closed_at, len(bars)) for key, bars in known.items() if bars
+        ]
 
     def history(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
@@ -169,20 +171,20 @@ class MemoryCatalogue:
             if self._is_learned(each.learned_at) and _is_within(each.bar, start, end)
         ]
 
-    def revised(
+    def revised_bars(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> list[Revision]:
         history = self.history(symbol, timeframe, start, end)
         several = {each.bar.opened_at for each in history if each.revision > 1}
         return [each for each in history if each.bar.opened_at in several]
 
-    def record_asked(self, symbol: Symbol, timeframe: Timeframe, asked: Asked) -> None:
-        self._asked.setdefault((symbol, timeframe), []).append(asked)
+    def record_request(self, symbol: Symbol, timeframe: Timeframe, request: ProviderRequest) -> None:
+        self._requests.setdefault((symbol, timeframe), []).append(request)
 
-    def asked(self, symbol: Symbol, timeframe: Timeframe) -> list[Asked]:
-        return list(self._asked.get((symbol, timeframe), ()))
+    def provider_requests(self, symbol: Symbol, timeframe: Timeframe) -> list[ProviderRequest]:
+        return list(self._requests.get((symbol, timeframe), ()))
 
-    def imports(self) -> list[Import]:
+    def imports(self) -> list[ImportRecord]:
         return [each for each in self._imports if self._is_learned(each.learned_at)]
 
     def instrument(self, symbol: Symbol) -> Instrument:

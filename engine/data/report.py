@@ -8,32 +8,32 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.core.market import Instrument, Timeframe
-from engine.data import Asked, Bars, Refused, Revision
-from engine.data.bar_rules import nothing_found, time_text
+from engine.data import BarCatalogue, ProviderRequest, RefusedRow, Revision
+from engine.data.bar_rules import format_instant, no_bars_error
 from engine.data.calendars import Span, grid, sessions
-from engine.data.gaps import Hole, covered, holes, missing
-from engine.data.resample import fits
-from engine.data.validation import flags, frame_of
+from engine.data.gaps import Gap, find_gaps, find_missing, merge_spans
+from engine.data.resample import fits_into
+from engine.data.validation import exact_frame, flags
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-class Missing(NamedTuple):
+class ExplainedGap(NamedTuple):
     """A hole, and what is known of it."""
 
-    hole: Hole
+    gap: Gap
     reason: str
 
 
-class Flagged(NamedTuple):
+class FlaggedBar(NamedTuple):
     """A stored bar that a person should look at."""
 
     opened_at: datetime
     reason: str
 
 
-class Report(NamedTuple):
+class DataQualityReport(NamedTuple):
     """bars: how many there are in the span, of how many that the calendar expects; corrected: how many of them are not
     as they were first learned; refused: the rows that imports of the series left out.
 
@@ -46,64 +46,67 @@ class Report(NamedTuple):
     bars: int
     expected: int
     corrected: int
-    missing: list[Missing]
-    flagged: list[Flagged]
-    refused: list[Refused]
+    missing: list[ExplainedGap]
+    flagged: list[FlaggedBar]
+    refused: list[RefusedRow]
     days: dict[date, tuple[int, int]]
 
 
-def report(
-    catalogue: Bars,
+def data_quality_report(
+    catalogue: BarCatalogue,
     instrument: Instrument,
     timeframe: Timeframe,
     start: datetime | None = None,
     end: datetime | None = None,
-) -> Report:
+) -> DataQualityReport:
     """The report on a range of a series, else on all of it. Raises `BadInput` where there is no bar."""
     import polars as pl
 
     symbol, calendar = instrument.symbol, instrument.calendar
     latest = {each.bar.opened_at: each for each in catalogue.history(symbol, timeframe, start, end)}
     if not latest:
-        raise nothing_found(symbol, timeframe, start, end, catalogue.listing())
+        raise no_bars_error(symbol, timeframe, start, end, catalogue.list_series())
     stored = list(latest.values())
     span = Span(start or stored[0].bar.opened_at, end or stored[-1].bar.closed_at)
-    frame = frame_of([each.bar for each in stored])
+    frame = exact_frame([each.bar for each in stored])
     whole = grid(calendar, timeframe, span).filter(pl.col("closed_at") <= span.end)
-    lacking = missing(frame, calendar, timeframe, span)
+    missing_bars = find_missing(frame, calendar, timeframe, span)
     marks = frame.select("opened_at", flags(frame, instrument)).filter(pl.col("flags") != "")
-    asked = [
-        row for each in Timeframe if each is timeframe or fits(each, timeframe) for row in catalogue.asked(symbol, each)
+    requests = [
+        row
+        for each in Timeframe
+        if each is timeframe or fits_into(each, timeframe)
+        for row in catalogue.provider_requests(symbol, each)
     ]
     imports = (each for each in catalogue.imports() if (each.symbol, each.timeframe) == (symbol, timeframe))
-    return Report(
+    return DataQualityReport(
         instrument,
         timeframe,
         span,
         len(stored),
         whole.height,
         sum(1 for each in stored if each.revision > 1),
-        [Missing(hole, _why(hole, asked, stored)) for hole in holes(lacking)],
-        [Flagged(at.astimezone(UTC), words) for at, words in marks.iter_rows()],
+        [ExplainedGap(gap, _gap_reason(gap, requests, stored)) for gap in find_gaps(missing_bars)],
+        [FlaggedBar(at.astimezone(UTC), words) for at, words in marks.iter_rows()],
         [row for each in imports for row in each.refused],
-        _by_day(whole, lacking, instrument, span),
+        _by_day(whole, missing_bars, instrument, span),
     )
 
 
-def _why(hole: Hole, asked: Sequence[Asked], stored: Sequence[Revision]) -> str:
+def _gap_reason(gap: Gap, requests: Sequence[ProviderRequest], stored: Sequence[Revision]) -> str:
     """What is known of a hole: who was asked for it and had nothing, or where the bars around it come from."""
-    for provider in dict.fromkeys(each.provider for each in asked):
-        answers = [each for each in asked if each.provider == provider and each.span.end > hole.span.start]
-        if any(span.start <= hole.span.start and hole.span.end <= span.end for span in covered(answers)):
-            return f"{provider} was asked on {time_text(answers[-1].asked_at)} and has none"
-    after = bisect(stored, hole.span.start, key=lambda each: each.bar.opened_at)
+    for provider in dict.fromkeys(each.provider for each in requests):
+        answers = [each for each in requests if each.provider == provider and each.span.end > gap.span.start]
+        if any(span.start <= gap.span.start and gap.span.end <= span.end for span in merge_spans(answers)):
+            return f"{provider} was asked on {format_instant(answers[-1].requested_at)} and has none"
+    after = bisect(stored, gap.span.start, key=lambda each: each.bar.opened_at)
     sources = dict.fromkeys(each.source for each in stored[max(0, after - 1) : after + 1])
-    told = " and ".join(sources)
-    return f"{told}, where the bars around it come from, has none; nobody else is known to have been asked"
+    origins = " and ".join(sources)
+    return f"{origins}, where the bars around it come from, has none; nobody else is known to have been asked"
 
 
 def _by_day(
-    whole: pl.DataFrame, lacking: pl.DataFrame, instrument: Instrument, span: Span
+    whole: pl.DataFrame, missing_bars: pl.DataFrame, instrument: Instrument, span: Span
 ) -> dict[date, tuple[int, int]]:
     import polars as pl
 
@@ -113,7 +116,7 @@ def _by_day(
         orient="row",
     )
     bars = whole.join_asof(days, left_on="opened_at", right_on="begins").with_columns(
-        there=~pl.col("opened_at").is_in(lacking["opened_at"].implode())
+        there=~pl.col("opened_at").is_in(missing_bars["opened_at"].implode())
     )
     counts = bars.group_by("label", maintain_order=True).agg(pl.col("there").sum(), pl.len())
     return {label: (there, expected) for label, there, expected in counts.iter_rows()}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-def resampled(
+def resample(
     frame: pl.DataFrame, calendar: Calendar, of: Timeframe, to: Timeframe, known_at: datetime | None = None
 ) -> pl.DataFrame:
     """The bars of `to` that bars of `of` make up, in order: first open, highest high, lowest low, last close, sum of
@@ -46,26 +46,26 @@ def resampled(
         .filter(pl.col("opened_at") < pl.col("ends"))
         .join(frame, on="opened_at", how="left", maintain_order="left")
     )
-    told = pl.col("open").is_not_null()
+    has_bar = pl.col("open").is_not_null()
     bars = parts.group_by("begins", "ends", maintain_order=True).agg(
-        pl.col("open").filter(told).first(),
+        pl.col("open").filter(has_bar).first(),
         pl.col("high").max(),
         pl.col("low").min(),
-        pl.col("close").filter(told).last(),
+        pl.col("close").filter(has_bar).last(),
         pl.col("volume").sum(),
-        bars=told.sum(),
+        bars=has_bar.sum(),
         expected=pl.len(),
     )
     return bars.filter(pl.col("bars") > 0).rename({"begins": "opened_at", "ends": "closed_at"})
 
 
-def fits(of: Timeframe, to: Timeframe) -> bool:
+def fits_into(of: Timeframe, to: Timeframe) -> bool:
     """Parts of a session fit into larger ones and into sessions, sessions into weeks and months, weeks into nothing."""
     return of.duration < to.duration and of is not Timeframe.W1
 
 
 def _check_fit(of: Timeframe, to: Timeframe) -> None:
-    if not fits(of, to):
+    if not fits_into(of, to):
         raise BadInput(
             f"bars of {of} do not fit into bars of {to}: make them of smaller ones, weeks and months of 1d for example."
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine import clock
 from engine.core.market import Symbol, Timeframe
-from engine.data import Added, Bars
+from engine.data import Added, BarCatalogue
 from engine.data.files import read_bars
 
 SAMPLE_TIMEFRAME = Timeframe.H1
@@ -15,7 +15,7 @@ SAMPLE_FILES: dict[Symbol, Path] = {
 }
 
 
-def load_sample(catalogue: Bars, *, actor: str = "") -> dict[Symbol, Added]:
+def load_sample(catalogue: BarCatalogue, *, actor: str = "") -> dict[Symbol, Added]:
     """Adds the sample to a catalogue; once it is there, nothing changes."""
     learned_at = clock.now()
     return {

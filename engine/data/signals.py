@@ -49,7 +49,7 @@ class SignalFile(NamedTuple):
         return f"{VARIANT_PREFIX}{self.name}@{self.digest[:12]}"
 
     @property
-    def fact(self) -> SignalsImported:
+    def event(self) -> SignalsImported:
         return SignalsImported(
             variant=self.variant,
             name=self.name,
@@ -154,14 +154,14 @@ def save_signals(store: Store, dsn: str, file: SignalFile, actor: str) -> None:
         ).fetchone() or (0,)
         if stored != len(file.rows):
             raise RowsDropped("imported_signals", len(file.rows), stored)
-    store.append([Batch(f"signals:{file.digest}", 0, [file.fact])], Cause(actor))
+    store.append([Batch(f"signals:{file.digest}", 0, [file.event])], Cause(actor))
 
 
 def load_signals(store: Store, dsn: str, variant: str) -> SignalFile:
     """The stored file that a variant names."""
-    facts = (row.event for row in store.read_all(limit=1_000_000, names=event_names([SignalsImported])))
-    fact = next((fact for fact in facts if isinstance(fact, SignalsImported) and fact.variant == variant), None)
-    if fact is None:
+    events = (row.event for row in store.read_all(limit=1_000_000, names=event_names([SignalsImported])))
+    event = next((fact for fact in events if isinstance(fact, SignalsImported) and fact.variant == variant), None)
+    if event is None:
         raise NotFound(
             f"no signals {variant} are stored: run `quantagent backtest --signals FILE.csv` with them first."
         )
@@ -169,19 +169,19 @@ def load_signals(store: Store, dsn: str, variant: str) -> SignalFile:
         rows = conn.execute(
             "SELECT symbol, at, decision, confidence FROM quantagent.imported_signals WHERE digest = %s "
             "ORDER BY row_number",
-            (fact.digest,),
+            (event.digest,),
         ).fetchall()
-    found = tuple(ImportedSignal(s, at.astimezone(UTC), Direction(d), exact(c)) for s, at, d, c in rows)
-    if digest_of_rows(found) != fact.digest:
+    signals = tuple(ImportedSignal(s, at.astimezone(UTC), Direction(d), exact(c)) for s, at, d, c in rows)
+    if digest_of_rows(signals) != event.digest:
         raise BadInput(f"the stored rows of {variant} are not the imported ones: restore quantagent.imported_signals.")
-    return SignalFile(fact.name, fact.digest, found)
+    return SignalFile(event.name, event.digest, signals)
 
 
 class ImportedAnalyst:
     """Answers with the file's row for the bar, where it has one."""
 
     def __init__(self, file: SignalFile) -> None:
-        self._wishes = {
+        self._intents = {
             (row.symbol, row.at): Intent(
                 row.symbol, row.decision, row.confidence, f"{file.variant}#{row.symbol}@{instant_text(row.at)}"
             )
@@ -189,11 +189,11 @@ class ImportedAnalyst:
         }
 
     def intent(self, bar: Bar) -> Intent | None:
-        return self._wishes.get((bar.symbol, bar.closed_at))
+        return self._intents.get((bar.symbol, bar.closed_at))
 
     def by_id(self) -> dict[str, tuple[datetime, Intent]]:
         """Every row's instant and wish, under the id that books know it by."""
-        return {wish.analysis_id: (at, wish) for (_, at), wish in self._wishes.items()}
+        return {intent.analysis_id: (at, intent) for (_, at), intent in self._intents.items()}
 
 
 def check_signals_fit(file: SignalFile, bars_by_symbol: Sequence[Sequence[Bar]]) -> None:

@@ -15,7 +15,7 @@ from engine.core.market import Bar, Symbol
 _CLOSE, _OPEN = 0, 1
 
 
-class Moment(NamedTuple):
+class TimeSlice(NamedTuple):
     """One instant: the bars that end at it, and (symbol, open price) of those that begin. Both in symbol order."""
 
     at: datetime
@@ -23,13 +23,15 @@ class Moment(NamedTuple):
     opened: tuple[tuple[Symbol, Decimal], ...]
 
 
-def moments(bars_by_symbol: Sequence[Iterable[Bar]]) -> Iterator[Moment]:
+def time_slices(bars_by_symbol: Sequence[Iterable[Bar]]) -> Iterator[TimeSlice]:
     """Merges the bars of several symbols; each symbol's are in order and do not overlap.
 
     Of a bar that begins, only the open is told; the rest is told when it ends.
     """
-    told = heapq.merge(*(_told(order, bars) for order, bars in enumerate(bars_by_symbol)), key=itemgetter(0, 1, 2))
-    for at, group in groupby(told, key=itemgetter(0)):
+    edges = heapq.merge(
+        *(_bar_edges(order, bars) for order, bars in enumerate(bars_by_symbol)), key=itemgetter(0, 1, 2)
+    )
+    for at, group in groupby(edges, key=itemgetter(0)):
         closed: list[Bar] = []
         opened: list[tuple[Symbol, Decimal]] = []
         for _, kind, _, bar in group:
@@ -37,10 +39,10 @@ def moments(bars_by_symbol: Sequence[Iterable[Bar]]) -> Iterator[Moment]:
                 closed.append(bar)
             else:
                 opened.append((bar.symbol, bar.open))
-        yield Moment(at, tuple(closed), tuple(opened))
+        yield TimeSlice(at, tuple(closed), tuple(opened))
 
 
-def _told(order: int, bars: Iterable[Bar]) -> Iterator[tuple[datetime, int, int, Bar]]:
+def _bar_edges(order: int, bars: Iterable[Bar]) -> Iterator[tuple[datetime, int, int, Bar]]:
     for bar in bars:
         yield bar.opened_at, _OPEN, order, bar
         yield bar.closed_at, _CLOSE, order, bar

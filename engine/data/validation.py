@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engine.core.market import Bar, Instrument, Timeframe
 from engine.core.money import PLACES, exact
-from engine.data import Refused
-from engine.data.bar_rules import Unusable, closed_then, fault_in, misaligned, number, out_of_order, still_forming
-from engine.data.calendars import placed
+from engine.data import RefusedRow
+from engine.data.bar_rules import (
+    InvalidRow,
+    invalid_bar_reason,
+    market_closed_reason,
+    misaligned_reason,
+    out_of_order_reason,
+    parse_number,
+    still_forming_reason,
+)
+from engine.data.calendars import locate_in_grid
 from engine.data.encoding import NUMBERS, PRICES
 
 if TYPE_CHECKING:
@@ -32,7 +40,7 @@ _PLAIN = rf"^[0-9]{{1,15}}(\.[0-9]{{1,{PLACES}}})?$"
 _TOO_LARGE = Decimal(10) ** (38 - PLACES)
 
 
-class Judged(NamedTuple):
+class ValidatedBars(NamedTuple):
     """The bars of a source that may enter, in order, and the rows that may not.
 
     frame: opened_at, closed_at (UTC, microseconds), open, high, low, close, volume (exact Decimals), and `flags`: what
@@ -42,7 +50,7 @@ class Judged(NamedTuple):
     instrument: Instrument
     timeframe: Timeframe
     frame: pl.DataFrame
-    refused: list[Refused]
+    refused: list[RefusedRow]
 
     def bars(self) -> list[Bar]:
         symbol, columns = self.instrument.symbol, self.frame.select("opened_at", "closed_at", *NUMBERS)
@@ -52,7 +60,7 @@ class Judged(NamedTuple):
         ]
 
 
-def frame_of(bars: Sequence[Bar]) -> pl.DataFrame:
+def exact_frame(bars: Sequence[Bar]) -> pl.DataFrame:
     """Bars as an exact frame: opened_at, closed_at, open, high, low, close, volume (Decimals)."""
     import polars as pl
 
@@ -61,9 +69,9 @@ def frame_of(bars: Sequence[Bar]) -> pl.DataFrame:
     return pl.DataFrame([[getattr(bar, name) for name in schema] for bar in bars], schema=schema, orient="row")
 
 
-def judge(
+def validate_bars(
     raw: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, learned_at: datetime | None = None
-) -> Judged:
+) -> ValidatedBars:
     """Judges rows as they were told.
 
     raw: `opened_at` (UTC, microseconds; null where a row has no usable time), open, high, low, close and volume as text
@@ -75,14 +83,14 @@ def judge(
 
     rows = _texts(raw)
     decimals = rows.with_columns(pl.col(name).cast(pl.Decimal(38, PLACES), strict=False) for name in NUMBERS)
-    plain = rows.select(_plain()).to_series() & decimals.select(_possible()).to_series().fill_null(False)
-    sound, refused = _second_look(rows.filter(~plain), instrument, timeframe)
-    judged = pl.concat([decimals.filter(plain).select("row", "opened_at", *NUMBERS), sound]).sort("row")
-    judged, unfit = _in_place(judged, instrument, timeframe, learned_at)
+    plain = rows.select(_is_plain()).to_series() & decimals.select(_is_possible()).to_series().fill_null(False)
+    valid, refused = _check_individually(rows.filter(~plain), instrument, timeframe)
+    validated = pl.concat([decimals.filter(plain).select("row", "opened_at", *NUMBERS), valid]).sort("row")
+    validated, unfit = _align_to_grid(validated, instrument, timeframe, learned_at)
     lines = dict(rows.filter(pl.col("row").is_in([row for row, _ in unfit])).select("row", "line").iter_rows())
-    refused += [Refused(row, lines[row], reason) for row, reason in unfit]
-    frame = judged.select("opened_at", "closed_at", *NUMBERS)
-    return Judged(instrument, timeframe, frame.with_columns(flags(frame, instrument)), sorted(refused))
+    refused += [RefusedRow(row, lines[row], reason) for row, reason in unfit]
+    frame = validated.select("opened_at", "closed_at", *NUMBERS)
+    return ValidatedBars(instrument, timeframe, frame.with_columns(flags(frame, instrument)), sorted(refused))
 
 
 # --- Each row by itself -------------------------------------------------------------------------------------------
@@ -113,7 +121,7 @@ def _text(kind: pl.DataType, name: str) -> pl.Expr:
     return text.fill_null("").alias(name)
 
 
-def _plain() -> pl.Expr:
+def _is_plain() -> pl.Expr:
     import polars as pl
 
     readable = [pl.col(name).str.contains(_PLAIN) for name in NUMBERS]
@@ -121,7 +129,7 @@ def _plain() -> pl.Expr:
     return pl.all_horizontal(*readable, timed, pl.col("fault").is_null())
 
 
-def _possible() -> pl.Expr:
+def _is_possible() -> pl.Expr:
     """Whether the prices of a row can be those of a bar: as `checks.fault_in` says of one."""
     import polars as pl
 
@@ -130,79 +138,80 @@ def _possible() -> pl.Expr:
     return pl.all_horizontal(*tops, *bottoms, pl.col("low") > 0, pl.col(NUMBERS).is_not_null())
 
 
-def _second_look(
+def _check_individually(
     rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe
-) -> tuple[pl.DataFrame, list[Refused]]:
+) -> tuple[pl.DataFrame, list[RefusedRow]]:
     """Of the rows that are not plainly good, those that are, and the others with what is wrong."""
     import polars as pl
 
-    sound: list[tuple[object, ...]] = []
-    refused: list[Refused] = []
-    for at, opened_at, *texts, fault, line in rows.iter_rows():
+    valid: list[tuple[object, ...]] = []
+    refused: list[RefusedRow] = []
+    for at, opened_at, *texts, reason, line in rows.iter_rows():
         try:
-            if fault is not None:
-                raise Unusable(fault)
+            if reason is not None:
+                raise InvalidRow(reason)
             bar = _bar(opened_at, texts, instrument, timeframe)
-            sound.append((at, bar.opened_at, *(getattr(bar, name) for name in NUMBERS)))
-        except Unusable as why:
-            refused.append(Refused(at, line, str(why)))
+            valid.append((at, bar.opened_at, *(getattr(bar, name) for name in NUMBERS)))
+        except InvalidRow as why:
+            refused.append(RefusedRow(at, line, str(why)))
     schema = {"row": pl.Int64(), "opened_at": pl.Datetime("us", "UTC")} | dict.fromkeys(NUMBERS, pl.Decimal(38, PLACES))
-    return pl.DataFrame(sound, schema=schema, orient="row"), refused
+    return pl.DataFrame(valid, schema=schema, orient="row"), refused
 
 
 def _bar(opened_at: datetime | None, texts: Iterable[str], instrument: Instrument, timeframe: Timeframe) -> Bar:
     if opened_at is None:
-        raise Unusable("the row has no time")
+        raise InvalidRow("the row has no time")
     at = opened_at.astimezone(UTC)
-    numbers = [number(name, text) for name, text in zip(NUMBERS, texts, strict=True)]
+    numbers = [parse_number(name, text) for name, text in zip(NUMBERS, texts, strict=True)]
     for name, value in zip(NUMBERS, numbers, strict=True):
         if abs(value) >= _TOO_LARGE:
-            raise Unusable(f"{name} {value} has more than {38 - PLACES} digits before the point")
+            raise InvalidRow(f"{name} {value} has more than {38 - PLACES} digits before the point")
     try:
         closed_at = at + timeframe.duration
     except OverflowError:
-        raise Unusable("its time is beyond the calendar") from None
+        raise InvalidRow("its time is beyond the calendar") from None
     bar = Bar(instrument.symbol, at, closed_at, *numbers)
-    fault = fault_in(bar, timeframe)
-    if fault is not None:
-        raise Unusable(fault)
+    reason = invalid_bar_reason(bar, timeframe)
+    if reason is not None:
+        raise InvalidRow(reason)
     return bar
 
 
 # --- Among the others ---------------------------------------------------------------------------------------------
 
 
-def _in_place(
-    judged: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, learned_at: datetime | None
+def _align_to_grid(
+    rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, learned_at: datetime | None
 ) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
     """The bars with their closes, and those that are out of place: off the grid, forming, not after the one before."""
     import polars as pl
 
-    if judged.is_empty():
-        return judged.with_columns(closed_at=pl.col("opened_at")), []
+    if rows.is_empty():
+        return rows.with_columns(closed_at=pl.col("opened_at")), []
     calendar = instrument.calendar
-    places = placed(calendar, timeframe, judged["opened_at"])
-    judged = judged.join(places, on="opened_at", how="left", maintain_order="left")
-    off = judged.filter(pl.col("closed_at").is_null()).select("row", "opened_at", "trades")
+    places = locate_in_grid(calendar, timeframe, rows["opened_at"])
+    rows = rows.join(places, on="opened_at", how="left", maintain_order="left")
+    off = rows.filter(pl.col("closed_at").is_null()).select("row", "opened_at", "trades")
     unfit = [
-        (row, (misaligned if trades else closed_then)(at, timeframe, calendar)) for row, at, trades in off.iter_rows()
+        (row, (misaligned_reason if trades else market_closed_reason)(at, timeframe, calendar))
+        for row, at, trades in off.iter_rows()
     ]
-    judged = judged.filter(pl.col("closed_at").is_not_null())
+    rows = rows.filter(pl.col("closed_at").is_not_null())
     if learned_at is not None:
         forming = pl.col("closed_at") > learned_at
         unfit += [
-            (row, still_forming(closed_at))
-            for row, closed_at in judged.filter(forming).select("row", "closed_at").iter_rows()
+            (row, still_forming_reason(closed_at))
+            for row, closed_at in rows.filter(forming).select("row", "closed_at").iter_rows()
         ]
-        judged = judged.filter(~forming)
-    judged = judged.with_columns(before=pl.col("opened_at").cum_max().shift(1))
+        rows = rows.filter(~forming)
+    rows = rows.with_columns(before=pl.col("opened_at").cum_max().shift(1))
     late = (pl.col("opened_at") <= pl.col("before")).fill_null(False)
     unfit += [
-        (row, out_of_order(at, before))
-        for row, at, before in judged.filter(late).select("row", "opened_at", "before").iter_rows()
+        (row, out_of_order_reason(at, before))
+        for row, at, before in rows.filter(late).select("row", "opened_at", "before").iter_rows()
     ]
-    judged = judged.filter(~late)
-    return judged, unfit
+    rows = rows.filter(~late)
+    return rows, unfit
 
 
 # --- Flags --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from engine.core.errors import BadInput, VersionConflict
 from engine.core.events import AlertRaised, Event, HaltScope, TradingHalted, TradingResumed
 from engine.core.upcasters import event_names
 from engine.runtime.runs import book_stream
-from engine.store import Batch, Cause, Recorded, Store, read_from
+from engine.store import Batch, Cause, LogEntry, Store, read_from
 from engine.trading.circuit_breakers import RULE_ACTORS, Command
 
 RECONCILIATION = "reconciliation"
@@ -140,7 +140,7 @@ def commands_between(store: Store, account: str, after: int | None, upto: int) -
     return list(active_halts(events).values()) if after is None else events
 
 
-def commands_from_book(rows: Iterable[Recorded]) -> list[Command]:
+def commands_from_book(rows: Iterable[LogEntry]) -> list[Command]:
     """What a run took over, read back from its book, in order: `at` is the instant from which it held."""
     events = (row.event for row in rows)
     return [

@@ -18,7 +18,7 @@ from engine.core.market import Bar, Symbol, instant_text
 from engine.data.signals import VARIANT_PREFIX, ImportedAnalyst, SignalFile
 from engine.runtime import halts
 from engine.runtime.runs import book_stream, result_of, run_stream
-from engine.store import Recorded, Store
+from engine.store import LogEntry, Store
 from engine.trading.circuit_breakers import Command
 
 AnalysisVersion = tuple[str, int]
@@ -105,11 +105,11 @@ class Divergence(NamedTuple):
     """Where two books part: the version, and what each has there; None where one has ended."""
 
     version: int
-    ours: Recorded | None
-    theirs: Recorded | None
+    ours: LogEntry | None
+    theirs: LogEntry | None
 
 
-def find_divergence(ours: Iterable[Recorded], theirs: Iterable[Recorded], first: int = 1) -> Divergence | None:
+def find_divergence(ours: Iterable[LogEntry], theirs: Iterable[LogEntry], first: int = 1) -> Divergence | None:
     """The first place where two books, read from version `first`, have different facts. None when they are equal."""
     for version, (a, b) in enumerate(zip_longest(ours, theirs), first):
         if a is None or b is None or (a.name, a.payload) != (b.name, b.payload):
@@ -134,7 +134,7 @@ def engine_version_of(store: Store, run_id: str) -> str:
     return next((event.engine_version for event in started if isinstance(event, RunStarted)), "unknown")
 
 
-def _describe_entry(row: Recorded | None) -> str:
+def _describe_entry(row: LogEntry | None) -> str:
     return "nothing" if row is None else f"{row.name} {row.payload.decode()}"
 
 

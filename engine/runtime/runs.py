@@ -20,9 +20,9 @@ from engine.core.events import Environment, Event, FeedResumed, RunEnded, RunReq
 from engine.core.market import Bar, Calendar, SessionHours, Symbol
 from engine.core.session_ends import Schedule
 from engine.core.upcasters import event_names
-from engine.data import Bars
+from engine.data import BarCatalogue
 from engine.data.calendars import session_hours
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime.session import Analyst, Journal, Session
 from engine.store import ENGINE_VERSION, Batch, Cause, Store, readable_from
 from engine.trading.circuit_breakers import Command
@@ -193,7 +193,7 @@ def execute_run(
     schedule = schedule_of(store, requested)
     session = Session(requested.config, requested.config_digest, analyst, journal, schedule=schedule)
     commands_at = commands_by_instant(commands)
-    for time_slice in moments(bars_by_symbol):
+    for time_slice in time_slices(bars_by_symbol):
         session.advance(time_slice, commands_at.get(time_slice.at, ()))
         on_progress(session.bars)
         if session.ended:
@@ -262,7 +262,7 @@ def resume_feed(
 
 
 def bars_seen(
-    catalogue: Bars, store: Store, run: RunRequested, symbols: Sequence[Symbol], end: datetime | None
+    catalogue: BarCatalogue, store: Store, run: RunRequested, symbols: Sequence[Symbol], end: datetime | None
 ) -> list[list[Bar]]:
     """The bars of a run as it saw them, whatever has been learned of them since; up to `end`, a paper run's latest.
 

@@ -23,9 +23,9 @@ from engine.core.market import Bar, Symbol
 from engine.core.money import ZERO
 from engine.core.session_ends import Schedule
 from engine.core.step import MarketView
-from engine.data.timeline import Moment
+from engine.data.timeline import TimeSlice
 from engine.store import Batch, Cause, Store
-from engine.store.codec import name_of, payload_of
+from engine.store.codec import encode_payload, stored_name
 from engine.trading.book import Book, evolve, with_close
 from engine.trading.circuit_breakers import Command, bankruptcy
 from engine.trading.decide import apply_halts, close_book, decide_orders, open_book, roll_due, roll_session
@@ -64,7 +64,7 @@ class Journal:
     def write(self, events: Iterable[BookEvent]) -> None:
         """Raises `ReplayDiverged` at the first event that differs from the stored one."""
         for event in events:
-            name, payload = name_of(event), payload_of(event)
+            name, payload = stored_name(event), encode_payload(event)
             self._hash.update(b"%s\n%s\n" % (name.encode(), payload))
             self.version += 1
             if not self._is_stored(name, payload):
@@ -132,7 +132,7 @@ class Session:
         """SHA-256 over the (analysis id, version) pairs consulted so far, in order."""
         return self._analyses_hash.hexdigest()
 
-    def advance(self, time_slice: Moment, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
+    def advance(self, time_slice: TimeSlice, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
         """Take the next instant of the market: what follows from it is written to the journal and returned.
 
         Nothing follows once trading has ended (`ended`).
@@ -175,7 +175,7 @@ class Session:
             self._write(broker.open(symbol, price, time_slice.at, self._marks, volume), written)
         return self._finish(time_slice, written)
 
-    def _finish(self, time_slice: Moment, written: list[BookEvent]) -> tuple[BookEvent, ...]:
+    def _finish(self, time_slice: TimeSlice, written: list[BookEvent]) -> tuple[BookEvent, ...]:
         self.at = time_slice.at
         self._journal.write(written)
         return tuple(written)
@@ -208,7 +208,7 @@ class Session:
                 self._opens[bar.symbol].append(bar.opened_at)
                 self.bars += 1
 
-    def _view(self, time_slice: Moment) -> MarketView:
+    def _view(self, time_slice: TimeSlice) -> MarketView:
         return MarketView(
             time_slice.at,
             self.at,

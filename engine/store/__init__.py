@@ -54,7 +54,7 @@ class Batch(NamedTuple):
     events: Sequence[Event]
 
 
-class Recorded(msgspec.Struct, frozen=True, gc=False):
+class LogEntry(msgspec.Struct, frozen=True, gc=False):
     """One fact at its place in the log."""
 
     position: int
@@ -76,17 +76,17 @@ class Store(Protocol):
         """
         ...
 
-    def read(self, stream: str, after: int = 0) -> Iterator[Recorded]:
+    def read(self, stream: str, after: int = 0) -> Iterator[LogEntry]:
         """The facts of a stream in order, from version `after + 1`. Raises `EventMissing` where a version lacks."""
         ...
 
-    def read_many(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
+    def read_many(self, streams: Sequence[str]) -> dict[str, list[LogEntry]]:
         """The facts of several short streams at once; streams without facts are absent."""
         ...
 
     def read_all(
         self, after: int = 0, limit: int = PAGE, names: Sequence[str] = (), before: int | None = None
-    ) -> list[Recorded]:
+    ) -> list[LogEntry]:
         """Up to `limit` facts with a position above `after` (and below `before`), in order, of some names or of all.
 
         Raises `UnreadableEvent`, with its position, at the first stored event that cannot be loaded.
@@ -95,26 +95,26 @@ class Store(Protocol):
 
     def read_newest(
         self, limit: int, names: Sequence[str] = (), before: int | None = None, having: Mapping[str, bytes] = NO_BYTES
-    ) -> list[Recorded]:
+    ) -> list[LogEntry]:
         """Up to `limit` facts with the highest positions (below `before`), newest first, of some names or of all.
 
         having: of a name only the facts whose stored bytes contain these. Raises as `read_all` does.
         """
         ...
 
-    def head(self) -> int:
+    def last_position(self) -> int:
         """The highest position; 0 when the log is empty."""
         ...
 
 
-def read_from(store: Store, names: Sequence[str] = (), after: int = 0) -> Iterator[Recorded]:
+def read_from(store: Store, names: Sequence[str] = (), after: int = 0) -> Iterator[LogEntry]:
     """All facts of the given names, page by page."""
     while page := store.read_all(after, PAGE, names):
         yield from page
         after = page[-1].position
 
 
-def readable_from(store: Store, names: Sequence[str] = (), after: int = 0) -> Iterator[Recorded]:
+def readable_from(store: Store, names: Sequence[str] = (), after: int = 0) -> Iterator[LogEntry]:
     """All facts of the given names, page by page, without those that cannot be loaded."""
     while True:
         try:

@@ -109,7 +109,7 @@ WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_da
 """
 
 
-class Differences(NamedTuple):
+class SchemaDifferences(NamedTuple):
     """Lines of `objects.txt` that a database lacks, and lines that it has beyond them; both sorted."""
 
     missing: tuple[str, ...]
@@ -120,13 +120,13 @@ class Differences(NamedTuple):
 
     def __str__(self) -> str:
         lines = [(line, "unexpected") for line in self.unexpected] + [(line, "missing") for line in self.missing]
-        said = [f"{how}: {line}" for line, how in sorted(lines, key=lambda each: _rank(each[0]))]
-        more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
-        return "; ".join(_short(line) for line in said[:_SHOWN]) + more
+        described = [f"{how}: {line}" for line, how in sorted(lines, key=lambda each: _rank(each[0]))]
+        more = f" and {len(described) - _SHOWN} more" if len(described) > _SHOWN else ""
+        return "; ".join(_short(line) for line in described[:_SHOWN]) + more
 
 
 _SHOWN, _LONGEST = 3, 160
-_GRAVEST = (
+_BY_SEVERITY = (
     "relation",
     "row-security",
     "policy",
@@ -143,14 +143,14 @@ _GRAVEST = (
 def _rank(line: str) -> int:
     """What says most about a change comes first: that a table is a view, say, and not that its columns have changed."""
     kind = line.split(" ")[0]
-    return _GRAVEST.index(kind) if kind in _GRAVEST else len(_GRAVEST)
+    return _BY_SEVERITY.index(kind) if kind in _BY_SEVERITY else len(_BY_SEVERITY)
 
 
 def _short(line: str) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 4] + " ..."
 
 
-def objects(conn: psycopg.Connection[Any]) -> list[str]:
+def list_objects(conn: psycopg.Connection[Any]) -> list[str]:
     """Every object of the schema, a line each, sorted."""
     with conn.transaction(force_rollback=True), conn.cursor(row_factory=scalar_row) as curs:
         # What the path finds is named without its schema.
@@ -159,16 +159,16 @@ def objects(conn: psycopg.Connection[Any]) -> list[str]:
     return sorted(lines)
 
 
-def differences(conn: psycopg.Connection[Any]) -> Differences:
+def schema_differences(conn: psycopg.Connection[Any]) -> SchemaDifferences:
     """What differs from what the migrations make. Where the roles could not be made, their rights are not missed."""
     expected = set(_FILES.joinpath("objects.txt").read_text(encoding="utf-8").splitlines())
-    found = set(objects(conn))
+    found = set(list_objects(conn))
     if not any(line.startswith(f"grant {role} ") for role in ROLES for line in found):
         expected = {line for line in expected if not line.startswith("grant ")}
-    return Differences(tuple(sorted(expected - found)), tuple(sorted(found - expected)))
+    return SchemaDifferences(tuple(sorted(expected - found)), tuple(sorted(found - expected)))
 
 
-def make_guards(conn: psycopg.Connection[Any]) -> None:
+def create_guards(conn: psycopg.Connection[Any]) -> None:
     """Makes every trigger and function as `guards.sql` has it, in one transaction, and drops all other triggers."""
     with conn.transaction():
         for table, trigger in conn.execute(_TRIGGERS).fetchall():
@@ -176,13 +176,13 @@ def make_guards(conn: psycopg.Connection[Any]) -> None:
         conn.execute(_FILES.joinpath("guards.sql").read_bytes())
 
 
-def restore(conn: psycopg.Connection[Any]) -> Differences:
+def restore_objects(conn: psycopg.Connection[Any]) -> SchemaDifferences:
     """Takes back what was changed of triggers, functions, views, rules, row security, owners and rights.
 
     Afterwards the roles have no rights until `engine.store.roles.set_up_roles` gives them theirs again. Returns what
     differed. Raises `StoreUnavailable` where a table is not the one that was made: its rows have to come from a copy.
     """
-    found = differences(conn)
+    found = schema_differences(conn)
     lost = sorted(filter(_HOLDS_ROWS, found.missing), key=_rank)
     if lost:
         raise StoreUnavailable(
@@ -193,7 +193,7 @@ def restore(conn: psycopg.Connection[Any]) -> Differences:
         with conn.transaction():
             for (statement,) in conn.execute(_UNDO).fetchall():
                 conn.execute(statement.encode())
-            make_guards(conn)
+            create_guards(conn)
     return found
 
 

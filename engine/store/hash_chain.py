@@ -21,7 +21,7 @@ FORMAT_1 = b"quantagent seal 1\n"
 FORMAT_2 = b"quantagent seal 2\n"
 
 # Stored seals, in the order of `Seal`; a condition may follow.
-SELECT: LiteralString = """
+SELECT_SEALS: LiteralString = """
 SELECT seal, first_position, last_position, events, previous, hash, checks,
     coalesce(to_char(sealed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), ''), coalesce(sealed_by, '')
 FROM quantagent.seals """
@@ -74,12 +74,12 @@ def row_bytes(originator_id: bytes, version: int, topic: bytes, state: bytes, po
     )
 
 
-def sealed_text(at: datetime) -> str:
+def format_sealed_at(at: datetime) -> str:
     """A server's time as seals spell it: 2024-01-31T09:00:00.123456Z."""
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-class Sealing:
+class SealBuilder:
     """A seal in the making: given its place in the chain, then the rows of `row_bytes` in order of position.
 
     Without a time it is one of the first format.
@@ -100,7 +100,7 @@ class Sealing:
         self._hash = sha256(FORMAT_2 if sealed_at else FORMAT_1)
         self._hash.update(previous + _NUMBERS(*self._place))
         if sealed_at:
-            self._hash.update(_behind_length(sealed_at) + _behind_length(sealed_by))
+            self._hash.update(_length_prefixed(sealed_at) + _length_prefixed(sealed_by))
         self._checks: list[bytes] = []
 
     def add(self, rows: Sequence[bytes]) -> bytes:
@@ -115,11 +115,11 @@ class Sealing:
             self._checks += [_CHECK(crc32(row)) for row in rows]
         return piece
 
-    def done(self) -> Seal:
+    def build(self) -> Seal:
         sealed, checks = self._hash.digest(), b"".join(self._checks)
         return Seal(*self._place, self._previous, sealed, checks, self._sealed_at, self._sealed_by)
 
 
-def _behind_length(text: str) -> bytes:
-    spelled = text.encode()
-    return _LENGTH(len(spelled)) + spelled
+def _length_prefixed(text: str) -> bytes:
+    encoded = text.encode()
+    return _LENGTH(len(encoded)) + encoded

@@ -7,8 +7,8 @@ from itertools import islice
 
 from engine import clock
 from engine.core.errors import VersionConflict
-from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, Meta, Recorded
-from engine.store.codec import name_of, payload_of, recorded, state_of
+from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, LogEntry, Meta
+from engine.store.codec import decode_entry, encode_payload, encode_state, stored_name
 
 
 class MemoryStore:
@@ -28,32 +28,32 @@ class MemoryStore:
             places = self._streams.setdefault(stream, [])
             for version, event in enumerate(events, after + 1):
                 places.append(len(self._rows))
-                self._rows.append((version, name_of(event), state_of(payload_of(event), meta)))
+                self._rows.append((version, stored_name(event), encode_state(encode_payload(event), meta)))
 
     def _missing(self, batch: Batch) -> Batch:
         """What is left of a batch after the facts that its stream already has at those versions."""
         places = self._streams.get(batch.stream, [])
-        here = [(row.name, row.payload) for row in map(self._at, places[batch.after :])]
-        there = len(here)
-        wanted = [(name_of(event), payload_of(event)) for event in batch.events]
-        if len(places) < batch.after or here[: len(wanted)] != wanted[:there]:
+        stored = [(row.name, row.payload) for row in map(self._at, places[batch.after :])]
+        count = len(stored)
+        wanted = [(stored_name(event), encode_payload(event)) for event in batch.events]
+        if len(places) < batch.after or stored[: len(wanted)] != wanted[:count]:
             raise VersionConflict(batch.stream, batch.after, len(places))
-        return Batch(batch.stream, batch.after + there, batch.events[there:])
+        return Batch(batch.stream, batch.after + count, batch.events[count:])
 
-    def _at(self, place: int) -> Recorded:
-        return recorded(place + 1, *self._rows[place])
+    def _at(self, place: int) -> LogEntry:
+        return decode_entry(place + 1, *self._rows[place])
 
-    def read(self, stream: str, after: int = 0) -> Iterator[Recorded]:
+    def read(self, stream: str, after: int = 0) -> Iterator[LogEntry]:
         for place in self._streams.get(stream, [])[after:]:
             yield self._at(place)
 
-    def read_many(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
+    def read_many(self, streams: Sequence[str]) -> dict[str, list[LogEntry]]:
         return {stream: list(self.read(stream)) for stream in streams if stream in self._streams}
 
     def read_all(
         self, after: int = 0, limit: int = PAGE, names: Sequence[str] = (), before: int | None = None
-    ) -> list[Recorded]:
-        found: list[Recorded] = []
+    ) -> list[LogEntry]:
+        found: list[LogEntry] = []
         end = len(self._rows) if before is None else min(before - 1, len(self._rows))
         for place in range(after, end):
             if not names or self._rows[place][1] in names:
@@ -64,7 +64,7 @@ class MemoryStore:
 
     def read_newest(
         self, limit: int, names: Sequence[str] = (), before: int | None = None, having: Mapping[str, bytes] = NO_BYTES
-    ) -> list[Recorded]:
+    ) -> list[LogEntry]:
         end = len(self._rows) if before is None else min(before - 1, len(self._rows))
         wanted = (
             place
@@ -74,5 +74,5 @@ class MemoryStore:
         )
         return [self._at(place) for place in islice(wanted, limit)]
 
-    def head(self) -> int:
+    def last_position(self) -> int:
         return len(self._rows)

@@ -21,10 +21,10 @@ from psycopg_pool import PoolTimeout
 
 from engine import clock
 from engine.core.errors import EventMissing, RowsDropped, StoreUnavailable, VersionConflict
-from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, Meta, Recorded
-from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
-from engine.store.connections import RECOVERY, RETRY_PAUSE_S, check, reason_of
-from engine.store.hash_chain import COPY_BEGIN, COPY_END, Seal, Sealing, row_bytes, sealed_text
+from engine.store import ENGINE_VERSION, NO_BYTES, PAGE, Batch, Cause, LogEntry, Meta
+from engine.store.codec import decode_entry, encode_payload, encode_state, stored_name, stream_id
+from engine.store.connections import RECOVERY, RETRY_PAUSE_S, check_dsn, failure_reason
+from engine.store.hash_chain import COPY_BEGIN, COPY_END, Seal, SealBuilder, format_sealed_at, row_bytes
 
 SCHEMA = "quantagent"
 TABLE = "events"
@@ -41,7 +41,7 @@ _COPY = (
 )
 _SELECT = "SELECT notification_id, originator_version, topic, state FROM quantagent.events WHERE "
 _NEWEST = _SELECT + "notification_id < %s ORDER BY notification_id DESC LIMIT %s"
-NEWEST_OF = (
+NEWEST_BY_NAME = (
     "SELECT e.* FROM unnest(%s::text[], %s::bytea[]) AS wanted (name, bytes), LATERAL ("
     "SELECT notification_id, originator_version, topic, state FROM quantagent.events "
     "WHERE topic = name AND -notification_id > -(%s::bigint) AND position(bytes in state) > 0 "
@@ -79,15 +79,15 @@ class Recorder(PostgresApplicationRecorder):
         ):
             turn = curs.execute(_BEGIN, (count,)).fetchone()
             first, seal, previous, at, by = cast("tuple[int, int, bytes, datetime, str]", turn)
-            sealing = Sealing(seal + 1, first, first + count - 1, count, previous, sealed_text(at), by)
+            sealing = SealBuilder(seal + 1, first, first + count - 1, count, previous, format_sealed_at(at), by)
             with curs.copy(_COPY) as copy:
                 copy.write(COPY_BEGIN)
                 for start in range(0, count, _PIECE):
-                    copy.write(sealing.add(_spelled(stored_events[start : start + _PIECE], first + start)))
+                    copy.write(sealing.add(_encode_rows(stored_events[start : start + _PIECE], first + start)))
                 copy.write(COPY_END)
             if curs.rowcount != count:
                 raise RowsDropped("events", count, curs.rowcount)
-            self._seal(curs, sealing.done())
+            self._seal(curs, sealing.build())
         return list(range(first, first + count))
 
     def _seal(self, curs: psycopg.Cursor[Any], seal: Seal) -> None:
@@ -95,7 +95,7 @@ class Recorder(PostgresApplicationRecorder):
             raise RowsDropped("seals", 1, 0)
 
 
-def _spelled(stored_events: Sequence[StoredEvent], first: int) -> list[bytes]:
+def _encode_rows(stored_events: Sequence[StoredEvent], first: int) -> list[bytes]:
     topics = {topic: topic.encode() for topic in {event.topic for event in stored_events}}
     return [
         row_bytes(_bytes_of(event.originator_id), event.originator_version, topics[event.topic], event.state, position)
@@ -132,17 +132,17 @@ class PostgresStore:
         rows = [row for batch in batches for row in _rows(batch, cause)]
         try:
             # Repeating is safe even when the reply to a commit was lost: what is stored then conflicts, and is equal.
-            self.appended += len(patiently(lambda: self._recorder.insert_events(rows)))
+            self.appended += len(with_retry(lambda: self._recorder.insert_events(rows)))
         except IntegrityError:
             # Somebody was first: perhaps we ourselves, on a connection that died before the reply came.
-            self._append_what_is_missing(batches, cause)
+            self._append_missing(batches, cause)
             self.appended += len(rows)
         except PersistenceError as error:
             raise StoreUnavailable(
                 f"the log could not be written: {_reason(error)}. Nothing of this step was stored."
             ) from None
 
-    def _append_what_is_missing(self, batches: Sequence[Batch], cause: Cause) -> None:
+    def _append_missing(self, batches: Sequence[Batch], cause: Cause) -> None:
         missing = [self._missing(batch) for batch in batches]
         if missing == list(batches):
             raise VersionConflict(batches[0].stream, batches[0].after, -1)
@@ -152,14 +152,14 @@ class PostgresStore:
 
     def _missing(self, batch: Batch) -> Batch:
         """What is left of a batch after the facts that its stream already has at those versions."""
-        here = [(row.name, row.payload) for row in self.read(batch.stream, batch.after)]
-        there = len(here)
-        wanted = [(name_of(event), payload_of(event)) for event in batch.events]
-        if here[: len(wanted)] != wanted[:there]:
-            raise VersionConflict(batch.stream, batch.after, batch.after + there)
-        return Batch(batch.stream, batch.after + there, batch.events[there:])
+        stored = [(row.name, row.payload) for row in self.read(batch.stream, batch.after)]
+        count = len(stored)
+        wanted = [(stored_name(event), encode_payload(event)) for event in batch.events]
+        if stored[: len(wanted)] != wanted[:count]:
+            raise VersionConflict(batch.stream, batch.after, batch.after + count)
+        return Batch(batch.stream, batch.after + count, batch.events[count:])
 
-    def read(self, stream: str, after: int = 0) -> Iterator[Recorded]:
+    def read(self, stream: str, after: int = 0) -> Iterator[LogEntry]:
         key = stream_id(stream)
         while True:
             page = self._select("originator_id = %s AND originator_version > %s ORDER BY 2 LIMIT %s", key, after, PAGE)
@@ -171,8 +171,8 @@ class PostgresStore:
             if len(page) < PAGE:
                 return
 
-    def read_many(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
-        found: dict[str, list[Recorded]] = {}
+    def read_many(self, streams: Sequence[str]) -> dict[str, list[LogEntry]]:
+        found: dict[str, list[LogEntry]] = {}
         keys = [stream_id(stream) for stream in streams]
         for row in self._select("originator_id = ANY(%s) ORDER BY 1", keys):
             found.setdefault(row.stream, []).append(row)
@@ -180,7 +180,7 @@ class PostgresStore:
 
     def read_all(
         self, after: int = 0, limit: int = PAGE, names: Sequence[str] = (), before: int | None = None
-    ) -> list[Recorded]:
+    ) -> list[LogEntry]:
         last = _NO_END if before is None else before
         between = "notification_id > %s AND notification_id < %s "
         if not names:
@@ -189,39 +189,39 @@ class PostgresStore:
 
     def read_newest(
         self, limit: int, names: Sequence[str] = (), before: int | None = None, having: Mapping[str, bytes] = NO_BYTES
-    ) -> list[Recorded]:
+    ) -> list[LogEntry]:
         last = _NO_END if before is None else before
         if not names:
             return self._query(_NEWEST, last, limit)
         # Each name by its own part of the index: sorting all that some names have would read all of it.
-        return self._query(NEWEST_OF, list(names), [having.get(name, b"") for name in names], last, limit, limit)
+        return self._query(NEWEST_BY_NAME, list(names), [having.get(name, b"") for name in names], last, limit, limit)
 
-    def head(self) -> int:
+    def last_position(self) -> int:
         return self._read(self._recorder.max_notification_id) or 0
 
-    def _select(self, condition: LiteralString, *values: object) -> list[Recorded]:
+    def _select(self, condition: LiteralString, *values: object) -> list[LogEntry]:
         return self._query(_SELECT + condition, *values)
 
-    def _query(self, query: LiteralString, *values: object) -> list[Recorded]:
-        def select() -> list[Recorded]:
+    def _query(self, query: LiteralString, *values: object) -> list[LogEntry]:
+        def select() -> list[LogEntry]:
             with (
                 self._recorder.datastore.get_connection() as conn,
                 conn.cursor(binary=True, row_factory=tuple_row) as c,
             ):
-                return [recorded(*row) for row in c.execute(query, values, prepare=True)]
+                return [decode_entry(*row) for row in c.execute(query, values, prepare=True)]
 
         return self._read(select)
 
     def _read(self, work: Callable[[], T]) -> T:
         try:
-            return patiently(work)
+            return with_retry(work)
         except PersistenceError as error:
             raise StoreUnavailable(
                 f"the log could not be read: {_reason(error)}. Check that the database server runs."
             ) from None
 
 
-def patiently(work: Callable[[], T], recovery: timedelta = RECOVERY) -> T:
+def with_retry(work: Callable[[], T], recovery: timedelta = RECOVERY) -> T:
     """Repeats what a lost connection interrupted, until the server has had time to come back."""
     until = clock.now() + recovery
     while True:
@@ -242,21 +242,21 @@ def _connection_was_lost(error: PersistenceError) -> bool:
 
 
 def _reason(error: PersistenceError) -> str:
-    return reason_of(error.__cause__ or error)
+    return failure_reason(error.__cause__ or error)
 
 
 def _rows(batch: Batch, cause: Cause) -> list[StoredEvent]:
     meta = Meta(batch.stream, clock.now(), cause.actor, cause.correlation, cause.causation, ENGINE_VERSION)
     key = stream_id(batch.stream)
     return [
-        StoredEvent(key, version, name_of(event), state_of(payload_of(event), meta))
+        StoredEvent(key, version, stored_name(event), encode_state(encode_payload(event), meta))
         for version, event in enumerate(batch.events, batch.after + 1)
     ]
 
 
 def datastore(dsn: str) -> PostgresDatastore:
     """The library's pool of connections to a database. Raises `BadInput` for what is no connection string."""
-    check(dsn)
+    check_dsn(dsn)
     given = conninfo_to_dict(dsn)
     datastore = PostgresDatastore(
         dbname=str(given.get("dbname") or ""),

@@ -70,17 +70,17 @@ class Access(NamedTuple):
         return "Access(...)"
 
 
-def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool, again: bool = False) -> bool:
+def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool, force: bool = False) -> bool:
     """Makes the roles and gives them their rights, as far as the user may; false where it may not.
 
     `again`: also when they are there, because there are new tables.
     """
-    if not again and _are_set_up(conn, logins):
-        _join(conn, logins)
+    if not force and _are_set_up(conn, logins):
+        _grant_membership(conn, logins)
         return True
     try:
         for role in ROLES:
-            _create(conn, role, logins)
+            _create_role(conn, role, logins)
         with conn.transaction():
             conn.execute(_GRANTS)
             # Read models live in schemas that whoever projects makes and drops, through temporary tables.
@@ -92,7 +92,7 @@ def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool, again: bool = F
                 conn.execute("REVOKE EXECUTE ON FUNCTION lo_creat, lo_create, lo_from_bytea FROM PUBLIC")
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject):
         return False
-    _join(conn, logins)
+    _grant_membership(conn, logins)
     # Whoever does not own the database gives nothing away, and hears no more than a warning.
     return _are_set_up(conn, logins)
 
@@ -118,7 +118,7 @@ def access(dsn: str, *, logins: bool) -> Access:
     return Access(dsn, *(make_conninfo(dsn, options=f"{_options(dsn, role)} -c role={role}".strip()) for role in ROLES))
 
 
-def shortcoming(conn: psycopg.Connection[Any]) -> str:
+def missing_setup(conn: psycopg.Connection[Any]) -> str:
     """What an administrator has to do before the roles can be used by this user; empty where they are."""
     if _may_become(conn) and _are_set_up(conn, logins=False):
         return ""
@@ -136,7 +136,7 @@ def _may_become(conn: psycopg.Connection[Any]) -> bool:
     return conn.execute(_MAY_BECOME, (is_new, list(ROLES))).fetchone() == (True,)
 
 
-def _join(conn: psycopg.Connection[Any], logins: bool) -> None:
+def _grant_membership(conn: psycopg.Connection[Any], logins: bool) -> None:
     """Makes the user a member of the roles, where it may and has to be one: who makes a role is no member of it."""
     if logins or _may_become(conn):
         return
@@ -155,7 +155,7 @@ def _options(dsn: str, role: str) -> str:
     return f"{conninfo_to_dict(dsn).get('options') or ''} {ours[role]}".strip()
 
 
-def _create(conn: psycopg.Connection[Any], role: str, logins: bool) -> None:
+def _create_role(conn: psycopg.Connection[Any], role: str, logins: bool) -> None:
     """A role belongs to the whole server: other databases may have made it, or be making it now."""
     name, login = Identifier(role), SQL("LOGIN" if logins else "NOLOGIN")
     if conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is not None:

@@ -16,7 +16,7 @@ from analysis.strategy import Decision
 from analysis.variants import FormedAnalysis, RulesVariant
 from engine.core.errors import BadInput
 from engine.core.market import Bar, Timeframe
-from engine.data.bar_rules import fault_in
+from engine.data.bar_rules import invalid_bar_reason
 from tests.support.bad_strategies import NUMBER
 from tests.support.paths import TESTS
 from tests.support.workloads import walk
@@ -120,7 +120,7 @@ def test_wild_bars_are_possible_bars_far_from_the_usual() -> None:
     for n, bar in enumerate(BARS[:50]):
         for began in (False, True):
             other = poison_bar(bar, n, began=began)
-            assert fault_in(other, Timeframe.H1) is None
+            assert invalid_bar_reason(other, Timeframe.H1) is None
             assert (other.open == bar.open) is began
             assert not bar.close / 50 < other.close < bar.close * 50
             assert (other.opened_at, other.closed_at) == (bar.opened_at, bar.closed_at)

@@ -12,12 +12,12 @@ import msgspec
 import psycopg
 import pytest
 
-from engine.audit.bundle import bundle
+from engine.audit.bundle import pack_run
 from engine.audit.capsule import open_capsule
-from engine.audit.regenerate import dataset_digest, opinions_of, regenerate
-from engine.audit.reproduce import reproduce
-from engine.audit.verify import verify
-from engine.audit.why import reasons_of, why
+from engine.audit.regenerate import dataset_digest, regenerate_run, stored_analyst
+from engine.audit.reproduce import reproduce_run
+from engine.audit.verify import verify_log
+from engine.audit.why import analyst_reasons, causal_chain
 from engine.core.errors import BadInput
 from engine.core.events import (
     AnalysisFailed,
@@ -33,14 +33,14 @@ from engine.core.intents import Intent, intent_of
 from engine.core.market import Bar, Direction, Timeframe, instant_text
 from engine.core.money import ZERO, exact
 from engine.core.upcasters import NAMES, AnalysisMadeV2
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.signals import SignalFile
 from engine.runtime import replay, runs
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
-from projections.rebuild import rebuild
+from projections.rebuild import rebuild_read_models
 from tests.conftest import database
 from tests.store.test_runs import ANALYSIS
 from tests.support.worlds import BARS, BOLD, PATTERN, World, world_in
@@ -187,7 +187,7 @@ def test_a_run_that_is_asked_again_consults_what_there_is_now_and_is_another(ran
 
 def test_a_run_made_again_from_the_log_has_the_same_digests(ran: Ran) -> None:
     store, source = ran
-    found = regenerate(store, BARS, opinions_of(store, source.request, no_file), source.request)
+    found = regenerate_run(store, BARS, stored_analyst(store, source.request, no_file), source.request)
     assert found.equal
     assert found.analyses.regenerated == source.ended.analyses_digest
 
@@ -218,17 +218,17 @@ def test_a_capsule_holds_what_was_consulted_and_gives_the_same_run_elsewhere(
     dsn: str, server: str, template: str, tmp_path: Path
 ) -> None:
     with PostgresStore(dsn) as store, ran_in(store) as (_, source), psycopg.connect(dsn) as conn:
-        assert verify(conn, ()).finding is None
-        capsule = bundle(store, conn, source.request, BARS, None, tmp_path / "run.zip")
+        assert verify_log(conn, ()).finding is None
+        capsule = pack_run(store, conn, source.request, BARS, None, tmp_path / "run.zip")
     rows = list(capsule.analyses())
     assert {row.version for row in rows} == {1}
     assert sum(isinstance(row.event, AnalysisFailed) for row in rows) == len(FAILING)
     with database(server, template) as there, PostgresStore(there) as store:
         for _ in range(2):
-            found = reproduce(store, Catalogue(there), there, open_capsule(capsule.path), actor="auditor")
+            found = reproduce_run(store, PostgresCatalogue(there), there, open_capsule(capsule.path), actor="auditor")
             assert found.equal
         succeed_later(store)
-        assert reproduce(store, Catalogue(there), there, capsule, actor="auditor").equal
+        assert reproduce_run(store, PostgresCatalogue(there), there, capsule, actor="auditor").equal
 
 
 def test_a_capsule_is_the_same_before_and_after_a_later_attempt(dsn: str, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_capsule_is_the_same_before_and_after_a_later_attempt(dsn: str, tmp_pa
         result = runs.execute_run(store, asked(), BARS, Tried(store), actor="test")
         for file in files:
             with psycopg.connect(dsn) as conn:
-                bundle(store, conn, result.request, BARS, None, file)
+                pack_run(store, conn, result.request, BARS, None, file)
             succeed_later(store)
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -252,12 +252,12 @@ def test_a_capsule_comes_into_a_log_that_holds_its_opinions_under_a_former_name(
     monkeypatch.setattr("tests.agents.test_failed_analyses.ANSWERED", None)
     with PostgresStore(dsn) as store, psycopg.connect(dsn) as conn:
         result = runs.execute_run(store, asked(), BARS, Tried(store), actor="test")
-        capsule = bundle(store, conn, result.request, BARS, None, tmp_path / "run.zip")
+        capsule = pack_run(store, conn, result.request, BARS, None, tmp_path / "run.zip")
     with database(server, template) as there, PostgresStore(there) as store:
         with monkeypatch.context() as past:
             past.setitem(NAMES, AnalysisMadeV2, "AnalysisMade.v2")
             store.append([Batch(analysis_stream(opinion.analysis_id), 0, [former])], ME)
-        assert reproduce(store, Catalogue(there), there, capsule, actor="auditor").equal
+        assert reproduce_run(store, PostgresCatalogue(there), there, capsule, actor="auditor").equal
         assert [row.name for row in store.read(analysis_stream(opinion.analysis_id))] == ["AnalysisMade.v2"]
 
 
@@ -265,12 +265,12 @@ def test_an_opinion_that_stands_where_the_capsule_has_a_failure_stops_it(
     dsn: str, server: str, template: str, tmp_path: Path
 ) -> None:
     with PostgresStore(dsn) as store, ran_in(store) as (_, source), psycopg.connect(dsn) as conn:
-        capsule = bundle(store, conn, source.request, BARS, None, tmp_path / "run.zip")
+        capsule = pack_run(store, conn, source.request, BARS, None, tmp_path / "run.zip")
     with database(server, template) as there, PostgresStore(there) as store:
         opinion = made(FAILING[0], Direction.LONG)
         store.append([Batch(analysis_stream(opinion.analysis_id), 0, [opinion])], ME)
         with pytest.raises(BadInput, match="says something else here"):
-            reproduce(store, Catalogue(there), there, capsule, actor="auditor")
+            reproduce_run(store, PostgresCatalogue(there), there, capsule, actor="auditor")
 
 
 # --- Why, and how it shows ----------------------------------------------------------------------------------------
@@ -279,13 +279,13 @@ def test_an_opinion_that_stands_where_the_capsule_has_a_failure_stops_it(
 def test_why_not_tells_which_model_failed_at_what_after_how_many_attempts(ran: Ran) -> None:
     store, source = ran
     bar = FAILING[0]
-    links = why(store, source.request, f"{bar.symbol}@{bar.closed_at.isoformat()}")
+    links = causal_chain(store, source.request, f"{bar.symbol}@{bar.closed_at.isoformat()}")
     failure, nothing = [link for link in links if link.kind in ("analysis", "nothing")]
     assert failure.says == (
         f"{VARIANT} failed: no answer (decision asked a-model 2 times, the last time: server error)"
     )
     assert nothing.says == "no signal: there was no opinion, because the analysis had failed"
-    assert reasons_of(failure) == []
+    assert analyst_reasons(failure) == []
     (step, *_) = [step for chain in build_chains([failure, nothing]) for step in chain]
     assert step.text == "no opinion: no answer"
     assert dict(step.facts) == {
@@ -299,7 +299,9 @@ def test_an_opinion_made_later_is_why_of_the_run_that_consulted_it_and_of_no_oth
     later = runs.execute_run(store, asked("again"), BARS, Latest(store), actor="test").request
     bar = FAILING[0]
     at = f"{bar.symbol}@{bar.closed_at.isoformat()}"
-    kinds = [type(link.event.event) for run in (source.request, later) for link in why(store, run, at) if link.event]
+    kinds = [
+        type(link.event.event) for run in (source.request, later) for link in causal_chain(store, run, at) if link.event
+    ]
     assert [kind for kind in kinds if kind in (AnalysisFailed, AnalysisMade)] == [AnalysisFailed, AnalysisMade]
 
 
@@ -332,7 +334,7 @@ def test_read_models_show_what_each_run_consulted_and_rebuild_to_the_same(world:
         key = made(FAILING[0], Direction.HOLD).analysis_id
         assert conn.execute(query, (first, key)).fetchall() == [("HOLD", 0, 1)]
         assert conn.execute(query, (second, key)).fetchall() == [("LONG", 1, 2)]
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
 
 
 def test_a_run_is_shown_the_failure_that_it_consulted_though_its_opinion_came_before_the_run(world: World) -> None:
@@ -366,7 +368,7 @@ def test_a_failed_analysis_is_a_row_until_its_opinion_is_made(world: World) -> N
     # What is tried after the opinion is not the analysis.
     world.store.append([Batch(stream, 3, [failure, made(bar, Direction.SHORT)])], ME)
     assert tuple(row()[name] for name in names) == made_row
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
 
 
 def test_costs_add_up_by_analysis_run_day_and_variant(world: World) -> None:

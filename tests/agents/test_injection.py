@@ -27,8 +27,8 @@ from analysis.graph.response_parsing import UnusableAnswer, strict_json
 from analysis.llm.presets import ModelPreset
 from analysis.reports import Analysis, TradeDecision
 from analysis.variants import Window
-from engine.audit.narration import line_of, says
-from engine.audit.why import Link, reasons_of
+from engine.audit.narration import describe_event, narrate
+from engine.audit.why import ChainLink, analyst_reasons
 from engine.core.config import RunConfig, digest_of
 from engine.core.errors import BadInput
 from engine.core.events import AnalysisFailed, AnalysisMade, OrderFilled, OrderPlaced, RiskDecided, Verdict
@@ -36,7 +36,7 @@ from engine.core.intents import Intent, intent_of
 from engine.core.market import Bar, Direction, Timeframe, check_symbol
 from engine.data.files import read_bars
 from engine.data.memory import MemoryCatalogue
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime.session import Journal, Session
 from engine.store import Cause
 from engine.store.memory import MemoryStore
@@ -184,11 +184,11 @@ def check_stored_well(world: AgentsWorld) -> None:
         fact = row.event
         assert isinstance(fact, AnalysisMade | AnalysisFailed)
         assert all(text.isprintable() for text in texts_in(msgspec.to_builtins(fact)))
-        link = Link("analysis", fact.analysis_id, fact.as_of, row.position, says(fact), row)
-        for words in (line_of(row).says, says(fact), *reasons_of(link)):
+        link = ChainLink("analysis", fact.analysis_id, fact.as_of, row.position, describe_event(fact), row)
+        for words in (narrate(row).description, describe_event(fact), *analyst_reasons(link)):
             assert words.isprintable()
             assert len(words) < 500
-        assert all(0 < len(reason) <= 200 for reason in reasons_of(link))
+        assert all(0 < len(reason) <= 200 for reason in analyst_reasons(link))
         for call in work_of(fact).calls:
             assert len(call.answered_by) <= 100 >= len(call.system_fingerprint)
             for digest in filter(None, (call.request, call.response)):
@@ -494,7 +494,7 @@ def test_ten_thousand_decisions_of_a_model_break_no_limit_of_any_profile(name: s
     while asked * len(BUILT_IN) < DECISIONS:
         model, auditor = Model(random), Auditor(config)
         session = Session(config, digest_of(config), model, Journal(MemoryStore(), "book:model", Cause("a model")))
-        for moment in moments([bars_of(random, instrument) for instrument in traded]):
+        for moment in time_slices([bars_of(random, instrument) for instrument in traded]):
             known: dict[str, Fraction] = {bar.symbol: Fraction(bar.close) for bar in moment.closed}
             auditor.closes = {**auditor.closes, **known}
             for event in session.advance(moment, commands_of(random, moment.at)):

@@ -42,7 +42,7 @@ from tests.support.model_faults import DEFECTS, NO_DEFECT, ClientConnection, ans
 from tests.support.model_server import ModelServer
 from tests.support.paths import ROOT
 from tests.support.schema_values import Filler, Json
-from tests.support.waiting import GIVE_UP_S, wait_until
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 
 CHAT = "/v1/chat/completions"
 STRATEGIES: list[Any] = [ProviderStrategy, ToolStrategy]
@@ -72,7 +72,7 @@ class Told(NamedTuple):
 def tell(server: ModelServer, body: Json | bytes, path: str = CHAT, **headers: str) -> Told:
     """Asks over a connection of its own."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=GIVE_UP_S)
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=WAIT_TIMEOUT_S)
     try:
         connection.request("GET" if path == "/v1/models" else "POST", path, raw, headers)
         response = connection.getresponse()
@@ -352,13 +352,13 @@ def agent_on(model: ChatOpenAI, tools: list[Any], form: Any) -> Any:
 @asynccontextmanager
 async def model_of(server: ModelServer) -> AsyncGenerator[ChatOpenAI]:
     """A model with an HTTP client of its own: the shared one that it would take is never closed."""
-    async with httpx2.AsyncClient(trust_env=False, timeout=GIVE_UP_S) as client:
+    async with httpx2.AsyncClient(trust_env=False, timeout=WAIT_TIMEOUT_S) as client:
         yield chat(server, http_async_client=client)
 
 
 @contextmanager
 def sync_model_of(server: ModelServer, **more: Any) -> Generator[ChatOpenAI]:
-    with httpx2.Client(trust_env=False, timeout=GIVE_UP_S) as client:
+    with httpx2.Client(trust_env=False, timeout=WAIT_TIMEOUT_S) as client:
         yield chat(server, http_client=client, **more)
 
 
@@ -476,7 +476,7 @@ def test_models_are_listed_and_a_key_is_checked_where_one_is_set() -> None:
 
 
 def test_one_connection_carries_many_questions(server: ModelServer) -> None:
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=GIVE_UP_S)
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=WAIT_TIMEOUT_S)
     for n in range(20):
         body = {**question(str(n)), "stream": n % 2 == 1}
         connection.request("POST", CHAT, json.dumps(body))
@@ -508,12 +508,12 @@ def test_held_questions_are_answered_in_the_same_number_only(server: ModelServer
         wait_until(lambda: any(exchange.agent == "pattern" for exchange in server.requests))
         assert not alone.done()
         assert tell(server, wanting(PatternReport)).status == 200
-        assert alone.result(GIVE_UP_S).status == 200
+        assert alone.result(WAIT_TIMEOUT_S).status == 200
         lonely = pool.submit(tell, server, wanting(PatternReport))
         wait_until(lambda: len(server.requests) == 4 and server.requests[-1].agent == "pattern")
         server.close()
         with pytest.raises((HTTPException, OSError)):
-            lonely.result(GIVE_UP_S)
+            lonely.result(WAIT_TIMEOUT_S)
 
 
 def test_closing_ends_what_hangs_and_forgets_no_thread() -> None:
@@ -565,7 +565,7 @@ def test_it_serves_as_a_process_of_its_own_until_it_is_stopped() -> None:
         with httpx2.Client(trust_env=False) as client:
             assert client.get(f"{url}/models").status_code == 200
         process.send_signal(signal.SIGTERM)
-        assert process.wait(GIVE_UP_S) == 0
+        assert process.wait(WAIT_TIMEOUT_S) == 0
 
 
 # Faults.
@@ -642,7 +642,7 @@ ON_THE_WAY = {
 def hear(server: ModelServer, body: Json, enough: Callable[[bytes], bool] = lambda heard: False) -> bytes:
     """Asks, and hears for as long as there is something to hear, or until it is enough."""
     raw, heard = json.dumps(body).encode(), b""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=GIVE_UP_S) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_TIMEOUT_S) as client:
         head = f"POST {CHAT} HTTP/1.1\r\nconnection: close\r\ncontent-length: {len(raw)}\r\n\r\n"
         client.sendall(head.encode() + raw)
         try:

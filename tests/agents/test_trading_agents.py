@@ -11,7 +11,7 @@ import pytest
 
 from analysis.graph import batch, model_middleware
 from analysis.graph.context import BudgetSpent
-from engine.audit.regenerate import Regenerated, bars_of, opinions_of, regenerate
+from engine.audit.regenerate import RegenerationResult, regenerate_run, run_bars, stored_analyst
 from engine.core.events import AnalysisFailed, AnalysisMade, OrderPlaced, RunEnded
 from engine.core.money import exact
 from engine.core.upcasters import event_names
@@ -59,10 +59,10 @@ def facts(app: App, *kinds: type[Any]) -> list[Any]:
     return [row.event for row in read_from(app.store, event_names(list(kinds)))]
 
 
-def regenerated(app: App, run_id: str) -> Regenerated:
+def regenerated(app: App, run_id: str) -> RegenerationResult:
     source = runs.find_run_by_prefix(app.store, run_id)
-    bars = bars_of(app.catalogue, app.store, source)
-    return regenerate(app.store, bars, opinions_of(app.store, source, nobody), source)
+    bars = run_bars(app.catalogue, app.store, source)
+    return regenerate_run(app.store, bars, stored_analyst(app.store, source, nobody), source)
 
 
 def nobody(variant: str) -> SignalFile:

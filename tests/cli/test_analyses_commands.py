@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import database
-from tests.support.forks import ended
+from tests.support.forks import run_command
 from tests.support.model_answers import lean_decision
 from tests.support.model_server import ModelServer
 
@@ -44,7 +44,7 @@ def save(env: dict[str, str], name: str, models: ModelServer, **fields: str) -> 
 
 
 def call(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return ended(arguments, env)
+    return run_command(arguments, env)
 
 
 def run(env: dict[str, str], *arguments: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_commands import answer, refusal, run, write_bars
-from tests.support.forks import QUANTAGENT, ended
+from tests.support.forks import QUANTAGENT, run_command
 from ui.cli import INTERRUPTED
 
 # Sends the process an interrupt when a module is looked for, as Ctrl-C would at that instant.
@@ -149,6 +149,6 @@ def test_a_fetch_for_a_backtest_brings_the_bars_before_its_range_that_analyses_l
         env, "backtest", "--symbols", "SPX", "--fetch", "synthetic", "--start", "2024-11-25", "--end", "2024-12-02"
     )
     (analysis, *_) = answer(env, "analyses", "list", "--limit", "100000")["analyses"][::-1]
-    shown = json.loads(ended(["analyses", "show", analysis["analysis_id"], "--json"], env).stdout)
+    shown = json.loads(run_command(["analyses", "show", analysis["analysis_id"], "--json"], env).stdout)
     assert made["bars"] < 40
     assert shown["window_bars"] == 500

@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.forks import ended
-from tests.support.waiting import GIVE_UP_S
+from tests.support.forks import run_command
+from tests.support.waiting import WAIT_TIMEOUT_S
 from tests.support.workloads import walk, write_signals
 
 
@@ -24,7 +24,7 @@ def env(dsn: str, tmp_path: Path) -> dict[str, str]:
 
 
 def run(env: dict[str, str], *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = ended([*map(str, arguments)], env)
+    done = run_command([*map(str, arguments)], env)
     assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
     return done
 
@@ -117,7 +117,7 @@ def test_a_saved_profile_is_found_by_name(env: dict[str, str], tmp_path: Path) -
 
 
 def test_the_doctor_finds_nothing_wrong_but_says_what_it_sees(env: dict[str, str]) -> None:
-    done = ended(["doctor", "--json"], env)
+    done = run_command(["doctor", "--json"], env)
     checks = {check["check"]: check["ok"] for check in json.loads(done.stdout)["checks"]}
     # The suite's own server runs without fsync, which is exactly what the doctor must not pass over.
     assert checks["database"] is (done.returncode == 0)
@@ -130,7 +130,7 @@ def test_help_is_quick_to_load(env: dict[str, str]) -> None:
         "'eventsourcing', 'apscheduler', 'pydantic', 'yfinance', 'exchange_calendars'} & set(sys.modules); "
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=GIVE_UP_S)
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=WAIT_TIMEOUT_S)
     assert "backtest" in run(env, "--help").stdout
 
 

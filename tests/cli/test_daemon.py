@@ -21,7 +21,7 @@ from msgspec.structs import asdict
 import quantagent
 from engine import clock
 from engine.audit.anchors import anchors_file, is_signed, read_anchors
-from engine.audit.chain import log_id_of
+from engine.audit.chain import read_log_id
 from engine.broker.blotter import PostgresBlotter
 from engine.core.errors import BadInput, VersionConflict
 from engine.core.events import OrderFilled, SlotClaimed, SlotCompleted
@@ -31,7 +31,7 @@ from engine.store.postgres import PostgresStore
 from projections.queries import Queries
 from tests.cli.test_commands import answer, run
 from tests.support.forks import QUANTAGENT
-from tests.support.waiting import GIVE_UP_S, wait_until
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 from ui.app import App, BacktestRequest, open_app, run_backtest
 from ui.daemon import paper as daemon_module
 from ui.daemon.paper import PaperDaemon, PaperPlan
@@ -75,7 +75,7 @@ def wait_for_slots(dsn: str, count: int) -> None:
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    said, complaints = process.communicate(timeout=GIVE_UP_S)
+    said, complaints = process.communicate(timeout=WAIT_TIMEOUT_S)
     assert process.returncode == 0, complaints
     return json.loads(said)
 
@@ -113,7 +113,7 @@ def test_killed_at_any_moment_it_goes_on_where_the_log_ends(app: App, env: dict[
         daemon = begin(env, "--speed", "100000")
         wait_for_slots(app.dsn, count)
         daemon.kill()
-        daemon.communicate(timeout=GIVE_UP_S)
+        daemon.communicate(timeout=WAIT_TIMEOUT_S)
     ended = answer(env, "paper", "start", *RANGE)
     assert ended["book_digest"] == digest_of_backtest(app)
     completed: dict[str, int] = {}
@@ -179,7 +179,7 @@ def fills_by_three(dsn: str, run_id: str) -> list[list[tuple[Any, ...]]]:
 def test_killed_between_broker_and_log_no_fill_is_doubled_or_lost(app: App, env: dict[str, str], place: str) -> None:
     one = (*RANGE, "--symbols", "BTC-USD")
     words = [sys.executable, "-c", KILLS_ITSELF, place, "2", "paper", "start", *one]
-    died = subprocess.run(words, env=env, capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
+    died = subprocess.run(words, env=env, capture_output=True, text=True, timeout=WAIT_TIMEOUT_S, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
     ended = answer(env, "paper", "start", *one)
     expected = run_backtest(app, BacktestRequest(symbols=("BTC-USD",), start=START, end=END)).result.ended.book_digest
@@ -301,7 +301,7 @@ def test_a_running_daemon_anchors_the_log_again_and_again(app: App, monkeypatch:
     monkeypatch.setattr(daemon_module, "ANCHOR_EVERY", timedelta(0))
     monkeypatch.setattr(daemon_module, "HEARTBEAT", timedelta(seconds=0.05))
     with psycopg.connect(app.dsn) as conn:
-        file = anchors_file(app.home, log_id_of(conn))
+        file = anchors_file(app.home, read_log_id(conn))
     daemon = slow(app, 7_200)
     failures: list[BaseException] = []
 
@@ -315,7 +315,7 @@ def test_a_running_daemon_anchors_the_log_again_and_again(app: App, monkeypatch:
     thread.start()
     wait_until(lambda: failures or (file.exists() and len(read_anchors(file)) >= 4), "there are no new anchors")
     daemon.request_stop()
-    thread.join(GIVE_UP_S)
+    thread.join(WAIT_TIMEOUT_S)
     assert failures == []
     made = read_anchors(file)
     assert all(is_signed(anchor) for anchor in made)
@@ -339,7 +339,7 @@ def test_a_daemon_outlives_the_loss_of_all_its_connections(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-    thread.join(GIVE_UP_S)
+    thread.join(WAIT_TIMEOUT_S)
     assert [each.book_digest for each in ended] == [expected]
 
 

@@ -15,7 +15,7 @@ import pytest
 from engine.core.market import Timeframe
 from engine.data.calendars import Span, grid
 from tests.cli.test_commands import answer, refusal, run
-from tests.support.forks import QUANTAGENT, ended
+from tests.support.forks import QUANTAGENT, run_command
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_until
 from ui.cli.data_quality import day_chart
@@ -187,7 +187,7 @@ def test_what_cannot_be_is_one_sentence(env: dict[str, str], arguments: tuple[st
 
 
 def run_any(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return ended(arguments, env)
+    return run_command(arguments, env)
 
 
 def test_a_picture_has_a_line_a_month_and_a_character_a_day() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.embedded_home import LINGER_S, embedded, environment, new_home, user_process, wait_until_stopped
-from tests.support.waiting import GIVE_UP_S, wait_until
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def test_an_open_psql_keeps_the_server_up(home: Path) -> None:
         wait_until(lambda: embedded(home).status().running)
         time.sleep(4 * LINGER_S)
         assert embedded(home).status().running
-        out, _ = process.communicate("select 6 * 7 as answer;\n", timeout=GIVE_UP_S)
+        out, _ = process.communicate("select 6 * 7 as answer;\n", timeout=WAIT_TIMEOUT_S)
     assert process.returncode == 0
     assert "42" in out
 

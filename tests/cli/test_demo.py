@@ -18,7 +18,7 @@ from engine.data.sample import SAMPLE_FILES
 from tests.conftest import log_of_its_own
 from tests.support.embedded_home import new_home
 from tests.support.forks import QUANTAGENT
-from tests.support.waiting import GIVE_UP_S, wait_until
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 
 BARS = 7426
 
@@ -67,7 +67,7 @@ def kill_when(env: dict[str, str], events: int, number: signal.Signals) -> None:
     dsn = env["QUANTAGENT_DSN"]
     wait_until(lambda: counts_or_nothing(dsn) >= events or process.poll() is not None, "the demo does not go on")
     process.send_signal(number)
-    process.wait(GIVE_UP_S)
+    process.wait(WAIT_TIMEOUT_S)
 
 
 def counts_or_nothing(dsn: str) -> int:
@@ -151,7 +151,7 @@ def complete_twice_at_once(home: Path) -> None:
     env |= {"QUANTAGENT_HOME": str(home), "QUANTAGENT_PG_LINGER_S": "0.2"}
     command = [str(QUANTAGENT), "demo", "--json"]
     both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
-    said = [process.communicate(timeout=GIVE_UP_S) for process in both]
+    said = [process.communicate(timeout=WAIT_TIMEOUT_S) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     digests = {json.loads(out)["book_digest"] for out, _ in said}
     assert len(digests) == 1

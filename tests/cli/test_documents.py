@@ -30,11 +30,11 @@ from engine.core.config import RiskLimits
 from engine.trading.risk import RULES
 from tests.support import code_map
 from tests.support.documents import GENERATED, REWRITE, Block, blocks, commands, links, pages, with_blocks
-from tests.support.forks import ended
+from tests.support.forks import run_command
 from tests.support.model_answers import lean_decision
 from tests.support.model_server import ModelServer
 from tests.support.paths import ROOT
-from tests.support.transcripts import WIDTH, Entry, Printed, played
+from tests.support.transcripts import WIDTH, CommandOutput, Entry, run_block
 from ui.app import open_app
 from ui.settings import Settings
 
@@ -83,7 +83,7 @@ def test_what_a_page_tells_to_type_works_and_prints_what_it_shows(page: str, rea
     for block in blocks(text):
         if saved := re.fullmatch(r"<!-- file: (\S+) -->", block.before):
             (reader / saved[1]).write_text(block.text)
-        outputs = [*played(block, page, partial(printed, folder=reader))]
+        outputs = [*run_block(block, page, partial(printed, folder=reader))]
         if found := [each.difference for each in outputs if each.difference]:
             differences += found
             changed[block] = "".join(each.rewritten for each in outputs)
@@ -105,7 +105,7 @@ def without_a_trade(dsn: str) -> list[str]:
         return [f"{run['run_id'][:8]} {run['variant']} {run['profile']}" for run in queries.runs() if not run["fills"]]
 
 
-def printed(entry: Entry, where: str, folder: Path) -> Printed | None:
+def printed(entry: Entry, where: str, folder: Path) -> CommandOutput | None:
     """What the command prints; None where it is not run."""
     command = entry.command
     if is_about(command, SHOWN_ONLY):
@@ -118,7 +118,7 @@ def printed(entry: Entry, where: str, folder: Path) -> Printed | None:
     accepted = (0, 3) if is_about(command, MAY_SAY_NO) else (0,)
     assert done.returncode in accepted, f"{where}: $ {command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     # The folder is the reader's home.
-    return None if is_help else Printed(*(text.replace(str(folder), "~") for text in (done.stdout, done.stderr)))
+    return None if is_help else CommandOutput(*(text.replace(str(folder), "~") for text in (done.stdout, done.stderr)))
 
 
 def newest_runs(count: int) -> list[str]:
@@ -131,7 +131,7 @@ def newest_runs(count: int) -> list[str]:
 def typed(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Where a shell would do no more than part the words and look up variables, nothing is lost without one."""
     if command.startswith("quantagent ") and not set("|&;<>()`\\'*?[#~") & set(command):
-        return ended(shlex.split(os.path.expandvars(command))[1:], os.environ, folder)
+        return run_command(shlex.split(os.path.expandvars(command))[1:], os.environ, folder)
     return subprocess.run(
         ["sh", "-c", command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

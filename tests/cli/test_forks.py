@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.forks import QUANTAGENT, ended, may_fork
+from tests.support.forks import QUANTAGENT, may_fork, run_command
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or any(name.startswith("COVERAGE") for name in os.environ), reason="nothing is forked here"
@@ -30,7 +30,7 @@ def test_it_says_and_ends_as_the_script_does(
     arguments: tuple[str, ...], code: int, env: dict[str, str], tmp_path: Path
 ) -> None:
     assert may_fork(env)
-    forked = ended(arguments, env, tmp_path)
+    forked = run_command(arguments, env, tmp_path)
     started = subprocess.run(
         [QUANTAGENT, *arguments], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -40,9 +40,11 @@ def test_it_says_and_ends_as_the_script_does(
 
 def test_it_works_in_its_own_folder_and_with_its_own_names(env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"cash": 5}')
-    saved = ended(["profile", "save", "mine", "--file", "mine.json"], env | {"QUANTAGENT_ACTOR": "berta"}, tmp_path)
+    saved = run_command(
+        ["profile", "save", "mine", "--file", "mine.json"], env | {"QUANTAGENT_ACTOR": "berta"}, tmp_path
+    )
     assert saved.returncode == 0, saved.stderr
-    assert "berta" in ended(["log", "--json"], env).stdout
+    assert "berta" in run_command(["log", "--json"], env).stdout
 
 
 def test_in_surroundings_that_count_while_python_starts_the_script_itself_is_started(env: dict[str, str]) -> None:

@@ -21,7 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.audit import narration
-from engine.audit.narration import GROUPS, LEVELS, Line, Selection, instant_of, line_of, lines, newest, select
+from engine.audit.narration import (
+    GROUPS,
+    LEVELS,
+    LineFilter,
+    NarrationLine,
+    build_filter,
+    market_time,
+    narrate,
+    read_latest_narration,
+    read_narration,
+)
 from engine.core.errors import BadInput
 from engine.core.events import (
     EVENT_TYPES,
@@ -36,15 +46,15 @@ from engine.core.events import (
 from engine.core.upcasters import event_names
 from engine.data.signals import ImportedAnalyst
 from engine.runtime import runs
-from engine.store import Batch, Cause, Recorded, Store
+from engine.store import Batch, Cause, LogEntry, Store
 from engine.store.memory import MemoryStore
-from engine.store.postgres import NEWEST_OF, PostgresStore
+from engine.store.postgres import NEWEST_BY_NAME, PostgresStore
 from tests.cli.test_commands import answer, refusal, run
 from tests.conftest import log_of_its_own
 from tests.store.test_projections import BARS, BOLD, FILE, run_request
 from tests.support.forks import QUANTAGENT
 from tests.support.strategies import FIRST
-from tests.support.waiting import GIVE_UP_S
+from tests.support.waiting import WAIT_TIMEOUT_S
 
 ME = Cause("test")
 
@@ -63,12 +73,12 @@ def told() -> Store:
     return store
 
 
-def everything(store: Store) -> list[Line]:
-    return [line_of(row) for row in store.read_all(limit=1_000_000)]
+def everything(store: Store) -> list[NarrationLine]:
+    return [narrate(row) for row in store.read_all(limit=1_000_000)]
 
 
 selections = st.builds(
-    select,
+    build_filter,
     st.sampled_from([None, None, *GROUPS, "RiskDecided", "OrderFilled.v2", "PositionsMarked"]),
     st.sampled_from(LEVELS),
     st.sampled_from([None, "AAA", "BBB", "CCC"]),
@@ -79,35 +89,35 @@ selections = st.builds(
 @given(selections, st.integers(1, 400), st.sampled_from([None, run_request(BOLD).run_id, "a run"]), st.integers(3, 90))
 @settings(max_examples=100)
 def test_whatever_is_asked_forwards_and_backwards_find_the_same(
-    told: Store, wanted: Selection, limit: int, run_id: str | None, page: int
+    told: Store, wanted: LineFilter, limit: int, run_id: str | None, page: int
 ) -> None:
     wanted = wanted._replace(run_id=run_id)
-    expected = [line for line in everything(told) if wanted.holds(line)]
+    expected = [line for line in everything(told) if wanted.matches(line)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(narration, "PAGE", page)
-        assert list(lines(told, wanted, told.head())) == expected
-        assert newest(told, wanted, told.head(), limit) == expected[-limit:]
-        half = told.head() // 2
-        assert list(lines(told, wanted, half)) == [line for line in expected if line.position <= half]
+        assert list(read_narration(told, wanted, told.last_position())) == expected
+        assert read_latest_narration(told, wanted, told.last_position(), limit) == expected[-limit:]
+        half = told.last_position() // 2
+        assert list(read_narration(told, wanted, half)) == [line for line in expected if line.position <= half]
 
 
 @pytest.mark.parametrize("name", [None, "denials", "OrderRejected", "RunRequested"])
 def test_the_newest_warnings_are_found_without_reading_the_log(dsn: str, name: str | None) -> None:
-    wanted = select(name, "warning" if name != "RunRequested" else "info")
+    wanted = build_filter(name, "warning" if name != "RunRequested" else "info")
     with PostgresStore(dsn) as store:
         for label in ("", "again"):
             runs.execute_run(store, run_request(BOLD, label), BARS, ImportedAnalyst(FILE), actor="test")
-        expected = list(lines(store, wanted, store.head()))[-2:]
-        read: list[Recorded] = []
+        expected = list(read_narration(store, wanted, store.last_position()))[-2:]
+        read: list[LogEntry] = []
         right = store.read_newest
 
-        def noted(*arguments: Any) -> list[Recorded]:
+        def noted(*arguments: Any) -> list[LogEntry]:
             found = right(*arguments)
             read.extend(found)
             return found
 
         store.read_newest = noted  # type: ignore[method-assign]
-        assert newest(store, wanted, store.head(), 2) == expected
+        assert read_latest_narration(store, wanted, store.last_position(), 2) == expected
         assert len(read) == 2
     with psycopg.connect(dsn) as conn:
         conn.execute("ANALYZE quantagent.events")
@@ -115,7 +125,7 @@ def test_the_newest_warnings_are_found_without_reading_the_log(dsn: str, name: s
         plan = "\n".join(
             row
             for (row,) in conn.execute(
-                b"EXPLAIN " + NEWEST_OF.encode(), (list(wanted.names), [b""] * len(wanted.names), 10**9, 2, 2)
+                b"EXPLAIN " + NEWEST_BY_NAME.encode(), (list(wanted.names), [b""] * len(wanted.names), 10**9, 2, 2)
             )
         )
     assert "events_by_name" in plan
@@ -123,23 +133,23 @@ def test_the_newest_warnings_are_found_without_reading_the_log(dsn: str, name: s
 
 def test_trades_of_a_symbol_on_a_day_are_its_fills_of_that_day(told: Store) -> None:
     day = BARS[0][40].closed_at.date()
-    found = list(lines(told, select("trades", symbol="AAA", on=day), told.head()))
+    found = list(read_narration(told, build_filter("trades", symbol="AAA", on=day), told.last_position()))
     fills = [row for row in told.read_all(limit=1_000_000) if isinstance(row.event, OrderFilled)]
     expected = [row for row in fills if row.event.symbol == "AAA" and row.event.at.date() == day]  # type: ignore[attr-defined]
     assert [line.event for line in found] == expected != []
 
 
 def test_denials_are_the_verdicts_that_denied(told: Store) -> None:
-    found = list(lines(told, select("denials"), told.head()))
+    found = list(read_narration(told, build_filter("denials"), told.last_position()))
     verdicts = [row for row in told.read_all(limit=1_000_000) if isinstance(row.event, RiskDecided)]
     denied = [row for row in verdicts if row.event.verdict is Verdict.DENIED]  # type: ignore[attr-defined]
     assert [line.event for line in found] == denied
     assert 0 < len(denied) < len(verdicts)
-    assert all(line.says.startswith("DENIED ") for line in found)
+    assert all(line.description.startswith("DENIED ") for line in found)
 
 
 def test_a_level_is_read_with_all_above_it(told: Store) -> None:
-    levels = {level: list(lines(told, select(level=level), told.head())) for level in LEVELS}
+    levels = {level: list(read_narration(told, build_filter(level=level), told.last_position())) for level in LEVELS}
     assert levels["info"] == everything(told)
     assert {line.level for line in levels["notice"]} == {"notice", "warning"}
     assert {line.level for line in levels["warning"]} == {"warning"}
@@ -149,14 +159,14 @@ def test_a_level_is_read_with_all_above_it(told: Store) -> None:
 
 def test_every_line_says_something_in_words_at_its_market_instant(told: Store) -> None:
     for line in everything(told):
-        assert line.says
-        assert line.at == (instant_of(line.event.event) or line.event.meta.recorded_at)
+        assert line.description
+        assert line.at == (market_time(line.event.event) or line.event.meta.recorded_at)
     by_name = {line.name.partition(".")[0]: line for line in everything(told)}
-    assert by_name["SlotCompleted"].says == "AAA no change; BBB buy ordered"
+    assert by_name["SlotCompleted"].description == "AAA no change; BBB buy ordered"
     assert (by_name["SlotCompleted"].symbols, by_name["SlotCompleted"].run_id) == (("AAA", "BBB"), "a run")
     assert by_name["SlotClaimed"].at == FIRST
-    assert by_name["RunFailed"].says == "failed: the disk is full"
-    assert by_name["RunRequested"].says == f"backtest 'again' of {FILE.variant} under test"
+    assert by_name["RunFailed"].description == "failed: the disk is full"
+    assert by_name["RunRequested"].description == f"backtest 'again' of {FILE.variant} under test"
     assert by_name["RunEnded"].at == BARS[0][-1].closed_at
     assert by_name["ProfileSaved"].run_id == ""
     assert by_name["BookOpened"].symbols == ("AAA", "BBB")
@@ -170,14 +180,14 @@ def test_no_event_is_without_words_of_its_own() -> None:
 
 
 def test_names_are_known_with_and_without_their_version() -> None:
-    assert select("OrderFilled").names == event_names([OrderFilled])
-    assert select("OrderFilled.v2").names == ("OrderFilled.v2",)
-    assert select("denials", "info").level == "warning"
-    assert select("trades", "warning").level == "warning"
+    assert build_filter("OrderFilled").names == event_names([OrderFilled])
+    assert build_filter("OrderFilled.v2").names == ("OrderFilled.v2",)
+    assert build_filter("denials", "info").level == "warning"
+    assert build_filter("trades", "warning").level == "warning"
     with pytest.raises(BadInput, match=r"no event is called 'fills': use one of trades, orders, .* OrderFilled"):
-        select("fills")
+        build_filter("fills")
     with pytest.raises(BadInput, match="level 'loud' is unknown: use one of info, notice, warning"):
-        select(level="loud")
+        build_filter(level="loud")
 
 
 # --- As a command -------------------------------------------------------------------------------------------------
@@ -275,19 +285,19 @@ def test_what_is_appended_wakes_a_follower_and_a_lost_connection_is_made_again(e
         append("before")
         with running(command, env) as followed:
             said = heard(followed)
-            assert said.get(timeout=GIVE_UP_S)["payload"]["name"] == "before"
+            assert said.get(timeout=WAIT_TIMEOUT_S)["payload"]["name"] == "before"
             # When this one is told, the command has certainly begun to wait for the next.
             append("second")
-            assert said.get(timeout=GIVE_UP_S)["payload"]["name"] == "second"
+            assert said.get(timeout=WAIT_TIMEOUT_S)["payload"]["name"] == "second"
             append("third")
-            assert said.get(timeout=GIVE_UP_S)["payload"]["name"] == "third"
+            assert said.get(timeout=WAIT_TIMEOUT_S)["payload"]["name"] == "third"
             cut_connections(env["QUANTAGENT_DSN"])
             append("fourth")
-            assert said.get(timeout=GIVE_UP_S)["payload"]["name"] == "fourth"
+            assert said.get(timeout=WAIT_TIMEOUT_S)["payload"]["name"] == "fourth"
             append("fifth")
-            assert said.get(timeout=GIVE_UP_S)["payload"]["name"] == "fifth"
+            assert said.get(timeout=WAIT_TIMEOUT_S)["payload"]["name"] == "fifth"
             followed.send_signal(signal.SIGINT)
-            assert followed.wait(timeout=GIVE_UP_S) == 0
+            assert followed.wait(timeout=WAIT_TIMEOUT_S) == 0
             assert followed.stderr is not None
             assert followed.stderr.read() == ""
 

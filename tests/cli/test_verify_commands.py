@@ -10,12 +10,12 @@ import psycopg
 import pytest
 
 from engine.audit.anchors import Anchor, read_anchors
-from engine.audit.chain import log_id_of
-from engine.audit.verify import Verdict, verify
+from engine.audit.chain import read_log_id
+from engine.audit.verify import VerificationReport, verify_log
 from engine.store.postgres import PostgresStore
 from tests.cli.test_commands import answer, env, refusal, run, write_bars
 from tests.support.forks import QUANTAGENT
-from tests.support.waiting import GIVE_UP_S, wait_until
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 from tests.support.workloads import walk, write_signals
 
 __all__ = ["env"]
@@ -30,12 +30,12 @@ def traded(env: dict[str, str], folder: Path) -> None:
 
 def anchors_of(env: dict[str, str], dsn: str) -> list[Anchor]:
     with psycopg.connect(dsn) as conn:
-        return read_anchors(Path(env["QUANTAGENT_HOME"]) / "anchors" / f"{log_id_of(conn)}.jsonl")
+        return read_anchors(Path(env["QUANTAGENT_HOME"]) / "anchors" / f"{read_log_id(conn)}.jsonl")
 
 
-def whole(dsn: str) -> Verdict:
+def whole(dsn: str) -> VerificationReport:
     with psycopg.connect(dsn) as conn:
-        return verify(conn)
+        return verify_log(conn)
 
 
 def test_a_command_that_appended_leaves_an_anchor_of_the_head(env: dict[str, str], dsn: str, tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_a_command_told_to_end_anchors_what_it_appended(env: dict[str, str], dsn
     run(env, "data", "sample")
     begun = subprocess.Popen([str(QUANTAGENT), "backtest"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with begun, PostgresStore(dsn) as store:
-        wait_until(lambda: store.head() >= 1_000, "the backtest does not go on")
+        wait_until(lambda: store.last_position() >= 1_000, "the backtest does not go on")
         begun.terminate()
-        begun.communicate(timeout=GIVE_UP_S)
+        begun.communicate(timeout=WAIT_TIMEOUT_S)
     assert begun.returncode == 143
     verdict = whole(dsn)
     assert anchors_of(env, dsn)[-1].position == verdict.last_position

@@ -17,7 +17,7 @@ from engine.core.events import Environment, RunRequested
 from engine.core.market import BUILT_IN_INSTRUMENTS, Instrument, Timeframe, periods_per_year
 from engine.data.memory import MemoryCatalogue
 from engine.data.signals import ImportedAnalyst
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime import runs
 from engine.runtime.session import Journal, Session
 from engine.store import Cause
@@ -58,7 +58,7 @@ def test_two_runs_over_the_same_dates_interleaved_give_what_each_gives_alone(wor
         runs.start_run(world.store, asked, first, "test")
         journal = Journal(world.store, runs.book_stream(asked.run_id), Cause("test", asked.run_id))
         driven.append((asked, Session(asked.config, asked.config_digest, ImportedAnalyst(FILE), journal), journal))
-    for number, moment in enumerate(moments(BARS)):
+    for number, moment in enumerate(time_slices(BARS)):
         for _, session, journal in driven:
             session.advance(moment)
             if number % 7 == 0:

@@ -15,11 +15,19 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Identifier
 
 from engine.audit import identity, signing
-from engine.audit.anchors import Anchor, anchors_file, is_signed, keys_of, read_anchors
-from engine.audit.chain import lineage_of, log_id_of
-from engine.audit.export import export
-from engine.audit.signing import Flaw, anchor, key_file, public_key_file, remembered_file, rotate_key, standing
-from engine.audit.verify import verify
+from engine.audit.anchors import Anchor, anchors_file, is_signed, read_anchors, resolve_keys
+from engine.audit.chain import read_lineage, read_log_id
+from engine.audit.export import export_log
+from engine.audit.signing import (
+    AnchoringDefect,
+    anchoring_state,
+    key_file,
+    last_anchor_file,
+    public_key_file,
+    rotate_signing_key,
+    sign_head,
+)
+from engine.audit.verify import verify_log
 from engine.core.errors import BadInput
 from engine.core.events import AnchoringRestarted, LogAdopted, RunFailed
 from engine.store import Batch, Cause
@@ -41,7 +49,7 @@ class Log(NamedTuple):
 
     @property
     def file(self) -> Path:
-        return anchors_file(self.home, log_id_of(self.conn))
+        return anchors_file(self.home, read_log_id(self.conn))
 
     def append(self, name: str = "later") -> None:
         with PostgresStore(self.dsn) as store:
@@ -53,15 +61,15 @@ class Log(NamedTuple):
             self.conn.execute("SET LOCAL session_replication_role = replica")
             self.conn.execute("UPDATE quantagent.events SET topic = 'RunFailed.v9' WHERE notification_id = 1")
             forge(self.conn)
-        assert verify(self.conn).finding is None
+        assert verify_log(self.conn).finding is None
 
     def begin_anew(self, reason: str = "the disk failed") -> Anchor:
         with PostgresStore(self.dsn) as store:
-            return identity.begin_anew(store, self.conn, self.home, AT, ME, reason)
+            return identity.restart_anchoring(store, self.conn, self.home, AT, ME, reason)
 
     def adopt(self, home: Path | None = None) -> tuple[LogAdopted, Anchor]:
         with PostgresStore(self.dsn) as store:
-            return identity.adopt(store, self.conn, home or self.home, AT, ME, "a drill")
+            return identity.adopt_copy(store, self.conn, home or self.home, AT, ME, "a drill")
 
     def events(self) -> list[Any]:
         with PostgresStore(self.dsn) as store:
@@ -74,7 +82,7 @@ def log(dsn: str, tmp_path: Path) -> Iterator[Log]:
         made = Log(dsn, conn, tmp_path / "home")
         for name in "abc":
             made.append(name)
-            anchor(conn, made.home, AT)
+            sign_head(conn, made.home, AT)
         yield made
 
 
@@ -89,10 +97,10 @@ def copy(log: Log, server: str) -> Iterator[Log]:
 
 def refusal(log: Log) -> str:
     """Why the head is not signed; the file of anchors stays as it is."""
-    file = standing(log.conn, log.home).file
+    file = anchoring_state(log.conn, log.home).file
     before = file.read_bytes() if file.exists() else None
     with pytest.raises(BadInput) as refused:
-        anchor(log.conn, log.home, AT)
+        sign_head(log.conn, log.home, AT)
     assert (file.read_bytes() if file.exists() else None) == before
     return str(refused.value)
 
@@ -130,7 +138,7 @@ def test_a_forged_log_without_its_anchors_is_not_signed(log: Log, lose: Any) -> 
     log.forge()
     lose(log.file)
     assert "does not hold what the last anchor in" in refusal(log)
-    assert standing(log.conn, log.home).flaw is Flaw.LOG
+    assert anchoring_state(log.conn, log.home).defect is AnchoringDefect.LOG
 
 
 @pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
@@ -138,7 +146,7 @@ def test_an_honest_log_without_its_anchors_is_not_signed_until_it_is_begun_anew(
     left = log.file.read_bytes()
     lose(log.file)
     assert "of the 3 anchors that were made of this log are in" in refusal(log)
-    assert standing(log.conn, log.home).flaw is Flaw.FILE
+    assert anchoring_state(log.conn, log.home).defect is AnchoringDefect.FILE
     made = log.begin_anew()
     assert read_anchors(log.file) == [made]
     event = log.events()[-1]
@@ -146,8 +154,8 @@ def test_an_honest_log_without_its_anchors_is_not_signed_until_it_is_begun_anew(
     assert (event.seal, event.position, event.reason) == (3, 3, "the disk failed")
     assert event.hash.encode() in left
     log.append()
-    assert anchor(log.conn, log.home, AT) is not None
-    verdict = verify(log.conn, read_anchors(log.file))
+    assert sign_head(log.conn, log.home, AT) is not None
+    verdict = verify_log(log.conn, read_anchors(log.file))
     assert verdict.finding is None
     assert verdict.notices == ("anchoring began anew at position 4, after an anchor of position 3: the disk failed",)
 
@@ -158,7 +166,7 @@ def test_an_anchor_that_was_edited_is_found_wherever_it_is(log: Log) -> None:
     log.append()
     assert "so that one of them was changed" in refusal(log)
     log.file.write_bytes(b"".join([*lines, lines[0]]))
-    assert anchor(log.conn, log.home, AT) is not None
+    assert sign_head(log.conn, log.home, AT) is not None
 
 
 def test_a_file_that_comes_back_from_a_copy_is_signed_on(log: Log) -> None:
@@ -167,7 +175,7 @@ def test_a_file_that_comes_back_from_a_copy_is_signed_on(log: Log) -> None:
     log.file.unlink()
     refusal(log)
     log.file.write_bytes(kept)
-    made = anchor(log.conn, log.home, AT)
+    made = sign_head(log.conn, log.home, AT)
     assert made is not None
     assert len(read_anchors(log.file)) == 4
 
@@ -193,23 +201,23 @@ def test_an_emptied_log_is_not_signed(log: Log) -> None:
 
 
 def test_a_home_of_the_version_before_is_remembered_from_then_on(log: Log) -> None:
-    for path in remembered_file(log.home, log_id_of(log.conn)).parent.iterdir():
+    for path in last_anchor_file(log.home, read_log_id(log.conn)).parent.iterdir():
         path.unlink()
-    assert anchor(log.conn, log.home, AT) == read_anchors(log.file)[-1]
+    assert sign_head(log.conn, log.home, AT) == read_anchors(log.file)[-1]
     log.file.unlink()
     refusal(log)
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff", b"[]"])
 def test_a_damaged_file_is_named_and_can_be_begun_anew(log: Log, content: bytes) -> None:
-    path = remembered_file(log.home, log_id_of(log.conn))
+    path = last_anchor_file(log.home, read_log_id(log.conn))
     path.write_bytes(content)
     assert f"{path} is damaged" in refusal(log)
     log.begin_anew()
     log.file.write_bytes(content + b"\n")
     assert f"line 1 of {log.file} is no anchor" in refusal(log)
     log.begin_anew()
-    assert standing(log.conn, log.home).flaw is None
+    assert anchoring_state(log.conn, log.home).defect is None
 
 
 # --- The links since the last anchor --------------------------------------------------------------------------------
@@ -250,7 +258,7 @@ def test_a_copy_is_not_signed_and_leaves_the_original_alone(
     before = {path: path.read_bytes() for path in log.home.rglob("*") if path.is_file()}
     there.append()
     assert "this database is a copy of log" in refusal(there)
-    assert standing(there.conn, there.home).flaw is Flaw.COPY
+    assert anchoring_state(there.conn, there.home).defect is AnchoringDefect.COPY
     assert {path: path.read_bytes() for path in log.home.rglob("*") if path.is_file()} == before
 
 
@@ -262,41 +270,41 @@ def test_a_copy_without_a_record_of_its_database_is_known_by_what_the_home_remem
 
 
 def test_a_copy_that_is_adopted_is_a_log_of_its_own(copy: Log, log: Log, server: str, tmp_path: Path) -> None:
-    parent = log_id_of(copy.conn)
+    parent = read_log_id(copy.conn)
     kept = copy.file.read_bytes()
     copy.append("fork")
     with pytest.raises(BadInput, match="is a copy of log"):
         copy.begin_anew()
     adopted, made = copy.adopt()
-    child = log_id_of(copy.conn)
+    child = read_log_id(copy.conn)
     assert (adopted.parent, adopted.log_id) == (str(parent), str(child))
-    assert [(each.log, each.parent, each.after_seal) for each in lineage_of(copy.conn)] == [
+    assert [(each.log, each.parent, each.after_seal) for each in read_lineage(copy.conn)] == [
         (parent, None, 0),
         (child, parent, 4),
     ]
     assert read_anchors(anchors_file(copy.home, child)) == [made]
     assert anchors_file(copy.home, parent).read_bytes() == kept
     copy.append("child")
-    anchor(copy.conn, copy.home, AT)
+    sign_head(copy.conn, copy.home, AT)
     own = read_anchors(anchors_file(copy.home, child))
     parents = read_anchors(anchors_file(copy.home, parent))
-    assert verify(copy.conn, [*parents, *own]).finding is None
+    assert verify_log(copy.conn, [*parents, *own]).finding is None
     # The original goes on as if nothing had been.
     with psycopg.connect(log.dsn, autocommit=True) as conn:
         original = log._replace(conn=conn)
         for name in "def":
             original.append(name)
-            anchor(conn, log.home, AT)
-        assert verify(conn, read_anchors(original.file)).finding is None
+            sign_head(conn, log.home, AT)
+        assert verify_log(conn, read_anchors(original.file)).finding is None
         # What it anchored after the copy was made vouches for nothing in the copy.
         late = read_anchors(original.file)
-    finding = verify(copy.conn, [*late, *own]).finding
+    finding = verify_log(copy.conn, [*late, *own]).finding
     assert finding is not None
     assert "of another log" in finding.what
     # An export says the same, and its verifier reads it.
     with copy.conn.transaction():
-        export(copy.conn, tmp_path / "log", own)
-    done = bare(tmp_path / "log" / "verify.py", "--public-key", keys_of(own).in_force, "--anchor", "ANCHORS")
+        export_log(copy.conn, tmp_path / "log", own)
+    done = bare(tmp_path / "log" / "verify.py", "--public-key", resolve_keys(own).in_force, "--anchor", "ANCHORS")
     assert done.returncode == 2
     (tmp_path / "kept.jsonl").write_bytes(kept)
     done = bare(tmp_path / "log" / "verify.py", "--anchor", tmp_path / "kept.jsonl")
@@ -315,16 +323,16 @@ def test_a_changed_copy_is_not_adopted(copy: Log) -> None:
 
 def test_an_adoption_that_was_cut_off_is_completed(copy: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(identity, "anchor", None)
-        patch.setattr(identity, "_adoption_of", nothing)
+        patch.setattr(identity, "sign_head", None)
+        patch.setattr(identity, "_find_adoption", nothing)
         with pytest.raises(AssertionError):
             copy.adopt()
-    assert len(lineage_of(copy.conn)) == 1
-    finding = verify(copy.conn).finding
+    assert len(read_lineage(copy.conn)) == 1
+    finding = verify_log(copy.conn).finding
     assert finding is not None
     assert "its events do not say so" in finding.what
     copy.adopt()
-    assert verify(copy.conn, read_anchors(copy.file)).finding is None
+    assert verify_log(copy.conn, read_anchors(copy.file)).finding is None
     assert sum(isinstance(event, LogAdopted) for event in copy.events()) == 1
 
 
@@ -334,7 +342,7 @@ def test_a_name_that_no_event_gave_is_found(log: Log) -> None:
         log.conn.execute(
             "INSERT INTO quantagent.log_identity (parent, after_seal) SELECT log_id, 1 FROM quantagent.log_identity"
         )
-        finding = verify(log.conn).finding
+        finding = verify_log(log.conn).finding
         assert finding is not None
         assert "it was renamed" in finding.what
 
@@ -352,8 +360,8 @@ def test_a_copy_of_an_adopted_copy_is_a_copy_again(copy: Log, server: str) -> No
         again = Log(made, conn, copy.home)
         assert "is a copy of log" in refusal(again)
         again.adopt()
-        assert len(lineage_of(conn)) == 3
-        assert verify(conn, read_anchors(again.file)).finding is None
+        assert len(read_lineage(conn)) == 3
+        assert verify_log(conn, read_anchors(again.file)).finding is None
 
 
 def test_a_renamed_database_is_the_same_log(log: Log, server: str) -> None:
@@ -363,7 +371,7 @@ def test_a_renamed_database_is_the_same_log(log: Log, server: str) -> None:
         conn.execute(SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(name), Identifier(f"{name}_b")))
     try:
         with psycopg.connect(log.dsn.replace(name, f"{name}_b"), autocommit=True) as conn:
-            assert standing(conn, log.home).flaw is None
+            assert anchoring_state(conn, log.home).defect is None
     finally:
         with psycopg.connect(server, autocommit=True) as conn:
             conn.execute(SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(f"{name}_b"), Identifier(name)))
@@ -375,7 +383,7 @@ def test_a_renamed_database_is_the_same_log(log: Log, server: str) -> None:
 def other_key(log: Log, tmp_path: Path) -> Path:
     """The keys of another home."""
     elsewhere = tmp_path / "other"
-    anchor(log.conn, elsewhere, AT)
+    sign_head(log.conn, elsewhere, AT)
     return elsewhere / "keys"
 
 
@@ -385,13 +393,13 @@ def test_another_key_does_not_sign_on(log: Log, tmp_path: Path) -> None:
         (log.home / "keys" / name).write_bytes((foreign / name).read_bytes())
     log.append()
     assert "and this log's anchors are signed with" in refusal(log)
-    assert standing(log.conn, log.home).flaw is Flaw.KEY
+    assert anchoring_state(log.conn, log.home).defect is AnchoringDefect.KEY
 
 
 def test_without_the_key_the_standing_says_so_at_once(log: Log) -> None:
     key_file(log.home).unlink()
-    found = standing(log.conn, log.home)
-    assert (found.flaw, "is gone: restore it" in found.refusal) == (Flaw.KEY, True)
+    found = anchoring_state(log.conn, log.home)
+    assert (found.defect, "is gone: restore it" in found.refusal) == (AnchoringDefect.KEY, True)
 
 
 @pytest.mark.parametrize("field", ["hash", "signature", "position"])
@@ -400,31 +408,31 @@ def test_a_last_anchor_that_was_edited_is_found_without_a_verification(log: Log,
     value = 2 if field == "position" else "00" * (64 if field == "signature" else 32)
     edited = msgspec.structs.replace(last, **{field: value})
     log.file.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in (*before, edited)))
-    assert standing(log.conn, log.home).flaw in (Flaw.LOG, Flaw.FILE)
+    assert anchoring_state(log.conn, log.home).defect in (AnchoringDefect.LOG, AnchoringDefect.FILE)
     log.append()
     refusal(log)
 
 
 def test_a_rotated_key_is_vouched_for_by_the_one_before_it(log: Log, tmp_path: Path) -> None:
     first = public_key_file(log.home).read_text().strip()
-    rotated = rotate_key(log.conn, log.home, AT)
+    rotated = rotate_signing_key(log.conn, log.home, AT)
     second = public_key_file(log.home).read_text().strip()
     assert (rotated.key, rotated.successor) == (first, second)
     assert first != second
     assert is_signed(rotated)
     log.append()
-    assert getattr(anchor(log.conn, log.home, AT), "key", "") == second
-    third = rotate_key(log.conn, log.home, AT).successor
+    assert getattr(sign_head(log.conn, log.home, AT), "key", "") == second
+    third = rotate_signing_key(log.conn, log.home, AT).successor
     log.append("last")
-    anchor(log.conn, log.home, AT)
+    sign_head(log.conn, log.home, AT)
     kept = read_anchors(log.file)
-    assert [len(kept), keys_of(kept).in_force, keys_of(kept).retired] == [7, third, (first, second)]
+    assert [len(kept), resolve_keys(kept).in_force, resolve_keys(kept).retired] == [7, third, (first, second)]
     for trusted in (first, second, third, None):
-        assert verify(log.conn, kept, trusted).finding is None
+        assert verify_log(log.conn, kept, trusted).finding is None
     # An old anchor again at the end is harmless, as before.
-    assert verify(log.conn, [*kept, kept[0]], third).finding is None
+    assert verify_log(log.conn, [*kept, kept[0]], third).finding is None
     with log.conn.transaction():
-        export(log.conn, tmp_path / "log", kept)
+        export_log(log.conn, tmp_path / "log", kept)
     for trusted in (first, second, third):
         done = bare(tmp_path / "log" / "verify.py", "--public-key", trusted)
         assert done.returncode == 0, done.stdout
@@ -437,7 +445,7 @@ def test_a_rotated_key_is_vouched_for_by_the_one_before_it(log: Log, tmp_path: P
 
 def test_a_retired_key_signs_no_more(log: Log) -> None:
     old = key_file(log.home).read_bytes()
-    rotate_key(log.conn, log.home, AT)
+    rotate_signing_key(log.conn, log.home, AT)
     key_file(log.home).write_bytes(old)
     log.append()
     assert "and this log's anchors are signed with" in refusal(log)
@@ -445,11 +453,11 @@ def test_a_retired_key_signs_no_more(log: Log) -> None:
 
 @pytest.mark.parametrize("by", ["successor", "key"])
 def test_a_succession_that_one_key_did_not_sign_is_refused(log: Log, by: str) -> None:
-    rotated = rotate_key(log.conn, log.home, AT)
+    rotated = rotate_signing_key(log.conn, log.home, AT)
     other = "signature" if by == "key" else "countersignature"
     forged = msgspec.structs.replace(rotated, **{other: "00" * 64})
     kept = [*read_anchors(log.file)[:-1], forged]
-    finding = verify(log.conn, kept).finding
+    finding = verify_log(log.conn, kept).finding
     assert finding is not None
     assert "not signed" in finding.what
 
@@ -457,33 +465,33 @@ def test_a_succession_that_one_key_did_not_sign_is_refused(log: Log, by: str) ->
 def test_a_key_that_nobody_named_is_refused(log: Log, tmp_path: Path) -> None:
     log.append()
     elsewhere = tmp_path / "other"
-    foreign = anchor(log.conn, elsewhere, AT)
+    foreign = sign_head(log.conn, elsewhere, AT)
     assert foreign is not None
-    finding = verify(log.conn, [*read_anchors(log.file), foreign]).finding
+    finding = verify_log(log.conn, [*read_anchors(log.file), foreign]).finding
     assert finding is not None
     assert "signed with another key" in finding.what
 
 
-@pytest.mark.parametrize("cut", ["_append", "_remember", "_take_over"])
+@pytest.mark.parametrize("cut", ["_append", "_write_last_anchor", "_promote_next_key"])
 def test_a_rotation_that_was_cut_off_does_no_harm(log: Log, cut: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    anchor(log.conn, log.home, AT)
+    sign_head(log.conn, log.home, AT)
     with monkeypatch.context() as patch:
         patch.setattr(signing, cut, None)
         with pytest.raises(TypeError):
-            rotate_key(log.conn, log.home, AT)
-    assert standing(log.conn, log.home).flaw is None
+            rotate_signing_key(log.conn, log.home, AT)
+    assert anchoring_state(log.conn, log.home).defect is None
     log.append()
-    assert anchor(log.conn, log.home, AT) is not None
+    assert sign_head(log.conn, log.home, AT) is not None
     kept = read_anchors(log.file)
-    assert verify(log.conn, kept, public_key_file(log.home).read_text().strip()).finding is None
-    rotate_key(log.conn, log.home, AT)
+    assert verify_log(log.conn, kept, public_key_file(log.home).read_text().strip()).finding is None
+    rotate_signing_key(log.conn, log.home, AT)
 
 
 def test_an_empty_log_has_no_key_to_rotate(dsn: str, tmp_path: Path) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn, pytest.raises(BadInput, match="nothing to rotate"):
-        rotate_key(conn, tmp_path, AT)
+        rotate_signing_key(conn, tmp_path, AT)
 
 
 def test_a_home_in_two_places_shares_what_was_anchored(log: Log, tmp_path: Path) -> None:
     copytree(log.home, tmp_path / "second")
-    assert standing(log.conn, tmp_path / "second").flaw is None
+    assert anchoring_state(log.conn, tmp_path / "second").defect is None

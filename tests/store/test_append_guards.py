@@ -10,15 +10,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from engine.audit.verify import verify
+from engine.audit.verify import verify_log
 from engine.core.errors import StoreUnavailable
 from engine.core.events import RunFailed
 from engine.core.market import Timeframe
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.signals import read_signals, save_signals
 from engine.store import Batch, Cause
 from engine.store.codec import stream_id
-from engine.store.hash_chain import Sealing, row_bytes, sealed_text
+from engine.store.hash_chain import SealBuilder, format_sealed_at, row_bytes
 from engine.store.postgres import PostgresStore
 from tests.support.tampering import INSERT_SEAL
 from tests.support.workloads import walk, write_signals
@@ -62,9 +62,9 @@ class Append:
             for n in range(self.events)
         ]
         place = (self.seal + 1, self.first, self.first + self.events - 1, self.events, self.previous)
-        sealing = Sealing(*place, sealed_text(self.at), self.by)
+        sealing = SealBuilder(*place, format_sealed_at(self.at), self.by)
         sealing.add(rows)
-        return tuple(sealing.done()._replace(**changes))
+        return tuple(sealing.build()._replace(**changes))
 
     def close(self, **changes: Any) -> None:
         self.conn.execute(INSERT_SEAL, self.sealed(**changes))
@@ -171,7 +171,7 @@ def refused(conn: Connection, act: Callable[[Connection], None]) -> None:
         with pytest.raises(psycopg.errors.RaiseException), conn.transaction():
             each(conn)
     conn.execute("RESET ROLE")
-    verdict = verify(conn)
+    verdict = verify_log(conn)
     assert (verdict.finding, verdict.events, verdict.seals) == (None, 3, 3)
 
 
@@ -201,13 +201,13 @@ def test_an_append_by_hand_that_keeps_the_rules_is_an_append_like_any_other(log:
         append = Append(log)
         log.execute(INSERT_EVENT, (stream_id("run:z"), 1, STATE, append.first))
         row = row_bytes(stream_id("run:z").bytes, 1, b"RunFailed.v1", STATE, append.first)
-        sealing = Sealing(
-            append.seal + 1, append.first, append.first, 1, append.previous, sealed_text(append.at), append.by
+        sealing = SealBuilder(
+            append.seal + 1, append.first, append.first, 1, append.previous, format_sealed_at(append.at), append.by
         )
         sealing.add([row])
-        log.execute(INSERT_SEAL, sealing.done())
+        log.execute(INSERT_SEAL, sealing.build())
     log.execute("RESET ROLE")
-    verdict = verify(log)
+    verdict = verify_log(log)
     assert (verdict.finding, verdict.events, verdict.seals) == (None, 6, 5)
     # Its time and its actor are the client's word; the seal holds the server's time and the login.
     assert [notice for notice in verdict.notices if "say that they were recorded" in notice]
@@ -232,7 +232,7 @@ def test_a_clock_of_the_server_that_goes_back_is_reported_and_no_change(log: Con
         log.execute("SET LOCAL session_replication_role = replica")
         log.execute("UPDATE quantagent.seals SET sealed_at = sealed_at - interval '1 minute' WHERE seal = 2")
         forge(log)
-        verdict = verify(log)
+        verdict = verify_log(log)
         assert verdict.finding is None
         assert [notice for notice in verdict.notices if notice.startswith("the server's clock went back 1 time(s)")]
 
@@ -253,7 +253,7 @@ def test_rows_that_the_database_drops_fail_the_append(dsn: str, change: str, tab
     with PostgresStore(dsn) as store:
         with pytest.raises(StoreUnavailable, match=f"rows were sent to the table quantagent.{table} and it stored 0"):
             store.append([Batch("run:x", 0, [RunFailed("x", "y")])], ME)
-        assert store.head() == 0
+        assert store.last_position() == 0
 
 
 def test_a_database_that_drops_some_rows_fails_the_append(dsn: str) -> None:
@@ -269,7 +269,7 @@ def test_a_database_that_drops_some_rows_fails_the_append(dsn: str) -> None:
 @pytest.mark.parametrize("table", ["bars", "bar_imports"])
 def test_bars_that_the_database_drops_fail_the_import(dsn: str, table: str, known: int) -> None:
     bars = walk("AAA", 100, 20, 100.0, 0.005)
-    catalogue = Catalogue(dsn)
+    catalogue = PostgresCatalogue(dsn)
     if known:
         catalogue.add("AAA", Timeframe.H1, bars[:known], source="test", learned_at=NOW)
     with psycopg.connect(dsn) as conn:
@@ -278,7 +278,7 @@ def test_bars_that_the_database_drops_fail_the_import(dsn: str, table: str, know
         StoreUnavailable, match=f"the table quantagent.{table} and it stored {known * (table == 'bars')},"
     ):
         catalogue.add("AAA", Timeframe.H1, bars, source="test", learned_at=NOW)
-    assert sum(held.count for held in catalogue.listing()) == known
+    assert sum(held.count for held in catalogue.list_series()) == known
 
 
 def test_signals_that_the_database_drops_fail_the_import(dsn: str, tmp_path: Path) -> None:
@@ -288,4 +288,4 @@ def test_signals_that_the_database_drops_fail_the_import(dsn: str, tmp_path: Pat
     with PostgresStore(dsn) as store:
         with pytest.raises(StoreUnavailable, match=r"table quantagent\.imported_signals and it stored 0"):
             save_signals(store, dsn, file, "test")
-        assert store.head() == 0
+        assert store.last_position() == 0

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import clock
-from engine.audit.as_of import State, as_of
+from engine.audit.as_of import BookSnapshot, book_as_of
 from engine.core.config import digest_of
 from engine.core.errors import NotFound
 from engine.core.events import BookEvent, Environment, PositionsMarked, RunRequested, TradingHalted
@@ -22,7 +22,7 @@ from engine.core.intents import Intent
 from engine.core.market import Direction
 from engine.core.money import add, exact, percent_of, sub, total
 from engine.data.signals import ImportedAnalyst
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime import runs
 from engine.runtime.session import Journal, Session
 from engine.store import ENGINE_VERSION, Cause, Store
@@ -43,7 +43,7 @@ def question_of(history: History) -> RunRequested:
     return msgspec.structs.replace(asked, run_id=STREAM.removeprefix("book:"))
 
 
-def starting_cash(state: State) -> Decimal:
+def starting_cash(state: BookSnapshot) -> Decimal:
     """What the account must have begun with, worked back from what it has."""
     cost = total(position.cost for position in state.book.positions.values())
     return sub(add(add(state.book.cash, cost), state.book.fees), add(state.book.realised, state.book.adjusted))
@@ -58,9 +58,9 @@ def test_at_any_instant_it_is_the_fold_of_the_events_until_then(history: History
     before = [event for event in events if event.at <= at]
     if not before:
         with pytest.raises(NotFound, match=r"was opened at .*: at .* there was none, ask for a later time\.$"):
-            as_of(store, question_of(history), at)
+            book_as_of(store, question_of(history), at)
         return
-    state = as_of(store, question_of(history), at)
+    state = book_as_of(store, question_of(history), at)
     assert state.book == fold(before)
     assert state.last.event == before[-1]
     assert state.last.version == len(before)
@@ -73,7 +73,7 @@ def test_at_any_instant_it_is_the_fold_of_the_events_until_then(history: History
 def test_at_its_end_it_is_the_book(history: History) -> None:
     store = MemoryStore()
     session = run_history(history, store).session
-    state = as_of(store, question_of(history), datetime.max.replace(tzinfo=UTC))
+    state = book_as_of(store, question_of(history), datetime.max.replace(tzinfo=UTC))
     assert state.book == session.book
     for position in state.book.positions.values():
         multiplier = state.book.instruments[position.symbol].multiplier
@@ -92,16 +92,16 @@ def test_a_halt_is_there_until_it_is_lifted(bold: tuple[Store, RunRequested]) ->
     store, asked = bold
     rows = list(store.read(runs.book_stream(asked.run_id)))
     halted = next(row.event for row in rows if isinstance(row.event, TradingHalted))
-    assert as_of(store, asked, halted.at).book.halts == {"daily_loss": halted}
-    assert as_of(store, asked, halted.at - timedelta(seconds=1)).book.halts == {}
+    assert book_as_of(store, asked, halted.at).book.halts == {"daily_loss": halted}
+    assert book_as_of(store, asked, halted.at - timedelta(seconds=1)).book.halts == {}
     midnight = halted.at.replace(hour=0) + timedelta(days=1)
-    assert as_of(store, asked, midnight - timedelta(seconds=1)).book.halts == {"daily_loss": halted}
-    assert as_of(store, asked, midnight).book.halts == {}
+    assert book_as_of(store, asked, midnight - timedelta(seconds=1)).book.halts == {"daily_loss": halted}
+    assert book_as_of(store, asked, midnight).book.halts == {}
 
 
 def test_the_limits_are_the_runs_own_in_the_money_of_that_day(bold: tuple[Store, RunRequested]) -> None:
     store, asked = bold
-    state = as_of(store, asked, BARS[0][-1].closed_at)
+    state = book_as_of(store, asked, BARS[0][-1].closed_at)
     assert BOLD.limits.daily_loss_pct is not None
     assert state.daily_loss == percent_of(state.book.day_equity, BOLD.limits.daily_loss_pct)
     assert state.run.config.limits == BOLD.limits
@@ -114,11 +114,11 @@ def test_an_order_that_waits_over_a_weekend_is_there_with_what_it_reserved() -> 
     history = History(config_of(quantity="10", commission_bps="10"), bars, {("AAA", friday + HOUR): long})
     store = MemoryStore()
     run_history(history, store)
-    waiting = as_of(store, question_of(history), monday - HOUR)
+    waiting = book_as_of(store, question_of(history), monday - HOUR)
     (order,) = waiting.book.working.values()
     assert (order.at, order.quantity, order.reserved) == (friday + HOUR, 10, exact("1001"))
     assert waiting.book.free_cash == 100_000 - order.reserved
-    filled = as_of(store, question_of(history), monday)
+    filled = book_as_of(store, question_of(history), monday)
     assert (filled.book.working, filled.book.held("AAA")) == ({}, 10)
     assert filled.average_price(filled.book.positions["AAA"]) == 101
 
@@ -131,24 +131,24 @@ def test_by_recording_time_it_is_what_the_log_knew(history: History, steps: int)
     journal = Journal(store, STREAM, Cause("a law"))
     session = Session(history.config, digest_of(history.config), Scripted(history.script), journal)
     with pytest.MonkeyPatch.context() as patch:
-        for n, moment in enumerate(moments(history.bars)):
+        for n, moment in enumerate(time_slices(history.bars)):
             patch.setattr(clock, "now", lambda hours=n: began + hours * HOUR)
             session.advance(moment)
             journal.flush()
     at = began + steps * HOUR
     rows = [row for row in store.read(STREAM) if row.meta.recorded_at <= at]
-    state = as_of(store, question_of(history), at, recorded=True)
+    state = book_as_of(store, question_of(history), at, recorded=True)
     assert state.book == fold(row.event for row in rows if isinstance(row.event, BookEvent))
     assert (state.last, state.opened_at) == (rows[-1], began)
     with pytest.raises(NotFound, match="was stored from 2026-03-01T12:00:00Z"):
-        as_of(store, question_of(history), began - HOUR, recorded=True)
+        book_as_of(store, question_of(history), began - HOUR, recorded=True)
 
 
 def test_a_run_that_has_decided_nothing_says_so() -> None:
     store = MemoryStore()
     asked = runs.start_run(store, run_request(BOLD), BARS[0][0].opened_at, "test")
     with pytest.raises(NotFound, match="has decided nothing yet"):
-        as_of(store, asked, BARS[0][0].opened_at)
+        book_as_of(store, asked, BARS[0][0].opened_at)
 
 
 # --- As a command -------------------------------------------------------------------------------------------------

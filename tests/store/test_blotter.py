@@ -35,7 +35,7 @@ from engine.core.events import (
 from engine.core.intents import Intent
 from engine.core.market import Direction, Side
 from engine.core.money import ONE, exact
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime.session import Journal, Session
 from engine.store import Cause
 from engine.store.memory import MemoryStore
@@ -265,7 +265,7 @@ def drive(history: History, store: MemoryStore, blotter: PostgresBlotter) -> Non
     journal = Journal(store, "book:law", Cause("a law"))
     config = history.config
     session = Session(config, digest_of(config), Scripted(history.script), journal, blotter)
-    for moment in moments(history.bars):
+    for moment in time_slices(history.bars):
         session.advance(moment)
         journal.flush()
         assert compare_account(session.book, blotter.account_state(moment.at)) == compare_account(

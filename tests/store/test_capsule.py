@@ -19,14 +19,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
-from engine.audit.bundle import bundle
+from engine.audit.bundle import pack_run
 from engine.audit.capsule import Capsule, open_capsule
-from engine.audit.regenerate import bars_of
+from engine.audit.regenerate import run_bars
 from engine.core.errors import BadInput
 from engine.core.events import AnalysisMade, OrderFilled
 from engine.core.market import Timeframe, instrument_for
 from engine.core.money import exact
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.runtime import runs
 from engine.store import ENGINE_VERSION, Batch, Cause
 from engine.store.postgres import PostgresStore
@@ -168,7 +168,7 @@ def test_a_run_without_an_anchor_has_no_key_that_vouches_for_it(
     file = tmp_path / "bare.zip"
     with PostgresStore(origin.dsn) as store, psycopg.connect(origin.dsn) as conn:
         found = runs.find_run_by_prefix(store, origin.runs["backtest"])
-        bundle(store, conn, found, bars_of(Catalogue(origin.dsn), store, found), None, file)
+        pack_run(store, conn, found, run_bars(PostgresCatalogue(origin.dsn), store, found), None, file)
     assert "origin: no key vouches for it" in run(elsewhere, "audit", "reproduce", file).stdout
     refused = run(elsewhere, "audit", "reproduce", file, "--public-key", anchor_key(origin), code=3)
     assert "No anchor signed with" in refused.stderr
@@ -191,7 +191,7 @@ def test_a_capsule_is_its_dataset_its_book_and_its_seals(origin: Origin) -> None
     capsule = open_capsule(origin.capsules["backtest"])
     with PostgresStore(origin.dsn) as store:
         assert list(capsule.book()) == list(store.read(runs.book_stream(capsule.manifest.run_id)))
-        bars = bars_of(Catalogue(origin.dsn), store, capsule.requested)
+        bars = run_bars(PostgresCatalogue(origin.dsn), store, capsule.requested)
     assert capsule.bars() == bars
     with ZipFile(capsule.path) as zipped:
         assert sha256(zipped.read("bars.csv")).hexdigest() == capsule.requested.dataset_digest
@@ -204,13 +204,13 @@ def test_a_capsule_is_its_dataset_its_book_and_its_seals(origin: Origin) -> None
 
 def test_an_anchor_vouches_for_a_run_whose_appends_it_closes(origin: Origin) -> None:
     capsule = open_capsule(origin.capsules["backtest"])
-    anchor = capsule.vouching()
+    anchor = capsule.vouching_anchor()
     assert anchor is not None
     with PostgresStore(origin.dsn) as store:
         *_, ended = store.read(runs.run_stream(capsule.manifest.run_id))
     assert anchor.position == ended.position
     # Other facts came between this run's and the next anchor.
-    assert open_capsule(origin.capsules["imported"]).vouching() is None
+    assert open_capsule(origin.capsules["imported"]).vouching_anchor() is None
 
 
 def test_another_engine_and_other_packages_are_named_before_anything_else(
@@ -247,7 +247,7 @@ def test_a_run_that_has_not_ended_and_a_file_that_exists_are_refused(origin: Ori
 def test_a_run_that_was_changed_in_the_log_is_not_bundled(origin: Origin, tmp_path: Path) -> None:
     with PostgresStore(origin.dsn) as store, psycopg.connect(origin.dsn) as conn:
         found = runs.find_run_by_prefix(store, origin.runs["backtest"])
-        bars = bars_of(Catalogue(origin.dsn), store, found)
+        bars = run_bars(PostgresCatalogue(origin.dsn), store, found)
         fill = next(
             row.position for row in store.read(runs.book_stream(found.run_id)) if isinstance(row.event, OrderFilled)
         )
@@ -255,9 +255,9 @@ def test_a_run_that_was_changed_in_the_log_is_not_bundled(origin: Origin, tmp_pa
         with tampering(conn):
             conn.execute(changed, (b"[ ", fill))
             with pytest.raises(BadInput, match=r"cannot be bundled: .* `quantagent audit verify`"):
-                bundle(store, conn, found, bars, None, tmp_path / "run.zip")
+                pack_run(store, conn, found, bars, None, tmp_path / "run.zip")
         with pytest.raises(BadInput, match=r"bars\.csv"):
-            bundle(store, conn, found, [bars[0][1:], bars[1]], None, tmp_path / "run.zip")
+            pack_run(store, conn, found, [bars[0][1:], bars[1]], None, tmp_path / "run.zip")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -427,7 +427,7 @@ def test_a_run_under_another_name_is_refused(origin: Origin, tmp_path: Path) -> 
 
 def test_an_anchor_of_somebody_else_does_not_vouch_for_other_seals(origin: Origin, tmp_path: Path) -> None:
     source, mine = origin.capsules["backtest"], Ed25519PrivateKey.generate()
-    last = open_capsule(source).vouching()
+    last = open_capsule(source).vouching_anchor()
     assert last is not None
     unsigned = msgspec.structs.replace(last, hash="00" * 32, key=mine.public_key().public_bytes_raw().hex())
     forged = msgspec.structs.replace(unsigned, signature=mine.sign(unsigned.signed_text).hex())
@@ -496,7 +496,7 @@ def test_a_bar_with_other_values_that_is_here_already_stops_it(
 ) -> None:
     file = origin.capsules["backtest"]
     capsule = open_capsule(file)
-    catalogue, first = Catalogue(dsn), capsule.bars()[0][0]
+    catalogue, first = PostgresCatalogue(dsn), capsule.bars()[0][0]
     later = first.closed_at + timedelta(days=999)
     dearer = msgspec.structs.replace(first, high=exact(first.high + 1))
     catalogue.add(first.symbol, Timeframe.H1, [dearer], source="test", learned_at=later)
@@ -505,7 +505,7 @@ def test_a_bar_with_other_values_that_is_here_already_stops_it(
 
 
 def test_another_instrument_that_is_here_already_stops_it(origin: Origin, elsewhere: dict[str, str], dsn: str) -> None:
-    catalogue, capsule = Catalogue(dsn), open_capsule(origin.capsules["backtest"])
+    catalogue, capsule = PostgresCatalogue(dsn), open_capsule(origin.capsules["backtest"])
     first = capsule.bars()[0][0]
     catalogue.save_instrument(msgspec.structs.replace(instrument_for(first.symbol), price_decimals=7))
     catalogue.add(first.symbol, Timeframe.H1, [first], source="test", learned_at=first.closed_at)
@@ -516,7 +516,7 @@ def test_more_bars_in_its_range_stop_it(origin: Origin, elsewhere: dict[str, str
     capsule = open_capsule(origin.capsules["backtest"])
     before = next(bar for bar, after in pairwise(capsule.bars()[1]) if after.opened_at > bar.closed_at)
     more = msgspec.structs.replace(before, opened_at=before.closed_at, closed_at=before.closed_at + timedelta(hours=1))
-    Catalogue(dsn).add("EUR-USD", Timeframe.H1, [more], source="test", learned_at=more.closed_at)
+    PostgresCatalogue(dsn).add("EUR-USD", Timeframe.H1, [more], source="test", learned_at=more.closed_at)
     assert "has bars in the run's range" in refused_here(elsewhere, capsule.path)
 
 

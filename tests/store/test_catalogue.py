@@ -23,9 +23,9 @@ from psycopg.conninfo import make_conninfo
 from engine.core.errors import BadInput, NotFound, StoreUnavailable
 from engine.core.market import Bar, Instrument, Timeframe, instrument_for
 from engine.core.money import exact
-from engine.data import Added, Bars, Held, Refused
+from engine.data import Added, BarCatalogue, RefusedRow, StoredSeries
 from engine.data import catalogue as catalogues
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.memory import MemoryCatalogue
 
 H1, M30 = Timeframe.H1, Timeframe.M30
@@ -39,18 +39,18 @@ def bar(hour: float, close: str = "10", symbol: str = "X-USD", timeframe: Timefr
     return Bar(symbol, at, at + timeframe.duration, price, price, price, price, Decimal("1.5"))
 
 
-def add(catalogue: Bars, bars: Sequence[Bar], symbol: str = "X-USD", timeframe: Timeframe = H1) -> Added:
+def add(catalogue: BarCatalogue, bars: Sequence[Bar], symbol: str = "X-USD", timeframe: Timeframe = H1) -> Added:
     return catalogue.add(symbol, timeframe, bars, source="test", learned_at=LATER)
 
 
 @pytest.fixture(params=["memory", "postgres"])
-def catalogue(request: pytest.FixtureRequest) -> Bars:
+def catalogue(request: pytest.FixtureRequest) -> BarCatalogue:
     """Each kind of catalogue in turn, empty."""
-    return MemoryCatalogue() if request.param == "memory" else Catalogue(request.getfixturevalue("dsn"))
+    return MemoryCatalogue() if request.param == "memory" else PostgresCatalogue(request.getfixturevalue("dsn"))
 
 
 class TestEveryCatalogue:
-    def test_gives_back_exactly_the_bars_it_was_given_in_order(self, catalogue: Bars) -> None:
+    def test_gives_back_exactly_the_bars_it_was_given_in_order(self, catalogue: BarCatalogue) -> None:
         bars = [bar(0, "0.000000000001"), bar(1, "123456789.123456789"), bar(5, "2525"), bar(6, "100")]
         assert add(catalogue, bars[2:]) == Added(2, 0)
         assert add(catalogue, bars[:2]) == Added(2, 0)
@@ -58,18 +58,18 @@ class TestEveryCatalogue:
         assert stored == bars
         assert [str(each) for each in stored] == [str(each) for each in bars]
 
-    def test_the_same_bars_again_are_known(self, catalogue: Bars) -> None:
+    def test_the_same_bars_again_are_known(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(0), bar(1)])
         digest = catalogue.digest(["X-USD"], H1)
         assert add(catalogue, [bar(0), bar(1), bar(2)]) == Added(1, 2)
         assert add(catalogue, [bar(0), bar(1), bar(2)]) == Added(0, 3)
         assert catalogue.digest(["X-USD"], H1, end=START + 2 * HOUR) == digest
 
-    def test_adding_nothing_changes_nothing(self, catalogue: Bars) -> None:
+    def test_adding_nothing_changes_nothing(self, catalogue: BarCatalogue) -> None:
         assert add(catalogue, []) == Added(0, 0)
-        assert (catalogue.listing(), catalogue.imports()) == ([], [])
+        assert (catalogue.list_series(), catalogue.imports()) == ([], [])
 
-    def test_other_prices_for_a_stored_bar_are_refused_and_nothing_is_stored(self, catalogue: Bars) -> None:
+    def test_other_prices_for_a_stored_bar_are_refused_and_nothing_is_stored(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(1, "10")])
         with pytest.raises(BadInput) as error:
             add(catalogue, [bar(0, "9"), bar(1, "11"), bar(2, "12")])
@@ -82,14 +82,14 @@ class TestEveryCatalogue:
 
     @pytest.mark.parametrize("hour", [-0.5, 0.5])
     def test_a_bar_that_overlaps_a_stored_one_is_refused_and_nothing_is_stored(
-        self, catalogue: Bars, hour: float
+        self, catalogue: BarCatalogue, hour: float
     ) -> None:
         add(catalogue, [bar(0)])
         with pytest.raises(BadInput, match=r"bars would overlap: .* 2024-01-01T00:00:00Z"):
             add(catalogue, [bar(hour), bar(9)])
         assert catalogue.bars("X-USD", H1) == [bar(0)]
 
-    def test_bars_that_touch_do_not_overlap(self, catalogue: Bars) -> None:
+    def test_bars_that_touch_do_not_overlap(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(0.5), bar(2.5)])
         assert add(catalogue, [bar(1.5)]) == Added(1, 0)
 
@@ -106,18 +106,18 @@ class TestEveryCatalogue:
             ([bar(0, "1.10")], "open 1.10 is not a price above 0 with at most 12 decimals"),
         ],
     )
-    def test_an_impossible_bar_is_refused(self, catalogue: Bars, bars: list[Bar], words: str) -> None:
+    def test_an_impossible_bar_is_refused(self, catalogue: BarCatalogue, bars: list[Bar], words: str) -> None:
         with pytest.raises(BadInput) as error:
             add(catalogue, bars)
         assert words in str(error.value)
-        assert catalogue.listing() == []
+        assert catalogue.list_series() == []
 
-    def test_a_bar_that_is_still_forming_is_refused(self, catalogue: Bars) -> None:
+    def test_a_bar_that_is_still_forming_is_refused(self, catalogue: BarCatalogue) -> None:
         with pytest.raises(BadInput, match="closes only at 2024-01-01T02:00:00Z"):
             catalogue.add("X-USD", H1, [bar(0), bar(1)], source="test", learned_at=START + HOUR * 1.5)
         assert catalogue.add("X-USD", H1, [bar(0)], source="test", learned_at=START + HOUR) == Added(1, 0)
 
-    def test_a_range_holds_bars_that_open_and_close_inside_it(self, catalogue: Bars) -> None:
+    def test_a_range_holds_bars_that_open_and_close_inside_it(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(hour) for hour in range(6)])
         found = catalogue.bars("X-USD", H1, START + HOUR, START + 3 * HOUR)
         assert found == [bar(1), bar(2)]
@@ -127,7 +127,7 @@ class TestEveryCatalogue:
             START + 2 * HOUR,
         ]
 
-    def test_a_frame_is_typed_and_sorted(self, catalogue: Bars) -> None:
+    def test_a_frame_is_typed_and_sorted(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(2, "0.1")])
         add(catalogue, [bar(0, "1.23456789")])
         frame = catalogue.frame("X-USD", H1)
@@ -139,7 +139,7 @@ class TestEveryCatalogue:
             (START + 2 * HOUR, START + 3 * HOUR, *[0.1] * 4, 1.5),
         ]
 
-    def test_the_digest_is_that_of_the_bars_as_lines_of_text(self, catalogue: Bars) -> None:
+    def test_the_digest_is_that_of_the_bars_as_lines_of_text(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(0, "0.0000001"), bar(1, "2525")])
         add(catalogue, [bar(0, symbol="Y-USD")], "Y-USD")
         x = (
@@ -150,14 +150,14 @@ class TestEveryCatalogue:
         assert catalogue.digest(["X-USD", "Y-USD"], H1) == sha256((x + y).encode()).hexdigest()
         assert catalogue.digest(["Y-USD", "X-USD"], H1) == sha256((y + x).encode()).hexdigest()
 
-    def test_the_digest_depends_on_the_range_and_on_nothing_outside_it(self, catalogue: Bars) -> None:
+    def test_the_digest_depends_on_the_range_and_on_nothing_outside_it(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(1), bar(2)])
         before = catalogue.digest(["X-USD"], H1)
         add(catalogue, [bar(0), bar(3)])
         assert catalogue.digest(["X-USD"], H1, START + HOUR, START + 3 * HOUR) == before
         assert catalogue.digest(["X-USD"], H1) != before
 
-    def test_instants_in_another_zone_are_the_same_instants(self, catalogue: Bars) -> None:
+    def test_instants_in_another_zone_are_the_same_instants(self, catalogue: BarCatalogue) -> None:
         tokyo = timezone(timedelta(hours=9))
         given_bar = bar(0)
         moved = Bar(
@@ -170,7 +170,7 @@ class TestEveryCatalogue:
         assert add(catalogue, [moved]) == Added(0, 1)
         assert catalogue.bars("X-USD", H1, START.astimezone(tokyo)) == [given_bar]
 
-    def test_an_unknown_symbol_names_the_known_ones_and_the_commands(self, catalogue: Bars) -> None:
+    def test_an_unknown_symbol_names_the_known_ones_and_the_commands(self, catalogue: BarCatalogue) -> None:
         with pytest.raises(NotFound, match="holds no bars yet"):
             catalogue.bars("X-USD", H1)
         add(catalogue, [bar(0)])
@@ -183,7 +183,7 @@ class TestEveryCatalogue:
         with pytest.raises(NotFound):
             catalogue.digest(["X-USD", "Z-USD"], H1)
 
-    def test_an_empty_range_names_what_there_is(self, catalogue: Bars) -> None:
+    def test_an_empty_range_names_what_there_is(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(0), bar(1)])
         for timeframe, start in ((H1, LATER), (M30, None)):
             for ask in (catalogue.bars, catalogue.frame):
@@ -192,31 +192,31 @@ class TestEveryCatalogue:
                 assert not isinstance(error.value, NotFound)
                 assert "holds 1h from 2024-01-01T00:00:00Z to 2024-01-01T02:00:00Z" in str(error.value)
 
-    def test_a_range_that_ends_before_it_begins_is_refused(self, catalogue: Bars) -> None:
+    def test_a_range_that_ends_before_it_begins_is_refused(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(0)])
         for ask in (catalogue.bars, catalogue.frame):
             with pytest.raises(BadInput, match="give a start that is before the end"):
                 ask("X-USD", H1, LATER, START)
 
-    def test_a_dataset_without_symbols_is_refused(self, catalogue: Bars) -> None:
+    def test_a_dataset_without_symbols_is_refused(self, catalogue: BarCatalogue) -> None:
         with pytest.raises(BadInput, match="at least one symbol"):
             catalogue.digest([], H1)
 
-    def test_the_listing_says_what_there_is(self, catalogue: Bars) -> None:
+    def test_the_listing_says_what_there_is(self, catalogue: BarCatalogue) -> None:
         add(catalogue, [bar(3)])
         add(catalogue, [bar(0)])
         add(catalogue, [bar(0, timeframe=M30)], timeframe=M30)
         add(catalogue, [bar(0, symbol="A_B")], "A_B")
         add(catalogue, [bar(0, symbol="A-C")], "A-C")
-        assert catalogue.listing() == [
-            Held("A-C", H1, START, START + HOUR, 1),
-            Held("A_B", H1, START, START + HOUR, 1),
-            Held("X-USD", H1, START, START + 4 * HOUR, 2),
-            Held("X-USD", M30, START, START + HOUR / 2, 1),
+        assert catalogue.list_series() == [
+            StoredSeries("A-C", H1, START, START + HOUR, 1),
+            StoredSeries("A_B", H1, START, START + HOUR, 1),
+            StoredSeries("X-USD", H1, START, START + 4 * HOUR, 2),
+            StoredSeries("X-USD", M30, START, START + HOUR / 2, 1),
         ]
 
-    def test_an_import_is_remembered_once_with_what_it_refused(self, catalogue: Bars) -> None:
-        refused = [Refused(3, "x,1,1,1,1", "time 'x' is none"), Refused(7, "", "the row has 0 cells")]
+    def test_an_import_is_remembered_once_with_what_it_refused(self, catalogue: BarCatalogue) -> None:
+        refused = [RefusedRow(3, "x,1,1,1,1", "time 'x' is none"), RefusedRow(7, "", "the row has 0 cells")]
         for _ in range(2):
             catalogue.add("X-USD", H1, [bar(0)], source="bars.csv", learned_at=LATER, actor="someone", refused=refused)
         add(catalogue, [bar(1)])
@@ -226,7 +226,7 @@ class TestEveryCatalogue:
         assert (second.source, second.rows, second.refused) == ("test", 1, ())
         assert first.digest != second.digest
 
-    def test_an_instrument_is_the_saved_one_or_the_usual_one(self, catalogue: Bars) -> None:
+    def test_an_instrument_is_the_saved_one_or_the_usual_one(self, catalogue: BarCatalogue) -> None:
         assert catalogue.instrument("BTC-USD") == instrument_for("BTC-USD")
         assert catalogue.instrument("ES") == instrument_for("ES")
         future = Instrument("ES", "USD", 2, Decimal(1), Decimal(50), "CME")
@@ -261,7 +261,7 @@ def test_both_catalogues_agree_whatever_the_chunks_and_their_order(
 ) -> None:
     symbol = next(symbols)  # one database serves all examples
     bars = [msgspec.structs.replace(each, symbol=symbol) for each in bars]
-    whole, parts = MemoryCatalogue(), Catalogue(dsn)
+    whole, parts = MemoryCatalogue(), PostgresCatalogue(dsn)
     add(whole, bars, symbol)
     pieces = list(split(bars, chunks))
     for piece in reversed(pieces) if backwards else pieces:
@@ -283,7 +283,9 @@ def split(bars: list[Bar], sizes: list[int]) -> Iterator[list[Bar]]:
 
 
 def test_stored_bars_can_be_neither_changed_nor_removed(dsn: str) -> None:
-    Catalogue(dsn).add("X-USD", H1, [bar(0)], source="test", learned_at=LATER, refused=[Refused(1, "a", "is no bar")])
+    PostgresCatalogue(dsn).add(
+        "X-USD", H1, [bar(0)], source="test", learned_at=LATER, refused=[RefusedRow(1, "a", "is no bar")]
+    )
     with psycopg.connect(dsn, autocommit=True) as conn:
         for statement in (
             "UPDATE quantagent.bars SET close = close",
@@ -297,7 +299,7 @@ def test_stored_bars_can_be_neither_changed_nor_removed(dsn: str) -> None:
 
 
 def test_the_latest_revision_of_a_bar_is_the_one_that_is_read(dsn: str) -> None:
-    catalogue = Catalogue(dsn)
+    catalogue = PostgresCatalogue(dsn)
     add(catalogue, [bar(0, "10"), bar(1, "10")])
     with psycopg.connect(dsn) as conn:
         conn.execute(
@@ -308,14 +310,14 @@ def test_the_latest_revision_of_a_bar_is_the_one_that_is_read(dsn: str) -> None:
     revised = [bar(0, "11"), bar(1, "10")]
     assert catalogue.bars("X-USD", H1) == revised
     assert catalogue.frame("X-USD", H1)["close"].to_list() == [11, 10]
-    assert catalogue.listing() == [Held("X-USD", H1, START, START + 2 * HOUR, 2)]
+    assert catalogue.list_series() == [StoredSeries("X-USD", H1, START, START + 2 * HOUR, 2)]
     assert add(catalogue, revised) == Added(0, 2)
 
 
 @pytest.mark.parametrize("query", ["_LINES", "_SECONDS_CSV", "_BARS", "_HISTORY", "_REVISED"])
 def test_a_read_of_an_early_hour_does_not_go_on_to_the_end_of_the_series(dsn: str, query: str) -> None:
-    add(Catalogue(dsn), [bar(hour) for hour in range(500)])
-    asked = Catalogue(dsn)._range("X-USD", H1, START, START + 2 * HOUR)  # pyright: ignore[reportPrivateUsage]
+    add(PostgresCatalogue(dsn), [bar(hour) for hour in range(500)])
+    asked = PostgresCatalogue(dsn)._range("X-USD", H1, START, START + 2 * HOUR)  # pyright: ignore[reportPrivateUsage]
     select: LiteralString = getattr(catalogues, query).removeprefix("COPY (").partition(") TO STDOUT")[0]
     with psycopg.connect(dsn) as conn:
         ((plans,),) = conn.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + select, asked).fetchall()
@@ -332,15 +334,15 @@ def rows_of(plan: dict[str, Any]) -> Iterator[int]:
 def test_writers_at_the_same_time_store_each_bar_once(dsn: str) -> None:
     bars = [bar(hour) for hour in range(200)]
     with ThreadPoolExecutor(4) as pool:
-        added = list(pool.map(partial(add, Catalogue(dsn)), [bars] * 4))
+        added = list(pool.map(partial(add, PostgresCatalogue(dsn)), [bars] * 4))
     assert sorted(each.new for each in added) == [0, 0, 0, 200]
-    assert Catalogue(dsn).bars("X-USD", H1) == bars
+    assert PostgresCatalogue(dsn).bars("X-USD", H1) == bars
 
 
 def test_writers_at_the_same_time_cannot_make_bars_overlap(dsn: str) -> None:
     def attempt(hour: float) -> bool:
         try:
-            add(Catalogue(dsn), [bar(hour)])
+            add(PostgresCatalogue(dsn), [bar(hour)])
         except BadInput:
             return False
         return True
@@ -350,7 +352,7 @@ def test_writers_at_the_same_time_cannot_make_bars_overlap(dsn: str) -> None:
 
 
 def test_the_time_zone_of_the_session_changes_nothing(dsn: str) -> None:
-    here, there = Catalogue(dsn), Catalogue(make_conninfo(dsn, options="-c timezone=Asia/Kolkata"))
+    here, there = PostgresCatalogue(dsn), PostgresCatalogue(make_conninfo(dsn, options="-c timezone=Asia/Kolkata"))
     add(there, [bar(0), bar(1)])
     assert there.bars("X-USD", H1)[0].opened_at.tzinfo is UTC
     assert there.bars("X-USD", H1) == here.bars("X-USD", H1) == [bar(0), bar(1)]
@@ -360,9 +362,9 @@ def test_the_time_zone_of_the_session_changes_nothing(dsn: str) -> None:
 
 def test_a_server_that_cannot_be_reached_is_named_as_the_cause() -> None:
     with pytest.raises(StoreUnavailable, match="catalogue of bars cannot be reached"):
-        Catalogue("postgresql://app:hidden@127.0.0.1:1/none?connect_timeout=2").listing()
+        PostgresCatalogue("postgresql://app:hidden@127.0.0.1:1/none?connect_timeout=2").list_series()
 
 
 def test_a_database_that_was_not_set_up_is_named_as_the_cause(server: str) -> None:
     with pytest.raises(StoreUnavailable, match="run `quantagent db upgrade`"):
-        Catalogue(server).listing()
+        PostgresCatalogue(server).list_series()

@@ -21,12 +21,12 @@ from psycopg.conninfo import make_conninfo
 from engine.core.errors import BadInput, NotFound
 from engine.core.market import Bar, Instrument, Timeframe, instrument_for
 from engine.core.money import exact
-from engine.data import NOTHING_KNOWN, Added, Asked, Bars, Held, Refused, Revision
+from engine.data import NOTHING_KNOWN, Added, BarCatalogue, ProviderRequest, RefusedRow, Revision, StoredSeries
 from engine.data.bar_rules import bar_line
 from engine.data.calendars import Span, bar_of_day
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.memory import MemoryCatalogue
-from engine.data.validation import Judged
+from engine.data.validation import ValidatedBars
 
 D1, H1 = Timeframe.D1, Timeframe.H1
 HOUR, MICROSECOND = timedelta(hours=1), timedelta(microseconds=1)
@@ -39,12 +39,12 @@ def bar(hour: float, close: str = "10", lasts: float = 1, symbol: str = "X-USD")
     return Bar(symbol, at, at + HOUR * lasts, price, price, price, price, Decimal("1.5"))
 
 
-def add(catalogue: Bars, bars: Sequence[Bar], learned_at: datetime = JUNE, correct: bool = False) -> Added:
+def add(catalogue: BarCatalogue, bars: Sequence[Bar], learned_at: datetime = JUNE, correct: bool = False) -> Added:
     symbol = bars[0].symbol
     return catalogue.add(symbol, H1, bars, source=f"of {learned_at:%B}", learned_at=learned_at, correct=correct)
 
 
-def judged(bars: Sequence[Bar], refused: Sequence[Refused] = (), timeframe: Timeframe = H1) -> Judged:
+def judged(bars: Sequence[Bar], refused: Sequence[RefusedRow] = (), timeframe: Timeframe = H1) -> ValidatedBars:
     """Bars as the judge leaves them."""
     names = ("opened_at", "closed_at", "open", "high", "low", "close", "volume")
     times, numbers = pl.Datetime("us", "UTC"), pl.Decimal(38, 12)
@@ -54,24 +54,24 @@ def judged(bars: Sequence[Bar], refused: Sequence[Refused] = (), timeframe: Time
         orient="row",
     )
     symbol = bars[0].symbol if bars else "X-USD"
-    return Judged(instrument_for(symbol), timeframe, frame.with_columns(flags=pl.lit("")), list(refused))
+    return ValidatedBars(instrument_for(symbol), timeframe, frame.with_columns(flags=pl.lit("")), list(refused))
 
 
 @pytest.fixture(params=["memory", "postgres"])
-def catalogue(request: pytest.FixtureRequest) -> Bars:
+def catalogue(request: pytest.FixtureRequest) -> BarCatalogue:
     """Each kind of catalogue in turn, empty."""
-    return MemoryCatalogue() if request.param == "memory" else Catalogue(request.getfixturevalue("dsn"))
+    return MemoryCatalogue() if request.param == "memory" else PostgresCatalogue(request.getfixturevalue("dsn"))
 
 
 # --- Corrections --------------------------------------------------------------------------------------------------
 
 
-def test_a_corrected_bar_is_a_revision_beside_the_one_before(catalogue: Bars) -> None:
+def test_a_corrected_bar_is_a_revision_beside_the_one_before(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(0), bar(1)], JUNE)
     assert add(catalogue, [bar(0, "11"), bar(1), bar(2)], JULY, correct=True) == Added(1, 1, 1)
     assert catalogue.bars("X-USD", H1) == [bar(0, "11"), bar(1), bar(2)]
     assert catalogue.frame("X-USD", H1)["close"].to_list() == [11, 10, 10]
-    assert catalogue.listing() == [Held("X-USD", H1, START, START + 3 * HOUR, 3)]
+    assert catalogue.list_series() == [StoredSeries("X-USD", H1, START, START + 3 * HOUR, 3)]
     assert catalogue.history("X-USD", H1) == [
         Revision(bar(0), 1, JUNE, "of June"),
         Revision(bar(0, "11"), 2, JULY, "of July"),
@@ -82,25 +82,25 @@ def test_a_corrected_bar_is_a_revision_beside_the_one_before(catalogue: Bars) ->
     assert catalogue.history("Y-USD", H1) == []
 
 
-def test_revised_are_all_revisions_of_the_bars_that_have_several_and_of_no_others(catalogue: Bars) -> None:
+def test_revised_are_all_revisions_of_the_bars_that_have_several_and_of_no_others(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(hour) for hour in range(4)], JUNE)
-    assert catalogue.revised("X-USD", H1) == []
+    assert catalogue.revised_bars("X-USD", H1) == []
     add(catalogue, [bar(0, "11"), bar(2, "12"), bar(4)], JULY, correct=True)
     add(catalogue, [bar(2, "13")], AUGUST, correct=True)
     first = [Revision(bar(0), 1, JUNE, "of June"), Revision(bar(0, "11"), 2, JULY, "of July")]
     third = [Revision(bar(2), 1, JUNE, "of June"), Revision(bar(2, "12"), 2, JULY, "of July")]
     third_now = [*third, Revision(bar(2, "13"), 3, AUGUST, "of August")]
-    assert catalogue.revised("X-USD", H1) == [*first, *third_now]
-    assert catalogue.revised("X-USD", H1, START + HOUR) == third_now
-    assert catalogue.revised("X-USD", H1, end=START + 2.5 * HOUR) == first
-    assert catalogue.as_known_at(JULY).revised("X-USD", H1) == [*first, *third]
-    assert catalogue.as_known_at(JUNE).revised("X-USD", H1) == []
-    assert catalogue.revised("Y-USD", H1) == catalogue.revised("X-USD", D1) == []
+    assert catalogue.revised_bars("X-USD", H1) == [*first, *third_now]
+    assert catalogue.revised_bars("X-USD", H1, START + HOUR) == third_now
+    assert catalogue.revised_bars("X-USD", H1, end=START + 2.5 * HOUR) == first
+    assert catalogue.as_known_at(JULY).revised_bars("X-USD", H1) == [*first, *third]
+    assert catalogue.as_known_at(JUNE).revised_bars("X-USD", H1) == []
+    assert catalogue.revised_bars("Y-USD", H1) == catalogue.revised_bars("X-USD", D1) == []
     with pytest.raises(BadInput, match="give a start that is before the end"):
-        catalogue.revised("X-USD", H1, JULY, JUNE)
+        catalogue.revised_bars("X-USD", H1, JULY, JUNE)
 
 
-def test_other_values_are_refused_unless_they_are_a_correction(catalogue: Bars) -> None:
+def test_other_values_are_refused_unless_they_are_a_correction(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(0)])
     for other in (bar(0, "11"), bar(0, lasts=0.5)):
         with pytest.raises(BadInput, match="never overwritten"):
@@ -109,21 +109,21 @@ def test_other_values_are_refused_unless_they_are_a_correction(catalogue: Bars) 
     assert catalogue.known_at() == JUNE
 
 
-def test_when_a_bar_closed_can_be_corrected(catalogue: Bars) -> None:
+def test_when_a_bar_closed_can_be_corrected(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(0), bar(1)])
     assert add(catalogue, [bar(1, lasts=0.5)], JULY, correct=True) == Added(0, 0, 1)
     assert catalogue.bars("X-USD", H1) == [bar(0), bar(1, lasts=0.5)]
-    assert catalogue.listing()[0].last == START + 1.5 * HOUR
+    assert catalogue.list_series()[0].last == START + 1.5 * HOUR
 
 
-def test_a_correction_makes_no_bars_overlap(catalogue: Bars) -> None:
+def test_a_correction_makes_no_bars_overlap(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(0, lasts=0.5), bar(0.5, lasts=0.5)])
     with pytest.raises(BadInput, match=r"would overlap: one opens at 2024-01-01T00:00:00Z, the other at .*00:30:00Z"):
         add(catalogue, [bar(0)], JULY, correct=True)
     assert catalogue.bars("X-USD", H1) == [bar(0, lasts=0.5), bar(0.5, lasts=0.5)]
 
 
-def test_a_correction_taken_back_is_learned_once_more(catalogue: Bars) -> None:
+def test_a_correction_taken_back_is_learned_once_more(catalogue: BarCatalogue) -> None:
     for learned_at, close in ((JUNE, "10"), (JULY, "11"), (AUGUST, "10")):
         add(catalogue, [bar(0, close)], learned_at, correct=True)
     assert [each.revision for each in catalogue.history("X-USD", H1)] == [1, 2, 3]
@@ -137,7 +137,7 @@ def test_a_correction_taken_back_is_learned_once_more(catalogue: Bars) -> None:
 # --- Known when ---------------------------------------------------------------------------------------------------
 
 
-def test_whatever_is_stored_is_learned_later_than_all_before_it(catalogue: Bars) -> None:
+def test_whatever_is_stored_is_learned_later_than_all_before_it(catalogue: BarCatalogue) -> None:
     assert catalogue.known_at() == NOTHING_KNOWN
     add(catalogue, [bar(0)], JULY)
     add(catalogue, [bar(0, symbol="Y-USD")], JUNE)
@@ -150,10 +150,10 @@ def test_whatever_is_stored_is_learned_later_than_all_before_it(catalogue: Bars)
     assert catalogue.known_at() == JULY + 2 * MICROSECOND
 
 
-def test_the_past_knows_nothing_that_was_learned_later(catalogue: Bars) -> None:
+def test_the_past_knows_nothing_that_was_learned_later(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(0), bar(2)], JUNE)
     noted, digest, frame = catalogue.known_at(), catalogue.digest(["X-USD"], H1), catalogue.frame("X-USD", H1)
-    listing, imports, history = catalogue.listing(), catalogue.imports(), catalogue.history("X-USD", H1)
+    listing, imports, history = catalogue.list_series(), catalogue.imports(), catalogue.history("X-USD", H1)
     past = catalogue.as_known_at(noted)
     add(catalogue, [bar(2, "12", lasts=0.5)], JULY, correct=True)
     add(catalogue, [bar(-1), bar(1), bar(3)], AUGUST)
@@ -162,21 +162,21 @@ def test_the_past_knows_nothing_that_was_learned_later(catalogue: Bars) -> None:
     assert past.bars("X-USD", H1, START + HOUR) == [bar(2)]
     assert past.digest(["X-USD"], H1) == digest
     assert_frame_equal(past.frame("X-USD", H1), frame)
-    assert (past.listing(), past.imports(), past.known_at()) == (listing, imports, noted)
+    assert (past.list_series(), past.imports(), past.known_at()) == (listing, imports, noted)
     assert past.history("X-USD", H1) == history
     assert catalogue.as_known_at(JULY).bars("X-USD", H1) == [bar(0), bar(2, "12", lasts=0.5)]
     assert catalogue.as_known_at(None).bars("X-USD", H1) == catalogue.bars("X-USD", H1)
 
 
-def test_before_anything_was_learned_there_is_nothing(catalogue: Bars) -> None:
+def test_before_anything_was_learned_there_is_nothing(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(0)], JUNE)
     past = catalogue.as_known_at(JUNE - MICROSECOND)
-    assert (past.listing(), past.imports(), past.known_at()) == ([], [], NOTHING_KNOWN)
+    assert (past.list_series(), past.imports(), past.known_at()) == ([], [], NOTHING_KNOWN)
     with pytest.raises(NotFound, match="holds no bars yet"):
         past.bars("X-USD", H1)
 
 
-def test_the_past_of_the_past_is_the_earlier_one(catalogue: Bars) -> None:
+def test_the_past_of_the_past_is_the_earlier_one(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(0)], JUNE)
     add(catalogue, [bar(1)], JULY)
     past = catalogue.as_known_at(JUNE)
@@ -184,23 +184,23 @@ def test_the_past_of_the_past_is_the_earlier_one(catalogue: Bars) -> None:
         assert past.as_known_at(at).bars("X-USD", H1) == [bar(0)]
 
 
-def test_nothing_can_be_added_to_the_past(catalogue: Bars) -> None:
+def test_nothing_can_be_added_to_the_past(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(0)], JUNE)
     past = catalogue.as_known_at(JULY)
     with pytest.raises(AssertionError, match="cannot be added to"):
         add(past, [bar(1)], JULY)
     with pytest.raises(AssertionError, match="cannot be added to"):
-        past.add_judged(judged([bar(1)]), source="test", learned_at=JULY)
+        past.add_validated(judged([bar(1)]), source="test", learned_at=JULY)
 
 
-def test_instruments_are_those_of_today(catalogue: Bars) -> None:
+def test_instruments_are_those_of_today(catalogue: BarCatalogue) -> None:
     past, own = catalogue.as_known_at(JUNE), Instrument("X-USD", price_decimals=7)
     catalogue.save_instrument(own)
     assert past.instrument("X-USD") == own
 
 
 def test_a_reader_who_notes_what_was_known_finds_it_again_whoever_writes(dsn: str) -> None:
-    catalogue = Catalogue(dsn)
+    catalogue = PostgresCatalogue(dsn)
     add(catalogue, [bar(0)])
 
     def write(n: int) -> None:
@@ -225,7 +225,7 @@ def test_a_reader_who_notes_what_was_known_finds_it_again_whoever_writes(dsn: st
 # --- Bars that last less than their timeframe -----------------------------------------------------------------------
 
 
-def test_a_bar_that_is_cut_short_says_in_its_line_when_it_closes(catalogue: Bars) -> None:
+def test_a_bar_that_is_cut_short_says_in_its_line_when_it_closes(catalogue: BarCatalogue) -> None:
     bars = [bar(0), bar(1, "2525", lasts=0.5), bar(2)]
     add(catalogue, bars)
     assert catalogue.bars("X-USD", H1) == bars
@@ -236,7 +236,7 @@ def test_a_bar_that_is_cut_short_says_in_its_line_when_it_closes(catalogue: Bars
 
 
 def test_how_long_a_day_lasts_does_not_depend_on_the_time_zone_of_the_session(dsn: str) -> None:
-    here, there = Catalogue(dsn), Catalogue(make_conninfo(dsn, options="-c timezone=America/New_York"))
+    here, there = PostgresCatalogue(dsn), PostgresCatalogue(make_conninfo(dsn, options="-c timezone=America/New_York"))
     # The days around the one on which New York sets its clocks forward.
     days = [datetime(2024, 3, day, tzinfo=UTC) for day in (9, 10, 11)]
     price = Decimal(10)
@@ -278,12 +278,12 @@ symbols = (f"LAW-{number}" for number in count())
 @given(bars=series(), other=series())
 def test_bars_from_the_judge_are_the_same_bars(dsn: str, bars: list[Bar], other: list[Bar]) -> None:
     one, two = next(symbols), next(symbols)  # one database serves all examples
-    stored, memory = Catalogue(dsn), MemoryCatalogue()
+    stored, memory = PostgresCatalogue(dsn), MemoryCatalogue()
     for taken in (bars, other):
         mine, theirs = ([msgspec.structs.replace(each, symbol=symbol) for each in taken] for symbol in (one, two))
         added = stored.add(one, H1, mine, source=SOURCE, learned_at=JUNE, correct=True)
         for kept in (stored, memory):
-            assert kept.add_judged(judged(theirs), source=SOURCE, learned_at=JUNE, correct=True) == added
+            assert kept.add_validated(judged(theirs), source=SOURCE, learned_at=JUNE, correct=True) == added
     assert stored.bars(two, H1) == memory.bars(two, H1)
     text = "".join(bar_line(each, H1) for each in stored.bars(two, H1))
     assert stored.digest([two], H1) == memory.digest([two], H1) == sha256(text.encode()).hexdigest()
@@ -295,28 +295,28 @@ def test_bars_from_the_judge_are_the_same_bars(dsn: str, bars: list[Bar], other:
     assert {each.source for each in stored.history(two, H1)} == {SOURCE}
 
 
-def test_what_the_judge_refused_is_remembered(catalogue: Bars) -> None:
-    refused = [Refused(2, "x,1,1,1,1", "its time is no time")]
-    assert catalogue.add_judged(judged([bar(0)], refused), source="s", learned_at=JUNE, actor="me") == Added(1, 0)
-    assert catalogue.add_judged(judged([], refused), source="s", learned_at=JULY) == Added(0, 0)
+def test_what_the_judge_refused_is_remembered(catalogue: BarCatalogue) -> None:
+    refused = [RefusedRow(2, "x,1,1,1,1", "its time is no time")]
+    assert catalogue.add_validated(judged([bar(0)], refused), source="s", learned_at=JUNE, actor="me") == Added(1, 0)
+    assert catalogue.add_validated(judged([], refused), source="s", learned_at=JULY) == Added(0, 0)
     first, second = catalogue.imports()
     assert (first.rows, first.refused, first.actor) == (1, tuple(refused), "me")
     assert (second.rows, second.refused) == (0, tuple(refused))
 
 
-def test_from_the_judge_too_other_values_are_refused_unless_they_are_a_correction(catalogue: Bars) -> None:
+def test_from_the_judge_too_other_values_are_refused_unless_they_are_a_correction(catalogue: BarCatalogue) -> None:
     add(catalogue, [bar(0)])
     with pytest.raises(BadInput, match="given as open 11 high 11 low 11"):
-        catalogue.add_judged(judged([bar(0, "11")]), source="s", learned_at=JULY)
-    assert catalogue.add_judged(judged([bar(0, "11")]), source="s", learned_at=JULY, correct=True) == Added(0, 0, 1)
+        catalogue.add_validated(judged([bar(0, "11")]), source="s", learned_at=JULY)
+    assert catalogue.add_validated(judged([bar(0, "11")]), source="s", learned_at=JULY, correct=True) == Added(0, 0, 1)
     assert catalogue.bars("X-USD", H1) == [bar(0, "11")]
 
 
-def test_the_month_in_which_clocks_were_set_back_is_stored(catalogue: Bars) -> None:
+def test_the_month_in_which_clocks_were_set_back_is_stored(catalogue: BarCatalogue) -> None:
     span = bar_of_day("FX", Timeframe.MO1, date(2003, 10, 1))
     assert span is not None
     month = Bar("EUR-USD", *span, *[Decimal(1)] * 5)
-    assert catalogue.add_judged(judged([month], timeframe=Timeframe.MO1), source="s", learned_at=JUNE) == Added(1, 0)
+    assert catalogue.add_validated(judged([month], timeframe=Timeframe.MO1), source="s", learned_at=JUNE) == Added(1, 0)
     assert catalogue.add("EUR-USD", Timeframe.MO1, [month], source="s", learned_at=JUNE) == Added(0, 1)
     assert catalogue.bars("EUR-USD", Timeframe.MO1) == [month]
 
@@ -328,10 +328,10 @@ def test_many_bars_go_in_whole(dsn: str) -> None:
     frame = pl.DataFrame({"opened_at": opens, "closed_at": opens.dt.offset_by("1h")}).with_columns(
         prices.alias(name) for name in ("open", "high", "low", "close", "volume")
     )
-    catalogue = Catalogue(dsn)
+    catalogue = PostgresCatalogue(dsn)
     for part, expected in ((frame[:60_001], Added(60_001, 0)), (frame, Added(60_000, 60_001))):
-        taken = Judged(instrument_for("X-USD"), H1, part, [])
-        assert catalogue.add_judged(taken, source="s", learned_at=JUNE) == expected
+        taken = ValidatedBars(instrument_for("X-USD"), H1, part, [])
+        assert catalogue.add_validated(taken, source="s", learned_at=JUNE) == expected
     read = catalogue.frame("X-USD", H1)
     assert read["opened_at"].to_list() == frame["opened_at"].to_list()
     assert read["close"].to_list() == frame["close"].cast(pl.Float64).to_list()
@@ -340,19 +340,19 @@ def test_many_bars_go_in_whole(dsn: str) -> None:
 # --- What providers were asked --------------------------------------------------------------------------------------
 
 
-def test_what_a_provider_was_asked_is_remembered(catalogue: Bars) -> None:
+def test_what_a_provider_was_asked_is_remembered(catalogue: BarCatalogue) -> None:
     span = Span(START, START + HOUR)
-    first, second = Asked("one", span, JULY, 0), Asked("two", span, JUNE, 7)
-    catalogue.record_asked("X-USD", H1, first)
-    catalogue.record_asked("X-USD", H1, second)
-    catalogue.record_asked("X-USD", D1, first)
-    assert catalogue.asked("X-USD", H1) == [first, second]
-    assert catalogue.asked("X-USD", D1) == [first]
-    assert catalogue.asked("Y-USD", H1) == []
+    first, second = ProviderRequest("one", span, JULY, 0), ProviderRequest("two", span, JUNE, 7)
+    catalogue.record_request("X-USD", H1, first)
+    catalogue.record_request("X-USD", H1, second)
+    catalogue.record_request("X-USD", D1, first)
+    assert catalogue.provider_requests("X-USD", H1) == [first, second]
+    assert catalogue.provider_requests("X-USD", D1) == [first]
+    assert catalogue.provider_requests("Y-USD", H1) == []
 
 
 def test_what_was_asked_can_be_neither_changed_nor_removed(dsn: str) -> None:
-    Catalogue(dsn).record_asked("X-USD", H1, Asked("one", Span(START, JUNE), JUNE, 0))
+    PostgresCatalogue(dsn).record_request("X-USD", H1, ProviderRequest("one", Span(START, JUNE), JUNE, 0))
     with psycopg.connect(dsn, autocommit=True) as conn:
         for statement in ("UPDATE quantagent.asked_bars SET rows = 1", "DELETE FROM quantagent.asked_bars"):
             with pytest.raises(psycopg.errors.RaiseException, match="is append-only"):

@@ -20,7 +20,7 @@ from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from engine.store.roles import access
 from tests.conftest import database, free_port
-from tests.support.forks import ended
+from tests.support.forks import run_command
 from tests.support.proxies import CuttingProxy
 from tests.support.waiting import wait_until
 from ui.app import open_app, open_audit
@@ -119,7 +119,7 @@ def test_no_error_repeats_a_word_of_the_dsn(server: str, capfd: pytest.CaptureFi
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_no_command_repeats_a_word_of_the_dsn(command: tuple[str, ...], tmp_path: Path, server: str) -> None:
     for dsn in (NO_CONNECTION_STRINGS[0], NO_CONNECTION_STRINGS[7], NO_CONNECTIONS[0], wrong_for(server)[0]):
-        done = ended(command, environment(tmp_path, dsn))
+        done = run_command(command, environment(tmp_path, dsn))
         assert done.returncode in (1, 2), (dsn, done)
         assert SECRET not in done.stdout + done.stderr, dsn
         assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1, done.stderr
@@ -132,7 +132,7 @@ def test_a_password_of_the_environment_is_not_repeated(tcp_server: str, tmp_path
         (tmp_path / "passwords").write_text(f"*:*:*:*:{SECRET}\n")
         (tmp_path / "passwords").chmod(0o600)
         for command in (("doctor",), ("runs", "list"), ("db", "status")):
-            done = ended(command, environment(tmp_path, dsn, **more))
+            done = run_command(command, environment(tmp_path, dsn, **more))
             assert done.returncode == 1
             assert SECRET not in done.stdout + done.stderr
 
@@ -140,7 +140,7 @@ def test_a_password_of_the_environment_is_not_repeated(tcp_server: str, tmp_path
 def test_what_commands_show_of_a_right_dsn_has_no_password(tcp_server: str, tmp_path: Path) -> None:
     password = str(conninfo_to_dict(tcp_server)["password"])
     for command in (("doctor", "--json"), ("db", "status", "--json"), ("runs", "list", "--json"), ("paper", "status")):
-        done = ended(command, environment(tmp_path, tcp_server))
+        done = run_command(command, environment(tmp_path, tcp_server))
         assert password not in done.stdout + done.stderr
     assert password not in repr(access(tcp_server, logins=False)) + repr(Settings(None, tcp_server, "test"))
     for path in tmp_path.rglob("*"):
@@ -181,7 +181,7 @@ def test_a_server_that_is_down_when_a_command_begins_is_waited_for_with_one_line
     monkeypatch.setattr(connections, "sleep", begin)
     with database(tcp_server, "template0") as made:
         with open_app(Settings(tmp_path, make_conninfo(made, port=port), "test")) as opened:
-            assert opened.store.head() == 0
+            assert opened.store.last_position() == 0
         proxies[0].close()
     told = [line for line in capfd.readouterr().err.splitlines() if "waiting" in line]
     assert told == [
@@ -200,7 +200,7 @@ def test_a_server_that_stays_away_is_an_error_in_one_sentence(tmp_path: Path) ->
 
 @pytest.mark.parametrize("text", ["starting up", "shutting down", "not yet accepting connections"])
 def test_a_server_that_starts_or_stops_is_waited_for(text: str) -> None:
-    assert connections.failure_of(psycopg.OperationalError(f"FATAL:  the database system is {text}")).passes
+    assert connections.classify_failure(psycopg.OperationalError(f"FATAL:  the database system is {text}")).is_transient
 
 
 def test_what_waiting_does_not_mend_is_refused_at_once(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,4 +210,4 @@ def test_what_waiting_does_not_mend_is_refused_at_once(server: str, monkeypatch:
     monkeypatch.setattr(connections, "sleep", never)
     for dsn in (*NO_CONNECTION_STRINGS, make_conninfo(server, dbname="none"), "host=none.invalid", "service=none"):
         with pytest.raises(QuantagentError):
-            connections.wait_for(dsn, print)
+            connections.wait_for_server(dsn, print)

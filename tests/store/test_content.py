@@ -11,12 +11,12 @@ import psycopg
 import pytest
 
 from analysis.llm.call_log import PostgresCallLog, RecordedCall, body_digest, canonical_json
-from engine.audit.content import findings
-from engine.audit.verify import Finding
+from engine.audit.content import content_findings
+from engine.audit.verify import AuditFinding
 from engine.core.events import AnalysisMade, GraphWork, ModelCall
 from engine.core.ids import analysis_stream
 from engine.core.market import Direction
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
 from tests.cli.test_commands import answer, env, run, write_bars
@@ -43,9 +43,9 @@ class Lab(NamedTuple):
     env: dict[str, str]
     dsn: str
 
-    def found(self) -> list[Finding]:
+    def found(self) -> list[AuditFinding]:
         with PostgresStore(self.dsn) as store, psycopg.connect(self.dsn) as conn:
-            return list(findings(conn, store, Catalogue(self.dsn)))
+            return list(content_findings(conn, store, PostgresCatalogue(self.dsn)))
 
     def change(self, statement: str) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as conn:

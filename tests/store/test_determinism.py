@@ -177,7 +177,7 @@ def test_a_restart_anywhere_continues_to_the_same_digest_and_writes_nothing_twic
     assert again.journal.digest == whole.journal.digest
     assert again.events == whole.events
     assert again.session.book == whole.session.book
-    assert store.head() == len(whole.events)
+    assert store.last_position() == len(whole.events)
     assert [row.meta.actor for row in store.read(STREAM)].count("test") == stored
 
 

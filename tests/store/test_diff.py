@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.audit.compare import compare
+from engine.audit.compare import compare_runs
 from engine.core.money import exact
 from engine.runtime import replay, runs
 from engine.store.memory import MemoryStore
@@ -19,8 +19,8 @@ def test_two_profiles_are_told_apart_by_the_fields_that_differ() -> None:
     limits = msgspec.structs.replace(CONFIG.limits, position_pct=exact(3), reversal=False)
     theirs = question(config=msgspec.structs.replace(CONFIG, limits=limits))
     perform(store, theirs, replay.load_stored_analyses(store, ours, no_file))
-    found = compare(store, ours, theirs)
-    assert [tuple(change) for change in found.asked] == [
+    found = compare_runs(store, ours, theirs)
+    assert [tuple(change) for change in found.request_changes] == [
         ("config.limits.position_pct", "10", "3"), ("config.limits.reversal", "true", "false"),
     ]  # fmt: skip
     result = runs.result_of(store, ours.run_id)
@@ -45,24 +45,24 @@ def test_another_profile_that_decides_the_same_is_told_so() -> None:
     # How returns are annualised is asked of a run, and nothing is decided by it.
     theirs = question(config=msgspec.structs.replace(CONFIG, periods_per_year=252))
     perform(store, theirs, replay.load_stored_analyses(store, ours, no_file))
-    found = compare(store, ours, theirs)
+    found = compare_runs(store, ours, theirs)
     assert (found.equal, found.difference) == (False, None)
-    assert [change.field for change in found.asked] == ["config.periods_per_year"]
+    assert [change.field for change in found.request_changes] == ["config.periods_per_year"]
 
 
 def test_the_same_question_asked_again_has_an_equal_book() -> None:
     store = MemoryStore()
     ours = perform(store, question(), Stored(store))
     theirs = perform(store, question(label="again"), replay.load_stored_analyses(store, ours, no_file))
-    found = compare(store, ours, theirs)
+    found = compare_runs(store, ours, theirs)
     assert found.difference is None
-    assert [tuple(change) for change in found.asked] == [("label", "", "again")]
+    assert [tuple(change) for change in found.request_changes] == [("label", "", "again")]
 
 
 def test_a_symbol_more_is_told_field_by_field() -> None:
     store = MemoryStore()
     one = question(config=config_of(("AAA",), quantity="1"))
     two = question(config=config_of(("AAA", "BBB"), quantity="1"))
-    fields = [change.field for change in compare(store, one, two).asked]
+    fields = [change.field for change in compare_runs(store, one, two).request_changes]
     assert fields[0] == "config.instruments.BBB.symbol"
     assert all(field.startswith("config.instruments.BBB.") for field in fields)

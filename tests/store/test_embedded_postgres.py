@@ -29,11 +29,11 @@ from engine.store.embedded.user import ServiceUser, service_user
 from tests.support.embedded_home import (
     LINGER_S,
     SOURCES,
-    begun_process,
     dsn_of,
     embedded,
     environment,
     new_home,
+    started_process,
     user_process,
     wait_until_stopped,
     watchdogs,
@@ -113,7 +113,7 @@ def test_a_killed_command_leaves_no_server_and_no_watchdog(home: Path, death: si
 
 def test_eight_commands_at_once_on_a_new_home_share_one_server(home: Path) -> None:
     with ExitStack() as stack:
-        racers = [stack.enter_context(begun_process(home)) for _ in range(8)]
+        racers = [stack.enter_context(started_process(home)) for _ in range(8)]
         dsns = {dsn_of(racer) for racer in racers}
         assert len(dsns) == 1
         assert rows(dsns.pop(), "select 1") == [(1,)]
@@ -307,12 +307,12 @@ def test_root_keeps_the_modes_of_folders_above_and_works_around_them() -> None:
         closed.mkdir()
         closed.chmod(0o700)
         said: list[str] = []
-        with embedded(home, said=said) as dsn:
+        with embedded(home, messages=said) as dsn:
             assert rows(dsn, "select 1") == [(1,)]
             assert not embedded(home).status().data.is_relative_to(home)
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
         assert sum("cannot reach" in message for message in said) == 1
-        embedded(home, said=said).status()
+        embedded(home, messages=said).status()
         assert sum("cannot reach" in message for message in said) == 1
 
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from engine.core.errors import DamagedEvent, UnknownEvent
 from engine.core.events import EVENT_TYPES, Event, OrderFilled, OrderRejected, RunFailed
 from engine.core.upcasters import NAMES, TYPES, event_names
-from engine.store import Batch, Cause, Meta, Recorded, read_from
-from engine.store.codec import name_of, payload_of, recorded, state_of, stream_id
+from engine.store import Batch, Cause, LogEntry, Meta, read_from
+from engine.store.codec import decode_entry, encode_payload, encode_state, stored_name, stream_id
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from tests.support.paths import TESTS
@@ -37,16 +37,16 @@ def payload(name: str) -> bytes:
     return (GOLDEN / f"{name}.json").read_bytes().strip()
 
 
-def load(name: str, body: bytes, position: int = 1) -> Recorded:
+def load(name: str, body: bytes, position: int = 1) -> LogEntry:
     """As a store does it."""
-    return recorded(position, 1, name, state_of(body, META))
+    return decode_entry(position, 1, name, encode_state(body, META))
 
 
 @pytest.mark.parametrize("name", NAMES.values())
 def test_a_stored_fact_still_loads_and_encodes_to_the_same_bytes(name: str) -> None:
     row = load(name, payload(name))
-    assert name_of(row.event) == name
-    assert payload_of(row.event) == payload(name)
+    assert stored_name(row.event) == name
+    assert encode_payload(row.event) == payload(name)
 
 
 @pytest.mark.parametrize("name", [file.stem for file in FILES])
@@ -104,7 +104,7 @@ def test_a_stored_name_never_imports_a_module_and_an_unknown_one_stops_every_rea
 ) -> None:
     (tmp_path / "poison.py").write_text("raise SystemExit('a stored name ran code')")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    state = state_of(payload("RunFailed.v1"), META)
+    state = encode_state(payload("RunFailed.v1"), META)
     with psycopg.connect(dsn) as conn:
         conn.execute("SET session_replication_role = replica")
         row = conn.execute(
@@ -135,15 +135,15 @@ def test_a_stored_name_never_imports_a_module_and_an_unknown_one_stops_every_rea
 def test_any_text_in_fact_and_metadata_comes_back(reason: str, actor: str, odd: str) -> None:
     event = RunFailed("r", reason + odd)
     meta = msgspec.structs.replace(META, actor=odd + actor, stream=odd)
-    row = recorded(1, 1, "RunFailed.v1", state_of(payload_of(event), meta))
-    assert (row.event, row.meta, row.stream, row.payload) == (event, meta, odd, payload_of(event))
+    row = decode_entry(1, 1, "RunFailed.v1", encode_state(encode_payload(event), meta))
+    assert (row.event, row.meta, row.stream, row.payload) == (event, meta, odd, encode_payload(event))
 
 
 @given(st.data())
 @settings(max_examples=500)
 def test_a_damaged_state_is_refused_unless_it_is_still_a_pair_of_fact_and_metadata(data: st.DataObject) -> None:
     """The stores cut a state in two; here the whole of it is parsed by its type, and the answers are the same."""
-    state = bytearray(state_of(b'{"run_id":"r","reason":"w{}[],"}', META))
+    state = bytearray(encode_state(b'{"run_id":"r","reason":"w{}[],"}', META))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(state) - 1))
         state[at : at + data.draw(st.integers(0, 2))] = data.draw(
@@ -153,9 +153,9 @@ def test_a_damaged_state_is_refused_unless_it_is_still_a_pair_of_fact_and_metada
         expected = msgspec.json.decode(state, type=tuple[RunFailed, Meta])
     except (msgspec.DecodeError, UnicodeDecodeError):
         with pytest.raises(DamagedEvent):
-            recorded(1, 1, "RunFailed.v1", bytes(state))
+            decode_entry(1, 1, "RunFailed.v1", bytes(state))
     else:
-        row = recorded(1, 1, "RunFailed.v1", bytes(state))
+        row = decode_entry(1, 1, "RunFailed.v1", bytes(state))
         assert (row.event, row.meta) == expected
 
 
@@ -205,15 +205,15 @@ def test_a_json_number_is_read_digit_by_digit_and_never_as_a_float(number: str) 
     event = rejected(number)
     assert isinstance(event, OrderRejected)
     assert event.required == Decimal(number)
-    assert payload_of(event) == payload_of(rejected(f'"{number}"'))
+    assert encode_payload(event) == encode_payload(rejected(f'"{number}"'))
 
 
 @given(amounts)
 def test_an_amount_survives_storage_exactly(amount: Decimal) -> None:
     event = OrderRejected("o", "A", AT, "w", amount, amount)
-    again = load("OrderRejected.v1", payload_of(event)).event
+    again = load("OrderRejected.v1", encode_payload(event)).event
     assert again == event
-    assert payload_of(again) == payload_of(event)
+    assert encode_payload(again) == encode_payload(event)
 
 
 def test_no_event_has_a_place_for_a_float() -> None:

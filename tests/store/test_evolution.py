@@ -24,7 +24,7 @@ from engine.core.upcasters import (
 )
 from engine.runtime import runs
 from engine.store import ENGINE_VERSION, Batch, Cause, Store
-from engine.store.codec import name_of, payload_of
+from engine.store.codec import encode_payload, stored_name
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from tests.store.test_events import load, payload
@@ -119,10 +119,10 @@ def test_an_old_start_reads_as_todays_and_keeps_what_is_stored() -> None:
 
 def test_what_an_old_start_reads_as_is_the_golden_form_of_the_new_one() -> None:
     event = load("RunStarted.v1", payload("RunStarted.v1")).event
-    assert name_of(event) == "RunStarted.v2"
+    assert stored_name(event) == "RunStarted.v2"
     known = load("RunStarted.v2", payload("RunStarted.v2")).event
     assert isinstance(known, RunStarted)
-    assert payload_of(event) == payload("RunStarted.v2").replace(known.lock_digest.encode(), b"")
+    assert encode_payload(event) == payload("RunStarted.v2").replace(known.lock_digest.encode(), b"")
 
 
 def test_upcasters_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_a_former_shape_is_never_appended() -> None:
     store = MemoryStore()
     with pytest.raises(KeyError, match="RunStartedV1"):
         store.append([Batch(STREAM, 0, [OLD_START])], ME)
-    assert store.head() == 0
+    assert store.last_position() == 0
 
 
 # --- A run that an older engine began -----------------------------------------------------------------------------
@@ -150,9 +150,9 @@ def test_a_run_begun_by_an_older_engine_is_completed(begun: Store) -> None:
     assert started.payload == msgspec.json.encode(OLD_START)
     assert started.event == upcast(OLD_START)
     assert result == completed(MemoryStore())
-    head = begun.head()
+    head = begun.last_position()
     assert completed(begun, "tomorrow's") == result
-    assert begun.head() == head
+    assert begun.last_position() == head
 
 
 def test_a_reader_by_name_finds_both_versions(begun: Store) -> None:
@@ -193,7 +193,7 @@ def test_a_run_asked_by_an_older_engine_keeps_its_question(store: Store, monkeyp
 def test_an_old_run_is_not_taken_for_one_with_another_first_bar(begun: Store) -> None:
     with pytest.raises(VersionConflict, match="another process wrote other facts"):
         runs.start_run(begun, ASKED, LAST, "test")
-    assert begun.head() == begun.read_all()[-1].position
+    assert begun.last_position() == begun.read_all()[-1].position
     assert len(list(begun.read(STREAM))) == 2
 
 

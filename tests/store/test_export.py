@@ -23,20 +23,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from engine.audit import export as exporting
 from engine.audit import standalone
-from engine.audit.anchors import Anchor, anchors_file, public_key_of, read_anchors
-from engine.audit.chain import log_id_of
-from engine.audit.export import EventLine, SealLine, digest_of_file, export
+from engine.audit.anchors import Anchor, anchors_file, read_anchors, read_public_key
+from engine.audit.chain import read_log_id
+from engine.audit.export import EventLine, SealLine, digest_of_file, export_log
 from engine.audit.signing import public_key_file
 from engine.audit.standalone import NotAnExport, Refuted
-from engine.audit.verify import verify
+from engine.audit.verify import verify_log
 from engine.core.errors import BadInput
-from engine.store.codec import recorded
-from engine.store.hash_chain import Sealing, genesis, row_bytes
+from engine.store.codec import decode_entry
+from engine.store.hash_chain import SealBuilder, genesis, row_bytes
 from tests.cli.test_commands import answer, run
 from tests.conftest import database
 from tests.store import test_tampering
 from tests.store.test_tampering import Evidence, tamper, tampering
-from tests.support.waiting import GIVE_UP_S
+from tests.support.waiting import WAIT_TIMEOUT_S
 from ui.app import BacktestRequest, import_sample, open_app, run_backtest
 from ui.settings import Settings
 
@@ -65,10 +65,10 @@ def made(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -
             import_sample(app)
             run_backtest(app, BacktestRequest(start=START, end=END))
         with psycopg.connect(dsn) as conn:
-            anchors = read_anchors(anchors_file(home, log_id_of(conn)))
+            anchors = read_anchors(anchors_file(home, read_log_id(conn)))
             conn.rollback()
-            export(conn, folder, anchors)
-        key = bytes.fromhex(public_key_of(public_key_file(home)))
+            export_log(conn, folder, anchors)
+        key = bytes.fromhex(read_public_key(public_key_file(home)))
         yield Made(folder, dsn, home, key, json.loads((folder / "manifest.json").read_text()))
 
 
@@ -86,7 +86,7 @@ def bare(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Python as it comes: no site packages, no environment, another working folder."""
     python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     command = [str(python), "-I", "-S", *map(str, arguments)]
-    return subprocess.run(command, env={}, cwd="/", capture_output=True, text=True, timeout=GIVE_UP_S, check=False)
+    return subprocess.run(command, env={}, cwd="/", capture_output=True, text=True, timeout=WAIT_TIMEOUT_S, check=False)
 
 
 # --- What holds ---------------------------------------------------------------------------------------------------
@@ -146,14 +146,14 @@ def test_an_export_that_fails_leaves_nothing_behind(
 
     monkeypatch.setattr(exporting, "_write_parquet", full)
     with evidence.conn.transaction(), pytest.raises(OSError, match="No space"):
-        export(evidence.conn, tmp_path / "out" / "log", evidence.anchors)
+        export_log(evidence.conn, tmp_path / "out" / "log", evidence.anchors)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_empty_log_is_exported_too(dsn: str, tmp_path: Path) -> None:
     with psycopg.connect(dsn) as conn:
-        export(conn, tmp_path / "log", [])
-    lines = list(standalone.verified(tmp_path / "log"))
+        export_log(conn, tmp_path / "log", [])
+    lines = list(standalone.verify_export(tmp_path / "log"))
     assert lines[1] == "0 events under 0 seals: every link holds."
     assert pl.read_parquet(tmp_path / "log" / "events.parquet").is_empty()
 
@@ -164,7 +164,7 @@ def test_the_table_has_the_rows_of_the_lines(made: Made) -> None:
     assert table.select("position", "stream_id", "version", "name", "state").rows() == [
         (line.position, str(line.stream_id), line.version, line.name, line.state) for line in lines
     ]
-    facts = [recorded(line.position, line.version, line.name, line.state.encode()) for line in lines]
+    facts = [decode_entry(line.position, line.version, line.name, line.state.encode()) for line in lines]
     assert table.select("stream", "run", "actor", "recorded_at", "payload").rows() == [
         (f.stream, f.meta.correlation, f.meta.actor, f.meta.recorded_at, f.payload.decode()) for f in facts
     ]
@@ -209,11 +209,11 @@ def make_anew(folder: Path) -> None:
         size = was.events if number <= len(old) else len(events)
         mine, events = events[:size], events[size:]
         place = (number, mine[0].position, mine[-1].position, len(mine))
-        sealing = Sealing(*place, previous, was.sealed_at, was.sealed_by)
+        sealing = SealBuilder(*place, previous, was.sealed_at, was.sealed_by)
         sealing.add(
             [row_bytes(e.stream_id.bytes, e.version, e.name.encode(), e.state.encode(), e.position) for e in mine]
         )
-        seal = sealing.done()
+        seal = sealing.build()
         texts = (seal.previous.hex(), seal.hash.hex(), seal.checks.hex(), seal.sealed_at, seal.sealed_by)
         made.append(SealLine(*place, *texts))
         previous = seal.hash
@@ -298,12 +298,12 @@ def test_anchors_signed_with_another_key_are_refuted_by_who_knows_the_key(made: 
     (folder / "anchors.jsonl").write_bytes(b"".join(msgspec.json.encode(anchor) + b"\n" for anchor in forged))
     sign_off(folder, public_key=public)
     # By itself the folder is whole: that is why the key must come another way.
-    assert "proves less" in "\n".join(standalone.verified(folder))
+    assert "proves less" in "\n".join(standalone.verify_export(folder))
     assert "signed with another key" in refuted(folder, "--public-key", made.key.hex())
     # Without the anchors it is whole as well, but not for who knows a key or kept the anchors.
     (folder / "anchors.jsonl").write_bytes(b"")
     sign_off(folder, public_key="")
-    assert "There is no anchor" in "\n".join(standalone.verified(folder))
+    assert "There is no anchor" in "\n".join(standalone.verify_export(folder))
     assert "nothing here is signed with the key you gave" in refuted(folder, "--public-key", made.key.hex())
     kept = folder.parent / "kept.jsonl"
     kept.write_bytes(original)
@@ -313,14 +313,14 @@ def test_anchors_signed_with_another_key_are_refuted_by_who_knows_the_key(made: 
 def test_what_vouches_for_no_more_than_a_part_is_told(folder: Path) -> None:
     edit_lines(folder, "anchors.jsonl", lambda lines: lines.clear())
     sign_off(folder)
-    assert any(line.startswith("There is no anchor") for line in standalone.verified(folder))
+    assert any(line.startswith("There is no anchor") for line in standalone.verify_export(folder))
 
 
 def test_any_changed_byte_of_the_chain_is_refused(evidence: Evidence, tmp_path: Path) -> None:
     folder, random = tmp_path / "log", Random(11)
     with evidence.conn.transaction():
-        export(evidence.conn, folder, evidence.anchors)
-    assert list(standalone.verified(folder))
+        export_log(evidence.conn, folder, evidence.anchors)
+    assert list(standalone.verify_export(folder))
     for n in range(90):
         path = folder / standalone.CHAIN[n % 3]
         whole = path.read_bytes()
@@ -328,10 +328,10 @@ def test_any_changed_byte_of_the_chain_is_refused(evidence: Evidence, tmp_path: 
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << random.randrange(8))]) + whole[place + 1 :])
         sign_off(folder)
         with pytest.raises((Refuted, NotAnExport)):
-            list(standalone.verified(folder))
+            list(standalone.verify_export(folder))
         path.write_bytes(whole)
     sign_off(folder)
-    assert list(standalone.verified(folder))
+    assert list(standalone.verify_export(folder))
 
 
 @pytest.mark.parametrize("forged", [False, True])
@@ -339,17 +339,17 @@ def test_the_export_of_a_tampered_database_is_refuted_whenever_the_database_is(
     evidence: Evidence, tmp_path: Path, forged: bool
 ) -> None:
     def agree(n: int) -> bool:
-        export(evidence.conn, tmp_path / str(n), evidence.anchors)
-        theirs = verify(evidence.conn, evidence.anchors).finding
+        export_log(evidence.conn, tmp_path / str(n), evidence.anchors)
+        theirs = verify_log(evidence.conn, evidence.anchors).finding
         try:
-            list(standalone.verified(tmp_path / str(n)))
+            list(standalone.verify_export(tmp_path / str(n)))
         except Refuted:
             return theirs is not None
         return theirs is None
 
     with evidence.conn.transaction():
         assert agree(-1)
-        assert verify(evidence.conn, evidence.anchors).finding is None
+        assert verify_log(evidence.conn, evidence.anchors).finding is None
     for seed in range(40):
         with tampering(evidence.conn):
             kind, place = tamper(evidence, seed, forged)
@@ -414,9 +414,9 @@ def test_a_verifier_without_one_of_its_checks_misses_what_that_check_finds(
 ) -> None:
     change(folder)
     with pytest.raises(Refuted):
-        list(standalone.verified(folder))
+        list(standalone.verify_export(folder))
     monkeypatch.setattr(standalone, check, without_the_check)
-    assert list(standalone.verified(folder))
+    assert list(standalone.verify_export(folder))
 
 
 def without_the_check(first: Any, second: Any = None, *_: Any) -> None:
@@ -499,7 +499,7 @@ def test_a_name_that_leads_out_of_the_folder_is_not_followed(folder: Path) -> No
 def test_a_folder_that_is_a_file_is_no_place_for_an_export(evidence: Evidence, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="not an empty folder"):
-        export(evidence.conn, tmp_path / "file", [])
+        export_log(evidence.conn, tmp_path / "file", [])
 
 
 # --- Ed25519 ------------------------------------------------------------------------------------------------------

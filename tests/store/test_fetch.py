@@ -15,11 +15,11 @@ from engine.core.errors import BadInput, ProviderUnavailable
 from engine.core.market import Calendar, Instrument, Timeframe
 from engine.core.money import exact
 from engine.data.calendars import Span, grid
-from engine.data.fetch import Fetched, fetch
+from engine.data.fetch import FetchResult, fetch_bars
 from engine.data.memory import MemoryCatalogue
 from engine.data.providers import Reach
-from engine.data.resample import resampled
-from engine.data.validation import frame_of
+from engine.data.resample import resample
+from engine.data.validation import exact_frame
 
 H1 = Timeframe.H1
 MONDAY = datetime(2024, 11, 25, tzinfo=UTC)
@@ -66,8 +66,8 @@ def fetched(
     calendar: Calendar = "XNYS",
     timeframe: Timeframe = H1,
     again: bool = False,
-) -> Fetched:
-    return fetch(catalogue, provider, market(calendar), timeframe, span, actor="test", again=again)
+) -> FetchResult:
+    return fetch_bars(catalogue, provider, market(calendar), timeframe, span, actor="test", refetch=again)
 
 
 def opens(catalogue: MemoryCatalogue, timeframe: Timeframe = H1) -> list[datetime]:
@@ -81,10 +81,10 @@ def whole(calendar: Calendar, span: Span, timeframe: Timeframe = H1) -> list[dat
 
 def test_a_week_with_a_holiday_and_a_half_day_is_one_call_and_then_none() -> None:
     catalogue, provider = MemoryCatalogue(), Recorded()
-    assert fetched(catalogue, provider) == Fetched(1, 3 * 7 + 4)
+    assert fetched(catalogue, provider) == FetchResult(1, 3 * 7 + 4)
     assert opens(catalogue) == whole("XNYS", WEEK)
     for _ in range(2):
-        assert fetched(catalogue, provider) == Fetched()
+        assert fetched(catalogue, provider) == FetchResult()
     assert len(provider.asked) == 1
 
 
@@ -119,7 +119,7 @@ def test_what_a_provider_has_not_is_not_asked_for_again_unless_a_person_says_so(
     assert fetched(catalogue, provider).calls == 0
     provider.lacks = ()
     assert fetched(catalogue, provider).calls == 0
-    assert fetched(catalogue, provider, again=True) == Fetched(1, 2)
+    assert fetched(catalogue, provider, again=True) == FetchResult(1, 2)
     assert opens(catalogue) == whole("XNYS", WEEK)
 
 
@@ -129,7 +129,7 @@ def test_what_has_changed_at_the_provider_becomes_a_revision_when_it_is_asked_ag
     known_at = catalogue.known_at()
     provider.close = 11.0
     assert fetched(catalogue, provider).corrected == 0
-    assert fetched(catalogue, provider, again=True) == Fetched(1, 0, 25)
+    assert fetched(catalogue, provider, again=True) == FetchResult(1, 0, 25)
     assert {float(bar.close) for bar in catalogue.bars("AAA", H1)} == {11.0}
     assert {float(bar.close) for bar in catalogue.as_known_at(known_at).bars("AAA", H1)} == {10.5}
 
@@ -154,7 +154,7 @@ def test_what_lies_before_a_providers_reach_is_left_and_all_of_it_is_an_error() 
 def test_bars_that_are_there_need_no_provider_that_has_them_still() -> None:
     catalogue = MemoryCatalogue()
     fetched(catalogue, Recorded())
-    assert fetched(catalogue, Recorded(Reach(back=timedelta(days=1)))) == Fetched()
+    assert fetched(catalogue, Recorded(Reach(back=timedelta(days=1)))) == FetchResult()
 
 
 def test_a_thin_series_is_asked_for_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_what_comes_beside_what_was_asked_for_changes_nothing() -> None:
     fetched(catalogue, provider, Span(MONDAY, MONDAY + timedelta(days=1)))
     fetched(catalogue, provider, Span(MONDAY + timedelta(days=2), MONDAY + timedelta(days=7)))
     provider.close, provider.talks = 11.0, True
-    assert fetched(catalogue, provider) == Fetched(1, 7)
+    assert fetched(catalogue, provider) == FetchResult(1, 7)
     assert sum(float(bar.close) == 10.5 for bar in catalogue.bars("AAA", H1)) == 18
 
 
@@ -222,7 +222,7 @@ def test_making_bars_leaves_those_alone_that_came_from_elsewhere() -> None:
 def test_a_timeframe_that_is_not_offered_is_made_of_the_largest_that_fits() -> None:
     catalogue, provider = MemoryCatalogue(), Recorded()
     assert fetched(catalogue, provider, timeframe=Timeframe.D1).calls == 1
-    made = resampled(frame_of(catalogue.bars("AAA", H1)), "XNYS", H1, Timeframe.D1)
+    made = resample(exact_frame(catalogue.bars("AAA", H1)), "XNYS", H1, Timeframe.D1)
     assert opens(catalogue, Timeframe.D1) == [at.astimezone(UTC) for at in made["opened_at"]]
     assert len(opens(catalogue, Timeframe.D1)) == 4
     with pytest.raises(BadInput, match="recorded has no 1m bars of AAA"):
@@ -277,7 +277,7 @@ def test_whatever_is_asked_in_whatever_order_no_bar_is_asked_for_twice_and_none_
         fetched(catalogue, provider, span, calendar)
     wanted = {at for span in asked for at in whole(calendar, span)}
     had = {at for at in wanted if not any(hole.start <= at < hole.end for hole in lacks)}
-    held = set(opens(catalogue)) if catalogue.listing() else set[datetime]()
+    held = set(opens(catalogue)) if catalogue.list_series() else set[datetime]()
     assert held == had
     asked_for = [set(_opening(calendar, span)) for span in provider.asked]
     assert set[datetime]().union(*asked_for) >= wanted

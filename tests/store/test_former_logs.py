@@ -15,9 +15,9 @@ import pytest
 
 from engine.audit import chain
 from engine.audit.anchors import read_anchors
-from engine.audit.export import EventLine, SealLine, export
-from engine.audit.signing import anchor
-from engine.audit.verify import verify
+from engine.audit.export import EventLine, SealLine, export_log
+from engine.audit.signing import sign_head
+from engine.audit.verify import verify_log
 from engine.core.errors import BadInput
 from engine.core.events import RunFailed
 from engine.store import Batch, Cause
@@ -84,17 +84,17 @@ def test_a_former_log_holds_goes_on_and_is_anchored(former: Path, server: str, t
         assert migrate(made) != []
         kept = read_anchors(former / "anchors.jsonl")
         with PostgresStore(made) as store, psycopg.connect(made, autocommit=True) as conn:
-            verdict = verify(conn, kept, KEY)
+            verdict = verify_log(conn, kept, KEY)
             assert (verdict.finding, verdict.events, verdict.anchored_to) == (None, 2, 2)
             for n in range(3):
                 store.append([Batch("run:x", n, [RunFailed("x", str(n))])], Cause("test"))
-            assert anchor(conn, tmp_path / "home", AT) is not None
-            verdict = verify(conn, kept, KEY)
+            assert sign_head(conn, tmp_path / "home", AT) is not None
+            verdict = verify_log(conn, kept, KEY)
             assert (verdict.finding, verdict.events, verdict.notices) == (None, 5, ())
             timed = [seal.sealed_at != "" for seal in chain.seals_after(conn, 0)]
             assert timed == [False, False, True, True, True]
             with conn.transaction():
-                export(conn, tmp_path / "log", kept)
+                export_log(conn, tmp_path / "log", kept)
             assert bare(tmp_path / "log" / "verify.py", "--public-key", KEY).returncode == 0
 
 
@@ -109,13 +109,13 @@ def test_a_seal_of_the_first_format_after_one_of_the_second_is_found(former: Pat
             conn.execute("SET session_replication_role = replica")
             conn.execute("UPDATE quantagent.seals SET sealed_at = NULL, sealed_by = NULL WHERE seal = 5")
             forge(conn)
-            finding = verify(conn).finding
+            finding = verify_log(conn).finding
             assert finding is not None
             assert "seal 5 has no time, though seal 4 has" in finding.what
             with pytest.raises(BadInput, match="seal 5 has no time"):
-                anchor(conn, tmp_path / "home", AT)
+                sign_head(conn, tmp_path / "home", AT)
             with conn.transaction():
-                export(conn, tmp_path / "log", [])
+                export_log(conn, tmp_path / "log", [])
             done = bare(tmp_path / "log" / "verify.py")
             assert (done.returncode, "has no time" in done.stdout) == (3, True)
 

@@ -25,7 +25,7 @@ from engine.core.events import Environment, OrderFilled, RunEnded
 from engine.core.market import Bar, Timeframe
 from engine.core.money import exact
 from engine.core.session_ends import Schedule
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.signals import ImportedAnalyst, read_signals
 from engine.runtime import runs
 from engine.store.memory import MemoryStore
@@ -92,7 +92,7 @@ def outcome(config: RunConfig, bars: list[list[Bar]], folder: Path) -> Outcome:
             pass
         if isinstance(row.event, OrderFilled):
             fills.append(fill_line(len(fills), row.event, view.book.cash))
-    return Outcome(ended, fills, view.trades.closed, view.trades.open, equity_curve(config, view.moves, bars))
+    return Outcome(ended, fills, view.trades.closed, view.trades.open, equity_curve(config, view.movements, bars))
 
 
 def fill_line(number: int, fill: OrderFilled, cash: Decimal) -> str:
@@ -221,7 +221,7 @@ def test_the_command_s_own_path_shows_the_golden_figures_in_the_read_models(
     profile = tmp_path / "golden.json"
     profile.write_text(json.dumps(PROFILE))
     signals = write_signals(tmp_path / "crossing.csv", synthetic)
-    catalogue = Catalogue(dsn)
+    catalogue = PostgresCatalogue(dsn)
     for series in synthetic:
         catalogue.add(series[0].symbol, Timeframe.H1, series, source="recipe", learned_at=now())
     with PostgresStore(dsn) as store:

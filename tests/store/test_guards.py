@@ -9,17 +9,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from engine.audit.role_views import read_otherwise
+from engine.audit.role_views import role_findings
 from engine.core.errors import StoreUnavailable
 from engine.core.events import RunFailed
 from engine.store import Batch, Cause
-from engine.store.guards import Differences, differences, make_guards, objects, restore
+from engine.store.guards import SchemaDifferences, create_guards, list_objects, restore_objects, schema_differences
 from engine.store.migrations import migrate, restore_guards
 from engine.store.postgres import PostgresStore
 from engine.store.roles import access
 from tests.cli.test_commands import env, run
 from tests.conftest import database
-from tests.support.guarded_objects import LIST
+from tests.support.guarded_objects import OBJECTS_FILE
 
 __all__ = ["env"]
 Connection = psycopg.Connection[Any]
@@ -35,17 +35,17 @@ def conn(dsn: str) -> Iterator[Connection]:
 
 def test_the_list_is_what_the_migrations_make(dsn: str) -> None:
     with psycopg.connect(dsn) as conn:
-        assert objects(conn) == LIST.read_text(encoding="utf-8").splitlines(), (
+        assert list_objects(conn) == OBJECTS_FILE.read_text(encoding="utf-8").splitlines(), (
             "run `python -m tests.support.guarded_objects`"
         )
-        assert not differences(conn)
+        assert not schema_differences(conn)
 
 
 def test_a_database_without_roles_lacks_nothing(tcp_server: str) -> None:
     with database(tcp_server, "template0") as made:
         migrate(made)
         with psycopg.connect(made) as conn:
-            assert differences(conn) == Differences((), ())
+            assert schema_differences(conn) == SchemaDifferences((), ())
 
 
 # A change, and a part of the line that names it. The last ones hold rows, and cannot be taken back.
@@ -105,22 +105,22 @@ def change(conn: Connection, statements: str) -> None:
 @pytest.mark.parametrize(("statements", "line"), CHANGES.items(), ids=CHANGES.values())
 def test_a_change_is_named_and_taken_back(conn: Connection, dsn: str, statements: str, line: str) -> None:
     change(conn, statements)
-    found = differences(conn)
+    found = schema_differences(conn)
     assert any(line in each for each in (*found.missing, *found.unexpected)), found
     assert restore_guards(dsn) == found
-    assert not differences(conn)
+    assert not schema_differences(conn)
     assert not restore_guards(dsn)
 
 
 @pytest.mark.parametrize(("statements", "line"), NOT_RESTORED.items(), ids=NOT_RESTORED.values())
 def test_what_holds_rows_is_not_made_again(conn: Connection, dsn: str, statements: str, line: str) -> None:
     change(conn, statements)
-    assert any(line in each for each in differences(conn).missing)
-    before = objects(conn)
+    assert any(line in each for each in schema_differences(conn).missing)
+    before = list_objects(conn)
     with pytest.raises(StoreUnavailable, match="cannot be taken back") as refused:
         restore_guards(dsn)
     assert line in str(refused.value)
-    assert objects(conn) == before
+    assert list_objects(conn) == before
 
 
 def test_what_an_owner_cannot_take_back_is_named(conn: Connection, dsn: str) -> None:
@@ -130,14 +130,14 @@ def test_what_an_owner_cannot_take_back_is_named(conn: Connection, dsn: str) -> 
 
 
 def test_guards_are_made_again_without_a_change(conn: Connection) -> None:
-    before = objects(conn)
-    make_guards(conn)
-    assert objects(conn) == before
-    assert restore(conn) == Differences((), ())
+    before = list_objects(conn)
+    create_guards(conn)
+    assert list_objects(conn) == before
+    assert restore_objects(conn) == SchemaDifferences((), ())
 
 
 def test_a_long_list_is_cut_short() -> None:
-    many = Differences(("a" * 300,), tuple("bcdef"))
+    many = SchemaDifferences(("a" * 300,), tuple("bcdef"))
     assert str(many) == "unexpected: b; unexpected: c; unexpected: d and 3 more"
     assert str(many._replace(unexpected=())) == f"missing: {'a' * 147} ..."
     assert str(many._replace(unexpected=("column x", "relation y kind v"))).startswith("unexpected: relation y kind v")
@@ -189,7 +189,7 @@ def test_a_log_that_only_the_auditor_sees_clean_does_not_verify(env: dict[str, s
     with psycopg.connect(by_role.auditor) as conn:
         conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         others = {"writer": by_role.writer, "reader": by_role.reader}
-        assert [finding.what for finding in read_otherwise(conn, others)] == [
+        assert [finding.what for finding in role_findings(conn, others)] == [
             f"the {role} reads another log in this database than the auditor does" for role in others
         ]
 
@@ -201,4 +201,4 @@ def test_roles_that_read_the_same_log_raise_no_alarm(conn: Connection, dsn: str)
         auditor.execute("SELECT 1 FROM quantagent.events")
         with PostgresStore(dsn) as store:
             store.append([Batch("run:y", 0, [RunFailed("y", "meanwhile")])], Cause("test"))
-        assert list(read_otherwise(auditor, {"writer": by_role.writer, "reader": by_role.reader})) == []
+        assert list(role_findings(auditor, {"writer": by_role.writer, "reader": by_role.reader})) == []

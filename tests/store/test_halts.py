@@ -12,8 +12,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from engine.audit.capsule import open_capsule
-from engine.audit.regenerate import bars_of, opinions_of, regenerate
-from engine.audit.reproduce import reproduce
+from engine.audit.regenerate import regenerate_run, run_bars, stored_analyst
+from engine.audit.reproduce import reproduce_run
 from engine.core.errors import BadInput, VersionConflict
 from engine.core.events import (
     BookEvent,
@@ -25,7 +25,7 @@ from engine.core.events import (
     TradingResumed,
     Verdict,
 )
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.signals import SignalFile
 from engine.runtime import halts, runs
 from engine.runtime.account_monitor import AccountMonitor
@@ -316,8 +316,8 @@ def test_a_run_with_halts_is_replayed_and_made_again_to_the_same_digest(app: App
     for source in (ended.request, again.request, dearer.request):
         held = halts.commands_from_book(app.store.read(runs.book_stream(source.run_id)))
         assert [each.at for each in held] == sorted(happens)
-        bars, opinions = bars_of(app.catalogue, app.store, source), opinions_of(app.store, source, no_file)
-        assert regenerate(app.store, bars, opinions, source).equal
+        bars, opinions = run_bars(app.catalogue, app.store, source), stored_analyst(app.store, source, no_file)
+        assert regenerate_run(app.store, bars, opinions, source).equal
 
 
 def test_a_capsule_of_a_run_with_halts_is_reproduced_elsewhere(
@@ -326,7 +326,9 @@ def test_a_capsule_of_a_run_with_halts_is_reproduced_elsewhere(
     daemon = drive(app, {slot(3): lambda: halt(app)})
     answer(env, "audit", "bundle", daemon.run_id, tmp_path / "halted.zip")
     with database(server, template) as dsn, PostgresStore(dsn) as store:
-        found = reproduce(store, Catalogue(dsn), dsn, open_capsule(tmp_path / "halted.zip"), actor="auditor")
+        found = reproduce_run(
+            store, PostgresCatalogue(dsn), dsn, open_capsule(tmp_path / "halted.zip"), actor="auditor"
+        )
         assert found.equal
 
 

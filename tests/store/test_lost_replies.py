@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from engine.audit.verify import verify
+from engine.audit.verify import verify_log
 from engine.core.events import Environment, Event, RunFailed, TradingHalted
 from engine.runtime import runs
 from engine.store import Batch, Cause, Store
@@ -74,7 +74,7 @@ def test_every_save_survives_a_cut_around_its_commit(line: Line, mode: str) -> N
             expected.append(batches, ME)
             assert facts(store) == facts(expected)
     with psycopg.connect(line.dsn) as conn:
-        assert verify(conn).finding is None
+        assert verify_log(conn).finding is None
 
 
 @pytest.mark.parametrize("mode", ["before", "after"])
@@ -96,7 +96,7 @@ def test_a_run_whose_connection_breaks_at_every_save_is_the_run_it_would_have_be
         def __init__(self, store: Store) -> None:
             self._store = store
             self.read, self.read_many = store.read, store.read_many
-            self.read_all, self.read_newest, self.head = store.read_all, store.read_newest, store.head
+            self.read_all, self.read_newest, self.last_position = store.read_all, store.read_newest, store.last_position
 
         def append(self, batches: Sequence[Batch], cause: Cause) -> None:
             nonlocal cut

@@ -16,7 +16,7 @@ from engine.store import Store, read_from
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
-from projections.rebuild import rebuild
+from projections.rebuild import rebuild_read_models
 from projections.runner import Runner
 from ui.services import models
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_saved_or_found_is_refused() -> None:
     ):
         with pytest.raises(NotFound, match=said):
             models.find_model(store, name)
-    assert store.head() == 1
+    assert store.last_position() == 1
 
 
 def test_two_that_save_at_once_make_two_versions_or_one_of_them_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_activating_what_is_active_adds_nothing() -> None:
         assert models.activate_model(store, "gpt", "paper", "ann") == ModelActivated(
             "paper", "gpt", preset_digest(preset_text(ONE))
         )
-    assert store.head() == 2
+    assert store.last_position() == 2
     with pytest.raises(BadInput, match=r"gpt\.toml is a file"):
         models.activate_model(store, "gpt.toml", "paper", "ann")
 
@@ -170,7 +170,7 @@ def test_fallbacks_that_go_in_a_circle_or_nowhere_are_not_saved() -> None:
     models.save_model(store, "big", preset(fallback="small"), "ann")
     with pytest.raises(BadInput, match="the fallbacks of model small go in a circle, back to small"):
         models.save_model(store, "small", preset(fallback="big"), "ann")
-    assert store.head() == 2
+    assert store.last_position() == 2
 
 
 # --- Documents ----------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_a_key_is_saved_nowhere_and_told_to_nobody(key: str, place: str, monkeyp
     with pytest.raises(NotFound) as missing:
         models.find_model(store, key)
     assert key not in str(missing.value)
-    assert store.head() == 0
+    assert store.last_position() == 0
 
 
 def test_a_stored_preset_is_read_whatever_the_environment_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,5 +273,5 @@ def test_versions_and_activations_are_rows(log: tuple[str, PostgresStore]) -> No
     assert [(row["scope"], row["name"], row["active"], row["actor"]) for row in activations] == [
         ("paper", "gpt", True, "bob"), ("paper", "gpt", False, "bob"),
     ]  # fmt: skip
-    assert rebuild(store, MemoryCatalogue(), dsn).same
+    assert rebuild_read_models(store, MemoryCatalogue(), dsn).same
     assert len(list(read_from(store))) == 4

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from engine.audit.order_history import OrderState, recreate
+from engine.audit.order_history import OrderState, order_history
 from engine.core.errors import NotFound
 from engine.core.events import OrderFilled, OrderPlaced, OrderRejected, RiskDecided, RunRequested, SignalRaised
 from engine.core.money import ZERO, add
@@ -45,7 +45,7 @@ def test_every_order_is_made_again_as_its_events_tell_it(bold: Bold) -> None:
     store, asked = bold
     seen: set[tuple[str, ...]] = set()
     for order in placed(bold):
-        found = recreate(store, asked, order.order_id)
+        found = order_history(store, asked, order.order_id)
         first, last = found.states[0], found.states[-1]
         assert (first.row.event, first.filled, first.remaining) == (order, ZERO, order.quantity)
         assert first.average_price is None
@@ -69,7 +69,7 @@ def test_every_order_is_made_again_as_its_events_tell_it(bold: Bold) -> None:
 def test_an_order_tells_the_signal_and_the_verdict_it_came_from(bold: Bold) -> None:
     store, asked = bold
     order = placed(bold)[0]
-    found = recreate(store, asked, order.order_id)
+    found = order_history(store, asked, order.order_id)
     assert found.signal is not None
     assert found.verdict is not None
     assert isinstance(found.signal.event, SignalRaised)
@@ -81,14 +81,14 @@ def test_an_order_tells_the_signal_and_the_verdict_it_came_from(bold: Bold) -> N
 def test_until_an_instant_there_is_only_what_had_happened(bold: Bold) -> None:
     store, asked = bold
     order = placed(bold)[3]
-    whole = recreate(store, asked, order.order_id)
-    assert recreate(store, asked, order.order_id, order.at).states == whole.states
+    whole = order_history(store, asked, order.order_id)
+    assert order_history(store, asked, order.order_id, order.at).states == whole.states
     with pytest.raises(NotFound, match=r"was placed at 20.*Z: at 20.*Z there was nothing of it"):
-        recreate(store, asked, order.order_id, order.at - timedelta(seconds=1))
+        order_history(store, asked, order.order_id, order.at - timedelta(seconds=1))
     recorded_at = whole.states[0].row.meta.recorded_at
-    assert recreate(store, asked, order.order_id, recorded_at, recorded=True).states
+    assert order_history(store, asked, order.order_id, recorded_at, recorded=True).states
     with pytest.raises(NotFound, match="there was nothing of it"):
-        recreate(store, asked, order.order_id, recorded_at - timedelta(hours=1), recorded=True)
+        order_history(store, asked, order.order_id, recorded_at - timedelta(hours=1), recorded=True)
 
 
 def test_a_partly_filled_order_had_its_interim_state(bold: Bold) -> None:
@@ -96,7 +96,7 @@ def test_a_partly_filled_order_had_its_interim_state(bold: Bold) -> None:
     refused = [
         row.event.order_id for row in store.read(runs.book_stream(asked.run_id)) if isinstance(row.event, OrderRejected)
     ]
-    found = next(found for order_id in refused if len((found := recreate(store, asked, order_id)).states) == 3)
+    found = next(found for order_id in refused if len((found := order_history(store, asked, order_id)).states) == 3)
     interim, end = found.states[1:]
     assert 0 < interim.filled < found.order.quantity
     assert (end.filled, end.remaining, end.average_price) == (interim.filled, interim.remaining, interim.average_price)
@@ -105,16 +105,16 @@ def test_a_partly_filled_order_had_its_interim_state(bold: Bold) -> None:
 def test_an_order_is_found_by_a_beginning_that_no_other_has(bold: Bold) -> None:
     store, asked = bold
     orders = placed(bold)
-    assert recreate(store, asked, "latest").order == orders[-1]
-    assert recreate(store, asked, "latest", orders[5].at).order.at == orders[5].at
-    assert recreate(store, asked, orders[2].order_id.removesuffix("-1")).order == orders[2]
+    assert order_history(store, asked, "latest").order == orders[-1]
+    assert order_history(store, asked, "latest", orders[5].at).order.at == orders[5].at
+    assert order_history(store, asked, orders[2].order_id.removesuffix("-1")).order == orders[2]
     with pytest.raises(NotFound, match=rf"order 'order-' fits {len(orders)} of run .*: give more of its id\."):
-        recreate(store, asked, "order-")
+        order_history(store, asked, "order-")
     for unknown in ("", "order-XXX", "signal-AAA"):
         with pytest.raises(NotFound, match=f"has no order '{unknown}': .* names its {len(orders)}"):
-            recreate(store, asked, unknown)
+            order_history(store, asked, unknown)
     with pytest.raises(NotFound, match="had placed no order by then"):
-        recreate(store, asked, "latest", orders[0].at - timedelta(seconds=1))
+        order_history(store, asked, "latest", orders[0].at - timedelta(seconds=1))
 
 
 # --- As a command -------------------------------------------------------------------------------------------------

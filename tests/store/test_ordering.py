@@ -19,10 +19,10 @@ from eventsourcing.persistence import StoredEvent
 from engine.core.errors import VersionConflict
 from engine.core.events import TradingHalted
 from engine.store import Batch, Cause
-from engine.store.codec import name_of, payload_of, state_of, stream_id
+from engine.store.codec import encode_payload, encode_state, stored_name, stream_id
 from engine.store.hash_chain import Seal
 from engine.store.postgres import PostgresStore, Recorder, datastore
-from tests.support.waiting import GIVE_UP_S, wait_until, waits_for_lock
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until, waits_for_lock
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 WRITERS = 6
@@ -122,16 +122,16 @@ def appending_slowly(recorder: Recorder) -> Generator[Callable[[], None]]:
     class Slow(Unsealed):
         def _seal(self, curs: psycopg.Cursor[Any], seal: Seal) -> None:
             has_positions.set()
-            assert go_on.wait(GIVE_UP_S)
+            assert go_on.wait(WAIT_TIMEOUT_S)
 
     slow = Slow(recorder.datastore)
     writer = Thread(target=slow.insert_events, args=([stored("slow")],))
     writer.start()
-    assert has_positions.wait(GIVE_UP_S)
+    assert has_positions.wait(WAIT_TIMEOUT_S)
 
     def finish() -> None:
         go_on.set()
-        writer.join(GIVE_UP_S)
+        writer.join(WAIT_TIMEOUT_S)
 
     yield finish
     finish()
@@ -141,8 +141,8 @@ def stored(stream: str) -> StoredEvent:
     from engine.store import ENGINE_VERSION, Meta
 
     event = halted(stream)
-    state = state_of(payload_of(event), Meta(stream, AT, "test", "", "", ENGINE_VERSION))
-    return StoredEvent(stream_id(stream), 1, name_of(event), state)
+    state = encode_state(encode_payload(event), Meta(stream, AT, "test", "", "", ENGINE_VERSION))
+    return StoredEvent(stream_id(stream), 1, stored_name(event), state)
 
 
 def missed_by_a_follower(dsn: str) -> list[str]:
@@ -156,7 +156,7 @@ def missed_by_a_follower(dsn: str) -> list[str]:
             wait_until(lambda: not quick.is_alive() or waits_for_lock(dsn), "the quick append neither ends nor waits")
             follower.poll()
             finish()
-            quick.join(GIVE_UP_S)
+            quick.join(WAIT_TIMEOUT_S)
         follower.poll()
         missed = [row.stream for row in store.read_all() if row.position not in follower.seen]
     recorder.datastore.close()

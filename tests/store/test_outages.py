@@ -17,7 +17,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier, Literal
 
-from engine.audit.verify import verify
+from engine.audit.verify import verify_log
 from engine.core.errors import StoreUnavailable
 from engine.core.events import TradingHalted
 from engine.store import Batch, Cause
@@ -25,7 +25,7 @@ from engine.store import postgres as store_module
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from tests.support.embedded_home import embedded, new_home
-from tests.support.waiting import GIVE_UP_S, wait_until
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def batch(stream: str, after: int = 0, count: int = 1, size: int = 10) -> Batch:
 def nothing_but(dsn: str, count: int) -> None:
     """So many events, all of them sealed."""
     with psycopg.connect(dsn) as conn:
-        verdict = verify(conn)
+        verdict = verify_log(conn)
     assert (verdict.finding, verdict.events) == (None, count)
 
 
@@ -106,7 +106,7 @@ def test_a_lost_server_ends_with_a_typed_error_when_it_stays_away(monkeypatch: p
             with pytest.raises(StoreUnavailable, match="the log could not be read"):
                 list(store.read("control:a"))
             postgres.start()
-            pool.timeout = GIVE_UP_S
+            pool.timeout = WAIT_TIMEOUT_S
             store.append([batch("control:a", 1)], ME)
         nothing_but(dsn, 2)
         postgres.stop(force=True)
@@ -117,7 +117,7 @@ def test_a_server_that_is_killed_in_the_middle_of_appends_loses_none_and_fails_n
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # How long a server takes to restart depends on the machine; an append that gave up would be a failure.
-    monkeypatch.setattr(store_module.patiently, "__defaults__", (timedelta(seconds=GIVE_UP_S),))
+    monkeypatch.setattr(store_module.with_retry, "__defaults__", (timedelta(seconds=WAIT_TIMEOUT_S),))
     with new_home() as home:
         postgres = embedded(home)
         dsn = postgres.start()
@@ -159,7 +159,7 @@ def kill_postgres(home: Path) -> None:
     processes = [postmaster, *postmaster.children(recursive=True)]
     for process in processes:
         process.kill()
-    psutil.wait_procs(processes, timeout=GIVE_UP_S)
+    psutil.wait_procs(processes, timeout=WAIT_TIMEOUT_S)
 
 
 # --- A full disk ----------------------------------------------------------------------------------------------------

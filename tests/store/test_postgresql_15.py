@@ -11,16 +11,16 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from engine.audit.signing import anchor, standing
-from engine.audit.verify import verify
+from engine.audit.signing import anchoring_state, sign_head
+from engine.audit.verify import verify_log
 from engine.core.events import RunFailed
 from engine.store import Batch, Cause
 from engine.store.embedded import server
 from engine.store.embedded.upgrade import upgrade_major
-from engine.store.guards import differences
+from engine.store.guards import schema_differences
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
-from engine.store.roles import ROLES, access, shortcoming
+from engine.store.roles import ROLES, access, missing_setup
 from tests.cli.test_commands import run
 from tests.conftest import free_port
 from tests.store.test_anchoring import AT
@@ -80,8 +80,8 @@ def test_an_owner_who_may_create_roles_uses_them(owned: str) -> None:
     with PostgresStore(by_role.writer) as store:
         store.append([Batch("run:x", 0, [RunFailed("x", "y")])], ME)
     with psycopg.connect(by_role.auditor) as conn:
-        assert verify(conn).finding is None
-        assert not differences(conn)
+        assert verify_log(conn).finding is None
+        assert not schema_differences(conn)
         assert conn.execute("SELECT sealed_by FROM quantagent.seals").fetchone() == ("keeper",)
 
 
@@ -103,7 +103,7 @@ def test_a_user_without_the_roles_is_told_which_grant_is_missing(owned: str, sup
         conn.execute("ALTER ROLE keeper NOCREATEROLE")
     try:
         with psycopg.connect(owned) as conn:
-            said = shortcoming(conn)
+            said = missing_setup(conn)
         assert "GRANT quantagent_writer, quantagent_reader, quantagent_auditor TO" in said
         assert "keeper" in said
         env = {**os.environ, "QUANTAGENT_DSN": owned, "QUANTAGENT_HOME": str(tmp_path)}
@@ -121,7 +121,7 @@ def test_a_user_without_the_roles_is_told_which_grant_is_missing(owned: str, sup
 def test_guards_are_listed_as_by_the_newest_version(owned: str, superuser: str) -> None:
     migrate(make_conninfo(superuser, dbname="trading"))
     with psycopg.connect(superuser, dbname="trading") as conn:
-        assert not differences(conn)
+        assert not schema_differences(conn)
 
 
 def test_a_log_that_moves_to_the_newest_version_is_no_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -134,13 +134,13 @@ def test_a_log_that_moves_to_the_newest_version_is_no_copy(monkeypatch: pytest.M
             with PostgresStore(dsn) as store:
                 store.append([Batch("run:x", 0, [RunFailed("x", "y")])], ME)
             with psycopg.connect(dsn, autocommit=True) as conn:
-                made = anchor(conn, tmp_path, AT)
+                made = sign_head(conn, tmp_path, AT)
             old.release()
         assert upgrade_major(embedded(home).server(), {"QUANTAGENT_PG_OLD_BINDIR": str(BINARIES)}, print) is not None
         with embedded(home) as dsn:
             migrate(dsn, logins=True)
             with psycopg.connect(dsn, autocommit=True) as conn:
-                assert standing(conn, tmp_path).flaw is None
-                assert anchor(conn, tmp_path, AT) == made
-                assert verify(conn).finding is None
-                assert not differences(conn)
+                assert anchoring_state(conn, tmp_path).defect is None
+                assert sign_head(conn, tmp_path, AT) == made
+                assert verify_log(conn).finding is None
+                assert not schema_differences(conn)

@@ -21,7 +21,7 @@ from engine.store import Batch, Cause, Store, read_from
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
-from projections.rebuild import rebuild
+from projections.rebuild import rebuild_read_models
 from projections.runner import Runner
 from ui.services import profiles
 from ui.services.profile_fields import Document, Profile
@@ -88,7 +88,7 @@ def test_what_cannot_be_saved_or_found_is_refused(tmp_path: Path) -> None:
             profiles.find_profile(store, name)
     with pytest.raises(BadInput, match="cannot be read"):
         profiles.find_profile(store, str(tmp_path / "none.toml"))
-    assert store.head() == 1
+    assert store.last_position() == 1
 
 
 def test_two_that_save_at_once_make_two_versions_or_one_of_them_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,7 @@ def test_what_is_active_is_the_version_that_was_activated(log: MemoryStore) -> N
 
 
 def test_an_activation_is_a_fact_of_its_profile_and_asking_twice_adds_none(log: MemoryStore) -> None:
-    before = log.head()
+    before = log.last_position()
     for _ in range(2):
         profiles.activate_profile(log, "strict", "paper", "bob")
         profiles.activate_profile(log, "cautious", "global", "bob")
@@ -344,4 +344,4 @@ def test_the_tables_tell_every_version_and_activation(postgres: PostgresStore, d
     ]  # fmt: skip
     recorded = [row.meta.recorded_at for row in read_from(postgres, event_names([ProfileSaved]))]
     assert [row["saved_at"] for row in saved] == recorded
-    assert rebuild(postgres, MemoryCatalogue(), dsn).same
+    assert rebuild_read_models(postgres, MemoryCatalogue(), dsn).same

@@ -24,7 +24,7 @@ from engine.store.memory import MemoryStore
 from projections import performance, runner
 from projections.metrics import metrics
 from projections.queries import Queries
-from projections.rebuild import rebuild
+from projections.rebuild import rebuild_read_models
 from projections.runner import Runner
 from projections.tables import TABLES
 from tests.support.strategies import HOUR, config_of
@@ -54,7 +54,7 @@ def test_a_rebuild_gives_what_was_projected_live_row_for_row(world: World) -> No
     world.run(run_request(BOLD, "unfinished"), until=100)
     world.runner().catch_up()
     live = world.rows()
-    rebuilt = rebuild(world.store, world.catalogue, world.dsn)
+    rebuilt = rebuild_read_models(world.store, world.catalogue, world.dsn)
     assert rebuilt.same
     assert rebuilt.events == len(world.store.read_all(limit=100_000))
     assert rebuilt.rows == {name: len(rows) for name, rows in live.items()}
@@ -99,7 +99,7 @@ def test_a_runner_that_starts_in_the_middle_of_a_run_goes_on_as_the_one_before(
     world.runner().catch_up()
     world.run(run_request(BOLD))
     world.runner().catch_up()
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
 
 
 def test_what_could_not_be_projected_is_projected_whole_by_the_next_attempt(world: World) -> None:
@@ -117,7 +117,7 @@ def test_what_could_not_be_projected_is_projected_whole_by_the_next_attempt(worl
         late.add(bars[0].symbol, Timeframe.H1, bars, source="test", learned_at=LATER)
     one.catch_up()
     assert one.status().set_aside == ()
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
 
 
 def test_analyses_that_were_read_once_are_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,17 +133,17 @@ def test_analyses_that_were_read_once_are_remembered(world: World, monkeypatch: 
 
     monkeypatch.setattr(performance, "intents_at_versions", counted)
     named = [(analysis_id, 1) for analysis_id in ids]
-    found = projection._found(named)  # pyright: ignore[reportPrivateUsage]
+    found = projection._load_intents(named)  # pyright: ignore[reportPrivateUsage]
     assert [wish.analysis_id for _, wish in found] == ids
-    assert projection._found(named) == found  # pyright: ignore[reportPrivateUsage]
-    projection.forget()
-    assert projection._found([*named, *named]) == found * 2  # pyright: ignore[reportPrivateUsage]
+    assert projection._load_intents(named) == found  # pyright: ignore[reportPrivateUsage]
+    projection.reset()
+    assert projection._load_intents([*named, *named]) == found * 2  # pyright: ignore[reportPrivateUsage]
     assert read == ids
-    monkeypatch.setattr(performance, "REMEMBERED", 10)
+    monkeypatch.setattr(performance, "INTENT_CACHE_SIZE", 10)
     for analysis_id in world.analyse(30, 120):
-        projection._found([(analysis_id, 1)])  # pyright: ignore[reportPrivateUsage]
-    assert len(projection._heard) == 10  # pyright: ignore[reportPrivateUsage]
-    assert projection._found(named) == found  # pyright: ignore[reportPrivateUsage]
+        projection._load_intents([(analysis_id, 1)])  # pyright: ignore[reportPrivateUsage]
+    assert len(projection._intent_cache) == 10  # pyright: ignore[reportPrivateUsage]
+    assert projection._load_intents(named) == found  # pyright: ignore[reportPrivateUsage]
 
 
 def test_the_thread_s_decimal_context_changes_no_row(world: World) -> None:

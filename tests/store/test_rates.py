@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from engine.audit.regenerate import bars_of, regenerate
+from engine.audit.regenerate import regenerate_run, run_bars
 from engine.clock import now
 from engine.core.errors import BadInput
 from engine.core.events import RiskDecided, Verdict
@@ -19,7 +19,7 @@ from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, Timeframe
 from engine.core.money import exact
 from engine.core.step import MarketView
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.signals import ImportedAnalyst, read_signals
 from engine.store.postgres import PostgresStore
 from engine.store.roles import Access
@@ -59,7 +59,7 @@ def priced(dsn: str, tmp_path: Path) -> Iterator[Priced]:
     bars, euro = walk("AAA-EUR", 7, 300, 100.0, 0.01), walk("EUR-USD", 8, 300, 1.1, 0.003)
     profile = tmp_path / "euros.json"
     profile.write_text(json.dumps(PROFILE))
-    catalogue = Catalogue(dsn)
+    catalogue = PostgresCatalogue(dsn)
     for series in (bars, euro):
         catalogue.add(series[0].symbol, Timeframe.H1, series, source="walk", learned_at=now())
     with PostgresStore(dsn) as store:
@@ -93,9 +93,9 @@ def test_a_replay_and_a_regeneration_see_the_same_rates(priced: Priced) -> None:
     answer = run_backtest(priced.app, priced.question)
     run = answer.result.request
     assert run_replay(priced.app, run.run_id).result.ended.book_digest == answer.result.ended.book_digest
-    again = regenerate(
+    again = regenerate_run(
         priced.app.store,
-        bars_of(priced.app.catalogue, priced.app.store, run),
+        run_bars(priced.app.catalogue, priced.app.store, run),
         ImportedAnalyst(read_signals(priced.signals)),
         run,
     )

@@ -19,14 +19,14 @@ from engine.data.memory import MemoryCatalogue
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from projections import runner, schemas
-from projections.projection import Rows, write
+from projections.projection import ChangedRows, write_rows
 from projections.queries import Queries
-from projections.rebuild import BESIDE, rebuild
+from projections.rebuild import NEXT_SCHEMA, rebuild_read_models
 from projections.runner import Runner
-from projections.schemas import PRESENT, VIEWS
+from projections.schemas import CURRENT_SCHEMA, VIEWS_SCHEMA
 from projections.tables import VERSION
 from tests.conftest import database
-from tests.support.waiting import GIVE_UP_S, wait_until, waits_for_lock
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until, waits_for_lock
 from tests.support.worlds import BARS, BOLD, CAREFUL, LATER, World, run_request, world_in
 
 
@@ -82,24 +82,24 @@ def test_a_rebuild_while_events_arrive_and_pages_are_read_equals_what_is_project
             meanwhile(lambda n: [queries.runs(), queries.fills(queries.run("latest")["run_id"])]),
         ):
             for _ in range(2):
-                rebuilt = rebuild(world.store, world.catalogue, world.dsn)
+                rebuilt = rebuild_read_models(world.store, world.catalogue, world.dsn)
                 assert rebuilt.same
                 assert min(rebuilt.rows[name] for name in ("runs", "fills", "equity")) > 0
     world.runner().catch_up()
     world.runner("alone").catch_up()
     assert world.rows() == world.rows("alone")
-    assert schemas_in(world.dsn) == {VIEWS, PRESENT}
+    assert schemas_in(world.dsn) == {VIEWS_SCHEMA, CURRENT_SCHEMA}
 
 
 def test_two_rebuilds_at_once_take_turns(world: World) -> None:
     world.run(run_request(BOLD))
     with (
         PostgresStore(world.dsn) as own,
-        meanwhile(lambda n: rebuild(own, world.catalogue, world.dsn) if n == 0 else time.sleep(0.01)),
+        meanwhile(lambda n: rebuild_read_models(own, world.catalogue, world.dsn) if n == 0 else time.sleep(0.01)),
     ):
-        assert rebuild(world.store, world.catalogue, world.dsn).same
-    assert rebuild(world.store, world.catalogue, world.dsn).same
-    assert schemas_in(world.dsn) == {VIEWS, PRESENT}
+        assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
+    assert schemas_in(world.dsn) == {VIEWS_SCHEMA, CURRENT_SCHEMA}
 
 
 def test_rows_that_are_not_what_the_log_says_are_found_and_replaced(world: World) -> None:
@@ -107,8 +107,8 @@ def test_rows_that_are_not_what_the_log_says_are_found_and_replaced(world: World
     world.runner().catch_up()
     right = world.rows()
     with psycopg.connect(world.dsn, autocommit=True) as conn:
-        conn.execute(SQL("UPDATE {} SET cash = cash + 1").format(Identifier(PRESENT, "portfolio")))
-    rebuilt = rebuild(world.store, world.catalogue, world.dsn)
+        conn.execute(SQL("UPDATE {} SET cash = cash + 1").format(Identifier(CURRENT_SCHEMA, "portfolio")))
+    rebuilt = rebuild_read_models(world.store, world.catalogue, world.dsn)
     assert rebuilt.differing["portfolio"] == 2
     assert world.rows() == right
 
@@ -122,18 +122,18 @@ def test_a_runner_that_waited_for_a_switch_does_not_write_by_what_it_knew(
     world.run(run_request(BOLD), until=40)
     one = world.runner()
     one.catch_up()
-    world.runner(BESIDE).catch_up()
+    world.runner(NEXT_SCHEMA).catch_up()
     world.run(run_request(CAREFUL), until=40)
     waiting = Thread(target=one.catch_up, name="slow")
     with let_another_overtake(monkeypatch, world), psycopg.connect(world.dsn) as conn:
-        schemas.lock_position(conn, PRESENT, "books")
+        schemas.lock_position(conn, CURRENT_SCHEMA, "books")
         waiting.start()
         wait_until(lambda: "transactionid" in waits_in(world.dsn))
-        schemas.switch(conn, BESIDE)
+        schemas.switch_tables(conn, NEXT_SCHEMA)
         conn.commit()
         waiting.join()
     assert world.runner().status().stopped == ()
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
 
 
 def test_a_slow_runner_keeps_the_others_waiting_and_is_not_overtaken(
@@ -157,19 +157,19 @@ def let_another_overtake(monkeypatch: pytest.MonkeyPatch, world: World) -> Gener
     """Between the look at its position and its first rows, the thread called slow lets another runner go ahead."""
     others: list[Thread] = []
 
-    def late(conn: schemas.Connection, schema: str, changed: Sequence[Rows]) -> None:
+    def late(conn: schemas.Connection, schema: str, changed: Sequence[ChangedRows]) -> None:
         if changed and current_thread().name == "slow" and not others:
             others.append(Thread(target=world.runner().catch_up))
             others[0].start()
             # It overtakes the slow one, or waits for it.
             wait_until(lambda: not others[0].is_alive() or waits_for_lock(world.dsn))
-        write(conn, schema, changed)
+        write_rows(conn, schema, changed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "write", late)
+        patch.setattr(runner, "write_rows", late)
         yield
         assert others
-        others[0].join(GIVE_UP_S)
+        others[0].join(WAIT_TIMEOUT_S)
 
 
 def waits_in(dsn: str) -> list[str]:
@@ -203,7 +203,7 @@ def test_processes_that_project_at_once_on_a_new_database_write_what_one_writes(
     monkeypatch.setattr(runner, "PAGE", 5)
     world.runner().catch_up()
     for process in processes:
-        process.join(GIVE_UP_S)
+        process.join(WAIT_TIMEOUT_S)
         assert process.exitcode == 0
     assert world.runner().status().lag == 0
     world.runner("alone").catch_up()
@@ -216,14 +216,14 @@ def test_processes_that_project_at_once_on_a_new_database_write_what_one_writes(
 def pretend_it_is_of_version(dsn: str, version: int) -> None:
     """As if a program of another version had made what is there."""
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(f"ALTER SCHEMA {PRESENT} RENAME TO read_models_v{version}".encode())
+        conn.execute(f"ALTER SCHEMA {CURRENT_SCHEMA} RENAME TO read_models_v{version}".encode())
         conn.execute("UPDATE read_models.published SET version = %s", (version,))
 
 
 def test_the_old_version_is_read_until_the_new_one_has_caught_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     old = world.run(run_request(BOLD))
     world.runner().catch_up()
-    before = world.rows(VIEWS)
+    before = world.rows(VIEWS_SCHEMA)
     pretend_it_is_of_version(world.dsn, VERSION - 1)
     world.run(run_request(CAREFUL))
     monkeypatch.setattr(runner, "PAGE", 50)
@@ -234,7 +234,7 @@ def test_the_old_version_is_read_until_the_new_one_has_caught_up(world: World, m
             assert total > 0
             if done < total:
                 assert not world.runner().status().published
-                seen.append(world.rows(VIEWS) == before)
+                seen.append(world.rows(VIEWS_SCHEMA) == before)
                 assert [row["run_id"] for row in queries.runs()] == [old]
 
         world.runner().catch_up(look)
@@ -242,8 +242,8 @@ def test_the_old_version_is_read_until_the_new_one_has_caught_up(world: World, m
     assert len(seen) > 3
     assert all(seen)
     assert world.runner().status().published
-    assert world.rows(VIEWS) == world.rows(PRESENT)
-    assert schemas_in(world.dsn) == {VIEWS, PRESENT}
+    assert world.rows(VIEWS_SCHEMA) == world.rows(CURRENT_SCHEMA)
+    assert schemas_in(world.dsn) == {VIEWS_SCHEMA, CURRENT_SCHEMA}
 
 
 def test_a_new_version_that_stops_where_the_old_one_got_past_is_not_shown(world: World) -> None:
@@ -256,7 +256,7 @@ def test_a_new_version_that_stops_where_the_old_one_got_past_is_not_shown(world:
     status = world.runner().status()
     assert not status.published
     assert len(status.stopped) == 6
-    assert len(world.rows(VIEWS)["analyses"]) == 5
+    assert len(world.rows(VIEWS_SCHEMA)["analyses"]) == 5
     world.change("UPDATE quantagent.events SET topic = 'AnalysisMade.v2' WHERE notification_id = %s", bad)
     world.runner().catch_up()
     assert world.runner().status().published
@@ -267,13 +267,13 @@ def test_an_older_program_leaves_the_tables_of_a_newer_one_alone(world: World) -
     one = world.runner()
     one.catch_up()
     pretend_it_is_of_version(world.dsn, VERSION + 1)
-    seen = world.rows(VIEWS)
+    seen = world.rows(VIEWS_SCHEMA)
     world.run(run_request(CAREFUL))
-    for refused in (one.catch_up, one.status, lambda: rebuild(world.store, world.catalogue, world.dsn)):
+    for refused in (one.catch_up, one.status, lambda: rebuild_read_models(world.store, world.catalogue, world.dsn)):
         with pytest.raises(BadInput, match=f"a newer program .version {VERSION + 1}.*update quantagent here"):
             refused()
-    assert world.rows(VIEWS) == seen
-    assert schemas_in(world.dsn) == {VIEWS, f"read_models_v{VERSION + 1}"}
+    assert world.rows(VIEWS_SCHEMA) == seen
+    assert schemas_in(world.dsn) == {VIEWS_SCHEMA, f"read_models_v{VERSION + 1}"}
 
 
 def test_an_older_program_that_is_overtaken_while_it_projects_says_so(
@@ -297,7 +297,7 @@ def test_the_tables_of_the_time_before_versions_give_way(world: World) -> None:
     world.runner().catch_up()
     with Queries(world.dsn) as queries:
         assert [row["run_id"] for row in queries.runs()] == [run_id]
-    assert schemas_in(world.dsn) == {VIEWS, PRESENT}
+    assert schemas_in(world.dsn) == {VIEWS_SCHEMA, CURRENT_SCHEMA}
 
 
 def test_a_new_database_can_be_read_before_anything_is_projected(world: World) -> None:
@@ -331,11 +331,11 @@ def test_a_user_without_special_rights_projects_rebuilds_and_lets_readers_read(t
         migrate(dsn)
         with world_in(dsn) as world:
             world.run(run_request(BOLD))
-            for work in (world.runner().catch_up, lambda: rebuild(world.store, world.catalogue, dsn)):
+            for work in (world.runner().catch_up, lambda: rebuild_read_models(world.store, world.catalogue, dsn)):
                 work()
                 with psycopg.connect(make_conninfo(server, dbname=dsn_name(dsn)), autocommit=True) as conn:
                     conn.execute(SQL("SET ROLE {}").format(Identifier(reader)))
-                    for name in ("read_models.runs", "read_models.event_log", f"{PRESENT}.runs"):
+                    for name in ("read_models.runs", "read_models.event_log", f"{CURRENT_SCHEMA}.runs"):
                         assert conn.execute(f"SELECT count(*) > 0 FROM {name}".encode()).fetchone() == (True,)
                     with pytest.raises(psycopg.errors.InsufficientPrivilege):
                         conn.execute("UPDATE read_models.runs SET label = ''")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.audit import regenerate as audit
 from engine.audit.compare import event_changes
-from engine.audit.regenerate import Regenerated, bars_of, dataset_digest, opinions_of, regenerate
+from engine.audit.regenerate import RegenerationResult, dataset_digest, regenerate_run, run_bars, stored_analyst
 from engine.core.errors import AnalysisMissing
 from engine.core.events import AnalysisMade, Environment, OrderFilled, RunEnded, RunRequested
 from engine.core.market import Bar, Timeframe
@@ -69,8 +69,8 @@ def no_file(variant: str) -> SignalFile:
     raise AssertionError(f"{variant} is no imported file")
 
 
-def again(store: MemoryStore, asked: RunRequested, bars: list[list[Bar]] | None = None) -> Regenerated:
-    return regenerate(store, bars or BARS, opinions_of(store, asked, no_file), asked)
+def again(store: MemoryStore, asked: RunRequested, bars: list[list[Bar]] | None = None) -> RegenerationResult:
+    return regenerate_run(store, bars or BARS, stored_analyst(store, asked, no_file), asked)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ Ended = tuple[Editable, RunRequested]
 def test_a_run_is_made_again_to_the_same_digests_and_nothing_is_written(environment: Environment) -> None:
     store = MemoryStore()
     asked = perform(store, question(environment), Stored(store))
-    result, head = runs.result_of(store, asked.run_id), store.head()
+    result, head = runs.result_of(store, asked.run_id), store.last_position()
     assert result is not None
     found = again(store, asked)
     assert found.equal
@@ -98,7 +98,7 @@ def test_a_run_is_made_again_to_the_same_digests_and_nothing_is_written(environm
     assert found.dataset.stored == ("" if environment is Environment.PAPER else DATASET)
     assert (found.ended, found.bars, found.events) == (True, 240, result.ended.book_events)
     assert (found.engine_recorded, found.same_engine) == (ENGINE_VERSION, True)
-    assert store.head() == head
+    assert store.last_position() == head
 
 
 def test_a_replay_is_made_again_under_its_own_profile() -> None:
@@ -117,7 +117,7 @@ def test_imported_signals_are_made_again_from_their_file(tmp_path: Path) -> None
     for until in (None, 130):
         asked = question(variant=file.variant, label=str(until))
         perform(store, asked, ImportedAnalyst(file), until)
-        found = regenerate(store, BARS, opinions_of(store, asked, {file.variant: file}.__getitem__), asked)
+        found = regenerate_run(store, BARS, stored_analyst(store, asked, {file.variant: file}.__getitem__), asked)
         assert (found.equal, found.ended) == (True, until is None)
 
 
@@ -151,7 +151,7 @@ def test_the_dataset_digest_is_the_catalogues(ended: Ended) -> None:
     catalogue = MemoryCatalogue()
     for bars in BARS:
         catalogue.add(bars[0].symbol, Timeframe.H1, bars, source="test", learned_at=LATER)
-    assert bars_of(catalogue, store, asked) == BARS
+    assert run_bars(catalogue, store, asked) == BARS
     assert catalogue.digest(("AAA", "BBB"), Timeframe.H1, asked.start, asked.end) == DATASET
 
 
@@ -163,10 +163,10 @@ def test_a_paper_run_has_the_bars_up_to_its_last_slot_and_while_it_goes_on_all()
     store = MemoryStore()
     analyst = Stored(store)
     runs.execute_run(store, asked, [bars[:90] for bars in BARS], analyst, actor="test")
-    assert bars_of(catalogue, store, asked) == [bars[:90] for bars in BARS]
+    assert run_bars(catalogue, store, asked) == [bars[:90] for bars in BARS]
     begun = MemoryStore()
     runs.start_run(begun, asked, asked.start, "test")
-    assert bars_of(catalogue, begun, asked) == BARS
+    assert run_bars(catalogue, begun, asked) == BARS
 
 
 # --- Something was changed ----------------------------------------------------------------------------------------

@@ -14,25 +14,25 @@ import pytest
 
 from engine import clock
 from engine.audit import capsule as capsules
-from engine.audit.bundle import bundle
+from engine.audit.bundle import pack_run
 from engine.audit.capsule import Capsule, open_capsule
-from engine.audit.regenerate import Regenerated, bars_of, opinions_of, regenerate
-from engine.audit.reproduce import reproduce
+from engine.audit.regenerate import RegenerationResult, regenerate_run, run_bars, stored_analyst
+from engine.audit.reproduce import reproduce_run
 from engine.core.events import FeedResumed, RunRequested, SlotClaimed
 from engine.core.market import Bar, Symbol, Timeframe
 from engine.core.money import exact
 from engine.core.upcasters import event_names
-from engine.data import Asked
+from engine.data import ProviderRequest
 from engine.data.bar_rules import bar_line
 from engine.data.calendars import Span
-from engine.data.catalogue import Catalogue
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.memory import MemoryCatalogue
 from engine.data.signals import SignalFile
 from engine.runtime import runs
 from engine.store import Cause, Store, read_from
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
-from projections.rebuild import rebuild
+from projections.rebuild import rebuild_read_models
 from tests.cli.test_commands import answer, refusal
 from tests.conftest import database
 from tests.support.workloads import golden_config, walk
@@ -86,9 +86,9 @@ def no_file(variant: str) -> SignalFile:
     raise AssertionError(variant)
 
 
-def again(app: App, run: RunRequested) -> Regenerated:
-    bars = bars_of(app.catalogue, app.store, run)
-    return regenerate(app.store, bars, opinions_of(app.store, run, no_file), run)
+def again(app: App, run: RunRequested) -> RegenerationResult:
+    bars = run_bars(app.catalogue, app.store, run)
+    return regenerate_run(app.store, bars, stored_analyst(app.store, run, no_file), run)
 
 
 def is_equal(app: App, run: RunRequested) -> bool:
@@ -97,15 +97,15 @@ def is_equal(app: App, run: RunRequested) -> bool:
 
 def test_who_works_with_the_database_may_learn_and_note_what_was_asked(app: App) -> None:
     assert app.access.writer != app.access.owner
-    asked = Asked("somebody", Span(START, END), clock.now(), 0)
-    app.catalogue.record_asked("EUR-USD", H1, asked)
+    asked = ProviderRequest("somebody", Span(START, END), clock.now(), 0)
+    app.catalogue.record_request("EUR-USD", H1, asked)
     learn(app, [quiet(SATURDAY)])
     for reading in (app.access.reader, app.access.auditor):
-        catalogue = Catalogue(reading)
-        assert catalogue.asked("EUR-USD", H1) == [asked]
+        catalogue = PostgresCatalogue(reading)
+        assert catalogue.provider_requests("EUR-USD", H1) == [asked]
         assert catalogue.bars("EUR-USD", H1, SATURDAY, SATURDAY + HOUR) == [quiet(SATURDAY)]
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            catalogue.record_asked("EUR-USD", H1, asked)
+            catalogue.record_request("EUR-USD", H1, asked)
 
 
 def test_the_command_shows_what_was_corrected_and_names_what_is_not_there(app: App) -> None:
@@ -139,7 +139,7 @@ def test_a_later_correction_changes_no_old_run(app: App) -> None:
     other = run_replay(app, before.request.run_id, "classic").result
     assert is_equal(app, replayed.request)
     assert is_equal(app, other.request)
-    assert rebuild(app.store, app.catalogue, app.dsn).same
+    assert rebuild_read_models(app.store, app.catalogue, app.dsn).same
 
 
 def test_a_new_run_of_the_same_question_sees_what_is_known_now(app: App) -> None:
@@ -158,10 +158,10 @@ def test_a_new_run_of_the_same_question_sees_what_is_known_now(app: App) -> None
 def test_what_is_learned_of_the_bars_before_a_run_makes_it_no_other_run(app: App) -> None:
     before = run_backtest(app, QUESTION)
     learn(app, [doubled(bar_at(app, "BTC-USD", START - HOUR))])
-    head = app.store.head()
+    head = app.store.last_position()
     after = run_backtest(app, QUESTION)
     assert (after.result, after.analyses_made) == (before.result, 0)
-    assert app.store.head() == head
+    assert app.store.last_position() == head
 
 
 def test_figures_that_are_made_late_are_of_the_bars_that_the_run_saw(app: App) -> None:
@@ -169,7 +169,7 @@ def test_figures_that_are_made_late_are_of_the_bars_that_the_run_saw(app: App) -
     with app.queries() as queries:
         equity, metrics = queries.equity(before.run_id), queries.metrics(before.run_id)
     revise(app)
-    assert rebuild(app.store, app.catalogue, app.dsn).same
+    assert rebuild_read_models(app.store, app.catalogue, app.dsn).same
     with app.queries() as queries:
         assert (queries.equity(before.run_id), queries.metrics(before.run_id)) == (equity, metrics)
 
@@ -191,7 +191,7 @@ def test_the_chart_of_a_run_shows_the_bars_that_it_saw(app: App) -> None:
 def pack(app: App, run: RunRequested, file: Path) -> Capsule:
     with psycopg.connect(app.dsn) as conn:
         conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        return bundle(app.store, conn, run, bars_of(app.catalogue, app.store, run), None, file)
+        return pack_run(app.store, conn, run, run_bars(app.catalogue, app.store, run), None, file)
 
 
 def test_a_run_is_packed_and_made_again_beside_a_correction(app: App, tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_a_run_is_packed_and_made_again_beside_a_correction(app: App, tmp_path: 
     revise(app)
     capsule = pack(app, before, tmp_path / "run.zip")
     assert capsule.manifest.dataset_digest == before.dataset_digest
-    head = app.store.head()
-    assert reproduce(app.store, app.catalogue, app.dsn, capsule, actor="auditor").equal
-    assert app.store.head() == head
+    head = app.store.last_position()
+    assert reproduce_run(app.store, app.catalogue, app.dsn, capsule, actor="auditor").equal
+    assert app.store.last_position() == head
 
 
 def test_a_run_made_again_elsewhere_is_known_there_since_then(
@@ -210,14 +210,14 @@ def test_a_run_made_again_elsewhere_is_known_there_since_then(
     before = run_backtest(app, QUESTION).result.request
     pack(app, before, tmp_path / "run.zip")
     with database(server, template) as dsn, PostgresStore(dsn) as store:
-        there, capsule = Catalogue(dsn), open_capsule(tmp_path / "run.zip")
-        assert reproduce(store, there, dsn, capsule, actor="auditor").equal
+        there, capsule = PostgresCatalogue(dsn), open_capsule(tmp_path / "run.zip")
+        assert reproduce_run(store, there, dsn, capsule, actor="auditor").equal
         stored = runs.find_run_by_prefix(store, before.run_id)
         assert stored.known_at == there.known_at() != before.known_at
         there.add("EUR-USD", H1, [quiet(SATURDAY)], source="elsewhere", learned_at=clock.now())
-        made = regenerate(store, bars_of(there, store, stored), opinions_of(store, stored, no_file), stored)
+        made = regenerate_run(store, run_bars(there, store, stored), stored_analyst(store, stored, no_file), stored)
         assert made.equal
-        assert reproduce(store, there, dsn, capsule, actor="auditor").equal
+        assert reproduce_run(store, there, dsn, capsule, actor="auditor").equal
 
 
 # --- Paper runs ---------------------------------------------------------------------------------------------------
@@ -239,23 +239,23 @@ def drive(app: App, slots: int | None = None, end: datetime = END) -> PaperDaemo
 def test_a_paper_run_keeps_what_it_saw_and_goes_on_with_what_is_known(app: App) -> None:
     halfway = int((SUNDAY - START) / HOUR)
     run = runs.find_run_by_prefix(app.store, drive(app, halfway).run_id)
-    seen = bars_of(app.catalogue, app.store, run)
+    seen = run_bars(app.catalogue, app.store, run)
     revise(app)
     future = [doubled(bar_at(app, "BTC-USD", MONDAY)), quiet(SUNDAY + 3 * HOUR)]
     learn(app, future)
-    assert bars_of(app.catalogue, app.store, run) == seen
+    assert run_bars(app.catalogue, app.store, run) == seen
     assert is_equal(app, run)
 
     assert drive(app).run_id == run.run_id
     (resumed,) = runs.feed_resumptions(app.store, run)
     assert resumed == FeedResumed(run.run_id, SUNDAY, app.catalogue.known_at())
-    bitcoin, euro = bars_of(app.catalogue, app.store, run)
+    bitcoin, euro = run_bars(app.catalogue, app.store, run)
     lived = [[bar for bar in bars if bar.opened_at <= SUNDAY] for bars in seen]
     assert [[bar for bar in bars if bar.opened_at <= SUNDAY] for bars in (bitcoin, euro)] == lived
     assert future[0] in bitcoin
     assert future[1] in euro
     assert is_equal(app, run)
-    assert rebuild(app.store, app.catalogue, app.dsn).same
+    assert rebuild_read_models(app.store, app.catalogue, app.dsn).same
 
     replayed = run_replay(app, run.run_id).result
     of_replay = run_replay(app, replayed.request.run_id, "classic").result
@@ -265,11 +265,11 @@ def test_a_paper_run_keeps_what_it_saw_and_goes_on_with_what_is_known(app: App) 
     assert replayed.ended.book_digest == ended.ended.book_digest
     for each in (run, replayed.request, of_replay.request):
         assert is_equal(app, each)
-    head = app.store.head()
+    head = app.store.last_position()
     # A later end than it had cannot make it longer either.
     drive(app, end=END + 2 * HOUR)
-    assert app.store.head() == head
-    assert rebuild(app.store, app.catalogue, app.dsn).same
+    assert app.store.last_position() == head
+    assert rebuild_read_models(app.store, app.catalogue, app.dsn).same
 
 
 def test_slots_that_left_nothing_in_the_book_are_kept_as_they_were_seen(app: App) -> None:
@@ -280,12 +280,12 @@ def test_slots_that_left_nothing_in_the_book_are_kept_as_they_were_seen(app: App
     assert runs.feed_resumptions(app.store, run) == []
     claims = [row.event for row in read_from(app.store, event_names([SlotClaimed]))]
     last = max(claim.due_at for claim in claims if isinstance(claim, SlotClaimed))
-    seen = bars_of(app.catalogue, app.store, run)
+    seen = run_bars(app.catalogue, app.store, run)
     learn(app, [doubled(bar_at(app, "BTC-USD", last - 2 * HOUR))])
     drive(app, None, end)
     (resumed,) = runs.feed_resumptions(app.store, run)
     assert resumed.after == last == START + 5 * HOUR
-    assert bars_of(app.catalogue, app.store, run)[0][:5] == seen[0][:5]
+    assert run_bars(app.catalogue, app.store, run)[0][:5] == seen[0][:5]
     assert is_equal(app, run)
 
 

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from engine.core.market import Timeframe
-from engine.data import Added, Bars, Held
-from engine.data.catalogue import Catalogue
+from engine.data import Added, BarCatalogue, StoredSeries
+from engine.data.catalogue import PostgresCatalogue
 from engine.data.memory import MemoryCatalogue
 from engine.data.sample import SAMPLE_FILES, load_sample
 from tests.support.paths import ROOT
@@ -22,19 +22,22 @@ FIRST, LAST = datetime(2017, 7, 2, 21, tzinfo=UTC), datetime(2017, 12, 29, 22, t
 
 
 @pytest.fixture(params=["memory", "postgres"])
-def catalogue(request: pytest.FixtureRequest) -> Bars:
+def catalogue(request: pytest.FixtureRequest) -> BarCatalogue:
     """Each kind of catalogue in turn, empty."""
-    return MemoryCatalogue() if request.param == "memory" else Catalogue(request.getfixturevalue("dsn"))
+    return MemoryCatalogue() if request.param == "memory" else PostgresCatalogue(request.getfixturevalue("dsn"))
 
 
-def test_the_sample_is_there_after_one_call_and_unchanged_after_two(catalogue: Bars) -> None:
+def test_the_sample_is_there_after_one_call_and_unchanged_after_two(catalogue: BarCatalogue) -> None:
     assert load_sample(catalogue) == {"BTC-USD": Added(4321, 0), "EUR-USD": Added(3105, 0)}
-    assert catalogue.listing() == [Held("BTC-USD", H1, FIRST, LAST, 4321), Held("EUR-USD", H1, FIRST, LAST, 3105)]
+    assert catalogue.list_series() == [
+        StoredSeries("BTC-USD", H1, FIRST, LAST, 4321),
+        StoredSeries("EUR-USD", H1, FIRST, LAST, 3105),
+    ]
     assert load_sample(catalogue) == {"BTC-USD": Added(0, 4321), "EUR-USD": Added(0, 3105)}
     assert [each.source for each in catalogue.imports()] == ["sample BTC-USD_1h.csv", "sample EUR-USD_1h.csv"]
 
 
-def test_the_sample_is_named_by_its_digest(catalogue: Bars) -> None:
+def test_the_sample_is_named_by_its_digest(catalogue: BarCatalogue) -> None:
     load_sample(catalogue)
     assert catalogue.digest(["BTC-USD", "EUR-USD"], H1) == DIGEST
 
@@ -43,7 +46,7 @@ def test_the_documentation_gives_the_digest_of_the_sample() -> None:
     assert DIGEST in (ROOT / "docs" / "data.md").read_text()
 
 
-def test_every_price_of_the_sample_is_stored_as_its_file_writes_it(catalogue: Bars) -> None:
+def test_every_price_of_the_sample_is_stored_as_its_file_writes_it(catalogue: BarCatalogue) -> None:
     load_sample(catalogue)
     for symbol, path in SAMPLE_FILES.items():
         with path.open(newline="") as file:
@@ -74,7 +77,7 @@ def test_loading_the_sample_twice_takes_a_few_statements_and_not_one_for_each_ba
 
     for name in ("execute", "executemany", "copy"):
         monkeypatch.setattr(psycopg.Cursor, name, noted(getattr(psycopg.Cursor, name)))
-    catalogue = Catalogue(dsn)
+    catalogue = PostgresCatalogue(dsn)
     load_sample(catalogue)
     load_sample(catalogue)
     assert sum("COPY" in str(query) for query in statements) == 2 * len(SAMPLE_FILES)

@@ -23,7 +23,7 @@ from engine.data.memory import MemoryCatalogue
 from engine.runtime import runs
 from projections import performance, runner, schemas
 from projections.queries import MetricsMissing, Queries
-from projections.rebuild import rebuild
+from projections.rebuild import rebuild_read_models
 from projections.runner import Runner
 from projections.tables import VERSION
 from quantagent import Backtest
@@ -155,7 +155,7 @@ def test_a_run_that_cannot_be_projected_stops_no_other(
     one.catch_up()
     status = one.status()
     assert status.stopped == ()
-    assert {each.position for each in status.projections} == {world.store.head()}
+    assert {each.position for each in status.projections} == {world.store.last_position()}
     assert {run_id for _, run_id in set_aside(world)} == {bad}
     assert runs_in(world, "runs") == {before, bad, after}
     assert runs_in(world, "metrics") >= {before, after}
@@ -170,7 +170,7 @@ def test_a_run_that_cannot_be_projected_stops_no_other(
     if poison in BOOK_POISON:
         assert {name for name, _ in reasons} == {"books", "performance"}
     assert len(world.rows()["analyses"]) == 2
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
 
 
 def test_runs_after_the_poison_have_the_rows_they_have_without_it(
@@ -221,7 +221,7 @@ def test_a_run_whose_request_cannot_be_read_keeps_a_line_that_says_why(world: Wo
     assert line_of(world, "latest")["run_id"] == newer == runs.latest_run(world.store).run_id
     assert runs.find_run_by_prefix(world.store, good[:8]).run_id == good
     assert runs_in(world, "metrics") == {good, newer}
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
 
 
 def test_a_backtest_whose_metrics_are_missing_says_so_and_exits_with_an_error(
@@ -231,7 +231,7 @@ def test_a_backtest_whose_metrics_are_missing_says_so_and_exits_with_an_error(
     asked = ("backtest", "--symbols", "BTC-USD", "--variant", "rules", "--end", "2017-07-20")
     whole = json.loads(command(env, *asked, "--json").stdout)
     with psycopg.connect(sample_dsn, autocommit=True) as conn:
-        conn.execute(f"ALTER TABLE {schemas.PRESENT}.metrics ADD CHECK (total_trades < 0) NOT VALID".encode())
+        conn.execute(f"ALTER TABLE {schemas.CURRENT_SCHEMA}.metrics ADD CHECK (total_trades < 0) NOT VALID".encode())
     for arguments in ((*asked, "--label", "again"), ("replay", whole["run_id"])):
         refused = command(env, *arguments, "--json", code=1)
         assert json.loads(refused.stdout)
@@ -271,7 +271,7 @@ def test_a_repaired_event_brings_its_run_back_with_the_next_attempt(world: World
     world.change("UPDATE quantagent.events SET topic = %s WHERE notification_id = %s", known, at)
     one.catch_up()
     assert set_aside(world) == {}
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
     world.runner("alone").catch_up()
     assert world.rows() == world.rows("alone")
 
@@ -319,7 +319,7 @@ def test_a_run_that_cannot_be_projected_is_not_tried_again_for_nothing(
     def noted(*_: object) -> None:
         tried.append("")
 
-    monkeypatch.setattr(Runner, "_put_back", noted)
+    monkeypatch.setattr(Runner, "_restore_run", noted)
     one.catch_up()
     world.run(run_request(BOLD))
     one.catch_up()
@@ -335,7 +335,7 @@ def test_an_installation_that_0_2_0_left_damaged_heals_with_an_ordinary_start(wo
     good = world.run(run_request(BOLD))
     world.runner().catch_up()
     with psycopg.connect(world.dsn, autocommit=True) as conn:
-        conn.execute(f"ALTER SCHEMA {schemas.PRESENT} RENAME TO read_models_v{VERSION - 1}".encode())
+        conn.execute(f"ALTER SCHEMA {schemas.CURRENT_SCHEMA} RENAME TO read_models_v{VERSION - 1}".encode())
         conn.execute("DROP VIEW read_models.set_aside")
         conn.execute("UPDATE read_models.published SET version = %s", (VERSION - 1,))
         older = Identifier(f"read_models_v{VERSION - 1}", "metrics")

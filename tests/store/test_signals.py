@@ -141,8 +141,13 @@ def test_stored_signals_come_back_as_they_were_and_are_stored_once(tmp_path: Pat
         save_signals(store, dsn, file, "somebody else")
         assert load_signals(store, dsn, file.variant) == file
         (imported,) = [row.event for row in store.read_all()]
-        assert imported == file.fact
-        assert (file.fact.rows, file.fact.symbols, file.fact.first_at, file.fact.last_at) == (2, ("AAA", "BBB"), AT, AT)
+        assert imported == file.event
+        assert (file.event.rows, file.event.symbols, file.event.first_at, file.event.last_at) == (
+            2,
+            ("AAA", "BBB"),
+            AT,
+            AT,
+        )
         with pytest.raises(NotFound, match="no signals imported:other@1 are stored"):
             load_signals(store, dsn, "imported:other@1")
 

@@ -8,7 +8,7 @@ from psycopg.sql import SQL, Identifier
 
 from projections import queries as module
 from projections.queries import Queries
-from projections.schemas import PRESENT
+from projections.schemas import CURRENT_SCHEMA
 from tests.support.seeded import END, START
 from ui.app import BacktestRequest, open_app, run_backtest, run_replay
 from ui.dashboard.views import as_of_text
@@ -28,7 +28,7 @@ def test_a_snapshot_does_not_move_while_a_run_is_made_and_projected(sample_dsn: 
             assert at.position == at.figures
             assert len(queries.runs()) == 2
             with queries.snapshot() as later:
-                assert later.position == app.store.head() > at.position
+                assert later.position == app.store.last_position() > at.position
 
 
 def test_where_a_projection_has_stopped_both_positions_are_told(
@@ -38,7 +38,9 @@ def test_where_a_projection_has_stopped_both_positions_are_told(
     with open_app(Settings(None, sample_dsn, "tester")) as app:
         app.runner().catch_up()
     with psycopg.connect(sample_dsn) as conn:
-        query = SQL("UPDATE {} SET position = 7 WHERE projection = 'books'").format(Identifier(PRESENT, "progress"))
+        query = SQL("UPDATE {} SET position = 7 WHERE projection = 'books'").format(
+            Identifier(CURRENT_SCHEMA, "progress")
+        )
         conn.execute(query)
     with Queries(sample_dsn) as queries, queries.snapshot() as at:
         assert (at.position, at.figures) == (7, 0)

@@ -11,13 +11,13 @@ import psycopg
 import pytest
 
 from engine.core.events import OrderFilled
-from engine.store import Recorded
+from engine.store import LogEntry
 from projections import runner
-from projections.account import Account
+from projections.account import RunAccount
 from projections.queries import Queries
-from projections.rebuild import rebuild
-from projections.runner import Reached, Runner
-from projections.schemas import PRESENT
+from projections.rebuild import rebuild_read_models
+from projections.runner import ProjectionStatus, Runner
+from projections.schemas import CURRENT_SCHEMA
 from projections.tables import VERSION
 from projections.trades import Trade
 from tests.cli.test_commands import answer, run
@@ -30,7 +30,7 @@ def world(dsn: str) -> Iterator[World]:
         yield made
 
 
-def reached(one: Runner) -> dict[str, Reached]:
+def reached(one: Runner) -> dict[str, ProjectionStatus]:
     return {each.projection: each for each in one.status().projections}
 
 
@@ -58,18 +58,18 @@ def test_a_damaged_analysis_stops_analyses_while_books_go_on_and_repair_lets_it_
         stopped = found["analyses"]
         assert (stopped.position, stopped.stopped_at, stopped.lag) == (bad - 1, bad, 3)
         assert f"position {bad} cannot be read" in (stopped.reason or "")
-        assert found["books"].position == found["performance"].position == world.store.head()
+        assert found["books"].position == found["performance"].position == world.store.last_position()
         assert found["books"].lag == found["performance"].lag == 0
     assert len(world.rows()["analyses"]) == 2
-    assert f"stopped analyses at event {bad}" in (one.incomplete() or "")
+    assert f"stopped analyses at event {bad}" in (one.describe_incomplete() or "")
     with Queries(world.dsn) as queries:
         assert queries.run(run_id)["status"] == "ended"
         assert queries.metrics(run_id) is not None
     world.change(RESTORE, state, bad)
     one.catch_up()
-    assert one.incomplete() is None
+    assert one.describe_incomplete() is None
     assert len(world.rows()["analyses"]) == 5
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
 
 
 def test_the_status_command_says_what_stopped_and_exits_with_a_no(world: World, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_rebuild_with_a_damaged_event_stops_where_the_present_tables_do(world:
     world.change(DAMAGE, "[", bad)
     world.run(run_request(BOLD))
     world.runner().catch_up()
-    rebuilt = rebuild(world.store, world.catalogue, world.dsn)
+    rebuilt = rebuild_read_models(world.store, world.catalogue, world.dsn)
     assert rebuilt.same
     assert rebuilt.rows["analyses"] == 1
     assert reached(world.runner())["analyses"].stopped_at == bad
@@ -125,16 +125,16 @@ def test_a_fold_that_fails_sets_its_run_aside_at_the_very_event(
     world.run(run_request(BOLD))
     world.analyse(3)
     bad = position_of(world, "OrderFilled.v2", 5)
-    right = Account.apply
+    right = RunAccount.apply
 
-    def wrong(account: Account, recorded: Recorded) -> list[Trade]:
+    def wrong(account: RunAccount, recorded: LogEntry) -> list[Trade]:
         if recorded.position == bad:
             raise ZeroDivisionError("a bug of ours")
         return right(account, recorded)
 
     monkeypatch.setattr(runner, "PAGE", page)
     with monkeypatch.context() as patch:
-        patch.setattr(Account, "apply", wrong)
+        patch.setattr(RunAccount, "apply", wrong)
         one = world.runner()
         one.catch_up()
         assert {each.lag for each in reached(one).values()} == {0}
@@ -144,10 +144,10 @@ def test_a_fold_that_fails_sets_its_run_aside_at_the_very_event(
             assert each.position == bad
             assert each.reason == f"event {bad} cannot be projected: ZeroDivisionError: a bug of ours"
         assert world.rows()["fills"] == []
-    assert not rebuild(world.store, world.catalogue, world.dsn).same
+    assert not rebuild_read_models(world.store, world.catalogue, world.dsn).same
     assert world.runner().status().set_aside == ()
     assert len(world.rows()["fills"]) == len(world.store.read_all(limit=100_000, names=["OrderFilled.v2"]))
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same
 
 
 def test_rows_that_the_database_refuses_stop_their_projection(world: World) -> None:
@@ -155,17 +155,17 @@ def test_rows_that_the_database_refuses_stop_their_projection(world: World) -> N
     one = world.runner()
     one.catch_up()
     with psycopg.connect(world.dsn, autocommit=True) as conn:
-        conn.execute(f"ALTER TABLE {PRESENT}.analyses ADD CHECK (analysis_id <> 'AAA.1h@4.test.0')".encode())
+        conn.execute(f"ALTER TABLE {CURRENT_SCHEMA}.analyses ADD CHECK (analysis_id <> 'AAA.1h@4.test.0')".encode())
     world.analyse(3, 3)
     one.catch_up()
     found = reached(one)["analyses"]
     assert found.stopped_at == position_of(world, "AnalysisMade.v3", 4) == found.position + 1
     assert "CheckViolation" in (found.reason or "")
     # What somebody did to our tables is no reason to keep them.
-    rebuilt = rebuild(world.store, world.catalogue, world.dsn)
+    rebuilt = rebuild_read_models(world.store, world.catalogue, world.dsn)
     assert not rebuilt.same
     assert rebuilt.rows["analyses"] == 6
-    assert one.incomplete() is None
+    assert one.describe_incomplete() is None
 
 
 def test_a_database_that_is_down_is_nobodys_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_a_database_that_is_down_is_nobodys_fault(world: World, monkeypatch: pyt
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "write", lost)
+        patch.setattr(runner, "write_rows", lost)
         with pytest.raises(psycopg.OperationalError, match="server closed"):
             one.catch_up()
     assert one.status().stopped == ()
@@ -192,11 +192,11 @@ def test_rows_and_position_are_kept_together_or_not_at_all(world: World, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.schemas, "move", killed)
+        patch.setattr(runner.schemas, "advance_checkpoint", killed)
         with pytest.raises(KeyboardInterrupt):
             one.catch_up()
     assert not any(world.rows().values())
     assert {each.position for each in one.status().projections} == {0}
     one.catch_up()
     assert len(world.rows()["fills"]) == len(world.store.read_all(limit=100_000, names=[OrderFilled.__name__ + ".v2"]))
-    assert rebuild(world.store, world.catalogue, world.dsn).same
+    assert rebuild_read_models(world.store, world.catalogue, world.dsn).same

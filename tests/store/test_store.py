@@ -37,7 +37,7 @@ def test_positions_rise_strictly_over_all_streams(store: Store) -> None:
     store.append([Batch("control:a", 1, [halted("two")])], ME)
     positions = [row.position for row in store.read_all()]
     assert positions == sorted(set(positions))
-    assert store.head() == positions[-1]
+    assert store.last_position() == positions[-1]
     assert [row.stream for row in store.read_all(after=positions[0])] == ["run:r", "control:a"]
     assert [row.name for row in store.read_all(names=["RunFailed.v1"])] == ["RunFailed.v1"]
     assert len(store.read_all(limit=2)) == 2

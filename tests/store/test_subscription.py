@@ -14,10 +14,10 @@ import pytest
 
 from engine.core.errors import BadInput
 from projections import subscription
-from projections.schemas import PRESENT
-from projections.subscription import Heard, following
+from projections.schemas import CURRENT_SCHEMA
+from projections.subscription import SubscriptionObserver, follow_in_thread
 from tests.support.forks import QUANTAGENT
-from tests.support.waiting import GIVE_UP_S, wait_until
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 from tests.support.worlds import World, world_in
 
 
@@ -27,7 +27,7 @@ def world(dsn: str) -> Iterator[World]:
         yield made
 
 
-class Noted(Heard):
+class Noted(SubscriptionObserver):
     """Keeps what a follower tells."""
 
     def __init__(self) -> None:
@@ -63,13 +63,13 @@ def never_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("never_by_itself")
 def test_a_follower_is_woken_by_an_append_and_by_nothing_else(world: World) -> None:
     noted, appends = Noted(), 5
-    with following(world.runner(), 0.0, noted):
+    with follow_in_thread(world.runner(), 0.0, noted):
         wait_until(lambda: len(noted.events) == 1)
-        before = world.store.head()
+        before = world.store.last_position()
         for n in range(appends):
             world.analyse(1, n)
             wait_until(lambda n=n: rows(world) == n + 1)
-        notifications = world.store.head() - before
+        notifications = world.store.last_position() - before
     # One look when it began, and at the most one for each event that was appended.
     assert appends < len(noted.events) <= 1 + notifications
     assert notifications <= 2 * appends
@@ -82,7 +82,7 @@ def test_what_was_appended_before_it_began_or_unheard_is_projected_too(
     world.analyse(1)
     monkeypatch.setattr(subscription, "WAKE_S", 0.5)
     monkeypatch.setattr(subscription, "CHANNEL", "nobody_speaks_here")
-    with following(world.runner(), 0.0, Heard()):
+    with follow_in_thread(world.runner(), 0.0, SubscriptionObserver()):
         wait_until(lambda: rows(world) == 1)
         world.analyse(1, 1)
         wait_until(lambda: rows(world) == 2)
@@ -100,24 +100,24 @@ class Rest(Event):
         if timeout != self._every_s:
             return super().wait(timeout)
         self.begun += 1
-        return self.over.wait(GIVE_UP_S)
+        return self.over.wait(WAIT_TIMEOUT_S)
 
 
 @pytest.mark.usefixtures("never_by_itself")
 def test_a_busy_writer_costs_no_more_than_one_look_in_each_interval(world: World) -> None:
     noted, rest = Noted(), Rest(0.4)
-    thread = Thread(target=subscription.follow, args=(world.runner(), rest, 0.4, noted))
+    thread = Thread(target=subscription.follow_log, args=(world.runner(), rest, 0.4, noted))
     thread.start()
     wait_until(lambda: rest.begun == 1)
-    before = world.store.head()
+    before = world.store.last_position()
     for n in range(60):
         world.analyse(1, n)
-    appended = world.store.head() - before
+    appended = world.store.last_position() - before
     assert (len(noted.events), rest.begun) == (1, 1)
     rest.over.set()
     wait_until(lambda: rows(world) == 60)
     rest.set()
-    thread.join(GIVE_UP_S)
+    thread.join(WAIT_TIMEOUT_S)
     # All that was appended in one interval is one look's, and each look is followed by a rest.
     assert noted.events[1] == appended
     assert rest.begun == len(noted.events)
@@ -125,7 +125,7 @@ def test_a_busy_writer_costs_no_more_than_one_look_in_each_interval(world: World
 
 def test_it_survives_the_end_of_all_its_connections(world: World) -> None:
     noted = Noted()
-    with following(world.runner(), 0.0, noted):
+    with follow_in_thread(world.runner(), 0.0, noted):
         wait_until(lambda: len(noted.events) == 1)
         for n in range(3):
             with psycopg.connect(world.dsn, autocommit=True) as conn:
@@ -139,11 +139,11 @@ def test_it_survives_the_end_of_all_its_connections(world: World) -> None:
 
 
 def test_tables_dropped_under_it_come_back(world: World) -> None:
-    with following(world.runner(), 0.0, Heard()):
+    with follow_in_thread(world.runner(), 0.0, SubscriptionObserver()):
         world.analyse(2)
         wait_until(lambda: rows(world) == 2)
         with psycopg.connect(world.dsn, autocommit=True) as conn:
-            conn.execute(f"DROP SCHEMA {PRESENT} CASCADE".encode())
+            conn.execute(f"DROP SCHEMA {CURRENT_SCHEMA} CASCADE".encode())
         world.analyse(1, 2)
         wait_until(lambda: rows(world) == 3)
 
@@ -152,7 +152,7 @@ def test_a_newer_program_ends_it_and_that_is_said(world: World) -> None:
     noted = Noted()
 
     def follow_until_told() -> None:
-        with following(world.runner(), 0.0, noted):
+        with follow_in_thread(world.runner(), 0.0, noted):
             with psycopg.connect(world.dsn, autocommit=True) as conn:
                 published = "SELECT to_regclass('read_models.published')"
                 wait_until(lambda: conn.execute(published).fetchone() != (None,))
@@ -167,11 +167,11 @@ def test_a_newer_program_ends_it_and_that_is_said(world: World) -> None:
 @pytest.mark.usefixtures("never_by_itself")
 def test_it_ends_when_it_is_told_to_and_not_at_its_next_look(world: World) -> None:
     stop = Event()
-    thread = Thread(target=subscription.follow, args=(world.runner(), stop))
+    thread = Thread(target=subscription.follow_log, args=(world.runner(), stop))
     thread.start()
     wait_until(lambda: rows_exist(world))
     stop.set()
-    thread.join(GIVE_UP_S)
+    thread.join(WAIT_TIMEOUT_S)
     assert not thread.is_alive()
 
 
@@ -187,6 +187,6 @@ def test_the_command_follows_until_it_is_told_to_end(world: World, tmp_path: Pat
     world.analyse(3)
     wait_until(lambda: rows(world) == 3)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=GIVE_UP_S)
+    _, said = process.communicate(timeout=WAIT_TIMEOUT_S)
     assert process.returncode == 0
     assert "events projected" in said

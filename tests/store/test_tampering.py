@@ -17,13 +17,13 @@ import pytest
 
 from engine.audit import anchors, signing, verify
 from engine.audit.anchors import Anchor
-from engine.audit.chain import Finding, log_id_of
+from engine.audit.chain import AuditFinding, read_log_id
 from engine.core.errors import BadInput, EventMissing, VersionConflict
 from engine.core.events import ProfileSaved, RunFailed, TradingHalted
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
 from tests.support.tampering import Editor, flip_seal, forge
-from tests.support.waiting import GIVE_UP_S
+from tests.support.waiting import WAIT_TIMEOUT_S
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 EVENT_COLUMNS = ("originator_id", "originator_version", "topic", "state", "notification_id")
@@ -48,8 +48,8 @@ class Evidence(NamedTuple):
     anchored_to: int
     home: Path
 
-    def finding(self, with_anchors: bool = True) -> Finding | None:
-        return verify.verify(self.conn, self.anchors if with_anchors else ()).finding
+    def finding(self, with_anchors: bool = True) -> AuditFinding | None:
+        return verify.verify_log(self.conn, self.anchors if with_anchors else ()).finding
 
 
 def append_at_random(store: PostgresStore, random: Random, versions: dict[str, int]) -> None:
@@ -82,8 +82,8 @@ def evidence(dsn: str, tmp_path: Path) -> Iterator[Evidence]:
         for n in range(40):
             append_at_random(store, random, versions)
             if n in (12, 30):
-                signing.anchor(conn, tmp_path, AT)
-        kept = anchors.read_anchors(anchors.anchors_file(tmp_path, log_id_of(conn)))
+                signing.sign_head(conn, tmp_path, AT)
+        kept = anchors.read_anchors(anchors.anchors_file(tmp_path, read_log_id(conn)))
         yield Evidence(conn, kept, kept[-1].position, tmp_path)
 
 
@@ -151,9 +151,9 @@ def clean_verifies(dsn: str, home: Path, count: int) -> None:
     with PostgresStore(dsn) as store, psycopg.connect(dsn, autocommit=True) as conn:
         for n in range(1, count + 1):
             append_at_random(store, random, versions)
-            if n % 17 == 5 and (made := signing.anchor(conn, home, AT)):
+            if n % 17 == 5 and (made := signing.sign_head(conn, home, AT)):
                 kept.append(made)
-            verdict = verify.verify(conn, kept)
+            verdict = verify.verify_log(conn, kept)
             assert verdict.finding is None
             assert (verdict.seals, verdict.events) == (n, sum(versions.values()))
             assert verdict.anchored_to == (kept[-1].position if kept else 0)
@@ -219,19 +219,19 @@ def make_the_anchors_anew(evidence: Evidence) -> None:
     ]
 
 
-def nothing(*_: object) -> tuple[Finding, ...]:
+def nothing(*_: object) -> tuple[AuditFinding, ...]:
     return ()
 
 
 @pytest.mark.parametrize(
     ("check", "change"),
     [
-        ("out_of_place", replace_one_seal),
-        ("changed", change_a_row),
-        ("unsealed", add_a_row_at_the_end),
-        ("not_anchored_so", make_the_chain_anew),
-        ("cut_off", cut_the_tail),
-        ("badly_signed", make_the_anchors_anew),
+        ("link_findings", replace_one_seal),
+        ("row_findings", change_a_row),
+        ("unsealed_findings", add_a_row_at_the_end),
+        ("anchor_findings", make_the_chain_anew),
+        ("tail_findings", cut_the_tail),
+        ("signature_findings", make_the_anchors_anew),
     ],
 )
 def test_a_verifier_without_one_of_its_checks_misses_what_that_check_finds(
@@ -259,23 +259,23 @@ def test_after_the_last_anchor_a_chain_made_anew_is_not_seen(evidence: Evidence)
 
 
 def test_an_anchor_signed_by_somebody_else_is_refused(evidence: Evidence) -> None:
-    trusted = anchors.public_key_of(signing.public_key_file(evidence.home))
-    assert verify.verify(evidence.conn, evidence.anchors, trusted).finding is None
-    found = verify.verify(evidence.conn, evidence.anchors, "00" * 32).finding
+    trusted = anchors.read_public_key(signing.public_key_file(evidence.home))
+    assert verify.verify_log(evidence.conn, evidence.anchors, trusted).finding is None
+    found = verify.verify_log(evidence.conn, evidence.anchors, "00" * 32).finding
     assert found is not None
     assert "another key" in found.what
 
 
 def test_an_anchor_of_another_log_is_refused(evidence: Evidence) -> None:
     foreign = msgspec.structs.replace(evidence.anchors[0], log=UUID(int=1))
-    found = verify.verify(evidence.conn, [foreign]).finding
+    found = verify.verify_log(evidence.conn, [foreign]).finding
     assert found is not None
     assert "of another log" in found.what
 
 
 def test_the_same_head_is_anchored_once_and_the_key_is_for_its_owner_only(evidence: Evidence) -> None:
-    first = signing.anchor(evidence.conn, evidence.home, AT)
-    again = signing.anchor(evidence.conn, evidence.home, AT)
+    first = signing.sign_head(evidence.conn, evidence.home, AT)
+    again = signing.sign_head(evidence.conn, evidence.home, AT)
     assert first == again
     assert first is not None
     assert anchors.is_signed(first)
@@ -286,18 +286,18 @@ def test_the_same_head_is_anchored_once_and_the_key_is_for_its_owner_only(eviden
     with PostgresStore(evidence.conn.info.dsn) as store:
         store.append([Batch("run:x", 0, [RunFailed("x", "y")])], Cause("test"))
     with pytest.raises(BadInput, match="signed this log's anchors is gone"):
-        signing.anchor(evidence.conn, evidence.home, AT)
+        signing.sign_head(evidence.conn, evidence.home, AT)
 
 
 def test_a_log_that_contradicts_its_last_anchor_is_not_signed_over(evidence: Evidence) -> None:
     with tampering(evidence.conn):
         make_the_chain_anew(evidence)
         with pytest.raises(BadInput, match="does not hold what the last anchor"):
-            signing.anchor(evidence.conn, evidence.home, AT)
+            signing.sign_head(evidence.conn, evidence.home, AT)
     with tampering(evidence.conn):
         cut_the_tail(evidence)
         with pytest.raises(BadInput, match="does not hold what the last anchor"):
-            signing.anchor(evidence.conn, evidence.home, AT)
+            signing.sign_head(evidence.conn, evidence.home, AT)
 
 
 def test_a_damaged_file_of_anchors_is_named_with_its_line(tmp_path: Path) -> None:
@@ -311,17 +311,17 @@ def test_a_damaged_file_of_anchors_is_named_with_its_line(tmp_path: Path) -> Non
 
 def test_a_log_under_another_name_is_held_against_its_old_anchors(evidence: Evidence) -> None:
     conn, home = evidence.conn, evidence.home
-    first = log_id_of(conn)
+    first = read_log_id(conn)
     with tampering(conn):
         conn.execute("UPDATE quantagent.log_identity SET log_id = gen_random_uuid()")
         forge(conn)
-        assert log_id_of(conn) != first
-        found = signing.standing(conn, home)
-        assert (found.flaw, found.file) == (signing.Flaw.LOG, anchors.anchors_file(home, first))
+        assert read_log_id(conn) != first
+        found = signing.anchoring_state(conn, home)
+        assert (found.defect, found.file) == (signing.AnchoringDefect.LOG, anchors.anchors_file(home, first))
         assert f"was anchored as {first}" in found.refusal
         with pytest.raises(BadInput, match="so that it was replaced"):
-            signing.anchor(conn, home, AT)
-        finding = verify.verify(conn, found.anchors).finding
+            signing.sign_head(conn, home, AT)
+        finding = verify.verify_log(conn, found.anchors).finding
         assert finding is not None
         assert "of another log" in finding.what
 
@@ -335,19 +335,19 @@ def test_a_log_without_a_name_is_refused_in_words(evidence: Evidence) -> None:
 
 def test_half_an_anchor_stands_in_nobodys_way(evidence: Evidence) -> None:
     """What a full disk or a power cut leaves of a line is passed over, and replaced by the next anchor."""
-    file = anchors.anchors_file(evidence.home, log_id_of(evidence.conn))
+    file = anchors.anchors_file(evidence.home, read_log_id(evidence.conn))
     whole = file.read_bytes()
     file.write_bytes(whole + whole.splitlines()[-1][:40])
     assert anchors.read_anchors(file) == evidence.anchors
     with PostgresStore(evidence.conn.info.dsn) as store:
         store.append([Batch("run:x", 0, [RunFailed("x", "y")])], Cause("test"))
-    made = signing.anchor(evidence.conn, evidence.home, AT)
+    made = signing.sign_head(evidence.conn, evidence.home, AT)
     assert anchors.read_anchors(file) == [*evidence.anchors, made]
 
 
 def make_an_anchor(dsn: str, home: Path) -> None:
     with psycopg.connect(dsn) as conn:
-        signing.anchor(conn, home, AT)
+        signing.sign_head(conn, home, AT)
 
 
 @pytest.mark.slow(8)
@@ -358,10 +358,10 @@ def test_processes_that_anchor_first_at_once_share_one_key(evidence: Evidence, t
         for process in both:
             process.start()
         for process in both:
-            process.join(GIVE_UP_S)
+            process.join(WAIT_TIMEOUT_S)
             assert process.exitcode == 0
-        (found,) = anchors.read_anchors(anchors.anchors_file(home, log_id_of(evidence.conn)))
-        assert found.key == anchors.public_key_of(signing.public_key_file(home))
+        (found,) = anchors.read_anchors(anchors.anchors_file(home, read_log_id(evidence.conn)))
+        assert found.key == anchors.read_public_key(signing.public_key_file(home))
 
 
 def test_a_stream_that_lacks_a_version_is_not_read_as_if_it_were_whole(evidence: Evidence) -> None:

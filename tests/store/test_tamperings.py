@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from engine.audit.signing import anchor
+from engine.audit.signing import sign_head
 from engine.store.embedded.binaries import find_binaries
 from engine.store.roles import set_up_roles
 from tests.cli.test_commands import refusal, run, write_bars
@@ -23,7 +23,7 @@ from tests.conftest import database, log_of_its_own
 from tests.store.test_anchoring import AT
 from tests.store.test_export import bare
 from tests.support import tamperings
-from tests.support.forks import ended
+from tests.support.forks import run_command
 from tests.support.tamperings import TAMPERINGS, Lab, Tampering
 from tests.support.workloads import walk, write_signals
 
@@ -81,7 +81,7 @@ def laboratory(server: str, original: Original, start: str, folder: Path) -> Gen
                 "INSERT INTO quantagent.log_databases (log_id, database) "
                 "SELECT log_id, quantagent.this_database() FROM quantagent.log_identity"
             )
-            anchor(conn, lab.home, AT)
+            sign_head(conn, lab.home, AT)
         set_up_roles(conn, logins=False)
         yield lab
 
@@ -108,11 +108,11 @@ class Checks:
         return checks[check]()
 
     def _typed(self, *arguments: object) -> int:
-        return ended([*map(str, arguments)], self._env).returncode
+        return run_command([*map(str, arguments)], self._env).returncode
 
     def _doctor(self) -> int:
         """The suite's server does not flush to disk, which the doctor names, too: here it is about the log."""
-        said = json.loads(ended(["doctor", "--json"], self._env).stdout)
+        said = json.loads(run_command(["doctor", "--json"], self._env).stdout)
         about = [check["ok"] for check in said["checks"] if check["check"] in ("anchored", "guards")]
         assert len(about) == 2
         return 0 if all(about) else 3
@@ -132,14 +132,14 @@ def test_a_tampering_is_noticed_by_the_checks_that_the_table_names(
 ) -> None:
     anchored = {path: path.read_bytes() for path in original.home.rglob("*") if path.is_file()}
     with laboratory(server, original, tampering.start, tmp_path) as lab:
-        tampering.act(lab)
+        tampering.apply(lab)
         checks = Checks(lab, original, tmp_path)
         assert {check: checks.code_of(check) for check in tampering.codes} == dict(tampering.codes)
     assert {path: path.read_bytes() for path in original.home.rglob("*") if path.is_file()} == anchored
 
 
 def test_every_check_is_quiet_where_nothing_was_done() -> None:
-    nothing = next(each for each in TAMPERINGS if each.act is tamperings.nothing and each.start == "newest")
+    nothing = next(each for each in TAMPERINGS if each.apply is tamperings.nothing and each.start == "newest")
     assert dict(nothing.codes) == dict.fromkeys(tamperings.CHECKS, 0)
 
 

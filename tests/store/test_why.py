@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from engine.audit.why import Link, checks_of, reasons_of, why
+from engine.audit.why import ChainLink, analyst_reasons, causal_chain, evaluated_checks
 from engine.core import ids, intents
 from engine.core.config import Exits
 from engine.core.errors import BadInput, NotFound
@@ -67,7 +67,7 @@ def told() -> tuple[Store, RunRequested]:
 Told = tuple[Store, RunRequested]
 
 
-def kinds(links: list[Link]) -> list[str]:
+def kinds(links: list[ChainLink]) -> list[str]:
     return [link.kind for link in links]
 
 
@@ -75,7 +75,7 @@ FILLED = ["analysis", "signal", "risk decision", "order", "fill"]
 
 
 def test_an_order_goes_back_to_the_opinion_and_forth_to_the_fill(told: Told) -> None:
-    links = why(*told, ENTRY)
+    links = causal_chain(*told, ENTRY)
     assert kinds(links) == FILLED
     assert [link.key for link in links] == [
         "AAA.1h@20240108T010000Z.rules.0123",
@@ -96,58 +96,61 @@ def test_an_order_goes_back_to_the_opinion_and_forth_to_the_fill(told: Told) -> 
     assert positions == sorted(positions)
     # The other rules are off, and say so in the event.
     saw = ["wish", "quantity", "price", "cash", "duplicate", "shorts", "incompatible_position", "halt"]
-    assert [rule for rule, *_ in checks_of(links)] == saw
+    assert [rule for rule, *_ in evaluated_checks(links)] == saw
     (verdict,) = [link.event.event for link in links if link.event and isinstance(link.event.event, RiskDecided)]
     assert [check.rule for check in verdict.checks] == list(RULES)
-    assert reasons_of(links[0]) == ["because of LONG"]
-    assert reasons_of(links[1]) == []
+    assert analyst_reasons(links[0]) == ["because of LONG"]
+    assert analyst_reasons(links[1]) == []
 
 
 def test_a_signal_and_its_analysis_tell_the_same_chain_as_the_order(told: Told) -> None:
-    chain = why(*told, ENTRY)
-    assert why(*told, "signal-AAA-20240108T010000Z-1") == chain
-    assert why(*told, "AAA.1h@20240108T010000Z.rules.0123") == chain
-    assert why(*told, "AAA@2024-01-08T01:00Z") == chain
-    assert why(*told, "AAA@2024-01-08T02:00+01:00") == chain
-    assert why(*told, "AAA@2024-01-08T01:00") == chain
+    chain = causal_chain(*told, ENTRY)
+    assert causal_chain(*told, "signal-AAA-20240108T010000Z-1") == chain
+    assert causal_chain(*told, "AAA.1h@20240108T010000Z.rules.0123") == chain
+    assert causal_chain(*told, "AAA@2024-01-08T01:00Z") == chain
+    assert causal_chain(*told, "AAA@2024-01-08T02:00+01:00") == chain
+    assert causal_chain(*told, "AAA@2024-01-08T01:00") == chain
 
 
 def test_a_trade_is_told_from_its_entry_to_the_order_that_turned_it(told: Told) -> None:
-    assert why(*told, "trade-AAA-20240108T010000Z-1") == [*why(*told, ENTRY), *why(*told, TURN)]
+    assert causal_chain(*told, "trade-AAA-20240108T010000Z-1") == [
+        *causal_chain(*told, ENTRY),
+        *causal_chain(*told, TURN),
+    ]
 
 
 def test_a_trade_that_its_holding_time_ended_has_a_signal_without_an_analysis(told: Told) -> None:
-    links = why(*told, "trade-AAA-20240108T030000Z-1")
+    links = causal_chain(*told, "trade-AAA-20240108T030000Z-1")
     assert kinds(links) == [*FILLED, "signal", "risk decision", "order", "fill"]
     assert links[5].says == "FLAT wanted by holding_time, close 100"
     assert links[6].says == "APPROVED BUY 10: reduces the position"
 
 
 def test_a_bar_where_the_book_acted_by_its_own_rule_tells_both(told: Told) -> None:
-    links = why(*told, "AAA@2024-01-08T05:00Z")
+    links = causal_chain(*told, "AAA@2024-01-08T05:00Z")
     assert kinds(links) == ["signal", "risk decision", "order", "fill", "analysis", "nothing"]
     assert links[-1].says == "no signal: the opinion was HOLD"
 
 
 def test_a_bar_where_nothing_was_done_says_why_not(told: Told) -> None:
-    hold = why(*told, "AAA@2024-01-08T02:00Z")
+    hold = causal_chain(*told, "AAA@2024-01-08T02:00Z")
     assert kinds(hold) == ["analysis", "nothing"]
     assert hold[-1].says == "no signal: the opinion was HOLD"
-    held = why(*told, "AAA@2024-01-08T04:00Z")
+    held = causal_chain(*told, "AAA@2024-01-08T04:00Z")
     assert held[-1].says == "no signal: the book already was SHORT, or an order to it worked"
 
 
 def test_an_order_that_the_broker_refused_ends_with_the_refusal(told: Told) -> None:
-    links = why(*told, "order-AAA-20240108T060000Z-1")
+    links = causal_chain(*told, "order-AAA-20240108T060000Z-1")
     assert kinds(links) == ["analysis", "signal", "risk decision", "order", "rejection"]
     assert links[-1].says == "not enough free cash at the fill price: 10000 needed, 2000 free"
 
 
 def test_a_signal_that_the_gate_denied_ends_with_the_verdict(told: Told) -> None:
-    links = why(*told, "AAA@2024-01-08T07:00Z")
+    links = causal_chain(*told, "AAA@2024-01-08T07:00Z")
     assert kinds(links) == ["analysis", "signal", "risk decision"]
     assert links[-1].says == "DENIED BUY 0: cash: 10000 against 2000"
-    assert [rule for rule, passed, *_ in checks_of(links) if not passed] == ["cash"]
+    assert [rule for rule, passed, *_ in evaluated_checks(links) if not passed] == ["cash"]
 
 
 @pytest.mark.parametrize(
@@ -158,18 +161,18 @@ def test_a_signal_that_the_gate_denied_ends_with_the_verdict(told: Told) -> None
 def test_an_id_that_the_run_does_not_know_is_refused_in_words(told: Told, key: str) -> None:
     """The last two orders exist, but began no trade: one closed, the other was refused."""
     with pytest.raises(NotFound, match=f"knows no '{key}': give an id of an order, trade, signal or analysis"):
-        why(*told, key)
+        causal_chain(*told, key)
 
 
 @pytest.mark.parametrize("time", ["2024-01-08T01:30Z", "2030-01-01T00:00Z"])
 def test_a_time_at_which_no_bar_closed_is_refused_in_words(told: Told, time: str) -> None:
     with pytest.raises(NotFound, match=r"consulted no analysis of AAA at .*: give the close of one of its bars"):
-        why(*told, f"AAA@{time}")
+        causal_chain(*told, f"AAA@{time}")
 
 
 def test_a_time_that_is_none_is_refused_in_words(told: Told) -> None:
     with pytest.raises(BadInput, match="'noon' is not a time"):
-        why(*told, "AAA@noon")
+        causal_chain(*told, "AAA@noon")
 
 
 def test_the_story_of_the_fixture_is_the_one_it_tells(told: Told) -> None:
@@ -189,10 +192,10 @@ def test_a_stop_answers_for_itself_after_the_entry_it_protects() -> None:
         end=bars[-1].closed_at,
     )  # fmt: skip
     runs.execute_run(store, asked, [bars], Analysts(store, bars, [LONG, HOLD, HOLD, HOLD]), actor="test")
-    entry = [link.kind for link in why(store, asked, ENTRY)]
+    entry = [link.kind for link in causal_chain(store, asked, ENTRY)]
     assert entry == ["analysis", "signal", "risk decision", "order", "fill"]
-    stopped = why(store, asked, f"{ENTRY}.stop")
+    stopped = causal_chain(store, asked, f"{ENTRY}.stop")
     assert [link.kind for link in stopped] == [*entry, "order", "fill"]
     assert stopped[-2].says == "SELL 10 AAA, stop STOP 95 GTC"
     assert stopped[-1].says == "SELL 10 at 90 (open 90), commission 0"
-    assert why(store, asked, ENTRY.replace("order-", "trade-")) == stopped
+    assert causal_chain(store, asked, ENTRY.replace("order-", "trade-")) == stopped

@@ -18,7 +18,7 @@ from engine.core.events import AnalysisFailed, AnalysisMade, GraphWork
 from engine.core.market import Bar, Timeframe
 from engine.core.money import exact
 from engine.data.memory import MemoryCatalogue
-from engine.store import Recorded, Store
+from engine.store import LogEntry, Store
 from engine.store.memory import MemoryStore
 from tests.support.model_server import ModelServer
 from tests.support.workloads import walk
@@ -104,7 +104,7 @@ class AgentsWorld:
         window = seen[row]
         return Job(SYMBOL, FRAME, window, self.bars[window.row + 1 - window.bars : window.row + 1])
 
-    def rows(self) -> list[Recorded]:
+    def rows(self) -> list[LogEntry]:
         return self.store.read_all(limit=100_000)
 
     def outcomes(self) -> list[AnalysisMade | AnalysisFailed]:

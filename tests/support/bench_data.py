@@ -12,11 +12,11 @@ import polars as pl
 from engine import clock
 from engine.core.market import Instrument, Timeframe, instrument_for
 from engine.data.calendars import Span
-from engine.data.catalogue import Catalogue
-from engine.data.fetch import fetch
+from engine.data.catalogue import PostgresCatalogue
+from engine.data.fetch import fetch_bars
 from engine.data.providers import Reach
 from engine.data.providers.synthetic import Synthetic
-from engine.data.validation import judge
+from engine.data.validation import validate_bars
 from tests.support.bench_log import Figure
 
 MILLION = 1_000_000
@@ -50,12 +50,14 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measure(dsn: str) -> Iterator[Figure]:
-    market, catalogue, minute = instrument_for("SYNTHETIC.BTC-USD"), Catalogue(dsn), Timeframe.M1
+    market, catalogue, minute = instrument_for("SYNTHETIC.BTC-USD"), PostgresCatalogue(dsn), Timeframe.M1
     span = Span(SINCE, SINCE + MILLION * minute.duration)
     rows = Synthetic().fetch(market, minute, span, clock.now())
-    judging = statistics.median(seconds(lambda: judge(rows, market, minute, clock.now())) for _ in range(ROUNDS))
-    judged = judge(rows, market, minute, clock.now())
-    stored = seconds(lambda: catalogue.add_judged(judged, source="bench", learned_at=clock.now()))
+    judging = statistics.median(
+        seconds(lambda: validate_bars(rows, market, minute, clock.now())) for _ in range(ROUNDS)
+    )
+    judged = validate_bars(rows, market, minute, clock.now())
+    stored = seconds(lambda: catalogue.add_validated(judged, source="bench", learned_at=clock.now()))
     yield Figure("bars judged", MILLION / judging, "bars/s", f"1,000,000 in {judging:.1f} s")
     yield Figure("bars stored", MILLION / stored, "bars/s", f"1,000,000 in {stored:.1f} s")
     reading = statistics.median(seconds(lambda: catalogue.frame(market.symbol, minute)) for _ in range(ROUNDS))
@@ -65,13 +67,15 @@ def measure(dsn: str) -> Iterator[Figure]:
     yield cached(catalogue, "a month of minutes", minute, timedelta(days=30), timedelta(days=7))
 
 
-def cached(catalogue: Catalogue, what: str, timeframe: Timeframe, length: timedelta, call: timedelta | None) -> Figure:
+def cached(
+    catalogue: PostgresCatalogue, what: str, timeframe: Timeframe, length: timedelta, call: timedelta | None
+) -> Figure:
     """How much sooner the bars of a range are there the second time."""
     market = instrument_for(f"SYNTHETIC.EUR-USD.{timeframe.duration.seconds}")
     provider, span = FarAway(Synthetic(), call), Span(SINCE, SINCE + length)
 
     def get() -> None:
-        fetch(catalogue, provider, market, timeframe, span, actor="bench")
+        fetch_bars(catalogue, provider, market, timeframe, span, actor="bench")
         catalogue.frame(market.symbol, timeframe, *span)
 
     first, calls = seconds(get), provider.calls

@@ -33,12 +33,12 @@ from eventsourcing.projection import Projection, ProjectionRunner
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Identifier
 
-from engine.audit.verify import verify
+from engine.audit.verify import verify_log
 from engine.core.events import BookEvent, Event, OrderFilled, OrderPlaced
 from engine.core.upcasters import event_names
 from engine.data.memory import MemoryCatalogue
-from engine.store import ENGINE_VERSION, Batch, Cause, Meta, Recorded, read_from
-from engine.store.codec import name_of, payload_of, state_of
+from engine.store import ENGINE_VERSION, Batch, Cause, LogEntry, Meta, read_from
+from engine.store.codec import encode_payload, encode_state, stored_name
 from engine.store.hash_chain import Seal
 from engine.store.postgres import PostgresStore, Recorder, datastore
 from engine.trading.book import Book, evolve
@@ -118,7 +118,7 @@ def rows(events: Sequence[Event], count: int) -> list[StoredEvent]:
     """So many rows of a new stream, as they are stored."""
     stream = uuid4()
     meta = Meta("book:bench", AT, "bench", "", "", ENGINE_VERSION)
-    stored = [(name_of(event), state_of(payload_of(event), meta)) for event in events]
+    stored = [(stored_name(event), encode_state(encode_payload(event), meta)) for event in events]
     return [StoredEvent(stream, n + 1, *stored[n % len(stored)]) for n in range(count)]
 
 
@@ -284,7 +284,7 @@ class Fills:
 
     empty = dict.fromkeys(tables.FILLS.names)
 
-    def apply(self, recorded: Recorded) -> Iterator[tuple[tables.Table, tables.Row]]:
+    def apply(self, recorded: LogEntry) -> Iterator[tuple[tables.Table, tables.Row]]:
         fill = recorded.event
         if isinstance(fill, OrderFilled):
             yield (
@@ -300,10 +300,10 @@ class Fills:
                 },
             )
 
-    def settle(self) -> tuple[tuple[tables.Table, tables.Row], ...]:
+    def flush(self) -> tuple[tuple[tables.Table, tables.Row], ...]:
         return ()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Remembers nothing."""
 
 
@@ -314,7 +314,7 @@ def projecting(dsn: str, make: Callable[[], Runner]) -> Prepared:
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute("DROP SCHEMA IF EXISTS bench CASCADE")
         runner = make()
-        runner.incomplete()
+        runner.describe_incomplete()
         return runner.catch_up
 
     return prepare
@@ -391,7 +391,7 @@ def _verification(dsn: str, store: PostgresStore, orders: Sequence[Event]) -> Fi
         store.append([Batch(f"bench:{n}", 0, chunk)], Cause("bench"))
     with psycopg.connect(dsn) as conn:
         began = time.perf_counter()
-        verdict = verify(conn)
+        verdict = verify_log(conn)
         seconds = time.perf_counter() - began
     assert verdict.finding is None
     assert verdict.events == VERIFIED

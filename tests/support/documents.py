@@ -27,7 +27,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/code-map.md": code_map.document,
     "docs/events.md": event_pages.document,
     "docs/fills.md": fill_pages.document,
-    "docs/read-models.md": tables.document,
+    "docs/read-models.md": tables.read_models_page,
 }
 
 

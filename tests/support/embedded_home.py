@@ -31,10 +31,10 @@ sys.stdin.read()
 """
 
 
-def embedded(home: Path, linger_s: float = LINGER_S, said: list[str] | None = None) -> EmbeddedPostgres:
+def embedded(home: Path, linger_s: float = LINGER_S, messages: list[str] | None = None) -> EmbeddedPostgres:
     """A server for a test: it forgets quickly, and need not survive a power cut."""
-    heard: list[str] = [] if said is None else said
-    return EmbeddedPostgres(home, linger_s=linger_s, fsync=False, progress=heard.append)
+    received: list[str] = [] if messages is None else messages
+    return EmbeddedPostgres(home, linger_s=linger_s, fsync=False, progress=received.append)
 
 
 @contextmanager
@@ -46,12 +46,12 @@ def new_home(name: str = "") -> Generator[Path]:
     try:
         yield home
     finally:
-        _end(home)
+        _clean_up(home)
         shutil.rmtree(base)
 
 
 @contextmanager
-def begun_process(home: Path) -> Generator[subprocess.Popen[str]]:
+def started_process(home: Path) -> Generator[subprocess.Popen[str]]:
     """Another process that is about to use the server; killed on exit."""
     command = [sys.executable, "-P", "-c", USER_PROCESS, str(home), str(LINGER_S)]
     process = subprocess.Popen(
@@ -75,7 +75,7 @@ def dsn_of(process: subprocess.Popen[str]) -> str:
 @contextmanager
 def user_process(home: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
     """Another process that uses the server, and the DSN it got."""
-    with begun_process(home) as process:
+    with started_process(home) as process:
         yield process, dsn_of(process)
 
 
@@ -101,7 +101,7 @@ def _arguments(process: psutil.Process) -> list[str]:
         return []
 
 
-def _end(home: Path) -> None:
+def _clean_up(home: Path) -> None:
     """Stops the server by force, waits for its watchdog, and removes what lies outside the home."""
     cluster = embedded(home).server().cluster
     if cluster.exists():

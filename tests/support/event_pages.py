@@ -138,9 +138,9 @@ def document() -> str:
 
 def check_complete() -> None:
     """Every event stands in a section, every field has a meaning, and every meaning a field."""
-    told = [kind for section in SECTIONS for kind in section.kinds]
-    assert sorted(map(_name, told)) == sorted(map(_name, EVENT_TYPES)), "an event belongs in one section"
-    used = {_key(kind, field) for kind in (*told, *VALUES, Meta) for field in kind.__struct_fields__}
+    listed = [kind for section in SECTIONS for kind in section.kinds]
+    assert sorted(map(_name, listed)) == sorted(map(_name, EVENT_TYPES)), "an event belongs in one section"
+    used = {_key(kind, field) for kind in (*listed, *VALUES, Meta) for field in kind.__struct_fields__}
     assert used == set(MEANINGS), f"tests/support/event_meanings.py: {sorted(used ^ set(MEANINGS))}"
 
 
@@ -158,7 +158,7 @@ def _table(kind: type[msgspec.Struct]) -> str:
     rows = ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
     for field in msgspec.structs.fields(kind):
         default = "" if field.default is msgspec.NODEFAULT else f"`{msgspec.json.encode(field.default).decode()}`"
-        rows.append(f"| {field.name} | {_words(field.type)} | {default} | {MEANINGS[_key(kind, field.name)]} |")
+        rows.append(f"| {field.name} | {_type_words(field.type)} | {default} | {MEANINGS[_key(kind, field.name)]} |")
     return "\n".join(rows)
 
 
@@ -167,25 +167,25 @@ def _key(kind: type, field: str) -> str:
     return own if own in MEANINGS else field
 
 
-def _words(kind: Any) -> str:
+def _type_words(kind: Any) -> str:
     """A field's type as a reader of the JSON sees it."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(_words(each) for each in inside)
+        return " or ".join(_type_words(each) for each in inside)
     if origin is Literal:
         return " or ".join(f"`{each}`" for each in inside)
     if origin is tuple:
         if inside[-1] is Ellipsis:
-            return f"list of {_words(inside[0])}"
-        return f"[{', '.join(_words(each) for each in inside)}]"
+            return f"list of {_type_words(inside[0])}"
+        return f"[{', '.join(_type_words(each) for each in inside)}]"
     if issubclass(kind, Enum):
         return " or ".join(f"`{each.value}`" for each in kind)
     if issubclass(kind, msgspec.Struct):
         return f"[{kind.__name__}](#{kind.__name__.lower()})"
-    return _WORDS[kind]
+    return _TYPE_WORDS[kind]
 
 
-_WORDS: dict[type, str] = {
+_TYPE_WORDS: dict[type, str] = {
     str: "text",
     int: "whole number",
     bool: "true or false",
@@ -291,7 +291,7 @@ From then on:
 - Reading `{former}` gives a `RunStarted` with an empty `lock_digest`. The stored name and the stored payload come with
   it unchanged, so that digests, seals and comparisons see what was written.
 - Appending writes `{newest}`; a former shape has no name to be written under.
-- A reader that filters by name asks for `names([RunStarted])`, which are all of them: {_and(both)}.
+- A reader that filters by name asks for `names([RunStarted])`, which are all of them: {_join_names(both)}.
 - An older engine that meets `{newest}` stops with its position, and says that a newer version can read it.
 
 Appending the same fact twice is success only while it has the same name and payload. A run that an older engine began
@@ -310,7 +310,7 @@ new version of the engine.
 """
 
 
-def _and(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     return " and ".join(f"`{name}`" for name in names)
 
 

@@ -98,14 +98,14 @@ bar. *inside* is known at that bar's close; what ends or is paid, ends by the cl
 
 
 def document() -> str:
-    return "\n".join((RULES, *(line for worked in WORKED_EXAMPLES for line in _account(worked)), *_others(), ""))
+    return "\n".join((RULES, *(line for worked in WORKED_EXAMPLES for line in _account(worked)), *_other_engines(), ""))
 
 
 def _account(worked: WorkedExample) -> Iterator[str]:
     yield from (f"### {worked.name[0].upper()}{worked.name[1:]}", "", worked.why, "")
     yield from ("| bar | open | high | low | close | volume | wish |", "| --- | --- | --- | --- | --- | --- | --- |")
     for number, row in enumerate(worked.bars):
-        yield f"| {number} | {' | '.join(row)} | {_wish(worked.intents.get(number))} |"
+        yield f"| {number} | {' | '.join(row)} | {_describe_intent(worked.intents.get(number))} |"
     yield from ("", "| bar | what | side | quantity | price | paid | cash after |")
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for outcome in worked.outcome:
@@ -113,13 +113,13 @@ def _account(worked: WorkedExample) -> Iterator[str]:
     yield ""
 
 
-def _wish(given: Direction | Intent | None) -> str:
-    if isinstance(given, Intent) and given.entry is not None:
-        return f"{given.direction}, {given.entry.order_type} {given.entry.limit_price}"
-    return "" if given is None else str(given)
+def _describe_intent(intent: Direction | Intent | None) -> str:
+    if isinstance(intent, Intent) and intent.entry is not None:
+        return f"{intent.direction}, {intent.entry.order_type} {intent.entry.limit_price}"
+    return "" if intent is None else str(intent)
 
 
-def _others() -> Iterator[str]:
+def _other_engines() -> Iterator[str]:
     yield """## What other engines make of it
 
 Market orders agree to the last digit that floats have (`make test-peers`). On stops, limits and caps engines differ;

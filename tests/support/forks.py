@@ -22,23 +22,23 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn
 
-from tests.support.waiting import GIVE_UP_S
+from tests.support.waiting import WAIT_TIMEOUT_S
 
 QUANTAGENT = Path(sys.executable).with_name("quantagent")
 # What commands import when they begin to work; none of it starts anything when it is imported.
-IMPORTED = (
+PRELOADED = (
     *("ui.cli.commands", "ui.cli.again", "ui.cli.demo", "ui.app", "ui.daemon.paper", "analysis.graph.agents"),
     *("engine.audit.reproduce", "engine.audit.bundle", "engine.audit.narration", "engine.data.validation", "numpy"),
 )
 # Names that mean nothing to Python and its libraries while they are loaded.
-HARMLESS = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "COLUMNS", "MODEL_SERVER", "OPENAI_API_KEY", "MPLBACKEND")
+IGNORED_PREFIXES = ("QUANTAGENT_", "PYTEST_", "HOME", "PATH", "COLUMNS", "MODEL_SERVER", "OPENAI_API_KEY", "MPLBACKEND")
 # Libraries add names of their own when they are imported: what is compared is what is there from then on.
 for _name in ("polars", "analysis.graph"):
     importlib.import_module(_name)
-BEGUN_WITH = dict(os.environ)
+INITIAL_ENVIRONMENT = dict(os.environ)
 
 
-def ended(
+def run_command(
     arguments: Sequence[str], env: Mapping[str, str], folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A command that has run to its end, with what it said; its input is empty."""
@@ -50,11 +50,11 @@ def ended(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=GIVE_UP_S,
+            timeout=WAIT_TIMEOUT_S,
             check=False,
         )
     with TemporaryFile() as out, TemporaryFile() as err:
-        code = _forked(arguments, env, folder or Path.cwd(), out.fileno(), err.fileno())
+        code = _run_forked(arguments, env, folder or Path.cwd(), out.fileno(), err.fileno())
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(list(arguments), code, out.read().decode(), err.read().decode())
@@ -64,17 +64,17 @@ def may_fork(env: Mapping[str, str]) -> bool:
     """Whether the command cannot tell the difference."""
     if sys.platform != "linux" or "QUANTAGENT_DSN" not in env or any(name.startswith("COVERAGE") for name in env):
         return False
-    return all(name.startswith(HARMLESS) for name, _ in env.items() ^ BEGUN_WITH.items())
+    return all(name.startswith(IGNORED_PREFIXES) for name, _ in env.items() ^ INITIAL_ENVIRONMENT.items())
 
 
-def _forked(arguments: Sequence[str], env: Mapping[str, str], folder: Path, out: int, err: int) -> int:
-    asked = json.dumps({"arguments": [str(QUANTAGENT), *arguments], "env": dict(env), "folder": str(folder)})
+def _run_forked(arguments: Sequence[str], env: Mapping[str, str], folder: Path, out: int, err: int) -> int:
+    request = json.dumps({"arguments": [str(QUANTAGENT), *arguments], "env": dict(env), "folder": str(folder)})
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             socket.send_fds(_parent(), [b"."], [theirs.fileno(), out, err])
-        ours.settimeout(GIVE_UP_S)
-        ours.sendall(asked.encode())
+        ours.settimeout(WAIT_TIMEOUT_S)
+        ours.sendall(request.encode())
         ours.shutdown(socket.SHUT_WR)
         return int(ours.recv(16))
 
@@ -86,35 +86,35 @@ def _parent() -> socket.socket:
     with theirs:
         # The parent forks itself away from its caller, who so has no child to wait for.
         command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({theirs.fileno()})"]
-        subprocess.run(command, pass_fds=[theirs.fileno()], env=BEGUN_WITH, check=True)
+        subprocess.run(command, pass_fds=[theirs.fileno()], env=INITIAL_ENVIRONMENT, check=True)
     return ours
 
 
 # --- In the parent of the commands --------------------------------------------------------------------------------
 
 
-def serve(asked_fd: int) -> None:
+def serve(request_fd: int) -> None:
     """Imports the project, leaves its caller, and forks a keeper for each command; ends when nobody can ask more."""
-    for module in IMPORTED:
+    for module in PRELOADED:
         importlib.import_module(module)
     gc.freeze()
     if os.fork():
         return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(fileno=asked_fd) as asked:
-        while descriptors := socket.recv_fds(asked, 1, 3)[1]:
+    with socket.socket(fileno=request_fd) as requests:
+        while descriptors := socket.recv_fds(requests, 1, 3)[1]:
             if not os.fork():
-                asked.close()
+                requests.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                keep(*descriptors)
+                supervise(*descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
 
 
-def keep(answered: int, out: int, err: int) -> NoReturn:
+def supervise(result_fd: int, out: int, err: int) -> NoReturn:
     """Forks the command and tells its exit code as `subprocess` would."""
-    with socket.socket(fileno=answered) as conn:
-        asked = json.loads(b"".join(iter(lambda: conn.recv(1 << 16), b"")))
+    with socket.socket(fileno=result_fd) as conn:
+        request = json.loads(b"".join(iter(lambda: conn.recv(1 << 16), b"")))
         pid = os.fork()
         if pid:
             _, status = os.waitpid(pid, 0)
@@ -123,10 +123,10 @@ def keep(answered: int, out: int, err: int) -> NoReturn:
     for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, err)):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    os.chdir(asked["folder"])
+    os.chdir(request["folder"])
     os.environ.clear()
-    os.environ.update(asked["env"])
-    sys.argv = asked["arguments"]
+    os.environ.update(request["env"])
+    sys.argv = request["arguments"]
     from ui.cli import main
 
     sys.exit(main())

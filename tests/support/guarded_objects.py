@@ -6,15 +6,15 @@ import sys
 
 import psycopg
 
-from engine.store.guards import objects
+from engine.store.guards import list_objects
 from tests.support.paths import ROOT
 
-LIST = ROOT / "engine/store/objects.txt"
+OBJECTS_FILE = ROOT / "engine/store/objects.txt"
 
 
 def main(dsn: str) -> None:
     with psycopg.connect(dsn) as conn:
-        LIST.write_text("".join(f"{line}\n" for line in objects(conn)), encoding="utf-8")
+        OBJECTS_FILE.write_text("".join(f"{line}\n" for line in list_objects(conn)), encoding="utf-8")
 
 
 if __name__ == "__main__":

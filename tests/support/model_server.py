@@ -34,7 +34,7 @@ from tests.support.model_answers import (
     turn_of,
 )
 from tests.support.model_faults import NO_DEFECT, ClientConnection, Defect, HungUp, parse_defects
-from tests.support.waiting import GIVE_UP_S
+from tests.support.waiting import WAIT_TIMEOUT_S
 
 BODY_BYTES_MAX = 64_000_000
 POLL_S = 0.01
@@ -131,7 +131,7 @@ class ModelServer:
         Each `count` requests are answered together, so a client that never has as many at once gets no answer: its
         connections are closed after `GIVE_UP_S`, or with the server. `reset` ends it for the requests that follow.
         """
-        self._gate = _Gate(threading.Barrier(count, timeout=GIVE_UP_S), frozenset(agents))
+        self._gate = _Gate(threading.Barrier(count, timeout=WAIT_TIMEOUT_S), frozenset(agents))
 
     def answer(self, exchange: ServedRequest, line: ClientConnection) -> None:
         """Answers one chat completion, ill if a fault is due; counts, holds and delays it. Raises `Refused`."""

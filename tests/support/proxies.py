@@ -43,7 +43,7 @@ class CuttingProxy:
                 data = b""
                 if client in ready:
                     data = client.recv(BYTES)
-                    if COMMIT in data and self._is_time():
+                    if COMMIT in data and self._should_cut():
                         if self._mode == "after":
                             server.sendall(data)
                             # The server answers when the commit is done, and nobody hears it.
@@ -58,7 +58,7 @@ class CuttingProxy:
                 if not data:
                     return
 
-    def _is_time(self) -> bool:
+    def _should_cut(self) -> bool:
         if not self._mode:
             return False
         self._left -= 1

@@ -41,5 +41,5 @@ def seed(dsn: str, folder: Path) -> str:
     profile.write_text(PROFILE)
     with open_app(Settings(home=None, dsn=dsn, actor="tester")) as app:
         import_sample(app)
-        question = BacktestRequest(start=START, end=END, profile=str(profile), label="strict")
-        return run_backtest(app, question).result.request.run_id
+        request = BacktestRequest(start=START, end=END, profile=str(profile), label="strict")
+        return run_backtest(app, request).result.request.run_id

@@ -15,7 +15,7 @@ from engine.core.events import BookEvent, OrderTerms
 from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, OrderType, Timeframe, TimeInForce
 from engine.core.money import exact
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime.session import Journal, Session
 from engine.store import Cause, Store
 from engine.store.memory import MemoryStore
@@ -61,7 +61,7 @@ def run_history(history: History, store: Store | None = None, stream: str = STRE
     journal = Journal(store, stream, Cause("a law"))
     config = history.config
     session = Session(config, digest_of(config), Scripted(history.script), journal)
-    for moment in moments(history.bars):
+    for moment in time_slices(history.bars):
         session.advance(moment)
     session.end()
     return HistoryRun([row.event for row in store.read(stream) if isinstance(row.event, BookEvent)], session, journal)

@@ -12,8 +12,8 @@ import psycopg
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Identifier
 
-from engine.audit.chain import log_id_of
-from engine.store.hash_chain import SELECT, Seal, Sealing, genesis, row_bytes
+from engine.audit.chain import read_log_id
+from engine.store.hash_chain import SELECT_SEALS, Seal, SealBuilder, genesis, row_bytes
 
 Connection = psycopg.Connection[Any]
 Row = tuple[UUID, int, str, bytes, int]
@@ -23,7 +23,7 @@ INSERT_SEAL = (
 )
 
 
-def rows_of(conn: Connection) -> list[Row]:
+def all_rows(conn: Connection) -> list[Row]:
     """Every stored row, in order of position."""
     with conn.cursor(binary=True, row_factory=tuple_row) as curs:
         return curs.execute("SELECT * FROM quantagent.events ORDER BY notification_id").fetchall()
@@ -34,7 +34,7 @@ class Editor:
 
     def __init__(self, conn: Connection, random: Random, until: int) -> None:
         self.conn, self.random = conn, random
-        self.all_rows = rows_of(conn)
+        self.all_rows = all_rows(conn)
         self.rows = [row for row in self.all_rows if row[4] <= until]
 
     def any_row(self) -> Row:
@@ -130,17 +130,21 @@ def flip_seal(conn: Connection, random: Random, column: LiteralString, until: in
 def forge(conn: Connection) -> None:
     """Seals everything anew, as it now is: the appends keep their sizes and times as far as there are rows."""
     with conn.cursor(binary=True, row_factory=tuple_row) as curs:
-        before = [Seal(*row) for row in curs.execute(SELECT + "ORDER BY seal")]
+        before = [Seal(*row) for row in curs.execute(SELECT_SEALS + "ORDER BY seal")]
     conn.execute("DELETE FROM quantagent.seals")
-    rows, previous = rows_of(conn), genesis(log_id_of(conn))
+    rows, previous = all_rows(conn), genesis(read_log_id(conn))
     number = 0
     while rows:
         number += 1
-        was = before[min(number, len(before)) - 1]
-        size = was.events if number <= len(before) else len(rows)
-        mine, rows = rows[:size], rows[size:]
-        sealing = Sealing(number, mine[0][4], mine[-1][4], len(mine), previous, was.sealed_at, was.sealed_by)
-        sealing.add([row_bytes(key.bytes, version, name.encode(), state, at) for key, version, name, state, at in mine])
-        seal = sealing.done()
+        original = before[min(number, len(before)) - 1]
+        size = original.events if number <= len(before) else len(rows)
+        covered, rows = rows[:size], rows[size:]
+        sealing = SealBuilder(
+            number, covered[0][4], covered[-1][4], len(covered), previous, original.sealed_at, original.sealed_by
+        )
+        sealing.add(
+            [row_bytes(key.bytes, version, name.encode(), state, at) for key, version, name, state, at in covered]
+        )
+        seal = sealing.build()
         conn.execute(INSERT_SEAL, seal)
         previous = seal.hash

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from engine.audit.anchors import read_anchors
-from engine.audit.chain import log_id_of
-from engine.audit.signing import remembered_file
+from engine.audit.chain import read_log_id
+from engine.audit.signing import last_anchor_file
 from engine.store.codec import stream_id
-from engine.store.hash_chain import Sealing, row_bytes, sealed_text
+from engine.store.hash_chain import SealBuilder, format_sealed_at, row_bytes
 from tests.support.paths import ROOT
 from tests.support.tampering import INSERT_SEAL, forge
 
@@ -48,7 +48,7 @@ class Lab(NamedTuple):
             self.conn.execute("SET LOCAL session_replication_role = replica")
             self.conn.execute(statements.encode())
 
-    def remake(self) -> None:
+    def reseal(self) -> None:
         with self.conn.transaction():
             self.conn.execute("SET LOCAL session_replication_role = replica")
             forge(self.conn)
@@ -63,7 +63,7 @@ class Tampering(NamedTuple):
 
     number: str
     what: str
-    act: Callable[[Lab], None]
+    apply: Callable[[Lab], None]
     codes: Mapping[str, int]
     remark: str = ""
     start: str = "newest"
@@ -93,7 +93,7 @@ def forge_a_fill(lab: Lab) -> None:
 
 def forge_a_fill_and_the_chain(lab: Lab) -> None:
     forge_a_fill(lab)
-    lab.remake()
+    lab.reseal()
 
 
 def delete_the_anchors(lab: Lab) -> None:
@@ -111,7 +111,7 @@ def delete_a_run(lab: Lab) -> None:
         "(SELECT convert_from(state, 'UTF8')::jsonb -> 0 ->> 'run_id' FROM quantagent.events "
         "WHERE topic LIKE 'RunEnded%' ORDER BY notification_id LIMIT 1)"
     )
-    lab.remake()
+    lab.reseal()
 
 
 def swap_two_books(lab: Lab) -> None:
@@ -123,7 +123,7 @@ def swap_two_books(lab: Lab) -> None:
     third = stream_id("book:of-neither")
     for source, target in ((one, third), (other, one), (third, other)):
         lab.sql(f"UPDATE quantagent.events SET originator_id = '{target}' WHERE originator_id = '{source}'")
-    lab.remake()
+    lab.reseal()
 
 
 def restore_and_delete_the_anchors(lab: Lab) -> None:
@@ -142,9 +142,9 @@ def invent_a_run(lab: Lab) -> None:
         assert turn is not None
         position, seal, previous, at, by = turn
         lab.conn.execute("INSERT INTO quantagent.events VALUES (%s, 1, 'RunFailed.v1', %s, %s)", (key, state, position))
-        sealing = Sealing(seal + 1, position, position, 1, previous, sealed_text(at), by)
+        sealing = SealBuilder(seal + 1, position, position, 1, previous, format_sealed_at(at), by)
         sealing.add([row_bytes(key.bytes, 1, b"RunFailed.v1", state, position)])
-        lab.conn.execute(INSERT_SEAL, sealing.done())
+        lab.conn.execute(INSERT_SEAL, sealing.build())
 
 
 def change_a_bar(lab: Lab) -> None:
@@ -178,7 +178,7 @@ def cut_the_anchors_and_rewrite_the_tail(lab: Lab) -> None:
     lab.anchors.write_bytes(b"".join(lines[:1]))
     position = read_anchors(lab.anchors)[0].position
     lab.sql(f"UPDATE quantagent.events SET topic = 'RunFailed.v1' WHERE notification_id > {position}")
-    lab.remake()
+    lab.reseal()
 
 
 def delete_the_key(lab: Lab) -> None:
@@ -197,7 +197,7 @@ def replace_the_key(lab: Lab) -> None:
     put_another_key(lab)
 
 
-def sign_everything_anew(lab: Lab) -> None:
+def resign_everything(lab: Lab) -> None:
     """By a tamperer who has the whole home, too: anchors, keys, and what was remembered."""
     forge_a_fill_and_the_chain(lab)
     key = put_another_key(lab)
@@ -209,7 +209,7 @@ def sign_everything_anew(lab: Lab) -> None:
         signed = msgspec.structs.replace(unsigned, signature=key.sign(unsigned.signed_text).hex())
         lines.append(msgspec.json.encode(signed) + b"\n")
     lab.anchors.write_bytes(b"".join(lines))
-    remembered_file(lab.home, log_id_of(lab.conn)).unlink()
+    last_anchor_file(lab.home, read_log_id(lab.conn)).unlink()
 
 
 def repeat_an_anchor(lab: Lab) -> None:
@@ -237,7 +237,7 @@ def show_the_auditor_other_rows(lab: Lab) -> None:
 
 def rename_the_log(lab: Lab) -> None:
     lab.sql("UPDATE quantagent.log_identity SET log_id = gen_random_uuid()")
-    lab.remake()
+    lab.reseal()
 
 
 def swallow_rows(lab: Lab) -> None:
@@ -263,7 +263,7 @@ def drop_the_guards(lab: Lab) -> None:
     )
 
 
-def refused(lab: Lab, *statements: str) -> None:
+def assert_refused(lab: Lab, *statements: str) -> None:
     """The database refuses it to the writer role, whole."""
     try:
         with lab.conn.transaction():
@@ -276,7 +276,7 @@ def refused(lab: Lab, *statements: str) -> None:
 
 
 def insert_the_highest_position(lab: Lab) -> None:
-    refused(
+    assert_refused(
         lab,
         "SELECT * FROM quantagent.begin_append(1)",
         "INSERT INTO quantagent.events SELECT gen_random_uuid(), 1, topic, state, 9223372036854775807 "
@@ -285,7 +285,7 @@ def insert_the_highest_position(lab: Lab) -> None:
 
 
 def insert_a_seal_that_fits_nothing(lab: Lab) -> None:
-    refused(
+    assert_refused(
         lab,
         "SELECT * FROM quantagent.begin_append(1)",
         "INSERT INTO quantagent.seals SELECT seal + 1, 9999, 9999, 1, hash, hash, checks, now(), 'me' "
@@ -404,7 +404,7 @@ TAMPERINGS = (
     Tampering(
         "17",
         "everything at home signed again with the tamperer's key",
-        sign_everything_anew,
+        resign_everything,
         {VERIFY: 0, COPIES: 3, EXPORT: 3},
         "with the whole home in other hands, only copies kept elsewhere tell",
     ),

@@ -67,33 +67,33 @@ def entries(block: Block) -> Iterator[Entry]:
         yield Entry(found[1], command, found[2].splitlines(), line)
 
 
-class Printed(NamedTuple):
+class CommandOutput(NamedTuple):
     """What a command printed."""
 
     stdout: str
     stderr: str = ""
 
 
-class Played(NamedTuple):
+class EntryResult(NamedTuple):
     """How an output differs from the one shown, empty for not at all; and the text to have for command and output."""
 
     difference: str
     rewritten: str
 
 
-def played(block: Block, page: str, run: Callable[[Entry, str], Printed | None]) -> Iterator[Played]:
+def run_block(block: Block, page: str, run: Callable[[Entry, str], CommandOutput | None]) -> Iterator[EntryResult]:
     """Run the commands of a block and compare; run: takes a command and its place, returns None if it was not run."""
     for entry in entries(block):
         where = f"{page}:{entry.line}"
         out = run(entry, where)
         if out is None:
             assert not entry.shown, f"{where}: an output is shown, but `{entry.command}` is not run"
-            yield Played("", entry.written)
+            yield EntryResult("", entry.written)
         else:
-            shown = rewritten(entry.shown, out)
-            found = difference(entry.shown, shown)
-            yield Played(
-                f"{where}: $ {entry.command}\n{found}" if found else "",
+            shown = updated_output(entry.shown, out)
+            diff = difference(entry.shown, shown)
+            yield EntryResult(
+                f"{where}: $ {entry.command}\n{diff}" if diff else "",
                 entry.written + "".join(f"{line}\n" for line in shown),
             )
 
@@ -110,16 +110,16 @@ def lines(text: str) -> list[str]:
     return "\n".join(line.rstrip() for line in text.splitlines() if not _PROGRESS.search(line)).strip("\n").splitlines()
 
 
-def holds(shown: Sequence[str], printed: Sequence[str]) -> bool:
+def matches(shown: Sequence[str], printed: Sequence[str]) -> bool:
     """Return whether the lines printed are those shown, in order and without others but at the cuts."""
     pattern = "".join(r"(?:.*\n)*" if line == CUT else re.escape(f"{normalised(line)}\n") for line in shown)
     return re.fullmatch(pattern, "".join(f"{normalised(line)}\n" for line in printed)) is not None
 
 
-def rewritten(shown: Sequence[str], printed: Printed) -> list[str]:
+def updated_output(shown: Sequence[str], printed: CommandOutput) -> list[str]:
     """Return the output to show: the same where it holds, else that of the streams it is like, cut as it was cut."""
     outputs = [lines(printed.stdout), [*lines(printed.stdout), *lines(printed.stderr)]]
-    if not shown or any(holds(shown, output) for output in outputs):
+    if not shown or any(matches(shown, output) for output in outputs):
         return list(shown)
     closest = max(outputs, key=lambda output: (bool(output), _likeness(shown, output)))
     return _cut(shown, closest)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import psycopg
 
-GIVE_UP_S = 300.0
+WAIT_TIMEOUT_S = 300.0
 """The limit of every wait for a process, a thread, a queue or a condition, in seconds."""
 
 _POLL_S = 0.01
@@ -19,10 +19,10 @@ _POLL_S = 0.01
 
 def wait_until(condition: Callable[[], object], message: str = "the condition does not hold") -> None:
     """Return as soon as the condition holds. Raises `AssertionError` with the message after `GIVE_UP_S`."""
-    deadline = time.monotonic() + GIVE_UP_S
+    deadline = time.monotonic() + WAIT_TIMEOUT_S
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"{message} after {GIVE_UP_S:g} s")
+            raise AssertionError(f"{message} after {WAIT_TIMEOUT_S:g} s")
         time.sleep(_POLL_S)
 
 

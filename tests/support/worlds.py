@@ -24,7 +24,7 @@ from engine.store import Batch, Cause, Store
 from engine.store.postgres import PostgresStore
 from engine.trading.book import Book, fold
 from projections.runner import Runner
-from projections.schemas import PRESENT
+from projections.schemas import CURRENT_SCHEMA
 from projections.tables import TABLES
 from tests.store.test_runs import PulledPlug
 from tests.support.strategies import config_of
@@ -91,7 +91,7 @@ class World(NamedTuple):
             assert until is not None
         return requested.run_id
 
-    def runner(self, schema: str = PRESENT) -> Runner:
+    def runner(self, schema: str = CURRENT_SCHEMA) -> Runner:
         return Runner(self.store, self.catalogue, self.dsn, schema)
 
     def rows(self, schema: str = "read_models") -> dict[str, list[tuple[Any, ...]]]:

@@ -21,7 +21,7 @@ from projections.queries import Queries
 from tests.conftest import log_of_its_own
 from tests.support.paths import ROOT
 from tests.support.seeded import END, START
-from tests.support.waiting import GIVE_UP_S
+from tests.support.waiting import WAIT_TIMEOUT_S
 from ui.app import import_sample, open_app, run_replay
 from ui.dashboard import read_access
 from ui.dashboard import run_page as run_page
@@ -53,7 +53,7 @@ def _connections_are_closed() -> Iterator[None]:
 
 def page(monkeypatch: pytest.MonkeyPatch, dsn: str) -> AppTest:
     monkeypatch.setenv("QUANTAGENT_DSN", dsn)
-    return AppTest.from_file(str(ENTRY), default_timeout=GIVE_UP_S)
+    return AppTest.from_file(str(ENTRY), default_timeout=WAIT_TIMEOUT_S)
 
 
 def words(shown: AppTest) -> str:
@@ -165,7 +165,7 @@ def test_a_link_to_an_unknown_run_is_an_error_that_names_it_and_opens_no_other(
 
 def test_all_blocks_are_of_one_event_which_the_page_names(monkeypatch: pytest.MonkeyPatch, seeded: str) -> None:
     with PostgresStore(seeded) as store:
-        head = store.head()
+        head = store.last_position()
     assert f"event {head:,}" in words(page(monkeypatch, seeded).run())
 
 
@@ -206,21 +206,21 @@ def test_a_server_that_does_not_answer_is_one_sentence_without_its_password(monk
 
 def test_a_page_started_without_its_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUANTAGENT_DSN", raising=False)
-    shown = AppTest.from_file(str(ENTRY), default_timeout=GIVE_UP_S).run()
+    shown = AppTest.from_file(str(ENTRY), default_timeout=WAIT_TIMEOUT_S).run()
     assert not shown.exception
     assert "quantagent dashboard" in words(shown)
 
 
 def test_looking_adds_nothing_to_the_log(monkeypatch: pytest.MonkeyPatch, seeded: str) -> None:
     with PostgresStore(seeded) as store:
-        before = store.head()
+        before = store.last_position()
         page(monkeypatch, seeded).run()
-        assert store.head() == before
+        assert store.last_position() == before
 
 
 def test_the_server_keeps_the_pages_log_from_writing(dsn: str) -> None:
     with read_access.open_log(dsn) as log:
-        assert log.head() == 0
+        assert log.last_position() == 0
         with pytest.raises(StoreUnavailable, match="read-only"):
             log.append([Batch("run:one", 0, [RunFailed("one", "a test")])], Cause("tester"))
 

@@ -21,10 +21,10 @@ from playwright import sync_api
 
 from projections.queries import Queries
 from tests.conftest import log_of_its_own
-from tests.support.waiting import GIVE_UP_S, wait_until
+from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE_MS = 1_000 * GIVE_UP_S
+PATIENCE_MS = 1_000 * WAIT_TIMEOUT_S
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -75,14 +75,14 @@ def dashboard(dsn: str) -> Generator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=GIVE_UP_S)
+        process.communicate(timeout=WAIT_TIMEOUT_S)
 
 
 def wait_until_served(process: subprocess.Popen[bytes], health: str) -> None:
     def is_served() -> bool:
         assert process.poll() is None, f"the command ended: {process.communicate()[0].decode()}"
         try:
-            with urllib.request.urlopen(health, timeout=GIVE_UP_S) as reply:
+            with urllib.request.urlopen(health, timeout=WAIT_TIMEOUT_S) as reply:
                 return reply.status == 200
         except OSError:
             return False

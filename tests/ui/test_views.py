@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.audit.why import Link, why
+from engine.audit.why import ChainLink, causal_chain
 from engine.core.config import RiskLimits
 from engine.core.events import Environment, OrderFilled, OrderPlaced
 from engine.core.market import Direction
@@ -230,7 +230,7 @@ def test_trades_sort_as_numbers_and_only_their_result_is_coloured() -> None:
 
 
 @pytest.fixture(scope="module")
-def told() -> tuple[list[Link], list[Link], list[Link]]:
+def told() -> tuple[list[ChainLink], list[ChainLink], list[ChainLink]]:
     """The chains of a trade, of a denied signal, and of an order that waits for its bar."""
     bars = walk("AAA", 7, 60, 100.0, 0.01)
     config = golden_config(["AAA"], 100_000, 10, 4, 365)
@@ -243,13 +243,13 @@ def told() -> tuple[list[Link], list[Link], list[Link]]:
     facts = [row.event for row in store.read(f"book:{requested.run_id}")]
     entry = next(fact for fact in facts if isinstance(fact, OrderPlaced))
     assert sum(isinstance(fact, OrderFilled) for fact in facts) == 2
-    trade_links = why(store, requested, entry.order_id.replace("order-", "trade-", 1))
+    trade_links = causal_chain(store, requested, entry.order_id.replace("order-", "trade-", 1))
     opened = trade_links[:4]
     assert [link.kind for link in opened] == ["imported signal", "signal", "risk decision", "order"]
     return trade_links, opened[:3], opened
 
 
-def test_a_trade_has_the_chain_of_its_entry_and_that_of_its_exit(told: tuple[list[Link], ...]) -> None:
+def test_a_trade_has_the_chain_of_its_entry_and_that_of_its_exit(told: tuple[list[ChainLink], ...]) -> None:
     parts = named_columns(build_chains(told[0]))
     assert [name for name, _ in parts] == ["Entry", "Exit"]
     for _, steps in parts:
@@ -257,25 +257,25 @@ def test_a_trade_has_the_chain_of_its_entry_and_that_of_its_exit(told: tuple[lis
         assert all(step.occurred for step in steps)
 
 
-def test_what_a_denial_kept_from_happening_is_shown_as_not_reached(told: tuple[list[Link], ...]) -> None:
+def test_what_a_denial_kept_from_happening_is_shown_as_not_reached(told: tuple[list[ChainLink], ...]) -> None:
     (_, wished), (_, came) = named_columns(build_chains(told[1]))
     assert [step.name for step in wished] == ["Imported signal", "Signal"]
     assert [(step.name, step.occurred) for step in came] == [("Risk decision", True), ("Order", False), ("Fill", False)]
 
 
-def test_an_order_that_waits_has_no_fill_yet(told: tuple[list[Link], ...]) -> None:
+def test_an_order_that_waits_has_no_fill_yet(told: tuple[list[ChainLink], ...]) -> None:
     last = build_chains(told[2])[0][-1]
     assert (last.name, last.occurred) == ("Fill", False)
     assert "waits" in last.text
 
 
-def test_a_risk_decision_shows_every_check_with_limit_and_observed(told: tuple[list[Link], ...]) -> None:
+def test_a_risk_decision_shows_every_check_with_limit_and_observed(told: tuple[list[ChainLink], ...]) -> None:
     decision = next(step for step in build_chains(told[0])[0] if step.name == "Risk decision")
     assert len(decision.checks) >= 5
     assert all(check.limit and check.passed for check in decision.checks)
 
 
-def test_raw_events_are_in_the_order_of_the_log_each_once(told: tuple[list[Link], ...]) -> None:
+def test_raw_events_are_in_the_order_of_the_log_each_once(told: tuple[list[ChainLink], ...]) -> None:
     shown = raw_events([*told[0], *told[0]])
     places = [int(event.title.split()[0].removeprefix("#")) for event in shown]
     assert places == sorted(set(places))
@@ -286,7 +286,7 @@ def test_a_chain_without_steps_has_no_parts_to_fail_on() -> None:
     assert named_columns(build_chains([])) == [("Wish", []), ("What came of it", [])]
 
 
-def test_amounts_in_a_chain_are_readable(told: tuple[list[Link], ...]) -> None:
+def test_amounts_in_a_chain_are_readable(told: tuple[list[ChainLink], ...]) -> None:
     fill = build_chains(told[0])[0][-1]
     assert exact(dict(fill.facts)["notional"].replace(",", "")) > 0
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from engine.core.errors import BadInput
 from engine.core.market import Calendar, Timeframe, instrument_for
-from engine.data.calendars import Session, Span, bar_at, bar_of_day, grid, placed, sessions
+from engine.data.calendars import CalendarSession, Span, bar_at, bar_of_day, grid, locate_in_grid, sessions
 from engine.data.sample import SAMPLE_FILES
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -48,7 +48,7 @@ def rows(bars: pl.DataFrame) -> list[Span]:
     return [Span(opened.astimezone(UTC), closed.astimezone(UTC)) for opened, closed in bars.iter_rows()]
 
 
-def session_of(calendar: Calendar, day: date) -> Session | None:
+def session_of(calendar: Calendar, day: date) -> CalendarSession | None:
     """The session that a day names, found by looking at the days around it."""
     noon = datetime.combine(day, time(12), UTC)
     return next((each for each in sessions(calendar, Span(noon - 2 * DAY, noon + 2 * DAY)) if each.label == day), None)
@@ -83,7 +83,7 @@ def hours_of(calendar: Calendar, day: date) -> str | None:
 def test_sessions_move_by_an_hour_of_utc_when_new_york_changes_its_clocks(
     calendar: Calendar, friday: tuple[str, str], monday: tuple[str, str]
 ) -> None:
-    expected = [Session(utc(closed).date(), utc(opened), utc(closed)) for opened, closed in (friday, monday)]
+    expected = [CalendarSession(utc(closed).date(), utc(opened), utc(closed)) for opened, closed in (friday, monday)]
     assert sessions(calendar, Span(expected[0].opened_at, expected[1].closed_at)) == expected
 
 
@@ -276,7 +276,7 @@ def test_instants_are_placed_as_each_alone_would_be(
     calendar: Calendar, timeframe: Timeframe, rounded: list[tuple[datetime, int]]
 ) -> None:
     asked = [at.replace(minute=at.minute // minutes * minutes, second=0, microsecond=0) for at, minutes in rounded]
-    found = placed(calendar, timeframe, pl.Series(asked, dtype=pl.Datetime("us", "UTC")))
+    found = locate_in_grid(calendar, timeframe, pl.Series(asked, dtype=pl.Datetime("us", "UTC")))
     assert found["opened_at"].to_list() == sorted(set(asked))
     for opened_at, closed_at, trades in found.iter_rows():
         bar = bar_at(calendar, timeframe, opened_at.astimezone(UTC))

@@ -18,7 +18,7 @@ from engine.core.market import Bar, Timeframe
 from engine.core.money import exact
 from engine.data.bar_rules import bar_line
 from engine.data.files import read_bars
-from engine.data.validation import Judged
+from engine.data.validation import ValidatedBars
 
 HEADER = "opened_at,open,high,low,close,volume\n"
 GOOD = "2024-01-01T00:00:00Z,10,12,9,11,5\n"
@@ -26,7 +26,7 @@ NEXT = "2024-01-01T01:00:00Z,11,12,9,10,6\n"
 H1 = Timeframe.H1
 
 
-def read(folder: Path, content: str | bytes, **options: Any) -> Judged:
+def read(folder: Path, content: str | bytes, **options: Any) -> ValidatedBars:
     path = folder / "bars.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return read_bars(path, "X-USD", H1, **options)
@@ -205,7 +205,7 @@ def test_an_unusable_symbol_is_refused(tmp_path: Path) -> None:
 # --- Parquet ------------------------------------------------------------------------------------------------------
 
 
-def parquet(folder: Path, times: pl.Series, prices: pl.Series, **options: Any) -> Judged:
+def parquet(folder: Path, times: pl.Series, prices: pl.Series, **options: Any) -> ValidatedBars:
     path = folder / "bars.parquet"
     pl.DataFrame([times.alias("ts"), *(prices.alias(name) for name in ("Open", "High", "Low", "Close"))]).write_parquet(
         path

@@ -29,7 +29,7 @@ from engine.core.market import Bar, Direction, TimeInForce
 from engine.core.money import ONE, ZERO, exact
 from engine.core.session_ends import Schedule
 from engine.data.calendars import session_hours
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime.manual import ManualAccount
 from engine.runtime.session import Journal, Session
 from engine.store import Cause
@@ -155,7 +155,7 @@ def test_the_rest_of_a_partly_filled_order_reserves_no_cash_that_its_fill_has_sp
     desk_events = book_events(config, [rows], {0: intent(LONG)})
     journal = Journal(MemoryStore(), "book:law", Cause("a law"))
     session = Session(config, digest_of(config), Scripted({("AAA", START + HOUR): intent(LONG)}), journal)
-    for moment in moments([rows]):
+    for moment in time_slices([rows]):
         session.advance(moment)
         assert session.book.free_cash >= 0
         assert session.broker is not None
@@ -188,7 +188,7 @@ def test_a_resume_ends_a_drawdown_while_the_price_stays_where_it_fell() -> None:
     journal = Journal(MemoryStore(), "book:law", Cause("a law"))
     session = Session(config, digest_of(config), Scripted({("AAA", START + HOUR): intent(LONG)}), journal)
     halts: list[list[str]] = []
-    for moment in moments([rows]):
+    for moment in time_slices([rows]):
         resumes = moment.at == START + 5 * HOUR
         session.advance(moment, [resumed(moment.at)] if resumes else [])
         halts.append(sorted(session.book.halts))
@@ -257,7 +257,7 @@ def test_positions_are_closed_before_a_half_day_ends_and_orders_for_the_day_end_
     }
     journal = Journal(MemoryStore(), "book:law", Cause("a law"))
     session = Session(config, digest_of(config), Scripted(script), journal, schedule=schedule)
-    events = [event for moment in moments([[*morning, *after]]) for event in session.advance(moment)]
+    events = [event for moment in time_slices([[*morning, *after]]) for event in session.advance(moment)]
     assert [(fill.side, fill.at) for fill in events_of_type(OrderFilled, events)] == [
         (BUY, opened + HOUR),
         (SELL, opened + 3 * HOUR),
@@ -334,8 +334,8 @@ def test_the_results_of_all_trades_are_the_result_of_the_account_to_the_last_dig
         if isinstance(event, OrderFilled):
             view.apply(event, before, book)
         elif isinstance(event, CashAdjusted):
-            view.pay(event)
-        view.note(event)
+            view.add_borrow_cost(event)
+        view.record_source(event)
     last = played.events[-1]
     assert isinstance(last, PositionsMarked)
     costs = sum((position.cost for position in book.positions.values()), ZERO)

@@ -28,7 +28,7 @@ from engine.core.events import (
 from engine.core.intents import Intent
 from engine.core.market import Bar, Direction, Instrument, OrderType, Side, Timeframe, TimeInForce
 from engine.core.money import exact
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime.session import Journal, Session
 from engine.store import Cause
 from engine.store.memory import MemoryStore
@@ -315,7 +315,7 @@ def test_ten_thousand_hostile_wishes_break_no_limit() -> None:
         session = Session(
             config, digest_of(config), analyst, Journal(MemoryStore(), "book:hostile", Cause("hostility"))
         )
-        for moment in moments([bars_of(random, instrument) for instrument in (*TRADED, RATE)]):
+        for moment in time_slices([bars_of(random, instrument) for instrument in (*TRADED, RATE)]):
             known = dict(witness.closes)
             for bar in moment.closed:
                 known[bar.symbol] = Fraction(bar.close)

@@ -37,7 +37,7 @@ from engine.core.events import (
 )
 from engine.core.market import Direction, OrderType, Side
 from engine.core.money import exact
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.trading.book import Book, evolve, fold
 from engine.trading.fills import Market, cost_of
 from engine.trading.proposal import reference_of
@@ -574,7 +574,7 @@ def test_a_book_tells_its_story_in_order_and_marks_each_session_once(history: Hi
     times = [event.at for event in played.events]
     assert times == sorted(times)
     assert isinstance(played.events[0], BookOpened)
-    assert played.events[0].at == times[0] == next(moments(history.bars)).at
+    assert played.events[0].at == times[0] == next(time_slices(history.bars)).at
     last = played.events[-1]
     assert isinstance(last, PositionsMarked)
     assert last.occasion == "end"
@@ -582,6 +582,6 @@ def test_a_book_tells_its_story_in_order_and_marks_each_session_once(history: Hi
     assert len(rolls) == len(set(rolls))
     # Nothing is rolled once the account is bankrupt.
     ended = [event.at for event in of(TradingEnded, played)]
-    days = {moment.at.date() for moment in moments(history.bars) if not ended or moment.at < ended[0]}
+    days = {moment.at.date() for moment in time_slices(history.bars) if not ended or moment.at < ended[0]}
     if history.config.session_roll_hour == 0:
         assert {at.date() for at in rolls} == {day for day in days if day != times[0].date()}

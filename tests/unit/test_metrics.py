@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from engine.core.session_ends import Schedule
 from engine.data.calendars import session_hours
 from projections.metrics import Metrics, drawdowns, metrics, returns_per_year, session_equity
-from projections.sample_size import LEAST_RETURNS, missing_reason
+from projections.sample_size import MIN_RETURNS, missing_reason
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -208,7 +208,7 @@ def test_fewer_than_thirty_returns_are_too_few_for_a_ratio(count: int) -> None:
     assert (found.cagr, found.calmar_ratio) == (None, None)
     assert found.days == count
     assert found.total_return != 0
-    assert missing_reason("sharpe_ratio", count) == f"{count} returns, {LEAST_RETURNS} needed"
+    assert missing_reason("sharpe_ratio", count) == f"{count} returns, {MIN_RETURNS} needed"
     assert missing_reason("win_rate", count) == ""
 
 

@@ -27,7 +27,7 @@ from engine.core.events import (
 from engine.core.intents import Intent
 from engine.core.market import Direction, Instrument
 from engine.core.money import ONE, ZERO, exact
-from engine.data.timeline import moments
+from engine.data.timeline import time_slices
 from engine.runtime.manual import ManualAccount
 from engine.runtime.session import Journal, Session
 from engine.runtime.slots import Slot
@@ -133,7 +133,7 @@ def test_a_resume_does_not_lift_the_drawdown_that_its_own_close_brings() -> None
     journal = Journal(MemoryStore(), "book:law", Cause("a law"))
     script = {("AAA", START + HOUR): intent(LONG)}
     session = Session(config, digest_of(config), Scripted(script), journal)
-    for moment in moments([rows]):
+    for moment in time_slices([rows]):
         resumes = moment.at == START + 3 * HOUR
         session.advance(moment, [TradingResumed(moment.at, "all is well", "operator")] if resumes else [])
     assert list(session.book.halts) == ["drawdown"]

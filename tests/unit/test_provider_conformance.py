@@ -13,11 +13,11 @@ from engine.core.errors import BadInput, NotFound, ProviderUnavailable
 from engine.core.market import Instrument, Symbol, Timeframe, instrument_for
 from engine.data.calendars import Span, grid, sessions
 from engine.data.encoding import PRICES
-from engine.data.providers import Provider, Reach, find
-from engine.data.providers.conformance import CHECKS, UNKNOWN, check
+from engine.data.providers import Provider, Reach, load_provider
+from engine.data.providers.conformance import CHECKS, UNKNOWN, check_provider
 from engine.data.providers.folder import Folder
-from engine.data.providers.rate_limit import Budget
-from engine.data.providers.rows import NUMBERS, closed, none
+from engine.data.providers.rate_limit import RateLimiter
+from engine.data.providers.rows import NUMBERS, closed_rows, no_rows
 from engine.data.providers.yahoo import Yahoo
 from engine.data.sample import SAMPLE_FILES
 from tests.support.yahoo_answers import NOT_FOUND, LocalYahoo, YahooResponse, YahooRow, error, midnight, serve_charts
@@ -37,13 +37,16 @@ SAMPLED = Span(datetime(2017, 8, 1, tzinfo=UTC), datetime(2017, 8, 12, tzinfo=UT
 def test_the_synthetic_provider_keeps_its_word(symbol: Symbol, timeframe: Timeframe) -> None:
     days = 9 if timeframe.is_intraday else 150
     assert (
-        check(find("synthetic"), instrument_for(symbol), timeframe, Span(WEEK.end - days * DAY, WEEK.end), LATER) == []
+        check_provider(
+            load_provider("synthetic"), instrument_for(symbol), timeframe, Span(WEEK.end - days * DAY, WEEK.end), LATER
+        )
+        == []
     )
 
 
 @pytest.mark.parametrize("symbol", SAMPLE_FILES)
 def test_the_sample_keeps_its_word(symbol: Symbol) -> None:
-    assert check(find("sample"), instrument_for(symbol), Timeframe.H1, SAMPLED, LATER) == []
+    assert check_provider(load_provider("sample"), instrument_for(symbol), Timeframe.H1, SAMPLED, LATER) == []
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -51,7 +54,7 @@ def test_a_folder_keeps_its_word(tmp_path: Path, kind: str) -> None:
     frame = pl.read_csv(SAMPLE_FILES["EUR-USD"], infer_schema=False)
     path = tmp_path / f"EUR-USD_1h.{kind}"
     frame.write_csv(path) if kind == "csv" else frame.write_parquet(path)
-    assert check(Folder(tmp_path), instrument_for("EUR-USD"), Timeframe.H1, SAMPLED, LATER) == []
+    assert check_provider(Folder(tmp_path), instrument_for("EUR-USD"), Timeframe.H1, SAMPLED, LATER) == []
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def connected() -> Iterator[Callable[[Instrument, Timeframe], Yahoo]]:
 
         session = LocalYahoo(known)
         connections.append(session)
-        return Yahoo(session=lambda: session, budget=Budget("yahoo", sleep=lambda seconds: None))
+        return Yahoo(session=lambda: session, rate_limiter=RateLimiter("yahoo", sleep=lambda seconds: None))
 
     yield connect
     for session in connections:
@@ -87,7 +90,7 @@ def test_yahoo_keeps_its_word(
     connected: Callable[[Instrument, Timeframe], Yahoo], symbol: Symbol, timeframe: str
 ) -> None:
     instrument, frame = instrument_for(symbol), Timeframe(timeframe)
-    assert check(connected(instrument, frame), instrument, frame, WEEK, LATER) == []
+    assert check_provider(connected(instrument, frame), instrument, frame, WEEK, LATER) == []
 
 
 # --- Each check is seen to fail -----------------------------------------------------------------------------------
@@ -108,7 +111,7 @@ class Honest:
             raise NotFound(f"honest has no {instrument.symbol}: ask for SPX.")
         if span.end < now - 30 * DAY:
             raise ProviderUnavailable("honest has bars of 30 days only: ask for later ones.")
-        return closed(self.everything(timeframe), instrument, timeframe, span, now)
+        return closed_rows(self.everything(timeframe), instrument, timeframe, span, now)
 
     def everything(self, timeframe: Timeframe) -> pl.DataFrame:
         opens = grid("XNYS", timeframe, Span(WEEK.start - 9 * DAY, WEEK.end + DAY))["opened_at"]
@@ -225,12 +228,12 @@ BAD: list[tuple[type[Honest], str, str]] = [
 
 
 def test_a_provider_that_keeps_its_word_passes() -> None:
-    assert check(Honest(), SPX, Timeframe.H1, WEEK, LATER) == []
+    assert check_provider(Honest(), SPX, Timeframe.H1, WEEK, LATER) == []
 
 
 @pytest.mark.parametrize(("bad", "broken", "what"), BAD)
 def test_a_broken_word_is_found(bad: type[Honest], broken: str, what: str) -> None:
-    findings = {finding.check: finding.what for finding in check(bad(), SPX, Timeframe.H1, WEEK, LATER)}
+    findings = {finding.check: finding.what for finding in check_provider(bad(), SPX, Timeframe.H1, WEEK, LATER)}
     assert what in findings[broken]
     if bad not in (Moody, Wide, Prophet):
         assert list(findings) == [broken]
@@ -262,7 +265,7 @@ SHAPES: list[tuple[Callable[[pl.DataFrame], object], str]] = [
     (lambda rows: rows.with_columns(opened_at=pl.lit(None, rows.schema["opened_at"])), "rows have no time"),
     (lambda rows: rows.with_columns(pl.col("high").cast(pl.Int64)), "high is Int64"),
     (lambda rows: rows.head(1), "1 rows"),
-    (lambda rows: none(), "0 rows"),
+    (lambda rows: no_rows(), "0 rows"),
     (refuse, "it raised BadInput: no."),
     (lambda rows: rows["nothing"], "it raised ColumnNotFoundError"),
 ]
@@ -270,10 +273,10 @@ SHAPES: list[tuple[Callable[[pl.DataFrame], object], str]] = [
 
 @pytest.mark.parametrize(("change", "what"), SHAPES)
 def test_an_answer_of_another_shape_is_found(change: Callable[[pl.DataFrame], object], what: str) -> None:
-    (finding,) = check(told(change), SPX, Timeframe.H1, WEEK, LATER)
+    (finding,) = check_provider(told(change), SPX, Timeframe.H1, WEEK, LATER)
     assert what in finding.what
 
 
 def test_bars_that_are_not_offered_cannot_be_tried() -> None:
-    (finding,) = check(find("sample"), SPX, Timeframe.H1, WEEK, LATER)
+    (finding,) = check_provider(load_provider("sample"), SPX, Timeframe.H1, WEEK, LATER)
     assert finding.what == "it offers no 1h bars of SPX: try others"

@@ -19,12 +19,20 @@ from engine.core.errors import BadInput, NotFound, ProviderUnavailable
 from engine.core.market import BUILT_IN_INSTRUMENTS, Instrument, Symbol, Timeframe, instrument_for
 from engine.data.calendars import Span, grid
 from engine.data.encoding import PRICES
-from engine.data.providers import Reach, find, names, symbols
+from engine.data.providers import Reach, load_provider, provider_names, symbols
 from engine.data.providers.folder import Folder
-from engine.data.providers.rate_limit import ATTEMPTS, PAUSE_MAX_S, PAUSE_S, Budget, TryAgain, pause_s, share
-from engine.data.providers.synthetic import COURSES, Synthetic
+from engine.data.providers.rate_limit import (
+    ATTEMPTS,
+    BACKOFF_MAX_S,
+    BACKOFF_S,
+    RateLimiter,
+    RetryLater,
+    backoff_s,
+    hash_fraction,
+)
+from engine.data.providers.synthetic import PRICE_MODELS, Synthetic
 from engine.data.providers.yahoo import Yahoo
-from engine.data.validation import judge
+from engine.data.validation import validate_bars
 
 DAY = timedelta(days=1)
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -36,13 +44,13 @@ YEAR_2017 = Span(datetime(2017, 1, 1, tzinfo=UTC), datetime(2018, 1, 1, tzinfo=U
 
 
 def test_what_comes_with_the_project_is_found() -> None:
-    assert names() == ["sample", "synthetic", "yahoo"]
-    assert [(each.name, each.synthetic, each.remembers) for each in map(find, names())] == [
+    assert provider_names() == ["sample", "synthetic", "yahoo"]
+    assert [(each.name, each.synthetic, each.remembers) for each in map(load_provider, provider_names())] == [
         ("sample", False, False),
         ("synthetic", True, False),
         ("yahoo", False, True),
     ]
-    folder = find("folder:bars")
+    folder = load_provider("folder:bars")
     assert isinstance(folder, Folder)
     assert not folder.remembers, "all folders have one name, and what one lacks another may have"
 
@@ -60,7 +68,7 @@ def test_an_unknown_provider_is_told_those_there_are() -> None:
     with pytest.raises(
         BadInput, match="provider 'bloomberg' is unknown: there is folder:PATH, sample, synthetic, yahoo"
     ):
-        find("bloomberg")
+        load_provider("bloomberg")
 
 
 PACKAGE = """
@@ -112,8 +120,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 def test_a_provider_of_a_package_is_found(installed: Callable[..., None]) -> None:
     installed("Mine")
-    assert "mine" in names()
-    assert find("mine").name == "mine"
+    assert "mine" in provider_names()
+    assert load_provider("mine").name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -130,14 +138,14 @@ def test_a_provider_of_a_package_is_found(installed: Callable[..., None]) -> Non
 def test_a_package_without_a_provider_is_told_why(installed: Callable[..., None], object_: str, fault: str) -> None:
     installed(object_)
     with pytest.raises(BadInput, match=f"provider 'mine' of package bars-of-mine .* {fault}"):
-        find("mine")
+        load_provider("mine")
 
 
 def test_two_packages_with_one_name_are_told_apart(installed: Callable[..., None]) -> None:
     installed("Mine")
     installed("Renamed", package="more-bars")
     with pytest.raises(BadInput, match=r"is offered by .*more-bars.*: uninstall all but one"):
-        find("mine")
+        load_provider("mine")
 
 
 # --- Symbols ------------------------------------------------------------------------------------------------------
@@ -145,15 +153,15 @@ def test_two_packages_with_one_name_are_told_apart(installed: Callable[..., None
 
 def test_every_built_in_symbol_has_a_name_at_yahoo() -> None:
     ours = {symbol for symbol in BUILT_IN_INSTRUMENTS if not symbol.endswith("=F")}
-    assert set(symbols.shipped_names("yahoo")) == ours == set(COURSES)
+    assert set(symbols.shipped_names("yahoo")) == ours == set(PRICE_MODELS)
     assert symbols.shipped_names("sample") == {}
 
 
 def test_a_users_names_go_before_those_that_are_shipped(tmp_path: Path) -> None:
     table = tmp_path / "symbols.toml"
-    missing = find("yahoo", table)
+    missing = load_provider("yahoo", table)
     table.write_text('[yahoo]\nSPX = "SPY"\n"BRK.B" = "BRK-B"\n')
-    found = find("yahoo", table)
+    found = load_provider("yahoo", table)
     assert isinstance(missing, Yahoo)
     assert isinstance(found, Yahoo)
     assert missing.names == symbols.shipped_names("yahoo")
@@ -164,9 +172,9 @@ def test_a_package_gets_the_users_names_if_it_takes_any(installed: Callable[...,
     installed("Renamed")
     table = tmp_path / "symbols.toml"
     table.write_text('[mine]\nSPX = "spx.us"\n[sample]\nSPX = "X"\n')
-    assert getattr(find("mine", table), "names", None) == {"SPX": "spx.us"}
+    assert getattr(load_provider("mine", table), "names", None) == {"SPX": "spx.us"}
     with pytest.raises(BadInput, match=r"names symbols for sample, which uses ours: take \[sample\] out of it"):
-        find("sample", table)
+        load_provider("sample", table)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +193,7 @@ def test_a_table_of_another_shape_is_refused(tmp_path: Path, text: str, fault: s
     table = tmp_path / "symbols.toml"
     table.write_text(text)
     with pytest.raises(BadInput, match=rf"symbols\.toml.*{fault}") as raised:
-        find("yahoo", table)
+        load_provider("yahoo", table)
     assert "SPX = " in str(raised.value) or "capitals" in str(raised.value)
 
 
@@ -193,7 +201,7 @@ def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "symbols.toml"
     table.write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="cannot be read"):
-        find("yahoo", table)
+        load_provider("yahoo", table)
 
 
 # --- Budgets ------------------------------------------------------------------------------------------------------
@@ -214,12 +222,12 @@ class Clock:
         self.at += timedelta(seconds=seconds)
 
 
-def budget(clock: Clock, **limits: float) -> Budget:
-    return Budget("them", now=clock.now, sleep=clock.sleep, **limits)  # pyright: ignore[reportArgumentType]
+def budget(clock: Clock, **limits: float) -> RateLimiter:
+    return RateLimiter("them", now=clock.now, sleep=clock.sleep, **limits)  # pyright: ignore[reportArgumentType]
 
 
 def refuse() -> None:
-    raise TryAgain("busy")
+    raise RetryLater("busy")
 
 
 @given(waits=st.lists(st.floats(0, 5), max_size=30), burst=st.integers(1, 4))
@@ -259,7 +267,7 @@ def test_this_hours_calls_are_counted_and_end() -> None:
     limited = budget(clock, calls_per_hour=3, calls_per_s=10)
     for left in (2, 1, 0):
         limited.call(lambda: None, "bars")
-        assert limited.left == left
+        assert limited.calls_left == left
         assert str(limited) == f"them: {left} of 3 calls left this hour"
     with pytest.raises(ProviderUnavailable, match=r"3 calls an hour to them are spent, .* after 2025-06-01T01:00:00Z"):
         limited.call(lambda: None, "bars")
@@ -272,8 +280,8 @@ def test_refusals_are_followed_by_growing_pauses_and_an_end() -> None:
     limited = budget(clock, calls_per_s=1_000)
     with pytest.raises(ProviderUnavailable, match=rf"them did not answer for bars in {ATTEMPTS} attempts \(busy\)"):
         limited.call(refuse, "bars")
-    assert limited.left == 1_000 - ATTEMPTS
-    assert [pause <= PAUSE_S * 2**attempt for attempt, pause in enumerate(clock.slept, 1)] == [True] * (ATTEMPTS - 1)
+    assert limited.calls_left == 1_000 - ATTEMPTS
+    assert [pause <= BACKOFF_S * 2**attempt for attempt, pause in enumerate(clock.slept, 1)] == [True] * (ATTEMPTS - 1)
     limited.call(lambda: None, "bars")
     assert str(limited).endswith("calls left this hour")
 
@@ -298,21 +306,21 @@ def test_another_error_is_no_refusal() -> None:
 
 @given(st.integers(1, 40), st.text(max_size=9))
 def test_pauses_are_bounded_and_follow_from_what_is_asked_and_when(attempt: int, what: str) -> None:
-    pause = pause_s(attempt, what, NOW)
-    assert 0 <= pause < min(PAUSE_MAX_S, PAUSE_S * 2**attempt)
-    assert pause == pause_s(attempt, what, NOW)
-    assert pause != pause_s(attempt, what, NOW + timedelta(microseconds=1))
+    pause = backoff_s(attempt, what, NOW)
+    assert 0 <= pause < min(BACKOFF_MAX_S, BACKOFF_S * 2**attempt)
+    assert pause == backoff_s(attempt, what, NOW)
+    assert pause != backoff_s(attempt, what, NOW + timedelta(microseconds=1))
 
 
 @pytest.mark.parametrize(("attempt", "most"), [(1, 4), (2, 8), (3, 16), (4, 32), (5, 60), (50, 60)])
 def test_pauses_may_be_twice_as_long_each_time_up_to_a_minute(attempt: int, most: float) -> None:
-    pauses = [pause_s(attempt, str(n), NOW) for n in range(400)]
+    pauses = [backoff_s(attempt, str(n), NOW) for n in range(400)]
     assert 0.95 * most < max(pauses) < most
     assert min(pauses) < 0.05 * most
 
 
 def test_shares_lie_evenly_between_0_and_1() -> None:
-    shares = [share("bars", str(n)) for n in range(2_000)]
+    shares = [hash_fraction("bars", str(n)) for n in range(2_000)]
     tenths = [sum(low <= 10 * each < low + 1 for each in shares) for low in range(10)]
     assert sum(tenths) == 2_000
     assert min(tenths) > 150
@@ -334,12 +342,12 @@ def test_rows_are_told_as_they_stand_good_and_bad(tmp_path: Path) -> None:
         "2017-07-02 19:30:00+02:00,1,2,1,1.5,7",
         "2017-07-02 22:00Z,1,2,1,1.5,7",
     )
-    told = find(f"folder:{tmp_path}").fetch(BTC, Timeframe.H1, YEAR_2017, NOW)
+    told = load_provider(f"folder:{tmp_path}").fetch(BTC, Timeframe.H1, YEAR_2017, NOW)
     assert [row[0].strftime("%H:%M") for row in told.rows()] == ["21:00", "21:00", "17:30", "22:00"]
     assert told["open"].to_list() == ["1.10", "-1", "1", "1"]
     assert told["close"].to_list() == ["1.5", "x", "1.5", "1.5"]
     # What it tells, the judge can read.
-    assert len(judge(told, BTC, Timeframe.H1, NOW).frame) == 2
+    assert len(validate_bars(told, BTC, Timeframe.H1, NOW).frame) == 2
 
 
 def test_columns_may_have_other_names_and_volume_may_be_missing(tmp_path: Path) -> None:
@@ -430,7 +438,7 @@ def test_a_folder_that_is_not_there_and_two_files_for_the_same_bars_are_refused(
 
 
 def test_the_sample_is_told_whole_and_nothing_else_is() -> None:
-    sample = find("sample")
+    sample = load_provider("sample")
     assert [sample.reach(BTC, Timeframe.H1), sample.reach(BTC, Timeframe.D1)] == [Reach(), None]
     assert [sample.fetch(each, Timeframe.H1, YEAR_2017, NOW).height for each in (BTC, EUR)] == [4_321, 3_105]
     with pytest.raises(NotFound, match="the sample has no SPX: it has BTC-USD and EUR-USD"):
@@ -463,11 +471,11 @@ def test_a_made_up_bar_is_the_same_whatever_is_asked_around_it(
     )
 
 
-@pytest.mark.parametrize("market", COURSES)
+@pytest.mark.parametrize("market", PRICE_MODELS)
 def test_made_up_bars_are_those_of_the_markets_grid_and_pass_the_judge(market: Symbol) -> None:
     instrument, span = instrument_for(f"SYNTHETIC.{market}"), Span(NOW - 40 * DAY, NOW)
     told = made(instrument.symbol, Timeframe.H1, span)
-    judged = judge(told, instrument, Timeframe.H1, NOW)
+    judged = validate_bars(told, instrument, Timeframe.H1, NOW)
     assert judged.refused == []
     assert told["opened_at"].to_list() == grid(instrument.calendar, Timeframe.H1, span)["opened_at"].to_list()
     assert instrument.tick is not None
@@ -497,7 +505,7 @@ def test_made_up_bars_move_as_much_as_their_market(market: Symbol) -> None:
     span = Span(datetime(2018, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
     moves = made(f"SYNTHETIC.{market}", Timeframe.D1, span)["close"].log().diff().drop_nulls()
     a_year = (sum(move**2 for move in moves) / 6) ** 0.5
-    assert a_year == pytest.approx(COURSES[market].volatility, rel=0.08)
+    assert a_year == pytest.approx(PRICE_MODELS[market].volatility, rel=0.08)
 
 
 @pytest.mark.parametrize(("timeframe", "minutes"), [(Timeframe.M1, 1), (Timeframe.H1, 60)])
@@ -507,7 +515,7 @@ def test_the_extremes_of_made_up_bars_lie_as_far_apart_as_those_of_a_random_walk
     # Parkinson 1980: the mean square of a random walk's range is 4 ln 2 times its variance.
     told = made("SYNTHETIC.BTC-USD", timeframe, Span(NOW - 10 * minutes**0.5 * DAY, NOW))
     ranges = [(high - low) ** 2 for high, low in zip(told["high"].log(), told["low"].log(), strict=True)]
-    variance = COURSES["BTC-USD"].volatility ** 2 * minutes / (365.25 * 1_440)
+    variance = PRICE_MODELS["BTC-USD"].volatility ** 2 * minutes / (365.25 * 1_440)
     assert sum(ranges) / len(ranges) / variance == pytest.approx(2.7726, rel=0.08)
 
 

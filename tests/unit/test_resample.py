@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from engine.core.errors import BadInput
 from engine.core.market import Calendar, Timeframe
 from engine.data.calendars import Span, bar_at, grid
-from engine.data.resample import resampled
+from engine.data.resample import resample
 from engine.data.sample import SAMPLE_FILES
 
 M1, M5, M30, H1, H4, D1, W1, MO1 = (Timeframe(name) for name in ("1m", "5m", "30m", "1h", "4h", "1d", "1w", "1mo"))
@@ -50,21 +50,21 @@ def test_a_larger_bar_has_the_first_open_the_extremes_the_last_close_and_all_vol
     minutes = grid("24/7", M30, span("2024-06-04T00:00", "2024-06-04T01:30")).with_columns(
         **{name: pl.Series(values, dtype=pl.Float64) for name, values in prices.items()}
     )
-    assert told(resampled(minutes, "24/7", M30, H1)) == [("06-04 00:00", "01:00", 5, 9, 4, 7, 1, 2, 2)]
-    more = resampled(minutes, "24/7", M30, H1, utc("2024-06-04T02:00"))
+    assert told(resample(minutes, "24/7", M30, H1)) == [("06-04 00:00", "01:00", 5, 9, 4, 7, 1, 2, 2)]
+    more = resample(minutes, "24/7", M30, H1, utc("2024-06-04T02:00"))
     assert told(more)[1:] == [("06-04 01:00", "02:00", 4, 5, 2, 3, 2, 1, 2)]
 
 
 def test_hours_of_a_half_day_of_stocks_end_with_one_of_half_an_hour() -> None:
     halves = walk("XNYS", M30, span("2024-11-29T00:00", "2024-12-02T15:30"))
-    assert told(resampled(halves, "XNYS", M30, H1)) == [
+    assert told(resample(halves, "XNYS", M30, H1)) == [
         ("11-29 14:30", "15:30", 1, 4, 0, 3, 3, 2, 2),
         ("11-29 15:30", "16:30", 3, 6, 2, 5, 7, 2, 2),
         ("11-29 16:30", "17:30", 5, 8, 4, 7, 11, 2, 2),
         ("11-29 17:30", "18:00", 7, 9, 6, 8, 7, 1, 1),
         ("12-02 14:30", "15:30", 8, 11, 7, 10, 17, 2, 2),
     ]
-    assert told(resampled(halves, "XNYS", M30, D1)) == [("11-29 14:30", "18:00", 1, 9, 0, 8, 28, 7, 7)]
+    assert told(resample(halves, "XNYS", M30, D1)) == [("11-29 14:30", "18:00", 1, 9, 0, 8, 28, 7, 7)]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_hours_of_a_half_day_of_stocks_end_with_one_of_half_an_hour() -> None:
 )  # fmt: skip
 def test_days_keep_their_hours_when_new_york_changes_its_clocks(calendar: Calendar, monday: str, opens: str) -> None:
     noon = utc(f"{monday}T12:00")
-    days = resampled(walk(calendar, H1, Span(noon - timedelta(days=4), noon + timedelta(days=2))), calendar, H1, D1)
+    days = resample(walk(calendar, H1, Span(noon - timedelta(days=4), noon + timedelta(days=2))), calendar, H1, D1)
     count = {"XNYS": 7, "CME": 23, "FX": 24}[calendar]
     friday, first, *_ = days.filter(pl.col("closed_at") > noon - timedelta(days=3, hours=1)).iter_rows(named=True)
     assert (friday["bars"], first["bars"]) == (friday["expected"], first["expected"]) == (count, count)
@@ -87,7 +87,7 @@ def test_days_keep_their_hours_when_new_york_changes_its_clocks(calendar: Calend
 def test_a_bar_is_made_of_what_there_is_and_tells_how_much_is_missing() -> None:
     minutes = walk("24/7", M1, span("2024-06-04T00:00", "2024-06-04T03:00"))
     here = minutes.filter((pl.col("open") > 2) & ~pl.col("open").is_between(60, 120))
-    assert told(resampled(here, "24/7", M1, H1)) == [
+    assert told(resample(here, "24/7", M1, H1)) == [
         ("06-04 00:00", "01:00", 3, 61, 2, 60, sum(range(3, 60)), 57, 60),
         ("06-04 02:00", "03:00", 121, 182, 120, 181, sum(range(121, 181)), 60, 60),
     ]
@@ -95,7 +95,7 @@ def test_a_bar_is_made_of_what_there_is_and_tells_how_much_is_missing() -> None:
 
 def test_a_week_with_a_holiday_and_a_month_are_whole_without_the_days_nobody_traded() -> None:
     days = walk("CME", D1, span("2024-11-01T12:00", "2025-01-01T12:00"))
-    weeks, months = resampled(days, "CME", D1, W1), resampled(days, "CME", D1, MO1)
+    weeks, months = resample(days, "CME", D1, W1), resample(days, "CME", D1, MO1)
     christmas = weeks.row(by_predicate=pl.col("opened_at") == utc("2024-12-22T23:00"), named=True)
     assert (christmas["closed_at"], christmas["bars"], christmas["expected"]) == (utc("2024-12-27T22:00"), 4, 4)
     assert told(months.drop(NUMBERS)) == [("10-31 22:00", "18:15", 20, 21), ("12-01 23:00", "22:00", 21, 21)]
@@ -105,22 +105,22 @@ def test_bars_that_are_on_no_grid_are_left_out() -> None:
     hours = walk("24/7", H1, span("2024-06-04T00:00", "2024-06-05T00:00"))
     odd = hours.head(3).with_columns(pl.col("opened_at", "closed_at") + timedelta(minutes=30), high=pl.lit(1e6))
     assert_frame_equal(
-        resampled(pl.concat([hours, odd]).sort("opened_at"), "24/7", H1, D1), resampled(hours, "24/7", H1, D1)
+        resample(pl.concat([hours, odd]).sort("opened_at"), "24/7", H1, D1), resample(hours, "24/7", H1, D1)
     )
 
 
 def test_no_bars_make_no_bars() -> None:
     hours = walk("XNYS", H1, span("2024-06-03T00:00", "2024-06-08T00:00"))
-    none, first = resampled(hours.head(0), "XNYS", H1, D1), resampled(hours.head(2), "XNYS", H1, D1)
+    none, first = resample(hours.head(0), "XNYS", H1, D1), resample(hours.head(2), "XNYS", H1, D1)
     assert none.is_empty()
     assert first.is_empty()
-    assert none.schema == first.schema == resampled(hours, "XNYS", H1, D1).schema
+    assert none.schema == first.schema == resample(hours, "XNYS", H1, D1).schema
 
 
 @pytest.mark.parametrize(("of", "to"), [(H1, H1), (H1, M30), (D1, H1), (W1, MO1), (MO1, W1)])
 def test_bars_that_do_not_fit_into_larger_ones_are_refused(of: Timeframe, to: Timeframe) -> None:
     with pytest.raises(BadInput, match=f"bars of {of} do not fit into bars of {to}: make them of smaller ones"):
-        resampled(walk("24/7", H1, span("2024-06-04T00:00", "2024-06-04T03:00")), "24/7", of, to)
+        resample(walk("24/7", H1, span("2024-06-04T00:00", "2024-06-04T03:00")), "24/7", of, to)
 
 
 def test_the_days_of_the_sample_are_whole_but_for_christmas() -> None:
@@ -128,7 +128,7 @@ def test_the_days_of_the_sample_are_whole_but_for_christmas() -> None:
         pl.col("opened_at").str.to_datetime(time_unit="us", time_zone="UTC")
     )
     hours = hours.with_columns(closed_at=pl.col("opened_at") + timedelta(hours=1))
-    days = resampled(hours, "FX", H1, D1)
+    days = resample(hours, "FX", H1, D1)
     assert (days.height, days["bars"].sum()) == (130, 3_105)
     assert told(days.filter(pl.col("bars") < pl.col("expected")).drop(NUMBERS)) == [("12-24 22:00", "22:00", 9, 24)]
 
@@ -166,7 +166,7 @@ exactly = settings(max_examples=60)
 @given(series(), st.sampled_from([H1, H4, D1, W1, MO1]))
 def test_a_larger_bar_is_what_reading_its_parts_one_by_one_finds(drawn: Any, to: Timeframe) -> None:
     calendar, frame, known_at = drawn
-    for bar in resampled(frame, calendar, M5, to, known_at).iter_rows(named=True):
+    for bar in resample(frame, calendar, M5, to, known_at).iter_rows(named=True):
         found = bar_at(calendar, to, bar["opened_at"])
         assert found is not None
         assert found.end == bar["closed_at"] <= known_at
@@ -181,10 +181,10 @@ def test_a_larger_bar_is_what_reading_its_parts_one_by_one_finds(drawn: Any, to:
 @given(series(), st.sampled_from([D1, W1, MO1]))
 def test_two_steps_lead_where_one_does(drawn: Any, to: Timeframe) -> None:
     calendar, frame, known_at = drawn
-    direct = resampled(frame, calendar, M5, to, known_at)
+    direct = resample(frame, calendar, M5, to, known_at)
     for between in (M30, H1, H4):
-        halfway = resampled(frame, calendar, M5, between, known_at)
-        stepwise = resampled(halfway, calendar, between, to, known_at)
+        halfway = resample(frame, calendar, M5, between, known_at)
+        stepwise = resample(halfway, calendar, between, to, known_at)
         assert_frame_equal(stepwise.drop("bars", "expected"), direct.drop("bars", "expected"))
 
 
@@ -193,7 +193,7 @@ def test_two_steps_lead_where_one_does(drawn: Any, to: Timeframe) -> None:
 def test_nothing_is_lost_and_nothing_is_made_up(drawn: Any, to: Timeframe) -> None:
     calendar, frame, _ = drawn
     later = utc("2025-01-01T00:00")
-    bars = resampled(frame, calendar, M5, to, later)
+    bars = resample(frame, calendar, M5, to, later)
     assert bars["bars"].sum() == frame.height
     assert bars["volume"].sum() == frame["volume"].sum()
     assert (bars["high"].max(), bars["low"].min()) == (frame["high"].max(), frame["low"].min())
@@ -205,16 +205,16 @@ def test_nothing_is_lost_and_nothing_is_made_up(drawn: Any, to: Timeframe) -> No
 @given(series(), st.sampled_from([H1, H4, D1]))
 def test_no_bar_that_closes_later_changes_what_is_known(drawn: Any, to: Timeframe) -> None:
     calendar, frame, known_at = drawn
-    known = resampled(frame, calendar, M5, to, known_at)
+    known = resample(frame, calendar, M5, to, known_at)
     cut = frame.filter(pl.col("closed_at") <= known_at)
     poisoned = frame.with_columns(
         pl.when(pl.col("closed_at") <= known_at).then(name).otherwise(pl.lit(Decimal(10**9))).alias(name)
         for name in NUMBERS
     )
-    assert_frame_equal(resampled(cut, calendar, M5, to, known_at), known)
-    assert_frame_equal(resampled(poisoned, calendar, M5, to, known_at), known)
+    assert_frame_equal(resample(cut, calendar, M5, to, known_at), known)
+    assert_frame_equal(resample(poisoned, calendar, M5, to, known_at), known)
     if not cut.is_empty():
-        by_default = resampled(cut, calendar, M5, to)
+        by_default = resample(cut, calendar, M5, to)
         assert_frame_equal(by_default, known.filter(pl.col("closed_at") <= cut["closed_at"].max()))
 
 
@@ -223,9 +223,9 @@ def test_no_bar_that_closes_later_changes_what_is_known(drawn: Any, to: Timefram
 def test_floats_give_the_prices_that_decimals_give(drawn: Any, to: Timeframe) -> None:
     calendar, frame, known_at = drawn
     floats = frame.with_columns(pl.col(NUMBERS).cast(pl.Float64))
-    exact = resampled(frame, calendar, M5, to, known_at)
+    exact = resample(frame, calendar, M5, to, known_at)
     assert_frame_equal(
-        resampled(floats, calendar, M5, to, known_at),
+        resample(floats, calendar, M5, to, known_at),
         exact.with_columns(pl.col(NUMBERS).cast(pl.Float64)),
         rel_tol=1e-12,
     )

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.support.documents import blocks, with_blocks
-from tests.support.transcripts import MOST_LINES, Printed, difference, entries, normalised, played, rewritten
+from tests.support.transcripts import (
+    MOST_LINES,
+    CommandOutput,
+    difference,
+    entries,
+    normalised,
+    run_block,
+    updated_output,
+)
 
 BOOK = "37d72c43185be6c555097a6e6ade90aafc6e986029b2d58ce5a0faae1fcc8945"
 KEY = "46629e4541c8d1a2f6101b4742eebfda3505b12518bc6d53d175e2a180b0e1d8"
@@ -30,7 +38,7 @@ PRINTED = f"run          {RUN}\nevents       1,712\nbook digest  {BOOK}\nat     
 
 def changed(shown: str, printed: str, stderr: str = "") -> str:
     lines = shown.splitlines()
-    return difference(lines, rewritten(lines, Printed(printed, stderr)))
+    return difference(lines, updated_output(lines, CommandOutput(printed, stderr)))
 
 
 def test_lines_above_the_first_command_are_refused() -> None:
@@ -53,8 +61,8 @@ def test_the_lines_under_a_command_are_its_output() -> None:
 
 def test_a_page_whose_outputs_hold_has_no_difference_and_stays() -> None:
     (block,) = blocks(PAGE)
-    backtest, *others = played(
-        block, "page.md", lambda entry, _: Printed(PRINTED if "backtest" in entry.command else "x")
+    backtest, *others = run_block(
+        block, "page.md", lambda entry, _: CommandOutput(PRINTED if "backtest" in entry.command else "x")
     )
     assert [each.difference for each in (backtest, *others)] == ["", "", ""]
     assert "".join(each.rewritten for each in (backtest, *others)) == block.text
@@ -63,7 +71,7 @@ def test_a_page_whose_outputs_hold_has_no_difference_and_stays() -> None:
 def test_a_page_with_another_output_is_named_by_its_line_and_rewritten() -> None:
     (block,) = blocks(PAGE)
     now = PRINTED.replace("1,712", "1,713")
-    backtest, *others = played(block, "page.md", lambda _, __: Printed(now))
+    backtest, *others = run_block(block, "page.md", lambda _, __: CommandOutput(now))
     place, *lines = backtest.difference.splitlines()
     assert place.startswith("page.md:4: $ engine backtest")
     assert {"-events  1,712", "+events  1,713"} <= set(lines)
@@ -73,7 +81,7 @@ def test_a_page_with_another_output_is_named_by_its_line_and_rewritten() -> None
 def test_an_output_of_a_command_that_is_not_run_is_refused() -> None:
     (block,) = blocks(PAGE)
     with pytest.raises(AssertionError, match=r"page\.md:4: an output is shown, but"):
-        list(played(block, "page.md", lambda _, __: None))
+        list(run_block(block, "page.md", lambda _, __: None))
 
 
 @pytest.mark.parametrize(
@@ -162,21 +170,27 @@ def test_stderr_is_compared_where_it_is_shown_and_progress_bars_never() -> None:
 
 def test_rewriting_keeps_the_cuts_and_what_holds() -> None:
     printed = "title\na  1\nb  2\nc  3\nd  4\nend\n"
-    assert rewritten([], Printed(printed)) == []
-    assert rewritten(["title", "..."], Printed(printed)) == ["title", "..."]
-    assert rewritten(["title", "a  0", "..."], Printed(printed)) == ["title", "a  1", "..."]
-    assert rewritten(["title", "...", "c  0", "...", "end"], Printed(printed)) == ["title", "...", "c  3", "...", "end"]
-    assert rewritten(["title", "...", "d  0", "end"], Printed(printed)) == ["title", "...", "d  4", "end"]
-    assert rewritten(["?"], Printed(printed)) == printed.splitlines()
-    assert rewritten(["?"], Printed("", printed)) == printed.splitlines()
-    assert rewritten(["?"], Printed("")) == []
+    assert updated_output([], CommandOutput(printed)) == []
+    assert updated_output(["title", "..."], CommandOutput(printed)) == ["title", "..."]
+    assert updated_output(["title", "a  0", "..."], CommandOutput(printed)) == ["title", "a  1", "..."]
+    assert updated_output(["title", "...", "c  0", "...", "end"], CommandOutput(printed)) == [
+        "title",
+        "...",
+        "c  3",
+        "...",
+        "end",
+    ]
+    assert updated_output(["title", "...", "d  0", "end"], CommandOutput(printed)) == ["title", "...", "d  4", "end"]
+    assert updated_output(["?"], CommandOutput(printed)) == printed.splitlines()
+    assert updated_output(["?"], CommandOutput("", printed)) == printed.splitlines()
+    assert updated_output(["?"], CommandOutput("")) == []
     long = [f"line {number}" for number in range(MOST_LINES + 1)]
-    assert rewritten(["?"], Printed("\n".join(long)))[-2:] == [long[11], "..."]
+    assert updated_output(["?"], CommandOutput("\n".join(long)))[-2:] == [long[11], "..."]
 
 
 def test_an_output_that_holds_is_rewritten_to_itself_with_its_own_instants() -> None:
     shown = ["at  2026-11-30 22:37"]
-    assert rewritten(shown, Printed("at  2027-01-01 00:00\n")) == shown
+    assert updated_output(shown, CommandOutput("at  2027-01-01 00:00\n")) == shown
 
 
 def test_blocks_are_replaced_where_they_are() -> None:

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from engine.core.market import Bar, Calendar, Instrument, Timeframe, instrument_for
 from engine.core.money import exact
-from engine.data.bar_rules import fault_in
+from engine.data.bar_rules import invalid_bar_reason
 from engine.data.calendars import Span, bar_at, grid
 from engine.data.encoding import NUMBERS, PRICES
 from engine.data.files import read_bars
-from engine.data.validation import JUMP, RANGE_BARS, Judged, flags, frame_of, judge
+from engine.data.validation import JUMP, RANGE_BARS, ValidatedBars, exact_frame, flags, validate_bars
 
 H1 = Timeframe.H1
 CALENDARS: tuple[Calendar, ...] = ("24/7", "FX", "XNYS", "CME", "NYMEX")
@@ -164,11 +164,11 @@ def test_of_many_more_frames_exactly_the_bars_enter_that_can_be_meant(case: Case
 
 def exactly_those_enter_that_can_be_meant(case: Case) -> None:
     raw, market, timeframe, learned_at = case
-    judged = judge(raw, market, timeframe, learned_at)
+    judged = validate_bars(raw, market, timeframe, learned_at)
     bars = judged.bars()
     assert [bar.opened_at for bar in bars] == expected(raw, market, timeframe, learned_at)
     assert len(bars) + len(judged.refused) == raw.height
-    assert [fault_in(bar, timeframe) for bar in bars] == [None] * len(bars)
+    assert [invalid_bar_reason(bar, timeframe) for bar in bars] == [None] * len(bars)
     assert [row.row for row in judged.refused] == sorted({row.row for row in judged.refused})
     assert all(row.reason and "\n" not in row.reason for row in judged.refused)
 
@@ -190,7 +190,7 @@ def test_a_million_rows_are_judged_and_the_bad_ones_among_them_found() -> None:
     ).with_row_index("row")
     for row, (name, value) in bad.items():
         rows = rows.with_columns(pl.when(pl.col("row") == row).then(value).otherwise(pl.col(name)).alias(name))
-    judged = judge(rows, instrument(), Timeframe.M1, LATER)
+    judged = validate_bars(rows, instrument(), Timeframe.M1, LATER)
     assert [each.row for each in judged.refused] == list(bad)
     assert judged.frame.height == count - len(bad)
 
@@ -209,46 +209,46 @@ SUMMER = datetime(2024, 7, 1, 13, 30, tzinfo=UTC)
      ("24/7", SUMMER, "name the symbol's own with --calendar")],
 )  # fmt: skip
 def test_a_bar_where_none_can_be_is_refused_with_its_calendar(calendar: Calendar, at: datetime, words: str) -> None:
-    judged = judge(frame([sound(at)]), instrument(calendar), H1)
+    judged = validate_bars(frame([sound(at)]), instrument(calendar), H1)
     assert judged.bars() == []
     assert words in judged.refused[0].reason
 
 
 def test_the_last_bar_of_a_session_closes_with_it() -> None:
-    (bar,) = judge(frame([sound(datetime(2024, 7, 1, 19, 30, tzinfo=UTC))]), instrument("XNYS"), H1).bars()
+    (bar,) = validate_bars(frame([sound(datetime(2024, 7, 1, 19, 30, tzinfo=UTC))]), instrument("XNYS"), H1).bars()
     assert bar.closed_at - bar.opened_at == timedelta(minutes=30)
 
 
 def test_an_unusual_spelling_is_a_number_all_the_same() -> None:
     row = sound(SUMMER) | {"open": "+10", "high": "1.2E1", "low": ".9e1", "close": "10.", "volume": "5e0"}
-    plain = judge(frame([sound(SUMMER, 10.0)]), instrument("XNYS"), H1).bars()
-    assert judge(frame([row]), instrument("XNYS"), H1).bars() == plain
+    plain = validate_bars(frame([sound(SUMMER, 10.0)]), instrument("XNYS"), H1).bars()
+    assert validate_bars(frame([row]), instrument("XNYS"), H1).bars() == plain
 
 
 def test_a_float_is_rounded_to_what_is_kept_and_a_text_is_not() -> None:
     close = 10 + 1 / 3
-    (bar,) = judge(frame([sound(SUMMER, close)], pl.Float64), instrument("XNYS"), H1).bars()
+    (bar,) = validate_bars(frame([sound(SUMMER, close)], pl.Float64), instrument("XNYS"), H1).bars()
     assert bar.close == exact("10.333333333333")
-    (refused,) = judge(frame([sound(SUMMER, close)]), instrument("XNYS"), H1).refused
+    (refused,) = validate_bars(frame([sound(SUMMER, close)]), instrument("XNYS"), H1).refused
     assert refused.reason == f"close {close} has more than 12 decimals; round it"
 
 
 @pytest.mark.parametrize(("text", "reason"), [("1" + "0" * 26, "more than 26 digits"), ("１２", "is not a number")])
 def test_a_number_that_no_column_holds_is_refused(text: str, reason: str) -> None:
-    (refused,) = judge(frame([sound(SUMMER) | {"volume": text}]), instrument("XNYS"), H1).refused
+    (refused,) = validate_bars(frame([sound(SUMMER) | {"volume": text}]), instrument("XNYS"), H1).refused
     assert reason in refused.reason
 
 
 def test_a_time_beyond_the_table_of_holidays_costs_one_row() -> None:
     far = [sound(datetime(year, 7, 1, 13, 30, tzinfo=UTC)) for year in (1955, 2199, 9999)]
-    judged = judge(frame([sound(SUMMER), *far]), instrument("XNYS"), H1)
+    judged = validate_bars(frame([sound(SUMMER), *far]), instrument("XNYS"), H1)
     assert [bar.opened_at for bar in judged.bars()] == [SUMMER]
     assert len(judged.refused) == 3
 
 
 def test_a_row_keeps_the_number_and_the_text_it_came_with() -> None:
     raw = frame([sound(SUMMER), sound(SUMMER)]).with_columns(row=pl.Series([3, 9]), line=pl.Series(["first", "second"]))
-    (refused,) = judge(raw, instrument("XNYS"), H1).refused
+    (refused,) = validate_bars(raw, instrument("XNYS"), H1).refused
     assert (refused.row, refused.line) == (9, "second")
     assert refused.reason == "a bar that opens at 2024-07-01T13:30:00Z was given before"
 
@@ -256,7 +256,7 @@ def test_a_row_keeps_the_number_and_the_text_it_came_with() -> None:
 # --- Flags --------------------------------------------------------------------------------------------------------
 
 
-def series(ranges: list[float], tick: str | None = None) -> Judged:
+def series(ranges: list[float], tick: str | None = None) -> ValidatedBars:
     """Hourly bars around 100 with these ranges, one price each their own."""
     rows = [
         {
@@ -269,7 +269,7 @@ def series(ranges: list[float], tick: str | None = None) -> Judged:
         }
         for n, wide in enumerate(ranges)
     ]
-    return judge(frame(rows), instrument(tick=tick), H1)
+    return validate_bars(frame(rows), instrument(tick=tick), H1)
 
 
 def test_a_jump_is_flagged_above_its_multiple_of_the_usual_range_and_not_at_it() -> None:
@@ -309,8 +309,8 @@ def test_days_of_a_stock_exchange_are_named_by_their_date(tmp_path: Path) -> Non
 def test_bars_and_frames_say_the_same(numbers: list[Decimal]) -> None:
     low, open_, close, high = sorted(map(exact, numbers))
     bar = Bar("AAA", SUMMER, SUMMER + H1.duration, open_, high, low, close, exact("1.5"))
-    made = frame_of([bar]).with_columns(flags=pl.lit(""))
-    assert Judged(instrument(), H1, made, []).bars() == [bar]
+    made = exact_frame([bar]).with_columns(flags=pl.lit(""))
+    assert ValidatedBars(instrument(), H1, made, []).bars() == [bar]
 
 
 def test_every_symbol_of_the_table_has_a_market() -> None:

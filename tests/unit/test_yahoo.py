@@ -15,8 +15,8 @@ from curl_cffi import requests
 from engine.core.errors import NotFound, ProviderUnavailable, QuantagentError
 from engine.core.market import Instrument, Timeframe, instrument_for
 from engine.data.calendars import Span, bar_of_day, grid
-from engine.data.providers import find
-from engine.data.providers.rate_limit import ATTEMPTS, Budget
+from engine.data.providers import load_provider
+from engine.data.providers.rate_limit import ATTEMPTS, RateLimiter
 from engine.data.providers.yahoo import DELAY, DELAY_MARGIN, Yahoo
 from tests.support.yahoo_answers import (
     NOT_FOUND,
@@ -53,13 +53,13 @@ class World:
         self.at += timedelta(seconds=seconds)
 
     def yahoo(self, charts: ChartService, **limits: Any) -> Yahoo:
-        budget = Budget("yahoo", now=lambda: self.at, sleep=self.sleep, **limits)
+        budget = RateLimiter("yahoo", now=lambda: self.at, sleep=self.sleep, **limits)
 
         def session() -> LocalYahoo:
             self.sessions.append(LocalYahoo(charts))
             return self.sessions[-1]
 
-        return Yahoo(session=session, budget=budget)
+        return Yahoo(session=session, rate_limiter=budget)
 
     @property
     def asked(self) -> list[tuple[str, dict[str, Any]]]:
@@ -210,7 +210,7 @@ NO_BARS = [
 def test_no_bars_are_no_rows(world: World, answer: YahooResponse) -> None:
     yahoo = world.yahoo(always(answer))
     assert yahoo.fetch(SPX, Timeframe.H1, WEDNESDAY, LATER).is_empty()
-    assert str(yahoo.budget) == "yahoo: 999 of 1,000 calls left this hour"
+    assert str(yahoo.rate_limiter) == "yahoo: 999 of 1,000 calls left this hour"
 
 
 def test_nothing_is_asked_about_the_future(world: World) -> None:
@@ -339,7 +339,7 @@ def test_what_may_pass_is_tried_again_after_a_pause(
     with pytest.raises(ProviderUnavailable, match=said) as raised:
         forever.fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
     assert f"did not answer for 1h bars of SPX in {ATTEMPTS} attempts" in str(raised.value)
-    assert "refused 4 times in a row" in str(forever.budget)
+    assert "refused 4 times in a row" in str(forever.rate_limiter)
 
 
 def test_a_provider_that_keeps_refusing_is_left_alone_for_a_while(world: World) -> None:
@@ -357,11 +357,11 @@ def test_a_provider_that_keeps_refusing_is_left_alone_for_a_while(world: World) 
 
 
 def test_a_process_has_one_budget_for_yahoo_however_often_it_is_found() -> None:
-    first, second = find("yahoo"), find("yahoo")
+    first, second = load_provider("yahoo"), load_provider("yahoo")
     assert isinstance(first, Yahoo)
     assert isinstance(second, Yahoo)
-    assert first.budget is second.budget is second.renamed({"SPX": "SPY"}).budget
-    assert Yahoo(budget=Budget("yahoo")).budget is not first.budget
+    assert first.rate_limiter is second.rate_limiter is second.renamed({"SPX": "SPY"}).rate_limiter
+    assert Yahoo(rate_limiter=RateLimiter("yahoo")).rate_limiter is not first.rate_limiter
 
 
 def test_the_same_question_is_asked_anew_and_not_answered_from_memory(world: World) -> None:

@@ -10,11 +10,11 @@ from ui.cli.output import AsJson, err, out, print_facts, print_json, print_rows,
 from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
-    from engine.audit.compare import Comparison
-    from engine.audit.regenerate import Regenerated
+    from engine.audit.compare import RunComparison
+    from engine.audit.regenerate import RegenerationResult
     from engine.core.events import RunRequested
     from engine.runtime.replay import Divergence
-    from engine.store import Recorded
+    from engine.store import LogEntry
     from ui.app import App, ProgressCallback
 
 # A list that lost its first element differs in all of them.
@@ -51,14 +51,14 @@ def regenerate(run: AuditRunArgument, as_json: AsJson = False) -> None:
         raise typer.Exit(3)
 
 
-def _regenerate_run(opened: App, run: RunRequested, on_progress: ProgressCallback) -> Regenerated:
-    from engine.audit.regenerate import bars_of, opinions_of
-    from engine.audit.regenerate import regenerate as make_again
+def _regenerate_run(opened: App, run: RunRequested, on_progress: ProgressCallback) -> RegenerationResult:
+    from engine.audit.regenerate import regenerate_run as make_again
+    from engine.audit.regenerate import run_bars, stored_analyst
     from engine.data.signals import load_signals
 
-    bars = bars_of(opened.catalogue, opened.store, run)
+    bars = run_bars(opened.catalogue, opened.store, run)
     total = sum(map(len, bars))
-    analyst = opinions_of(
+    analyst = stored_analyst(
         opened.store,
         run,
         lambda variant: load_signals(opened.store, opened.dsn, variant),
@@ -73,7 +73,7 @@ def _print_engine_versions(recorded: str, ours: str) -> None:
         out.print("The engine versions differ: what differs below may come from that.")
 
 
-def _regenerated_facts(regenerated: Regenerated) -> dict[str, Any]:
+def _regenerated_facts(regenerated: RegenerationResult) -> dict[str, Any]:
     from engine.store import ENGINE_VERSION
 
     return {
@@ -91,7 +91,7 @@ def _regenerated_facts(regenerated: Regenerated) -> dict[str, Any]:
     }
 
 
-def _show_regenerated(regenerated: Regenerated) -> None:
+def _show_regenerated(regenerated: RegenerationResult) -> None:
     scope = "the whole book" if regenerated.ended else "not ended: compared as far as its book goes"
     print_facts(
         "Regenerated",
@@ -113,7 +113,7 @@ def _show_regenerated(regenerated: Regenerated) -> None:
     out.print("equal" if regenerated.equal else "DIFFERENT")
 
 
-def _describe_bar_changes(regenerated: Regenerated) -> str:
+def _describe_bar_changes(regenerated: RegenerationResult) -> str:
     then, now = regenerated.bars_recorded, regenerated.bars
     if then is None or now == then:
         what = "other values in one bar or more"
@@ -130,11 +130,11 @@ def _describe_bar_changes(regenerated: Regenerated) -> str:
 
 def diff(run: AuditRunArgument, other: AuditRunArgument, as_json: AsJson = False) -> None:
     """Compare two runs: question, engine, counts, and where their books part. Exit code 3 if the books differ."""
-    from engine.audit.compare import compare
+    from engine.audit.compare import compare_runs
     from ui.app import open_audit
 
     with report_errors(), open_audit() as opened:
-        comparison = compare(opened.store, resolve_run(opened, run), resolve_run(opened, other))
+        comparison = compare_runs(opened.store, resolve_run(opened, run), resolve_run(opened, other))
     if as_json:
         print_json(**_comparison_facts(comparison))
     else:
@@ -143,7 +143,7 @@ def diff(run: AuditRunArgument, other: AuditRunArgument, as_json: AsJson = False
         raise typer.Exit(3)
 
 
-def _comparison_facts(comparison: Comparison) -> dict[str, Any]:
+def _comparison_facts(comparison: RunComparison) -> dict[str, Any]:
     sides = (comparison.ours, comparison.theirs)
     return {
         "runs": [
@@ -157,13 +157,13 @@ def _comparison_facts(comparison: Comparison) -> dict[str, Any]:
             }
             for side in sides
         ],
-        "asked_differently": [change._asdict() for change in comparison.asked],
+        "asked_differently": [change._asdict() for change in comparison.request_changes],
         "equal": comparison.equal,
         "difference": _difference_facts(comparison.difference, "ours", "theirs"),
     }
 
 
-def _show_comparison(comparison: Comparison) -> None:
+def _show_comparison(comparison: RunComparison) -> None:
     sides = (comparison.ours, comparison.theirs)
     heads = [f"{n} {side.run.environment} {side.run.run_id[:8]}" for n, side in enumerate(sides, 1)]
     facts = [
@@ -171,8 +171,8 @@ def _show_comparison(comparison: Comparison) -> None:
         for side in sides
     ]
     print_rows("Two runs", [_row(name, heads, [f[name] for f in facts]) for name in facts[0]], ["", *heads])
-    if comparison.asked:
-        changes = [_row(change.field, heads, [change.ours, change.theirs]) for change in comparison.asked]
+    if comparison.request_changes:
+        changes = [_row(change.field, heads, [change.ours, change.theirs]) for change in comparison.request_changes]
         print_rows("Asked differently", changes, ["", *heads])
     else:
         out.print("Both were asked the same.")
@@ -221,16 +221,16 @@ def _show_difference(difference: Divergence, ours: str, theirs: str) -> None:
             out.print(f"and {len(rows) - FIELDS_SHOWN:,} fields more: --json tells them all")
 
 
-def _place(row: Recorded | None, in_log: bool) -> str:
-    from engine.audit.narration import says
+def _place(row: LogEntry | None, in_log: bool) -> str:
+    from engine.audit.narration import describe_event
 
     if row is None:
         return "nothing"
     where = f"position {row.position:,}" if in_log else f"version {row.version:,}"
-    return f"{row.name} at {where}: {says(row.event)}"
+    return f"{row.name} at {where}: {describe_event(row.event)}"
 
 
-def event_facts(row: Recorded | None) -> dict[str, Any] | None:
+def event_facts(row: LogEntry | None) -> dict[str, Any] | None:
     """An event as JSON shows it; null for none."""
     import msgspec
 

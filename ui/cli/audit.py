@@ -13,8 +13,8 @@ from ui.cli.output import AsJson, RunOption, out, parse_instant, print_facts, pr
 from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
-    from engine.audit.as_of import State
-    from engine.audit.order_history import OrderState, Recreated
+    from engine.audit.as_of import BookSnapshot
+    from engine.audit.order_history import OrderHistory, OrderState
     from engine.core.events import RunRequested
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ def audit_as_of(
     as_json: AsJson = False,
 ) -> None:
     """Cash, positions, working orders, limits and halts of a run at an instant."""
-    from engine.audit.as_of import as_of as ask
+    from engine.audit.as_of import book_as_of as ask
     from ui.app import open_audit
 
     with report_errors():
@@ -56,7 +56,7 @@ def audit_as_of(
             _show_state(state)
 
 
-def _state_facts(state: State) -> dict[str, Any]:
+def _state_facts(state: BookSnapshot) -> dict[str, Any]:
     book, config, last = state.book, state.run.config, state.last
     return {
         "run_id": state.run.run_id,
@@ -84,7 +84,7 @@ def _plain(value: object) -> dict[str, Any]:
     return msgspec.to_builtins(value)
 
 
-def _positions(state: State) -> list[dict[str, Any]]:
+def _positions(state: BookSnapshot) -> list[dict[str, Any]]:
     return [
         {
             "symbol": position.symbol,
@@ -97,8 +97,8 @@ def _positions(state: State) -> list[dict[str, Any]]:
     ]
 
 
-def _working(state: State) -> list[dict[str, Any]]:
-    from engine.audit.narration import terms_in_words
+def _working(state: BookSnapshot) -> list[dict[str, Any]]:
+    from engine.audit.narration import describe_terms
 
     return [
         {
@@ -106,7 +106,7 @@ def _working(state: State) -> list[dict[str, Any]]:
             "symbol": order.symbol,
             "side": order.side.value,
             "quantity": order.quantity,
-            "terms": terms_in_words(order),
+            "terms": describe_terms(order),
             "reserved": order.reserved,
             "placed_at": order.at,
         }
@@ -123,7 +123,7 @@ def _exact(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: f"{value:,f}" if isinstance(value, Decimal) else value for name, value in facts.items()}
 
 
-def _show_state(state: State) -> None:
+def _show_state(state: BookSnapshot) -> None:
     facts = _state_facts(state)
     last, limits, halts, marked = (facts.pop(name) for name in ("last_event", "limits", "halts", "marked"))
     marks = ", ".join(f"{symbol} {price}" for symbol, price in marked.marks) if marked else ""
@@ -157,7 +157,7 @@ def audit_recreate(
     as_json: AsJson = False,
 ) -> None:
     """An order as it was placed, and every state after that, with actor and time."""
-    from engine.audit.order_history import recreate as ask
+    from engine.audit.order_history import order_history as ask
     from ui.app import open_audit
 
     with report_errors(), open_audit() as opened:
@@ -180,7 +180,7 @@ def _order_state(state: OrderState) -> dict[str, Any]:
     return {
         "state": state.state,
         "at": state.at,
-        "says": state.says,
+        "says": state.description,
         "filled": state.filled,
         "remaining": state.remaining,
         "average_price": state.average_price,
@@ -192,13 +192,13 @@ def _order_state(state: OrderState) -> dict[str, Any]:
     }
 
 
-def _show_order(run: RunRequested, history: Recreated) -> None:
-    from engine.audit.narration import says
+def _show_order(run: RunRequested, history: OrderHistory) -> None:
+    from engine.audit.narration import describe_event
 
     origin = {"order": history.order.order_id, "run": run.run_id, "environment": run.environment.value}
     for name, row in (("signal", history.signal), ("risk_decision", history.verdict)):
         if row is not None:
-            origin[name] = f"{says(row.event)} ({history.order.signal_id}, position {row.position:,})"
+            origin[name] = f"{describe_event(row.event)} ({history.order.signal_id}, position {row.position:,})"
     print_facts("Order", origin)
     # An instant is evidence here: to the microsecond, not to the minute.
     rows = [_exact({**_order_state(s), "recorded_at": s.row.meta.recorded_at.isoformat(" ")}) for s in history.states]

@@ -44,7 +44,7 @@ from ui.formats import (
 )
 
 if TYPE_CHECKING:
-    from engine.audit.why import Link
+    from engine.audit.why import ChainLink
     from engine.core.events import RunRequested
     from projections.queries import Queries
     from ui.app import App
@@ -361,7 +361,7 @@ def why(
     as_json: AsJson = False,
 ) -> None:
     """Why it was done, or not: the chain from the opinion to the fill, from the log alone."""
-    from engine.audit.why import why as ask
+    from engine.audit.why import causal_chain as ask
     from ui.app import open_app
 
     with report_errors(), open_app() as opened:
@@ -373,15 +373,15 @@ def why(
         print_chain(links, wide=wide)
 
 
-def print_chain(links: Sequence[Link], *, wide: bool | None = None) -> None:
+def print_chain(links: Sequence[ChainLink], *, wide: bool | None = None) -> None:
     """The chain, then what every risk check of an entry saw, then the reasons of the analysis."""
-    from engine.audit.why import checks_of
+    from engine.audit.why import evaluated_checks
 
     for link in links:
         out.print(f"[bold]{format_cell(link.at)}  {link.kind}[/bold]  {escape(tidy(link.says))}")
         place = f"event {link.position:,}" if link.position else "no event of its own"
         out.print(f"                  [dim]{escape(link.key)}, {place}[/dim]")
-    checks = [{"rule": r, "passed": p, "limit": limit, "observed": o} for r, p, limit, o in checks_of(links)]
+    checks = [{"rule": r, "passed": p, "limit": limit, "observed": o} for r, p, limit, o in evaluated_checks(links)]
     if checks:
         columns = ["rule", "passed", *(TableColumn(name, lambda row, name=name: tidy(row[name])) for name in LIMITS)]
         print_rows("Risk checks", checks, columns, wide=wide)
@@ -389,13 +389,13 @@ def print_chain(links: Sequence[Link], *, wide: bool | None = None) -> None:
         out.print("Reasons of the analysis: " + "; ".join(reasons), markup=False)
 
 
-def _reasons(link: Link) -> list[str]:
-    from engine.audit.why import reasons_of
+def _reasons(link: ChainLink) -> list[str]:
+    from engine.audit.why import analyst_reasons
 
-    return reasons_of(link)
+    return analyst_reasons(link)
 
 
-def _link_facts(link: Link) -> dict[str, Any]:
+def _link_facts(link: ChainLink) -> dict[str, Any]:
     import msgspec
 
     facts = link._asdict()

@@ -25,7 +25,7 @@ from ui.cli.output import (
 
 if TYPE_CHECKING:
     from engine.core.market import Instrument
-    from engine.data import Added, Bars, Refused
+    from engine.data import Added, BarCatalogue, RefusedRow
 
 ProviderOption = Annotated[
     str,
@@ -98,7 +98,7 @@ def data_import(
         on_progress("rows read", 1, 1)
         bars = checked.frame.height
         on_progress("bars", 0, bars)
-        added = opened.catalogue.add_judged(
+        added = opened.catalogue.add_validated(
             checked, source=file.name, learned_at=learned_at, actor=opened.settings.actor, correct=correct
         )
         on_progress("bars", bars, bars)
@@ -120,7 +120,7 @@ def _describe_added(added: Added) -> str:
     return f"{added.new:,} bars are new, {added.known:,} were known{corrected}"
 
 
-def _show_refused(refused: Sequence[Refused]) -> None:
+def _show_refused(refused: Sequence[RefusedRow]) -> None:
     if refused:
         print_rows(f"{len(refused)} rows refused", [r._asdict() for r in refused[:20]], ["row", "line", "reason"])
 
@@ -198,7 +198,7 @@ def data_export(
     from engine.core.errors import BadInput
     from engine.core.market import Timeframe
     from engine.data.encoding import NUMBERS
-    from engine.data.validation import frame_of
+    from engine.data.validation import exact_frame
     from ui.app import open_app
 
     with report_errors(), open_app() as opened:
@@ -208,7 +208,7 @@ def data_export(
             raise BadInput(f"{file} is there already: name another file, or remove it.")
         bars = opened.catalogue.as_known_at(parse_instant(known_at))
         stored = bars.bars(parse_symbol(symbol), Timeframe.parse(timeframe), parse_instant(start), parse_instant(end))
-        frame = frame_of(stored)
+        frame = exact_frame(stored)
         part = file.with_name(f".{file.name}.part")
         if file.suffix == ".csv":
             texts = {name: [f"{getattr(bar, name):f}" for bar in stored] for name in NUMBERS}
@@ -221,7 +221,9 @@ def data_export(
         err.print(f"{file}: {frame.height:,} {timeframe} bars of {symbol}.")
 
 
-def _instrument(bars: Bars, symbol: str, fields: Mapping[str, object], amounts: Mapping[str, str | None]) -> Instrument:
+def _instrument(
+    bars: BarCatalogue, symbol: str, fields: Mapping[str, object], amounts: Mapping[str, str | None]
+) -> Instrument:
     import msgspec
 
     from engine.core.errors import BadInput
@@ -247,7 +249,7 @@ def data_list(as_json: AsJson = False) -> None:
     with report_errors(), open_app() as opened:
         rows = [
             {"symbol": h.symbol, "timeframe": h.timeframe, "first": h.first, "last": h.last, "bars": h.count}
-            for h in opened.catalogue.listing()
+            for h in opened.catalogue.list_series()
         ]
         if as_json:
             print_json(bars=rows)

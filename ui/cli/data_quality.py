@@ -24,8 +24,8 @@ from ui.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.data import Held, Revision
-    from engine.data.report import Report
+    from engine.data import Revision, StoredSeries
+    from engine.data.report import DataQualityReport
     from ui.app import App, ProgressCallback
 
 SHOWN = 20
@@ -99,7 +99,7 @@ def data_revisions(
         rows = [
             _revision(each)
             for series in _select_series(opened, symbol, timeframe)
-            for each in opened.catalogue.revised(
+            for each in opened.catalogue.revised_bars(
                 series.symbol, series.timeframe, parse_instant(start), parse_instant(end)
             )
         ]
@@ -118,9 +118,9 @@ def _reports(
     start: str | None,
     end: str | None,
     on_progress: ProgressCallback,
-) -> Iterable[Report]:
+) -> Iterable[DataQualityReport]:
     from engine import clock
-    from engine.data.report import report
+    from engine.data.report import data_quality_report
 
     selected, since, until = _select_series(opened, symbol, timeframe), parse_instant(start), parse_instant(end)
     if until is not None:
@@ -130,17 +130,19 @@ def _reports(
         on_progress("series", done, len(selected))
         # A range that some of several series have nothing of is a question about the others.
         if len(selected) == 1 or ((until is None or each.first < until) and (since is None or each.last > since)):
-            yield report(opened.catalogue, opened.catalogue.instrument(each.symbol), each.timeframe, since, until)
+            yield data_quality_report(
+                opened.catalogue, opened.catalogue.instrument(each.symbol), each.timeframe, since, until
+            )
         on_progress("series", done + 1, len(selected))
 
 
-def _select_series(opened: App, symbol: str | None, timeframe: str | None) -> list[Held]:
+def _select_series(opened: App, symbol: str | None, timeframe: str | None) -> list[StoredSeries]:
     """What is held of a symbol and timeframe, of any for None. Raises `NotFound` where nothing is."""
     from engine.core.errors import NotFound
     from engine.core.market import Timeframe
 
     frame = None if timeframe is None else Timeframe.parse(timeframe)
-    listing = opened.catalogue.listing()
+    listing = opened.catalogue.list_series()
     selected = [each for each in listing if symbol in (None, each.symbol) and frame in (None, each.timeframe)]
     if not selected:
         known = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
@@ -149,7 +151,7 @@ def _select_series(opened: App, symbol: str | None, timeframe: str | None) -> li
     return selected
 
 
-def _summary(report: Report) -> dict[str, Any]:
+def _summary(report: DataQualityReport) -> dict[str, Any]:
     return {
         "symbol": report.instrument.symbol,
         "timeframe": report.timeframe,
@@ -165,14 +167,14 @@ def _summary(report: Report) -> dict[str, Any]:
     }
 
 
-def _gap_rows(report: Report) -> list[dict[str, Any]]:
+def _gap_rows(report: DataQualityReport) -> list[dict[str, Any]]:
     return [
-        {"from": each.hole.span.start, "to": each.hole.span.end, "bars": each.hole.bars, "why": each.reason}
+        {"from": each.gap.span.start, "to": each.gap.span.end, "bars": each.gap.bars, "why": each.reason}
         for each in report.missing
     ]
 
 
-def _plain(report: Report) -> dict[str, Any]:
+def _plain(report: DataQualityReport) -> dict[str, Any]:
     return _summary(report) | {
         "missing": _gap_rows(report),
         "flags": [each._asdict() for each in report.flagged],
@@ -181,7 +183,7 @@ def _plain(report: Report) -> dict[str, Any]:
     }
 
 
-def _show(report: Report) -> None:
+def _show(report: DataQualityReport) -> None:
     """What a person sees of one series: the days, the holes, what is flagged and what was refused."""
     name = f"{report.instrument.symbol} {report.timeframe}"
     out.print(f"\n{name}, a character a day: █ all bars, ▓ most, ░ some, × none, · closed")

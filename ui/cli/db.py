@@ -119,7 +119,7 @@ def adopt(
     import psycopg
 
     from engine import clock
-    from engine.audit.identity import adopt as adopt_copy
+    from engine.audit.identity import adopt_copy as adopt_copy
     from engine.store import Cause
     from ui.app import open_app
 

@@ -22,8 +22,8 @@ DIGESTS = ("run_id", "book_digest")
 
 def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
     """Runs all steps; prints what they show unless `quiet`; returns the figures."""
-    from engine.audit.why import why
-    from projections.rebuild import rebuild
+    from engine.audit.why import causal_chain
+    from projections.rebuild import rebuild_read_models
     from ui.app import DEMO, BacktestRequest, import_sample, run_backtest, run_replay
     from ui.services.buy_and_hold import buy_and_hold
 
@@ -44,7 +44,7 @@ def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
         replayed = run_replay(app, report.result.request.run_id, None, on_progress, label=DEMO)
         classic = run_replay(app, report.result.request.run_id, "classic", on_progress, label=DEMO)
         print_step("4  Read models made anew")
-        rebuilt = rebuild(
+        rebuilt = rebuild_read_models(
             app.store, app.catalogue, app.dsn, lambda done, total: on_progress("read models anew", done, total)
         )
     request = report.result.request
@@ -68,7 +68,7 @@ def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
         if best_trade:
             profit = format_money(best_trade["net_pnl"], request.config.currency)
             out.print(f"\nThe best trade, {best_trade['trade_id']}, made {profit}. Why it was made and ended:")
-            print_chain(why(app.store, request, best_trade["trade_id"]))
+            print_chain(causal_chain(app.store, request, best_trade["trade_id"]))
         out.print("\n[bold]Reproducibility[/bold]")
         out.print(f"run {request.run_id}")
         show_digests(digest, replayed)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from engine.audit.anchors import Anchor
     from engine.audit.capsule import Capsule
-    from engine.audit.reproduce import Reproduced
-    from engine.store import Recorded
+    from engine.audit.reproduce import ReproductionResult
+    from engine.store import LogEntry
     from ui.app import App
 
 # An environment with other packages differs in all of them.
@@ -33,7 +33,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the whole log to a folder: JSONL, Parquet, seals, anchors, and a verifier that needs only Python."""
-    from engine.audit.export import export as write
+    from engine.audit.export import export_log as write
     from ui.app import open_audit
 
     with report_errors(), open_audit() as opened:
@@ -85,15 +85,15 @@ def bundle(
     as_json: AsJson = False,
 ) -> None:
     """Pack one finished run with its bars, analyses and seals, so that another machine can reproduce it."""
-    from engine.audit.bundle import bundle as pack
-    from engine.audit.regenerate import bars_of
+    from engine.audit.bundle import pack_run as pack
+    from engine.audit.regenerate import run_bars
     from engine.data.signals import VARIANT_PREFIX, load_signals
     from ui.app import open_audit
     from ui.environment_lock import lock_lines
 
     with report_errors(), open_audit() as opened:
         requested, anchors = resolve_run(opened, run), _anchors(opened)
-        bars = bars_of(opened.catalogue, opened.store, requested)
+        bars = run_bars(opened.catalogue, opened.store, requested)
         imported = requested.variant.startswith(VARIANT_PREFIX)
         signals = load_signals(opened.store, opened.dsn, requested.variant) if imported else None
         with _snapshot_connection(opened) as conn, show_progress() as on_progress:
@@ -117,7 +117,7 @@ def bundle(
 
 
 def _capsule_facts(capsule: Capsule) -> dict[str, Any]:
-    manifest, anchor = capsule.manifest, capsule.vouching()
+    manifest, anchor = capsule.manifest, capsule.vouching_anchor()
     return {
         "run_id": manifest.run_id,
         "environment": manifest.environment.value,
@@ -149,17 +149,17 @@ def reproduce(
 ) -> None:
     """Make a capsule's run again on this machine and compare. Exit code 3 if it comes out other, or if no anchor
     signed with the key that is given vouches for it."""
-    from engine.audit.anchors import public_key_of
+    from engine.audit.anchors import read_public_key
     from engine.audit.capsule import open_capsule
-    from engine.audit.reproduce import reproduce as make_again
+    from engine.audit.reproduce import reproduce_run as make_again
     from engine.core.errors import AnalysisMissing, ReplayDiverged, VersionConflict
     from ui.app import open_app
     from ui.environment_lock import lock_digest
 
     with report_errors():
-        key = None if public_key is None else public_key_of(public_key)
+        key = None if public_key is None else read_public_key(public_key)
         capsule = open_capsule(file)
-        if key is not None and capsule.vouching(key) is None:
+        if key is not None and capsule.vouching_anchor(key) is None:
             err.print(
                 f"No anchor signed with {key} vouches for run {capsule.manifest.run_id[:8]} of {file}; nothing was "
                 "imported. Ask the origin for its anchor.pub, or for a capsule packed after `quantagent audit anchor`.",
@@ -178,7 +178,7 @@ def reproduce(
                     capsule,
                     actor=opened.settings.actor,
                     lock_digest=lock_digest(),
-                    tell=on_progress,
+                    on_progress=on_progress,
                 )
             except (AnalysisMissing, VersionConflict, ReplayDiverged) as error:
                 err.print(f"run {capsule.manifest.run_id[:8]} does not come out here: {error}", markup=False)
@@ -195,7 +195,7 @@ def reproduce(
 
 def _origin(capsule: Capsule, key: str | None) -> dict[str, Any]:
     """Which key vouches for the run and since when; `checked`: whether it is the one that was given."""
-    anchor = capsule.vouching(key)
+    anchor = capsule.vouching_anchor(key)
     return {
         "public_key": anchor.key if anchor else None,
         "anchored_at": anchor.at if anchor else None,
@@ -204,7 +204,7 @@ def _origin(capsule: Capsule, key: str | None) -> dict[str, Any]:
 
 
 def _describe_origin(capsule: Capsule, key: str | None) -> str:
-    anchor = capsule.vouching(key)
+    anchor = capsule.vouching_anchor(key)
     if anchor is None:
         return "origin: no key vouches for it: the capsule holds no anchor of the run's end"
     text = f"origin: vouched for by {anchor.key} at {anchor.at}"
@@ -236,11 +236,11 @@ def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:PACKAGES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _reproduced_facts(reproduced: Reproduced) -> dict[str, Any]:
+def _reproduced_facts(reproduced: ReproductionResult) -> dict[str, Any]:
     from engine.store import ENGINE_VERSION
     from ui.environment_lock import lock_digest
 
-    manifest, ours, theirs = reproduced.capsule.manifest, reproduced.ended, reproduced.capsule.life.ended
+    manifest, ours, theirs = reproduced.capsule.manifest, reproduced.ended, reproduced.capsule.lifecycle.ended
     counts = ("bars", "signals", "orders", "fills", "book_events")
     difference = reproduced.difference
     return {
@@ -262,7 +262,7 @@ def _reproduced_facts(reproduced: Reproduced) -> dict[str, Any]:
     }
 
 
-def _show_reproduced(reproduced: Reproduced) -> None:
+def _show_reproduced(reproduced: ReproductionResult) -> None:
     facts = _reproduced_facts(reproduced)
     counts: dict[str, dict[str, int]] = facts["counts"]
     print_facts("Reproduced", {"run": facts["run_id"], "environment": facts["environment"]})
@@ -280,7 +280,7 @@ def _show_reproduced(reproduced: Reproduced) -> None:
     out.print("equal" if reproduced.equal else "DIFFERENT")
 
 
-def _describe_event(row: Recorded | None) -> str:
-    from engine.audit.narration import says
+def _describe_event(row: LogEntry | None) -> str:
+    from engine.audit.narration import describe_event
 
-    return "nothing" if row is None else f"{row.name}: {says(row.event)}"
+    return "nothing" if row is None else f"{row.name}: {describe_event(row.event)}"

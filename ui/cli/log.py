@@ -13,7 +13,7 @@ from ui.cli.output import SCHEMA_VERSION, AsJson, DayOption, SymbolOption, err, 
 from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
-    from engine.audit.narration import Line, Selection
+    from engine.audit.narration import LineFilter, NarrationLine
     from ui.app import App
 
 POLL_S = 1.0
@@ -33,11 +33,11 @@ def log(
     as_json: AsJson = False,
 ) -> None:
     """What happened, newest last: the events of the log in words. Times are the market's, in UTC."""
-    from engine.audit.narration import select
+    from engine.audit.narration import build_filter
     from ui.app import open_audit
 
     with report_errors():
-        selection = select(name, level, symbol and parse_symbol(symbol), parse_day(on))
+        selection = build_filter(name, level, symbol and parse_symbol(symbol), parse_day(on))
         with open_audit() as opened:
             if run is not None:
                 selection = selection._replace(run_id=resolve_run(opened, run).run_id)
@@ -48,19 +48,19 @@ def log(
                     raise
 
 
-def _read(opened: App, selection: Selection, limit: int, follow: bool) -> Iterator[Line]:
-    from engine.audit.narration import lines, newest
+def _read(opened: App, selection: LineFilter, limit: int, follow: bool) -> Iterator[NarrationLine]:
+    from engine.audit.narration import read_latest_narration, read_narration
 
-    head = opened.store.head()
+    head = opened.store.last_position()
     if limit:
-        yield from newest(opened.store, selection, head, limit)
+        yield from read_latest_narration(opened.store, selection, head, limit)
     else:
-        yield from lines(opened.store, selection, head)
+        yield from read_narration(opened.store, selection, head)
     if follow:
         yield from _follow(opened, selection, head)
 
 
-def _follow(opened: App, selection: Selection, after: int) -> Iterator[Line]:
+def _follow(opened: App, selection: LineFilter, after: int) -> Iterator[NarrationLine]:
     """What is appended from now on, for ever. Waits for a database that is away."""
     from engine.core.errors import StoreUnavailable
 
@@ -68,7 +68,7 @@ def _follow(opened: App, selection: Selection, after: int) -> Iterator[Line]:
         try:
             while page := opened.store.read_all(after, names=selection.names):
                 after = page[-1].position
-                yield from selection.of(page)
+                yield from selection.filter_rows(page)
         except StoreUnavailable:
             # Whether it has come back is seen when the next sign is waited for.
             continue
@@ -95,7 +95,7 @@ def _notifications(dsn: str) -> Iterator[None]:
 # --- Lines --------------------------------------------------------------------------------------------------------
 
 
-def _print_lines(lines: Iterable[Line], as_json: bool) -> None:
+def _print_lines(lines: Iterable[NarrationLine], as_json: bool) -> None:
     write = _as_json if as_json else _in_columns
     printed = 0
     for printed, line in enumerate(lines, 1):
@@ -111,15 +111,15 @@ def _columns(*cells: str) -> str:
     return "{:>9}  {:<19}  {:<7}  {:<20}  {:<9}  {:<8}  {}\n".format(*cells)
 
 
-def _in_columns(line: Line) -> str:
+def _in_columns(line: NarrationLine) -> str:
     symbols = line.symbols[0] if len(line.symbols) == 1 else f"{len(line.symbols)} symbols" if line.symbols else "-"
     # A reason may come from anywhere: nothing in it may steer the terminal.
-    text = "".join(letter if letter.isprintable() else " " for letter in line.says)
+    text = "".join(letter if letter.isprintable() else " " for letter in line.description)
     at = line.at.strftime("%Y-%m-%d %H:%M:%S")
     return _columns(str(line.position), at, line.level, line.name, symbols, line.run_id[:8] or "-", text)
 
 
-def _as_json(line: Line) -> str:
+def _as_json(line: NarrationLine) -> str:
     import msgspec
 
     row = line.event
@@ -131,7 +131,7 @@ def _as_json(line: Line) -> str:
         "name": line.name,
         "symbols": line.symbols,
         "run_id": line.run_id,
-        "says": line.says,
+        "says": line.description,
         "recorded_at": row.meta.recorded_at,
         "actor": row.meta.actor,
         "engine": row.meta.engine,

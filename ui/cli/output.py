@@ -135,9 +135,9 @@ def report_errors() -> Generator[None]:
         err.print(f"[red]error:[/red] {_plain(error)}")
         raise typer.Exit(1) from None
     except psycopg.Error as error:
-        from engine.store.connections import reason_of
+        from engine.store.connections import failure_reason
 
-        reason = _plain(reason_of(error))
+        reason = _plain(failure_reason(error))
         err.print(f"[red]error:[/red] the database says: {reason}. Check `quantagent db status` and try again.")
         raise typer.Exit(1) from None
     except OSError as error:

@@ -22,8 +22,8 @@ from ui.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from projections.schemas import Check
-    from projections.verify import Differing
+    from projections.schemas import VerificationRecord
+    from projections.verify import RowDifference
 
 app = typer.Typer(
     name="projections",
@@ -66,7 +66,7 @@ def projections_status(as_json: AsJson = False) -> None:
         raise typer.Exit(3)
 
 
-def _describe_check(check: Check | None) -> str | None:
+def _describe_check(check: VerificationRecord | None) -> str | None:
     """The latest result of `projections verify`."""
     if check is None:
         return None
@@ -77,18 +77,20 @@ def _describe_check(check: Check | None) -> str | None:
 @app.command("follow")
 def projections_follow() -> None:
     """Keep the read models up with the log until Ctrl-C or SIGTERM."""
-    from engine.store.connections import reason_of
-    from projections.subscription import Heard
-    from projections.subscription import follow as run
+    from engine.store.connections import failure_reason
+    from projections.subscription import SubscriptionObserver
+    from projections.subscription import follow_log as run
     from ui.app import open_app
 
-    class ProgressPrinter(Heard):
+    class ProgressPrinter(SubscriptionObserver):
         def projected(self, events: int) -> None:
             if events:
                 err.print(f"{events:,} events projected.")
 
         def interrupted(self, error: Exception, pause_s: float) -> None:
-            err.print(f"The database is not there; next attempt in {pause_s:.1f} s: {reason_of(error)}", markup=False)
+            err.print(
+                f"The database is not there; next attempt in {pause_s:.1f} s: {failure_reason(error)}", markup=False
+            )
 
     stop = Event()
 
@@ -100,14 +102,14 @@ def projections_follow() -> None:
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
         err.print("Following the log; Ctrl-C ends it.")
-        run(opened.runner(), stop, heard=ProgressPrinter())
+        run(opened.runner(), stop, observer=ProgressPrinter())
     err.print("Ended; the same command goes on from here.")
 
 
 @app.command("verify")
 def projections_verify(as_json: AsJson = False) -> None:
     """Compare the read models with the log row for row, changing neither; exit code 3 where they differ."""
-    from projections.verify import verify as run
+    from projections.verify import verify_read_models as run
     from ui.app import open_app
 
     with report_errors(), open_app() as opened, show_progress() as on_progress:
@@ -136,7 +138,7 @@ def projections_verify(as_json: AsJson = False) -> None:
         raise typer.Exit(3)
 
 
-def _describe_difference(row: Differing) -> str:
+def _describe_difference(row: RowDifference) -> str:
     """One row that differs, in one line."""
     key = ", ".join(f"{name} {value}" for name, value in row.key.items())
     cells = "; ".join(f"{c.column} is {c.shown}, from the log {c.from_the_log}" for c in row.cells)
@@ -146,7 +148,7 @@ def _describe_difference(row: Differing) -> str:
 @app.command("rebuild")
 def projections_rebuild(as_json: AsJson = False) -> None:
     """Make the read models anew beside the present ones, compare them row for row, and switch."""
-    from projections.rebuild import rebuild as run
+    from projections.rebuild import rebuild_read_models as run
     from ui.app import open_app
 
     with report_errors(), open_app() as opened, show_progress() as on_progress:

@@ -24,7 +24,7 @@ def outcome_facts(opened: App, queries: Queries, run: RunRequested) -> dict[str,
     from ui.services.outcomes import run_outcome
 
     outcome = run_outcome(queries, run.run_id)
-    notes = data_notes(opened, run, queries.lived_until(run.run_id))
+    notes = data_notes(opened, run, queries.last_bar_closed_at(run.run_id))
     return {**outcome._asdict(), "data_notes": [note._asdict() for note in notes]}
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import psycopg
 
     from engine.audit.anchors import Anchor
-    from engine.audit.chain import Finding
-    from engine.audit.signing import Standing
+    from engine.audit.chain import AuditFinding
+    from engine.audit.signing import AnchoringState
     from ui.app import App
 
 NewFileReasonOption = Annotated[
@@ -41,9 +41,9 @@ def verify(
     import psycopg
 
     from engine.audit import content
-    from engine.audit.anchors import public_key_of, read_anchors
+    from engine.audit.anchors import read_anchors, read_public_key
     from engine.audit.signing import public_key_file
-    from engine.audit.verify import verify as check
+    from engine.audit.verify import verify_log as check
     from ui.app import open_audit
 
     with report_errors(), open_audit() as opened:
@@ -51,14 +51,14 @@ def verify(
         home_anchors = opened.anchor_status()
         file, anchors = (anchor, read_anchors(anchor)) if anchor else (home_anchors.file, home_anchors.anchors)
         own_key = public_key_file(opened.home)
-        key = public_key_of(public_key) if public_key else public_key_of(own_key) if own_key.exists() else None
+        key = read_public_key(public_key) if public_key else read_public_key(own_key) if own_key.exists() else None
         if (anchor or public_key) and not anchors:
             raise BadInput(f"{file} holds no anchor: give the file that does with --anchor, or leave out the key.")
         with psycopg.connect(opened.access.auditor) as conn, show_progress() as on_progress:
             conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             verdict = check(conn, anchors, key, lambda done, total: on_progress("events", done, total))
             around = _surrounding_findings(opened, conn, home_anchors, is_elsewhere=anchor is not None)
-            outside = content.findings(conn, opened.store, opened.catalogue)
+            outside = content.content_findings(conn, opened.store, opened.catalogue)
             finding = verdict.finding or next(chain(around, outside), None)
     facts = {**verdict._asdict(), "intact": finding is None, "anchor_file": str(file) if anchors else None}
     facts |= {"finding": finding and finding.what, "notices": list(verdict.notices)}
@@ -83,20 +83,22 @@ def verify(
 
 
 def _surrounding_findings(
-    opened: App, conn: psycopg.Connection[Any], home_anchors: Standing, *, is_elsewhere: bool
-) -> Iterator[Finding]:
+    opened: App, conn: psycopg.Connection[Any], home_anchors: AnchoringState, *, is_elsewhere: bool
+) -> Iterator[AuditFinding]:
     """What is wrong around a log whose rows, links and anchors hold. `is_elsewhere`: the anchors are not those at
     home, whose file is no matter then."""
-    from engine.audit.chain import Finding
-    from engine.audit.role_views import guarded_otherwise, read_otherwise
-    from engine.audit.signing import Flaw
+    from engine.audit.chain import AuditFinding
+    from engine.audit.role_views import guard_findings, role_findings
+    from engine.audit.signing import AnchoringDefect
 
-    yield from guarded_otherwise(conn)
+    yield from guard_findings(conn)
     by_role = opened.by_role
     if by_role is not None and by_role.writer != by_role.auditor:
-        yield from read_otherwise(conn, {"writer": by_role.writer, "reader": by_role.reader})
-    if home_anchors.flaw in (Flaw.COPY, Flaw.LOG) or (home_anchors.flaw is Flaw.FILE and not is_elsewhere):
-        yield Finding(0, home_anchors.refusal)
+        yield from role_findings(conn, {"writer": by_role.writer, "reader": by_role.reader})
+    if home_anchors.defect in (AnchoringDefect.COPY, AnchoringDefect.LOG) or (
+        home_anchors.defect is AnchoringDefect.FILE and not is_elsewhere
+    ):
+        yield AuditFinding(0, home_anchors.refusal)
 
 
 def anchor(
@@ -114,7 +116,7 @@ def anchor(
     import psycopg
 
     from engine import clock
-    from engine.audit.identity import begin_anew as begin
+    from engine.audit.identity import restart_anchoring as begin
     from engine.store import Cause
     from ui.app import open_app
 
@@ -144,7 +146,7 @@ def rotate_key(
     import psycopg
 
     from engine import clock
-    from engine.audit.signing import rotate_key as rotate
+    from engine.audit.signing import rotate_signing_key as rotate
     from ui.app import open_app
 
     with report_errors(), open_app() as opened:

@@ -82,8 +82,8 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     import psycopg
 
     from engine import clock
-    from engine.store.guards import differences
-    from engine.store.roles import shortcoming
+    from engine.store.guards import schema_differences
+    from engine.store.roles import missing_setup
 
     def database() -> tuple[bool, str]:
         with psycopg.connect(opened.dsn) as conn:
@@ -102,15 +102,15 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         with psycopg.connect(opened.dsn, autocommit=True) as conn:
             row = conn.execute("SELECT current_user, has_table_privilege('quantagent.events', 'UPDATE')").fetchone()
             user, may_change = row or ("nobody", True)
-            remedy = shortcoming(conn) if may_change else ""
+            remedy = missing_setup(conn) if may_change else ""
         return True, f"working as {user}" + (f", who owns the events; {remedy}" if may_change else "")
 
     def log() -> tuple[bool, str]:
-        return True, f"{opened.store.head():,} is the latest position"
+        return True, f"{opened.store.last_position():,} is the latest position"
 
     def anchored() -> tuple[bool, str]:
         status = opened.anchor_status()
-        if status.flaw is not None:
+        if status.defect is not None:
             return False, status.refusal
         if not status.anchors:
             return True, "not yet: `quantagent audit anchor` signs the head of the log"
@@ -118,7 +118,7 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
 
     def guards() -> tuple[bool, str]:
         with psycopg.connect(opened.access.auditor, autocommit=True) as conn:
-            changes = differences(conn)
+            changes = schema_differences(conn)
         if changes:
             return False, f"changed: {changes}; `quantagent db upgrade` restores them"
         return True, "triggers, functions, owners and rights are those of this version"
@@ -138,7 +138,7 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         return not wrong, text
 
     def bars() -> tuple[bool, str]:
-        series = opened.catalogue.listing()
+        series = opened.catalogue.list_series()
         text = ", ".join(f"{h.symbol} {h.timeframe} {h.count:,}" for h in series[:6])
         return True, text or "none yet: `quantagent data sample`"
 

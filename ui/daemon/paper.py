@@ -30,9 +30,9 @@ from engine.runtime.lease import Lease
 from engine.runtime.session import Journal, Session
 from engine.runtime.slots import Slot
 from engine.store import Cause
-from engine.store.connections import reason_of
+from engine.store.connections import failure_reason
 from engine.trading.book import fold
-from projections.subscription import Heard, following
+from projections.subscription import SubscriptionObserver, follow_in_thread
 from ui.app import App, BacktestRequest, ProgressCallback, no_progress, resolve
 from ui.daemon.paper_feed import DueSlot, due_slots, feed_bars
 from ui.daemon.slot_timer import Ticker
@@ -118,7 +118,7 @@ class PaperDaemon:
             closing(self._open()),
         ):
             held.heartbeat(None)
-            with following(self._app.runner(), PROJECT_EVERY.total_seconds(), _ProjectionLog()):
+            with follow_in_thread(self._app.runner(), PROJECT_EVERY.total_seconds(), _ProjectionLog()):
                 with Ticker(self._tick, self._next_wall_time, self._on_error):
                     self._wait(held)
                 if self._failure is not None:
@@ -245,7 +245,7 @@ class PaperDaemon:
         )
 
 
-class _ProjectionLog(Heard):
+class _ProjectionLog(SubscriptionObserver):
     """What hinders the read models, for the log of the process: trading goes on meanwhile."""
 
     def interrupted(self, error: Exception, pause_s: float) -> None:
@@ -257,7 +257,7 @@ class _ProjectionLog(Heard):
 
 def _error_text(error: Exception) -> str:
     """An error in words that hold nothing of the DSN."""
-    return reason_of(error) if isinstance(error, psycopg.Error) else str(error)
+    return failure_reason(error) if isinstance(error, psycopg.Error) else str(error)
 
 
 def _outcomes(slot: Slot, events: Sequence[BookEvent]) -> list[tuple[Symbol, str]]:

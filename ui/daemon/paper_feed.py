@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from engine.core.events import BookEvent, RunRequested, SlotClaimed
 from engine.core.market import Bar, Timeframe
-from engine.data import Bars
-from engine.data.timeline import Moment, moments
+from engine.data import BarCatalogue
+from engine.data.timeline import TimeSlice, time_slices
 from engine.runtime import runs
 from engine.runtime.slots import Slot
 from engine.store import PAGE, Cause, Store
@@ -19,13 +19,13 @@ class DueSlot(NamedTuple):
     """A slot, and the market's instants that lead up to it."""
 
     slot: Slot
-    time_slices: list[Moment]
+    time_slices: list[TimeSlice]
 
 
 def due_slots(account: str, timeframe: Timeframe, bars_by_symbol: Sequence[Sequence[Bar]]) -> Iterator[DueSlot]:
     """One slot for every instant at which bars close."""
-    waiting: list[Moment] = []
-    for time_slice in moments(bars_by_symbol):
+    waiting: list[TimeSlice] = []
+    for time_slice in time_slices(bars_by_symbol):
         waiting.append(time_slice)
         if time_slice.closed:
             symbols = tuple(bar.symbol for bar in time_slice.closed)
@@ -34,7 +34,7 @@ def due_slots(account: str, timeframe: Timeframe, bars_by_symbol: Sequence[Seque
 
 
 def feed_bars(
-    catalogue: Bars,
+    catalogue: BarCatalogue,
     store: Store,
     run: RunRequested,
     account: str,

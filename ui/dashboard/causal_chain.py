@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from engine.audit.narration import asked_in_words, source_of
-from engine.audit.why import Link, checks_of, reasons_of
+from engine.audit.narration import describe_failed_call, describe_source
+from engine.audit.why import ChainLink, analyst_reasons, evaluated_checks
 from engine.core.events import (
     AnalysisFailed,
     AnalysisMade,
@@ -25,7 +25,7 @@ from engine.core.events import (
     RiskDecided,
     SignalRaised,
 )
-from engine.store import Recorded
+from engine.store import LogEntry
 from ui.formats import format_number, format_time, tidy
 
 DECISION_KINDS = ("analysis", "imported signal")
@@ -63,7 +63,7 @@ class ChainStep(NamedTuple):
     occurred: bool = True
 
 
-def build_chains(links: Sequence[Link]) -> list[list[ChainStep]]:
+def build_chains(links: Sequence[ChainLink]) -> list[list[ChainStep]]:
     """One list of steps per signal: the chain of a trade's entry, then those of the orders that changed or ended it."""
     return [[*map(_step, part), *_missing_steps(part)] for part in _by_signal(links)]
 
@@ -78,8 +78,8 @@ def named_columns(chains: Sequence[list[ChainStep]]) -> list[tuple[str, list[Cha
     return [("Wish", steps[:split]), ("What came of it", steps[split:])]
 
 
-def _by_signal(links: Sequence[Link]) -> Iterator[list[Link]]:
-    part: list[Link] = []
+def _by_signal(links: Sequence[ChainLink]) -> Iterator[list[ChainLink]]:
+    part: list[ChainLink] = []
     for link in links:
         begins = link.kind in DECISION_KINDS or (
             link.kind == "signal" and not (part and part[-1].kind in DECISION_KINDS)
@@ -92,7 +92,7 @@ def _by_signal(links: Sequence[Link]) -> Iterator[list[Link]]:
         yield part
 
 
-def _missing_steps(part: Sequence[Link]) -> Iterator[ChainStep]:
+def _missing_steps(part: Sequence[ChainLink]) -> Iterator[ChainStep]:
     kinds = {link.kind for link in part}
     if "nothing" in kinds:
         return
@@ -103,7 +103,7 @@ def _missing_steps(part: Sequence[Link]) -> Iterator[ChainStep]:
         yield ChainStep("Fill", waiting, occurred=False)
 
 
-def _step(link: Link) -> ChainStep:
+def _step(link: ChainLink) -> ChainStep:
     event = link.event.event if link.event is not None else None
     text, facts = link.says, list[tuple[str, str]]()
     match event:
@@ -116,7 +116,7 @@ def _step(link: Link) -> ChainStep:
             facts = [
                 ("confidence", format_number(event.confidence)),
                 ("close", format_number(event.reference_price)),
-                ("from", source_of(event).replace("_", " ")),
+                ("from", describe_source(event).replace("_", " ")),
             ]
         case RiskDecided():
             text = event.verdict.value
@@ -149,9 +149,10 @@ def _step(link: Link) -> ChainStep:
         link.at,
         link.position or None,
         tuple(facts),
-        tuple(reasons_of(link)),
+        tuple(analyst_reasons(link)),
         tuple(
-            ChainCheck(rule.replace("_", " "), ok, tidy(limit), tidy(saw)) for rule, ok, limit, saw in checks_of([link])
+            ChainCheck(rule.replace("_", " "), ok, tidy(limit), tidy(saw))
+            for rule, ok, limit, saw in evaluated_checks([link])
         ),
         _reports(event) if isinstance(event, AnalysisMade) else (),
     )
@@ -180,7 +181,7 @@ def _facts_of_analysis(made: AnalysisMade) -> list[tuple[str, str]]:
 
 
 def _facts_of_failure(failed: AnalysisFailed) -> list[tuple[str, str]]:
-    calls = [("asked", asked_in_words(failed.work))] if failed.work is not None and failed.work.calls else []
+    calls = [("asked", describe_failed_call(failed.work))] if failed.work is not None and failed.work.calls else []
     return [("by", _by(failed.variant, failed.work)), *calls]
 
 
@@ -214,13 +215,13 @@ class RawEvent(NamedTuple):
     payload: str
 
 
-def raw_events(links: Sequence[Link]) -> list[RawEvent]:
+def raw_events(links: Sequence[ChainLink]) -> list[RawEvent]:
     """Every event of a chain once, in order of its position."""
     events = {link.event.position: link.event for link in links if link.event is not None}
     return [_raw(events[position]) for position in sorted(events)]
 
 
-def _raw(row: Recorded) -> RawEvent:
+def _raw(row: LogEntry) -> RawEvent:
     meta = row.meta
     origin = "".join(
         f", {name} {value}" for name, value in (("run", meta.correlation), ("after", meta.causation)) if value

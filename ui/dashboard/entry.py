@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine.core.errors import NotFound, QuantagentError
 from engine.core.events import Environment
-from engine.store.connections import reason_of
+from engine.store.connections import failure_reason
 from ui.dashboard import read_access, run_page, views
 from ui.dashboard.views import ReadRow, plain
 
@@ -115,7 +115,9 @@ def main() -> None:
     except psycopg.errors.UndefinedTable:
         st.info(WITHOUT_TABLES)
     except psycopg.OperationalError as error:
-        st.error(f"The database does not answer ({plain(reason_of(error))}). Check `quantagent db status` and reload.")
+        st.error(
+            f"The database does not answer ({plain(failure_reason(error))}). Check `quantagent db status` and reload."
+        )
 
 
 main()

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from engine.audit.why import Link
+from engine.audit.why import ChainLink
 from ui.dashboard.causal_chain import ChainCheck, ChainStep, ReportFindings, build_chains, named_columns, raw_events
 from ui.dashboard.views import plain
 from ui.formats import DASH, format_time
@@ -16,7 +16,7 @@ from ui.formats import DASH, format_time
 drawing: Any = st
 
 
-def show_chain(key: str, run_id: str, links: Sequence[Link]) -> None:
+def show_chain(key: str, run_id: str, links: Sequence[ChainLink]) -> None:
     """The chains of a trade side by side; a single one in two parts, what was wished and what came of it."""
     st.markdown(f"##### Why {plain(key)}")
     parts = named_columns(build_chains(links))

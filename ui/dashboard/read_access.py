@@ -11,7 +11,7 @@ import os
 import streamlit as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from engine.audit.why import Link, why
+from engine.audit.why import ChainLink, causal_chain
 from engine.core.errors import NotFound, StoreUnavailable
 from engine.core.events import RunRequested
 from engine.runtime.runs import run_stream
@@ -44,9 +44,9 @@ def find_request(run_id: str) -> RunRequested:
     raise NotFound(f"the log holds no run {run_id}: `quantagent projections rebuild` makes the read models anew.")
 
 
-def load_chain(request: RunRequested, key: str) -> list[Link]:
+def load_chain(request: RunRequested, key: str) -> list[ChainLink]:
     """Why a trade, order or signal was made, or not."""
-    return why(_log(dsn()), request, key)
+    return causal_chain(_log(dsn()), request, key)
 
 
 def open_log(where: str) -> PostgresStore:

@@ -146,7 +146,7 @@ def _orders(queries: Queries, run: ReadRow, request: RunRequested) -> SelectedRo
 
 
 def _signals(queries: Queries, run: ReadRow, request: RunRequested) -> SelectedRow | None:
-    counts = queries.verdicts(run["run_id"])
+    counts = queries.verdict_counts(run["run_id"])
     if not counts:
         st.info("No analysis of this run wanted anything else than what was held.")
         return None
@@ -231,7 +231,7 @@ def _prices(queries: Queries, run: ReadRow, request: RunRequested, selected: Sel
         "Range", list(RANGES), default=AROUND, required=True, key="range", label_visibility="collapsed", wrap=True
     )
     symbol, shown = symbol or symbols[0], shown or AROUND
-    lived = queries.lived_until(run["run_id"]) or run["start_at"]
+    lived = queries.last_bar_closed_at(run["run_id"]) or run["start_at"]
     start, end = _bar_range(run["start_at"], lived, request, selected if shown == AROUND else None)
     # A paper run goes on to see more than was known at its beginning.
     known_at = None if request.environment is Environment.PAPER else request.known_at

@@ -25,7 +25,7 @@ from engine.core.market import Bar, Direction, Symbol, Timeframe
 from engine.core.money import ZERO, add, total
 from engine.core.upcasters import event_names
 from engine.store import Batch, Cause, Store, read_from
-from engine.store.codec import fact_of
+from engine.store.codec import decode_event
 
 if TYPE_CHECKING:
     from analysis.graph.rerun import Rerun
@@ -393,7 +393,7 @@ def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
 def _parse_event(path: Path, number: int, fields: dict[str, Any]) -> AnalysisMade | AnalysisFailed:
     """The fact of a line, if it is one, spelled as it would be stored, under the name of what it says."""
     try:
-        event = fact_of(str(fields.get("name")), str(fields.get("fact")).encode())
+        event = decode_event(str(fields.get("name")), str(fields.get("fact")).encode())
         if not isinstance(event, AnalysisMade | AnalysisFailed):
             raise ValueError("it is no analysis")
         window = Window(0, event.as_of, 1, event.window_digest)

@@ -13,7 +13,7 @@ from engine.core.events import Environment
 from engine.core.market import SYNTHETIC, Symbol, Timeframe, check_symbol
 from engine.data import providers
 from engine.data.calendars import Span, grid
-from engine.data.fetch import Fetched, fetch
+from engine.data.fetch import FetchResult, fetch_bars
 from ui.app import App, BacktestRequest, ProgressCallback, no_progress
 from ui.services.analysts import find_analyst
 
@@ -42,9 +42,9 @@ def resolve_symbol(app: App, text: str, provider: str) -> SymbolSource:
     if not name:
         raise BadInput(
             f"no provider is named for {symbol}: write PROVIDER:{symbol} or --provider with one of "
-            f"{', '.join(providers.names())}, or set QUANTAGENT_PROVIDER."
+            f"{', '.join(providers.provider_names())}, or set QUANTAGENT_PROVIDER."
         )
-    found_provider = providers.find(name, app.home / SYMBOLS_TABLE)
+    found_provider = providers.load_provider(name, app.home / SYMBOLS_TABLE)
     if found_provider.synthetic and not symbol.startswith(SYNTHETIC):
         symbol = f"{SYNTHETIC}{symbol}"
     return SymbolSource(check_symbol(symbol), found_provider)
@@ -59,7 +59,7 @@ def fetch_missing(
     *,
     refetch: bool = False,
     on_progress: ProgressCallback = no_progress,
-) -> Fetched:
+) -> FetchResult:
     """Fetches what the catalogue lacks between two instants; without a start, of the latest year the provider has."""
     instrument = app.catalogue.instrument(source.symbol)
     end = end or clock.now()
@@ -69,14 +69,14 @@ def fetch_missing(
         start = end - back
     if start >= end:
         raise BadInput(f"the range from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} is empty: start before the end.")
-    return fetch(
+    return fetch_bars(
         app.catalogue,
         source.provider,
         instrument,
         timeframe,
         Span(start, end),
         actor=app.settings.actor,
-        again=refetch,
+        refetch=refetch,
         progress=lambda done, everything: on_progress(f"{source.symbol} {timeframe}", done, everything),
     )
 

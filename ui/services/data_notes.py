@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from engine.core.events import Environment, RunRequested
 from engine.core.market import Instrument
 from engine.data.calendars import Span
-from engine.data.gaps import holes, missing
-from engine.data.validation import flags, frame_of
+from engine.data.gaps import find_gaps, find_missing
+from engine.data.validation import exact_frame, flags
 from ui.app import App
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from engine.data import Bars, Import
+    from engine.data import BarCatalogue, ImportRecord
 
 Kind = Literal["gap", "refused row", "flagged bar"]
 
@@ -54,13 +54,13 @@ def data_notes(app: App, run: RunRequested, until: datetime | None = None) -> li
 
 
 def _symbol_notes(
-    known: Bars, imports: list[Import], run: RunRequested, instrument: Instrument, span: Span
+    known: BarCatalogue, imports: list[ImportRecord], run: RunRequested, instrument: Instrument, span: Span
 ) -> Iterator[DataNote]:
     import polars as pl
 
     symbol, timeframe = instrument.symbol, run.config.timeframe
     frame = _frame(known, run, instrument, span)
-    for gap in holes(missing(frame, instrument.calendar, timeframe, span)):
+    for gap in find_gaps(find_missing(frame, instrument.calendar, timeframe, span)):
         yield DataNote(symbol, "gap", gap.span.start, gap.span.end, gap.bars, "no bars are stored")
     marks = frame.select("opened_at", "closed_at", flags(frame, instrument)).filter(pl.col("flags") != "")
     for opened, closed, words in marks.iter_rows():
@@ -74,10 +74,10 @@ def _symbol_notes(
                 yield DataNote(symbol, "refused row", at, at, 1, f"row {row.row} of {each.source}: {row.reason}")
 
 
-def _frame(known: Bars, run: RunRequested, instrument: Instrument, span: Span) -> pl.DataFrame:
+def _frame(known: BarCatalogue, run: RunRequested, instrument: Instrument, span: Span) -> pl.DataFrame:
     """The bars of a range: as floats, which are read quickly, or exactly where prices have to meet a tick."""
     wanted = (instrument.symbol, run.config.timeframe, span.start, span.end)
-    return known.frame(*wanted) if instrument.tick is None else frame_of(known.bars(*wanted))
+    return known.frame(*wanted) if instrument.tick is None else exact_frame(known.bars(*wanted))
 
 
 def _instant_in(line: str) -> datetime | None:

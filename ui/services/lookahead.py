@@ -11,13 +11,13 @@ from analysis import conformance, variants
 from analysis.analyst import ensure_analyses
 from analysis.conformance import CHECKS, RETURNS_DECISION, Finding, poison_bar
 from analysis.variants import Variant
-from engine.audit.narration import says
+from engine.audit.narration import describe_event
 from engine.core.config import RunConfig
 from engine.core.events import BookEvent, Environment
 from engine.core.market import Bar
 from engine.data.memory import MemoryCatalogue
 from engine.runtime import runs
-from engine.store.codec import payload_of
+from engine.store.codec import encode_payload
 from engine.store.memory import MemoryStore
 from ui.app import App, BacktestRequest, ProgressCallback, no_progress, resolve
 
@@ -129,9 +129,9 @@ def _until(events: Sequence[BookEvent], now: datetime) -> Iterator[BookEvent]:
 def _finding(baseline: BookEvent | None, shifted: BookEvent | None, now: datetime) -> Finding:
     event = baseline or shifted
     assert event is not None, "two that differ are not both nothing"
-    before, after = (says(each) if each else "nothing" for each in (baseline, shifted))
+    before, after = (describe_event(each) if each else "nothing" for each in (baseline, shifted))
     if before == after:
-        before, after = (payload_of(each).decode() if each else "nothing" for each in (baseline, shifted))
+        before, after = (encode_payload(each).decode() if each else "nothing" for each in (baseline, shifted))
     name = type(event).__name__
     texts = (f"{name} {before}", f"{name} {after} (wild after {now:%Y-%m-%d %H:%M}Z)")
     return Finding(BOOK, getattr(event, "symbol", ""), event.at, *texts)

@@ -21,7 +21,7 @@ def marked_positions(queries: Queries, run: RunRequested, symbol: Symbol | None 
 
 def latest_closes(queries: Queries, run: RunRequested) -> dict[Symbol, Mapping[str, Any]]:
     """The latest bar of each symbol that a run has seen closed."""
-    until = queries.lived_until(run.run_id)
+    until = queries.last_bar_closed_at(run.run_id)
     if until is None:
         return {}
     # A paper run goes on to see more than was known at its beginning.

@@ -32,15 +32,15 @@ def _ended_early(queries: Queries, run_id: str) -> str:
     run = queries.run(run_id)
     if run["status"] != "ended" or not run["reason"]:
         return ""
-    at = format_time(queries.lived_until(run_id))
+    at = format_time(queries.last_bar_closed_at(run_id))
     return f"{run['reason']}: the account had no equity left at {at} UTC; its positions were closed and the run ended."
 
 
 def _reason(queries: Queries, run_id: str, denials: Rows) -> str:
-    verdicts = queries.verdicts(run_id)
+    verdicts = queries.verdict_counts(run_id)
     signals, denied = sum(verdicts.values()), verdicts.get("DENIED", 0)
     if not signals:
-        return _without_signal(queries.opinions(run_id))
+        return _without_signal(queries.decision_counts(run_id))
     if denied == signals:
         first = denials[0]
         return (
@@ -49,7 +49,7 @@ def _reason(queries: Queries, run_id: str, denials: Rows) -> str:
         )
     ends = "; ".join(
         f"{row['orders']:,} {row['status']}" + (f" ({tidy(row['reason'])})" if row["reason"] else "")
-        for row in queries.order_ends(run_id)
+        for row in queries.order_status_counts(run_id)
     )
     denied_part = f", {denied:,} of {format_count(signals, 'signal')} were denied" if denied else ""
     return f"no order was filled{denied_part}; orders: {ends or 'none'}"

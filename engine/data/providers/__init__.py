@@ -68,12 +68,12 @@ class Provider(Protocol):
         ...
 
 
-def names() -> list[str]:
+def provider_names() -> list[str]:
     """The names that can be typed, `folder:PATH` aside. Nothing is imported for it."""
     return sorted(plugins.entry_point_names(GROUP, BUILT_IN))
 
 
-def find(text: str, own_symbols: Path | None = None) -> Provider:
+def load_provider(text: str, own_symbols: Path | None = None) -> Provider:
     """The provider of a name, or of `folder:PATH`, made anew.
 
     own_symbols: the user's table of symbols (see `symbols`), if there is one. Raises `BadInput` when there is no such
@@ -83,41 +83,43 @@ def find(text: str, own_symbols: Path | None = None) -> Provider:
         from engine.data.providers.folder import Folder
 
         return Folder(Path(text.removeprefix(FOLDER)))
-    provider = _installed(text)
-    own = symbols.own_names(text, own_symbols) if own_symbols is not None else {}
-    return _renamed(provider, own, own_symbols) if own else provider
+    provider = _load_installed(text)
+    own = symbols.user_names(text, own_symbols) if own_symbols is not None else {}
+    return _with_own_symbols(provider, own, own_symbols) if own else provider
 
 
-def _renamed(provider: Provider, own: Mapping[Symbol, str], table: Path | None) -> Provider:
+def _with_own_symbols(provider: Provider, own: Mapping[Symbol, str], table: Path | None) -> Provider:
     renamed = cast("Callable[[Mapping[Symbol, str]], Provider] | None", getattr(provider, "renamed", None))
     if renamed is None:
         raise BadInput(f"{table} names symbols for {provider.name}, which uses ours: take [{provider.name}] out of it.")
     return renamed(own)
 
 
-def _installed(name: str) -> Provider:
-    loaded, where = plugins.load_entry_point("provider", name, GROUP, BUILT_IN, f"{FOLDER}PATH, {', '.join(names())}")
+def _load_installed(name: str) -> Provider:
+    loaded, where = plugins.load_entry_point(
+        "provider", name, GROUP, BUILT_IN, f"{FOLDER}PATH, {', '.join(provider_names())}"
+    )
     try:
-        made: object = loaded() if isinstance(loaded, type) else loaded
+        provider: object = loaded() if isinstance(loaded, type) else loaded
     except QuantagentError:
         raise
     except Exception as error:
         raise plugins.load_error(where, error) from error
-    fault = _fault(made, name)
-    if fault:
-        raise BadInput(f"{where} is no provider: {fault}.")
-    return cast("Provider", made)
+    reason = _invalid_reason(provider, name)
+    if reason:
+        raise BadInput(f"{where} is no provider: {reason}.")
+    return cast("Provider", provider)
 
 
-def _fault(made: object, name: str) -> str:
+def _invalid_reason(provider: object, name: str) -> str:
     """Why this is no provider, as the end of a sentence; empty if it is one."""
-    if getattr(made, "name", None) != name:
-        return f"it calls itself {getattr(made, 'name', None)!r}; give the entry point and the class one name"
-    if not isinstance(getattr(made, "synthetic", None), bool):
+    if getattr(provider, "name", None) != name:
+        return f"it calls itself {getattr(provider, 'name', None)!r}; give the entry point and the class one name"
+    if not isinstance(getattr(provider, "synthetic", None), bool):
         return "`synthetic` must say True or False: whether its bars are made up"
-    if not isinstance(getattr(made, "remembers", None), bool):
+    if not isinstance(getattr(provider, "remembers", None), bool):
         return "`remembers` must say True or False: whether what it had not is worth remembering"
     for method in ("reach", "fetch"):
-        if not callable(getattr(made, method, None)):
+        if not callable(getattr(provider, method, None)):
             return f"it has no method `{method}`"
     return ""

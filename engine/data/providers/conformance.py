@@ -16,23 +16,23 @@ import polars as pl
 
 from engine.core.errors import NotFound, ProviderUnavailable, QuantagentError
 from engine.core.market import Instrument, Timeframe
-from engine.data.bar_rules import time_text
+from engine.data.bar_rules import format_instant
 from engine.data.calendars import Span, grid
 from engine.data.providers import Provider, Reach
-from engine.data.providers.rows import fault_in_shape
-from engine.data.validation import judge
+from engine.data.providers.rows import invalid_shape
+from engine.data.validation import validate_bars
 
 UNKNOWN = "NO-SUCH-SYMBOL"
 
 
-class Finding(NamedTuple):
+class ProviderFinding(NamedTuple):
     """A check that a provider did not pass, and what it did."""
 
     check: str
     what: str
 
 
-class Trial(NamedTuple):
+class ProviderTrial(NamedTuple):
     """A question, and the rows that came when it was asked first."""
 
     provider: Provider
@@ -42,106 +42,116 @@ class Trial(NamedTuple):
     now: datetime
     rows: pl.DataFrame
 
-    def ask(self, span: Span | None = None, now: datetime | None = None) -> pl.DataFrame:
+    def fetch(self, span: Span | None = None, now: datetime | None = None) -> pl.DataFrame:
         return self.provider.fetch(self.instrument, self.timeframe, span or self.span, now or self.now)
 
-    def bars(self) -> pl.DataFrame:
+    def expected_bars(self) -> pl.DataFrame:
         """The bars of the span that a fully traded market has."""
         return grid(self.instrument.calendar, self.timeframe, self.span)
 
 
-def check(provider: Provider, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime) -> list[Finding]:
+def check_provider(
+    provider: Provider, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime
+) -> list[ProviderFinding]:
     """What a provider does not pass, one finding for each check.
 
     `span` is one of which the provider has rows, inside its reach and closed by `now`, of two bars at the least.
     """
     if provider.reach(instrument, timeframe) is None:
-        return [Finding("it offers the bars", f"it offers no {timeframe} bars of {instrument.symbol}: try others")]
+        return [
+            ProviderFinding("it offers the bars", f"it offers no {timeframe} bars of {instrument.symbol}: try others")
+        ]
     try:
         rows = provider.fetch(instrument, timeframe, span, now)
     except Exception as error:
-        return [Finding("it answers", _words(error))]
-    faults = fault_in_shape(rows)
-    if faults:
-        return [Finding("its rows have the columns and types of the protocol", faults)]
+        return [ProviderFinding("it answers", _describe_exception(error))]
+    shape_error = invalid_shape(rows)
+    if shape_error:
+        return [ProviderFinding("its rows have the columns and types of the protocol", shape_error)]
     if rows.height < 2:
-        return [Finding("it has rows", f"{rows.height} rows from {time_text(span.start)} on: give a span with more")]
-    trial = Trial(provider, instrument, timeframe, span, now, rows.clone())
-    return [Finding(name, what) for name, tried in CHECKS.items() for what in _first(tried, trial)]
+        return [
+            ProviderFinding(
+                "it has rows", f"{rows.height} rows from {format_instant(span.start)} on: give a span with more"
+            )
+        ]
+    trial = ProviderTrial(provider, instrument, timeframe, span, now, rows.clone())
+    return [
+        ProviderFinding(name, what) for name, run_check in CHECKS.items() for what in _first_problem(run_check, trial)
+    ]
 
 
-def _first(tried: Callable[[Trial], Iterator[str]], trial: Trial) -> list[str]:
+def _first_problem(run_check: Callable[[ProviderTrial], Iterator[str]], trial: ProviderTrial) -> list[str]:
     """The first fault that a check finds, if it finds one; an error that nobody expects is one."""
     try:
-        return [fault for fault, _ in zip(tried(trial), range(1), strict=False)]
+        return [problem for problem, _ in zip(run_check(trial), range(1), strict=False)]
     except Exception as error:
-        return [_words(error)]
+        return [_describe_exception(error)]
 
 
-def _words(error: Exception) -> str:
+def _describe_exception(error: Exception) -> str:
     return f"it raised {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 # --- The checks: each yields what it finds ------------------------------------------------------------------------
 
 
-def _inside(trial: Trial) -> Iterator[str]:
+def _check_span(trial: ProviderTrial) -> Iterator[str]:
     for opened_at in trial.rows["opened_at"]:
         if not trial.span.start <= opened_at < trial.span.end:
-            yield f"a row opens at {time_text(opened_at)}"
+            yield f"a row opens at {format_instant(opened_at)}"
 
 
-def _accepted(trial: Trial) -> Iterator[str]:
-    for refused in judge(trial.rows, trial.instrument, trial.timeframe, trial.now).refused:
+def _check_accepted(trial: ProviderTrial) -> Iterator[str]:
+    for refused in validate_bars(trial.rows, trial.instrument, trial.timeframe, trial.now).refused:
         yield f"{refused.line} is refused: {refused.reason}"
 
 
-def _twice(trial: Trial) -> Iterator[str]:
-    yield from _difference(trial.rows, trial.ask())
+def _check_repeatable(trial: ProviderTrial) -> Iterator[str]:
+    yield from _difference(trial.rows, trial.fetch())
 
 
-def _apart(trial: Trial) -> Iterator[str]:
+def _check_independent_frames(trial: ProviderTrial) -> Iterator[str]:
     """An answer is the caller's own: what is done to it shows in no other."""
-    told = trial.ask()
-    before = told.clone()
-    told.drop_in_place("volume")
-    told[0, "open"] = None
-    again = trial.ask()
-    yield from [fault_in_shape(again)] if fault_in_shape(again) else _difference(before, again)
+    first = trial.fetch()
+    before = first.clone()
+    first.drop_in_place("volume")
+    first[0, "open"] = None
+    second = trial.fetch()
+    yield from [invalid_shape(second)] if invalid_shape(second) else _difference(before, second)
 
 
-def _halves(trial: Trial) -> Iterator[str]:
-    opens = trial.bars()["opened_at"]
+def _check_split_span(trial: ProviderTrial) -> Iterator[str]:
+    opens = trial.expected_bars()["opened_at"]
     middle: datetime = opens[len(opens) // 2]
-    parts = [trial.ask(Span(trial.span.start, middle)), trial.ask(Span(middle, trial.span.end))]
+    parts = [trial.fetch(Span(trial.span.start, middle)), trial.fetch(Span(middle, trial.span.end))]
     yield from _difference(trial.rows, pl.concat(parts, how="vertical_relaxed"))
 
 
-def _past(trial: Trial) -> Iterator[str]:
+def _check_point_in_time(trial: ProviderTrial) -> Iterator[str]:
     """Asked in the middle of the span it tells what had closed by then: on a bar's close, and a second before."""
-    bars = trial.bars()
+    bars = trial.expected_bars()
     middle: datetime = bars["closed_at"][bars.height // 2]
     for now in (middle, middle - timedelta(seconds=1)):
-        told = trial.ask(now=now)
-        opened = told["opened_at"].max() if told.height else None
-        late = told.join(bars.filter(pl.col("closed_at") > now), on="opened_at")
+        rows = trial.fetch(now=now)
+        opened = rows["opened_at"].max() if rows.height else None
+        late = rows.join(bars.filter(pl.col("closed_at") > now), on="opened_at")
         if late.height:
-            yield f"at {time_text(now)} it told the bar that opens at {time_text(late['opened_at'][0])}"
+            yield f"at {format_instant(now)} it told the bar that opens at {format_instant(late['opened_at'][0])}"
         elif isinstance(opened, datetime) and opened >= now:
-            yield f"at {time_text(now)} it told a row that opens at {time_text(opened)}"
+            yield f"at {format_instant(now)} it told a row that opens at {format_instant(opened)}"
 
 
-def _unknown(trial: Trial) -> Iterator[str]:
-    stranger = msgspec.structs.replace(trial.instrument, symbol=UNKNOWN)
-    trial.provider.reach(stranger, trial.timeframe)
+def _check_unknown_symbol(trial: ProviderTrial) -> Iterator[str]:
+    unknown = msgspec.structs.replace(trial.instrument, symbol=UNKNOWN)
+    trial.provider.reach(unknown, trial.timeframe)
     try:
-        told = trial.provider.fetch(stranger, trial.timeframe, trial.span, trial.now)
+        rows = trial.provider.fetch(unknown, trial.timeframe, trial.span, trial.now)
     except (NotFound, ProviderUnavailable):
         return
-    yield f"it told {told.height} rows of {UNKNOWN}"
+    yield f"it told {rows.height} rows of {UNKNOWN}"
 
 
-def _reach(trial: Trial) -> Iterator[str]:
+def _check_reach(trial: ProviderTrial) -> Iterator[str]:
     reach = trial.provider.reach(trial.instrument, trial.timeframe) or Reach()
     length = trial.span.end - trial.span.start
     if reach.call is not None and length > reach.call:
@@ -149,38 +159,38 @@ def _reach(trial: Trial) -> Iterator[str]:
     if reach.back is None:
         return
     if trial.rows["opened_at"][0] < trial.now - reach.back:
-        yield f"it says that it reaches back {reach.back}, and has a row of {time_text(trial.rows['opened_at'][0])}"
+        yield f"it says that it reaches back {reach.back}, and has a row of {format_instant(trial.rows['opened_at'][0])}"
     # The very edge is the provider's to draw, where its clock is another.
     end = trial.now - reach.back - timedelta(days=2)
     try:
-        told = trial.ask(Span(end - min(length, reach.call or length), end))
+        rows = trial.fetch(Span(end - min(length, reach.call or length), end))
     except QuantagentError:
         return
-    if told.height:
-        yield f"it says that it reaches back {reach.back}, and has rows up to {time_text(end)}"
+    if rows.height:
+        yield f"it says that it reaches back {reach.back}, and has rows up to {format_instant(end)}"
 
 
-CHECKS: dict[str, Callable[[Trial], Iterator[str]]] = {
-    "nothing is outside of the span": _inside,
-    "the catalogue takes its rows": _accepted,
-    "the same question has the same answer": _twice,
-    "two halves of a span are the whole": _halves,
-    "nothing is told before it has closed": _past,
-    "an unknown symbol is NotFound or ProviderUnavailable": _unknown,
-    "its reach is as it says": _reach,
-    "an answer is the caller's own": _apart,
+CHECKS: dict[str, Callable[[ProviderTrial], Iterator[str]]] = {
+    "nothing is outside of the span": _check_span,
+    "the catalogue takes its rows": _check_accepted,
+    "the same question has the same answer": _check_repeatable,
+    "two halves of a span are the whole": _check_split_span,
+    "nothing is told before it has closed": _check_point_in_time,
+    "an unknown symbol is NotFound or ProviderUnavailable": _check_unknown_symbol,
+    "its reach is as it says": _check_reach,
+    "an answer is the caller's own": _check_independent_frames,
 }
 
 
 def _difference(rows: pl.DataFrame, others: pl.DataFrame) -> Iterator[str]:
     """Where two answers part."""
-    fault = fault_in_shape(others)
-    if fault:
-        yield fault
+    problem = invalid_shape(others)
+    if problem:
+        yield problem
     elif rows.height != others.height:
         yield f"{rows.height} rows, and then {others.height}"
     else:
         for row, other in zip(rows.iter_rows(), others.iter_rows(), strict=True):
             # As text: what is not a number is not even equal to itself.
             if str(row) != str(other):
-                yield f"at {time_text(row[0])} it told {row[1:]}, and then {other[1:]}"
+                yield f"at {format_instant(row[0])} it told {row[1:]}, and then {other[1:]}"

@@ -14,9 +14,9 @@ import polars as pl
 from engine.core.errors import BadInput, NotFound, ProviderUnavailable
 from engine.core.market import Instrument, Symbol, Timeframe
 from engine.data.calendars import Span
-from engine.data.files import rows_of
+from engine.data.files import read_table_rows
 from engine.data.providers import Reach
-from engine.data.providers.rows import COLUMNS, closed
+from engine.data.providers.rows import COLUMNS, closed_rows
 
 KINDS = (".csv", ".parquet")
 
@@ -38,7 +38,7 @@ class Folder:
         files = self._files()
         path = files.get((instrument.symbol, timeframe))
         if path is not None:
-            return closed(read_rows(path, instrument, timeframe), instrument, timeframe, span, now)
+            return closed_rows(read_rows(path, instrument, timeframe), instrument, timeframe, span, now)
         there = ", ".join(sorted(file.name for file in files.values())) or "no file named like BTC-USD_1h.csv"
         missing = f"{self.path} has no {timeframe} bars of {instrument.symbol}: it has {there}."
         if any(symbol == instrument.symbol for symbol, _ in files):
@@ -54,10 +54,12 @@ class Folder:
             symbol, _, timeframe = path.stem.rpartition("_")
             if path.suffix.lower() not in KINDS or timeframe not in list(Timeframe):
                 continue
-            held = (symbol, Timeframe(timeframe))
-            if held in found:
-                raise BadInput(f"{found[held]} and {path.name} hold the same bars: take one of them out of the folder.")
-            found[held] = path
+            series = (symbol, Timeframe(timeframe))
+            if series in found:
+                raise BadInput(
+                    f"{found[series]} and {path.name} hold the same bars: take one of them out of the folder."
+                )
+            found[series] = path
         return found
 
 
@@ -66,7 +68,7 @@ def read_rows(path: Path, instrument: Instrument, timeframe: Timeframe) -> pl.Da
 
     Raises `BadInput` for a file that is no table of bars, and for a row that says no instant.
     """
-    rows = rows_of(path, instrument, timeframe)
-    for row, fault in rows.filter(pl.col("fault").is_not_null()).select("row", "fault").head(1).iter_rows():
-        raise BadInput(f"{path}, row {row}: {fault}. Correct it, or take the file with `quantagent data import`.")
+    rows = read_table_rows(path, instrument, timeframe)
+    for row, reason in rows.filter(pl.col("fault").is_not_null()).select("row", "fault").head(1).iter_rows():
+        raise BadInput(f"{path}, row {row}: {reason}. Correct it, or take the file with `quantagent data import`.")
     return rows.select(COLUMNS)

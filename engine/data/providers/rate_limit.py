@@ -15,21 +15,21 @@ from typing import TypeVar
 
 from engine import clock
 from engine.core.errors import ProviderUnavailable
-from engine.data.bar_rules import time_text
+from engine.data.bar_rules import format_instant
 
 ATTEMPTS = 4
-PAUSE_S = 2.0
-PAUSE_MAX_S = 60.0
+BACKOFF_S = 2.0
+BACKOFF_MAX_S = 60.0
 HOUR = timedelta(hours=1)
 
-Answer = TypeVar("Answer")
+ResultT = TypeVar("ResultT")
 
 
-class TryAgain(Exception):
+class RetryLater(Exception):
     """The provider refused or was not heard, and may well answer a little later. The message says how."""
 
 
-class Budget:
+class RateLimiter:
     """The calls that one provider grants. `str` of it says how many are left."""
 
     def __init__(
@@ -40,67 +40,67 @@ class Budget:
         burst: int = 1,
         calls_per_hour: int = 1_000,
         refusals_max: int = 8,
-        rest: timedelta = timedelta(minutes=15),
+        cooldown: timedelta = timedelta(minutes=15),
         now: Callable[[], datetime] = clock.now,
         sleep: Callable[[float], None] = sleep,
     ) -> None:
         self._provider, self._now, self._sleep = provider, now, sleep
         self._calls_per_s, self._burst, self._calls_per_hour = calls_per_s, burst, calls_per_hour
-        self._refusals_max, self._rest = refusals_max, rest
+        self._refusals_max, self._cooldown = refusals_max, cooldown
         self._tokens, self._filled_at = float(burst), now()
-        self._spent: deque[datetime] = deque()
+        self._calls: deque[datetime] = deque()
         self._refusals = 0
-        self._rests_until: datetime | None = None
-        self._turn = Lock()
+        self._cooldown_until: datetime | None = None
+        self._lock = Lock()
 
     @property
-    def left(self) -> int:
+    def calls_left(self) -> int:
         """How many calls are left of this hour's, where an hour is the last 60 minutes."""
-        while self._spent and self._spent[0] <= self._now() - HOUR:
-            self._spent.popleft()
-        return self._calls_per_hour - len(self._spent)
+        while self._calls and self._calls[0] <= self._now() - HOUR:
+            self._calls.popleft()
+        return self._calls_per_hour - len(self._calls)
 
     def __str__(self) -> str:
-        left = f"{self._provider}: {self.left:,} of {self._calls_per_hour:,} calls left this hour"
+        left = f"{self._provider}: {self.calls_left:,} of {self._calls_per_hour:,} calls left this hour"
         refused = f", refused {self._refusals} times in a row" if self._refusals else ""
-        rests = f", asked again from {time_text(self._rests_until)}" if self._rests_until else ""
-        return left + refused + rests
+        cooldown = f", asked again from {format_instant(self._cooldown_until)}" if self._cooldown_until else ""
+        return left + refused + cooldown
 
-    def call(self, ask: Callable[[], Answer], what: str) -> Answer:
+    def call(self, request: Callable[[], ResultT], what: str) -> ResultT:
         """What `ask` returns, asked up to `ATTEMPTS` times while it raises `TryAgain`.
 
         Raises `ProviderUnavailable` when it still refuses, when this hour's calls are spent, and without asking while
         the provider is given a rest.
         """
-        refusal: TryAgain | None = None
+        refusal: RetryLater | None = None
         for attempt in range(ATTEMPTS):
             if refusal is not None:
-                self._sleep(pause_s(attempt, what, self._now()))
-            with self._turn:
-                self._spend(what)
+                self._sleep(backoff_s(attempt, what, self._now()))
+            with self._lock:
+                self._acquire(what)
             try:
-                answer = ask()
-            except TryAgain as error:
+                answer = request()
+            except RetryLater as error:
                 refusal = error
-                self._refused()
+                self._record_refusal()
             else:
-                self._refusals, self._rests_until = 0, None
+                self._refusals, self._cooldown_until = 0, None
                 return answer
         raise ProviderUnavailable(
             f"{self._provider} did not answer for {what} in {ATTEMPTS} attempts ({refusal}): try again in some "
             "minutes; what is stored already stays."
         )
 
-    def _spend(self, what: str) -> None:
-        if self._rests_until is not None and self._now() < self._rests_until:
+    def _acquire(self, what: str) -> None:
+        if self._cooldown_until is not None and self._now() < self._cooldown_until:
             raise ProviderUnavailable(
                 f"{self._provider} refused {self._refusals} calls in a row and is not asked for {what}: try again "
-                f"after {time_text(self._rests_until)}."
+                f"after {format_instant(self._cooldown_until)}."
             )
-        if self.left <= 0:
+        if self.calls_left <= 0:
             raise ProviderUnavailable(
                 f"the {self._calls_per_hour:,} calls an hour to {self._provider} are spent, and {what} was not asked "
-                f"for: try again after {time_text(self._spent[0] + HOUR)}."
+                f"for: try again after {format_instant(self._calls[0] + HOUR)}."
             )
         self._refill()
         if self._tokens < 1:
@@ -108,7 +108,7 @@ class Budget:
             self._refill()
         # Below nothing for a clock that was set back while we slept: the wait was real.
         self._tokens = max(0.0, self._tokens - 1)
-        self._spent.append(self._now())
+        self._calls.append(self._now())
 
     def _refill(self) -> None:
         now = self._now()
@@ -116,18 +116,18 @@ class Budget:
         self._tokens = min(float(self._burst), self._tokens + passed_s * self._calls_per_s)
         self._filled_at = now
 
-    def _refused(self) -> None:
+    def _record_refusal(self) -> None:
         self._refusals += 1
         if self._refusals >= self._refusals_max:
-            self._rests_until = self._now() + self._rest
+            self._cooldown_until = self._now() + self._cooldown
 
 
-def pause_s(attempt: int, what: str, at: datetime) -> float:
+def backoff_s(attempt: int, what: str, at: datetime) -> float:
     """Seconds before an attempt: anything from none to twice as long as before, so that many who were refused
     together do not come back together ("full jitter")."""
-    return min(PAUSE_MAX_S, PAUSE_S * 2**attempt) * share(what, str(attempt), at.isoformat())
+    return min(BACKOFF_MAX_S, BACKOFF_S * 2**attempt) * hash_fraction(what, str(attempt), at.isoformat())
 
 
-def share(*parts: str) -> float:
+def hash_fraction(*parts: str) -> float:
     """A number from 0 up to, not including, 1 that follows from texts and looks like chance."""
     return int.from_bytes(sha256("\n".join(parts).encode()).digest()[:6]) / 2**48

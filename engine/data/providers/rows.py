@@ -14,12 +14,12 @@ TIME = pl.Datetime("us", "UTC")
 COLUMNS = ("opened_at", *NUMBERS)
 
 
-def none() -> pl.DataFrame:
+def no_rows() -> pl.DataFrame:
     """No rows: the answer where there are no bars."""
     return pl.DataFrame(schema={"opened_at": TIME, **dict.fromkeys(NUMBERS, pl.Float64)})
 
 
-def closed(
+def closed_rows(
     rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, span: Span, known_at: datetime
 ) -> pl.DataFrame:
     """The rows that open in the span and had closed at `known_at`, as they came.
@@ -38,7 +38,7 @@ def closed(
     )
 
 
-def fault_in_shape(rows: object) -> str:
+def invalid_shape(rows: object) -> str:
     """What is wrong with the kind of an answer; empty if nothing is."""
     if not isinstance(rows, pl.DataFrame):
         return f"it answered with {type(rows).__name__}, not with a polars DataFrame"

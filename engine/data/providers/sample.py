@@ -11,7 +11,7 @@ from engine.core.market import Instrument, Timeframe
 from engine.data.calendars import Span
 from engine.data.providers import Reach
 from engine.data.providers.folder import read_rows
-from engine.data.providers.rows import closed
+from engine.data.providers.rows import closed_rows
 from engine.data.sample import SAMPLE_FILES, SAMPLE_TIMEFRAME
 
 
@@ -31,4 +31,4 @@ class Sample:
             raise NotFound(f"the sample has no {instrument.symbol}: it has {' and '.join(SAMPLE_FILES)}.")
         if timeframe is not SAMPLE_TIMEFRAME:
             raise ProviderUnavailable(f"the sample has {SAMPLE_TIMEFRAME} bars only: make {timeframe} bars of them.")
-        return closed(read_rows(path, instrument, timeframe), instrument, timeframe, span, now)
+        return closed_rows(read_rows(path, instrument, timeframe), instrument, timeframe, span, now)

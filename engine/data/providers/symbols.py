@@ -21,10 +21,10 @@ _NAME = re.compile(r"[!-~]{1,40}", re.ASCII)
 
 def shipped_names(provider: str) -> dict[Symbol, str]:
     """What a provider calls our symbols, as shipped; a symbol that is not in it bears its own name."""
-    return check(SHIPPED.read_text(encoding="utf-8"), SHIPPED.name).get(provider, {})
+    return parse_symbol_tables(SHIPPED.read_text(encoding="utf-8"), SHIPPED.name).get(provider, {})
 
 
-def own_names(provider: str, path: Path) -> dict[Symbol, str]:
+def user_names(provider: str, path: Path) -> dict[Symbol, str]:
     """What a user's table says of a provider; nothing when there is no such file. Raises `BadInput`."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -32,10 +32,10 @@ def own_names(provider: str, path: Path) -> dict[Symbol, str]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read: {error}. Make it a TOML file in UTF-8, or remove it.") from None
-    return check(text, str(path)).get(provider, {})
+    return parse_symbol_tables(text, str(path)).get(provider, {})
 
 
-def check(text: str, where: str) -> dict[str, dict[Symbol, str]]:
+def parse_symbol_tables(text: str, where: str) -> dict[str, dict[Symbol, str]]:
     """A table of symbols by provider. Raises `BadInput` unless it has the shape that is told above."""
     example = 'write [yahoo] and below it lines like SPX = "^GSPC"'
     try:

@@ -23,11 +23,11 @@ from engine.core.market import SYNTHETIC, Instrument, Symbol, Timeframe
 from engine.data.calendars import Span, grid
 from engine.data.encoding import NUMBERS
 from engine.data.providers import Reach
-from engine.data.providers.rows import COLUMNS, none
-from engine.data.resample import resampled
+from engine.data.providers.rows import COLUMNS, no_rows
+from engine.data.resample import resample
 
 
-class Course(NamedTuple):
+class PriceModel(NamedTuple):
     """How a market is imitated: its price on `ANCHOR`, its volatility a year, its usual volume a minute of trading."""
 
     price: float
@@ -37,20 +37,20 @@ class Course(NamedTuple):
 
 # Volatilities are measured where it says so: the deviation of the logarithms of closes, in years of calendar time. The
 # others, all prices and volumes are round numbers near those of 2024 and 2025.
-COURSES: dict[Symbol, Course] = {
-    "BTC-USD": Course(95_000, 0.75, 20),  # Daily closes from May 2018 to March 2022; 0.44 in 2025.
-    "EUR-USD": Course(1.10, 0.07, 100),  # Hourly closes of the bundled sample, second half of 2017.
-    "CL": Course(70, 0.34, 200),  # Hourly closes from November 2024 to September 2025.
-    "GC": Course(2_600, 0.17, 150),
-    "ES": Course(5_900, 0.21, 1_000),  # As CL.
-    "NQ": Course(21_000, 0.26, 400),  # As CL.
-    "SPX": Course(5_900, 0.14, 1_000_000),  # Hourly closes from November 2022 to September 2025.
-    "DJI": Course(43_000, 0.13, 300_000),  # As SPX.
-    "QQQ": Course(500, 0.18, 100_000),  # As SPX.
-    "VIX": Course(17, 1.10, 1),  # Daily closes from January 1990 on.
-    "DXY": Course(105, 0.07, 1),
-    "AAPL": Course(220, 0.28, 150_000),
-    "TSLA": Course(300, 0.60, 250_000),
+PRICE_MODELS: dict[Symbol, PriceModel] = {
+    "BTC-USD": PriceModel(95_000, 0.75, 20),  # Daily closes from May 2018 to March 2022; 0.44 in 2025.
+    "EUR-USD": PriceModel(1.10, 0.07, 100),  # Hourly closes of the bundled sample, second half of 2017.
+    "CL": PriceModel(70, 0.34, 200),  # Hourly closes from November 2024 to September 2025.
+    "GC": PriceModel(2_600, 0.17, 150),
+    "ES": PriceModel(5_900, 0.21, 1_000),  # As CL.
+    "NQ": PriceModel(21_000, 0.26, 400),  # As CL.
+    "SPX": PriceModel(5_900, 0.14, 1_000_000),  # Hourly closes from November 2022 to September 2025.
+    "DJI": PriceModel(43_000, 0.13, 300_000),  # As SPX.
+    "QQQ": PriceModel(500, 0.18, 100_000),  # As SPX.
+    "VIX": PriceModel(17, 1.10, 1),  # Daily closes from January 1990 on.
+    "DXY": PriceModel(105, 0.07, 1),
+    "AAPL": PriceModel(220, 0.28, 150_000),
+    "TSLA": PriceModel(300, 0.60, 250_000),
 }
 ANCHOR = np.datetime64("2025-01-01", "D")
 
@@ -59,17 +59,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_MINUTES = 365.25 * _MINUTES
 _CHUNK_MINUTES = 1_000_000
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.uint64]
+Float64Array = NDArray[np.float64]
+UIntArray = NDArray[np.uint64]
 
 
 def market_of(symbol: Symbol) -> Symbol:
     """The market that a synthetic symbol names. Raises `NotFound`."""
     named = re.fullmatch(re.escape(SYNTHETIC) + r"(?P<market>.+?)(\.\d+)?", symbol)
-    if named is None or named["market"] not in COURSES:
+    if named is None or named["market"] not in PRICE_MODELS:
         raise NotFound(
             f"{symbol} is no synthetic symbol: write {SYNTHETIC}MARKET, or {SYNTHETIC}MARKET.NUMBER for another "
-            f"course, of {', '.join(COURSES)}."
+            f"course, of {', '.join(PRICE_MODELS)}."
         )
     return named["market"]
 
@@ -89,25 +89,25 @@ class Synthetic:
         return Reach()
 
     def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime) -> pl.DataFrame:
-        course = COURSES[market_of(instrument.symbol)]
+        model = PRICE_MODELS[market_of(instrument.symbol)]
         if span.start < _EPOCH:
             raise BadInput(f"synthetic bars begin with {_EPOCH.date()}: ask for a later start.")
         if span.start >= min(span.end, now):
-            return none()
+            return no_rows()
         bars = grid(instrument.calendar, timeframe, Span(span.start, min(span.end, now)))
         bars = bars.filter(pl.col("closed_at") <= now)
         if bars.is_empty():
-            return none()
+            return no_rows()
         if timeframe.is_intraday or timeframe is Timeframe.D1:
-            return _told(bars, instrument, course).select(COLUMNS)
+            return _priced_bars(bars, instrument, model).select(COLUMNS)
         days = grid(instrument.calendar, Timeframe.D1, Span(bars["opened_at"][0], bars["closed_at"][-1]))
-        told = _told(days, instrument, course)
-        return resampled(told, instrument.calendar, Timeframe.D1, timeframe).select(COLUMNS)
+        daily = _priced_bars(days, instrument, model)
+        return resample(daily, instrument.calendar, Timeframe.D1, timeframe).select(COLUMNS)
 
 
-def _told(bars: pl.DataFrame, instrument: Instrument, course: Course) -> pl.DataFrame:
+def _priced_bars(bars: pl.DataFrame, instrument: Instrument, model: PriceModel) -> pl.DataFrame:
     """Bars of sessions or of their parts, with prices and volumes."""
-    return pl.concat(_rows(chunk, instrument, course) for chunk in _chunks(bars))
+    return pl.concat(_rows(chunk, instrument, model) for chunk in _chunks(bars))
 
 
 def _chunks(bars: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -117,11 +117,11 @@ def _chunks(bars: pl.DataFrame) -> Iterator[pl.DataFrame]:
     yield from numbered.partition_by("chunk", include_key=False, maintain_order=True)
 
 
-def _rows(bars: pl.DataFrame, instrument: Instrument, course: Course) -> pl.DataFrame:
+def _rows(bars: pl.DataFrame, instrument: Instrument, model: PriceModel) -> pl.DataFrame:
     """The bars' prices, on the instrument's ticks."""
     minutes = [bars[edge].dt.epoch("s").to_numpy() // 60 for edge in ("opened_at", "closed_at")]
     first_day, last_day = int(minutes[0][0]) // _MINUTES, (int(minutes[1][-1]) - 1) // _MINUTES
-    path = _path(instrument.symbol, course, first_day, last_day)
+    path = _path(instrument.symbol, model, first_day, last_day)
     begins, ends = (edge - first_day * _MINUTES for edge in minutes)
     # Pairs of begin and end: every second part is a bar, the others lie between two bars.
     cuts = np.column_stack((begins, ends)).ravel()
@@ -134,7 +134,7 @@ def _rows(bars: pl.DataFrame, instrument: Instrument, course: Course) -> pl.Data
     return pl.DataFrame({"opened_at": bars["opened_at"], "closed_at": bars["closed_at"], **columns})
 
 
-def _on_ticks(prices: Floats, instrument: Instrument) -> Floats:
+def _on_ticks(prices: Float64Array, instrument: Instrument) -> Float64Array:
     tick = float(instrument.tick) if instrument.tick is not None else 10.0**-instrument.price_decimals
     # Without the second rounding 3 ticks of 0.1 were 0.30000000000000004.
     return np.round(np.maximum(1, np.rint(prices / tick)) * tick, 9)
@@ -143,17 +143,17 @@ def _on_ticks(prices: Floats, instrument: Instrument) -> Floats:
 class _Path(NamedTuple):
     """Whole days of minutes: the price at every edge (one more than minutes), and each minute's extremes and volume."""
 
-    price: Floats
-    high: Floats
-    low: Floats
-    volume: Floats
+    price: Float64Array
+    high: Float64Array
+    low: Float64Array
+    volume: Float64Array
 
 
-def _path(symbol: Symbol, course: Course, first_day: int, last_day: int) -> _Path:
+def _path(symbol: Symbol, model: PriceModel, first_day: int, last_day: int) -> _Path:
     """The course of a symbol from the midnight before `first_day` to the one after `last_day` (days since 1970)."""
     days = np.arange(first_day, last_day + 1)
-    step = course.volatility / np.sqrt(_YEAR_MINUTES)
-    midnights = _midnights(symbol, course, first_day, last_day)
+    step = model.volatility / np.sqrt(_YEAR_MINUTES)
+    midnights = _midnights(symbol, model, first_day, last_day)
     minutes = np.arange(first_day * _MINUTES, (last_day + 1) * _MINUTES)
     walk = np.cumsum(_normal(symbol, "step", minutes).reshape(len(days), _MINUTES) * step, axis=1)
     # A bridge: the walk of a day, tilted so that it ends at the next midnight's price.
@@ -165,39 +165,39 @@ def _path(symbol: Symbol, course: Course, first_day: int, last_day: int) -> _Pat
     up, down = (
         np.sqrt((end - begin) ** 2 - 2 * step**2 * np.log(_uniform(symbol, k, minutes))) for k in ("up", "down")
     )
-    volume = np.rint(course.volume * np.exp(_normal(symbol, "volume", minutes) - 0.5))
+    volume = np.rint(model.volume * np.exp(_normal(symbol, "volume", minutes) - 0.5))
     return _Path(np.exp(level), np.exp((begin + end + up) / 2), np.exp((begin + end - down) / 2), volume)
 
 
-def _midnights(symbol: Symbol, course: Course, first_day: int, last_day: int) -> Floats:
+def _midnights(symbol: Symbol, model: PriceModel, first_day: int, last_day: int) -> Float64Array:
     """The logarithm of the price at the midnights before `first_day` to after `last_day`.
 
     Walked from the anchor to either side: a midnight's price does not depend on how far the walk goes beyond it.
     """
     anchor = int(ANCHOR.astype(np.int64))
     low, high = min(anchor, first_day), max(anchor, last_day + 1)
-    steps = _normal(symbol, "day", np.arange(low, high)) * course.volatility / np.sqrt(365.25)
+    steps = _normal(symbol, "day", np.arange(low, high)) * model.volatility / np.sqrt(365.25)
     before, after = steps[: anchor - low], steps[anchor - low :]
-    level = np.concatenate((-np.cumsum(before[::-1])[::-1], [0.0], np.cumsum(after))) + np.log(course.price)
+    level = np.concatenate((-np.cumsum(before[::-1])[::-1], [0.0], np.cumsum(after))) + np.log(model.price)
     return level[first_day - low : last_day + 2 - low]
 
 
 # --- Numbers that look like chance, by name and place --------------------------------------------------------------
 
 
-def _normal(symbol: Symbol, purpose: str, at: NDArray[np.int64]) -> Floats:
+def _normal(symbol: Symbol, purpose: str, at: NDArray[np.int64]) -> Float64Array:
     """Standard normal numbers (Box and Muller 1958), one for each place."""
     radius = np.sqrt(-2 * np.log(_uniform(symbol, f"{purpose} radius", at)))
     return radius * np.cos(2 * np.pi * _uniform(symbol, f"{purpose} angle", at))
 
 
-def _uniform(symbol: Symbol, purpose: str, at: NDArray[np.int64]) -> Floats:
+def _uniform(symbol: Symbol, purpose: str, at: NDArray[np.int64]) -> Float64Array:
     """Numbers above 0 and below 1, one for each place: the mixing function of SplitMix64 (Steele, Lea and Flood, Fast
     Splittable Pseudorandom Number Generators, 2014) over a key and the place. No state is kept, so that any part of a
     course can be made without the rest."""
     key = np.uint64(int.from_bytes(sha256(f"{symbol}\n{purpose}".encode()).digest()[:8]))
     with np.errstate(over="ignore"):
-        mixed: Counts = key + at.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        mixed: UIntArray = key + at.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed ^= mixed >> np.uint64(31)

@@ -21,12 +21,12 @@ import polars as pl
 
 from engine.core.errors import NotFound, ProviderUnavailable
 from engine.core.market import Calendar, Instrument, Symbol, Timeframe
-from engine.data.bar_rules import time_text
+from engine.data.bar_rules import format_instant
 from engine.data.calendars import Span, bar_of_day
 from engine.data.encoding import NUMBERS, PRICES
 from engine.data.providers import Reach
-from engine.data.providers.rate_limit import Budget, TryAgain
-from engine.data.providers.rows import COLUMNS, TIME, closed, none
+from engine.data.providers.rate_limit import RateLimiter, RetryLater
+from engine.data.providers.rows import COLUMNS, TIME, closed_rows, no_rows
 from engine.data.providers.symbols import shipped_names
 
 DELAY = timedelta(minutes=15)
@@ -77,18 +77,18 @@ class Yahoo:
         names: Mapping[Symbol, str] | None = None,
         *,
         session: Callable[[], object] | None = None,
-        budget: Budget | None = None,
+        rate_limiter: RateLimiter | None = None,
     ) -> None:
         """names: what Yahoo calls our symbols; session: makes the HTTP session, of curl_cffi or requests; budget: one
         of its own instead of that of the process."""
         self.names = dict(shipped_names(self.name) if names is None else names)
-        self.budget = budget or _usual_budget()
-        self._make_session = session or _browser
+        self.rate_limiter = rate_limiter or _default_rate_limiter()
+        self._make_session = session or _browser_session
         self._session: object = None
 
     def renamed(self, own: Mapping[Symbol, str]) -> Yahoo:
         """The same with a user's names, which go before those that are shipped."""
-        return Yahoo({**self.names, **own}, session=self._make_session, budget=self.budget)
+        return Yahoo({**self.names, **own}, session=self._make_session, rate_limiter=self.rate_limiter)
 
     def reach(self, instrument: Instrument, timeframe: Timeframe) -> Reach | None:
         if timeframe not in _OFFERED or (instrument.calendar == "FX" and not timeframe.is_intraday):
@@ -100,10 +100,10 @@ class Yahoo:
         self._check_reach(instrument, timeframe, span, now, what)
         known_at = now - DELAY - DELAY_MARGIN
         if span.start >= min(span.end, known_at):
-            return none()
-        asked = span if timeframe.is_intraday else _with_labels(span)
-        told = self.budget.call(lambda: self._ask(instrument, timeframe, asked, what), what)
-        return closed(told, instrument, timeframe, span, known_at)
+            return no_rows()
+        requested = span if timeframe.is_intraday else _with_labels(span)
+        rows = self.rate_limiter.call(lambda: self._request(instrument, timeframe, requested, what), what)
+        return closed_rows(rows, instrument, timeframe, span, known_at)
 
     def _check_reach(self, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime, what: str) -> None:
         reach = self.reach(instrument, timeframe)
@@ -112,12 +112,12 @@ class Yahoo:
         if reach.back is not None and span.start < now - reach.back - REACH_MARGIN:
             raise ProviderUnavailable(
                 f"yahoo has {what} of the last {reach.back.days + 1} days only: ask from "
-                f"{time_text(now - reach.back)} on, or import older ones from a file."
+                f"{format_instant(now - reach.back)} on, or import older ones from a file."
             )
         if reach.call is not None and span.end - span.start > reach.call:
             raise ProviderUnavailable(f"yahoo gives {what} for {reach.call.days} days at once: ask in shorter spans.")
 
-    def _ask(self, instrument: Instrument, timeframe: Timeframe, span: Span, what: str) -> pl.DataFrame:
+    def _request(self, instrument: Instrument, timeframe: Timeframe, span: Span, what: str) -> pl.DataFrame:
         """What Yahoo tells of a span; `TryAgain` when it refuses or is not heard."""
         name = self.names.get(instrument.symbol, instrument.symbol)
         with _LIBRARY, catch_warnings():
@@ -130,13 +130,13 @@ class Yahoo:
                 ticker = yfinance.Ticker(name, session=self._session)
                 table = _history(ticker, timeframe, span)
             except Exception as error:
-                if _says_no_bars(error, ticker):
-                    return none()
-                raise _as_ours(error, name, what) from error
+                if _is_no_bars_error(error, ticker):
+                    return no_rows()
+                raise _translate_error(error, name, what) from error
         try:
             return _rows(table, instrument, timeframe)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _as_ours(error, name, what) from error
+            raise _translate_error(error, name, what) from error
 
 
 def _history(ticker: Any, timeframe: Timeframe, span: Span) -> Any:
@@ -155,13 +155,13 @@ def _history(ticker: Any, timeframe: Timeframe, span: Span) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _usual_budget() -> Budget:
+def _default_rate_limiter() -> RateLimiter:
     """One for all of a process: Yahoo counts what comes from an address, whoever asks there."""
-    return Budget(Yahoo.name)
+    return RateLimiter(Yahoo.name)
 
 
 @lru_cache(maxsize=1)
-def _browser() -> object:
+def _browser_session() -> object:
     """The session that yfinance makes for each symbol anew: its cookies belong to what yfinance remembers of them."""
     return import_module("curl_cffi.requests").Session(impersonate="chrome")
 
@@ -190,7 +190,7 @@ def _with_labels(span: Span) -> Span:
     return Span(datetime(start.year, start.month, start.day, tzinfo=UTC), span.end + _DAY)
 
 
-def _says_no_bars(error: Exception, ticker: Any) -> bool:
+def _is_no_bars_error(error: Exception, ticker: Any) -> bool:
     """Whether an error means that the symbol is known and has no bars in the span: yfinance says it like a failure."""
     if type(error).__name__ != "YFPricesMissingError":
         return False
@@ -198,16 +198,16 @@ def _says_no_bars(error: Exception, ticker: Any) -> bool:
     if reason is not None:
         return reason.startswith("Data doesn't exist for startDate")
     # Its public method fails on the trading hours of a chart without any.
-    told: Any = getattr(getattr(ticker, "_price_history", None), "_history_metadata", None) or {}
-    return "exchangeTimezoneName" in told
+    metadata: Any = getattr(getattr(ticker, "_price_history", None), "_history_metadata", None) or {}
+    return "exchangeTimezoneName" in metadata
 
 
-def _as_ours(error: Exception, name: str, what: str) -> Exception:
+def _translate_error(error: Exception, name: str, what: str) -> Exception:
     """The error that a caller can act on."""
-    said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    description = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
     kind = type(error).__name__
     if kind == "YFRateLimitError":
-        return TryAgain("HTTP 429, too many requests")
+        return RetryLater("HTTP 429, too many requests")
     if kind == "YFPricesMissingError":
         reason = getattr(error, "yahoo_reason", None) or "no reason given"
         if "No data found" in reason or "Not Found" in reason:
@@ -217,11 +217,11 @@ def _as_ours(error: Exception, name: str, what: str) -> Exception:
             )
         return ProviderUnavailable(f"yahoo has no {what} to give ({reason}): ask for another span or timeframe.")
     if isinstance(error, JSONDecodeError):
-        return TryAgain("its answer was cut off, or a page instead of prices")
+        return RetryLater("its answer was cut off, or a page instead of prices")
     # Everything that curl_cffi raises is one.
     if isinstance(error, OSError):
-        return TryAgain(said)
-    return ProviderUnavailable(f"yahoo's answer for {what} is not understood ({said}): try again later.")
+        return RetryLater(description)
+    return ProviderUnavailable(f"yahoo's answer for {what} is not understood ({description}): try again later.")
 
 
 def _rows(table: Any, instrument: Instrument, timeframe: Timeframe) -> pl.DataFrame:

@@ -118,18 +118,18 @@ def _copy(installation: Path, target: Path) -> None:
     package = installation.parent
     libraries = (package.with_name(f"{package.name}.libs"), package / ".dylibs")
     make_folder(target.parent)
-    half = target.with_name(f"{target.name}.{os.getpid()}")
+    staging = target.with_name(f"{target.name}.{os.getpid()}")
     for part in (installation / "bin", installation / "lib", installation / "share", *libraries):
         if part.is_dir():
-            shutil.copytree(part, half / part.relative_to(package.parent), symlinks=True)
-    for path in [half, *half.rglob("*")]:
+            shutil.copytree(part, staging / part.relative_to(package.parent), symlinks=True)
+    for path in [staging, *staging.rglob("*")]:
         if not path.is_symlink():
             mode = path.stat().st_mode
             path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
     try:
-        half.rename(target)
+        staging.rename(target)
     except OSError:  # another process was first
-        shutil.rmtree(half)
+        shutil.rmtree(staging)
         if not target.exists():
             raise
 

@@ -29,11 +29,11 @@ from engine.store.embedded.files import (
     try_lock,
     wait_lock,
 )
-from engine.store.embedded.server import Server, State
+from engine.store.embedded.server import Server, ServerState
 from engine.store.embedded.user import ServiceUser, service_user
 from engine.store.embedded.watchdog import ensure_watchdog
 
-__all__ = ["EmbeddedPostgres", "Home", "Status", "StopResult", "default_home", "resolve_dsn"]
+__all__ = ["EmbeddedPostgres", "Home", "ServerStatus", "StopResult", "default_home", "resolve_dsn"]
 
 KEEP = math.inf
 
@@ -48,7 +48,7 @@ class StopResult:
 
 
 @dataclass(frozen=True)
-class Status:
+class ServerStatus:
     """What is known of the server without touching it. users: None where the kernel does not tell (not on Linux)."""
 
     running: bool
@@ -87,10 +87,10 @@ class EmbeddedPostgres:
         fsync: bool = True,
         progress: Callable[[str], None] = print_to_stderr,
     ) -> None:
-        self._home = _usable(Path(home).expanduser().absolute())
+        self._home = _check_home(Path(home).expanduser().absolute())
         self._linger_s = linger_s if linger_s == KEEP else _linger_s(os.environ, linger_s)
         self._fsync = fsync
-        self._say = progress
+        self._on_progress = progress
         self._users: int | None = None
         self._server: Server | None = None
 
@@ -113,7 +113,7 @@ class EmbeddedPostgres:
             with mutex(server.cluster) as held:
                 if self._users is None:
                     self._users = wait_lock(server.cluster.users, shared=True)
-                self._start_alone(server, held)
+                self._start_locked(server, held)
         except BaseException:
             self.release()
             raise
@@ -144,12 +144,12 @@ class EmbeddedPostgres:
                     os.close(alone)
         return StopResult(stopped, False, "The database is stopped." if stopped else "The database was not running.")
 
-    def status(self) -> Status:
+    def status(self) -> ServerStatus:
         """What runs, where and for how many; starts nothing."""
         server = self.server()
         cluster, file = server.cluster, server.pid_file()
-        running = cluster.exists() and server.state() is not State.DOWN
-        return Status(
+        running = cluster.exists() and server.state() is not ServerState.DOWN
+        return ServerStatus(
             running=running,
             kept=running and cluster.keep.exists(),
             pid=file.pid if running else None,
@@ -172,27 +172,27 @@ class EmbeddedPostgres:
         """The server of this home, running or not: its programs, its folders, its user."""
         if self._server is None:
             binaries = find_binaries(os.environ)
-            cluster, user = locate(self._home, binaries.major, self._say)
-            self._server = Server(cluster, reachable(binaries, user), user, self._fsync, self._say)
+            cluster, user = locate_cluster(self._home, binaries.major, self._on_progress)
+            self._server = Server(cluster, reachable(binaries, user), user, self._fsync, self._on_progress)
         return self._server
 
-    def _start_alone(self, server: Server, held: int) -> None:
+    def _start_locked(self, server: Server, held: int) -> None:
         """Under the mutex and as a user. The watchdog comes first: if we die half way, it stops what we began."""
-        state = server.settled() if server.cluster.data.exists() else State.DOWN
-        if state is State.DOWN:
+        state = server.wait_until_stable() if server.cluster.data.exists() else ServerState.DOWN
+        if state is ServerState.DOWN:
             server.cluster.keep.unlink(missing_ok=True)
             if not server.cluster.exists():
-                server.initialise(held=[held])
+                server.initialise(inherited_fds=[held])
         if self._linger_s == KEEP:
             server.cluster.keep.touch()
         elif not server.cluster.keep.exists():
             ensure_watchdog(server, self._linger_s)
-        if state is State.DOWN:
+        if state is ServerState.DOWN:
             server.launch()
         server.ensure_database()
 
 
-def locate(home: Path, major: int, say: Callable[[str], None]) -> tuple[Cluster, ServiceUser | None]:
+def locate_cluster(home: Path, major: int, on_progress: Callable[[str], None]) -> tuple[Cluster, ServiceUser | None]:
     """Where the cluster of a home lies and whom it belongs to.
 
     That is below the home, but for root, whose server runs as another user: if that one cannot reach the home, its
@@ -205,18 +205,20 @@ def locate(home: Path, major: int, say: Callable[[str], None]) -> tuple[Cluster,
     for place in (here, away):
         if place.majors():
             cluster = place.cluster(place.majors()[-1])
-            return place.cluster(major), service_user(cluster.data, os.environ, say)
-    user = service_user(here.cluster(major).data, os.environ, say)
+            return place.cluster(major), service_user(cluster.data, os.environ, on_progress)
+    user = service_user(here.cluster(major).data, os.environ, on_progress)
     if user is None or user.reaches(here.cluster(major).folder):
         return here.cluster(major), user
     if not away.root.exists():
         make_folder(away.root)
         (away.root / "home").write_text(f"{home}\n")
-        say(f"User {user.name}, who runs PostgreSQL for root, cannot reach {home}: the database is in {away.root}.")
+        on_progress(
+            f"User {user.name}, who runs PostgreSQL for root, cannot reach {home}: the database is in {away.root}."
+        )
     return away.cluster(major), user
 
 
-def _usable(home: Path) -> Path:
+def _check_home(home: Path) -> Path:
     """PostgreSQL's `pg_ctl` hands its paths to a shell between double quotes; what has a meaning there is refused."""
     if wrong := sorted(set('"$`\\\n') & set(str(home))):
         raise BadInput(f"the home folder {home} has {wrong[0]!r} in its path: set QUANTAGENT_HOME to one without.")

@@ -52,7 +52,7 @@ HINTS = {
 }
 
 
-class State(Enum):
+class ServerState(Enum):
     DOWN = auto()
     BUSY = auto()  # starting, recovering or stopping
     READY = auto()
@@ -85,28 +85,28 @@ class Server:
     binaries: Binaries
     user: ServiceUser | None
     fsync: bool = True
-    say: Callable[[str], None] = lambda message: None
+    on_progress: Callable[[str], None] = lambda message: None
 
-    def state(self) -> State:
+    def state(self) -> ServerState:
         file = self.pid_file()
         if is_free(self.cluster.server_lock) and not self._is_postmaster(file.pid):
-            return State.DOWN
-        return State.READY if file.status == "ready" and self._answers(file) else State.BUSY
+            return ServerState.DOWN
+        return ServerState.READY if file.status == "ready" and self._answers(file) else ServerState.BUSY
 
-    def settled(self, wait_s: float = START_WAIT_S) -> State:
+    def wait_until_stable(self, wait_s: float = START_WAIT_S) -> ServerState:
         """Waits until the server is up or down; a recovery after a crash may take minutes."""
         began = time.monotonic()
-        told = False
-        while (state := self.state()) is State.BUSY:
+        reported = False
+        while (state := self.state()) is ServerState.BUSY:
             waited = time.monotonic() - began
             if waited > wait_s:
                 raise StoreUnavailable(
                     f"the database in {self.cluster.folder} has been starting or stopping for {wait_s:.0f} s: "
                     f"read {self.cluster.log}, or end it with `quantagent db stop --force`."
                 )
-            if waited > 3 and not told:
-                told = True
-                self.say(
+            if waited > 3 and not reported:
+                reported = True
+                self.on_progress(
                     f"Waiting for the database in {self.cluster.folder}, which is starting, recovering or stopping."
                 )
             time.sleep(0.1)
@@ -122,24 +122,24 @@ class Server:
 
     def query(self, sql: str, database: str = DATABASE) -> list[str]:
         """The rows of a statement as unaligned text."""
-        return self.tool("psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-c", sql, self.dsn(database)).splitlines()
+        return self.run_tool("psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-c", sql, self.dsn(database)).splitlines()
 
-    def initialise(self, held: Sequence[int] = ()) -> None:
+    def initialise(self, inherited_fds: Sequence[int] = ()) -> None:
         """Makes the data folder, whole or not at all: a killed initdb leaves only a folder that the next one removes.
 
         `held` are descriptors that initdb inherits: with the mutex among them, it cannot be overtaken by a second one
         if we die while it works.
         """
-        self.say(f"Creating the database in {self.cluster.data} (once, a few seconds).")
-        half = self.cluster.folder / "data.init"
-        shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(mode=0o700)
+        self.on_progress(f"Creating the database in {self.cluster.data} (once, a few seconds).")
+        staging = self.cluster.folder / "data.init"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(mode=0o700)
         if self.user:
-            self.user.own(half)
-        self.tool("initdb", *self._initdb_options(), "-D", str(half), held=held)
-        with (half / "postgresql.conf").open("a") as conf:
+            self.user.own(staging)
+        self.run_tool("initdb", *self._initdb_options(), "-D", str(staging), inherited_fds=inherited_fds)
+        with (staging / "postgresql.conf").open("a") as conf:
             conf.write("\ninclude_if_exists 'quantagent.conf'\n")
-        half.rename(self.cluster.data)
+        staging.rename(self.cluster.data)
 
     def launch(self) -> None:
         """Starts the server and waits until it answers; raises `StoreUnavailable` with the log's last lines."""
@@ -150,9 +150,9 @@ class Server:
         try:
             wait = ("-w", "-t", str(START_WAIT_S))
             files = ("-D", str(self.cluster.data), "-l", str(self.cluster.log))
-            self.tool("pg_ctl", "start", "-s", *wait, *files, held=[lock])
+            self.run_tool("pg_ctl", "start", "-s", *wait, *files, inherited_fds=[lock])
         except StoreUnavailable as error:
-            raise StoreUnavailable(self._why_not(str(error), logged)) from None
+            raise StoreUnavailable(self._describe_start_failure(str(error), logged)) from None
         finally:
             os.close(lock)
 
@@ -165,16 +165,16 @@ class Server:
 
         False when there was none. Waits until its last process is gone.
         """
-        if self.state() is State.DOWN:
+        if self.state() is ServerState.DOWN:
             return False
-        for rudeness in (signal.SIGINT, signal.SIGQUIT):
-            if self._ended_by(rudeness):
+        for stop_signal in (signal.SIGINT, signal.SIGQUIT):
+            if self._stop_with(stop_signal):
                 return True
         raise StoreUnavailable(
             f"the database server {self.pid_file().pid} does not stop: read {self.cluster.log}, then end it yourself."
         )
 
-    def tool(self, program: str, *arguments: str, held: Sequence[int] = ()) -> str:
+    def run_tool(self, program: str, *arguments: str, inherited_fds: Sequence[int] = ()) -> str:
         """Runs one of PostgreSQL's programs as the server's user and returns what it printed."""
         command = [str(self.binaries.folder / program), *arguments]
         run_as: RunAs = self.user.run_as if self.user else {}
@@ -188,12 +188,12 @@ class Server:
             cwd="/",
             env=tool_environment(os.environ),
             umask=0o077,
-            pass_fds=held,
+            pass_fds=inherited_fds,
             **run_as,
         )
         if done.returncode != 0:
-            said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-LOG_LINES_SHOWN:])
-            raise StoreUnavailable(f"`{' '.join(command)}` failed with code {done.returncode}:\n{said}")
+            output = "\n".join((done.stderr or done.stdout).strip().splitlines()[-LOG_LINES_SHOWN:])
+            raise StoreUnavailable(f"`{' '.join(command)}` failed with code {done.returncode}:\n{output}")
         return done.stdout
 
     def _is_postmaster(self, pid: int | None) -> bool:
@@ -259,21 +259,21 @@ class Server:
             self.user.own(log)
         return log.stat().st_size
 
-    def _why_not(self, said: str, logged: int) -> str:
+    def _describe_start_failure(self, output: str, logged: int) -> str:
         log = self.cluster.log
         tail = log.read_bytes()[logged:].decode(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-        hint = next((hint for sign, hint in HINTS.items() if sign in "\n".join([said, *tail])), "see the log")
+        hint = next((hint for sign, hint in HINTS.items() if sign in "\n".join([output, *tail])), "see the log")
         lines = "\n".join(f"  {line}" for line in tail)
-        return f"PostgreSQL did not start in {self.cluster.data}: {hint}. {said}\nLast lines of {log}:\n{lines}"
+        return f"PostgreSQL did not start in {self.cluster.data}: {hint}. {output}\nLast lines of {log}:\n{lines}"
 
-    def _ended_by(self, rudeness: signal.Signals) -> bool:
+    def _stop_with(self, stop_signal: signal.Signals) -> bool:
         deadline = time.monotonic() + STOP_WAIT_S
-        told: int | None = None
+        signalled: int | None = None
         while time.monotonic() < deadline:
             pid = self.pid_file().pid
-            if pid != told and self._is_postmaster(pid) and pid is not None:
-                os.kill(pid, rudeness)
-                told = pid
+            if pid != signalled and self._is_postmaster(pid) and pid is not None:
+                os.kill(pid, stop_signal)
+                signalled = pid
             if is_free(self.cluster.server_lock) and not self._is_postmaster(pid):
                 return True
             time.sleep(0.02)

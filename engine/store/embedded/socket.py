@@ -41,8 +41,8 @@ def socket_folder(cluster: Cluster, user: ServiceUser | None) -> Path:
 
 def clear_socket(cluster: Cluster, user: ServiceUser | None) -> None:
     """Removes what a dead server left: its socket's lock file names the dead pid too."""
-    for left in socket_folder(cluster, user).glob(".s.PGSQL.*"):
-        left.unlink(missing_ok=True)
+    for leftover in socket_folder(cluster, user).glob(".s.PGSQL.*"):
+        leftover.unlink(missing_ok=True)
 
 
 def _candidates(cluster: Cluster, user: ServiceUser | None) -> Iterator[Path]:

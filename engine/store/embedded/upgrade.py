@@ -16,10 +16,10 @@ from pathlib import Path
 from engine.core.errors import StoreUnavailable
 from engine.store.embedded.binaries import find_old_binaries, reachable
 from engine.store.embedded.files import Cluster, make_folder, mutex, try_lock, wait_lock
-from engine.store.embedded.server import SUPERUSER, Server, State
+from engine.store.embedded.server import SUPERUSER, Server, ServerState
 from engine.store.embedded.watchdog import ensure_watchdog
 
-_MOVED = """
+_RECORD_DATABASE = """
 do $$
 begin
     if to_regclass('quantagent.log_databases') is not null then
@@ -42,7 +42,7 @@ class MajorUpgrade:
     kept: Path
 
 
-def upgrade_major(new: Server, environ: Mapping[str, str], say: Callable[[str], None]) -> MajorUpgrade | None:
+def upgrade_major(new: Server, environ: Mapping[str, str], on_progress: Callable[[str], None]) -> MajorUpgrade | None:
     """Carries the newest older data folder of a home over to the server's version; None if there is nothing to do.
 
     Raises `StoreUnavailable` with instructions when the old version's programs are missing, when the old database is
@@ -58,12 +58,12 @@ def upgrade_major(new: Server, environ: Mapping[str, str], say: Callable[[str], 
             return None
         draft = replace(new, cluster=Cluster(new.cluster.folder.with_suffix(".upgrade"), new.binaries.major))
         _discard(draft)
-        say(f"Copying the database of PostgreSQL {majors[-1]} to {new.binaries.major}.")
+        on_progress(f"Copying the database of PostgreSQL {majors[-1]} to {new.binaries.major}.")
         with _running(old), _running(draft):
             _copy(old, draft)
-            counts = _same_counts(old, draft)
+            counts = _check_row_counts(old, draft)
             # The log moves with its database: the new one is no copy of it.
-            draft.query(_MOVED)
+            draft.query(_RECORD_DATABASE)
         draft.cluster.data.rename(new.cluster.data)
         _discard(draft)
     marker = old.cluster.folder / f"upgraded-to-{new.binaries.major}"
@@ -96,8 +96,8 @@ def _running(server: Server) -> Generator[None]:
             server.cluster.keep.unlink(missing_ok=True)
             ensure_watchdog(server, linger_s=0)
             if not server.cluster.exists():
-                server.initialise(held=[held])
-            if server.settled() is State.DOWN:
+                server.initialise(inherited_fds=[held])
+            if server.wait_until_stable() is ServerState.DOWN:
                 server.launch()
             yield
         finally:
@@ -112,16 +112,16 @@ def _copy(old: Server, new: Server) -> None:
     if new.user:
         new.user.own(folder)
     roles, database = folder / "roles.sql", folder / "database"
-    new.tool("pg_dumpall", "-w", "--roles-only", "-f", str(roles), "-d", old.dsn())
+    new.run_tool("pg_dumpall", "-w", "--roles-only", "-f", str(roles), "-d", old.dsn())
     text = roles.read_text().replace(f"CREATE ROLE {SUPERUSER};\n", "")  # exists since initdb
     roles.write_text(text)
-    new.tool("psql", "-Xqw", "-v", "ON_ERROR_STOP=1", "-f", str(roles), new.dsn("postgres"))
+    new.run_tool("psql", "-Xqw", "-v", "ON_ERROR_STOP=1", "-f", str(roles), new.dsn("postgres"))
     new.ensure_database()
-    new.tool("pg_dump", "-w", "-Fc", "-f", str(database), "-d", old.dsn())
-    new.tool("pg_restore", "-w", "--exit-on-error", "-d", new.dsn(), str(database))
+    new.run_tool("pg_dump", "-w", "-Fc", "-f", str(database), "-d", old.dsn())
+    new.run_tool("pg_restore", "-w", "--exit-on-error", "-d", new.dsn(), str(database))
 
 
-def _same_counts(old: Server, new: Server) -> dict[str, int]:
+def _check_row_counts(old: Server, new: Server) -> dict[str, int]:
     before, after = _row_counts(old), _row_counts(new)
     if before != after:
         table = min(t for t in before.keys() | after.keys() if before.get(t) != after.get(t))

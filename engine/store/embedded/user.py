@@ -66,7 +66,7 @@ class ServiceUser:
         return subprocess.run(["test", "-x", path], cwd="/", check=False, **self.run_as).returncode == 0
 
 
-def service_user(data: Path, environ: Mapping[str, str], say: Callable[[str], None]) -> ServiceUser | None:
+def service_user(data: Path, environ: Mapping[str, str], on_progress: Callable[[str], None]) -> ServiceUser | None:
     """The user for the server of a data folder, existing or to come; None unless we are root."""
     if os.geteuid() != 0:
         return None
@@ -75,21 +75,23 @@ def service_user(data: Path, environ: Mapping[str, str], say: Callable[[str], No
         return _owner(data, named)
     if named:
         return named
-    user = ServiceUser.named("postgres") or ServiceUser.named(SYSTEM_USER) or create_system_user(SYSTEM_USER, say)
+    user = (
+        ServiceUser.named("postgres") or ServiceUser.named(SYSTEM_USER) or create_system_user(SYSTEM_USER, on_progress)
+    )
     user = user or ServiceUser.named("nobody")
     if user is None:
         raise BadInput("root needs another user to run PostgreSQL as: create one and name it in QUANTAGENT_PG_USER.")
     return user
 
 
-def create_system_user(name: str, say: Callable[[str], None]) -> ServiceUser | None:
+def create_system_user(name: str, on_progress: Callable[[str], None]) -> ServiceUser | None:
     """Adds a system account without login, and says so; None where the machine does not let us."""
     for command in (
         ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/bin/false", name],
         ["adduser", "-S", "-D", "-H", "-s", "/bin/false", name],
     ):
         if shutil.which(command[0]) and subprocess.run(command, capture_output=True, check=False).returncode == 0:
-            say(f"PostgreSQL does not run as root: created the system user {name!r} for it.")
+            on_progress(f"PostgreSQL does not run as root: created the system user {name!r} for it.")
             return ServiceUser.named(name)
     return None
 

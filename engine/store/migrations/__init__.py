@@ -13,9 +13,9 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from engine.core.errors import StoreUnavailable
-from engine.store.connections import connect, reason_of
-from engine.store.guards import Differences, differences, make_guards, restore
-from engine.store.hash_chain import Sealing, row_bytes
+from engine.store.connections import connect, failure_reason
+from engine.store.guards import SchemaDifferences, create_guards, restore_objects, schema_differences
+from engine.store.hash_chain import SealBuilder, row_bytes
 from engine.store.roles import set_up_roles
 
 # One number, known to nobody else: two processes that migrate at once take turns.
@@ -37,21 +37,21 @@ def migrate(dsn: str, *, logins: bool = False) -> list[str]:
     with _as_owner(dsn) as conn:
         applied = _apply_missing(conn)
         if applied:
-            make_guards(conn)
-        set_up_roles(conn, logins=logins, again=bool(applied))
+            create_guards(conn)
+        set_up_roles(conn, logins=logins, force=bool(applied))
         return applied
 
 
-def restore_guards(dsn: str, *, logins: bool = False) -> Differences:
+def restore_guards(dsn: str, *, logins: bool = False) -> SchemaDifferences:
     """Takes back what was changed of triggers, functions, owners and rights; returns what differed.
 
     Raises `StoreUnavailable` for what cannot be taken back, by this user or at all.
     """
     with _as_owner(dsn) as conn:
-        found = restore(conn)
+        found = restore_objects(conn)
         if found:
-            set_up_roles(conn, logins=logins, again=True)
-            if left := differences(conn):
+            set_up_roles(conn, logins=logins, force=True)
+            if left := schema_differences(conn):
                 raise StoreUnavailable(
                     f"not all that guards the log could be restored ({left}): have the owner of the database or a "
                     "superuser run `quantagent db upgrade`, or take away what was added by hand."
@@ -73,7 +73,7 @@ def _as_owner(dsn: str) -> Generator[psycopg.Connection[Any]]:
         ) from None
     except psycopg.OperationalError as error:
         raise StoreUnavailable(
-            f"the database cannot be reached: {reason_of(error)}. Check QUANTAGENT_DSN and that the server runs."
+            f"the database cannot be reached: {failure_reason(error)}. Check QUANTAGENT_DSN and that the server runs."
         ) from None
 
 
@@ -91,11 +91,11 @@ def _apply_missing(conn: psycopg.Connection) -> list[str]:
             conn.execute(files(__name__).joinpath(name).read_bytes())
             conn.execute("INSERT INTO quantagent.migrations (name) VALUES (%s)", (name,))
             if name == "0005_seals.sql":
-                _seal_what_is_there(conn)
+                _seal_existing_events(conn)
     return missing
 
 
-def _seal_what_is_there(conn: psycopg.Connection[Any]) -> None:
+def _seal_existing_events(conn: psycopg.Connection[Any]) -> None:
     """Seals a log that is older than its seals. They prove what was there when sealing began."""
     with conn.cursor(binary=True, row_factory=tuple_row) as curs:
         curs.execute("LOCK TABLE quantagent.events IN EXCLUSIVE MODE")
@@ -109,11 +109,11 @@ def _seal_what_is_there(conn: psycopg.Connection[Any]) -> None:
             for _, stretch in groupby(page, itemgetter(0)):
                 rows = list(stretch)
                 first, last, seal = rows[0][4], rows[-1][4], seal + 1
-                sealing = Sealing(seal, first, last, len(rows), previous)
+                sealing = SealBuilder(seal, first, last, len(rows), previous)
                 sealing.add([row_bytes(key.bytes, n, name.encode(), state, at) for key, n, name, state, at in rows])
                 # In the first format: the columns of the second come with a later migration.
-                curs.execute("INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)", sealing.done()[:7])
-                previous = sealing.done().hash
+                curs.execute("INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)", sealing.build()[:7])
+                previous = sealing.build().hash
 
 
 def _all() -> list[str]:
