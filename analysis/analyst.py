@@ -238,7 +238,8 @@ class _VariantAnalyses(NamedTuple):
         if recomputed != stored:
             raise BadInput(
                 f"variant {self.variant.name} said {stored.decision} {stored.confidence} on {self.symbol} at "
-                f"{instant_text(window.at)} and now says {recomputed.decision} {recomputed.confidence}, or gives another reason: "
+                f"{instant_text(window.at)} and now says {recomputed.decision} {recomputed.confidence}, or "
+                f"gives another reason: "
                 "give a changed strategy another version, and see `quantagent check-lookahead` if it was not changed."
             )
 

@@ -174,7 +174,10 @@ class TrendAgent(Agent):
 
     def user_message(self, state: dict[str, Any]) -> str:
         snapshot: Snapshot = state["snapshot"]
-        return f"Bars of {snapshot['timeframe']}. The fitted lines:\n{chart_text.lines_text(frame_from_snapshot(snapshot))}"
+        return (
+            f"Bars of {snapshot['timeframe']}. The fitted "
+            f"lines:\n{chart_text.lines_text(frame_from_snapshot(snapshot))}"
+        )
 
     def chart(self, snapshot: Snapshot) -> bytes:
         return charts.trend_chart(frame_from_snapshot(snapshot))

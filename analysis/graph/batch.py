@@ -167,7 +167,8 @@ class _Generation:
         self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
         if isinstance(stored.event, AnalysisFailed) and self._consecutive_failures >= FAILURES_IN_A_ROW:
             self.stopped = ModelUnavailable(
-                f"{self._consecutive_failures} analyses in a row failed with {self.author.preset}, the last one because "
+                f"{self._consecutive_failures} analyses in a row failed with {self.author.preset}, the last "
+                f"one because "
                 f"{stored.event.reason}: see that the model can be reached, and give the same command again with "
                 "--retry."
             )
@@ -186,7 +187,8 @@ async def _work(generation: _Generation, waiting: Iterable[Job], saver: Checkpoi
             return
         except CheckpointsUnavailable as error:
             generation.stopped = StoreUnavailable(
-                f"the checkpoints cannot be used: {failure_reason(error)}. Check that the server runs, and give the same "
+                f"the checkpoints cannot be used: {failure_reason(error)}. Check that the server runs, and "
+                f"give the same "
                 "command again: what was made is kept."
             )
             return

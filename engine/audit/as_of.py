@@ -80,4 +80,7 @@ def _too_early(store: Store, run: RunRequested, at: datetime, recorded: bool) ->
         return f"run {run.run_id[:8]} has decided nothing yet: its book holds no event."
     opened = format_instant(event_time(first, recorded))
     clock = "was stored from" if recorded else "was opened at"
-    return f"the book of run {run.run_id[:8]} {clock} {opened}: at {format_instant(at)} there was none, ask for a later time."
+    return (
+        f"the book of run {run.run_id[:8]} {clock} {opened}: at {format_instant(at)} there was none, ask for a "
+        f"later time."
+    )

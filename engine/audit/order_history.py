@@ -68,7 +68,8 @@ def order_history(
     assert isinstance(order, OrderPlaced)
     if at is not None and event_time(placed, recorded) > at:
         raise NotFound(
-            f"order {order.order_id} was placed at {format_instant(event_time(placed, recorded))}: at {format_instant(at)} there was "
+            f"order {order.order_id} was placed at {format_instant(event_time(placed, recorded))}: at "
+            f"{format_instant(at)} there was "
             "nothing of it, ask for a later time."
         )
     signal = verdict = None

@@ -138,7 +138,7 @@ class PostgresBlotter:
             insert = "INSERT INTO quantagent.paper_accounts (run_id, cash, currency) VALUES (%s, %s, %s)"
             conn.execute(f"{insert} ON CONFLICT DO NOTHING", (self._run_id, cash, currency))
             if conn.execute(known, (self._run_id,)).fetchone() != (cash, currency):
-                raise RecordDiffers(self._run_id, "the opening balance")
+                raise RecordDiffers(self._run_id, "opening balance")
 
         self._with_retry(lambda conn: _in_transaction(conn, write))
 

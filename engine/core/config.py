@@ -268,7 +268,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         _check_amounts(self, cash=self.cash)
         if not self.instruments:
-            raise BadInput("a run needs at least one symbol: name them with --symbols A,B.")
+            raise BadInput("a run needs at least one symbol.", "SYMBOLS_MISSING")
         if len(set(self.symbols)) < len(self.symbols):
             raise BadInput(f"the symbols {','.join(self.symbols)} name one of them twice: name each once.")
         if self.periods_per_year is not None and self.periods_per_year < 1:

@@ -1,46 +1,67 @@
-"""The few errors a caller can act on. Each message says what happened, where, and what to do.
+"""Errors that a user can act on. Bugs are not among them: they crash. Refused trades are events.
 
-Bugs are not here: they crash. Refused trades are not here: they are events.
+A message states facts: what happened, the value, where. The next step depends on the way in, so that messages name no
+command and no flag; `ui.cli.remedies` adds them for the command line, by the code of the error.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class QuantagentError(Exception):
-    """Base of every error whose message is meant for a person."""
+    """Base class of all errors that are reported as one sentence.
+
+    code: stable name of the cause, for programs and remedies; fields: the values that the remedy may name.
+    """
+
+    default_code: ClassVar[str] = "ERROR"
+
+    def __init__(self, message: str, code: str = "", **fields: object) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+        self.fields = fields
 
 
 class BadInput(QuantagentError):
-    """What the user gave (a file, a name, a range, a setting) cannot be used; the message names the remedy."""
+    """A file, name, range or setting from the user that cannot be used."""
+
+    default_code = "BAD_INPUT"
 
 
 class NotFound(BadInput):
     """A run, order, profile, symbol or bar that does not exist."""
 
+    default_code = "NOT_FOUND"
+
 
 class VersionConflict(QuantagentError):
-    """Another writer appended other facts to the stream first: nothing was written."""
+    """Another writer appended different events to the stream first; nothing was written."""
+
+    default_code = "VERSION_CONFLICT"
 
     def __init__(self, stream: str, expected: int, actual: int) -> None:
         super().__init__(
-            f"{stream} is at version {actual}, not {expected}: another process wrote other facts to it first. "
+            f"{stream} is at version {actual}, not {expected}: another process appended other events first. "
             "Nothing was written; read it again and retry."
         )
         self.stream, self.expected, self.actual = stream, expected, actual
 
 
 class AnalysisMissing(QuantagentError):
-    """A replay met a bar for which no analysis is stored."""
+    """A replay reached a bar without a stored analysis."""
+
+    default_code = "ANALYSIS_MISSING"
 
     def __init__(self, key: str) -> None:
-        super().__init__(
-            f"no stored analysis {key}; a replay never makes one. Run `quantagent backtest` over that range first."
-        )
+        super().__init__(f"analysis {key} is not stored, and a replay creates none.")
         self.key = key
 
 
 class ReplayDiverged(QuantagentError):
-    """The same inputs gave other facts than the stored ones."""
+    """The same inputs produced events that differ from the stored ones."""
+
+    default_code = "REPLAY_DIVERGED"
 
     def __init__(self, stream: str, at: int, stored: str, regenerated: str) -> None:
         super().__init__(
@@ -51,18 +72,19 @@ class ReplayDiverged(QuantagentError):
 
 
 class RecordDiffers(QuantagentError):
-    """The paper broker's record has something else under an id that was told again."""
+    """The paper broker's record holds a different row under an id that was submitted twice."""
 
-    def __init__(self, run_id: str, what: str) -> None:
-        super().__init__(
-            f"the paper broker's record of run {run_id[:8]} has something else as {what}: "
-            "look at `quantagent paper reconcile`, and restore the database from a copy if its rows were changed."
-        )
-        self.run_id, self.what = run_id, what
+    default_code = "BROKER_RECORD_DIFFERS"
+
+    def __init__(self, run_id: str, item: str) -> None:
+        super().__init__(f"the paper broker's record of run {run_id[:8]} holds a different {item}.")
+        self.run_id, self.item = run_id, item
 
 
 class UnreadableEvent(QuantagentError):
     """A stored event that this engine cannot load; `position` is its place in the log."""
+
+    default_code = "EVENT_UNREADABLE"
 
     def __init__(self, message: str, name: str, position: int) -> None:
         super().__init__(message)
@@ -70,7 +92,9 @@ class UnreadableEvent(QuantagentError):
 
 
 class UnknownEvent(UnreadableEvent):
-    """A stored name or version that this engine does not know."""
+    """A stored event with a name or version that this engine does not know."""
+
+    default_code = "EVENT_UNKNOWN"
 
     def __init__(self, name: str, position: int) -> None:
         super().__init__(
@@ -82,42 +106,48 @@ class UnknownEvent(UnreadableEvent):
 
 
 class DamagedEvent(UnreadableEvent):
-    """A stored event whose bytes are not those of its name."""
+    """A stored event whose bytes do not fit its name."""
+
+    default_code = "EVENT_DAMAGED"
 
     def __init__(self, name: str, position: int, reason: str) -> None:
         super().__init__(
-            f"event {name!r} at position {position} cannot be read: {reason}. "
-            "Run `quantagent audit verify` to see whether it was changed.",
+            f"event {name!r} at position {position} cannot be read: {reason}.",
             name,
             position,
         )
 
 
 class EventMissing(QuantagentError):
-    """A stream has a later version and lacks an earlier one, which no append leaves behind."""
+    """A stream with a later version and without an earlier one, a state that no append leaves behind."""
+
+    default_code = "EVENT_MISSING"
 
     def __init__(self, stream: str, version: int) -> None:
-        super().__init__(
-            f"{stream} has no version {version:,} and goes on after it: an event is missing. "
-            "Run `quantagent audit verify`, and restore the database from a copy."
-        )
+        super().__init__(f"{stream} has no version {version:,} and continues after it: an event is missing.")
         self.stream, self.version = stream, version
 
 
 class StoreUnavailable(QuantagentError):
     """The database cannot be reached or was not set up."""
 
+    default_code = "STORE_UNAVAILABLE"
+
 
 class RowsDropped(StoreUnavailable):
-    """The database stored fewer rows than it was sent and reported no error, as a trigger or a rule can make it."""
+    """The database stored fewer rows than it received and reported no error: a trigger or rule drops rows."""
+
+    default_code = "ROWS_DROPPED"
 
     def __init__(self, table: str, sent: int, stored: int) -> None:
         super().__init__(
-            f"{sent:,} rows were sent to the table quantagent.{table} and it stored {stored:,}, so that a trigger or a "
-            "rule drops rows: run `quantagent doctor`, which names it. Nothing of this step was stored."
+            f"{sent:,} rows were sent to the table quantagent.{table} and it stored {stored:,}: a trigger or a rule "
+            "drops rows. Nothing of this step was stored."
         )
         self.table, self.sent, self.stored = table, sent, stored
 
 
 class ProviderUnavailable(QuantagentError):
-    """A provider of market data cannot answer: budget spent, refused, out of its reach, no network."""
+    """A provider of market data that cannot answer: rate limit, refusal, range out of reach, no network."""
+
+    default_code = "PROVIDER_UNAVAILABLE"

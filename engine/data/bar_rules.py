@@ -107,7 +107,10 @@ def misaligned_reason(opened_at: datetime, timeframe: Timeframe, calendar: Calen
 
 def market_closed_reason(opened_at: datetime, timeframe: Timeframe, calendar: Calendar) -> str:
     """Why no bar opens while a market is closed, as the end of a sentence."""
-    return f"the calendar {calendar} has no {timeframe} bar at {format_instant(opened_at)}, it is closed: {CALENDAR_REMEDY}"
+    return (
+        f"the calendar {calendar} has no {timeframe} bar at {format_instant(opened_at)}, it is closed: "
+        f"{CALENDAR_REMEDY}"
+    )
 
 
 def no_session_reason(day: date, timeframe: Timeframe, calendar: Calendar) -> str:
@@ -142,7 +145,8 @@ def check_range(start: datetime | None, end: datetime | None) -> None:
     """Raises `BadInput` for a range that ends before it begins."""
     if start is not None and end is not None and start >= end:
         raise BadInput(
-            f"the range from {format_instant(start)} to {format_instant(end)} is empty: give a start that is before the end."
+            f"the range from {format_instant(start)} to {format_instant(end)} is empty: give a start that is "
+            f"before the end."
         )
 
 
@@ -152,7 +156,8 @@ def conflicting_values_error(stored: Bar, given: Bar, timeframe: Timeframe) -> B
     if stored.closed_at != given.closed_at:
         before, now = (f"{format_instant(bar.closed_at)} {format_values(bar)}" for bar in (stored, given))
     return BadInput(
-        f"{given.symbol} {timeframe} at {format_instant(given.opened_at)} is stored as {before}, and was given as {now}: "
+        f"{given.symbol} {timeframe} at {format_instant(given.opened_at)} is stored as {before}, and was given "
+        f"as {now}: "
         "stored bars are never overwritten. Leave that bar out, keep it as a revision with --correct, or import the "
         "other source under a symbol of its own."
     )
@@ -161,7 +166,8 @@ def conflicting_values_error(stored: Bar, given: Bar, timeframe: Timeframe) -> B
 def overlap_error(symbol: Symbol, timeframe: Timeframe, first: datetime, second: datetime) -> BadInput:
     """The refusal of a bar that would lie partly over a stored one."""
     return BadInput(
-        f"{symbol} {timeframe} bars would overlap: one opens at {format_instant(first)}, the other at {format_instant(second)}. "
+        f"{symbol} {timeframe} bars would overlap: one opens at {format_instant(first)}, the other at "
+        f"{format_instant(second)}. "
         "Leave one of them out, or import the other source under a symbol of its own."
     )
 

@@ -196,7 +196,7 @@ class PostgresCatalogue:
         end: datetime | None = None,
     ) -> str:
         if not symbols:
-            raise BadInput("a dataset needs at least one symbol: name them with --symbols A,B.")
+            raise BadInput("a dataset needs at least one symbol.", "SYMBOLS_MISSING")
         sha = sha256()
         with self._connection() as conn:
             for symbol in symbols:

@@ -91,7 +91,8 @@ def fetch_bars(
     beyond = wanted.height - available.height
     if beyond and available.is_empty() and reach.back is not None:
         raise BadInput(
-            f"{provider.name} has {source_timeframe} bars since {format_instant(now - reach.back)}, and the {beyond:,} that are missing "
+            f"{provider.name} has {source_timeframe} bars since {format_instant(now - reach.back)}, and the "
+            f"{beyond:,} that are missing "
             "lie before: import them from a file with `quantagent data import`."
         )
     result, requests = _fetch_gaps(series, source_timeframe, find_gaps(available), reach, progress)
@@ -166,8 +167,8 @@ def _fetch_gaps(
             rows = _request_rows(series, timeframe, span, now)
             validated = validate_bars(rows, series.instrument, timeframe, now)
             added = series.catalogue.add_validated(
-                _without_stored(series, validated, span), source=series.provider.name, learned_at=now, actor=series.actor,
-                correct=series.refetch,
+                _without_stored(series, validated, span), source=series.provider.name, learned_at=now,
+                actor=series.actor, correct=series.refetch,
             )  # fmt: skip
             request = ProviderRequest(
                 series.provider.name, Span(span.start, min(span.end, now - LATE_BAR_WINDOW)), now, rows.height

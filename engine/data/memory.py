@@ -147,7 +147,7 @@ class MemoryCatalogue:
         end: datetime | None = None,
     ) -> str:
         if not symbols:
-            raise BadInput("a dataset needs at least one symbol: name them with --symbols A,B.")
+            raise BadInput("a dataset needs at least one symbol.", "SYMBOLS_MISSING")
         sha = sha256()
         for symbol in symbols:
             for bar in self.bars(symbol, timeframe, start, end):

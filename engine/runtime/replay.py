@@ -125,7 +125,10 @@ def describe_divergence(store: Store, ours: RunRequested, theirs: RunRequested) 
     divergence = find_divergence(store.read(book_stream(ours.run_id)), store.read(book_stream(theirs.run_id)))
     if divergence is None:
         return None
-    return f"books part at version {divergence.version}: {_describe_entry(divergence.ours)} against {_describe_entry(divergence.theirs)}"
+    return (
+        f"books part at version {divergence.version}: {_describe_entry(divergence.ours)} against "
+        f"{_describe_entry(divergence.theirs)}"
+    )
 
 
 def engine_version_of(store: Store, run_id: str) -> str:

@@ -325,7 +325,8 @@ def test_a_ticket_that_amends_nothing_or_is_no_order_is_denied() -> None:
      (OrderTicket("AAA", SELL, ONE, replaces="{}"), "there is no working order {} to SELL AAA"),
      (OrderTicket("AAA", BUY, ONE, protection=Protection(exact("101"))), "stop 101 is not on the losing side of 100"),
      (OrderTicket("AAA", SELL, ONE, protection=Protection(exact("99"))), "stop 99 is not on the losing side of 100"),
-     (OrderTicket("AAA", BUY, ONE, protection=Protection(None, exact("99"))), "target 99 is not on the winning side of 100"),
+     (OrderTicket("AAA", BUY, ONE, protection=Protection(None, exact("99"))),
+      "target 99 is not on the winning side of 100"),
      (OrderTicket("AAA", SELL, ONE, limit("105"), Protection(None, exact("106"))),
       "target 106 is not on the winning side of 105")],
 )  # fmt: skip

@@ -205,10 +205,10 @@ def test_a_digest_is_the_same_for_the_same_configuration_and_for_no_other() -> N
 @pytest.mark.parametrize(
     ("error", "message", "facts"),
     [(errors.VersionConflict("book:1", 2, 3), "book:1 is at version 3, not 2: .* retry", ("book:1", 2, 3)),
-     (errors.AnalysisMissing("key"), "no stored analysis key; .*quantagent backtest", ("key",)),
+     (errors.AnalysisMissing("key"), "analysis key is not stored, and a replay creates none", ("key",)),
      (errors.ReplayDiverged("book:1", 4, "a", "b"), "book:1 diverges at version 4: stored a, regenerated b",
       ("book:1", 4, "a", "b")),
-     (errors.RecordDiffers("0123456789", "order 7"), "run 01234567 has something else as order 7",
+     (errors.RecordDiffers("0123456789", "order 7"), "run 01234567 holds a different order 7",
       ("0123456789", "order 7")),
      (errors.UnknownEvent("X.v9", 5), "event 'X.v9' at position 5 is unknown", ("X.v9", 5)),
      (errors.DamagedEvent("X.v1", 6, "no JSON"), "event 'X.v1' at position 6 cannot be read: no JSON", ("X.v1", 6)),

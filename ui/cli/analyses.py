@@ -94,7 +94,8 @@ def analyze(
             )
         if end is None and clock.now() - result["at"] > OLD:
             err.print(
-                f"The last bar there is closed {result['at']:%Y-%m-%d %H:%M}: `quantagent data fetch` brings newer ones."
+                f"The last bar there is closed {result['at']:%Y-%m-%d %H:%M}: `quantagent data fetch` brings "
+                f"newer ones."
             )
 
 

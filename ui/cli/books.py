@@ -215,7 +215,10 @@ def _list(
         elif list_format.as_csv:
             print_csv(rows)
         elif rows:
-            title = f"{what.capitalize()} of run {requested.run_id[:8]} ({requested.environment}, UTC, {requested.config.currency})"
+            title = (
+                f"{what.capitalize()} of run {requested.run_id[:8]} ({requested.environment}, UTC, "
+                f"{requested.config.currency})"
+            )
             print_rows(title, rows, columns(requested), keep=keep, wide=list_format.wide)
         else:
             err.print(f"Run {requested.run_id[:8]} has no {what} there.")

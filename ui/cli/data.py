@@ -165,11 +165,13 @@ def data_fetch(
             )
             source_text = f", made of its {fetched.made_of} bars" if fetched.made_of else ""
             err.print(
-                f"{each.symbol} {frame} from {each.provider.name}{synthetic_mark}: {request_text}{corrected}{source_text}."
+                f"{each.symbol} {frame} from {each.provider.name}{synthetic_mark}: "
+                f"{request_text}{corrected}{source_text}."
             )
             if fetched.beyond:
                 err.print(
-                    f"{fetched.beyond:,} missing bars lie before what {each.provider.name} has: import them from a file."
+                    f"{fetched.beyond:,} missing bars lie before what {each.provider.name} has: import them "
+                    f"from a file."
                 )
             if not as_json:
                 _show_refused(fetched.refused)

@@ -128,12 +128,11 @@ def report_errors() -> Generator[None]:
             _print_deferred()
             raise
         _print_deferred()
-    except BadInput as error:
-        err.print(f"[red]error:[/red] {_plain(error)}")
-        raise typer.Exit(2) from None
     except QuantagentError as error:
-        err.print(f"[red]error:[/red] {_plain(error)}")
-        raise typer.Exit(1) from None
+        from ui.cli.remedies import sentence
+
+        err.print(f"[red]error:[/red] {_plain(sentence(error))}")
+        raise typer.Exit(2 if isinstance(error, BadInput) else 1) from None
     except psycopg.Error as error:
         from engine.store.connections import failure_reason
 

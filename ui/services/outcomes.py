@@ -44,7 +44,8 @@ def _reason(queries: Queries, run_id: str, denials: Rows) -> str:
     if denied == signals:
         first = denials[0]
         return (
-            f"all {format_count(signals, 'signal')} were denied, most often by the rule {first['rule']} ({first['signals']:,} "
+            f"all {format_count(signals, 'signal')} were denied, most often by the rule {first['rule']} "
+            f"({first['signals']:,} "
             f"times): limit {tidy(first['limit'])}, observed {tidy(first['observed'])}"
         )
     ends = "; ".join(

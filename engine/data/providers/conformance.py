@@ -159,7 +159,8 @@ def _check_reach(trial: ProviderTrial) -> Iterator[str]:
     if reach.back is None:
         return
     if trial.rows["opened_at"][0] < trial.now - reach.back:
-        yield f"it says that it reaches back {reach.back}, and has a row of {format_instant(trial.rows['opened_at'][0])}"
+        first = format_instant(trial.rows["opened_at"][0])
+        yield f"it says that it reaches back {reach.back}, and has a row of {first}"
     # The very edge is the provider's to draw, where its clock is another.
     end = trial.now - reach.back - timedelta(days=2)
     try:
