@@ -28,14 +28,15 @@ from engine.data.sample import SAMPLE_FILES, SAMPLE_TIMEFRAME
 from engine.runtime.manual import ManualAccount
 from engine.trading.tickets import OrderTicket
 from projections.queries import MetricsMissing, Queries, Rows
-from ui.app import App, BacktestRequest, RunReport, open_app
-from ui.app import import_sample as _load_sample
-from ui.app import run_backtest as _backtest
-from ui.app import run_replay as _replay
+from ui.app import App, open_app
 from ui.daemon.paper import PaperPlan, TradingScheduler
 from ui.services import data, profile_files
+from ui.services.backtest import BacktestRequest, RunReport
+from ui.services.backtest import run_backtest as _backtest
+from ui.services.data import import_sample as _load_sample
 from ui.services.data_notes import DataNote, data_notes
 from ui.services.outcomes import run_outcome
+from ui.services.replay import run_replay as _replay
 
 if TYPE_CHECKING:
     import polars as pl

@@ -21,10 +21,13 @@ from engine.store import read_from
 from tests.support.agents_world import preset
 from tests.support.model_answers import lean_decision
 from tests.support.model_server import ModelServer
-from ui.app import App, BacktestRequest, import_sample, open_app, run_backtest, run_replay
+from ui.app import App, open_app
 from ui.daemon.paper import PaperDaemon, PaperPlan
 from ui.services import models as model_versions
 from ui.services.analyses import create_missing_analyses
+from ui.services.backtest import BacktestRequest, run_backtest
+from ui.services.data import import_sample
+from ui.services.replay import run_replay
 from ui.settings import Settings
 
 pytestmark = pytest.mark.slow

@@ -32,9 +32,10 @@ from projections.queries import Queries
 from tests.cli.test_commands import answer, run
 from tests.support.forks import QUANTAGENT
 from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
-from ui.app import App, BacktestRequest, open_app, run_backtest
+from ui.app import App, open_app
 from ui.daemon import paper as daemon_module
 from ui.daemon.paper import PaperDaemon, PaperPlan
+from ui.services.backtest import BacktestRequest, run_backtest
 from ui.settings import Settings
 
 pytestmark = pytest.mark.slow

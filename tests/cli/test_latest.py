@@ -47,7 +47,9 @@ def test_replay_latest_takes_the_newest_backtest_and_lists_the_newest_run_of_all
 
 
 def test_replays_of_the_demo_are_not_the_latest_run(env: dict[str, str], dsn: str) -> None:
-    from ui.app import DEMO, open_app, run_replay
+    from ui.app import open_app
+    from ui.services.replay import run_replay
+    from ui.services.run_lookup import DEMO
     from ui.settings import Settings
 
     made = backtest(env)

@@ -35,9 +35,12 @@ from tests.conftest import database
 from tests.store.test_tampering import tampering
 from tests.support.embedded_home import environment, new_home
 from tests.support.workloads import write_signals
-from ui.app import BacktestRequest, import_sample, open_app, run_backtest, run_replay
+from ui.app import open_app
 from ui.cli.commands import app as commands
 from ui.daemon.paper import PaperDaemon, PaperPlan
+from ui.services.backtest import BacktestRequest, run_backtest
+from ui.services.data import import_sample
+from ui.services.replay import run_replay
 from ui.settings import Settings
 
 pytestmark = pytest.mark.slow

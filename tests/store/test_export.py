@@ -37,7 +37,9 @@ from tests.conftest import database
 from tests.store import test_tampering
 from tests.store.test_tampering import Evidence, tamper, tampering
 from tests.support.waiting import WAIT_TIMEOUT_S
-from ui.app import BacktestRequest, import_sample, open_app, run_backtest
+from ui.app import open_app
+from ui.services.backtest import BacktestRequest, run_backtest
+from ui.services.data import import_sample
 from ui.settings import Settings
 
 START, END = datetime(2017, 8, 15, tzinfo=UTC), datetime(2017, 8, 18, tzinfo=UTC)

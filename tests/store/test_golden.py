@@ -36,7 +36,8 @@ from projections.metrics import metrics
 from projections.runs import RunView
 from projections.trades import Trade
 from tests.support.workloads import HOUR, golden_bars, golden_config, walk, write_signals
-from ui.app import App, BacktestRequest, run_backtest
+from ui.app import App
+from ui.services.backtest import BacktestRequest, run_backtest
 from ui.settings import Settings
 
 SYNTHETIC = (("AAA", 100, 100.0), ("BBB", 101, 250.0), ("CCC", 102, 50.0))

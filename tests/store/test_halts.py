@@ -36,8 +36,11 @@ from engine.store.postgres import PostgresStore
 from engine.trading.book import Book
 from tests.cli.test_commands import answer, refusal, run
 from tests.conftest import database
-from ui.app import App, BacktestRequest, import_sample, open_app, run_backtest, run_replay
+from ui.app import App, open_app
 from ui.daemon.paper import DueSlot, PaperDaemon, PaperPlan
+from ui.services.backtest import BacktestRequest, run_backtest
+from ui.services.data import import_sample
+from ui.services.replay import run_replay
 from ui.settings import Settings
 
 pytestmark = pytest.mark.slow

@@ -27,7 +27,9 @@ from engine.trading.book import fold
 from engine.trading.decide import decide, open_book
 from tests.support.strategies import config_of
 from tests.support.workloads import walk, write_signals
-from ui.app import App, BacktestRequest, run_backtest, run_replay
+from ui.app import App
+from ui.services.backtest import BacktestRequest, run_backtest
+from ui.services.replay import run_replay
 from ui.settings import Settings
 
 PROFILE = {

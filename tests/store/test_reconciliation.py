@@ -19,7 +19,8 @@ from engine.trading.book import Book, Position
 from tests.cli.test_commands import answer, run
 from tests.conftest import database
 from tests.store.test_halts import ANNA, END, START, analysed, book, drive, drive_with, resume, slot
-from ui.app import App, open_app, run_replay
+from ui.app import App, open_app
+from ui.services.replay import run_replay
 from ui.settings import Settings
 
 pytestmark = pytest.mark.slow

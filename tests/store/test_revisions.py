@@ -36,8 +36,10 @@ from projections.rebuild import rebuild_read_models
 from tests.cli.test_commands import answer, refusal
 from tests.conftest import database
 from tests.support.workloads import golden_config, walk
-from ui.app import App, BacktestRequest, open_app, run_backtest, run_replay
+from ui.app import App, open_app
 from ui.daemon.paper import PaperDaemon, PaperPlan
+from ui.services.backtest import BacktestRequest, run_backtest
+from ui.services.replay import run_replay
 from ui.settings import Settings
 
 H1, HOUR = Timeframe.H1, timedelta(hours=1)

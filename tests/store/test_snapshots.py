@@ -10,8 +10,10 @@ from projections import queries as module
 from projections.queries import Queries
 from projections.schemas import CURRENT_SCHEMA
 from tests.support.seeded import END, START
-from ui.app import BacktestRequest, open_app, run_backtest, run_replay
+from ui.app import open_app
 from ui.dashboard.views import as_of_text
+from ui.services.backtest import BacktestRequest, run_backtest
+from ui.services.replay import run_replay
 from ui.settings import Settings
 
 

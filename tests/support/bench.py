@@ -35,7 +35,9 @@ from tests.support import bench_agents, bench_data, bench_log
 from tests.support.bench_log import Figure
 from tests.support.paths import ROOT
 from tests.support.workloads import golden_config, scripted, walk
-from ui.app import BacktestRequest, import_sample, open_app, run_backtest
+from ui.app import open_app
+from ui.services.backtest import BacktestRequest, run_backtest
+from ui.services.data import import_sample
 from ui.settings import Settings
 
 PAGE = ROOT / "docs" / "benchmarks.md"

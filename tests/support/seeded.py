@@ -13,7 +13,9 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from engine.store.migrations import migrate
-from ui.app import BacktestRequest, import_sample, open_app, run_backtest
+from ui.app import open_app
+from ui.services.backtest import BacktestRequest, run_backtest
+from ui.services.data import import_sample
 from ui.settings import Settings
 
 # A cap below what confidence asks for reduces; reversals are denied.

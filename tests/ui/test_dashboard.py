@@ -22,10 +22,12 @@ from tests.conftest import log_of_its_own
 from tests.support.paths import ROOT
 from tests.support.seeded import END, START
 from tests.support.waiting import WAIT_TIMEOUT_S
-from ui.app import import_sample, open_app, run_replay
+from ui.app import open_app
 from ui.dashboard import read_access
 from ui.dashboard import run_page as run_page
 from ui.services import profile_files
+from ui.services.data import import_sample
+from ui.services.replay import run_replay
 from ui.settings import Settings
 
 ENTRY = ROOT / "ui/dashboard/entry.py"

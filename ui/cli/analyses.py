@@ -114,8 +114,9 @@ def analyses_make(
 ) -> None:
     """Make the analyses of a range that are missing. Stopped, it goes on where it was."""
     from engine.core.market import Timeframe
-    from ui.app import BacktestRequest, open_app
+    from ui.app import open_app
     from ui.services.analyses import create_missing_analyses
+    from ui.services.backtest import BacktestRequest
 
     with report_errors(), open_app() as opened:
         request = BacktestRequest(

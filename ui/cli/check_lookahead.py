@@ -42,7 +42,8 @@ def check_lookahead(
     Nothing is stored. Ends with 3 if anything moved.
     """
     from engine.core.market import Timeframe
-    from ui.app import BacktestRequest, open_app
+    from ui.app import open_app
+    from ui.services.backtest import BacktestRequest
     from ui.services.lookahead import check_variant
 
     with report_errors():

@@ -48,7 +48,8 @@ app.command("revisions")(data_quality.data_revisions)
 @app.command("sample")
 def data_sample(as_json: AsJson = False) -> None:
     """Load the bundled sample: BTC-USD and EUR-USD, hourly, July to December 2017."""
-    from ui.app import import_sample, open_app
+    from ui.app import open_app
+    from ui.services.data import import_sample
 
     with report_errors(), open_app() as opened:
         new = import_sample(opened)

@@ -24,8 +24,11 @@ def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
     """Runs all steps; prints what they show unless `quiet`; returns the figures."""
     from engine.audit.why import causal_chain
     from projections.rebuild import rebuild_read_models
-    from ui.app import DEMO, BacktestRequest, import_sample, run_backtest, run_replay
+    from ui.services.backtest import BacktestRequest, run_backtest
     from ui.services.buy_and_hold import buy_and_hold
+    from ui.services.data import import_sample
+    from ui.services.replay import run_replay
+    from ui.services.run_lookup import DEMO
 
     with show_progress() as on_progress:
 

@@ -21,16 +21,16 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
 
 def resolve_run(opened: App, prefix: str) -> RunRequested:
     """The run whose id begins with `prefix`; `latest` is the newest that was requested."""
-    from ui import app
+    from ui.services import run_lookup
 
-    return _announce_latest(prefix, app.find_run(opened, prefix))
+    return _announce_latest(prefix, run_lookup.find_run(opened, prefix))
 
 
 def resolve_source(opened: App, prefix: str) -> RunRequested:
     """The run to replay; `latest` is the newest backtest or paper run that has ended."""
-    from ui import app
+    from ui.services import run_lookup
 
-    return _announce_latest(prefix, app.find_source(opened, prefix))
+    return _announce_latest(prefix, run_lookup.find_source(opened, prefix))
 
 
 def resolve_runs(opened: App, prefixes: Sequence[str]) -> list[RunRequested]:
@@ -38,7 +38,7 @@ def resolve_runs(opened: App, prefixes: Sequence[str]) -> list[RunRequested]:
 
 
 def _announce_latest(prefix: str, run: RunRequested) -> RunRequested:
-    from ui.app import LATEST
+    from ui.services.run_lookup import LATEST
 
     if prefix == LATEST:
         symbols = ",".join(run.config.symbols)

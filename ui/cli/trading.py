@@ -34,7 +34,7 @@ from ui.cli.tables import TableColumn, format_cell
 from ui.formats import format_figures
 
 if TYPE_CHECKING:
-    from ui.app import RunReport
+    from ui.services.backtest import RunReport
 
 METRICS = (
     "final_equity",
@@ -95,8 +95,9 @@ def backtest(
     """Run the rules over stored bars. The same question is the same run: asking twice stores nothing twice."""
     from engine.core.market import Timeframe
     from projections.queries import MetricsMissing
-    from ui.app import BacktestRequest, open_app
-    from ui.app import run_backtest as run
+    from ui.app import open_app
+    from ui.services.backtest import BacktestRequest
+    from ui.services.backtest import run_backtest as run
 
     with report_errors():
         request = BacktestRequest(
@@ -148,7 +149,7 @@ def replay(
     from engine.runtime.replay import describe_divergence
     from projections.queries import MetricsMissing
     from ui.app import open_app
-    from ui.app import run_replay as run_again
+    from ui.services.replay import run_replay as run_again
 
     with report_errors(), open_app() as opened:
         source = resolve_source(opened, run)

@@ -33,11 +33,12 @@ from engine.store import Cause
 from engine.store.connections import failure_reason
 from engine.trading.book import fold
 from projections.subscription import SubscriptionObserver, follow_in_thread
-from ui.app import App, BacktestRequest, ProgressCallback, no_progress, resolve
+from ui.app import App, ProgressCallback, no_progress
 from ui.daemon.paper_feed import DueSlot, due_slots, feed_bars
 from ui.daemon.slot_timer import Ticker
 from ui.environment_lock import lock_digest
 from ui.services.analysts import find_analyst
+from ui.services.backtest import BacktestRequest, resolve
 
 _LOG = logging.getLogger("quantagent.paper")
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from analysis.analyst import ensure_analyses
 from engine.core.events import Environment
 from engine.core.market import Symbol, Timeframe
-from ui.app import App, BacktestRequest, ProgressCallback, all_symbols, no_progress
+from ui.app import App, ProgressCallback, no_progress
 from ui.services.analysts import SpendingTracker, find_analyst
+from ui.services.backtest import BacktestRequest, all_symbols
 
 
 class GenerationReport(NamedTuple):

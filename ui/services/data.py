@@ -14,8 +14,9 @@ from engine.core.market import SYNTHETIC, Symbol, Timeframe, check_symbol
 from engine.data import providers
 from engine.data.calendars import Span, grid
 from engine.data.fetch import FetchResult, fetch_bars
-from ui.app import App, BacktestRequest, ProgressCallback, no_progress
+from ui.app import App, ProgressCallback, no_progress
 from ui.services.analysts import find_analyst
+from ui.services.backtest import BacktestRequest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -124,3 +125,10 @@ def get_ohlc(
     source = resolve_symbol(app, text, provider)
     fetch_missing(app, source, timeframe, start, end)
     return app.catalogue.frame(source.symbol, timeframe, start, end)
+
+
+def import_sample(app: App) -> int:
+    """Imports the bundled sample; returns how many of its bars were new."""
+    from engine.data.sample import load_sample as load
+
+    return sum(added.new for added in load(app.catalogue, actor=app.settings.actor).values())

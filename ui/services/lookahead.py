@@ -19,7 +19,8 @@ from engine.data.memory import MemoryCatalogue
 from engine.runtime import runs
 from engine.store.codec import encode_payload
 from engine.store.memory import MemoryStore
-from ui.app import App, BacktestRequest, ProgressCallback, no_progress, resolve
+from ui.app import App, ProgressCallback, no_progress
+from ui.services.backtest import BacktestRequest, resolve
 
 SESSION_BARS = 400
 INSTANTS = 4
