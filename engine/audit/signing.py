@@ -108,7 +108,7 @@ def anchoring_state(conn: psycopg.Connection[Any], home: Path) -> AnchoringState
         anchors = read_anchors(file) if file.exists() else []
     except BadInput as error:
         return unread.with_defect(AnchoringDefect.FILE, f"{str(error).rstrip('.')}; {_RESTART_REMEDY}.")
-    found = unread._replace(file=file, anchors=anchors, remembered=last_anchor)
+    found = unread._replace(file=file, anchors=anchors, last_anchor=last_anchor)
     original = _original(conn, log, here, last_anchor)
     if original is not None:
         return found.with_defect(AnchoringDefect.COPY, _copy_refusal(log, original))

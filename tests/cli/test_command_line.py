@@ -39,7 +39,7 @@ def env(dsn: str, tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["ui.cli.commands", "typer", "ui.cli.books", "ui.app", "psycopg", "analysis.analyst", "engine.runtime.runs"],
+    ["ui.cli.commands", "typer", "ui.cli.runs", "ui.app", "psycopg", "analysis.analyst", "engine.runtime.runs"],
 )
 def test_an_interrupt_is_one_sentence_whatever_is_being_loaded(env: dict[str, str], module: str) -> None:
     arguments = ["quantagent", "backtest", "--symbols", "AAA"]

@@ -27,7 +27,7 @@ from tests.support.waiting import WAIT_TIMEOUT_S
 QUANTAGENT = Path(sys.executable).with_name("quantagent")
 # What commands import when they begin to work; none of it starts anything when it is imported.
 PRELOADED = (
-    *("ui.cli.commands", "ui.cli.again", "ui.cli.demo", "ui.app", "ui.daemon.paper", "analysis.graph.agents"),
+    *("ui.cli.commands", "ui.cli.audit", "ui.cli.demo", "ui.app", "ui.daemon.paper", "analysis.graph.agents"),
     *("engine.audit.reproduce", "engine.audit.bundle", "engine.audit.narration", "engine.data.validation", "numpy"),
 )
 # Names that mean nothing to Python and its libraries while they are loaded.

@@ -32,8 +32,8 @@ from ui.cli.output import (
     report_errors,
     show_progress,
 )
+from ui.cli.run_report import VariantOption
 from ui.cli.run_selection import resolve_run
-from ui.cli.trading import VariantOption
 
 if TYPE_CHECKING:
     from engine.core.events import AnalysisFailed, AnalysisMade

@@ -1,208 +1,29 @@
-"""`quantagent audit`: the log on the witness stand. What these commands say comes from the log alone; none writes."""
+"""`quantagent audit`: commands that read the log alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
-
 import typer
 
-from ui.cli.again import diff, event_facts, regenerate
-from ui.cli.output import AsJson, RunOption, out, parse_instant, print_facts, print_json, print_rows, report_errors
-from ui.cli.run_selection import resolve_run
-
-if TYPE_CHECKING:
-    from engine.audit.as_of import BookSnapshot
-    from engine.audit.order_history import OrderHistory, OrderState
-    from engine.core.events import RunRequested
+from ui.cli.audit_anchor import anchor, rotate_key
+from ui.cli.audit_as_of import audit_as_of
+from ui.cli.audit_bundle import bundle
+from ui.cli.audit_diff import diff
+from ui.cli.audit_export import export
+from ui.cli.audit_recreate import audit_recreate
+from ui.cli.audit_regenerate import regenerate
+from ui.cli.audit_reproduce import reproduce
+from ui.cli.audit_verify import verify
 
 app = typer.Typer(
     name="audit", help="What the log can prove: the past at any instant, and runs made again.", no_args_is_help=True
 )
-
-ByRecording = Annotated[
-    bool, typer.Option("--recorded", help="The time is that of recording: what the log knew then, not the market.")
-]
-
 app.command()(regenerate)
 app.command()(diff)
-
-
-# --- as-of --------------------------------------------------------------------------------------------------------
-
-
-@app.command("as-of")
-def audit_as_of(
-    time: Annotated[
-        str, typer.Argument(metavar="TIME", help="An instant of the market, UTC unless it says otherwise.")
-    ],
-    run: RunOption = "latest",
-    recorded: ByRecording = False,
-    as_json: AsJson = False,
-) -> None:
-    """Cash, positions, working orders, limits and halts of a run at an instant."""
-    from engine.audit.as_of import book_as_of as ask
-    from ui.app import open_audit
-
-    with report_errors():
-        at = parse_instant(time)
-        assert at is not None
-        with open_audit() as opened:
-            state = ask(opened.store, resolve_run(opened, run), at, recorded)
-        if as_json:
-            print_json(**_state_facts(state), positions=_positions(state), working=_working(state))
-        else:
-            _show_state(state)
-
-
-def _state_facts(state: BookSnapshot) -> dict[str, Any]:
-    book, config, last = state.book, state.run.config, state.last
-    return {
-        "run_id": state.run.run_id,
-        "environment": state.run.environment.value,
-        "as_of": state.at,
-        "clock": "recorded" if state.recorded else "market",
-        "opened_at": state.opened_at,
-        "engine_version": last.meta.engine,
-        "last_event": {"position": last.position, "version": last.version, "name": last.name},
-        "currency": config.currency,
-        "cash": book.cash,
-        "free_cash": book.free_cash,
-        "realised": book.realised,
-        "fees": book.fees,
-        "day_equity": book.day_equity,
-        "marked": state.marked,
-        "limits": {**_plain(config.limits), "daily_loss": state.daily_loss},
-        "halts": list(book.halts.values()),
-    }
-
-
-def _plain(value: object) -> dict[str, Any]:
-    import msgspec
-
-    return msgspec.to_builtins(value)
-
-
-def _positions(state: BookSnapshot) -> list[dict[str, Any]]:
-    return [
-        {
-            "symbol": position.symbol,
-            "quantity": position.quantity,
-            "average_price": state.average_price(position),
-            "cost": position.cost,
-            "opened_at": position.opened_at,
-        }
-        for position in state.book.positions.values()
-    ]
-
-
-def _working(state: BookSnapshot) -> list[dict[str, Any]]:
-    from engine.audit.narration import describe_terms
-
-    return [
-        {
-            "order_id": order.order_id,
-            "symbol": order.symbol,
-            "side": order.side.value,
-            "quantity": order.quantity,
-            "terms": describe_terms(order),
-            "reserved": order.reserved,
-            "placed_at": order.at,
-        }
-        for order in state.book.working.values()
-    ]
-
-
-def _averages(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in facts.items() if name.startswith("average")}
-
-
-def _exact(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Amounts with all their decimals: what is evidence is not rounded."""
-    return {name: f"{value:,f}" if isinstance(value, Decimal) else value for name, value in facts.items()}
-
-
-def _show_state(state: BookSnapshot) -> None:
-    facts = _state_facts(state)
-    last, limits, halts, marked = (facts.pop(name) for name in ("last_event", "limits", "halts", "marked"))
-    marks = ", ".join(f"{symbol} {price}" for symbol, price in marked.marks) if marked else ""
-    facts |= {
-        "last_event": f"{last['name']}, position {last['position']:,}, version {last['version']:,} of the book",
-        "equity": f"{marked.equity} as marked at {marked.at:%Y-%m-%d %H:%M} ({marked.occasion}) {marks}".rstrip()
-        if marked
-        else "not marked before then",
-        "halts": "; ".join(f"{h.scope} since {h.at:%Y-%m-%d %H:%M} by {h.actor}: {h.reason}" for h in halts) or "none",
-    }
-    clock = "recording time" if state.recorded else "market time"
-    print_facts(f"Run {state.run.run_id[:8]} as of {state.at:%Y-%m-%d %H:%M:%S} UTC, {clock}", _exact(facts))
-    print_facts("Limits in force", _exact({name: "off" if limit is None else limit for name, limit in limits.items()}))
-    for title, rows in (("Positions (UTC)", _positions(state)), ("Working orders (UTC)", _working(state))):
-        if rows:
-            # An average is a quotient: its last decimals mean nothing.
-            print_rows(title, [_exact(row) | _averages(row) for row in rows], list(rows[0]))
-        else:
-            out.print(f"{title.removesuffix(' (UTC)')}: none")
-
-
-# --- recreate -----------------------------------------------------------------------------------------------------
-
-
-@app.command("recreate")
-def audit_recreate(
-    order: Annotated[str, typer.Argument(metavar="ORDER", help="An order's id, its beginning, or `latest`.")],
-    as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Only its states up to then.")] = None,
-    run: RunOption = "latest",
-    recorded: ByRecording = False,
-    as_json: AsJson = False,
-) -> None:
-    """An order as it was placed, and every state after that, with actor and time."""
-    from engine.audit.order_history import order_history as ask
-    from ui.app import open_audit
-
-    with report_errors(), open_audit() as opened:
-        requested = resolve_run(opened, run)
-        history = ask(opened.store, requested, order, parse_instant(as_of), recorded)
-    if as_json:
-        print_json(
-            run_id=requested.run_id,
-            order_id=history.order.order_id,
-            signal=event_facts(history.signal),
-            risk_decision=event_facts(history.verdict),
-            states=[{**_order_state(state), **(event_facts(state.row) or {})} for state in history.states],
-        )
-    else:
-        _show_order(requested, history)
-
-
-def _order_state(state: OrderState) -> dict[str, Any]:
-    meta = state.row.meta
-    return {
-        "state": state.state,
-        "at": state.at,
-        "says": state.description,
-        "filled": state.filled,
-        "remaining": state.remaining,
-        "average_price": state.average_price,
-        "recorded_at": meta.recorded_at,
-        "actor": meta.actor,
-        "engine": meta.engine,
-        "position": state.row.position,
-        "version": state.row.version,
-    }
-
-
-def _show_order(run: RunRequested, history: OrderHistory) -> None:
-    from engine.audit.narration import describe_event
-
-    origin = {"order": history.order.order_id, "run": run.run_id, "environment": run.environment.value}
-    for name, row in (("signal", history.signal), ("risk_decision", history.verdict)):
-        if row is not None:
-            origin[name] = f"{describe_event(row.event)} ({history.order.signal_id}, position {row.position:,})"
-    print_facts("Order", origin)
-    # An instant is evidence here: to the microsecond, not to the minute.
-    rows = [_exact({**_order_state(s), "recorded_at": s.row.meta.recorded_at.isoformat(" ")}) for s in history.states]
-    print_rows(
-        "States, the original first (UTC)", rows, ["state", "at", "says", "filled", "remaining", "average_price"]
-    )
-    print_rows("As recorded (UTC)", rows, ["state", "recorded_at", "actor", "engine", "position", "version"])
+app.command("as-of")(audit_as_of)
+app.command("recreate")(audit_recreate)
+app.command()(verify)
+app.command()(anchor)
+app.command()(rotate_key)
+app.command()(export)
+app.command()(bundle)
+app.command()(reproduce)

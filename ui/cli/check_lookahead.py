@@ -21,7 +21,7 @@ from ui.cli.output import (
     show_progress,
 )
 from ui.cli.profile import ProfileOption, RiskProfileOption
-from ui.cli.trading import VariantOption
+from ui.cli.run_report import VariantOption
 
 if TYPE_CHECKING:
     from ui.services.lookahead import LookaheadReport

@@ -11,20 +11,26 @@ from engine.store import ENGINE_VERSION
 from ui.cli import (
     analyses,
     audit,
-    books,
+    backtest,
     check_lookahead,
+    compare,
+    dashboard,
     data,
     db,
-    evidence,
+    demo,
+    doctor,
     halts,
     log,
     model,
+    orders,
     paper,
+    positions,
     profile,
     projections,
-    sealing,
-    system,
-    trading,
+    replay,
+    runs,
+    trades,
+    why,
 )
 from ui.cli.output import report_interrupts
 
@@ -67,27 +73,21 @@ def root_options(
     del version
 
 
-app.command()(system.demo)
-app.command()(system.doctor)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.add_typer(data.app)
 app.command()(analyses.analyze)
 app.add_typer(analyses.app)
-app.command()(trading.backtest)
-app.command()(trading.replay)
-app.command()(trading.compare)
+app.command()(backtest.backtest)
+app.command()(replay.replay)
+app.command()(compare.compare)
 app.command()(check_lookahead.check_lookahead)
-app.add_typer(books.runs_app)
-app.add_typer(books.orders_app)
-app.add_typer(books.trades_app)
-app.add_typer(books.positions_app)
-app.command()(books.why)
+app.add_typer(runs.runs_app)
+app.add_typer(orders.orders_app)
+app.add_typer(trades.trades_app)
+app.add_typer(positions.positions_app)
+app.command()(why.why)
 app.command()(log.log)
-audit.app.command()(sealing.verify)
-audit.app.command()(sealing.anchor)
-audit.app.command()(sealing.rotate_key)
-audit.app.command()(evidence.export)
-audit.app.command()(evidence.bundle)
-audit.app.command()(evidence.reproduce)
 app.add_typer(audit.app)
 app.add_typer(paper.app)
 app.command()(halts.halt)
@@ -96,5 +96,5 @@ app.command("halts")(halts.halts_list)
 app.add_typer(profile.app)
 app.add_typer(model.app)
 app.add_typer(projections.app)
-app.command()(system.dashboard)
+app.command()(dashboard.dashboard)
 app.add_typer(db.app)

@@ -1,15 +1,18 @@
-"""What `quantagent demo` does, step by step. Every step may be repeated: what is stored is found, not made again."""
+"""`quantagent demo`, step by step. Each step is idempotent: stored results are read, not computed again."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ui.cli.books import print_chain
-from ui.cli.output import err, open_queries, out, print_facts, show_progress
+import typer
+
+from ui.cli.output import AsJson, err, open_queries, out, print_facts, print_json, report_errors, show_progress
 from ui.cli.results import outcome_facts, show_outcome
-from ui.cli.trading import run_facts, show_comparison, show_digests
+from ui.cli.run_report import run_facts, show_comparison, show_digests
+from ui.cli.why import print_chain
 from ui.formats import format_money, format_percent
 
 if TYPE_CHECKING:
@@ -18,6 +21,27 @@ if TYPE_CHECKING:
     from ui.services.buy_and_hold import BuyAndHoldReturn
 
 DIGESTS = ("run_id", "book_digest")
+
+
+def demo(as_json: AsJson = False) -> None:
+    """The whole system in small: real bars, analyses, a backtest, its replay, read models, and one trade's why."""
+    from ui.app import open_app
+
+    with report_errors():
+        began = time.monotonic()
+        err.print("Starting the database ...")
+        with open_app() as opened:
+            facts = run_demo(opened, quiet=as_json)
+        facts["seconds"] = round(time.monotonic() - began, 1)
+        if as_json:
+            print_json(**facts)
+        else:
+            err.print(f"Done in {facts['seconds']} s.")
+            out.print()
+            for sentence in facts["sentences"]:
+                out.print(sentence, markup=False)
+        if not (facts["replay_equal"] and facts["read_models_same"]):
+            raise typer.Exit(3)
 
 
 def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:

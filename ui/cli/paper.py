@@ -30,8 +30,8 @@ from ui.cli.output import (
 )
 from ui.cli.profile import ProfileOption, RiskProfileOption
 from ui.cli.results import outcome_facts, show_outcome
+from ui.cli.run_report import VariantOption
 from ui.cli.run_selection import resolve_run
-from ui.cli.trading import VariantOption
 
 app = typer.Typer(name="paper", help="Paper trading: the daemon that trades as bars close.", no_args_is_help=True)
 

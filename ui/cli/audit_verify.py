@@ -1,9 +1,8 @@
-"""`quantagent audit verify`, `anchor` and `rotate-key`: was anything changed, and the signed heads that prove it."""
+"""`quantagent audit verify`: every event, seal and anchor checked."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,14 +14,9 @@ from ui.cli.output import AsJson, err, print_facts, print_json, report_errors, s
 if TYPE_CHECKING:
     import psycopg
 
-    from engine.audit.anchors import Anchor
     from engine.audit.chain import AuditFinding
     from engine.audit.signing import AnchoringState
     from ui.app import App
-
-NewFileReasonOption = Annotated[
-    str | None, typer.Option("--reason", metavar="TEXT", help="Why; it becomes part of the log.")
-]
 
 
 def verify(
@@ -99,94 +93,3 @@ def _surrounding_findings(
         home_anchors.defect is AnchoringDefect.FILE and not is_elsewhere
     ):
         yield AuditFinding(0, home_anchors.refusal)
-
-
-def anchor(
-    copy: Annotated[
-        Path | None, typer.Option("--copy", metavar="FOLDER", help="Copy the anchors and the public key there, too.")
-    ] = None,
-    start_new_file: Annotated[
-        bool,
-        typer.Option("--begin-anew", help="Begin a new file of anchors where the old one is lost; needs --reason."),
-    ] = False,
-    reason: NewFileReasonOption = None,
-    as_json: AsJson = False,
-) -> None:
-    """Sign the head of the log and add it to the file of anchors."""
-    import psycopg
-
-    from engine import clock
-    from engine.audit.identity import restart_anchoring as begin
-    from engine.store import Cause
-    from ui.app import open_app
-
-    with report_errors():
-        if start_new_file != (reason is not None):
-            raise BadInput("--begin-anew and --reason TEXT belong together: give both, or neither.")
-        with open_app() as opened:
-            if reason is not None:
-                with psycopg.connect(opened.dsn, autocommit=True) as conn:
-                    cause = Cause(opened.settings.actor)
-                    begin(opened.store, conn, opened.home, clock.now(), cause, _require_reason(reason))
-            signed = opened.anchor()
-            if signed is None:
-                err.print("The log is empty: there is nothing to anchor yet.")
-                return
-            _show_anchor(opened, signed, copy, as_json)
-
-
-def rotate_key(
-    copy: Annotated[
-        Path | None,
-        typer.Option("--copy", metavar="FOLDER", help="Copy anchors and new public key there, too."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Replace the key that signs anchors by a new one, in an anchor that both sign."""
-    import psycopg
-
-    from engine import clock
-    from engine.audit.signing import rotate_signing_key as rotate
-    from ui.app import open_app
-
-    with report_errors(), open_app() as opened:
-        with psycopg.connect(opened.dsn, autocommit=True) as conn:
-            signed = rotate(conn, opened.home, clock.now())
-        _show_anchor(opened, signed, copy, as_json)
-        err.print("The old key signs nothing more. Hand out the new public key; anchors of the old one stay valid.")
-
-
-def _require_reason(reason: str) -> str:
-    if not reason.strip():
-        raise BadInput("--reason is empty: say in words why.")
-    return reason.strip()
-
-
-def _show_anchor(opened: App, signed: Anchor, copy: Path | None, as_json: bool) -> None:
-    from engine.audit.anchors import anchors_file
-    from engine.audit.signing import public_key_file
-
-    file, public = anchors_file(opened.home, signed.log), public_key_file(opened.home)
-    if copy is not None:
-        _copy({file: copy / "anchors.jsonl", public: copy / "anchor.pub"}, is_new_key=bool(signed.successor))
-    facts = {"log": signed.log, "seal": signed.seal, "position": signed.position, "hash": signed.hash, "at": signed.at}
-    facts |= {"anchor_file": file, "public_key": public}
-    if as_json:
-        print_json(**facts)
-    else:
-        print_facts("Anchored", facts)
-        err.print("Keep a copy of both files where the database's administrators cannot change them.")
-
-
-def _copy(copies: Mapping[Path, Path], *, is_new_key: bool) -> None:
-    """Refuses to replace a copy that says something else: it may be the only one left that does."""
-    for source, target in copies.items():
-        replaced = is_new_key and target.suffix == ".pub"
-        if target.exists() and not replaced and not source.read_bytes().startswith(target.read_bytes()):
-            raise BadInput(
-                f"{target} holds what {source} does not, so that nothing was copied: keep it, and see what "
-                f"`quantagent audit verify --anchor {target}` says."
-            )
-    for source, target in copies.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)

@@ -1,54 +1,19 @@
-"""`demo`, `doctor`, `dashboard`: the whole thing in one go, its health, its page."""
+"""`quantagent doctor`: checks of the installation, the database and the log."""
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from engine.core.errors import QuantagentError
-from ui.cli.output import AsJson, err, open_queries, out, print_json, print_rows, report_errors
+from ui.cli.output import AsJson, print_json, print_rows, report_errors
 
 if TYPE_CHECKING:
     from ui.app import App
-
-LOOPBACK = "127.0.0.1"
-DASHBOARD = Path(__file__).parent.parent / "dashboard/entry.py"
-
-
-class PageUnavailable(QuantagentError):
-    """The page cannot be served, or is no longer."""
-
-
-def demo(as_json: AsJson = False) -> None:
-    """The whole system in small: real bars, analyses, a backtest, its replay, read models, and one trade's why."""
-    from ui.app import open_app
-    from ui.cli.demo import run_demo
-
-    with report_errors():
-        began = time.monotonic()
-        err.print("Starting the database ...")
-        with open_app() as opened:
-            facts = run_demo(opened, quiet=as_json)
-        facts["seconds"] = round(time.monotonic() - began, 1)
-        if as_json:
-            print_json(**facts)
-        else:
-            err.print(f"Done in {facts['seconds']} s.")
-            out.print()
-            for sentence in facts["sentences"]:
-                out.print(sentence, markup=False)
-        if not (facts["replay_equal"] and facts["read_models_same"]):
-            raise typer.Exit(3)
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -157,63 +122,3 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         ("bars", bars),
         ("disk", disk),
     ]
-
-
-def dashboard(
-    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8501,
-    address: Annotated[
-        str, typer.Option(help="Address to listen on; leave it at the loopback unless a proxy guards it.")
-    ] = "127.0.0.1",
-    as_json: AsJson = False,
-) -> None:
-    """Serve the page on http://127.0.0.1:8501 until Ctrl-C."""
-    from ui.app import open_app
-
-    with report_errors(), open_app() as opened:
-        _check_free(address, port)
-        with open_queries(opened):
-            pass
-        if as_json:
-            print_json(url=f"http://{address}:{port}")
-        else:
-            err.print(f"The page is on http://{address}:{port}; Ctrl-C ends it.")
-        arguments = [
-            *(sys.executable, "-m", "streamlit", "run", str(DASHBOARD)),
-            *("--server.address", address, "--server.port", str(port), "--server.headless", "true"),
-            *("--browser.gatherUsageStats", "false", "--client.showErrorDetails", "none"),
-            *("--client.toolbarMode", "minimal", "--server.fileWatcherType", "none"),
-        ]
-        import subprocess
-
-        # A child, not exec: this process stays a user of the embedded database for as long as the page is served.
-        environment = {**os.environ, "QUANTAGENT_DSN": opened.access.reader}
-        child = subprocess.Popen(arguments, env=environment, stdout=sys.stderr)
-
-        signals: list[int] = []
-
-        def stop_page(number: int, frame: FrameType | None) -> None:
-            del frame
-            signals.append(number)
-            child.terminate()
-
-        signal.signal(signal.SIGTERM, stop_page)
-        signal.signal(signal.SIGINT, stop_page)
-        code = child.wait()
-        if not signals:
-            raise PageUnavailable(f"the page has ended by itself with code {code}: its messages above say why.")
-
-
-def _check_free(address: str, port: int) -> None:
-    """Raises `PageUnavailable` where nothing can listen: what serves the page would say so too late and at length."""
-    import socket
-
-    try:
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, place in found[:1]:
-            with socket.socket(family, kind, protocol) as probe:
-                # A port that was in use a moment ago may be used again.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(place)
-    except OSError as error:
-        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror or error})"
-        raise PageUnavailable(f"port {port} of {address} {reason}: name another with --port or --address.") from None

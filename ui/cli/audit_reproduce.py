@@ -1,4 +1,4 @@
-"""`audit export`, `audit bundle`, `audit reproduce`: the log and its runs, carried out of the database."""
+"""`quantagent audit reproduce`: the run of a bundle, executed in this log."""
 
 from __future__ import annotations
 
@@ -8,133 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.again import AuditRunArgument, event_facts
+from ui.cli.audit_output import event_facts
 from ui.cli.output import AsJson, err, out, print_facts, print_json, report_errors, show_progress
-from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
-    import psycopg
-
-    from engine.audit.anchors import Anchor
     from engine.audit.capsule import Capsule
     from engine.audit.reproduce import ReproductionResult
     from engine.store import LogEntry
-    from ui.app import App
+
 
 # An environment with other packages differs in all of them.
 PACKAGES_SHOWN = 8
-
-
-# --- export -------------------------------------------------------------------------------------------------------
-
-
-def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
-    as_json: AsJson = False,
-) -> None:
-    """Write the whole log to a folder: JSONL, Parquet, seals, anchors, and a verifier that needs only Python."""
-    from engine.audit.export import export_log as write
-    from ui.app import open_audit
-
-    with report_errors(), open_audit() as opened:
-        anchors = _anchors(opened)
-        with _snapshot_connection(opened) as conn, show_progress() as on_progress:
-            exported = write(conn, folder, anchors, lambda done, total: on_progress("events", done, total))
-    facts = {
-        "folder": exported.folder,
-        "log": exported.manifest.log,
-        "events": exported.manifest.events,
-        "seals": exported.manifest.seals,
-        "head": exported.manifest.head,
-        "last_position": exported.last_position,
-        "anchors": len(anchors),
-        "anchored_to": exported.anchored_to,
-    }
-    if as_json:
-        print_json(**facts, public_key=exported.manifest.public_key, files=exported.manifest.files)
-        return
-    print_facts("Exported", facts)
-    key = f" --public-key {exported.manifest.public_key}" if exported.manifest.public_key else ""
-    out.print(f"python3 {exported.folder / 'verify.py'}{key}", soft_wrap=True)
-    err.print("That command checks it wherever there is Python. Hand out the key by another way than the folder.")
-
-
-def _anchors(opened: App) -> list[Anchor]:
-    """Those at home. Read before the log is: an anchor made in between would vouch for what is not seen yet."""
-    from engine.audit.anchors import read_anchors
-
-    file = opened.anchor_status().file
-    return read_anchors(file) if file.exists() else []
-
-
-def _snapshot_connection(opened: App) -> psycopg.Connection[Any]:
-    """A connection whose transaction sees the log as it is at its first question."""
-    import psycopg
-
-    conn = psycopg.connect(opened.access.auditor)
-    conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    return conn
-
-
-# --- bundle -------------------------------------------------------------------------------------------------------
-
-
-def bundle(
-    run: AuditRunArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A zip file that does not exist yet.")],
-    as_json: AsJson = False,
-) -> None:
-    """Pack one finished run with its bars, analyses and seals, so that another machine can reproduce it."""
-    from engine.audit.bundle import pack_run as pack
-    from engine.audit.regenerate import run_bars
-    from engine.data.signals import VARIANT_PREFIX, load_signals
-    from ui.app import open_audit
-    from ui.environment_lock import lock_lines
-
-    with report_errors(), open_audit() as opened:
-        requested, anchors = resolve_run(opened, run), _anchors(opened)
-        bars = run_bars(opened.catalogue, opened.store, requested)
-        imported = requested.variant.startswith(VARIANT_PREFIX)
-        signals = load_signals(opened.store, opened.dsn, requested.variant) if imported else None
-        with _snapshot_connection(opened) as conn, show_progress() as on_progress:
-            capsule = pack(
-                opened.store,
-                conn,
-                requested,
-                bars,
-                signals,
-                file,
-                anchors=anchors,
-                lock_lines=lock_lines(),
-                progress=lambda done, total: on_progress("lines", done, total),
-            )
-    facts = _capsule_facts(capsule)
-    if as_json:
-        print_json(file=file, bytes=file.stat().st_size, **facts)
-    else:
-        print_facts(f"Bundled in {file}", facts)
-        err.print("On another machine, with an empty data folder: quantagent audit reproduce FILE")
-
-
-def _capsule_facts(capsule: Capsule) -> dict[str, Any]:
-    manifest, anchor = capsule.manifest, capsule.vouching_anchor()
-    return {
-        "run_id": manifest.run_id,
-        "environment": manifest.environment.value,
-        "engine_version": manifest.engine,
-        "python": manifest.python,
-        "bars": manifest.bars,
-        "book_events": manifest.book_events,
-        "dataset_digest": manifest.dataset_digest,
-        "config_digest": manifest.config_digest,
-        "analyses_digest": manifest.analyses_digest,
-        "book_digest": manifest.book_digest,
-        "anchored_at": anchor.at if anchor else None,
-        "public_key": anchor.key if anchor else None,
-    }
-
-
-# --- reproduce ----------------------------------------------------------------------------------------------------
 
 
 def reproduce(
@@ -185,7 +69,7 @@ def reproduce(
                 raise typer.Exit(3) from None
             opened.runner().catch_up(lambda done, total: on_progress("read models", done, total))
     if as_json:
-        print_json(**_reproduced_facts(reproduced), origin=_origin(capsule, key))
+        print_json(**_reproduced_facts(reproduced), origin=origin(capsule, key))
     else:
         out.print(_describe_origin(capsule, key), soft_wrap=True)
         _show_reproduced(reproduced)
@@ -193,7 +77,7 @@ def reproduce(
         raise typer.Exit(3)
 
 
-def _origin(capsule: Capsule, key: str | None) -> dict[str, Any]:
+def origin(capsule: Capsule, key: str | None) -> dict[str, Any]:
     """Which key vouches for the run and since when; `checked`: whether it is the one that was given."""
     anchor = capsule.vouching_anchor(key)
     return {
