@@ -396,7 +396,7 @@ def _without_functions(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def test_orders_are_placed_from_one_place_in_the_whole_tree() -> None:
-    assert callers(ROOT) == ["engine/broker/paper.py:hand_over"]
+    assert callers(ROOT) == ["engine/broker/paper.py:route_orders"]
 
 
 def test_a_second_caller_would_be_found(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class Checks:
         return bare(folder / "verify.py", *self._kept).returncode
 
 
-@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda each: f"{each.number} {each.act.__name__}")
+@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda each: f"{each.number} {each.apply.__name__}")
 def test_a_tampering_is_noticed_by_the_checks_that_the_table_names(
     server: str, original: Original, tampering: Tampering, tmp_path: Path
 ) -> None:

@@ -278,7 +278,7 @@ then is not known now; here an empty digest says so. A third version would be re
 4. **Enter both in the tables.** The names follow from them: `{former}` and `{newest}`.
 
 ```python
-{_source("FORMER")}
+{_source("FORMER_SHAPES")}
 
 {_source("UPCASTERS")}
 ```

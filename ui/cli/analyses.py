@@ -74,7 +74,7 @@ def analyze(
     from ui.app import open_app
     from ui.services.analyses import analyse_latest_bar
     from ui.services.analysts import missing_key
-    from ui.services.comparison import find_analysis
+    from ui.services.rerun import find_analysis
 
     with report_errors(), open_app() as opened:
         result = analyse_latest_bar(
@@ -174,7 +174,7 @@ def analyses_show(
 ) -> None:
     """One analysis: its reports, how it was made, every question with its cost."""
     from ui.app import open_app
-    from ui.services.comparison import find_analysis, recorded_texts
+    from ui.services.rerun import find_analysis, recorded_texts
 
     with report_errors(), open_app() as opened:
         event = find_analysis(opened.store, analysis).event
@@ -296,7 +296,7 @@ def _record(record: VariantRecord) -> dict[str, Any]:
 def analyses_rerun(analysis: AnalysisArgument, as_json: AsJson = False) -> None:
     """Run the graph again from its recorded answers and compare; asks no model. Exit code 3 if the reports differ."""
     from ui.app import open_app
-    from ui.services.comparison import rerun_analysis
+    from ui.services.rerun import rerun_analysis
 
     with report_errors(), open_app() as opened:
         result = rerun_analysis(opened, analysis)
@@ -359,10 +359,10 @@ def analyses_export(
 ) -> None:
     """Write stored analyses to a file, with the texts of their model calls, so that they can be run again elsewhere."""
     from ui.app import open_app
-    from ui.services import comparison
+    from ui.services import analyses_io
 
     with report_errors(), open_app() as opened:
-        report = comparison.export_analyses(
+        report = analyses_io.export_analyses(
             opened, file, symbol and parse_symbol(symbol), variant, parse_instant(start), parse_instant(end)
         )
     if as_json:
@@ -375,10 +375,10 @@ def analyses_export(
 def analyses_import(file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")], as_json: AsJson = False) -> None:
     """Store the analyses of such a file. An opinion that is stored stays; a file with a fault stores nothing."""
     from ui.app import open_app
-    from ui.services import comparison
+    from ui.services import analyses_io
 
     with report_errors(), open_app() as opened:
-        report = comparison.import_analyses(opened, file)
+        report = analyses_io.import_analyses(opened, file)
     if as_json:
         print_json(file=str(file), analyses=report.analyses, texts=report.texts, there=report.already_stored)
     else:
@@ -395,12 +395,12 @@ def analyses_forget(
 ) -> None:
     """Delete old checkpoints and charts. The log keeps every opinion, and what was asked and answered."""
     from ui.app import open_app
-    from ui.services import comparison
+    from ui.services import analyses_io
 
     with report_errors(), open_app() as opened:
         instant = parse_instant(before)
         assert instant is not None, "the option has to be given"
-        threads, freed = comparison.delete_working_data(opened, instant)
+        threads, freed = analyses_io.delete_working_data(opened, instant)
     if as_json:
         print_json(checkpoints=threads, bytes_of_charts=freed)
     else:
