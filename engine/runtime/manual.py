@@ -15,13 +15,13 @@ from engine.core.config import RunConfig, digest_of
 from engine.core.events import AT_MARKET, BookEvent, OrderCanceled, OrderTerms
 from engine.core.intents import Intent
 from engine.core.market import Bar, Side, Symbol
-from engine.core.money import ZERO
 from engine.core.session_ends import Schedule
 from engine.core.step import MarketView
+from engine.runtime.market_state import MarketState
 from engine.trading.book import Book, evolve, with_close
 from engine.trading.circuit_breakers import Command, bankruptcy
 from engine.trading.decide import decide, open_book
-from engine.trading.proposal import Proposal
+from engine.trading.proposal import OrderPlan, propose
 from engine.trading.risk import RiskRuling, check
 from engine.trading.tickets import OrderTicket, submit_ticket
 
@@ -31,14 +31,17 @@ class ManualAccount:
 
     def __init__(self, config: RunConfig, at: datetime) -> None:
         self.config, self.book = config, Book()
-        self.marks: dict[Symbol, Decimal] = {}
         self.events: list[BookEvent] = []
         opened = open_book(config, digest_of(config), at)
         self.broker = PaperBroker(config, opened)
-        self._schedule = Schedule.from_config(config)
-        self._latest: dict[Symbol, Bar] = {}
+        self._market = MarketState(config, Schedule.from_config(config))
         self._at: datetime | None = None
         self._apply([opened])
+
+    @property
+    def marks(self) -> dict[Symbol, Decimal]:
+        """The last price of each symbol."""
+        return self._market.marks
 
     def submit_intent(self, intent: Intent, price: Decimal, at: datetime) -> list[BookEvent]:
         """What follows from a wish at a price: signal, verdict and perhaps an order, as in a session's step."""
@@ -58,20 +61,18 @@ class ManualAccount:
 
     def command(self, command: Command) -> list[BookEvent]:
         """Halts or resumes."""
-        view = MarketView(command.at, self._at, (), self._latest, self.marks, schedule=self._schedule)
+        view = self._market.view(command.at, self._at, (), self.book)
         return self._route(decide(self.book, view, [], self.config, [command]))
 
     def open(self, symbol: Symbol, price: Decimal, at: datetime) -> list[BookEvent]:
         """A bar of the symbol opens: its working orders are filled or refused where the price lets them."""
-        before = self._latest.get(symbol)
-        volume = ZERO if before is None else before.volume
-        reports = self.broker.open(symbol, price, at, self.marks, volume)
+        reports = self.broker.open(symbol, price, at, self.marks, self._market.volume(symbol))
         self.marks[symbol] = price
         return self._apply(reports)
 
     def close(self, bar: Bar) -> list[BookEvent]:
         """A bar has closed: what happened inside it, and what expires with it."""
-        self.marks[bar.symbol], self._latest[bar.symbol] = bar.close, bar
+        self._market.observe([bar])
         applied = self._apply([*self.broker.close(bar, self.marks), *self.broker.expire(bar.closed_at)])
         ended = None if self.book.ended else bankruptcy(self.book, [bar], self.marks, bar.closed_at)
         if ended is not None:
@@ -88,16 +89,13 @@ class ManualAccount:
         terms: OrderTerms = AT_MARKET,
     ) -> RiskRuling:
         """What the gate would say to an order at a price."""
-        return check(Proposal(self.book, self.config, self._view(symbol, price, at), symbol, side, quantity, terms))
+        view = self._view(symbol, price, at)
+        return check(propose(self.book, self.config, view, symbol, OrderPlan(side, quantity, terms)))
 
     def _view(self, symbol: Symbol, price: Decimal, at: datetime) -> MarketView:
         """The instant at which somebody names a price: it counts as a close, with the volume of the bar before."""
-        before = self._latest.get(symbol)
-        if before is None or before.closed_at < at:
-            volume = ZERO if before is None else before.volume
-            self._latest[symbol] = Bar(symbol, at, at, price, price, price, price, volume)
-        self.marks[symbol] = price
-        return MarketView(at, self._at, (), self._latest, self.marks, schedule=self._schedule)
+        self._market.quote(symbol, price, at)
+        return self._market.view(at, self._at, (), self.book)
 
     def _route(self, events: Iterable[BookEvent]) -> list[BookEvent]:
         applied = self._apply(events)

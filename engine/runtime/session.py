@@ -6,11 +6,8 @@ and appended from there on: a restart continues by doing the same work again, an
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
 from hashlib import sha256
 from typing import Protocol
 
@@ -19,17 +16,15 @@ from engine.core.config import RunConfig
 from engine.core.errors import ReplayDiverged
 from engine.core.events import AnalysesConsulted, BookEvent, OrderFilled, OrderPlaced, SignalRaised
 from engine.core.intents import Intent
-from engine.core.market import Bar, Symbol
-from engine.core.money import ZERO
+from engine.core.market import Bar
 from engine.core.session_ends import Schedule
-from engine.core.step import MarketView
 from engine.data.timeline import TimeSlice
+from engine.runtime.market_state import MarketState
 from engine.store import Batch, Cause, Store
 from engine.store.codec import encode_payload, stored_name
 from engine.trading.book import Book, evolve, with_close
 from engine.trading.circuit_breakers import Command, bankruptcy
 from engine.trading.decide import apply_halts, close_book, decide_orders, open_book, roll_due, roll_session
-from engine.trading.exits import RANGE_BARS, true_range
 
 # Appends of a backtest gather this many events; a paper session flushes after every step instead.
 BATCH = 500
@@ -110,17 +105,17 @@ class Session:
         self._schedule = schedule or Schedule.from_config(config)
         self.book = Book()
         self.broker: PaperBroker | None = None
-        self.bars = self.signals = self.orders = self.fills = 0
+        self.signals = self.orders = self.fills = 0
         self.at: datetime | None = None
         self._next_roll: datetime | None = None
-        self._latest: dict[Symbol, Bar] = {}
-        self._marks: dict[Symbol, Decimal] = {}
-        self._opens: dict[Symbol, list[datetime]] = {symbol: [] for symbol in config.symbols}
-        self._ranges: dict[Symbol, deque[Decimal]] = {
-            symbol: deque(maxlen=RANGE_BARS) for symbol in config.symbols if config.exits_of(symbol).stop_ranges
-        }
+        self._market = MarketState(config, self._schedule)
         self._consulted: list[tuple[str, int]] = []
         self._analyses_hash = sha256()
+
+    @property
+    def bars(self) -> int:
+        """How many bars of traded symbols have closed so far."""
+        return self._market.bars
 
     @property
     def ended(self) -> str:
@@ -146,19 +141,19 @@ class Session:
         if rolled is not None and rolled < time_slice.at:
             self._roll(broker, rolled, written)
             rolled = None
-        self._observe(time_slice.closed)
+        self._market.observe(time_slice.closed)
         if broker.account.working:
             for bar in time_slice.closed:
-                self._write(broker.close(bar, self._marks), written)
+                self._write(broker.close(bar, self._market.marks), written)
             self._write(broker.expire(time_slice.at), written)
-        ended = bankruptcy(self.book, time_slice.closed, self._marks, time_slice.at)
+        ended = bankruptcy(self.book, time_slice.closed, self._market.marks, time_slice.at)
         if ended is not None:
             self._write([ended], written)
-            self._write(broker.liquidate(time_slice.closed, self._marks, time_slice.at), written)
+            self._write(broker.liquidate(time_slice.closed, self._market.marks, time_slice.at), written)
             # Read and not acted on: a replay under another profile may survive this instant and needs them.
             self._read_intents(time_slice.closed)
             return self._finish(time_slice, written)
-        view = self._view(time_slice)
+        view = self._market.view(time_slice.at, self.at, time_slice.closed, self.book)
         halt_events = apply_halts(self.book, view, self.config, commands)
         self._write(halt_events, written)
         route_orders(broker, halt_events)
@@ -167,12 +162,11 @@ class Session:
         order_events = decide_orders(self.book, view, self._read_intents(time_slice.closed), self.config)
         self._write(order_events, written)
         if self.config.limits.drawdown_pct is not None:
-            self.book = with_close(self.book, self._marks)
+            self.book = with_close(self.book, self._market.marks)
         route_orders(broker, order_events)
         for symbol, price in time_slice.opened if broker.account.working else ():
-            before = self._latest.get(symbol)
-            volume = ZERO if before is None else before.volume
-            self._write(broker.open(symbol, price, time_slice.at, self._marks, volume), written)
+            volume = self._market.volume(symbol)
+            self._write(broker.open(symbol, price, time_slice.at, self._market.marks, volume), written)
         return self._finish(time_slice, written)
 
     def _finish(self, time_slice: TimeSlice, written: list[BookEvent]) -> tuple[BookEvent, ...]:
@@ -195,51 +189,22 @@ class Session:
 
     def _roll(self, broker: PaperBroker, at: datetime, written: list[BookEvent]) -> None:
         self._record_consulted(at, written)
-        self._write(broker.roll(at, self._marks), written)
-        self._write(roll_session(self.book, at, self._marks), written)
-
-    def _observe(self, closed: Sequence[Bar]) -> None:
-        for bar in closed:
-            if bar.symbol in self._ranges:
-                self._ranges[bar.symbol].append(true_range(bar, self._latest.get(bar.symbol)))
-            self._latest[bar.symbol] = bar
-            self._marks[bar.symbol] = bar.close
-            if bar.symbol in self._opens:
-                self._opens[bar.symbol].append(bar.opened_at)
-                self.bars += 1
-
-    def _view(self, time_slice: TimeSlice) -> MarketView:
-        return MarketView(
-            time_slice.at,
-            self.at,
-            time_slice.closed,
-            self._latest,
-            self._marks,
-            self._bars_held(),
-            self._ranges,
-            self._schedule,
-        )
+        self._write(broker.roll(at, self._market.marks), written)
+        self._write(roll_session(self.book, at, self._market.marks), written)
 
     def end(self) -> None:
         """Marks what is held and writes everything that is pending."""
         if self.at is not None:
             written: list[BookEvent] = []
             self._record_consulted(self.at, written)
-            self._write([close_book(self.book, self.at, self._marks)], written)
+            self._write([close_book(self.book, self.at, self._market.marks)], written)
             self._journal.write(written)
         self._journal.flush()
-
-    def _bars_held(self) -> dict[Symbol, int]:
-        held: dict[Symbol, int] = {}
-        for symbol, position in self.book.positions.items():
-            opens = self._opens[symbol]
-            held[symbol] = len(opens) - bisect_left(opens, position.opened_at)
-        return held
 
     def _read_intents(self, closed: Iterable[Bar]) -> list[Intent]:
         intents: list[Intent] = []
         for bar in closed:
-            if bar.symbol not in self._opens:
+            if not self._market.is_traded(bar.symbol):
                 continue
             intent = self._analyst.intent(bar)
             if intent is not None:

@@ -11,8 +11,6 @@ from engine.core.events import (
     BookEvent,
     OrderPlaced,
     OrderReplaced,
-    OrderTerms,
-    Protection,
     RiskDecided,
     SignalRaised,
     Source,
@@ -23,27 +21,8 @@ from engine.core.market import Direction, Side, Symbol
 from engine.core.money import ONE, ZERO, magnitude
 from engine.core.step import MarketView
 from engine.trading.book import Book
-from engine.trading.proposal import Proposal, collar_price, entry_cash
+from engine.trading.proposal import OrderPlan, collar_price, entry_cash, propose
 from engine.trading.risk import check
-
-
-class OrderPlan:
-    """How a signal is to become an order: side, quantity, and what goes with it."""
-
-    __slots__ = ("holding_bars", "invalid_reason", "protection", "quantity", "replaces", "side", "terms")
-
-    def __init__(
-        self,
-        side: Side,
-        quantity: Decimal,
-        terms: OrderTerms = AT_MARKET,
-        protection: Protection | None = None,
-        holding_bars: int | None = None,
-        invalid_reason: str = "",
-        replaces: OrderPlaced | None = None,
-    ) -> None:
-        self.side, self.quantity, self.terms, self.protection = side, quantity, terms, protection
-        self.holding_bars, self.invalid_reason, self.replaces = holding_bars, invalid_reason, replaces
 
 
 def submit(
@@ -51,9 +30,7 @@ def submit(
 ) -> Iterator[BookEvent]:
     """Signal, verdict and, if it may be, the order."""
     yield signal
-    proposal = Proposal(
-        book, config, view, signal.symbol, plan.side, plan.quantity, plan.terms, plan.invalid_reason, plan.replaces
-    )
+    proposal = propose(book, config, view, signal.symbol, plan)
     ruling = check(proposal)
     yield RiskDecided(
         signal_id=signal.signal_id,
@@ -73,9 +50,8 @@ def submit(
     amended = plan.replaces
     # Where only the closing half of a wish's entry is left, it does not wait for the entry's price.
     is_exit_half = exit_only and ruling.quantity != plan.quantity and signal.source != "person"
-    number = int(signal.signal_id.rpartition("-")[2])
     order = OrderPlaced(
-        order_id=order_id(signal.symbol, signal.at, number),
+        order_id=order_id(signal.symbol, signal.at, next_number(book, view, signal.symbol)),
         signal_id=signal.signal_id,
         analysis_id=signal.analysis_id,
         symbol=signal.symbol,
@@ -121,6 +97,11 @@ def closing_order(book: Book, symbol: Symbol) -> tuple[Side, Decimal]:
 
 
 def next_signal_id(book: Book, view: MarketView, symbol: Symbol) -> str:
-    """The id of a signal, which counts those that the symbol has had at this instant already."""
+    """Return the id of the symbol's next signal at this instant."""
+    return signal_id(symbol, view.at, next_number(book, view, symbol))
+
+
+def next_number(book: Book, view: MarketView, symbol: Symbol) -> int:
+    """Return the number of the symbol's next signal at this instant, from 1; the order that follows it shares it."""
     at, counts = book.raised
-    return signal_id(symbol, view.at, 1 + (counts.get(symbol, 0) if at == view.at else 0))
+    return 1 + (counts.get(symbol, 0) if at == view.at else 0)

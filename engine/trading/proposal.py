@@ -5,8 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from functools import cached_property
 
+import msgspec
+
 from engine.core.config import RunConfig
-from engine.core.events import AT_MARKET, OrderPlaced, OrderTerms
+from engine.core.events import AT_MARKET, OrderPlaced, OrderTerms, Protection
 from engine.core.market import Direction, Side, Symbol
 from engine.core.money import ZERO, add, is_exact, magnitude, mul, neg, percent_of, prorate, sub
 from engine.core.step import MarketView
@@ -17,45 +19,48 @@ NOT_COMPUTABLE = (KeyError, ValueError, ArithmeticError)
 """What amounts raise that are missing, no numbers, or too large."""
 
 
-class Proposal:
-    """An order as the gate sees it, before it exists.
+class OrderPlan(msgspec.Struct, frozen=True, gc=False):
+    """The order that a signal leads to, before any rule has checked it.
 
-    reference: the price it is expected to meet, before slippage: the last close, or its own limit or stop. flaw: what
-    is wrong with the wish itself, empty when nothing is. replaces: the working order it amends.
+    invalid_reason: why it cannot be placed at all, empty for a valid one; replaces: the working order it amends.
     """
 
-    def __init__(
-        self,
-        book: Book,
-        config: RunConfig,
-        view: MarketView,
-        symbol: Symbol,
-        side: Side,
-        quantity: Decimal,
-        terms: OrderTerms = AT_MARKET,
-        invalid_reason: str = "",
-        replaces: OrderPlaced | None = None,
-    ) -> None:
-        self.book, self.config, self.view = book, config, view
-        self.symbol, self.side = symbol, side
-        self.terms, self.replaces = terms, replaces
-        is_valid_amount = is_exact(quantity)
-        self.quantity = quantity if is_valid_amount else ZERO
-        self.invalid_reason = invalid_reason if is_valid_amount else f"quantity {quantity} is no amount"
+    side: Side
+    quantity: Decimal
+    terms: OrderTerms = AT_MARKET
+    protection: Protection | None = None
+    holding_bars: int | None = None
+    invalid_reason: str = ""
+    replaces: OrderPlaced | None = None
+
+
+def propose(book: Book, config: RunConfig, view: MarketView, symbol: Symbol, plan: OrderPlan) -> Proposal:
+    """The proposal of a plan; a quantity that is no amount counts as 0, with the reason."""
+    quantity, invalid_reason = plan.quantity, plan.invalid_reason
+    if not is_exact(quantity):
+        quantity, invalid_reason = ZERO, f"quantity {quantity} is no amount"
+    return Proposal(book, config, view, symbol, plan.side, quantity, plan.terms, invalid_reason, plan.replaces)
+
+
+class Proposal(msgspec.Struct, frozen=True, dict=True):
+    """An order as the risk rules see it: a plan beside the book, the configuration and the market of this instant.
+
+    Everything else is computed from these fields, once and on demand.
+    """
+
+    book: Book
+    config: RunConfig
+    view: MarketView
+    symbol: Symbol
+    side: Side
+    quantity: Decimal
+    terms: OrderTerms = AT_MARKET
+    invalid_reason: str = ""
+    replaces: OrderPlaced | None = None
 
     def with_quantity(self, quantity: Decimal) -> Proposal:
         """The same order over another quantity."""
-        return Proposal(
-            self.book,
-            self.config,
-            self.view,
-            self.symbol,
-            self.side,
-            quantity,
-            self.terms,
-            self.invalid_reason,
-            self.replaces,
-        )
+        return msgspec.structs.replace(self, quantity=quantity)
 
     @cached_property
     def last(self) -> Decimal | None:
@@ -65,6 +70,7 @@ class Proposal:
 
     @cached_property
     def reference(self) -> Decimal | None:
+        """The price it is expected to meet, before slippage: the last close, or its own limit or stop."""
         return reference_of(self.side, self.terms, self.last)
 
     @cached_property
@@ -153,7 +159,7 @@ class Proposal:
 
     def _value_change(self) -> Decimal:
         """By how much the fill changes the value of the symbol's position: what it closes at the mark, what it opens
-        at the price expected to be paid. Raises one of `UNRECKONABLE` while a price is unknown."""
+        at the price expected to be paid. Raises one of `NOT_COMPUTABLE` while a price is unknown."""
         marks = self.view.marks
         # A price of the order's own does not stand for the market's: nothing is opened while that is unknown.
         closed = mul(self.closing, self.book.unit_value(self.symbol, marks[self.symbol], marks))

@@ -13,9 +13,9 @@ from engine.core.money import ONE, ZERO, add, is_exact, magnitude, neg, sub
 from engine.core.step import MarketView
 from engine.trading import exits
 from engine.trading.book import Book, evolve
-from engine.trading.execution import OrderPlan, closing_order, next_signal_id, submit
+from engine.trading.execution import closing_order, next_signal_id, submit
 from engine.trading.order_terms import default_terms, invalid_terms, with_session_expiry
-from engine.trading.proposal import Proposal, reference_of
+from engine.trading.proposal import OrderPlan, propose, reference_of
 from engine.trading.risk import pending_exit
 from engine.trading.sizing import target_quantity
 
@@ -131,7 +131,7 @@ def _plan(
         return OrderPlan(*closing_order(book, symbol))
     side = Side.BUY if intent.direction is Direction.LONG else Side.SELL
     reference = reference_of(side, terms, view.marks[symbol])
-    probe = Proposal(book, config, view, symbol, side, ONE, terms)
+    probe = propose(book, config, view, symbol, OrderPlan(side, ONE, terms))
     if reference is None or probe.cost is None or probe.rate is None or probe.equity is None:
         return OrderPlan(side, ZERO, terms)
     # A short is worth its price before slippage: see the position cap.

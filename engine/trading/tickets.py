@@ -14,9 +14,9 @@ from engine.core.money import ONE, ZERO, add, is_exact, neg
 from engine.core.step import MarketView
 from engine.trading import exits
 from engine.trading.book import Book, closing_units
-from engine.trading.execution import OrderPlan, next_signal_id, submit
+from engine.trading.execution import next_signal_id, submit
 from engine.trading.order_terms import invalid_terms, with_session_expiry
-from engine.trading.proposal import reference_of
+from engine.trading.proposal import OrderPlan, reference_of
 
 
 class OrderTicket(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ from engine.core.step import MarketView
 from engine.trading.book import Book, Position, closing_units, evolve, fold
 from engine.trading.decide import open_book
 from engine.trading.fills import Market, fill
-from engine.trading.proposal import Proposal, entry_cash, reference_of
+from engine.trading.proposal import OrderPlan, Proposal, entry_cash, propose, reference_of
 from engine.trading.risk import RULES, RiskRuling, check, daily_loss_limit, pending_exit
 from engine.trading.sizing import target_quantity
 from tests.support.strategies import config_of
@@ -93,7 +93,8 @@ def proposed(
     book = account(config) if book is None else book
     if peak is not None:
         book = msgspec.structs.replace(book, peak=exact(peak))
-    return Proposal(book, config, step, symbol, side, Decimal(quantity), terms, flaw, replaces)
+    plan = OrderPlan(side, Decimal(quantity), terms, invalid_reason=flaw, replaces=replaces)
+    return propose(book, config, step, symbol, plan)
 
 
 def failures(ruling: RiskRuling) -> list[str]:
@@ -832,8 +833,9 @@ def test_the_same_order_over_another_quantity_differs_in_nothing_else() -> None:
     terms, book = limit("90"), account(CAP, {"BBB": "1"})
     proposal = proposed(CAP, SELL, "7", terms, book=book, symbol="BBB", flaw="why?", replaces=working)
     other = proposal.with_quantity(exact("3"))
-    assert Proposal(book, CAP, proposal.view, "BBB", SELL, ONE).invalid_reason == ""
-    assert vars(other) == vars(proposal) | {"quantity": exact("3")}
+    assert {field for field in Proposal.__struct_fields__ if getattr(other, field) != getattr(proposal, field)} == {
+        "quantity"
+    }
     assert (other.terms, other.invalid_reason, other.replaces, other.book) == (terms, "why?", working, book)
 
 
