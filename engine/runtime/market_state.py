@@ -20,7 +20,7 @@ from engine.trading.exits import RANGE_BARS, true_range
 class MarketState:
     """Observed bars of one account's symbols, in the order of their closes.
 
-    marks: the last price of each symbol; latest: its last closed bar; bars: the number of closed bars of traded symbols.
+    marks: the last price of each symbol; latest: its last closed bar; bars: how many bars of traded symbols closed.
     """
 
     def __init__(self, config: RunConfig, schedule: Schedule) -> None:

@@ -275,7 +275,7 @@ def test_bars_that_the_database_drops_fail_the_import(dsn: str, table: str, know
     with psycopg.connect(dsn) as conn:
         conn.execute(SWALLOW.format(table).encode())
     with pytest.raises(
-        StoreUnavailable, match=f"the table quantagent.{table} and it stored {known * (table == 'bars')},"
+        StoreUnavailable, match=f"the table quantagent.{table} and it stored {known * (table == 'bars')}:"
     ):
         catalogue.add("AAA", Timeframe.H1, bars, source="test", learned_at=NOW)
     assert sum(held.count for held in catalogue.list_series()) == known

@@ -157,9 +157,9 @@ def test_something_else_under_the_same_id_is_refused_and_nothing_of_it_written(
             first.record(step)
         before = first.account_state(), first.executions()
     with closing(PostgresBlotter(dsn, RUN)) as again:
-        with pytest.raises(RecordDiffers, match=f"run 00000000 has something else as {what}"):
+        with pytest.raises(RecordDiffers, match=f"run 00000000 holds a different {what}"):
             again.record(other)
-        with pytest.raises(RecordDiffers, match="the opening balance"):
+        with pytest.raises(RecordDiffers, match="a different opening balance"):
             again.open(exact("10000.01"), "USD")
         assert (again.account_state(), again.executions()) == before
 

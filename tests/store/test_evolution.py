@@ -191,7 +191,7 @@ def test_a_run_asked_by_an_older_engine_keeps_its_question(store: Store, monkeyp
 
 
 def test_an_old_run_is_not_taken_for_one_with_another_first_bar(begun: Store) -> None:
-    with pytest.raises(VersionConflict, match="another process wrote other facts"):
+    with pytest.raises(VersionConflict, match="another process appended other events"):
         runs.start_run(begun, ASKED, LAST, "test")
     assert begun.last_position() == begun.read_all()[-1].position
     assert len(list(begun.read(STREAM))) == 2

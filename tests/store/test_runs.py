@@ -163,7 +163,7 @@ def test_a_run_that_was_interrupted_twice_ends_as_if_nothing_had_been(first: int
 def test_another_first_bar_under_the_same_name_is_refused() -> None:
     store = MemoryStore()
     performed(store)
-    with pytest.raises(VersionConflict, match="another process wrote other facts"):
+    with pytest.raises(VersionConflict, match="another process appended other events"):
         runs.start_run(store, question(), BARS[0][0].opened_at + timedelta(hours=1), "test")
 
 
@@ -225,7 +225,7 @@ def test_a_replay_of_an_opinion_that_is_not_stored_names_it() -> None:
     store = MemoryStore()
     source = performed(store, question("rules"))
     missing, _ = next(replay.consulted_analyses(store, source.request.run_id))
-    with pytest.raises(AnalysisMissing, match="a replay never makes one") as refused:
+    with pytest.raises(AnalysisMissing, match="a replay creates none") as refused:
         replay.load_stored_analyses(store, source.request, no_file)
     assert refused.value.key == missing
 

@@ -57,8 +57,9 @@ def test_what_comes_with_the_project_is_found() -> None:
 
 def test_yfinance_and_pandas_are_loaded_by_the_first_call_only() -> None:
     program = (
-        "import sys; from engine.data.providers import find, names; names(); assert 'polars' not in sys.modules;"
-        "find('yahoo'); print(sorted({'yfinance', 'pandas', 'curl_cffi', 'exchange_calendars'} & set(sys.modules)))"
+        "import sys; from engine.data.providers import load_provider, provider_names; provider_names();"
+        "assert 'polars' not in sys.modules; load_provider('yahoo');"
+        "print(sorted({'yfinance', 'pandas', 'curl_cffi', 'exchange_calendars'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
