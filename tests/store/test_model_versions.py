@@ -37,13 +37,13 @@ def test_every_save_is_a_version_with_digest_and_actor_and_an_equal_one_adds_non
     assert models.save_model(store, "gpt", OTHER, "bob").number == 2
     assert models.save_model(store, "gpt", ONE, "ann").number == 3
     saved = models.model_versions(store)["gpt"]
-    assert [(each.number, each.actor, each.preset) for each in saved] == [
+    assert [(each.number, each.actor, models.preset_of(each)) for each in saved] == [
         (1, "ann", ONE), (2, "bob", OTHER), (3, "ann", ONE),
     ]  # fmt: skip
     for row in store.read("model:gpt"):
         assert isinstance(row.event, ModelSaved)
         assert row.event.digest == preset_digest(row.event.document)
-    assert models.find_model(store, "gpt@2").preset == OTHER
+    assert models.preset_of(models.find_model(store, "gpt@2")) == OTHER
     assert models.find_model(store, "gpt").number == 3
 
 
@@ -244,7 +244,7 @@ def test_a_stored_preset_is_read_whatever_the_environment_holds(monkeypatch: pyt
     store = MemoryStore()
     models.save_model(store, "gpt", preset(model="a-plain-name"), "ann")
     monkeypatch.setenv("STRANGE_KEY", "a-plain-name")
-    assert models.find_model(store, "gpt").preset.model == "a-plain-name"
+    assert models.preset_of(models.find_model(store, "gpt")).model == "a-plain-name"
 
 
 # --- Read tables --------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_every_save_is_a_version_with_kind_digest_and_actor_and_an_equal_one_add
     assert profiles.save_profile(store, "strict", STRICT, "ann").number == 3
     saved = profiles.profile_versions(store)["strict"]
     assert [(each.number, each.actor) for each in saved] == [(1, "ann"), (2, "bob"), (3, "ann")]
-    assert [each.document for each in saved] == [STRICT, LOOSE, STRICT]
+    assert [profiles.document_of(each) for each in saved] == [STRICT, LOOSE, STRICT]
     for row in store.read("profile:strict"):
         assert isinstance(row.event, ProfileSaved)
         assert (row.event.kind, row.event.digest) == ("risk", document_digest(row.event.document))

@@ -31,7 +31,7 @@ def model_list(wide: Wide = False, as_json: AsJson = False) -> None:
     with report_errors(), open_app() as opened:
         saved = models.model_versions(opened.store)
         active = list(models.active_models(opened.store).values())
-        presets = {name: versions_of_model[-1].preset for name, versions_of_model in sorted(saved.items())}
+        presets = {name: models.preset_of(versions_of_model[-1]) for name, versions_of_model in sorted(saved.items())}
     if as_json:
         print_json(
             models={name: preset_values(preset) for name, preset in presets.items()},
@@ -85,7 +85,7 @@ def model_show(
 
     with report_errors(), open_app() as opened:
         version_found = models.find_model(opened.store, name if version is None else f"{name}@{version}")
-        preset = version_found.preset
+        preset = models.preset_of(version_found)
     if as_json:
         print_json(
             name=version_found.saved.name,
@@ -137,7 +137,7 @@ def _save_version(store: Store, name: str, file: Path | None, settings: list[str
     if file is not None:
         fields = models.read_model_file(file)
     elif before := models.model_versions(store).get(name):
-        fields = preset_values(before[-1].preset)
+        fields = preset_values(models.preset_of(before[-1]))
     where = str(file) if file is not None and not settings else "as it is given"
     preset = models.parse_preset({**fields, **models.parse_settings(settings)}, where)
     return models.save_model(store, name, preset, actor)

@@ -77,7 +77,7 @@ def missing_key(app: App, variant: str) -> str | None:
     saved = models.model_versions(app.store).get(head)
     if is_installed(variant) or not saved:
         return None
-    preset = saved[-1].preset
+    preset = models.preset_of(saved[-1])
     return None if api_key(preset) else preset.key_env
 
 
@@ -99,7 +99,7 @@ def load_agents(
     head, _, tail = name.partition("@")
     if len(tail) == 12:
         for version in reversed(models.model_versions(app.store).get(head, [])):
-            presets = [NamedPreset(*each) for each in models.with_fallbacks(app.store, head, version.preset)]
+            presets = [NamedPreset(*each) for each in models.with_fallbacks(app.store, head, models.preset_of(version))]
             agents = Agents(presets, resources, budget=budget, progress=progress)
             if agents.name == name:
                 return agents
@@ -108,7 +108,7 @@ def load_agents(
             f"What it made stays; new analyses are made as `--variant {head}`."
         )
     version = models.find_model(app.store, name)
-    presets = [NamedPreset(*each) for each in models.with_fallbacks(app.store, head, version.preset)]
+    presets = [NamedPreset(*each) for each in models.with_fallbacks(app.store, head, models.preset_of(version))]
     return Agents(presets, resources, budget=budget, progress=progress)
 
 

@@ -18,28 +18,16 @@ from analysis import variants
 from analysis.llm.presets import ModelPreset, holds_secret, looks_like_key, preset_digest, preset_text, preset_values
 from engine.core.errors import BadInput, NotFound
 from engine.core.events import Environment, ModelActivated, ModelSaved, ProfileScope
-from engine.core.upcasters import event_names
-from engine.store import Store, read_from
+from engine.store import Store
 from ui.services.document_files import DocumentFields, first_error, is_file, parse_json, read_values
-from ui.services.versioned_documents import append_events, check_name, describe_scope, pick_version
+from ui.services.versioned_documents import DocumentVersion, VersionedDocuments, describe_scope
 
-
-class ModelVersion(NamedTuple):
-    """A saved version of a preset, counted from 1; who saved it when."""
-
-    number: int
-    saved: ModelSaved
-    at: datetime
-    actor: str
-
-    @property
-    def preset(self) -> ModelPreset:
-        where = f"{self.saved.name}@{self.number}"
-        return parse_preset(parse_json(self.saved.document, f"model {where}"), where)
+MODELS = VersionedDocuments("model", ModelSaved, ModelActivated)
+ModelVersion = DocumentVersion[ModelSaved]
 
 
 class ActiveModel(NamedTuple):
-    """What is the default of a scope. `digest` names the version."""
+    """The default of a scope; `digest` names the version."""
 
     scope: ProfileScope
     name: str
@@ -61,27 +49,20 @@ class SelectedModel(NamedTuple):
 
 
 def model_versions(store: Store) -> dict[str, list[ModelVersion]]:
-    """The saved versions of every preset, oldest first."""
-    found: dict[str, list[ModelVersion]] = {}
-    for row in read_from(store, event_names([ModelSaved])):
-        if isinstance(row.event, ModelSaved):
-            saved = found.setdefault(row.event.name, [])
-            saved.append(ModelVersion(len(saved) + 1, row.event, row.meta.recorded_at, row.meta.actor))
-    return found
+    """Return the saved versions of every preset, oldest first."""
+    return MODELS.versions(store)
+
+
+def preset_of(version: ModelVersion) -> ModelPreset:
+    """Return the preset that a version saved."""
+    where = f"{version.saved.name}@{version.number}"
+    return parse_preset(parse_json(version.saved.document, f"model {where}"), where)
 
 
 def active_models(store: Store) -> dict[ProfileScope, ActiveModel]:
-    """The defaults that are set, by scope."""
-    found: dict[ProfileScope, ActiveModel] = {}
-    for row in read_from(store, event_names([ModelActivated])):
-        event = row.event
-        if isinstance(event, ModelActivated):
-            found.pop(event.scope, None)
-            if event.name:
-                found[event.scope] = ActiveModel(
-                    event.scope, event.name, event.digest, row.meta.recorded_at, row.meta.actor
-                )
-    return found
+    """Return the present defaults by scope."""
+    defaults = MODELS.defaults(store).values()
+    return {each.scope: ActiveModel(each.scope, each.name, each.digest, each.at, each.actor) for each in defaults}
 
 
 def find_model(store: Store, given: str) -> ModelVersion:
@@ -90,7 +71,7 @@ def find_model(store: Store, given: str) -> ModelVersion:
         raise NotFound("there is no model of that name, which looks like a key: give a name, and keep keys out of it.")
     saved = model_versions(store)
     name = given.partition("@")[0]
-    version = pick_version("model", given, saved.get(name, ())) if name in saved else None
+    version = MODELS.pick_version(given, saved.get(name, ())) if name in saved else None
     if version is None:
         known = f"choose one of {', '.join(sorted(saved))}, or save" if saved else "save"
         raise NotFound(
@@ -109,19 +90,14 @@ def select_model(store: Store, given: str | None = None, environment: Environmen
     """
     if given is not None:
         version = find_model(store, given)
-        return SelectedModel(version.saved.name, version.preset, f"model {given} (given)", version.number)
-    defaults = active_models(store)
-    scopes: tuple[ProfileScope, ...] = ("global",)
-    if environment is not None:
-        scopes = ("paper" if environment is Environment.PAPER else "backtest", "global")
-    default = next((defaults[scope] for scope in scopes if scope in defaults), None)
+        return SelectedModel(version.saved.name, preset_of(version), f"model {given} (given)", version.number)
+    default = MODELS.default_for(store, environment)
     if default is None:
         raise NotFound("no model is active: name one, or `quantagent model activate NAME` makes one the default.")
-    saved = model_versions(store)[default.name]
-    version = next(each for each in reversed(saved) if each.saved.digest == default.digest)
-    older = "" if version is saved[-1] else f", version {version.number} of {len(saved)}"
-    description = f"model {default.name} (active {describe_scope(default.scope)}{older})"
-    return SelectedModel(default.name, version.preset, description, version.number)
+    version, note = MODELS.active_version(store, default)
+    assert version is not None, "a model is activated as one of its saved versions"
+    description = f"model {default.name} (active {describe_scope(default.scope)}{note})"
+    return SelectedModel(default.name, preset_of(version), description, version.number)
 
 
 def with_fallbacks(store: Store, name: str, preset: ModelPreset) -> list[tuple[str, ModelPreset]]:
@@ -133,7 +109,7 @@ def with_fallbacks(store: Store, name: str, preset: ModelPreset) -> list[tuple[s
     while following := chain[-1][1].fallback:
         if any(following == before for before, _ in chain):
             raise BadInput(f"the fallbacks of model {name} go in a circle, back to {following}: end them somewhere.")
-        chain.append((following, find_model(store, following).preset))
+        chain.append((following, preset_of(find_model(store, following))))
     return chain
 
 
@@ -186,17 +162,15 @@ def save_model(store: Store, name: str, preset: ModelPreset, actor: str) -> Mode
     """Saves a version and returns it; a preset equal to the latest version adds none."""
     _check_saveable(store, name, preset)
     text = preset_text(preset)
-    latest = model_versions(store).get(name, [None])[-1]
-    if latest is None or preset_text(latest.preset) != text:
-        append_events(store, {_stream(name): ModelSaved(name, text, preset_digest(text))}, actor)
-        latest = model_versions(store)[name][-1]
-    return latest
+    saved = MODELS.versions(store).get(name)
+    latest_text = preset_text(preset_of(saved[-1])) if saved else None
+    return MODELS.save(store, ModelSaved(name, text, preset_digest(text)), latest_text, actor)
 
 
 def _check_saveable(store: Store, name: str, preset: ModelPreset) -> None:
     if _is_secret(name):
         raise BadInput("the model's name looks like a key: a name is written into the log, choose another.")
-    check_name("model", name)
+    MODELS.check_name(name)
     if name in variants.variant_names():
         raise BadInput(f"{name} is the name of an analyst that is installed: save the model under another name.")
     for field, value in preset_values(preset).items():
@@ -215,11 +189,7 @@ def activate_model(store: Store, given: str, scope: ProfileScope, actor: str) ->
     if is_file(given):
         raise BadInput(f"{given} is a file: `quantagent model save NAME --file {given}` first, then activate NAME.")
     saved = find_model(store, given).saved
-    event = ModelActivated(scope, saved.name, saved.digest)
-    current = active_models(store).get(scope)
-    if current is None or (current.name, current.digest) != (event.name, event.digest):
-        append_events(store, {_stream(saved.name): event}, actor)
-    return event
+    return MODELS.activate(store, ModelActivated(scope, saved.name, saved.digest), actor)
 
 
 def deactivate_model(store: Store, scope: ProfileScope, actor: str) -> str:
@@ -227,9 +197,5 @@ def deactivate_model(store: Store, scope: ProfileScope, actor: str) -> str:
     current = active_models(store).get(scope)
     if current is None:
         raise NotFound(f"no model is active {describe_scope(scope)}.")
-    append_events(store, {_stream(current.name): ModelActivated(scope, "", "")}, actor)
+    MODELS.append(store, {current.name: ModelActivated(scope, "", "")}, actor)
     return current.name
-
-
-def _stream(name: str) -> str:
-    return f"model:{name}"

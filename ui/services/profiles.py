@@ -6,15 +6,14 @@ the default: saving another one changes no run until that one is activated. A ru
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from engine.core.errors import BadInput, NotFound
-from engine.core.events import Environment, Event, ProfileActivated, ProfileKind, ProfileSaved, ProfileScope
-from engine.core.upcasters import event_names
-from engine.store import Store, read_from
+from engine.core.events import Environment, ProfileActivated, ProfileKind, ProfileSaved, ProfileScope
+from engine.store import Store
 from ui.services.document_files import is_file
 from ui.services.profile_fields import Document, FieldValues, Portfolio, Profile, Risk
 from ui.services.profile_files import (
@@ -29,7 +28,7 @@ from ui.services.profile_files import (
     parse_profile_json,
     read_profile_file,
 )
-from ui.services.versioned_documents import append_events, check_name, describe_scope, pick_version
+from ui.services.versioned_documents import DocumentVersion, VersionedDocuments, describe_scope
 
 Half = Literal["portfolio", "risk"]
 
@@ -40,18 +39,8 @@ HALVES: dict[ProfileKind, tuple[Half, ...]] = {
 }
 
 
-class ProfileVersion(NamedTuple):
-    """A saved version of a profile, counted from 1; who saved it when."""
-
-    number: int
-    saved: ProfileSaved
-    at: datetime
-    actor: str
-
-    @property
-    def document(self) -> Document:
-        where = f"{self.saved.name}@{self.number}"
-        return parse_document(parse_profile_json(self.saved.document, where), where)
+PROFILES = VersionedDocuments("profile", ProfileSaved, ProfileActivated, lambda activated: HALVES[activated.kind])
+ProfileVersion = DocumentVersion[ProfileSaved]
 
 
 class ActiveProfile(NamedTuple):
@@ -83,33 +72,31 @@ class _LocatedProfile(NamedTuple):
 
 
 def profile_versions(store: Store) -> dict[str, list[ProfileVersion]]:
-    """The saved versions of every profile, oldest first."""
-    found: dict[str, list[ProfileVersion]] = {}
-    for row in read_from(store, event_names([ProfileSaved])):
-        if isinstance(row.event, ProfileSaved):
-            saved = found.setdefault(row.event.name, [])
-            saved.append(ProfileVersion(len(saved) + 1, row.event, row.meta.recorded_at, row.meta.actor))
-    return found
+    """Return the saved versions of every profile, oldest first."""
+    return PROFILES.versions(store)
+
+
+def document_of(version: ProfileVersion) -> Document:
+    """Return the document that a version saved."""
+    where = f"{version.saved.name}@{version.number}"
+    return parse_document(parse_profile_json(version.saved.document, where), where)
 
 
 def list_profiles(store: Store) -> dict[str, Document]:
     """Every profile under its name, as last saved."""
-    return {**BUILT_IN, **{name: saved[-1].document for name, saved in profile_versions(store).items()}}
+    return {**BUILT_IN, **{name: document_of(saved[-1]) for name, saved in profile_versions(store).items()}}
 
 
 def active_profiles(store: Store) -> dict[tuple[ProfileScope, Half], ActiveProfile]:
-    """The defaults that are set, by scope and half."""
-    found: dict[tuple[ProfileScope, Half], ActiveProfile] = {}
-    for row in read_from(store, event_names([ProfileActivated])):
-        event = row.event
-        if isinstance(event, ProfileActivated):
-            for half in HALVES[event.kind]:
-                found.pop((event.scope, half), None)
-                if event.name:
-                    found[event.scope, half] = ActiveProfile(
-                        event.scope, half, event.name, event.digest, row.meta.recorded_at, row.meta.actor
-                    )
-    return found
+    """Return the present defaults by scope and half."""
+    defaults = PROFILES.defaults(store)
+    halves: tuple[Half, ...] = HALVES["combined"]
+    return {
+        (scope, half): ActiveProfile(scope, half, default.name, default.digest, default.at, default.actor)
+        for (scope, part), default in defaults.items()
+        for half in halves
+        if half == part
+    }
 
 
 def find_profile(store: Store, given: str) -> Document:
@@ -117,7 +104,7 @@ def find_profile(store: Store, given: str) -> Document:
     if is_file(given):
         return read_profile_file(Path(given))
     version = _version(store, given)
-    return BUILT_IN[given] if version is None else version.document
+    return BUILT_IN[given] if version is None else document_of(version)
 
 
 def _version(store: Store, given: str) -> ProfileVersion | None:
@@ -130,7 +117,7 @@ def _version(store: Store, given: str) -> ProfileVersion | None:
         raise NotFound(
             f"there is no profile {name!r}: choose one of {known}, or give a file that ends in .json or .toml."
         )
-    return pick_version("profile", given, named, "no versions: it is built in")
+    return PROFILES.pick_version(given, named, "no versions: it is built in")
 
 
 class FieldChange(NamedTuple):
@@ -194,21 +181,15 @@ def _display_name(given: str) -> str:
 def _default(store: Store, half: Half, environment: Environment | None) -> _LocatedProfile:
     if environment is None:
         raise BadInput(f"the {half} half is missing: give a combined profile, or --profile and --risk-profile.")
-    defaults = active_profiles(store)
-    scopes: tuple[ProfileScope, ...] = (
-        ("paper", "global") if environment is Environment.PAPER else ("backtest", "global")
-    )
-    default = next((defaults[scope, half] for scope in scopes if (scope, half) in defaults), None)
+    default = PROFILES.default_for(store, environment, half)
     if default is None:
         return _LocatedProfile(DEFAULT, BUILT_IN[DEFAULT], "built in")
     where = describe_scope(default.scope)
-    saved = profile_versions(store).get(default.name, [])
-    version = next((version for version in reversed(saved) if version.saved.digest == default.digest), None)
+    version, note = PROFILES.active_version(store, default)
     if version is None:
-        # A built-in profile is the program's, whatever it said when it was activated.
+        # A built-in profile belongs to the program, whatever its text was when it was activated.
         return _LocatedProfile(default.name, BUILT_IN[default.name], f"active {where}")
-    older = "" if version is saved[-1] else f", version {version.number} of {len(saved)}"
-    return _LocatedProfile(default.name, version.document, f"active {where}{older}")
+    return _LocatedProfile(default.name, document_of(version), f"active {where}{note}")
 
 
 # --- What people change -------------------------------------------------------------------------------------------
@@ -216,7 +197,7 @@ def _default(store: Store, half: Half, environment: Environment | None) -> _Loca
 
 def save_profile(store: Store, name: str, document: Document, actor: str) -> ProfileVersion:
     """Saves a version and returns it; a document equal to the latest version adds none."""
-    check_name("profile", name)
+    PROFILES.check_name(name)
     if name in BUILT_IN:
         raise BadInput(f"profile {name} is built in and stays as it is: save yours under another name.")
     check_document(document, name)
@@ -226,10 +207,9 @@ def save_profile(store: Store, name: str, document: Document, actor: str) -> Pro
         raise BadInput(
             f"profile {name} is a {latest.saved.kind} profile, this one is {document.kind}: save it under another name."
         )
-    if latest is None or document_text(latest.document) != text:
-        _append(store, {name: ProfileSaved(name, text, document_digest(text), document.kind)}, actor)
-        latest = profile_versions(store)[name][-1]
-    return latest
+    latest_text = None if latest is None else document_text(document_of(latest))
+    event = ProfileSaved(name, text, document_digest(text), document.kind)
+    return PROFILES.save(store, event, latest_text, actor)
 
 
 def activate_profile(store: Store, given: str, scope: ProfileScope, actor: str) -> ProfileActivated:
@@ -242,11 +222,7 @@ def activate_profile(store: Store, given: str, scope: ProfileScope, actor: str) 
         event = ProfileActivated(scope, "combined", name, document_digest(document_text(BUILT_IN[name])))
     else:
         event = ProfileActivated(scope, version.saved.kind, name, version.saved.digest)
-    current = active_profiles(store)
-    halves = [current.get((scope, half)) for half in HALVES[event.kind]]
-    if any(each is None or (each.name, each.digest) != (name, event.digest) for each in halves):
-        _append(store, {name: event}, actor)
-    return event
+    return PROFILES.activate(store, event, actor)
 
 
 def deactivate_profile(store: Store, scope: ProfileScope, actor: str) -> list[str]:
@@ -260,10 +236,5 @@ def deactivate_profile(store: Store, scope: ProfileScope, actor: str) -> list[st
     ends = {
         name: ProfileActivated(scope, "combined" if len(held) > 1 else held[0], "", "") for name, held in halves.items()
     }
-    _append(store, ends, actor)
+    PROFILES.append(store, ends, actor)
     return list(ends)
-
-
-def _append(store: Store, events: Mapping[str, Event], actor: str) -> None:
-    """One fact to the stream of each profile, all or none."""
-    append_events(store, {f"profile:{name}": event for name, event in events.items()}, actor)
