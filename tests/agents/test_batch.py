@@ -9,9 +9,8 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,14 +30,12 @@ from analysis.graph.graph import graph_version
 from analysis.graph.run_analysis import AnalysisAuthor
 from analysis.graph.states import GraphState
 from analysis.graph.variant import Agents
-from analysis.llm.call_log import PostgresCallLog
-from analysis.llm.presets import ModelPreset, preset_digest, preset_text
+from analysis.llm.presets import preset_digest, preset_text
 from analysis.variants import StoredOutcome
 from engine import clock
 from engine.core.events import AnalysisFailed, AnalysisMade
 from engine.core.money import ZERO, exact, total
-from engine.store.postgres import PostgresStore
-from tests.support.agents_world import BARS, AgentsWorld, preset, work_of
+from tests.support.agents_world import BARS, AgentsWorld, blind, preset, work_of, world_in
 from tests.support.model_answers import ServedRequest
 from tests.support.model_faults import DEFECTS, NO_DEFECT, Defect
 from tests.support.model_server import ModelServer
@@ -68,17 +65,6 @@ def kept(dsn: str) -> str:
     """A database with a place for checkpoints."""
     create_schema(dsn, dsn)
     return dsn
-
-
-@contextmanager
-def world_in(dsn: str, models: ModelServer, pictures: Artefacts | None = None) -> Generator[AgentsWorld]:
-    """A world whose log, calls and checkpoints lie in a database."""
-    with PostgresStore(dsn) as store, PostgresCallLog(dsn) as calls:
-        yield AgentsWorld(models, store=store, calls=calls, checkpoints=dsn, artefacts=pictures)
-
-
-def blind(models: ModelServer, **fields: Any) -> ModelPreset:
-    return preset(models, **{"vision": False, **fields})
 
 
 def spent(world: AgentsWorld) -> Any:
@@ -378,7 +364,7 @@ KILLED = """
 import sys
 import time
 from tests.support.model_server import ModelServer
-from tests.agents.test_batch import blind, world_in
+from tests.support.agents_world import blind, world_in
 
 class Elsewhere:
     url = sys.argv[2]

@@ -28,7 +28,7 @@ from engine.core.errors import NotFound, StoreUnavailable
 from engine.core.events import ModelCall
 from engine.store.migrations import migrate
 from engine.store.roles import access
-from tests.store.test_lost_replies import Line, line
+from tests.support.cut_connections import Line, line
 
 __all__ = ["line"]
 

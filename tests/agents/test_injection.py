@@ -41,12 +41,12 @@ from engine.runtime.session import Journal, Session
 from engine.store import Cause
 from engine.store.memory import MemoryStore
 from tests.support.agents_world import BARS, FRAME, SYMBOL, AgentsWorld, preset, work_of
+from tests.support.hostile_intents import DUST, TRADED, Witness, bars_of, commands_of
 from tests.support.model_answers import ServedRequest, tool_call
 from tests.support.model_faults import Defect, error
 from tests.support.model_server import ModelServer
 from tests.support.schema_values import Json
 from tests.support.strategies import HOUR
-from tests.unit.test_hostile_intents import DUST, TRADED, Witness, bars_of, commands_of
 from ui.services.profile_files import BUILT_IN, resolve_profile
 
 DECISIONS = 10_000

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_commands import answer, env, run
 from tests.conftest import database
+from tests.support.commands import answer, env, run
 
 __all__ = ["env"]
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from analysis.strategy import Decision
 from analysis.variants import FormedAnalysis, RulesVariant, find_variant
 from engine.core.events import BookEvent
 from engine.core.market import Bar
-from tests.cli.test_commands import answer, refusal, run
+from tests.support.commands import answer, refusal, run
 from tests.support.paths import TESTS
 from tests.support.strategies import config_of
 from tests.support.workloads import walk

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import answer, refusal, run, write_bars
+from tests.support.commands import answer, refusal, run, write_bars
 from tests.support.forks import QUANTAGENT, run_command
 from ui.cli import INTERRUPTED
 

@@ -29,7 +29,7 @@ from engine.runtime import lease, slots
 from engine.store import Batch, Cause, Store, read_from
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
-from tests.cli.test_commands import answer, run
+from tests.support.commands import answer, run
 from tests.support.forks import QUANTAGENT
 from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 from ui.app import App, open_app

@@ -14,7 +14,7 @@ import pytest
 
 from engine.core.market import Timeframe
 from engine.data.calendars import Span, grid
-from tests.cli.test_commands import answer, refusal, run
+from tests.support.commands import answer, refusal, run
 from tests.support.forks import QUANTAGENT, run_command
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import answer, refusal, run, write_bars
+from tests.support.commands import answer, refusal, run, write_bars
 from tests.support.workloads import walk, write_signals
 
 pytestmark = pytest.mark.slow

@@ -49,12 +49,12 @@ from engine.runtime import runs
 from engine.store import Batch, Cause, LogEntry, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import NEWEST_BY_NAME, PostgresStore
-from tests.cli.test_commands import answer, refusal, run
 from tests.conftest import log_of_its_own
-from tests.store.test_projections import BARS, BOLD, FILE, run_request
+from tests.support.commands import answer, refusal, run
 from tests.support.forks import QUANTAGENT
 from tests.support.strategies import FIRST
 from tests.support.waiting import WAIT_TIMEOUT_S
+from tests.support.worlds import BARS, BOLD, FILE, run_request
 
 ME = Cause("test")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.cli.test_commands import answer, env, refusal, run
+from tests.support.commands import answer, env, refusal, run
 
 __all__ = ["env"]
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from engine.core.market import Bar
-from tests.cli.test_commands import answer, run
+from tests.support.commands import answer, run
 from tests.support.workloads import walk, write_signals
 
 

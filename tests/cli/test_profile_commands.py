@@ -10,7 +10,7 @@ import pytest
 
 from engine.core.events import RunRequested
 from engine.store.postgres import PostgresStore
-from tests.cli.test_commands import answer, env, refusal, run, write_bars
+from tests.support.commands import answer, env, refusal, run, write_bars
 from tests.support.workloads import walk, write_signals
 
 __all__ = ["env"]

@@ -16,7 +16,7 @@ import pytest
 
 from engine.core.market import Timeframe, instrument_for
 from engine.data.calendars import Span, bar_at, sessions
-from tests.cli.test_commands import answer
+from tests.support.commands import answer
 
 H1 = Timeframe.H1
 PAIRS = {"BTC-USD": "BTC_1h.csv", "SPX": "SPX_1h.csv", "CL": "CL_1h.csv", "ES": "ES_1h.csv", "NQ": "NQ_1h.csv"}

@@ -13,7 +13,7 @@ from engine.audit.anchors import Anchor, read_anchors
 from engine.audit.chain import read_log_id
 from engine.audit.verify import VerificationReport, verify_log
 from engine.store.postgres import PostgresStore
-from tests.cli.test_commands import answer, env, refusal, run, write_bars
+from tests.support.commands import answer, env, refusal, run, write_bars
 from tests.support.forks import QUANTAGENT
 from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 from tests.support.workloads import walk, write_signals

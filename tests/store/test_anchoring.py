@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copytree
 from typing import Any, NamedTuple
@@ -33,10 +32,10 @@ from engine.core.events import AnchoringRestarted, LogAdopted, RunFailed
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
 from tests.conftest import database
-from tests.store.test_export import bare
+from tests.support.anchoring import AT
+from tests.support.exports import bare
 from tests.support.tampering import Connection, forge
 
-AT = datetime(2024, 1, 1, tzinfo=UTC)
 ME = Cause("ann")
 
 

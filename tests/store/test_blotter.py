@@ -40,7 +40,7 @@ from engine.runtime.session import Journal, Session
 from engine.store import Cause
 from engine.store.memory import MemoryStore
 from engine.trading.book import Book, fold
-from tests.store.test_lost_replies import Line, line
+from tests.support.cut_connections import Line, line
 from tests.support.paths import ROOT
 from tests.support.strategies import FIRST, History, Scripted, bar_at, config_of, histories
 

@@ -13,7 +13,7 @@ import pytest
 
 from engine.audit.capsule import open_capsule
 from engine.core.errors import BadInput
-from tests.store.test_capsule import Origin, edited, member, origin, repack
+from tests.support.capsules import Origin, edited, member, origin, repack
 
 pytestmark = pytest.mark.slow
 

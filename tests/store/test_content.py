@@ -19,7 +19,7 @@ from engine.core.market import Direction
 from engine.data.catalogue import PostgresCatalogue
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
-from tests.cli.test_commands import answer, env, run, write_bars
+from tests.support.commands import answer, env, run, write_bars
 from tests.support.workloads import walk, write_signals
 
 __all__ = ["env"]

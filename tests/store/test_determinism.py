@@ -28,9 +28,10 @@ from engine.runtime import runs, session
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
+from tests.support.decimal_contexts import HOSTILE
+from tests.support.payloads import payloads
 from tests.support.strategies import STREAM, History, config_of, histories, run_history
 from tests.support.workloads import scripted, walk
-from tests.unit.test_money import HOSTILE
 
 ME = Cause("test")
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
@@ -82,10 +83,6 @@ def said(store: Store) -> str:
     return " ".join(
         f"{ended.fills} {ended.book_events} {ended.book_digest} {ended.analyses_digest}" for ended in backtests(store)
     )
-
-
-def payloads(store: Store) -> list[tuple[str, int, str, bytes]]:
-    return [(row.stream, row.version, row.name, row.payload) for row in store.read_all(limit=100_000)]
 
 
 @pytest.fixture(scope="module")

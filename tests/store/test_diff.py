@@ -8,8 +8,8 @@ from engine.audit.compare import compare_runs
 from engine.core.money import exact
 from engine.runtime import replay, runs
 from engine.store.memory import MemoryStore
-from tests.store.test_regenerate import no_file, perform, question
-from tests.store.test_runs import CONFIG, Stored
+from tests.support.regeneration import no_file, perform, question
+from tests.support.stored_runs import CONFIG, Stored
 from tests.support.strategies import config_of
 
 

@@ -7,7 +7,7 @@ A file in `golden_events/` is never edited. A changed shape gets a new version, 
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,26 +20,14 @@ from hypothesis import strategies as st
 from engine.core.errors import DamagedEvent, UnknownEvent
 from engine.core.events import EVENT_TYPES, Event, OrderFilled, OrderRejected, RunFailed
 from engine.core.upcasters import NAMES, TYPES, event_names
-from engine.store import Batch, Cause, LogEntry, Meta, read_from
+from engine.store import Batch, Cause, Meta, read_from
 from engine.store.codec import decode_entry, encode_payload, encode_state, stored_name, stream_id
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
-from tests.support.paths import TESTS
+from tests.support.golden_events import AT, GOLDEN, META, load, payload
 from tests.support.strategies import amounts
 
-GOLDEN = TESTS / "golden_events"
 FILES = sorted(GOLDEN.glob("*.json"))
-AT = datetime(2024, 1, 1, tzinfo=UTC)
-META = Meta("book:r", AT, "test", "", "", "0.1.0")
-
-
-def payload(name: str) -> bytes:
-    return (GOLDEN / f"{name}.json").read_bytes().strip()
-
-
-def load(name: str, body: bytes, position: int = 1) -> LogEntry:
-    """As a store does it."""
-    return decode_entry(position, 1, name, encode_state(body, META))
 
 
 @pytest.mark.parametrize("name", NAMES.values())

@@ -27,7 +27,7 @@ from engine.store import ENGINE_VERSION, Batch, Cause, Store
 from engine.store.codec import encode_payload, stored_name
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
-from tests.store.test_events import load, payload
+from tests.support.golden_events import load, payload
 from tests.support.paths import ROOT
 from tests.support.workloads import golden_config, scripted, walk
 

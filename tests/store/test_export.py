@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -32,11 +31,11 @@ from engine.audit.verify import verify_log
 from engine.core.errors import BadInput
 from engine.store.codec import decode_entry
 from engine.store.hash_chain import SealBuilder, genesis, row_bytes
-from tests.cli.test_commands import answer, run
 from tests.conftest import database
-from tests.store import test_tampering
-from tests.store.test_tampering import Evidence, tamper, tampering
-from tests.support.waiting import WAIT_TIMEOUT_S
+from tests.support import tampered_logs
+from tests.support.commands import answer, run
+from tests.support.exports import bare, decoded
+from tests.support.tampered_logs import Evidence, tamper, tampering
 from ui.app import open_app
 from ui.services.backtest import BacktestRequest, run_backtest
 from ui.services.data import import_sample
@@ -44,8 +43,7 @@ from ui.settings import Settings
 
 START, END = datetime(2017, 8, 15, tzinfo=UTC), datetime(2017, 8, 18, tzinfo=UTC)
 
-evidence = test_tampering.evidence
-Line = TypeVar("Line", bound=msgspec.Struct)
+evidence = tampered_logs.evidence
 
 
 class Made(NamedTuple):
@@ -78,17 +76,6 @@ def made(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -
 def folder(made: Made, tmp_path: Path) -> Path:
     """A copy to tamper with."""
     return Path(shutil.copytree(made.folder, tmp_path / "log"))
-
-
-def decoded(path: Path, kind: type[Line]) -> list[Line]:
-    return [msgspec.json.decode(line, type=kind) for line in path.read_bytes().splitlines()]
-
-
-def bare(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Python as it comes: no site packages, no environment, another working folder."""
-    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    command = [str(python), "-I", "-S", *map(str, arguments)]
-    return subprocess.run(command, env={}, cwd="/", capture_output=True, text=True, timeout=WAIT_TIMEOUT_S, check=False)
 
 
 # --- What holds ---------------------------------------------------------------------------------------------------

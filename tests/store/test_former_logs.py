@@ -24,8 +24,8 @@ from engine.store import Batch, Cause
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from tests.conftest import database
-from tests.store.test_anchoring import AT
-from tests.store.test_export import bare, decoded
+from tests.support.anchoring import AT
+from tests.support.exports import bare, decoded
 from tests.support.paths import TESTS
 from tests.support.tampering import forge
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from engine.audit.capsule import open_capsule
 from engine.audit.regenerate import regenerate_run, run_bars, stored_analyst
@@ -34,23 +32,15 @@ from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from engine.trading.book import Book
-from tests.cli.test_commands import answer, refusal, run
 from tests.conftest import database
-from ui.app import App, open_app
-from ui.daemon.paper import DueSlot, PaperDaemon, PaperPlan
-from ui.services.backtest import BacktestRequest, run_backtest
-from ui.services.data import import_sample
+from tests.support.commands import answer, refusal, run
+from tests.support.halted_accounts import ANNA, END, START, Killed, book, drive, drive_with, resume, slot
+from ui.app import App
 from ui.services.replay import run_replay
-from ui.settings import Settings
 
 pytestmark = pytest.mark.slow
 
-ANNA = halts.operator_actor("anna")
 LATER = datetime(2017, 8, 16, tzinfo=UTC)
-
-# Without a halt: an entry at the 4th close, left at the 7th; one at the 62nd, and its stop is hit in the 64th bar.
-SYMBOLS = ("BTC-USD",)
-START, END = datetime(2017, 8, 15, tzinfo=UTC), datetime(2017, 8, 18, tzinfo=UTC)
 
 
 # --- Telling an account -------------------------------------------------------------------------------------------
@@ -131,22 +121,6 @@ def test_a_run_that_begins_takes_over_what_stands_and_one_that_goes_on_all_that_
 # --- The daemon ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def analysed(server: str, template: str) -> Iterator[str]:
-    """The name of a database with bars and with the analyses of the range: others are copied from it."""
-    with database(server, template) as dsn:
-        with open_app(Settings(None, dsn, "anna")) as opened:
-            import_sample(opened)
-            run_backtest(opened, BacktestRequest(SYMBOLS, start=START, end=END))
-        yield str(conninfo_to_dict(dsn)["dbname"])
-
-
-@pytest.fixture
-def app(server: str, analysed: str, tmp_path: Path) -> Iterator[App]:
-    with database(server, analysed) as dsn, open_app(Settings(tmp_path, dsn, "anna")) as opened:
-        yield opened
-
-
 @pytest.fixture
 def env(app: App, tmp_path: Path) -> dict[str, str]:
     return {
@@ -157,45 +131,8 @@ def env(app: App, tmp_path: Path) -> dict[str, str]:
     }
 
 
-class Killed(BaseException):
-    """The process dies here."""
-
-
-class Driven(PaperDaemon):
-    """A daemon during whose run something happens, each at its instant: right before that slot is done."""
-
-    happens: dict[datetime, Callable[[], object]]
-
-    def _do(self, due: DueSlot) -> None:
-        self.happens.get(due.slot.due_at, lambda: None)()
-        super()._do(due)
-
-
-def drive(
-    app: App, happens: dict[datetime, Callable[[], object]], end: datetime = END, account: str = "paper"
-) -> Driven:
-    """Runs a daemon until it ends or dies."""
-    daemon = Driven(app, PaperPlan(account, SYMBOLS, start=START, end=end))
-    daemon.happens = happens
-    with suppress(Killed):
-        daemon.run()
-    return daemon
-
-
-def book(app: App, run_id: str) -> list[BookEvent]:
-    return [row.event for row in app.store.read(runs.book_stream(run_id)) if isinstance(row.event, BookEvent)]
-
-
 def halt(app: App, scope: HaltScope = "entries", account: str = "paper") -> None:
     halts.halt_trading(app.store, account, scope, f"no {scope}", ANNA)
-
-
-def resume(app: App) -> None:
-    halts.resume_trading(app.store, "paper", "go on", ANNA)
-
-
-def slot(n: int) -> datetime:
-    return START + n * timedelta(hours=1)
 
 
 def test_a_halt_holds_from_the_next_slot_and_a_resume_ends_it(app: App) -> None:
@@ -377,15 +314,3 @@ def test_a_halt_set_by_a_rule_is_shown_and_resumed_by_a_person(app: App, env: di
     assert drive_with(app, str(profile), END) == halting
     resumed = next(event for event in book(app, halting) if isinstance(event, TradingResumed))
     assert (resumed.actor, resumed.at) == (ANNA, slot(71))
-
-
-def drive_with(app: App, profile: str | None, end: datetime) -> str:
-    """Runs a daemon under a profile and stops it before the slot at `end`, if that is not the feed's."""
-    daemon = Driven(app, PaperPlan(symbols=SYMBOLS, start=START, end=END, profile=profile))
-
-    def stop() -> None:
-        daemon.request_stop()
-
-    daemon.happens = {end: stop} if end < END else {}
-    daemon.run()
-    return daemon.run_id

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from engine.audit.verify import verify_log
 from engine.core.events import Environment, Event, RunFailed, TradingHalted
 from engine.runtime import runs
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
-from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
-from tests.conftest import database
-from tests.support.proxies import CuttingProxy
+from tests.support.cut_connections import Line
 from tests.support.workloads import golden_config, scripted, walk
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 ME = Cause("test")
-
-
-class Line(NamedTuple):
-    """A database, and the way to it through a proxy."""
-
-    dsn: str
-    through_proxy: str
-    proxy: CuttingProxy
-
-
-@pytest.fixture
-def line(tcp_server: str) -> Iterator[Line]:
-    with database(tcp_server, "template0") as made:
-        migrate(made)
-        given = conninfo_to_dict(made)
-        proxy = CuttingProxy(str(given["host"]), int(given["port"] or 5432))
-        yield Line(made, make_conninfo(made, port=proxy.port), proxy)
-        proxy.close()
 
 
 def saves() -> list[list[Batch]]:

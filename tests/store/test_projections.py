@@ -27,9 +27,9 @@ from projections.queries import Queries
 from projections.rebuild import rebuild_read_models
 from projections.runner import Runner
 from projections.tables import TABLES
+from tests.support.decimal_contexts import HOSTILE
 from tests.support.strategies import HOUR, config_of
 from tests.support.worlds import BARS, BOLD, CAREFUL, FILE, LATER, World, run_request, world_in
-from tests.unit.test_money import HOSTILE
 
 UTC_DAYS = Schedule(["24/7"]).roll_after
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -12,23 +11,21 @@ from hypothesis import strategies as st
 
 from engine.audit import regenerate as audit
 from engine.audit.compare import event_changes
-from engine.audit.regenerate import RegenerationResult, dataset_digest, regenerate_run, run_bars, stored_analyst
+from engine.audit.regenerate import RegenerationResult, regenerate_run, run_bars, stored_analyst
 from engine.core.errors import AnalysisMissing
 from engine.core.events import AnalysisMade, Environment, OrderFilled, RunEnded, RunRequested
 from engine.core.market import Bar, Timeframe
 from engine.core.money import exact
 from engine.data.memory import MemoryCatalogue
-from engine.data.signals import ImportedAnalyst, SignalFile, read_signals
+from engine.data.signals import ImportedAnalyst, read_signals
 from engine.runtime import replay, runs
-from engine.runtime.session import Analyst
 from engine.store import ENGINE_VERSION
 from engine.store.memory import MemoryStore
-from tests.store.test_projections import LATER
-from tests.store.test_runs import BARS, CONFIG, PulledPlug, Stored
+from tests.support.regeneration import DATASET, no_file, perform, question
+from tests.support.stored_runs import BARS, CONFIG, Stored
 from tests.support.strategies import config_of
 from tests.support.workloads import write_signals
-
-DATASET = dataset_digest(BARS, Timeframe.H1)
+from tests.support.worlds import LATER
 
 
 class Editable(MemoryStore):
@@ -42,31 +39,6 @@ class Editable(MemoryStore):
     def drop_last_of(self, stream: str) -> None:
         """A tail that was cut off."""
         self._streams[stream].pop()
-
-
-def question(environment: Environment = Environment.BACKTEST, variant: str = "rules", **more: Any) -> RunRequested:
-    dataset = "paper@20240101T000000Z" if environment is Environment.PAPER else DATASET
-    return runs.request(
-        environment, more.pop("config", CONFIG), profile="test", dataset_digest=dataset, variant=variant,
-        start=BARS[0][0].opened_at, end=BARS[0][-1].closed_at, **more,
-    )  # fmt: skip
-
-
-def perform(store: MemoryStore, asked: RunRequested, analyst: Analyst, until: int | None = None) -> RunRequested:
-    """A run of some bars, or of all."""
-
-    def progress(bars: int) -> None:
-        if until is not None and bars >= until:
-            raise PulledPlug
-
-    try:
-        return runs.execute_run(store, asked, BARS, analyst, actor="test", on_progress=progress).request
-    except PulledPlug:
-        return asked
-
-
-def no_file(variant: str) -> SignalFile:
-    raise AssertionError(f"{variant} is no imported file")
 
 
 def again(store: MemoryStore, asked: RunRequested, bars: list[list[Bar]] | None = None) -> RegenerationResult:

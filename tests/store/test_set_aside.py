@@ -27,7 +27,7 @@ from projections.rebuild import rebuild_read_models
 from projections.runner import Runner
 from projections.tables import VERSION
 from quantagent import Backtest
-from tests.cli.test_commands import run as command
+from tests.support.commands import run as command
 from tests.support.worlds import BARS, BOLD, CAREFUL, LATER, World, run_request, world_in
 
 pytestmark = pytest.mark.slow

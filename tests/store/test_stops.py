@@ -20,7 +20,7 @@ from projections.runner import ProjectionStatus, Runner
 from projections.schemas import CURRENT_SCHEMA
 from projections.tables import VERSION
 from projections.trades import Trade
-from tests.cli.test_commands import answer, run
+from tests.support.commands import answer, run
 from tests.support.worlds import BOLD, World, run_request, world_in
 
 

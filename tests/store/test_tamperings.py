@@ -18,11 +18,11 @@ from psycopg.conninfo import conninfo_to_dict
 from engine.audit.signing import sign_head
 from engine.store.embedded.binaries import find_binaries
 from engine.store.roles import set_up_roles
-from tests.cli.test_commands import refusal, run, write_bars
 from tests.conftest import database, log_of_its_own
-from tests.store.test_anchoring import AT
-from tests.store.test_export import bare
 from tests.support import tamperings
+from tests.support.anchoring import AT
+from tests.support.commands import refusal, run, write_bars
+from tests.support.exports import bare
 from tests.support.forks import run_command
 from tests.support.tamperings import TAMPERINGS, Lab, Tampering
 from tests.support.workloads import walk, write_signals

@@ -17,7 +17,7 @@ from projections.rebuild import rebuild_read_models
 from projections.schemas import CURRENT_SCHEMA, VIEWS_SCHEMA
 from projections.tables import TABLES
 from projections.verify import REBUILT_SCHEMA, verify_read_models
-from tests.cli.test_commands import run as command
+from tests.support.commands import run as command
 from tests.support.worlds import BOLD, CAREFUL, World, run_request, world_in
 
 

@@ -20,8 +20,8 @@ from engine.runtime import runs
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.trading.risk import RULES
+from tests.support.market_hours import hours
 from tests.support.strategies import HOUR, config_of
-from tests.unit.test_decide import hours
 
 MONDAY = datetime(2024, 1, 8, tzinfo=UTC)
 LONG, SHORT, FLAT, HOLD = Direction.LONG, Direction.SHORT, Direction.FLAT, Direction.HOLD

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from analysis.analyst import AnalysisSet, ensure_analyses, windows
@@ -10,7 +11,7 @@ from analysis.charting.chart_store import Artefacts
 from analysis.graph.batch import GenerationProgress, Resources
 from analysis.graph.run_analysis import Job
 from analysis.graph.variant import Agents, NamedPreset
-from analysis.llm.call_log import CallLog, MemoryCallLog
+from analysis.llm.call_log import CallLog, MemoryCallLog, PostgresCallLog
 from analysis.llm.presets import ModelPreset
 from analysis.variants import VariantChain
 from engine import clock
@@ -20,6 +21,7 @@ from engine.core.money import exact
 from engine.data.memory import MemoryCatalogue
 from engine.store import LogEntry, Store
 from engine.store.memory import MemoryStore
+from engine.store.postgres import PostgresStore
 from tests.support.model_server import ModelServer
 from tests.support.workloads import walk
 
@@ -126,3 +128,14 @@ class AgentsWorld:
 def work_of(event: AnalysisMade | AnalysisFailed) -> GraphWork:
     assert event.work is not None
     return event.work
+
+
+@contextmanager
+def world_in(dsn: str, models: ModelServer, pictures: Artefacts | None = None) -> Generator[AgentsWorld]:
+    """A world whose log, calls and checkpoints lie in a database."""
+    with PostgresStore(dsn) as store, PostgresCallLog(dsn) as calls:
+        yield AgentsWorld(models, store=store, calls=calls, checkpoints=dsn, artefacts=pictures)
+
+
+def blind(models: ModelServer, **fields: Any) -> ModelPreset:
+    return preset(models, **{"vision": False, **fields})

@@ -26,7 +26,7 @@ from engine.trading.book import Book, fold
 from projections.runner import Runner
 from projections.schemas import CURRENT_SCHEMA
 from projections.tables import TABLES
-from tests.store.test_runs import PulledPlug
+from tests.support.stored_runs import PulledPlug
 from tests.support.strategies import config_of
 from tests.support.workloads import walk
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
@@ -30,32 +30,17 @@ from engine.core.money import exact
 from engine.core.step import MarketView
 from engine.trading.book import fold
 from engine.trading.decide import decide, open_book
-from tests.support.strategies import HOUR, History, bar_at, config_of, run_history
+from tests.support.market_hours import MONDAY, hours
+from tests.support.strategies import HOUR, History, config_of, run_history
 
 E = TypeVar("E")
 LONG, SHORT, FLAT, HOLD = Direction.LONG, Direction.SHORT, Direction.FLAT, Direction.HOLD
-MONDAY = datetime(2024, 1, 8, tzinfo=UTC)
 
 
 class Wanted(NamedTuple):
     direction: Direction
     confidence: str = "1"
     horizon_bars: int | None = None
-
-
-def hours(
-    symbol: str,
-    prices: Sequence[tuple[str, str]],
-    start: datetime = MONDAY,
-    holes: Mapping[int, timedelta] | None = None,
-) -> list[Bar]:
-    """Hourly bars of (open, close); `holes` are pauses before a bar, by its number."""
-    bars: list[Bar] = []
-    for n, (open_, close) in enumerate(prices):
-        start += (holes or {}).get(n, timedelta(0))
-        bars.append(bar_at(symbol, start, open_, close))
-        start += HOUR
-    return bars
 
 
 def still(symbol: str, price: str, count: int, start: datetime = MONDAY) -> list[Bar]:

@@ -22,8 +22,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.support.lock_files import LOCKS, PEERS_LOCK, pins
 from tests.support.paths import ROOT
-from tests.unit.test_repository import LOCKS, PEERS_LOCK, pins
 
 # Python 3.11.0 brings this one; Debian 12 brings 23.0.1.
 OLDEST_PIP = "22.3"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import ROUND_UP, Context, Decimal, Inexact, InvalidOperation, Rounded, localcontext
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import pytest
@@ -30,10 +30,9 @@ from engine.core.money import (
     steps_in,
     sub,
 )
+from tests.support.decimal_contexts import HOSTILE
 from tests.support.strategies import above_zero, amounts
 
-# Five digits, always upwards, and every rounding is an error.
-HOSTILE = Context(prec=5, rounding=ROUND_UP, Emin=-9, Emax=9, traps=[Inexact, Rounded, InvalidOperation])
 any_number = st.decimals(allow_nan=False, allow_infinity=False, places=None, min_value=-(10**20), max_value=10**20)
 
 

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.lock_files import LOCKS, PEERS_LOCK, pins
 from tests.support.paths import ROOT
 
 PACKAGES = ("engine", "analysis", "projections", "ui")
-LOCKS = ("requirements.lock", "requirements-dev.lock")
-PEERS_LOCK = "requirements-peers.lock"
 
 
 def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
@@ -172,6 +171,23 @@ def test_no_test_measures_time() -> None:
     assert readers == MEASURES_TIME.keys()
 
 
+def test_helpers_of_tests_are_in_support_only() -> None:
+    imports = {
+        f"{path}: {name}"
+        for path, tree in sources("tests")
+        for name in imported(tree)
+        if re.match(r"tests\.(?!support)\w+\.|tests\.test_", name) and not path.startswith("tests/peers/")
+    }
+    assert imports == set()
+    tests = [
+        f"{path}: {node.name}"
+        for path, tree in sources("tests/support")
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert tests == []
+
+
 def limits_given(tree: ast.Module) -> Iterator[tuple[int, float]]:
     """(line, seconds) of each limit of a wait that a tree gives as a number."""
     for node in ast.walk(tree):
@@ -211,13 +227,6 @@ def test_limits_are_found_in_every_form(source: str, limits: list[float]) -> Non
 
 
 # --- Dependencies -------------------------------------------------------------------------------------------------
-
-
-def pins(lock: str) -> dict[str, str]:
-    """Each requirement of a lock file (name, version and marker as written) with its hashes."""
-    logical_lines = (ROOT / lock).read_text().replace("\\\n", " ").splitlines()
-    parts = [line.split("--hash=", 1) for line in logical_lines if line.strip()]
-    return {name.strip(): "".join(hashes) for name, *hashes in parts}
 
 
 def project() -> dict[str, list[str]]:
