@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import tempfile
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -30,7 +28,7 @@ from engine.store.embedded.postgres import EmbeddedPostgres
 from engine.store.memory import MemoryStore
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
-from engine.store.roles import set_up_roles
+from tests.support.databases import database, free_port, log_of_its_own
 from tests.support.seeded import seed
 from tests.support.waiting import WAIT_TIMEOUT_S
 
@@ -75,12 +73,6 @@ def server() -> Iterator[str]:
             dsn = postgres.start()
         yield dsn
         postgres.stop(force=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -154,41 +146,6 @@ def sample_dsn(server: str, sample_template: str) -> Iterator[str]:
     """A fresh database in which somebody has loaded the bundled sample."""
     with log_of_its_own(server, sample_template) as made:
         yield made
-
-
-@contextmanager
-def log_of_its_own(server: str, template: str) -> Generator[str]:
-    with database(server, template) as made:
-        with psycopg.connect(made) as conn:
-            # A copy of a log has its name; here each is a log of its own.
-            conn.execute("SET session_replication_role = replica")
-            conn.execute("UPDATE quantagent.log_identity SET log_id = gen_random_uuid()")
-            # Nor has it the rights that the database it was copied from had given as a whole.
-            set_up_roles(conn, logins=False)
-        yield made
-
-
-@contextmanager
-def database(server: str, template: str) -> Generator[str]:
-    name = f"test_{uuid4().hex}"
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
-    yield make_conninfo(server, dbname=name)
-    with psycopg.connect(server, autocommit=True) as conn:
-        _drop(conn, name)
-
-
-def _drop(conn: psycopg.Connection[tuple[object, ...]], name: str) -> None:
-    """Who is no superuser cannot end the server's own vacuuming, and has to wait for it."""
-    deadline = time.monotonic() + WAIT_TIMEOUT_S
-    while True:
-        try:
-            conn.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
-        except psycopg.errors.InsufficientPrivilege:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        else:
-            return
 
 
 @pytest.fixture(params=["memory", "postgres", "postgres over TCP"])

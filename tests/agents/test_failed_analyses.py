@@ -41,7 +41,7 @@ from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
 from projections.rebuild import rebuild_read_models
-from tests.conftest import database
+from tests.support.databases import database
 from tests.support.stored_runs import ANALYSIS
 from tests.support.worlds import BARS, BOLD, PATTERN, World, world_in
 from ui.dashboard.causal_chain import build_chains

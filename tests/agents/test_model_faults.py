@@ -32,9 +32,9 @@ from analysis.variants import RULES, VariantChain
 from engine import clock
 from engine.core.errors import StoreUnavailable
 from engine.core.events import AnalysisFailed, ModelCall
-from tests.conftest import free_port
 from tests.support import model_faults
 from tests.support.agents_world import BARS, FRAME, SYMBOL, AgentsWorld, preset, work_of
+from tests.support.databases import free_port
 from tests.support.model_answers import Response, ServedRequest
 from tests.support.model_faults import DEFECTS
 from tests.support.model_server import ModelServer

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import database
+from tests.support.databases import database
 from tests.support.forks import run_command
 from tests.support.model_answers import lean_decision
 from tests.support.model_server import ModelServer

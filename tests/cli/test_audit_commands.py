@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from engine.store import ENGINE_VERSION
-from tests.conftest import log_of_its_own
 from tests.support.commands import answer, refusal, run
+from tests.support.databases import log_of_its_own
 from tests.support.seeded import START
 
 

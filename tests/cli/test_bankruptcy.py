@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import database
 from tests.support.commands import answer, env, run
+from tests.support.databases import database
 
 __all__ = ["env"]
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from engine.data.sample import SAMPLE_FILES
-from tests.conftest import log_of_its_own
+from tests.support.databases import log_of_its_own
 from tests.support.embedded_home import new_home
 from tests.support.forks import QUANTAGENT
 from tests.support.waiting import WAIT_TIMEOUT_S, wait_until

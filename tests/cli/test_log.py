@@ -49,8 +49,8 @@ from engine.runtime import runs
 from engine.store import Batch, Cause, LogEntry, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import NEWEST_BY_NAME, PostgresStore
-from tests.conftest import log_of_its_own
 from tests.support.commands import answer, refusal, run
+from tests.support.databases import log_of_its_own
 from tests.support.forks import QUANTAGENT
 from tests.support.strategies import FIRST
 from tests.support.waiting import WAIT_TIMEOUT_S

@@ -31,8 +31,8 @@ from engine.core.errors import BadInput
 from engine.core.events import AnchoringRestarted, LogAdopted, RunFailed
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
-from tests.conftest import database
 from tests.support.anchoring import AT
+from tests.support.databases import database
 from tests.support.exports import bare
 from tests.support.tampering import Connection, forge
 

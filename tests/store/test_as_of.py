@@ -28,8 +28,8 @@ from engine.runtime.session import Journal, Session
 from engine.store import ENGINE_VERSION, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.trading.book import fold
-from tests.conftest import log_of_its_own
 from tests.support.commands import answer, refusal, run
+from tests.support.databases import log_of_its_own
 from tests.support.strategies import FIRST, HOUR, STREAM, History, Scripted, bar_at, config_of, histories, run_history
 from tests.support.worlds import BARS, BOLD, FILE, run_request
 

@@ -19,7 +19,7 @@ from engine.store import connections
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from engine.store.roles import access
-from tests.conftest import database, free_port
+from tests.support.databases import database, free_port
 from tests.support.forks import run_command
 from tests.support.proxies import CuttingProxy
 from tests.support.waiting import wait_until

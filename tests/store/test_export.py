@@ -31,9 +31,9 @@ from engine.audit.verify import verify_log
 from engine.core.errors import BadInput
 from engine.store.codec import decode_entry
 from engine.store.hash_chain import SealBuilder, genesis, row_bytes
-from tests.conftest import database
 from tests.support import tampered_logs
 from tests.support.commands import answer, run
+from tests.support.databases import database
 from tests.support.exports import bare, decoded
 from tests.support.tampered_logs import Evidence, tamper, tampering
 from ui.app import open_app

@@ -23,8 +23,8 @@ from engine.core.events import RunFailed
 from engine.store import Batch, Cause
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
-from tests.conftest import database
 from tests.support.anchoring import AT
+from tests.support.databases import database
 from tests.support.exports import bare, decoded
 from tests.support.paths import TESTS
 from tests.support.tampering import forge

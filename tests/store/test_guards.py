@@ -17,8 +17,8 @@ from engine.store.guards import SchemaDifferences, create_guards, list_objects, 
 from engine.store.migrations import migrate, restore_guards
 from engine.store.postgres import PostgresStore
 from engine.store.roles import access
-from tests.conftest import database
 from tests.support.commands import env, run
+from tests.support.databases import database
 from tests.support.guarded_objects import OBJECTS_FILE
 
 __all__ = ["env"]

@@ -32,8 +32,8 @@ from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from engine.trading.book import Book
-from tests.conftest import database
 from tests.support.commands import answer, refusal, run
+from tests.support.databases import database
 from tests.support.halted_accounts import ANNA, END, START, Killed, book, drive, drive_with, resume, slot
 from ui.app import App
 from ui.services.replay import run_replay

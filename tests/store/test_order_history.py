@@ -18,8 +18,8 @@ from engine.data.signals import ImportedAnalyst
 from engine.runtime import runs
 from engine.store import ENGINE_VERSION, Store
 from engine.store.memory import MemoryStore
-from tests.conftest import log_of_its_own
 from tests.support.commands import answer, refusal, run
+from tests.support.databases import log_of_its_own
 from tests.support.worlds import BARS, BOLD, FILE, run_request
 
 Bold = tuple[Store, RunRequested]

@@ -21,9 +21,9 @@ from engine.store.guards import schema_differences
 from engine.store.migrations import migrate
 from engine.store.postgres import PostgresStore
 from engine.store.roles import ROLES, access, missing_setup
-from tests.conftest import free_port
 from tests.support.anchoring import AT
 from tests.support.commands import run
+from tests.support.databases import free_port
 from tests.support.embedded_home import embedded, new_home
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")

@@ -25,7 +25,7 @@ from projections.rebuild import NEXT_SCHEMA, rebuild_read_models
 from projections.runner import Runner
 from projections.schemas import CURRENT_SCHEMA, VIEWS_SCHEMA
 from projections.tables import VERSION
-from tests.conftest import database
+from tests.support.databases import database
 from tests.support.waiting import WAIT_TIMEOUT_S, wait_until, waits_for_lock
 from tests.support.worlds import BARS, BOLD, CAREFUL, LATER, World, run_request, world_in
 

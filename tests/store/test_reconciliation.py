@@ -16,8 +16,8 @@ from engine.core.events import AlertRaised, SignalRaised, TradingHalted, Trading
 from engine.core.money import exact
 from engine.runtime import halts, runs
 from engine.trading.book import Book, Position
-from tests.conftest import database
 from tests.support.commands import answer, run
+from tests.support.databases import database
 from tests.support.halted_accounts import ANNA, END, START, analysed, book, drive, drive_with, resume, slot
 from ui.app import App, open_app
 from ui.services.replay import run_replay

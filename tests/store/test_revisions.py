@@ -33,8 +33,8 @@ from engine.store import Cause, Store, read_from
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
 from projections.rebuild import rebuild_read_models
-from tests.conftest import database
 from tests.support.commands import answer, refusal
+from tests.support.databases import database
 from tests.support.workloads import golden_config, walk
 from ui.app import App, open_app
 from ui.daemon.paper import PaperDaemon, PaperPlan

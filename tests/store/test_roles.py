@@ -166,7 +166,7 @@ def test_without_logins_a_session_becomes_the_role(dsn: str) -> None:
 
 
 def test_where_roles_cannot_be_made_everybody_is_the_given_user(tcp_server: str, server: str) -> None:
-    from tests.conftest import database
+    from tests.support.databases import database
 
     with database(tcp_server, "template0") as made:
         migrate(made)

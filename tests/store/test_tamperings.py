@@ -18,10 +18,10 @@ from psycopg.conninfo import conninfo_to_dict
 from engine.audit.signing import sign_head
 from engine.store.embedded.binaries import find_binaries
 from engine.store.roles import set_up_roles
-from tests.conftest import database, log_of_its_own
 from tests.support import tamperings
 from tests.support.anchoring import AT
 from tests.support.commands import refusal, run, write_bars
+from tests.support.databases import database, log_of_its_own
 from tests.support.exports import bare
 from tests.support.forks import run_command
 from tests.support.tamperings import TAMPERINGS, Lab, Tampering

@@ -14,8 +14,8 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 import pytest
 
 from engine.core.market import Timeframe
-from tests.conftest import database
 from tests.support.commands import answer
+from tests.support.databases import database
 from tests.support.workloads import write_signals
 from ui.app import open_app
 from ui.daemon.paper import PaperDaemon, PaperPlan

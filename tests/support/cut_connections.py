@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from engine.store.migrations import migrate
-from tests.conftest import database
+from tests.support.databases import database
 from tests.support.proxies import CuttingProxy
 
 

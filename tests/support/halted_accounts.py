@@ -14,7 +14,7 @@ from engine.core.events import (
     BookEvent,
 )
 from engine.runtime import halts, runs
-from tests.conftest import database
+from tests.support.databases import database
 from ui.app import App, open_app
 from ui.daemon.paper import DueSlot, PaperDaemon, PaperPlan
 from ui.services.backtest import BacktestRequest, run_backtest

@@ -18,7 +18,7 @@ from engine.runtime import runs
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
-from tests.conftest import log_of_its_own
+from tests.support.databases import log_of_its_own
 from tests.support.paths import ROOT
 from tests.support.seeded import END, START
 from tests.support.waiting import WAIT_TIMEOUT_S

@@ -20,7 +20,7 @@ import pytest
 from playwright import sync_api
 
 from projections.queries import Queries
-from tests.conftest import log_of_its_own
+from tests.support.databases import log_of_its_own
 from tests.support.waiting import WAIT_TIMEOUT_S, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

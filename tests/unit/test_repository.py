@@ -146,6 +146,7 @@ def test_nobody_imports_the_python_door() -> None:
 MEASURES_TIME = {
     "tests/support/waiting.py": "ends a wait that hangs",
     "tests/conftest.py": "ends a wait that hangs",
+    "tests/support/databases.py": "ends a wait that hangs",
     "tests/support/model_server.py": "stamps requests, for the order of their beginnings and ends",
     "tests/unit/test_money_law.py": "prints how long its millions of operations took",
 }
