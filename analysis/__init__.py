@@ -1,1 +1,1 @@
-"""Opinions: what a market looks like at a bar, and what one would like to do about it. Nothing here trades."""
+"""Analyses of one window of bars: indicators, patterns, trend and a trade decision. No trading."""

@@ -1,7 +1,7 @@
-"""Makes analyses and stores each as one fact, or finds it stored. Every bar's opinion is made once, ever.
+"""Creation and lookup of analyses: each is created once and stored as one event.
 
-An analysis is named by its symbol, timeframe, bar, variant and the digest of exactly the bars it saw: the same window
-is the same analysis for every run, and a revised bar makes another one. Batch and live give the same bytes.
+An analysis is identified by symbol, timeframe, bar, variant and the digest of the bars in its window. All runs share
+the analysis of a window; a revised bar leads to a new one. Batch and live analyses have the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from engine.store import Batch, Cause, LogEntry, Store
 CHUNK = 500
 
 ReadTime = Callable[[datetime], datetime | None]
-"""From the close of a bar to the instant when a run had read the analyses of it; None where it has not yet."""
+"""Map the close of a bar to the instant at which a run read its analyses; None if it has not read them yet."""
 
 
 def _not_read_yet(at: datetime) -> None:
@@ -45,7 +45,7 @@ def _not_read_yet(at: datetime) -> None:
 
 
 def windows(bars: Sequence[Bar], timeframe: Timeframe, size: int) -> Iterator[Window]:
-    """The window that ends at each bar: the last `size`, or as many as there are."""
+    """Yield the window that ends at each bar: the last `size` bars, fewer at the beginning."""
     seen: deque[bytes] = deque(maxlen=size)
     for row, bar in enumerate(bars):
         seen.append(sha256(bar_line(bar, timeframe).encode()).digest())
@@ -59,7 +59,7 @@ def analysis_id(symbol: Symbol, timeframe: Timeframe, window: Window, variant: s
 def build_analysis_event(
     symbol: Symbol, timeframe: Timeframe, window: Window, variant: Variant | ModelVariant, formed: FormedAnalysis
 ) -> AnalysisMade:
-    """An opinion as it is stored."""
+    """Return the event that stores an analysis."""
     decision = formed.decision
     return AnalysisMade(
         analysis_id=analysis_id(symbol, timeframe, window, variant.name),
@@ -82,10 +82,10 @@ def build_analysis_event(
 
 
 class AnalysisSet:
-    """The wishes of all bars of a run, in memory.
+    """Intents of all bars of a run, in memory.
 
-    `made` of them are new, `found` were stored before; `failed` are those for which no opinion could be made, which is
-    a HOLD. `notices` tell in words what a person should know of them.
+    made: analyses created now; already_stored: analyses found in the store; failed: bars without an analysis, which
+    count as HOLD; notices: sentences for the user about warm-up and failures.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class AnalysisSet:
         self._intents[event.symbol, event.as_of] = intent_of(event, version)
 
     def add_failures(self, failures: Iterable[StoredOutcome]) -> None:
-        """Takes failures for what they are."""
+        """Add the failures of bars that no variant could analyze; each counts as HOLD."""
         for failure in failures:
             self.add(*failure)
             self.failed += 1
@@ -106,7 +106,7 @@ class AnalysisSet:
         return self._intents[bar.symbol, bar.closed_at]
 
     def has(self, symbol: Symbol, at: datetime) -> bool:
-        """Whether there is an opinion on the bar that closed then."""
+        """Return True if the set covers the bar of a symbol that closed at an instant."""
         return (symbol, at) in self._intents
 
     def __len__(self) -> int:
@@ -127,11 +127,11 @@ def ensure_analyses(
     retry: bool = False,
     read_time: ReadTime = _not_read_yet,
 ) -> AnalysisSet:
-    """An opinion on every bar of the range: stored ones are read, missing ones made and stored.
+    """Return an analysis of every bar of the range; read stored ones, create and store missing ones.
 
-    Windows reach back before `start`, never beyond their own bar. `progress` hears how many are done. A failure that
-    is stored stays one, so that the same question has the same answer; `retry` asks again. `until`: for a run that has
-    read its analyses before, when it had read that of a bar.
+    Windows reach back before `start`, never beyond their own bar. progress: called with the number of bars done;
+    retry: try stored failures again, which otherwise stay failures so that a request is repeatable; read_time: for a
+    run that has read analyses before, when it read those of a bar.
     """
     analyses = AnalysisSet()
     for symbol in symbols:
@@ -153,14 +153,14 @@ def ensure_analyses(
 
 
 class _Remaining(NamedTuple):
-    """The rows of the windows that nobody has an opinion on yet, and the failures among them."""
+    """Rows of the windows without an analysis so far, and the failures among them."""
 
     rows: set[int]
     failures: dict[int, StoredOutcome]
 
 
 class _VariantAnalyses(NamedTuple):
-    """Where the analyses of one variant on one symbol are made, stored and found."""
+    """Analyses of one symbol by one variant: loads stored ones, creates and stores missing ones."""
 
     store: Store
     symbol: Symbol
@@ -179,9 +179,12 @@ class _VariantAnalyses(NamedTuple):
         *,
         has_fallback: bool = False,
     ) -> _Remaining:
-        """Takes or makes the opinion on each window. What is left is for the next one; `stands_by`: there is one."""
+        """Add the analysis of each window to `result`; return the windows left for the next variant of a chain.
+
+        has_fallback: another variant follows, so that an unavailable one raises nothing.
+        """
         failures: dict[int, StoredOutcome] = {}
-        # Who asks models works on as many windows as it may at the same time; computed ones are made by the chunk.
+        # A model variant limits its own concurrency; computed variants work in chunks to bound memory.
         chunk = len(wanted) if isinstance(self.variant, ModelVariant) else CHUNK
         for first in range(0, len(wanted), max(chunk, 1)):
             missing = self._load_stored(
@@ -205,7 +208,7 @@ class _VariantAnalyses(NamedTuple):
         *,
         has_fallback: bool,
     ) -> list[Window]:
-        """Takes what is stored; returns what is to be made."""
+        """Add stored analyses to `result` and stored failures to `failures`; return the windows to be analyzed."""
         ids = {analysis_id(self.symbol, self.timeframe, window, self.variant.name): window for window in chunk}
         stored = self.store.read_many([analysis_stream(each) for each in ids])
         missing: list[Window] = []
@@ -215,7 +218,7 @@ class _VariantAnalyses(NamedTuple):
             outcome = latest_outcome(stored.get(analysis_stream(each), ()), read_at)
             retry = self.retry and read_at is None
             if outcome is None and read_at is not None and has_fallback:
-                # Nobody had been asked when the run read on: then as now it is for the next one.
+                # The variant had no outcome when the run read this bar, so the run used the fallback.
                 continue
             if outcome is None or (retry and isinstance(outcome.event, AnalysisFailed)):
                 missing.append(window)
@@ -231,16 +234,16 @@ class _VariantAnalyses(NamedTuple):
         return missing
 
     def _check_unchanged(self, bars: Sequence[Bar], window: Window, stored: AnalysisMade) -> None:
-        """A strategy that was changed and kept its version would go on trading what it used to say."""
+        """Raise `BadInput` if a strategy decides differently from its stored analysis: changed code, old version."""
         if not isinstance(self.variant, StrategyVariant):
             return
         (recomputed,) = self._compute_events(self.variant, bars, [window])
         if recomputed != stored:
             raise BadInput(
-                f"variant {self.variant.name} said {stored.decision} {stored.confidence} on {self.symbol} at "
-                f"{instant_text(window.at)} and now says {recomputed.decision} {recomputed.confidence}, or "
-                f"gives another reason: "
-                "give a changed strategy another version, and see `quantagent check-lookahead` if it was not changed."
+                f"variant {self.variant.name} stored {stored.decision} {stored.confidence} on {self.symbol} at "
+                f"{instant_text(window.at)} and now returns {recomputed.decision} {recomputed.confidence}, or a "
+                "different reason; a changed strategy needs a new version.",
+                "STRATEGY_CHANGED",
             )
 
     def _create_missing(
@@ -251,7 +254,7 @@ class _VariantAnalyses(NamedTuple):
         failures: dict[int, StoredOutcome],
         progress: Callable[[int], None],
     ) -> None:
-        """Makes what is not stored, and stores it."""
+        """Create and store the analyses of `missing`."""
         if isinstance(self.variant, ModelVariant):
             rows = {window.at: window.row for window in missing}
 
@@ -274,7 +277,7 @@ class _VariantAnalyses(NamedTuple):
         result.made += len(events)
 
     def record_failure(self, window: Window, reason: str) -> StoredOutcome:
-        """Stores that there is no opinion on a window."""
+        """Append the event of a failed analysis."""
         analysis = analysis_id(self.symbol, self.timeframe, window, self.variant.name)
         failed = AnalysisFailed(
             analysis, self.symbol, self.timeframe.value, window.at, self.variant.name, reason, window.digest
@@ -292,7 +295,10 @@ class _VariantAnalyses(NamedTuple):
 
 
 def latest_outcome(rows: Iterable[LogEntry], until: datetime | None = None) -> StoredOutcome | None:
-    """What an analysis's stream says, or said at an instant: its first opinion, else its last failure."""
+    """Return the first analysis in the rows of a stream, else its last failure; None for an empty stream.
+
+    until: ignore rows recorded after this instant.
+    """
     failure: StoredOutcome | None = None
     for row in rows:
         if until is not None and row.meta.recorded_at > until:
@@ -305,32 +311,32 @@ def latest_outcome(rows: Iterable[LogEntry], until: datetime | None = None) -> S
 
 
 def failure_notices(variant: Variant | ModelVariant | VariantChain, symbol: Symbol, failed: int) -> list[str]:
-    """What to tell of windows that nobody had an opinion on."""
+    """Return a notice about failed analyses; an empty list if none failed."""
     if not failed:
         return []
     which = "1 analysis" if failed == 1 else f"{failed:,} analyses"
-    return [
-        f"{which} of {symbol} by {variant.name} failed and count as HOLD: `quantagent analyses list --failed` tells "
-        "why, and `quantagent analyses make --retry` asks again."
-    ]
+    return [f"{which} of {symbol} by {variant.name} failed and count as HOLD."]
 
 
 def warm_up_notices(variant: Variant | ModelVariant, symbol: Symbol, short: int, bars: int | None = None) -> list[str]:
-    """What to tell when the first bars of a run, or of `bars` all, have too few before them; nothing when none has."""
+    """Return a notice about bars without enough history; an empty list if `short` is 0.
+
+    short: number of such bars; bars: number of all bars of the range, if known.
+    """
     if not short:
         return []
     which = f"all {bars:,} bars" if short == bars else f"the first {short:,} bars"
-    remedy = ": import earlier ones, or choose a later range" if short == bars else ""
+    remedy = " Import earlier bars, or choose a later range." if short == bars else ""
     return [
-        f"{which} of {symbol} are warm-up, {variant.name} says HOLD until it has seen {variant.warm_up_bars:,}{remedy}."
+        f"{which} of {symbol} are warm-up: {variant.name} returns HOLD until it has {variant.warm_up_bars:,} "
+        f"bars.{remedy}"
     ]
 
 
 class LiveAnalyst:
-    """Has its opinion when the bar closes: what a daemon uses. Adopts a stored analysis of the same window.
+    """Analyst of a live feed: analyzes each bar when it closes, or reuses the stored analysis of the same window.
 
-    `warn` hears in words where there are too few bars yet for more than a HOLD, and where an analysis failed. `until`
-    as of `opinions`.
+    warn: called with a notice about warm-up or a failed analysis; read_time: as in `ensure_analyses`.
     """
 
     def __init__(
@@ -357,12 +363,12 @@ class LiveAnalyst:
         self.made = 0
         for symbol, seen in self._seen.items():
             for one in members(variant):
-                # The bar that makes a window whole has its opinion.
+                # The bar that completes the first window is analyzed, hence one bar less.
                 for notice in warm_up_notices(one, symbol, max(0, one.warm_up_bars - 1 - len(seen))):
                     warn(notice)
 
     def prepare(self, bars: Sequence[Bar]) -> None:
-        """Asks models about bars that close at the same instant at the same time; `wish` finds what came of it."""
+        """Call models in parallel for bars that close at the same instant; `intent` then finds the results stored."""
         if not any(isinstance(one, ModelVariant) for one in members(self._variant)):
             return
         with ThreadPoolExecutor(max_workers=len(bars) or 1) as pool:
@@ -385,15 +391,15 @@ class LiveAnalyst:
         return analyses.intent(bar)
 
     def _ensure(self, bar: Bar, bars: Sequence[Bar]) -> tuple[AnalysisSet, list[StoredOutcome]]:
-        """The opinion on the last of these bars, if anybody has one, and the failures of those who have none."""
+        """Return the analysis of the last bar, empty if every variant failed, and the failures of its variants."""
         analyses, failures = AnalysisSet(), list[StoredOutcome]()
         for n, member in enumerate(self._members[bar.symbol], 1):
             *_, window = windows(bars, self._timeframe, member.variant.window_bars)
-            stands_by = n < len(self._members[bar.symbol])
+            has_fallback = n < len(self._members[bar.symbol])
             try:
-                failures += member.ensure(bars, [window], analyses, has_fallback=stands_by).failures.values()
+                failures += member.ensure(bars, [window], analyses, has_fallback=has_fallback).failures.values()
             except VariantUnavailable as error:
-                # Stops and targets work on: whoever trades live has a HOLD where nobody can be asked.
+                # Live trading continues with a HOLD, so that stops and targets keep working.
                 failures.append(member.record_failure(window, str(error)))
             if len(analyses):
                 break
@@ -405,7 +411,7 @@ def _failure_reason(stored: StoredOutcome) -> str:
 
 
 def _bars_before(catalogue: BarCatalogue, symbol: Symbol, timeframe: Timeframe, start: datetime) -> list[Bar]:
-    """The bars that had closed by `start`, in order; none is no error here."""
+    """Return the bars that closed by `start`, oldest first; an empty list is allowed."""
     first = min(held.first for held in catalogue.list_series() if (held.symbol, held.timeframe) == (symbol, timeframe))
     if first >= start:
         return []

@@ -1,6 +1,6 @@
-"""Strategies that everybody knows, to put beside every result: what does not beat them has found nothing.
+"""Well-known strategies as baselines for comparison with other variants.
 
-They are registered like anybody's own, by entry points in pyproject.toml.
+They are registered by entry points in pyproject.toml, like user strategies.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class AlwaysLong:
 
 
 class Crossover:
-    """LONG while the mean of the last 10 closes is above that of the last 20, else FLAT."""
+    """LONG while the mean of the last 10 closes is above the mean of the last 20, else FLAT."""
 
     variant = "crossover"
     version = "1"
     bars = 20
 
     def decide(self, bars: Sequence[Bar]) -> Decision:
-        # Sums instead of means: nothing is divided, so nothing is rounded.
+        # Compares sums instead of means: no division, no rounding.
         slow = total(bar.close for bar in bars)
         fast = mul(exact(2), total(bar.close for bar in bars[-10:]))
         if fast > slow:

@@ -1,10 +1,10 @@
-"""Whether a variant keeps its side: an opinion follows from the window's bars, and from nothing else.
+"""Conformance checks of a variant: its decisions must depend on the bars of the window alone.
 
-Nobody can prove that of other people's code; what is tried here is what goes wrong. The future is cut off and made
-wild, windows are asked about twice, backwards, by other processes and 400 years later, and calls that reach beyond the
-window are noticed. What escapes all that is named in docs/own-strategies.md.
+This cannot be proved for arbitrary code, so the checks try the usual violations: they remove or falsify future bars,
+repeat calls, reverse their order, run them in other processes and 400 years later, and detect calls to clock, random
+numbers, files and network. docs/own-strategies.md lists the limits of this method.
 
-`check` is meant for a strategy's own tests: `assert check("breakout.py:Breakout", bars) == []`.
+Use `check_conformance` in the tests of a strategy: `assert check_conformance("breakout.py:Breakout", bars) == []`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from engine.data.memory import MemoryCatalogue
 from engine.store.memory import MemoryStore
 
 SAMPLES = 100
-STORED_BARS = 60  # Bars at the end that are stored, and heard live.
+STORED_BARS = 60  # Bars at the end that are stored, and analyzed live.
 POISONED_BARS = 20
 POISON_FACTOR = exact(100)
 HASH_SEEDS = ("1", "2")
-# The Gregorian calendar repeats itself after 400 years, days of the week included.
+# The Gregorian calendar repeats after 400 years, days of the week included.
 CALENDAR_SHIFT = timedelta(days=146_097)
 
 RETURNS_DECISION = "has an opinion"
 
 
 class Finding(NamedTuple):
-    """A check that a variant did not pass, first at the close of this bar: what it said, and what it says instead."""
+    """A failed check: the first bar at which it failed, the expected decision (before) and the actual one (after)."""
 
     check: str
     symbol: Symbol
@@ -52,14 +52,14 @@ class Finding(NamedTuple):
 
 
 class DecisionSummary(NamedTuple):
-    """An opinion in a few words, and all that is stored of it."""
+    """A decision as short text, and in full as it is stored."""
 
     short: str
     details: str
 
 
 class StrategyTrial(NamedTuple):
-    """One symbol's bars, the rows to be tried, and what the variant said on them when asked in order."""
+    """Bars of one symbol, the rows to be checked, and the decisions on them when called in order."""
 
     text: str
     bars: Sequence[Bar]
@@ -67,12 +67,12 @@ class StrategyTrial(NamedTuple):
     decisions: list[DecisionSummary]
 
     def reload(self) -> Variant:
-        """The variant, loaded anew."""
+        """Load the variant again, without state of earlier calls."""
         return find_variant(self.text)
 
 
 Discrepancy = tuple[int, DecisionSummary, DecisionSummary]
-"""A row, what was said on it, and what was said on it otherwise asked."""
+"""A row, the decision on it, and the different decision in a check."""
 
 
 def check_conformance(
@@ -83,11 +83,11 @@ def check_conformance(
     samples: int = SAMPLES,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Finding]:
-    """What a variant, named as on the command line, does not pass on bars of one symbol: the first bar of each check.
+    """Return the failed checks of a variant (name or `FILE.py:CLASS`) on bars of one symbol; the first bar of each.
 
-    Tried are the bars that open at or after `start`, at most `samples`, evenly spaced; those before are history.
-    `progress` hears how many of the `CHECKS` are done. Raises `BadInput` when there is no such variant, or no bar with
-    a whole window.
+    Checked are at most `samples` evenly spaced bars that open at or after `start`; earlier bars are history. progress:
+    called with the number of `CHECKS` done. Raise `BadInput` if the variant does not exist, or no bar has a complete
+    window.
     """
     loaded = find_variant(variant)
     ends = sample_rows(loaded, bars, start, samples)
@@ -108,12 +108,12 @@ def check_conformance(
 def sample_rows(
     variant: Variant, bars: Sequence[Bar], start: datetime | None = None, samples: int = SAMPLES
 ) -> list[int]:
-    """The rows after the warm-up, or as many of them as asked for, evenly spaced, first and last among them."""
+    """Return the rows after the warm-up, at most `samples` of them, evenly spaced and including first and last."""
     rows = [row for row in range(variant.warm_up_bars - 1, len(bars)) if start is None or bars[row].opened_at >= start]
     if not rows:
         raise BadInput(
-            f"variant {variant.name} needs {variant.warm_up_bars:,} bars, and no bar of this range has as many up to "
-            "it: import earlier ones, or choose a later range."
+            f"variant {variant.name} needs windows of {variant.warm_up_bars:,} bars, and no bar of this range has "
+            "enough history: import earlier bars, or choose a later range."
         )
     if len(rows) <= samples:
         return rows
@@ -121,7 +121,7 @@ def sample_rows(
 
 
 def poison_bar(bar: Bar, n: int, *, began: bool = False) -> Bar:
-    """The bar with prices that no market has, 100 times as high or as low; the open of one that began stays."""
+    """Return the bar with prices falsified by a factor of 100, up or down; `began` keeps its open."""
     change = mul if n % 2 else div
     open_, high, low, close = (change(price, POISON_FACTOR) for price in (bar.open, bar.high, bar.low, bar.close))
     open_ = bar.open if began else open_
@@ -138,19 +138,19 @@ def _finding(name: str, trial: StrategyTrial, discrepancy: Discrepancy) -> Findi
 
 def _failure_finding(name: str, error: StrategyFailed, last: datetime) -> Finding:
     at = error.bar.closed_at
-    return Finding(name, error.bar.symbol, at if at <= last else at - CALENDAR_SHIFT, "an opinion", str(error))
+    return Finding(name, error.bar.symbol, at if at <= last else at - CALENDAR_SHIFT, "a decision", str(error))
 
 
-# --- The checks ---------------------------------------------------------------------------------------------------
+# --- Checks -------------------------------------------------------------------------------------------------------
 
 
 def _check_future_removed(trial: StrategyTrial) -> Iterator[Discrepancy]:
-    """Each bar is asked about alone, of a variant that has heard of no other."""
+    """Analyze each bar with a newly loaded variant and without any later bar."""
     return _discrepancies(trial, [_evaluate(trial.reload(), trial.bars[: end + 1], [end])[0] for end in trial.ends])
 
 
 def _check_future_poisoned(trial: StrategyTrial) -> Iterator[Discrepancy]:
-    """The last wild bar is asked about first, so that who remembers anything has seen it."""
+    """Falsify the bars after each row and analyze the last of them first, to expose a variant with a memory."""
     variant, decisions = trial.reload(), list[DecisionSummary]()
     for end in trial.ends:
         future = trial.bars[end + 1 : end + 1 + POISONED_BARS]
@@ -160,13 +160,13 @@ def _check_future_poisoned(trial: StrategyTrial) -> Iterator[Discrepancy]:
 
 
 def _check_other_century(trial: StrategyTrial) -> Iterator[Discrepancy]:
-    """A tape of the future, looked up by time, has nothing on these bars, or something else."""
+    """Shift the bars by 400 years, to expose a variant that looks up known data by time."""
     moved = [
         msgspec.structs.replace(bar, opened_at=bar.opened_at + CALENDAR_SHIFT, closed_at=bar.closed_at + CALENDAR_SHIFT)
         for bar in trial.bars
     ]
     for other in _discrepancies(trial, _evaluate(trial.reload(), moved, trial.ends)):
-        # Reasons may name the day.
+        # Reasons may contain dates, so only the short texts are compared.
         if other[1].short != other[2].short:
             yield other
 
@@ -185,30 +185,30 @@ def _check_reverse_order(trial: StrategyTrial) -> Iterator[Discrepancy]:
 
 def _check_purity(trial: StrategyTrial) -> Iterator[Discrepancy]:
     variant = trial.reload()
-    # What is imported at the first call is read from files, and may be.
+    # Imports during the first call read files, which is allowed.
     _evaluate(variant, trial.bars, trial.ends[:1])
     for end, decision in zip(trial.ends, trial.decisions, strict=True):
         calls = impure_calls(partial(_evaluate, variant, trial.bars, [end]))
         if calls:
-            yield end, decision, DecisionSummary(f"asks for {calls[0]}", "")
+            yield end, decision, DecisionSummary(f"uses {calls[0]}", "")
 
 
 def _check_other_processes(trial: StrategyTrial) -> Iterator[Discrepancy]:
-    """Another hash seed, and no memory of what was asked before."""
+    """Run the trial in processes with other hash seeds and without state of earlier calls."""
     request = msgspec.json.encode((trial.text, list(trial.bars), trial.ends))
     command = [sys.executable, "-m", "analysis.conformance"]
     for seed in HASH_SEEDS:
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         completed = subprocess.run(command, input=request, env=environment, capture_output=True, check=False)
         if completed.returncode:
-            *_, last = completed.stderr.decode(errors="replace").strip().splitlines() or ["it ended without a word"]
+            *_, last = completed.stderr.decode(errors="replace").strip().splitlines() or ["it ended without output"]
             yield trial.ends[0], trial.decisions[0], DecisionSummary(last, "")
         else:
             yield from _discrepancies(trial, msgspec.json.decode(completed.stdout, type=list[DecisionSummary]))
 
 
 def serve_trial() -> None:
-    """The other process: a trial's question on stdin, what the variant says on stdout."""
+    """Run a trial from standard input and write its decisions to standard output; the child process of a check."""
     text, bars, ends = msgspec.json.decode(sys.stdin.buffer.read(), type=tuple[str, list[Bar], list[int]])
     with redirect_stdout(sys.stderr):
         decisions = _evaluate(find_variant(text), bars, ends)
@@ -228,7 +228,7 @@ def _check_stored_once(trial: StrategyTrial) -> Iterator[Discrepancy]:
 
 
 def _check_live_equals_batch(trial: StrategyTrial) -> Iterator[Discrepancy]:
-    """A daemon that is started again half-way."""
+    """Compare batch analyses with live ones, restarting the live analyst halfway."""
     batch, live, catalogue = MemoryStore(), MemoryStore(), _catalogue(trial)
     _store_last(trial, batch)
     bars = trial.bars[-STORED_BARS:]
@@ -247,7 +247,7 @@ def _check_live_equals_batch(trial: StrategyTrial) -> Iterator[Discrepancy]:
 
 
 def _store_last(trial: StrategyTrial, store: MemoryStore) -> int:
-    """Makes or finds the analyses of the last bars; how many were made."""
+    """Create or find the analyses of the last bars; return the number of created ones."""
     bars = trial.bars[-STORED_BARS:]
     symbols, frame, start = [bars[0].symbol], timeframe_of(bars), bars[0].opened_at
     catalogue = _catalogue(trial)
@@ -255,7 +255,7 @@ def _store_last(trial: StrategyTrial, store: MemoryStore) -> int:
 
 
 def _catalogue(trial: StrategyTrial) -> MemoryCatalogue:
-    """The last bars, with the history that their windows reach back to."""
+    """Return a catalogue of the last bars and the history of their windows."""
     catalogue, bars = MemoryCatalogue(), trial.bars[-(STORED_BARS + trial.reload().window_bars) :]
     catalogue.add(bars[0].symbol, timeframe_of(bars), bars, source="check", learned_at=bars[-1].closed_at)
     return catalogue
@@ -270,7 +270,7 @@ def _stored_decisions(store: MemoryStore) -> list[DecisionSummary]:
 
 
 def timeframe_of(bars: Sequence[Bar]) -> Timeframe:
-    """The shortest that no bar outlasts: closes cut bars, and most sessions are shorter than a day."""
+    """Return the shortest timeframe no bar exceeds: session ends shorten bars, and most sessions are below a day."""
     lasts = max(bar.closed_at - bar.opened_at for bar in bars)
     return next(frame for frame in Timeframe if frame.duration >= lasts)
 
@@ -288,7 +288,7 @@ CHECKS: dict[str, Callable[[StrategyTrial], Iterator[Discrepancy]]] = {
 }
 
 
-# --- Asking -------------------------------------------------------------------------------------------------------
+# --- Evaluation ---------------------------------------------------------------------------------------------------
 
 
 def _evaluate(variant: Variant, bars: Sequence[Bar], ends: Sequence[int]) -> list[DecisionSummary]:
@@ -306,7 +306,7 @@ def _summarize(analysis: FormedAnalysis) -> DecisionSummary:
         short += "" if value is None else f", {name} {value:f}"
     short += "" if decision.horizon_bars is None else f", for {decision.horizon_bars} bars"
     if decision.entry is not None:
-        # Without the instant it expires: that one moves with the bars.
+        # Without the expiry, which shifts with the bars.
         entry = msgspec.structs.replace(decision.entry, expires_at=None)
         short += f", {msgspec.json.encode(entry).decode()}"
     return DecisionSummary(short, f"{short} {msgspec.json.encode(decision.entry).decode()} {analysis.reports}")

@@ -1,7 +1,6 @@
-"""Notices when code that should only compute asks for the time, for chance, for a file or for the network.
+"""Detection of calls to the clock, random numbers, files and network in code that should only compute.
 
-Seen are Python's own built-in functions, as the interpreter calls them; what a library does inside its compiled code
-is not seen.
+It covers the interpreter's calls of built-in functions, not calls inside the compiled code of a library.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _READS_FILES = frozenset(("open", "open_code", "read", "listdir", "scandir", "st
 
 
 def impure_calls(function: Callable[[], object]) -> list[str]:
-    """What an act asks for beyond its arguments, in words, in order; empty when it only computes."""
+    """Call a function and return descriptions of its impure calls, in order; empty if it only computes."""
     calls: list[str] = []
 
     def watch(frame: FrameType, event: str, called: object) -> None:
@@ -30,7 +29,7 @@ def impure_calls(function: Callable[[], object]) -> list[str]:
             calls.append(f"{source} ({getattr(called, '__qualname__', called)})")
 
     before, collecting = sys.getprofile(), gc.isenabled()
-    # A collection in between would call other people's finalisers, and they may ask for what they like.
+    # A garbage collection would run finalizers of unrelated objects, which may be impure.
     gc.disable()
     sys.setprofile(watch)
     try:
@@ -48,7 +47,7 @@ def _impure_source(called: object) -> str:
         return "the time"
     if name in ("now", "today", "utcnow") and isinstance(owner, type) and issubclass(owner, date):
         return "the time"
-    # The generator that `random.random()` and its like share; one with a seed of its own is no chance.
+    # The generator shared by the functions of `random`; a seeded generator of its own is deterministic.
     if name == "urandom" or (owner is not None and owner is getattr(sys.modules.get("random"), "_inst", None)):
         return "chance"
     if module in ("_socket", "_sqlite3") or isinstance(owner, socket):

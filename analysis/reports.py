@@ -1,8 +1,8 @@
-"""What an analysis says: four typed reports, whoever writes them (rules or a language model).
+"""The four typed reports of an analysis, the same for rules and language models.
 
 Every number is a Decimal with one spelling, so that equal reports have equal bytes: shares have 4 decimals, market
-values 8 significant digits and at most 12 decimals. In JSON they are strings without an exponent. What is not known
-is `None` or "unknown", never 0: an RSI of 0 would read as oversold. No computation here.
+values 8 significant digits and at most 12 decimals. In JSON they are strings without an exponent. Unknown values are
+`None` or "unknown", never 0: an RSI of 0 would read as oversold.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ VALUE_MAX = 10**15
 
 
 def significant(x: float, digits: int = SIGNIFICANT_DIGITS) -> Decimal | None:
-    """A market value as reports hold it; `None` for what is not finite, such as an indicator's warm-up."""
+    """Return a market value rounded for reports; `None` if it is not finite, as during an indicator's warm-up."""
     return exact(f"{x:.{digits - 1}e}") if math.isfinite(x) else None
 
 
 def proportion(x: float) -> Decimal:
-    """A share of one as reports hold it: 4 decimals, cut to 0..1. Raises `ValueError` for NaN."""
+    """Return a share of one rounded for reports: 4 decimals, clipped to 0..1. Raise `ValueError` for NaN."""
     return exact(f"{min(max(x, 0.0), 1.0):.4f}") if not math.isnan(x) else exact("nan")
 
 
 def _significant_digits(value: Decimal) -> Decimal:
-    # By way of a float: rounding text of a Decimal would obey the thread's decimal context.
+    # Converted to float first: formatting a Decimal depends on the thread's decimal context.
     return exact(f"{float(value):.{SIGNIFICANT_DIGITS - 1}e}")
 
 
@@ -69,6 +69,8 @@ RsiLevel = Literal["oversold", "neutral", "overbought", "unknown"]
 class PatternName(StrEnum):
     """Classical chart patterns: QuantAgent's catalogue, completed so that each bullish one has its bearish twin."""
 
+    # This docstring is part of the answer schemas: a change of it renames every model variant.
+
     INVERSE_HEAD_AND_SHOULDERS = "inverse_head_and_shoulders"
     HEAD_AND_SHOULDERS = "head_and_shoulders"
     DOUBLE_BOTTOM = "double_bottom"
@@ -93,12 +95,12 @@ class PatternName(StrEnum):
 
     @property
     def bias(self) -> Bias:
-        """Which way the pattern is said to resolve."""
+        """Direction in which the pattern usually resolves."""
         return "bullish" if self in _BEARISH_TWINS else "bearish" if self in _BULLISH_TWINS else "neutral"
 
     @property
     def twin(self) -> PatternName:
-        """What the pattern becomes when prices are turned upside down; a neutral one stays what it is."""
+        """The same pattern on inverted prices; a neutral pattern is its own twin."""
         return _BEARISH_TWINS.get(self) or _BULLISH_TWINS.get(self) or self
 
 
@@ -123,7 +125,7 @@ class AnalysisReport(BaseModel):
 class IndicatorReport(AnalysisReport):
     """Oscillators at the window's last bar.
 
-    macd, macd_signal, macd_histogram and atr are in units of price; rsi, roc, stoch_k, stoch_d and willr in per cent.
+    macd, macd_signal, macd_histogram and atr are in units of price; rsi, roc, stoch_k, stoch_d and willr in percent.
     """
 
     macd: Value | None = None
@@ -141,7 +143,7 @@ class IndicatorReport(AnalysisReport):
 
 
 class PatternReport(AnalysisReport):
-    """Chart patterns in the window, the most confident one first. `breakout_probability` belongs to the primary."""
+    """Chart patterns in the window, most confident first. `breakout_probability` is that of the primary pattern."""
 
     patterns_detected: Annotated[tuple[PatternName, ...], Field(max_length=len(PatternName))] = ()
     primary_pattern: PatternName | None = None
@@ -158,7 +160,7 @@ class PatternReport(AnalysisReport):
 
 
 class TrendReport(AnalysisReport):
-    """The recent trend; levels are prices of the support and resistance lines at the window's last bar."""
+    """Recent trend; levels are prices of the support and resistance lines at the window's last bar."""
 
     support_level: Price | None = None
     resistance_level: Price | None = None
@@ -167,9 +169,9 @@ class TrendReport(AnalysisReport):
 
 
 class TradeDecision(AnalysisReport):
-    """What the analyst would do at the window's last close; LONG and SHORT come with a horizon and a risk-reward.
+    """Decision at the window's last close; LONG and SHORT require a horizon and a risk-reward ratio.
 
-    horizon_bars: bars the opinion is good for; risk_reward: distance of the target over distance of the stop.
+    horizon_bars: number of bars the decision is valid; risk_reward: distance of the target over distance of the stop.
     """
 
     decision: Literal["LONG", "SHORT", "HOLD"]

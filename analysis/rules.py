@@ -1,8 +1,8 @@
-"""The `rules` analyst: a technical strategy without a model, a key or a network. docs/strategy.md says why it is so.
+"""The `rules` analyst: a technical strategy without a model, a key or a network. docs/strategy.md explains its design.
 
-The decision is computed from the reports as they are stored, in Decimals: what a reader sees is what decided, and
-noise in the last bits of a float cannot turn it. Prices upside down turn LONG into SHORT and back, so that the rule
-leans neither way. Costs, sizes and the position held are not known here.
+The decision is computed in Decimals from the reports as stored, so that float noise cannot change it and the reports
+explain it completely. Inverted prices swap LONG and SHORT: the rule has no directional bias. Costs, sizes and the
+current position are not considered here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WARM_UP_BARS = 250
 CHUNK_WINDOWS = 500
 
 ENTRY_SCORE = exact("0.5")
-FULL_SCORE = exact("0.7")  # From here on horizon and target grow no more.
+FULL_SCORE = exact("0.7")  # Horizon and target reach their maximum here.
 TREND_WEIGHT, MOMENTUM_WEIGHT, PATTERN_WEIGHT = exact("0.55"), exact("0.3"), exact("0.15")
 FADE_WEIGHT, FADE_PATTERN_WEIGHT = exact("0.7"), exact("0.3")
 FADE_HORIZON_BARS, TREND_HORIZON_BARS, TREND_HORIZON_EXTRA_BARS = 3, 4, 4
@@ -37,7 +37,7 @@ _STOCH_OVERSOLD, _STOCH_OVERBOUGHT = exact(20), exact(80)
 
 
 def analyse(windows: Windows) -> list[Analysis]:
-    """One analysis of each window, a function of that window's bars alone. For many windows use `analyse_many`."""
+    """Return the analysis of each window, a function of that window's bars alone. Use `analyse_many` for many."""
     reports = zip(
         windows.lengths.tolist(),
         indicators.report_indicators(windows),
@@ -56,9 +56,9 @@ def analyse(windows: Windows) -> list[Analysis]:
 def analyse_many(
     frame: pl.DataFrame, ends: Sequence[int], progress: Callable[[int], None] | None = None
 ) -> Iterator[Analysis]:
-    """An analysis at each of `ends` (row numbers of a frame of bars), in order, in bounded memory.
+    """Yield the analysis at each of `ends` (row numbers of a frame of bars), in order, in bounded memory.
 
-    `progress` is called with the number of analyses made so far. Raises `BadInput` for a frame that cannot be used.
+    progress: called with the number of analyses so far. Raise `BadInput` for an invalid frame.
     """
     windows = Windows.of(frame, ends)
     for start in range(0, len(windows), CHUNK_WINDOWS):
@@ -69,7 +69,7 @@ def analyse_many(
 
 
 def decide_trade(bars: int, indicator: IndicatorReport, pattern: PatternReport, line: TrendReport) -> TradeDecision:
-    """The decision that three reports on a window of so many bars lead to."""
+    """Return the decision for three reports on a window of `bars` bars."""
     if bars < WARM_UP_BARS:
         return _hold(f"warm-up: {bars} of {WARM_UP_BARS} bars")
     unknown = [name for name in _NEEDED if getattr(indicator, name) is None]
@@ -92,7 +92,7 @@ _NEEDED = ("macd_histogram", "rsi", "roc", "stoch_k", "stoch_d", "willr", "atr")
 
 
 def _follow(strength: Decimal, indicator: IndicatorReport, pattern: PatternReport) -> TradeDecision:
-    """Both trends agree: go with them if momentum confirms; a pattern may add or take away."""
+    """Follow two trends that agree, if momentum confirms them; a pattern strengthens or weakens the score."""
     momentum = _momentum(indicator)
     if mul(strength, momentum) <= 0:
         return _hold(
@@ -111,7 +111,7 @@ def _follow(strength: Decimal, indicator: IndicatorReport, pattern: PatternRepor
 
 
 def _fade(indicator: IndicatorReport, pattern: PatternReport) -> TradeDecision:
-    """No common trend: go against an extreme that has begun to turn; a pattern may add or take away."""
+    """Trade against an extreme that has begun to turn, without a common trend; a pattern changes the score."""
     fade, chart = _turning_extreme(indicator), _pattern_vote(pattern)
     score = add(mul(FADE_WEIGHT, fade), mul(FADE_PATTERN_WEIGHT, chart))
     reasons = ("regime: ranging", f"turn from an extreme {_format_score(fade)}", _pattern_reason(pattern, chart))
@@ -119,25 +119,25 @@ def _fade(indicator: IndicatorReport, pattern: PatternReport) -> TradeDecision:
 
 
 def _momentum(indicator: IndicatorReport) -> Decimal:
-    """-1..1: the mean of the MACD histogram in ATR, RSI around 50, and the sign of the rate of change."""
+    """Return the momentum, -1..1: the mean of MACD histogram in ATR, RSI around 50, and sign of the rate of change."""
     votes = (
         _clamped(div(div(_require(indicator.macd_histogram), _require(indicator.atr)), _HISTOGRAM_FULL)),
         _clamped(div(sub(_require(indicator.rsi), _MIDDLE), _RSI_FULL)),
-        # Only the sign: the same move in per cent is larger downwards than upwards.
+        # Only the sign: percentage moves up and down are not symmetrical.
         _sign(_require(indicator.roc)),
     )
     return div(total(votes), exact(len(votes)))
 
 
 def _extension(indicator: IndicatorReport) -> Decimal:
-    """-1..1: where the close lies in the range of the last 14 bars, by stochastic oscillator and Williams' %R."""
+    """Return the place of the close in the 14-bar range, -1..1: mean of stochastic oscillator and Williams' %R."""
     stochastic = div(sub(_require(indicator.stoch_k), _MIDDLE), _HALF_RANGE)
     williams = div(add(_require(indicator.willr), _MIDDLE), _HALF_RANGE)
     return div(add(stochastic, williams), exact(2))
 
 
 def _turning_extreme(indicator: IndicatorReport) -> Decimal:
-    """Above 0 for an oversold market whose %K has turned over %D, below 0 for the opposite, else 0."""
+    """Return a score above 0 for an oversold market with %K above %D, below 0 for the opposite, else 0."""
     k, d = _require(indicator.stoch_k), _require(indicator.stoch_d)
     oversold = indicator.rsi_level == "oversold" and d < _STOCH_OVERSOLD and k > d
     overbought = indicator.rsi_level == "overbought" and d > _STOCH_OVERBOUGHT and k < d
@@ -148,7 +148,7 @@ def _turning_extreme(indicator: IndicatorReport) -> Decimal:
 
 
 def _pattern_vote(pattern: PatternReport) -> Decimal:
-    """-1..1: confidence times breakout probability of the primary pattern, in its direction."""
+    """Return the vote of the primary pattern, -1..1: confidence times breakout probability, signed by its bias."""
     name = pattern.primary_pattern
     if name is None or pattern.breakout_probability is None:
         return ZERO
@@ -164,7 +164,7 @@ def _decide_by_score(score: Decimal, horizon: int, extra: int, reasons: tuple[st
     """Enter when the score reaches the entry score; its excess lengthens the horizon and widens the target."""
     magnitude = floor_to_step(max(score, neg(score)), exact("0.0001"))
     confidence = min(magnitude, ONE)
-    # Rounded as the confidence is: the two are one number, and are read side by side.
+    # Rounded like the confidence, so that both show the same number.
     verdict = f"score {_format_score(magnitude if score > 0 else neg(magnitude))}, entry at {ENTRY_SCORE}"
     if confidence < ENTRY_SCORE:
         return _hold(*reasons, verdict)
@@ -179,17 +179,17 @@ def _decide_by_score(score: Decimal, horizon: int, extra: int, reasons: tuple[st
 
 
 def _hold(*reasons: str) -> TradeDecision:
-    # Confidence 0: HOLD is no opinion, so there is nothing to be confident of.
+    # HOLD carries no direction, hence confidence 0.
     return TradeDecision(decision="HOLD", confidence=ZERO, reasons=reasons)
 
 
 def _format_score(value: Decimal) -> str:
-    # By way of a float: text of a Decimal would be rounded as the thread's decimal context says.
+    # Converted to float first: formatting a Decimal depends on the thread's decimal context.
     return f"{float(value):+.4f}"
 
 
 def _require(value: Decimal | None) -> Decimal:
-    assert value is not None, "decide() lets no unknown value through"
+    assert value is not None, "decide_trade() returns HOLD for unknown values"
     return value
 
 

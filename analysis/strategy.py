@@ -1,7 +1,7 @@
-"""Own strategies: what a rule of a few lines has to offer, and what it may say. docs/own-strategies.md shows one.
+"""Interface of user strategies: the `Strategy` protocol and its `Decision`. docs/own-strategies.md has an example.
 
-A strategy is a pure function of its window: bars so far in, opinion out. It is told neither the position nor the
-account, and needs neither: the profile says how much is traded and when it is given up.
+A strategy is a pure function from a window of bars to a decision. It sees neither position nor account: the profile
+determines size and exits.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ DecimalLike = Decimal | int | str
 
 @dataclass(frozen=True, init=False, slots=True)
 class Decision:
-    """What a strategy wants at the close of its window's last bar, and why.
+    """Decision of a strategy at the close of the last bar of its window.
 
-    direction: LONG, SHORT, FLAT, or HOLD for no opinion; confidence: 0 to 1, left out 1, and 0 for a HOLD; reason:
-    one line; horizon_bars: bars it is good for; stop, target: prices at which the position shall be given up;
-    risk_reward: distance of the target in distances of the stop; entry: how the order shall be executed. What is left
-    out the profile says. Amounts are Decimals, whole numbers or text, never floats.
+    direction: LONG, SHORT, FLAT, or HOLD to leave the position unchanged; confidence: 0 to 1, by default 1, and 0 for
+    HOLD; reason: one line; horizon_bars: bars until the position is closed; stop, target: prices at which the position
+    is closed; risk_reward: distance of the target in units of the distance of the stop; entry: terms of the entry
+    order. The profile supplies omitted fields. Amounts are Decimals, whole numbers or text, never floats.
 
-    Raises `ValueError`, in one sentence, for anything that cannot be meant.
+    Raise `ValueError` with one sentence for invalid values.
     """
 
     direction: Direction
@@ -100,9 +100,9 @@ def _direction(text: Direction | str) -> Direction:
 def _amount(name: str, value: DecimalLike | None) -> Decimal | None:
     if value is None:
         return None
-    # A strategy is other people's code: it need not have been looked at by a type checker.
+    # User code may not be type-checked.
     if not isinstance(value, Decimal | int | str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"{name} is a {type(value).__name__}: give a Decimal, a whole number or text")
+        raise ValueError(f"{name} is a {type(value).__name__}: use a Decimal, a whole number or text")
     try:
         return exact(value)
     except ValueError as error:
@@ -110,9 +110,10 @@ def _amount(name: str, value: DecimalLike | None) -> Decimal | None:
 
 
 class Strategy(Protocol):
-    """Bars so far in, wish out.
+    """A pure function from a window of bars to a decision.
 
-    variant: the name that `--variant` takes; version: changed whenever the strategy is; bars: how many bars it needs.
+    variant: its name on the command line and in the store; version: a new one for every change of the strategy; bars:
+    length of its window.
     """
 
     @property
@@ -125,8 +126,8 @@ class Strategy(Protocol):
     def bars(self) -> int: ...
 
     def decide(self, bars: Sequence[Bar]) -> Decision:
-        """The opinion on a window of exactly `self.bars` bars, oldest first, that ends with the bar just closed.
+        """Return the decision on a window of exactly `self.bars` bars, oldest first; the last one has just closed.
 
-        It must follow from the window alone: the same bars, the same opinion, in whatever order it is asked.
+        It must depend on the window alone: the same bars give the same decision, in whatever order windows come.
         """
         ...

@@ -1,8 +1,8 @@
-"""Whose analyses: the `rules` analyst or a strategy of one's own, found by the name that a person types.
+"""Variants: the authors of analyses, and their lookup by name (`rules`, an installed strategy, a strategy in a file).
 
-A strategy comes from a package (entry point group `quantagent.analysts`) or straight from a file. Its full name says
-which code it is: `momentum@1` by the version that its author promises, `breakout@3f2a91c07d55` by the file itself. So
-opinions of other code are never taken for its own. A package is imported only when its strategy is asked for.
+A strategy comes from a package (entry point group `quantagent.analysts`) or from a file. Its full name identifies its
+code: `momentum@1` by the version its author declares, `breakout@3f2a91c07d55` by the digest of the file. Analyses of
+different code are therefore never mixed. A package is imported only when its strategy is used.
 """
 
 from __future__ import annotations
@@ -40,33 +40,36 @@ BUILT_IN = (
 )
 BARS_MAX = 5_000
 
-# Decimals as Python has them from the start: what others do to the thread's context changes no opinion.
+# Python's default decimal context: changes to the thread's context must not change an analysis.
 _DECIMALS = Context(prec=28, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}")
 
 
 class StrategyFailed(QuantagentError):
-    """A strategy raised an error, or said what is no opinion, on the window that ends with this bar."""
+    """A strategy raised an error or returned no `Decision` for the window that ends with `bar`."""
 
     def __init__(self, variant: str, bar: Bar, reason: str) -> None:
         super().__init__(
-            f"variant {variant} failed on {bar.symbol} at {instant_text(bar.closed_at)}: {reason}. Correct it and run "
-            "again: the opinions stored before are kept."
+            f"variant {variant} failed on {bar.symbol} at {instant_text(bar.closed_at)}: {reason}. Correct it and "
+            "retry; the analyses stored so far are kept."
         )
         self.bar = bar
 
 
 class FormedAnalysis(NamedTuple):
-    """An opinion, and the canonical JSON of what lies behind it, as it is stored."""
+    """A decision and the canonical JSON of the reports behind it, as stored."""
 
     decision: Decision
     reports: str
 
 
 class VariantInfo(Protocol):
-    """Whose analyses: the name that they are stored and runs are named by, the version of the code, how many bars are
-    seen at the most, and with how few the answer is HOLD for want of them."""
+    """Description of a variant.
+
+    name: identifies its analyses and runs in the store; version: of the code; window_bars: maximum length of a window;
+    warm_up_bars: minimum length of a window for a decision other than HOLD.
+    """
 
     @property
     def name(self) -> str: ...
@@ -82,18 +85,18 @@ class VariantInfo(Protocol):
 
 
 class Variant(VariantInfo, Protocol):
-    """Who computes analyses. An opinion is a function of its window's bars and of nothing else."""
+    """A variant that computes analyses as a pure function of the window's bars."""
 
     def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[FormedAnalysis]:
-        """One opinion for each of `ends`, in their order, on the windows that end with those bars (row numbers).
+        """Yield one analysis for each of `ends`, in order: of the window that ends with that row of `bars`.
 
-        `bars` are bars of one symbol, oldest first; windows at their beginning are as short as the bars are.
+        `bars` are bars of one symbol, oldest first; the first windows are shorter than `window_bars`.
         """
         ...
 
 
 class Window(NamedTuple):
-    """One bar to have an opinion on: its row among the bars, its close, how many bars are seen, their digest."""
+    """A window to analyze: row and close of its last bar, number of its bars, and their digest."""
 
     row: int
     at: datetime
@@ -102,22 +105,19 @@ class Window(NamedTuple):
 
 
 class StoredOutcome(NamedTuple):
-    """An opinion, or that there is none, and its version in the analysis's stream."""
+    """A stored analysis or failure, and its version in the stream of the analysis."""
 
     event: AnalysisMade | AnalysisFailed
     version: int
 
 
 class VariantUnavailable(QuantagentError):
-    """Whoever would make opinions has failed so often that asking on makes no sense."""
+    """A variant that cannot create analyses at present: repeated failures, or no budget left."""
 
 
 @runtime_checkable
 class ModelVariant(VariantInfo, Protocol):
-    """Who asks others for opinions, which takes time and money and may fail: language models.
-
-    Makes and stores many analyses at the same time.
-    """
+    """A variant that calls language models, which takes time and money and may fail. Runs many calls concurrently."""
 
     def create_analyses(
         self,
@@ -127,15 +127,15 @@ class ModelVariant(VariantInfo, Protocol):
         windows: Sequence[Window],
         on_result: Callable[[StoredOutcome], None],
     ) -> None:
-        """Makes and stores the opinion on each of the windows of these bars, and tells each as it comes.
+        """Create and store the analysis of each window; call `on_result` with each outcome as it is stored.
 
-        Raises `Unavailable` when it gives up on the rest.
+        Raise `VariantUnavailable` if the remaining windows cannot be analyzed.
         """
         ...
 
 
 class VariantChain(NamedTuple):
-    """Variants of which each is asked about what those before it failed at. A HOLD is no failure."""
+    """Variants in order of preference; each analyzes windows at which its predecessors failed. HOLD is no failure."""
 
     variants: tuple[Variant | ModelVariant, ...]
 
@@ -145,12 +145,12 @@ class VariantChain(NamedTuple):
 
 
 def members(variant: Variant | ModelVariant | VariantChain) -> tuple[Variant | ModelVariant, ...]:
-    """The variants to be asked, in order."""
+    """Return the variants of a chain in order, or the variant itself."""
     return variant.variants if isinstance(variant, VariantChain) else (variant,)
 
 
 class RulesVariant:
-    """The `rules` analyst, which computes many windows at once."""
+    """The `rules` analyst; computes many windows at once."""
 
     name = rules.VARIANT
     version = rules.AGENT_VERSION
@@ -177,7 +177,7 @@ RULES = RulesVariant()
 
 
 def frame_from_bars(bars: Iterable[Bar]) -> pl.DataFrame:
-    """Bars as the floats that indicators compute with, in the catalogue's columns."""
+    """Return bars as a frame of floats for indicators, with the columns of the catalogue."""
     import polars as pl
 
     rows = list(bars)
@@ -187,7 +187,7 @@ def frame_from_bars(bars: Iterable[Bar]) -> pl.DataFrame:
 
 
 class StrategyVariant:
-    """A strategy as a variant: asked window by window, and only about whole ones."""
+    """A strategy as a variant: called once for each window, and only for complete windows."""
 
     def __init__(self, strategy: Strategy, name: str) -> None:
         self._strategy = strategy
@@ -196,7 +196,7 @@ class StrategyVariant:
 
     def analyse(self, bars: Sequence[Bar], ends: Sequence[int]) -> Iterator[FormedAnalysis]:
         for end in ends:
-            # A tuple: nobody can change a window.
+            # A tuple, so that the strategy cannot change the window.
             decision = self._decide(tuple(bars[max(0, end + 1 - self.window_bars) : end + 1]))
             reasons = [decision.reason] if decision.reason else []
             yield FormedAnalysis(decision, msgspec.json.encode({"decision": {"reasons": reasons}}).decode())
@@ -209,24 +209,24 @@ class StrategyVariant:
                 decision = self._strategy.decide(window)
         except Exception as error:
             raise StrategyFailed(self.name, window[-1], plugins.describe_error(error)) from error
-        # Other people's code: it need not have been looked at by a type checker.
+        # User code may not be type-checked.
         if not isinstance(decision, Decision):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise StrategyFailed(self.name, window[-1], f"it returned {type(decision).__name__}, which is no Decision")
+            raise StrategyFailed(self.name, window[-1], f"it returned {type(decision).__name__}, not a Decision")
         return decision
 
 
-# --- Finding one --------------------------------------------------------------------------------------------------
+# --- Lookup -------------------------------------------------------------------------------------------------------
 
 
 def variant_names() -> list[str]:
-    """The names that can be typed without a file. Nothing is imported for it."""
+    """Return the names of all variants that need no file. Imports no strategy."""
     return sorted({rules.VARIANT, *plugins.entry_point_names(GROUP, BUILT_IN)})
 
 
 def find_variant(text: str) -> Variant:
-    """The variant of a name, with or without its version (`momentum`, `momentum@1`), or of `FILE.py:NAME`.
+    """Return the variant of a name, with or without its version (`momentum`, `momentum@1`), or of `FILE.py:NAME`.
 
-    Raises `BadInput` when there is none, or when its code cannot be loaded or is no strategy.
+    Raise `BadInput` if it does not exist, its code cannot be loaded, or it is no strategy.
     """
     if text == rules.VARIANT:
         return RULES
@@ -244,42 +244,40 @@ def _installed(text: str) -> Variant:
     loaded, where = plugins.load_entry_point("variant", name, GROUP, BUILT_IN, otherwise)
     strategy = _load_strategy(loaded, where)
     if strategy.variant != name:
-        raise BadInput(f"{where} calls itself {strategy.variant!r}: give the entry point and the class one name.")
+        raise BadInput(f"{where} is named {strategy.variant!r}: entry point and class need the same name.")
     if version not in ("", strategy.version):
-        raise BadInput(f"{where} is installed in version {strategy.version}, not {version}: ask for {name}.")
+        raise BadInput(f"{where} is installed in version {strategy.version}, not {version}: use {name}.")
     return StrategyVariant(strategy, f"{name}@{strategy.version}")
 
 
 def _from_file(path: Path, name: str) -> Variant:
     if not path.is_file():
-        raise BadInput(f"there is no file {path}: give the path of your strategy as FILE.py:CLASS.")
+        raise BadInput(f"file {path} does not exist: name a strategy as FILE.py:CLASS.")
     source = path.read_bytes()
     digest = sha256(b"%s\n%s" % (name.encode(), source)).hexdigest()[:12]
     try:
         loaded = _execute_file(path, source, f"quantagent_variant_{digest}").get(name)
     except Exception as error:
-        raise BadInput(
-            f"{path} cannot be loaded: {plugins.describe_error(error)}. Correct it and run again."
-        ) from error
+        raise BadInput(f"{path} cannot be loaded: {plugins.describe_error(error)}. Correct it and retry.") from error
     if loaded is None:
-        raise BadInput(f"{path} has no {name!r}: name the class of your strategy as {path}:CLASS.")
+        raise BadInput(f"{path} has no {name!r}: name a class in it as {path}:CLASS.")
     strategy = _load_strategy(loaded, f"{name} in {path}")
     return StrategyVariant(strategy, f"{strategy.variant}@{digest}")
 
 
 def _execute_file(path: Path, source: bytes, module_name: str) -> dict[str, object]:
-    """The names that a file defines."""
+    """Execute a file as a module and return its names."""
     loader = _Source(path, source)
     spec = spec_from_loader(module_name, loader)
-    assert spec is not None, "a spec was made from a loader"
+    assert spec is not None, "a loader always has a spec"
     module = module_from_spec(spec)
-    sys.modules[module_name] = module  # Dataclasses look their module up.
+    sys.modules[module_name] = module  # Dataclasses look up their module.
     loader.exec_module(module)
     return vars(module)
 
 
 class _Source(ExecutionLoader):
-    """Loads exactly the bytes that were digested: bytecode cached beside a file can be that of an older one."""
+    """Loader of the digested bytes: cached bytecode could belong to an older version of the file."""
 
     def __init__(self, path: Path, source: bytes) -> None:
         self._path, self._source = path, source
@@ -292,28 +290,28 @@ class _Source(ExecutionLoader):
 
 
 def _load_strategy(loaded: object, where: str) -> Strategy:
-    """The strategy itself, or one made from its class; checked."""
+    """Return a checked strategy from an instance or a class. Raise `BadInput` if it is no strategy."""
     try:
         strategy: object = loaded() if isinstance(loaded, type) else loaded
     except Exception as error:
         raise BadInput(
-            f"{where} cannot be made without arguments: {plugins.describe_error(error)}. Offer an instance."
+            f"{where} cannot be created without arguments: {plugins.describe_error(error)}. Provide an instance."
         ) from error
     reason = _invalid_reason(strategy)
     if reason:
         raise BadInput(f"{where} is no strategy: {reason}.")
-    return strategy  # pyright: ignore[reportReturnType] - has all that the protocol asks for
+    return strategy  # pyright: ignore[reportReturnType] - has all attributes of the protocol
 
 
 def _invalid_reason(strategy: object) -> str:
-    """Why this is no strategy, as the end of a sentence; empty if it is one."""
+    """Return the reason why an object is no strategy, as the end of a sentence; empty if it is one."""
     variant, version, bars = (getattr(strategy, name, None) for name in ("variant", "version", "bars"))
     if not isinstance(variant, str) or not _NAME.fullmatch(variant) or variant == rules.VARIANT:
-        return f"`variant` must be a name of its own in small letters, digits, _ and -, not {variant!r}"
+        return f"`variant` must be a unique name of lowercase letters, digits, _ and -, not {variant!r}"
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         return f"`version` must be text like '1' or '1.2', not {version!r}"
     if not isinstance(bars, int) or isinstance(bars, bool) or not 1 <= bars <= BARS_MAX:
-        return f"`bars` must say how many bars it needs, 1 to {BARS_MAX:,}, not {bars!r}"
+        return f"`bars` must be the number of bars it needs, 1 to {BARS_MAX:,}, not {bars!r}"
     if not callable(getattr(strategy, "decide", None)):
         return "it has no method `decide(bars)`"
     return ""

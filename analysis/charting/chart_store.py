@@ -1,6 +1,6 @@
-"""Pictures kept as files under the SHA-256 of their bytes, below the data folder; events name them by that digest.
+"""Storage of chart images as files named by the SHA-256 of their bytes, the digest that events refer to.
 
-Nothing here is needed to replay: a chart is a function of its window and can be drawn again, to the same digest.
+A replay does not need them: a chart is a function of its window and can be redrawn with the same digest.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from analysis.charting.charts import thumbnail
 from engine.core.errors import BadInput, NotFound
 
 Policy = Literal["none", "path", "thumbnail"]
-"""What is stored of a chart: nothing, the picture, or the picture and a small one of it."""
+"""Stored files of a chart: none, the image, or the image and a thumbnail."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Artefacts:
-    """The pictures below one folder; several threads and processes may write to it at once.
+    """Chart images below one folder; several threads and processes may write to it at once.
 
-    Only the owner may read them: files have mode 0600, folders 0700. Raises `BadInput` where the folder cannot be used.
+    Only the owner can read them: files have mode 0600, folders 0700. Raise `BadInput` if the folder cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def store_chart(self, policy: Policy, png: bytes) -> str:
-        """Stores what the policy says of a chart; its digest, whatever is stored."""
+        """Store a chart according to the policy; return its digest, even if nothing is stored."""
         if policy == "none":
             return image_digest(png)
         digest = self.store(png)
@@ -43,43 +43,46 @@ class Artefacts:
         return digest
 
     def store(self, data: bytes) -> str:
-        """Stores a picture once and returns its digest. One that is there already counts as new for `forget`."""
+        """Store an image once and return its digest. Storing it again resets its age for `delete_before`."""
         digest = image_digest(data)
         self._write(self.path(digest), data)
         return digest
 
     def store_thumbnail(self, digest: str, data: bytes) -> None:
-        """Stores the small picture of the one with that digest."""
+        """Store the thumbnail of the image with a digest."""
         self._write(self.thumbnail_path(digest), data)
 
     def get(self, digest: str) -> bytes:
-        """The picture with that digest. Raises `NotFound` if it is not stored, `BadInput` if its file was altered."""
+        """Return the image with a digest. Raise `NotFound` if it is not stored, `BadInput` if its file was altered."""
         path = self.path(digest)
         data = self._read(path)
         if image_digest(data) != digest:
-            raise BadInput(f"{path} was altered: its bytes are not those of its name. Delete it; the chart is redrawn.")
+            raise BadInput(
+                f"{path} was altered: its bytes do not match its name. Delete it; the chart can be redrawn from the "
+                "bars of its analysis."
+            )
         return data
 
     def thumbnail(self, digest: str) -> bytes:
-        """The small picture of the one with that digest. Raises `NotFound` if there is none."""
+        """Return the thumbnail of the image with a digest. Raise `NotFound` if it is not stored."""
         return self._read(self.thumbnail_path(digest))
 
     def path(self, digest: str) -> Path:
-        """Where the picture with that digest lies, if it is stored."""
+        """Return the path of the image with a digest; the file need not exist."""
         return self._shard(digest) / f"{digest}.png"
 
     def thumbnail_path(self, digest: str) -> Path:
-        """Where its small picture lies, if it is stored."""
+        """Return the path of the thumbnail of an image; the file need not exist."""
         return self._shard(digest) / f"{digest}.small.png"
 
     def delete_before(self, before: datetime, keep: Collection[str] = ()) -> int:
-        """Deletes what was last stored before an instant, except the digests to keep; the number of bytes freed."""
+        """Delete images last stored before an instant, except the digests to keep; return the number of bytes freed."""
         if before.tzinfo is None:
-            raise ValueError("an instant has a time zone")
+            raise ValueError("an instant needs a time zone")
         kept, oldest, freed = frozenset(keep), before.timestamp(), 0
         with self._usable("deleted from"):
             for path in sorted(self._folder.glob("??/*.png")):
-                # Another process may forget at the same time.
+                # Another process may delete at the same time.
                 with suppress(FileNotFoundError):
                     status = path.stat()
                     if status.st_mtime < oldest and path.name.partition(".")[0] not in kept:
@@ -89,7 +92,7 @@ class Artefacts:
 
     def _shard(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
-            raise BadInput(f"{digest[:80]!r} is no digest of a picture: those are 64 hex digits in lower case.")
+            raise BadInput(f"{digest[:80]!r} is not the digest of an image: it must be 64 lowercase hex digits.")
         return self._folder / digest[:2]
 
     def _read(self, path: Path) -> bytes:
@@ -97,8 +100,8 @@ class Artefacts:
             return path.read_bytes()
         except FileNotFoundError:
             raise NotFound(
-                f"no picture {path.name} is stored below {self._folder}: it was not kept or is forgotten, "
-                "and can be drawn anew from the bars of its analysis."
+                f"image {path.name} is not stored below {self._folder}: it was not kept, or was deleted after its "
+                "retention period. It can be redrawn from the bars of its analysis."
             ) from None
         except OSError as error:
             raise self._unusable("read from", error) from error
@@ -109,7 +112,7 @@ class Artefacts:
                 return
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            # Nobody sees half a picture; of two that write the same one, either may be last.
+            # Written to a temporary file and renamed, so that no reader sees a partial image.
             handle, name = tempfile.mkstemp(prefix="half-", suffix=path.suffix, dir=path.parent)
             partial = Path(name)
             try:
@@ -129,13 +132,13 @@ class Artefacts:
 
     def _unusable(self, attempt: str, error: OSError) -> BadInput:
         return BadInput(
-            f"pictures cannot be {attempt} {self._folder} ({error.strerror or error}): make room there or the folder "
-            "writable, or let the model preset keep no charts."
+            f"images cannot be {attempt} {self._folder} ({error.strerror or error}): free space, make the folder "
+            "writable, or set charts to none in the model preset."
         )
 
 
 def _is_stored(path: Path, data: bytes) -> bool:
-    """Whether a file holds these bytes; if so, it is as new as one written now."""
+    """Return True if a file holds these bytes, and then set its modification time to now."""
     try:
         same = path.read_bytes() == data
         if same:
@@ -146,5 +149,5 @@ def _is_stored(path: Path, data: bytes) -> bool:
 
 
 def image_digest(data: bytes) -> str:
-    """The SHA-256 of some bytes, in hex."""
+    """Return the SHA-256 of an image in hex."""
     return sha256(data).hexdigest()

@@ -1,7 +1,7 @@
-"""What charts show, as text: for models without eyes, and beside each picture for those with them.
+"""Charts as text: for models without vision, and in addition to images for models with it.
 
-Bars are numbered from the last one: 0 is the last, -1 the one before. Neither the symbol nor a date is told, for a
-model may remember what happened then. Every text is a function of the window and shorter than `TEXT_MAX` characters.
+Bars are numbered from the last one: 0 is the last, -1 the one before. Symbol and dates are omitted, because a model
+may remember what happened then. Every text is a function of the window and shorter than `TEXT_MAX` characters.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _HEADER = "bar,open,high,low,close,volume"
 
 
 def bars_table(snapshot: Snapshot, bars: int) -> str:
-    """The last bars as CSV with a header, oldest first, numbers spelled as they are stored.
+    """Return the last bars as CSV with a header, oldest first, with numbers as stored.
 
-    Of bars whose numbers are so long that the text would not fit, the oldest are left out.
+    If the text would exceed `TEXT_MAX`, the oldest bars are omitted.
     """
     rows = snapshot["rows"][-bars:] if bars > 0 else []
     lines = [",".join((str(bar), *row[1:])) for bar, row in enumerate(rows, 1 - len(rows))]
@@ -35,11 +35,11 @@ def bars_table(snapshot: Snapshot, bars: int) -> str:
 
 
 def lines_text(frame: pl.DataFrame) -> str:
-    """Support and resistance of the last 50 bars as JSON: the numbers of the lines in the trend chart.
+    """Return support and resistance of the last 50 bars as JSON: the numbers of the lines in the trend chart.
 
-    A line has its level at the last bar, its slope in price per bar and how many ATR the last close is away from it,
-    above the support or below the resistance. What is unknown is null: all of it with fewer than 50 bars, a level
-    below zero, distances in a market that stands still.
+    A line has its level at the last bar, its slope in price per bar, and the distance of the last close in ATR, above
+    the support or below the resistance. Unknown values are null: all of them with fewer than 50 bars, levels below
+    zero, and distances in a market without movement.
     """
     windows = Windows.of(frame, [frame.height - 1])
     close, atr = frame["close"][-1], defined_values(windows)["atr"][0]
@@ -64,9 +64,9 @@ def _line(line: Lines, close: float, atr: float, side: int) -> dict[str, str | N
 
 
 def swings_text(frame: pl.DataFrame) -> str:
-    """The swing highs and lows of the last 60 closes as JSON, oldest first, and the extremes of those bars.
+    """Return the swing highs and lows of the last 60 closes as JSON, oldest first, and the extremes of those bars.
 
-    `swings` is null where none can be told: with fewer than 61 bars, and in a market that stands still.
+    `swings` is null with fewer than 61 bars and in a market without movement.
     """
     (shape,) = shapes(Windows.of(frame, [frame.height - 1]))
     recent = frame.tail(LOOK_BACK)
@@ -88,7 +88,7 @@ def swings_text(frame: pl.DataFrame) -> str:
 
 
 def _kinds(shape: Shape) -> list[str]:
-    """Whether each swing is a high or a low: they take turns."""
+    """Return "high" or "low" for each swing; they alternate."""
     last, other = ("low", "high") if shape.last_swing_is_low else ("high", "low")
     return [last if left % 2 == 0 else other for left in reversed(range(len(shape.swings)))]
 

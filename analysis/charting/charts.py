@@ -1,9 +1,8 @@
-"""The last bars of a window as a picture: what a model with eyes is shown.
+"""Charts of the last bars of a window as PNG images, for models with vision.
 
-A chart is a function of the bars in it: the same bars give the same bytes in every process and thread, and neither the
-symbol nor a date is written on it, for a model may remember what happened then. Bars are numbered as in
-`analysis.charting.chart_text`: 0 is the last one, -1 the one before. Pictures are stored by
-`analysis.charting.chart_store`.
+A chart is a function of its bars: the same bars give the same bytes in every process and thread. Symbol and dates are
+omitted, because a model may remember what happened then. Bars are numbered as in `analysis.charting.chart_text`: 0 is
+the last one, -1 the one before. `analysis.charting.chart_store` stores the images.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ PATTERN_BARS, TREND_BARS = 40, FIT_BARS
 WIDTH, HEIGHT = 800, 450
 THUMBNAIL_PART = 4  # A thumbnail has a quarter of the width and height.
 
-# All of them are in the palette of 216 colours that pictures are stored with.
+# All colors belong to the palette of 216 colors of the stored images.
 UP, DOWN = "#009966", "#cc3333"
 SUPPORT, RESISTANCE = "#0033ff", "#ff0000"
 INK, PALE, LAST_CLOSE = "#333333", "#cccccc", "#666666"
 
 _LEFT, _TOP, _BOTTOM = 10, 428, 26  # Edges of the plot, in pixels from the lower left corner.
-_LETTER, _LETTER_HEIGHT = 7.2, 15  # Room for one letter of the price axis.
-_MARGIN = 0.05  # Of the range of prices, left free above and below.
-_LINES_REACH = 0.25  # Of the range of prices, by which the lines may lead out of it before they are cut off.
+_LETTER, _LETTER_HEIGHT = 7.2, 15  # Size of one letter of the price axis.
+_MARGIN = 0.05  # Share of the price range left free above and below.
+_LINES_REACH = 0.25  # Share of the price range by which lines may extend beyond it before they are clipped.
 _FLAT = 1e-4  # A range of prices below this share of the price is a flat market.
 _LABELS = 7
 
 
 @dataclass(frozen=True, slots=True)
 class ChartLine:
-    """A straight line over the bars: its price at the last one and its change per bar."""
+    """A straight line over the bars: its price at the last bar and its change per bar."""
 
     colour: str
     name: str
@@ -56,14 +55,14 @@ class ChartLine:
 
 
 def pattern_chart(frame: pl.DataFrame) -> bytes:
-    """A PNG of the last 40 bars of a frame of bars (fewer where fewer exist) as candles."""
+    """Return a PNG of the last 40 bars of a frame (fewer if fewer exist) as candles."""
     return _png(_Chart.of(frame, PATTERN_BARS, []))
 
 
 def trend_chart(frame: pl.DataFrame) -> bytes:
-    """A PNG of the last 50 bars with the lines of `analysis.charting.trend`: support blue, resistance red.
+    """Return a PNG of the last 50 bars with the lines of `analysis.charting.trend`: support blue, resistance red.
 
-    Both are missing where they are unknown, which is with fewer than 50 bars.
+    Lines are omitted if unknown, that is with fewer than 50 bars.
     """
     windows = Windows.of(frame, [frame.height - 1])
     fitted = ((SUPPORT, "support", support_lines(windows)), (RESISTANCE, "resistance", resistance_lines(windows)))
@@ -72,7 +71,7 @@ def trend_chart(frame: pl.DataFrame) -> bytes:
 
 
 def thumbnail(png: bytes) -> bytes:
-    """A chart at a quarter of its width and height, as a PNG."""
+    """Return a chart at a quarter of its width and height, as a PNG."""
     from PIL import Image
 
     with Image.open(BytesIO(png)) as image:
@@ -92,7 +91,7 @@ class Tick(NamedTuple):
 
 
 class Tag(NamedTuple):
-    """A price written on a coloured ground, at a height that may be a little lower than the price's own."""
+    """A price label on a colored background; its height may be slightly below that of the price."""
 
     height: int
     label: str
@@ -101,7 +100,7 @@ class Tag(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Chart:
-    """What is to be seen, and where: x and y are pixels from the lower left corner."""
+    """Content and scale of a chart; x and y are pixels from the lower left corner."""
 
     candles: list[Candle]
     lines: list[ChartLine]
@@ -120,7 +119,7 @@ class _Chart:
 
     @property
     def right(self) -> int:
-        """Where the plot ends and the price axis begins."""
+        """The x of the right edge of the plot, where the price axis begins."""
         letters = max(len(self.priced(price)) for price in (self.bottom, self.top))
         return WIDTH - ceil((letters + 2) * _LETTER)
 
@@ -128,7 +127,7 @@ class _Chart:
         return f"{price:,.{self.decimals}f}"
 
     def x(self, bar: int) -> int:
-        """The middle of a bar; 0 is the last one, -1 the one before."""
+        """Return the x of the middle of a bar; 0 is the last one, -1 the one before."""
         return _LEFT + floor((self.slots - 0.5 + bar) * (self.right - _LEFT) / self.slots)
 
     def y(self, price: float) -> float:
@@ -136,7 +135,7 @@ class _Chart:
 
     @property
     def tags(self) -> list[Tag]:
-        """The last close and the levels of the lines, below each other where they are close."""
+        """Labels of the last close and the line levels, stacked where they would overlap."""
         levels = [(line.level, line.colour) for line in self.lines if line.level > 0]
         tags: list[Tag] = []
         ceiling = _TOP
@@ -159,15 +158,15 @@ def _range(candles: list[Candle], lines: list[ChartLine]) -> tuple[float, float]
     low, high = middle - span / 2, middle + span / 2
     ends = [line.at(bar) for line in lines for bar in (1 - len(candles), 0)]
     reach = _LINES_REACH * span
-    # No price is below zero, wherever a steep line leads.
+    # Prices are never below zero, even if a steep line is.
     low, high = max(min([low, *ends]), low - reach, min(low, 0)), min(max([high, *ends]), high + reach)
     margin = _MARGIN * (high - low)
     return low - margin, high + margin
 
 
 def _ticks(bottom: float, top: float) -> tuple[list[Tick], int]:
-    """Round prices between two, and with how many decimals prices between them are told apart."""
-    # The text of a float is rounded correctly everywhere; its logarithm is not.
+    """Return round prices between two prices, and the number of decimals for prices in that range."""
+    # Formatting a float rounds correctly on every platform; a logarithm does not.
     digit, exponent = f"{(top - bottom) / _LABELS:.0e}".split("e")
     unit, power = next(unit for unit in (1, 2, 5, 10) if unit >= int(digit)), int(exponent)
     more, less, decimals = 10 ** max(power, 0), 10 ** max(-power, 0), max(-power, 0)
@@ -176,19 +175,19 @@ def _ticks(bottom: float, top: float) -> tuple[list[Tick], int]:
     return [Tick(price, f"{price:,.{decimals}f}") for price in prices], decimals + 1 if decimals else 0
 
 
-# matplotlib reads its settings from one place for the whole process: charts are drawn one after the other, each under
-# the library's own settings, whatever a file of the user's or another module says.
+# matplotlib's settings are global: charts are drawn one at a time under the library's defaults, so that neither a
+# user's file nor another module changes their bytes.
 _drawing_lock = Lock()
 
 
 def _png(chart: _Chart) -> bytes:
     with _drawing_lock:
-        # It warns on stderr of a home that cannot be written, which is no concern of whoever wants a chart.
+        # matplotlib warns about a home folder without write access, which is irrelevant here.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
         import matplotlib
 
         defaults = dict(matplotlib.rcParamsDefault)
-        del defaults["backend"]  # It would not be restored, and nothing here uses it.
+        del defaults["backend"]  # It would not be restored, and is not used here.
         with matplotlib.rc_context(defaults):  # pyright: ignore[reportUnknownMemberType] - half typed
             return _encode_png(_draw_chart(chart))
 
@@ -257,7 +256,7 @@ def _draw_lines(figure: Figure, chart: _Chart) -> None:
 
 
 def _draw_tags(figure: Figure, chart: _Chart) -> None:
-    """The last close and the lines' levels on the price axis, and the lines' names above the plot."""
+    """Draw the last close and the line levels on the price axis, and the line names above the plot."""
     write = _writer(figure)
     for height, label, colour in chart.tags:
         _fill(figure, [_box(chart.right + 1, height - 8, WIDTH, height + 8)], [colour])
@@ -269,7 +268,7 @@ def _draw_tags(figure: Figure, chart: _Chart) -> None:
 
 
 Box = list[tuple[float, float]]
-"""The corners of a rectangle."""
+"""Corners of a rectangle."""
 
 
 def _box(left: float, bottom: float, right: float, top: float) -> Box:
@@ -280,7 +279,7 @@ def _fill(figure: Figure, boxes: list[Box], colours: list[str]) -> None:
     from matplotlib.collections import PolyCollection
     from matplotlib.transforms import IdentityTransform
 
-    # Whole pixels need no smoothing, and candles stay crisp without it.
+    # Edges lie on whole pixels, so antialiasing would only blur them.
     filled = PolyCollection(
         boxes, facecolors=colours, edgecolors="none", linewidths=0, antialiaseds=False, transform=IdentityTransform()
     )
@@ -288,13 +287,13 @@ def _fill(figure: Figure, boxes: list[Box], colours: list[str]) -> None:
 
 
 def _writer(figure: Figure) -> Callable[..., None]:
-    """Writes words on a figure, each vertically centred at its place."""
+    """Return a function that writes text on a figure, vertically centered."""
     from matplotlib import get_data_path
     from matplotlib.font_manager import FontProperties
     from matplotlib.text import Text
     from matplotlib.transforms import IdentityTransform
 
-    # The font that comes with the library: one of the same name on this machine may differ.
+    # The library's own font file: an installed font of the same name may differ.
     font = FontProperties(fname=f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size=11)
 
     def write(x: float, y: float, words: str, colour: str, align: Literal["left", "center"] = "left") -> None:

@@ -1,8 +1,8 @@
-"""Windows of bars, and TA-Lib's indicators on many of them at once.
+"""Windows of bars, and TA-Lib indicators on many windows at once.
 
-An analysis is a function of its window alone, so indicators start anew in every window: a value does not depend on
-how much history lies before it, nor on which other windows are computed with it. For that reason sums here run bar by
-bar (numpy's own reduction changes its order, hence its last bits, with the shape of the array).
+An analysis is a function of its window alone, so indicators restart in every window: values depend neither on earlier
+history nor on the other windows of the batch. Sums therefore run bar by bar, because the order of numpy's reduction,
+and so its last bits, depends on the shape of the array.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ WINDOW_BARS = 500
 COLUMNS = ("closed_at", "high", "low", "close")
 
 RSI_OVERSOLD, RSI_OVERBOUGHT = 30, 70
-RANGE_BARS = 14  # The look-back of RSI, stochastic oscillator and Williams' %R.
-STOCH_SMOOTHED_BARS = 5  # %D at a bar rests on the raw %K of that bar and of four before it.
+RANGE_BARS = 14  # Look-back of RSI, stochastic oscillator and Williams' %R.
+STOCH_SMOOTHED_BARS = 5  # %D at a bar depends on the raw %K of that bar and the four before it.
 SPREAD_HALF = 2.0  # EMA spread, in ATR, at which confidence in the slow trend is one half.
-SIDEWAYS_BELOW = proportion(1 / 3)  # That is, an EMA spread of less than 1 ATR.
+SIDEWAYS_BELOW = proportion(1 / 3)  # An EMA spread of less than 1 ATR.
 
 FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Windows:
-    """The last `size` bars of one symbol up to and including each of `ends` (fewer where fewer exist).
+    """The last `size` bars of one symbol up to and including each of `ends` (fewer if fewer exist).
 
-    `high`, `low` and `close` hold the whole history behind `size` NaNs, which stand for bars that do not exist.
+    `high`, `low` and `close` hold `size` NaNs in place of missing bars, followed by the whole history.
     """
 
     high: FloatArray
@@ -49,23 +49,23 @@ class Windows:
 
     @staticmethod
     def of(frame: pl.DataFrame, ends: Sequence[int], size: int = WINDOW_BARS) -> Windows:
-        """Windows of a frame of bars sorted by time; `ends` are row numbers of each window's last bar.
+        """Create windows of a frame of bars sorted by time; `ends` are row numbers of each window's last bar.
 
-        Raises `BadInput` if columns are missing, a row number does not exist, or bars used are out of order, repeat or
-        hold anything but finite prices. Bars after the last end are dropped here and cannot influence anything.
+        Bars after the last end are dropped, so that they cannot influence a result. Raise `BadInput` if columns are
+        missing, a row number does not exist, or bars are out of order, repeated or not finite.
         """
         missing = [name for name in COLUMNS if name not in frame.columns]
         if missing:
             raise BadInput(
-                f"the bars to analyse lack the columns {', '.join(missing)}: {', '.join(COLUMNS)} are needed."
+                f"the bars to analyze lack the columns {', '.join(missing)}: {', '.join(COLUMNS)} are required."
             )
         if len(ends) and not 0 <= min(ends) <= max(ends) < frame.height:
             raise BadInput(
-                f"bars {min(ends)} to {max(ends)} cannot be analysed: there are {frame.height}, numbered from 0."
+                f"bars {min(ends)} to {max(ends)} cannot be analyzed: there are {frame.height}, numbered from 0."
             )
         known = frame.head(max(ends) + 1 if len(ends) else 0)
         if not known["closed_at"].is_sorted() or known["closed_at"].n_unique() < known.height:
-            raise BadInput("the bars to analyse are out of order or repeat: sort them by closed_at, each instant once.")
+            raise BadInput("the bars to analyze are out of order or repeated: sort them by closed_at, each time once.")
         high, low, close = (_padded(known[name], size) for name in ("high", "low", "close"))
         return Windows(high, low, close, np.asarray(ends, dtype=np.int64), size)
 
@@ -74,21 +74,21 @@ class Windows:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """How many bars each window really has."""
+        """Number of existing bars of each window."""
         return np.minimum(self.ends + 1, self.size)
 
     def part(self, start: int, stop: int) -> Windows:
-        """The windows `start` up to, not including, `stop`; shares the bars."""
+        """Return the windows from `start` up to, not including, `stop`; shares the bars."""
         return replace(self, ends=self.ends[start:stop])
 
     def tail(self, column: FloatArray, bars: int) -> FloatArray:
-        """The last `bars` values of a column in each window, one row per window; NaN for bars that do not exist."""
+        """Return the last `bars` values of a column in each window, one row per window; NaN for missing bars."""
         if bars > self.size:
             raise ValueError(f"windows of {self.size} bars have no last {bars} bars")
         return np.lib.stride_tricks.sliding_window_view(column, bars)[self.ends + self.size - bars + 1]
 
     def stacked(self) -> pl.DataFrame:
-        """All windows below each other, keyed by `window`, without the bars that do not exist."""
+        """Return all windows as one frame, keyed by `window`, without missing bars."""
         bars = self.ends[:, np.newaxis] + np.arange(1, self.size + 1)
         exist = bars >= self.size
         rows = bars[exist]
@@ -99,12 +99,12 @@ class Windows:
 def _padded(prices: pl.Series, size: int) -> FloatArray:
     values = prices.cast(pl.Float64).to_numpy()
     if not np.isfinite(values).all():
-        raise BadInput(f"the bars to analyse hold a {prices.name} that is no finite number: repair or drop that bar.")
+        raise BadInput(f"the bars to analyze have a {prices.name} that is not a finite number: repair or drop the bar.")
     return np.concatenate((np.full(size, np.nan), values))
 
 
 def ordered_sum(matrix: FloatArray) -> FloatArray:
-    """The sum of each row, added from left to right whatever the number of rows."""
+    """Return the sum of each row, added from left to right for any number of rows."""
     total = np.zeros(len(matrix))
     for column in np.ascontiguousarray(matrix.T):
         total += column
@@ -112,14 +112,14 @@ def ordered_sum(matrix: FloatArray) -> FloatArray:
 
 
 def mean_true_range(windows: Windows, bars: int) -> FloatArray:
-    """The plain mean of the last `bars` true ranges, in units of price; NaN for a window without `bars + 1` bars."""
+    """Return the mean of the last `bars` true ranges, in units of price; NaN for windows below `bars + 1` bars."""
     high, low = windows.tail(windows.high, bars), windows.tail(windows.low, bars)
     before = windows.tail(windows.close, bars + 1)[:, :-1]
     return ordered_sum(np.maximum(high, before) - np.minimum(low, before)) / bars
 
 
 def values(windows: Windows) -> pl.DataFrame:
-    """Each indicator at the last bar of each window, one row per window, exactly as TA-Lib gives it; NaN if not ready.
+    """Return TA-Lib's indicators at the last bar of each window, one row per window; NaN during warm-up.
 
     RSI(14), MACD(12, 26, 9), ROC(10), STOCH(14, 3, 3), WILLR(14), ATR(14), EMA(50), EMA(200).
     """
@@ -147,15 +147,15 @@ def values(windows: Windows) -> pl.DataFrame:
 
 
 def _talib(name: str, *inputs: pl.Expr, **parameters: int) -> pl.Expr:
-    # polars-talib carries no usable types; this is the one place that trusts it.
+    # polars-talib has no usable types.
     return cast(Callable[..., pl.Expr], getattr(polars_talib, name))(*inputs, **parameters)
 
 
 def defined_values(windows: Windows) -> pl.DataFrame:
-    """`values`, with NaN where TA-Lib divides nothing by nothing and says 0.
+    """Return `values` with NaN where TA-Lib returns 0 for a division of zero by zero.
 
-    In a market that stands still RSI, the stochastic oscillator and Williams' %R have no value: TA-Lib's 0 would read
-    as oversold, oversold and overbought.
+    In a market without movement RSI, stochastic oscillator and Williams' %R are undefined: TA-Lib's 0 would read as
+    oversold, oversold and overbought.
     """
     closes = windows.tail(windows.close, RANGE_BARS + 1)
     highs = windows.tail(windows.high, RANGE_BARS + STOCH_SMOOTHED_BARS - 1)
@@ -178,7 +178,7 @@ def _rolling(matrix: FloatArray) -> FloatArray:
 
 
 def report_indicators(windows: Windows) -> list[IndicatorReport]:
-    """The indicator report of each window."""
+    """Return the indicator report of each window."""
     return [_report(row) for row in defined_values(windows).iter_rows(named=True)]
 
 
@@ -208,12 +208,12 @@ def _rsi_level(rsi: Decimal | None) -> RsiLevel:
 
 
 def _slow_trend(spread: float, atr: float) -> tuple[TrendDirection, Decimal]:
-    """Direction of EMA(50) against EMA(200), and `d / (d + 2)` for a distance of d ATR between them."""
+    """Return the direction of EMA(50) against EMA(200), and `d / (d + 2)` for a distance of d ATR between them."""
     if math.isnan(spread) or not atr > 0:
         return "unknown", ZERO
     distance = abs(spread) / atr
     confidence = proportion(distance / (distance + SPREAD_HALF))
-    # Judged by the rounded number, so that the direction agrees with what the report shows.
+    # Uses the rounded number, so that the direction agrees with the report.
     if confidence < SIDEWAYS_BELOW:
         return "sideways", confidence
     return ("up" if spread > 0 else "down"), confidence

@@ -1,9 +1,9 @@
-"""Chart patterns in the last 60 closes, by explicit geometry.
+"""Detection of chart patterns in the last 60 closes by explicit geometry.
 
-Each detector knows only the bullish pattern; its bearish twin is the same detector looking at the prices upside down.
-Definitions follow the extrema sequences of Lo, Mamaysky and Wang (2000) where they give one, on swings instead of
-smoothed prices. All lengths are in mean true ranges of those 60 bars. The thresholds are conventions: none was fitted
-to returns. No look-ahead: only the window's bars.
+Each detector finds the bullish pattern; its bearish twin is the same detector on inverted prices. Definitions follow
+the extrema sequences of Lo, Mamaysky and Wang (2000) where available, on swings instead of smoothed prices. All
+lengths are in mean true ranges of the 60 bars. The thresholds are conventions, not fitted to returns. No look-ahead:
+only the window's bars are used.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from analysis.reports import PatternName, PatternReport, proportion
 from engine.core.money import ZERO
 
 SLOPED = 1.5  # A boundary that moves at least this much over the pattern rises or falls.
-TALL = 3.0  # The least height of a reversal pattern.
-IMPULSE = 5.0  # The least height of a flag's pole and of a V.
-SIZE_HALF = 4.0  # Height at which a pattern that fits perfectly has confidence one half.
+TALL = 3.0  # Minimum height of a reversal pattern.
+IMPULSE = 5.0  # Minimum height of a flag's pole and of a V.
+SIZE_HALF = 4.0  # Height at which a perfectly fitting pattern has a confidence of one half.
 
 
 class PatternMatch(NamedTuple):
-    """A pattern that is there: its height, how badly it fits (0 perfect, 1 barely), and the levels it lies between."""
+    """A detected pattern: height, misfit (0 perfect, 1 barely), and upper and lower level."""
 
     height: float
     misfit: float
@@ -34,7 +34,7 @@ class PatternMatch(NamedTuple):
 
 
 def find_double_bottom(shape: Shape) -> PatternMatch | None:
-    """Two lows at the same level, 8 bars or more apart, below a high at least 3 above; entered by a fall as large."""
+    """Two lows at the same level, at least 8 bars apart, below a high at least 3 above, after a fall as large."""
     if not shape.last_swing_is_low or len(shape.swings) < 4:
         return None
     start, first, middle, second = shape.swings[-4:]
@@ -60,7 +60,7 @@ def find_inverse_head_and_shoulders(shape: Shape) -> PatternMatch | None:
 
 
 def find_v_bottom(shape: Shape) -> PatternMatch | None:
-    """A fall of at least 5 within 10 bars of which at least half is won back within 10 bars."""
+    """A fall of at least 5 within 10 bars, at least half of it recovered within 10 bars."""
     if not shape.last_swing_is_low or len(shape.swings) < 2:
         return None
     start, low = shape.swings[-2:]
@@ -72,7 +72,7 @@ def find_v_bottom(shape: Shape) -> PatternMatch | None:
 
 
 def find_rounded_bottom(shape: Shape) -> PatternMatch | None:
-    """A parabola that fits the last 40 closes (R squared at least 0.8), with its bottom in the middle third."""
+    """A parabola that fits the last 40 closes (R squared at least 0.8) with its bottom in the middle third."""
     close = shape.close[-_ARC_BARS:]
     mean = fsum(close) / _ARC_BARS
     spread = fsum((price - mean) ** 2 for price in close)
@@ -99,7 +99,7 @@ _ARC_BEND_SQUARED = fsum(x**2 for x in _ARC_BEND)
 
 
 def find_hidden_base(shape: Shape) -> PatternMatch | None:
-    """24 closes within 3.5 of each other, left upwards by at least 1 in the 3 bars since."""
+    """24 closes within a range of 3.5, and a breakout upwards by at least 1 in the 3 bars since."""
     base = shape.close[-27:-3]
     top, bottom = max(base), min(base)
     if top - bottom > 3.5 or top > -EQUAL:
@@ -124,7 +124,7 @@ def find_bullish_flag(shape: Shape) -> PatternMatch | None:
 
 
 def find_island_bottom(shape: Shape) -> PatternMatch | None:
-    """After a fall, 1 to 10 bars cut off by a gap down before them and a gap up, at most 3 bars ago, after them."""
+    """After a fall, 1 to 10 bars between a gap down and a gap up that is at most 3 bars old."""
     high, low = shape.high, shape.low
     for after in range(LOOK_BACK - 1, LOOK_BACK - 4, -1):
         if low[after] <= high[after - 1]:
@@ -140,7 +140,7 @@ def find_island_bottom(shape: Shape) -> PatternMatch | None:
 
 
 def find_ascending_triangle(shape: Shape) -> PatternMatch | None:
-    """A level upper and a rising lower boundary."""
+    """A horizontal upper and a rising lower boundary."""
     channel = find_channel(shape)
     if channel is None or abs(channel.upper_rise) > EQUAL or channel.lower_rise < SLOPED:
         return None
@@ -148,7 +148,7 @@ def find_ascending_triangle(shape: Shape) -> PatternMatch | None:
 
 
 def find_falling_wedge(shape: Shape) -> PatternMatch | None:
-    """Both boundaries fall, the upper one faster: by the end the width is at most two thirds."""
+    """Two falling boundaries, the upper one faster: the width shrinks to at most two thirds."""
     channel = find_channel(shape)
     if channel is None or max(channel.upper_rise, channel.lower_rise) > -SLOPED:
         return None
@@ -157,7 +157,7 @@ def find_falling_wedge(shape: Shape) -> PatternMatch | None:
 
 
 def find_rectangle(shape: Shape) -> PatternMatch | None:
-    """Both boundaries are level."""
+    """Two horizontal boundaries."""
     channel = find_channel(shape)
     if channel is None or max(abs(channel.upper_rise), abs(channel.lower_rise)) > EQUAL:
         return None
@@ -165,7 +165,7 @@ def find_rectangle(shape: Shape) -> PatternMatch | None:
 
 
 def find_symmetrical_triangle(shape: Shape) -> PatternMatch | None:
-    """The upper boundary falls and the lower one rises."""
+    """A falling upper and a rising lower boundary."""
     channel = find_channel(shape)
     if channel is None or channel.upper_rise > -SLOPED or channel.lower_rise < SLOPED:
         return None
@@ -173,7 +173,7 @@ def find_symmetrical_triangle(shape: Shape) -> PatternMatch | None:
 
 
 def find_expanding_triangle(shape: Shape) -> PatternMatch | None:
-    """The upper boundary rises and the lower one falls."""
+    """A rising upper and a falling lower boundary."""
     channel = find_channel(shape)
     if channel is None or channel.upper_rise < SLOPED or channel.lower_rise > -SLOPED:
         return None
@@ -205,7 +205,7 @@ NEUTRAL: dict[PatternName, Detector] = {
 
 
 def report_patterns(windows: Windows) -> list[PatternReport]:
-    """The pattern report of each window; nothing is detected with fewer than 61 bars."""
+    """Return the pattern report of each window; empty with fewer than 61 bars."""
     return [_report(shape) if shape is not None else PatternReport(confidence=ZERO) for shape in shapes(windows)]
 
 
@@ -216,7 +216,7 @@ class _Detected(NamedTuple):
 
 
 def _report(shape: Shape) -> PatternReport:
-    # Sorting is stable: equally confident patterns stay in the order of the catalogue.
+    # Stable sort: patterns of equal confidence stay in the order of the catalogue.
     detected = sorted(_detect(shape), key=lambda pattern: pattern.confidence, reverse=True)
     if not detected:
         return PatternReport(confidence=ZERO)
@@ -236,7 +236,7 @@ def _detect(shape: Shape) -> Iterator[_Detected]:
             for each, found in ((name, find(shape)), (name.twin, find(mirrored)))
             if found is not None
         ]
-        # Twins exclude each other: the more confident one stands, and none if they are equal.
+        # Twins exclude each other: the more confident one counts, and neither if they are equal.
         if len({pattern.confidence for pattern in twins}) == len(twins) > 0:
             yield max(twins, key=lambda pattern: pattern.confidence)
     for name, find in NEUTRAL.items():
@@ -253,10 +253,11 @@ def _neutral(name: PatternName, match: PatternMatch) -> _Detected:
 
 
 def _score_match(name: PatternName, match: PatternMatch, distance: float) -> _Detected:
-    """Confidence is fit x size, `(1 - misfit / 2) x height / (height + 4)`.
+    """Return confidence and breakout probability of a match.
 
-    The breakout probability is an index, not a measured frequency: `0.5 + 0.5 x confidence x (2 x progress - 1)`,
-    where progress is the part of the way from the pattern's far side to its breakout level that the close has gone.
+    Confidence is fit x size: `(1 - misfit / 2) x height / (height + 4)`. The breakout probability is an index, not a
+    measured frequency: `0.5 + 0.5 x confidence x (2 x progress - 1)`, where progress is the close's position between
+    the pattern's far side (0) and its breakout level (1).
     """
     confidence = (1 - match.misfit / 2) * match.height / (match.height + SIZE_HALF)
     progress = min(max(distance / (match.top - match.bottom), 0.0), 1.0)

@@ -1,6 +1,6 @@
-"""The bars of one window as text: what agents see of the market, and all that they can ask about.
+"""Snapshot: the bars of one window as JSON, the only market data of the agents.
 
-It is plain JSON, so that it can lie in a graph's state and in its checkpoints; prices keep their exact spelling.
+It is stored in the graph's state and checkpoints; prices keep their exact spelling.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SnapshotRow = list[str]
 
 
 class Snapshot(TypedDict):
-    """One window of bars, oldest first, that ends with the bar just closed. Nothing after it is in here."""
+    """One window of bars, oldest first, that ends with the bar just closed."""
 
     symbol: str
     timeframe: str
@@ -26,12 +26,12 @@ class Snapshot(TypedDict):
 
 
 def snapshot_of(bars: Sequence[Bar], timeframe: Timeframe) -> Snapshot:
-    """The snapshot of a window's bars, all of one symbol."""
+    """Return the snapshot of a window's bars, all of one symbol."""
     return Snapshot(symbol=bars[-1].symbol, timeframe=timeframe.value, rows=[_row(bar) for bar in bars])
 
 
 def frame_from_snapshot(snapshot: Snapshot) -> pl.DataFrame:
-    """The window as floats: closed_at, open, high, low, close, volume."""
+    """Return a snapshot as a frame of floats: closed_at, open, high, low, close, volume."""
     names = ("open", "high", "low", "close", "volume")
     rows = snapshot["rows"]
     prices = {name: [float(row[column]) for row in rows] for column, name in enumerate(names, 1)}
@@ -40,7 +40,7 @@ def frame_from_snapshot(snapshot: Snapshot) -> pl.DataFrame:
 
 
 def close_time(row: SnapshotRow) -> datetime:
-    """The instant at which the bar of a row closed."""
+    """Return the instant at which the bar of a row closed."""
     return datetime.fromisoformat(row[0]).astimezone(UTC)
 
 

@@ -1,6 +1,6 @@
-"""What the last 60 bars look like: their swings and the channel around them, free of scale and volatility.
+"""Shape of the last 60 bars: swings and channel, independent of scale and volatility.
 
-Distances are in mean true ranges of those bars, heights counted from the last close. No pattern is named here.
+Distances are in mean true ranges of those bars; heights are relative to the last close.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from analysis.charting.indicators import FloatArray, Windows, mean_true_range
 
 LOOK_BACK = 60
-SWING = 1.5  # A turn counts as a swing once the close has come back this far.
-EQUAL = 1.0  # Levels this close are the same level.
+SWING = 1.5  # Minimum retracement of the close that confirms a swing.
+EQUAL = 1.0  # Levels within this distance count as equal.
 
 
 class Swing(NamedTuple):
-    """A turning point of the closes: its bar, and its height above the last close in mean true ranges."""
+    """A turning point of the closes: bar, and height above the last close in mean true ranges."""
 
     bar: int
     height: float
@@ -27,7 +27,7 @@ class Swing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The last 60 bars, in mean true ranges above the last close (so the last close is 0), and their swings."""
+    """The last 60 bars in mean true ranges above the last close (which is 0), and their swings."""
 
     high: list[float]
     low: list[float]
@@ -48,7 +48,7 @@ class Shape:
 
 
 def find_swings(close: list[float]) -> list[Swing]:
-    """Alternating highs and lows, each confirmed by a close `SWING` away from it; equal closes count once, first."""
+    """Return alternating highs and lows, each confirmed by a close `SWING` away; of equal closes the first counts."""
     swings: list[Swing] = []
     high = low = leg = 0
     for bar, price in enumerate(close):
@@ -66,7 +66,7 @@ def find_swings(close: list[float]) -> list[Swing]:
 
 
 def shapes(windows: Windows) -> Iterator[Shape | None]:
-    """The shape of each window; `None` with fewer than 61 bars, or where prices stand still."""
+    """Yield the shape of each window; `None` with fewer than 61 bars or without price movement."""
     unit = mean_true_range(windows, LOOK_BACK)
     unit[unit == 0] = np.nan
     last = windows.tail(windows.close, 1)
@@ -80,7 +80,7 @@ def shapes(windows: Windows) -> Iterator[Shape | None]:
 
 
 class Channel(NamedTuple):
-    """Two boundaries through the last five swings; rises are in mean true ranges over the span of those swings."""
+    """Two boundaries through the last five swings; rises are in mean true ranges over the span of the swings."""
 
     upper_rise: float
     lower_rise: float
@@ -92,7 +92,10 @@ class Channel(NamedTuple):
 
 
 def find_channel(shape: Shape) -> Channel | None:
-    """The boundaries of the last five swings, if the odd swing out lies on its line and the close lies between them."""
+    """Return the boundaries of the last five swings, or None if they do not fit.
+
+    The first and last of the three outer swings define a line that the middle one must fit; the close must be inside.
+    """
     if len(shape.swings) < 5:
         return None
     swings = shape.swings[-5:]

@@ -1,6 +1,6 @@
-"""The recent trend of each window: a least-squares line, and the support and resistance lines around the bars.
+"""Recent trend of each window: a least-squares line, and support and resistance lines around the bars.
 
-Prices turn upside down (p -> 2c - p) turn every result into its twin. No look-ahead: only the window's last bars.
+Inverted prices (p -> 2c - p) invert every result. No look-ahead: only the window's last bars are used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from analysis.reports import Price, TrendDirection, TrendReport, proportion, sig
 from engine.core.money import ZERO
 
 FIT_BARS = 50
-MOVE_HALF = 5.0  # Rise of the fitted line, in mean true ranges, that counts as half of what is possible.
+MOVE_HALF = 5.0  # Rise of the fitted line, in mean true ranges, with half of the maximum strength.
 SIDEWAYS_BELOW = proportion(0.4)
 
 _MIDDLE = (FIT_BARS - 1) / 2
@@ -24,26 +24,26 @@ _POSITIONS = np.arange(FIT_BARS) - _MIDDLE
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Lines:
-    """One straight line per window: its price at the last bar and its slope in price per bar; NaN where unknown."""
+    """One straight line per window: price at the last bar and slope in price per bar; NaN if unknown."""
 
     level: FloatArray
     slope: FloatArray
 
 
 def support_lines(windows: Windows) -> Lines:
-    """Of all lines that no low of the last 50 bars lies under, the one closest to the lows (least total distance)."""
+    """Return the line on or below the lows of the last 50 bars that has the least total distance to them."""
     return _line_below(windows.tail(windows.low, FIT_BARS))
 
 
 def resistance_lines(windows: Windows) -> Lines:
-    """Of all lines that no high of the last 50 bars lies above, the one closest to the highs (least total distance)."""
+    """Return the line on or above the highs of the last 50 bars that has the least total distance to them."""
     mirrored = _line_below(-windows.tail(windows.high, FIT_BARS))
     return Lines(-mirrored.level, -mirrored.slope)
 
 
 def _line_below(points: FloatArray) -> Lines:
-    # A line's total distance to the points depends only on its height in the middle, so the best line is the edge of
-    # the lower convex hull over the middle: of all chords across the middle, the one that is lowest there.
+    # The total distance to the points depends only on the line's height in the middle. So the best line is the edge of
+    # the lower convex hull at the middle: of all chords across the middle, the one that is lowest there.
     half = FIT_BARS // 2
     left, right = np.arange(half)[:, np.newaxis], np.arange(half, FIT_BARS)
     before, after = points[:, :half, np.newaxis], points[:, np.newaxis, half:]
@@ -57,10 +57,10 @@ def _line_below(points: FloatArray) -> Lines:
 
 
 def fitted_lines(windows: Windows) -> tuple[Lines, FloatArray]:
-    """The least-squares line through the last 50 closes, and its R squared (NaN for closes that never change)."""
+    """Return the least-squares line through the last 50 closes and its R squared (NaN for constant closes)."""
     closes = windows.tail(windows.close, FIT_BARS)
     last = closes[:, -1]
-    # Distances from the last close: squares of whole prices would lose the digits that matter.
+    # Relative to the last close: squares of absolute prices would lose precision.
     y = closes - last[:, np.newaxis]
     mean = ordered_sum(y) / FIT_BARS
     covered = ordered_sum(y * _POSITIONS)
@@ -72,7 +72,7 @@ def fitted_lines(windows: Windows) -> tuple[Lines, FloatArray]:
 
 
 def report_trends(windows: Windows) -> list[TrendReport]:
-    """The trend report of each window; unknown with fewer than 51 bars.
+    """Return the trend report of each window; unknown with fewer than 51 bars.
 
     trend_strength is R squared x m / (m + 5), where m is the rise or fall of the fitted line over its 50 bars in
     mean true ranges. Below 0.4 the trend is sideways.
@@ -96,7 +96,7 @@ def _report(support: float, resistance: float, slope: float, r_squared: float, u
 
 
 def _price(level: float) -> Price | None:
-    # A steep line may pass below zero, where there are no prices.
+    # A steep line may reach below zero, which is no price.
     price = significant(level)
     return price if price is not None and price > 0 else None
 

@@ -1,1 +1,1 @@
-"""Model presets and the record of every model call."""
+"""Model presets and the log of model calls."""

@@ -1,8 +1,8 @@
-"""Questions to models, recorded when they end: who asked, what came of it, what it cost, and both texts.
+"""Log of model calls: caller, outcome, cost, request and response of each call, recorded when it ends.
 
-A text is ASCII JSON (`body_of`), kept once under the SHA-256 of its bytes; one that was altered is noticed when it is
-read. Recording the same question again is success. What was asked for an analysis that a crash cut off stays here, as
-it cost money, and stands in no event until the analysis is made.
+Bodies are ASCII JSON (`canonical_json`), stored once under the SHA-256 of their bytes and verified when read. Recording
+the same call twice is success. Calls for an analysis interrupted by a crash stay in the log, as they cost money, and
+appear in no event until the analysis is complete.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ T = TypeVar("T")
 
 
 class RecordedCall(NamedTuple):
-    """One question: for which analysis, by which preset and variant, when (in UTC), and what came of it.
+    """One call of a model with its analysis, preset, variant, time (UTC) and result.
 
-    version: the one that the analysis's event will have in its stream.
+    version: of the analysis's event in its stream.
     """
 
     analysis_id: str
@@ -41,48 +41,50 @@ class RecordedCall(NamedTuple):
 
 
 class CallLog(Protocol):
-    """A record of questions. Both of its kinds may be used from several threads."""
+    """A log of model calls. Implementations are thread-safe."""
 
     def record(self, recorded_call: RecordedCall, request: str, response: str) -> None:
-        """Stores a question with both texts, or nothing; `response` is empty where no answer came.
+        """Store a call with both bodies atomically; `response` is empty if no answer arrived.
 
-        Raises `ValueError` for a text that is no ASCII, or not the one whose digest the call has.
+        Raise `ValueError` for a body that is not ASCII or does not have the digest in the call.
         """
         ...
 
     def store_body(self, body: str) -> str:
-        """Stores a text that belongs to a call recorded elsewhere, and returns its digest. Raises as `record`."""
+        """Store a body without a call and return its digest. Raise `ValueError` like `record`."""
         ...
 
     def calls_for(self, analysis_id: str, version: int) -> list[RecordedCall]:
-        """What was asked for an analysis, in the order in which it was recorded."""
+        """Return the calls of an analysis, in the order of recording."""
         ...
 
     def body(self, digest: str) -> str:
-        """A stored text. Raises `NotFound` where there is none, `BodyAltered` where it is another one."""
+        """Return a stored body. Raise `NotFound` if it is missing, `BodyAltered` if it does not match its digest."""
         ...
 
     def spent(self, preset: str, since: datetime, until: datetime) -> Decimal:
-        """What a preset's questions have cost from one instant to before another, in US dollars."""
+        """Return the cost of a preset's calls in US dollars, `since` inclusive to `until` exclusive."""
         ...
 
 
 class BodyAltered(QuantagentError):
-    """A stored request or answer that does not have the digest it is stored under."""
+    """A stored request or response that does not match its digest."""
+
+    default_code = "CALL_BODY_ALTERED"
 
     def __init__(self, digest: str) -> None:
         super().__init__(
-            f"the stored text {digest[:16]} of a model call was changed: it no longer has its digest. "
+            f"the stored text {digest[:16]} of a model call was changed: it does not match its digest. "
             "Restore the database from a copy."
         )
         self.digest = digest
 
 
 def canonical_json(value: object) -> str:
-    """A JSON value as the text it is stored and digested as: equal values have equal bytes, all of them ASCII.
+    """Return a JSON value as canonical text for storage and digests: equal values have equal bytes, all ASCII.
 
-    Lone surrogates and NUL, which no database text can hold, are escaped like every other character beyond ASCII.
-    Raises `ValueError` for what JSON cannot say, like NaN.
+    Lone surrogates and NUL, which the database cannot store, are escaped like all non-ASCII characters. Raise
+    `ValueError` for values without JSON form, such as NaN.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
@@ -93,34 +95,34 @@ def body_digest(body: str) -> str:
 
 def _digest_of_ascii(body: str) -> str:
     if not body.isascii() or "\0" in body:
-        raise ValueError("the text is not spelled as `body_of` does it")
+        raise ValueError("the text is not in the form of `canonical_json`")
     return body_digest(body)
 
 
 def _verified_bodies(call: ModelCall, request: str, response: str) -> dict[str, str]:
-    """The texts of a call under their digests."""
+    """Return the bodies of a call by digest."""
     bodies: dict[str, str] = {}
     for name, body, digest in (("request", request, call.request), ("response", response, call.response)):
         if not body.isascii() or "\0" in body:
-            raise ValueError(f"the {name} is not spelled as `body_of` does it")
+            raise ValueError(f"the {name} is not in the form of `canonical_json`")
         if name == "response" and not body and not digest:
             continue
         if body_digest(body) != digest:
-            raise ValueError(f"the {name} is not the one whose digest the call has")
+            raise ValueError(f"the {name} does not have the digest in the call")
         bodies[digest] = body
     return bodies
 
 
 def _intact(digest: str, body: str | None) -> str:
     if body is None:
-        raise NotFound(f"no text {digest[:16]!r} of a model call is stored: what was asked here was never recorded.")
+        raise NotFound(f"no text {digest[:16]!r} of a model call is stored: the call was never recorded here.")
     if not body.isascii() or body_digest(body) != digest:
         raise BodyAltered(digest)
     return body
 
 
 class MemoryCallLog:
-    """A record without a database."""
+    """Call log in memory."""
 
     def __init__(self) -> None:
         self._calls: dict[RecordedCall, None] = {}
@@ -158,7 +160,7 @@ _NAMES = SQL(", ").join(map(Identifier, _COLUMNS))
 _VALUES = SQL(", ").join(map(Placeholder, _COLUMNS))
 
 _STORE_BODY = "INSERT INTO quantagent.llm_bodies VALUES (%s, %s) ON CONFLICT DO NOTHING"
-# Repeated after a lost connection, it may find that the first time was stored.
+# A retry after a lost connection may find the call stored by the first attempt.
 _RECORD = SQL(
     "INSERT INTO quantagent.llm_calls ({names}) SELECT {values} WHERE NOT EXISTS (SELECT FROM quantagent.llm_calls "
     "WHERE analysis_id = %(analysis_id)s AND ({names}) = ({values}))"
@@ -173,7 +175,7 @@ _SPENT = (
 
 
 class PostgresCallLog:
-    """The record in the database, through one connection that its threads take turns at. Close it when done."""
+    """Call log on PostgreSQL; all threads share one connection. Close it when done."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn, self._lock = dsn, Lock()
@@ -221,7 +223,7 @@ class PostgresCallLog:
         return exact(row[0] if row else 0)
 
     def _do(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """Works through the connection; once more through a new one where it was lost, as one that was idle may be."""
+        """Run `work` on the connection; retry once on a new one, as an idle connection may have been lost."""
         with self._lock:
             try:
                 try:
@@ -232,7 +234,7 @@ class PostgresCallLog:
             except psycopg.OperationalError as error:
                 self._drop()
                 raise StoreUnavailable(
-                    f"the record of model calls cannot be reached: {failure_reason(error)}. Check that the server runs."
+                    f"the log of model calls cannot be reached: {failure_reason(error)}. Check that the server runs."
                 ) from None
 
     def _open(self) -> psycopg.Connection[Any]:

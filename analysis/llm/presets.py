@@ -1,7 +1,7 @@
-"""How a model is reached and asked: every field of a preset with its bounds and its default.
+"""Model presets: connection and request settings of a model, with bounds and defaults.
 
-A preset is stored for ever and shown to everybody who reads the log, so that no key is ever part of it: it names the
-environment variable that holds one, and what looks like a key is refused in any field. The environment is read here.
+Presets are stored permanently and visible to every reader of the log, so they hold no key: `key_env` names the
+environment variable of the key, and text that looks like a key is refused in every field.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.core.money import ZERO, exact
 KEY_ENV = r"[A-Z][A-Z0-9_]{0,60}(_KEY|_TOKEN)"
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"
 
-# What providers begin their keys with, and runs of letters and digits that are too long for a word or an account.
+# Known prefixes of keys, and runs of letters and digits too long for a word or an account.
 _KEY_SHAPES = re.compile(
     r"(?i:\b(?:sk|pk|rk|xai|pplx)-|\b(?:gsk|hf|ghp|r8)_|\bAIza)[A-Za-z0-9_-]{12,}"
     r"|(?=[A-Za-z0-9]{32})[0-9A-Fa-f]*[G-Zg-z]|[A-Za-z0-9]{41,}"
@@ -33,19 +33,19 @@ _SECRET_LENGTH_MIN = 8
 
 
 def looks_like_key(text: str) -> bool:
-    """Whether a text has something in it that is built like a key."""
+    """Return True if a text contains something in the form of an API key."""
     return _KEY_SHAPES.search(text) is not None
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a text has a secret in it that the environment holds, by the names of its variables."""
+    """Return True if a text contains the value of an environment variable whose name marks a secret."""
     secrets = (value for name, value in os.environ.items() if _SECRET_NAMES.fullmatch(name))
     return any(len(value) >= _SECRET_LENGTH_MIN and value in text for value in secrets)
 
 
 def _reject_bool(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("a number is wanted here, not true or false")
+        raise ValueError("it must be a number, not true or false")
     return value
 
 
@@ -57,7 +57,7 @@ def _exact_at_6(amount: Decimal) -> Decimal:
 
 def _model(name: str) -> str:
     if not name.isprintable() or name != name.strip():
-        raise ValueError("it is the model's name as the server knows it, without spaces around it")
+        raise ValueError("it must be the server's name of the model, without surrounding spaces")
     return name
 
 
@@ -70,7 +70,7 @@ def _day(value: object) -> object:
 
 
 def _address(url: str) -> str:
-    """An address without anything in it that could be a key; what is wrong is said without repeating it."""
+    """Return a checked address; it can hold no key, and error messages do not repeat it."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -79,11 +79,11 @@ def _address(url: str) -> str:
     if not url.isascii() or not url.isprintable() or " " in url or not host or parts.scheme not in ("https", "http"):
         raise ValueError("it is no address: write one like https://api.openai.com/v1")
     if "@" in parts.netloc:
-        raise ValueError("an address has no user or password: name the variable that holds the key in key_env")
+        raise ValueError("an address has no user or password: key_env names the variable that holds the key")
     if "?" in url or "#" in url:
         raise ValueError("an address ends with its path: no query, no fragment")
     if parts.scheme == "http" and not _is_loopback(host):
-        raise ValueError("http would send the key in the open: use https, or a server on this machine")
+        raise ValueError("http would send the key unencrypted: use https, or a server on this machine")
     return url.rstrip("/")
 
 
@@ -101,13 +101,13 @@ Seconds = Annotated[PresetInteger, Field(ge=1, le=600)]
 
 
 class ModelPreset(BaseModel):
-    """How a model is reached and asked. Prices are US dollars per million tokens; refuses fields it does not know.
+    """Connection and request settings of a model. Prices are US dollars per million tokens; unknown fields are errors.
 
-    temperature, seed: None leaves them to the server. vision: whether it is shown pictures, else the same facts as
-    text. structured_output: how it is held to the shape of an answer. knowledge_cutoff: up to when it has read.
-    timeout_s: of one try; retries: tries after the first; patience_s: all tries of one question together.
-    budget_usd: what its questions may cost in a UTC day. checkpoints, charts: what is kept of them once the analysis
-    is stored, for keep_days. fallback: the preset that is asked when this one fails.
+    temperature, seed: None uses the server's default. vision: send charts as images, else the same data as text.
+    structured_output: method that enforces the schema of answers. knowledge_cutoff: last day of the training data.
+    timeout_s: limit of one attempt; retries: attempts after the first; patience_s: limit of all attempts of one call.
+    budget_usd: limit of the cost in one UTC day. checkpoints, charts: parts kept for keep_days once the analysis is
+    stored. fallback: preset used if this one fails.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="model preset", hide_input_in_errors=True)
@@ -154,16 +154,16 @@ SHAPING = frozenset(
         "structured_output",
     }
 )
-"""The fields that shape answers: presets that differ in others only are one variant."""
+"""Fields that influence answers: presets that differ only in other fields are one variant."""
 
 
 def preset_values(preset: ModelPreset) -> dict[str, Any]:
-    """The preset as JSON values, complete, in the order of its fields; amounts are texts."""
+    """Return all fields of a preset as JSON values, in order; amounts are text."""
     return preset.model_dump(mode="json")
 
 
 def preset_text(preset: ModelPreset) -> str:
-    """The canonical JSON, in ASCII: equal presets have equal text."""
+    """Return the canonical JSON in ASCII: equal presets have equal text."""
     return json.dumps(preset_values(preset), separators=(",", ":"))
 
 
@@ -172,6 +172,6 @@ def preset_digest(text: str) -> str:
 
 
 def api_key(preset: ModelPreset) -> SecretStr | None:
-    """The key that the environment holds for a preset; None where it holds none."""
+    """Return the key of a preset from the environment; None if the variable is unset or empty."""
     key = os.environ.get(preset.key_env, "").strip()
     return SecretStr(key) if key else None

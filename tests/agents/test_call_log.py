@@ -223,5 +223,5 @@ def test_a_connection_that_is_cut_around_the_commit_records_once(line: Line, mod
 
 def test_a_server_that_is_away_is_told_in_a_sentence() -> None:
     calls = PostgresCallLog("postgresql://nobody@127.0.0.1:1/nowhere")
-    with pytest.raises(StoreUnavailable, match=r"the record of model calls cannot be reached: .*Check that the server"):
+    with pytest.raises(StoreUnavailable, match=r"the log of model calls cannot be reached: .*Check that the server"):
         calls.calls_for(ID, 1)

@@ -66,7 +66,7 @@ def test_a_policy_says_what_is_stored_and_the_digest_is_the_same(store: Artefact
 
 def test_what_is_not_stored_is_not_found_and_can_be_drawn_again(store: Artefacts) -> None:
     for read in (store.get, store.thumbnail):
-        with pytest.raises(NotFound, match=r"was not kept or is forgotten, and can be drawn anew"):
+        with pytest.raises(NotFound, match=r"was not kept, or was deleted .* can be redrawn"):
             read(NOBODYS)
 
 
@@ -74,7 +74,7 @@ def test_what_is_not_stored_is_not_found_and_can_be_drawn_again(store: Artefacts
 def test_an_altered_picture_is_never_handed_out_and_is_mended_by_storing_it(store: Artefacts, altered: bytes) -> None:
     digest = store.store(PNG)
     store.path(digest).write_bytes(altered)
-    with pytest.raises(BadInput, match=r"was altered: its bytes are not those of its name\. Delete it"):
+    with pytest.raises(BadInput, match=r"was altered: its bytes do not match its name\. Delete it"):
         store.get(digest)
     assert store.store(PNG) == digest
     assert store.get(digest) == PNG
@@ -84,7 +84,7 @@ def test_an_altered_picture_is_never_handed_out_and_is_mended_by_storing_it(stor
 def test_what_is_no_digest_leads_nowhere(text: str) -> None:
     store = Artefacts(Path("/nowhere"))
     for reach in (store.path, store.get, store.thumbnail, store.thumbnail_path):
-        with pytest.raises(BadInput, match="is no digest of a picture"):
+        with pytest.raises(BadInput, match="is not the digest of an image"):
             reach(text)
 
 
@@ -165,7 +165,7 @@ def test_nothing_stored_is_nothing_to_forget(store: Artefacts) -> None:
 def test_a_folder_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     store = Artefacts(tmp_path / "taken" / "artefacts")
-    with pytest.raises(BadInput, match=r"^pictures cannot be written to .*artefacts \(Not a directory\): make room"):
+    with pytest.raises(BadInput, match=r"^images cannot be written to .*artefacts \(Not a directory\): free space"):
         store.store(PNG)
     with pytest.raises(BadInput, match="cannot be read from"):
         store.get(image_digest(PNG))
@@ -179,6 +179,6 @@ def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing_behind(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(BadInput, match=r"No space left on device\): make room there"):
+    with pytest.raises(BadInput, match=r"No space left on device\): free space"):
         store.store(PNG)
     assert files(store) == []

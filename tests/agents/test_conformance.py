@@ -111,7 +111,9 @@ def test_few_bars_are_all_tried_and_many_are_evenly_sampled() -> None:
 
 
 def test_a_range_without_a_whole_window_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"crossover@1 needs 20 bars, and no bar of this range has as many"):
+    with pytest.raises(
+        BadInput, match=r"crossover@1 needs windows of 20 bars, and no bar of this range has enough history"
+    ):
         check_conformance("crossover", BARS[:19])
     assert check_conformance("crossover", BARS[:20]) == []
 

@@ -137,11 +137,11 @@ def test_no_windows_give_no_reports() -> None:
     ("frame", "ends", "message"),
     [
         (walk_frame(1, 10).drop("high", "close"), [5], "lack the columns high, close"),
-        (walk_frame(1, 10), [10], "cannot be analysed: there are 10"),
-        (walk_frame(1, 10), [-1], "cannot be analysed: there are 10"),
+        (walk_frame(1, 10), [10], "cannot be analyzed: there are 10"),
+        (walk_frame(1, 10), [-1], "cannot be analyzed: there are 10"),
         (walk_frame(1, 10).reverse(), [9], "out of order"),
         (pl.concat([walk_frame(1, 10), walk_frame(1, 10)]).sort("closed_at"), [9], "repeat"),
-        (corrupted_after(walk_frame(1, 10), 4), [5], "no finite number"),
+        (corrupted_after(walk_frame(1, 10), 4), [5], "not a finite number"),
     ],
 )
 def test_bars_that_cannot_be_used_are_refused_with_the_reason(

@@ -82,8 +82,8 @@ def test_an_address_is_https_or_on_this_machine(given_url: str, kept: str) -> No
 
 @pytest.mark.parametrize(
     ("url", "said"),
-    [("http://example.org", "in the open"), ("http://127.0.0.1.example.org", "in the open"),
-     ("http://localhost.example.org", "in the open"), ("http://0.0.0.0:8000", "in the open"),
+    [("http://example.org", "unencrypted"), ("http://127.0.0.1.example.org", "unencrypted"),
+     ("http://localhost.example.org", "unencrypted"), ("http://0.0.0.0:8000", "unencrypted"),
      ("https://user:word@example.org", "no user"), ("https://word@example.org", "no user"),
      ("https://example.org/v1?x=1", "no query"), ("https://example.org/v1?", "no query"),
      ("https://example.org/v1#x", "no query"), ("ftp://example.org", "no address"), ("example.org", "no address"),

@@ -86,7 +86,7 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
     "direction": ({"direction": "UP"}, "direction 'UP' is none of LONG, SHORT, FLAT, HOLD"),
     "above one": ({"confidence": "1.0001"}, "confidence 1.0001 is outside 0 to 1"),
     "below zero": ({"confidence": "-0.1"}, "confidence -0.1 is outside 0 to 1"),
-    "a float": ({"confidence": 0.5}, "confidence is a float: give a Decimal, a whole number or text"),
+    "a float": ({"confidence": 0.5}, "confidence is a float: use a Decimal, a whole number or text"),
     "not a number": ({"confidence": Decimal("NaN")}, "confidence: NaN is not a finite number"),
     "no number": ({"stop": "cheap"}, "stop: 'cheap' is not a decimal number"),
     "infinite": ({"target": Decimal("Infinity")}, "target: Infinity is not a finite number"),
@@ -169,11 +169,11 @@ def test_a_strategy_with_too_few_bars_is_not_asked_says_hold_and_why_and_the_per
     assert len(strategy.windows) == len(BARS) - 99
     assert [formed.intent(bar).direction for bar in BARS[:99]] == [Direction.HOLD] * 99
     assert json.loads(stored(store)[5].reports) == {"decision": {"reasons": ["warm-up: 6 of 100 bars"]}}
-    assert formed.notices == ["the first 99 bars of AAA are warm-up, deciding@1 says HOLD until it has seen 100."]
+    assert formed.notices == ["the first 99 bars of AAA are warm-up: deciding@1 returns HOLD until it has 100 bars."]
     never = asked(own(Deciding(121)), MemoryStore())
     assert never.notices == [
-        "all 120 bars of AAA are warm-up, deciding@1 says HOLD until it has seen 121: import earlier ones, or choose a "
-        "later range."
+        "all 120 bars of AAA are warm-up: deciding@1 returns HOLD until it has 121 bars. Import earlier bars, or "
+        "choose a later range."
     ]
 
 
@@ -181,7 +181,7 @@ def test_a_daemon_says_how_many_bars_are_still_to_come() -> None:
     heard: list[str] = []
     variant = own(Deciding(100))
     LiveAnalyst(MemoryStore(), catalogue_of(), ["AAA"], H1, BARS[60].opened_at, "test", variant, heard.append)
-    assert heard == ["the first 39 bars of AAA are warm-up, deciding@1 says HOLD until it has seen 100."]
+    assert heard == ["the first 39 bars of AAA are warm-up: deciding@1 returns HOLD until it has 100 bars."]
 
 
 def test_the_decimal_context_of_the_thread_changes_no_opinion() -> None:
@@ -226,8 +226,11 @@ def test_a_live_analyst_finds_what_a_backtest_stored_and_the_other_way_round() -
 def test_a_strategy_that_was_changed_and_kept_its_version_is_refused() -> None:
     store = MemoryStore()
     asked(own(Deciding(5)), store)
-    with pytest.raises(BadInput, match=r"deciding@1 said LONG 1 on AAA .* and now says SHORT 1, .* another version"):
+    with pytest.raises(
+        BadInput, match=r"deciding@1 stored LONG 1 on AAA .* now returns SHORT 1, .* new version"
+    ) as error:
         asked(own(Deciding(5, lambda _: Decision("SHORT"))), store)
+    assert error.value.code == "STRATEGY_CHANGED"
 
 
 def test_an_error_names_variant_symbol_bar_and_line_and_what_was_stored_is_kept() -> None:
@@ -244,7 +247,7 @@ def test_an_error_names_variant_symbol_bar_and_line_and_what_was_stored_is_kept(
         str(caught.value)
     )
     assert len(stored(store)) == 10
-    with pytest.raises(StrategyFailed, match="it returned NoneType, which is no Decision"):
+    with pytest.raises(StrategyFailed, match="it returned NoneType, not a Decision"):
         asked(own(Deciding(5, lambda _: None)), MemoryStore())
 
 
@@ -305,10 +308,10 @@ def test_instances_of_one_file_are_variants_of_their_own(file: Path) -> None:
     [
         ("{file}", "may hold several strategies: name one as .*mine.py:CLASS"),
         ("{file}:Absent", "mine.py has no 'Absent'"),
-        ("{file}:nothing", r"nothing in .*mine.py is no strategy: `variant` must be a name .*, not None"),
-        ("{folder}/yours.py:Steady", "there is no file .*yours.py"),
+        ("{file}:nothing", r"nothing in .*mine.py is no strategy: `variant` must be a unique name .*, not None"),
+        ("{folder}/yours.py:Steady", "file .*yours.py does not exist"),
         ("steadier", "variant 'steadier' is unknown: there is always_long, .*, rules; .*FILE.py:CLASS"),
-        ("momentum@7", "installed in version 1, not 7: ask for momentum"),
+        ("momentum@7", "installed in version 1, not 7: use momentum"),
     ],
 )
 def test_what_is_not_there_is_named_with_its_remedy(text: str, says: str, file: Path) -> None:
@@ -319,12 +322,12 @@ def test_what_is_not_there_is_named_with_its_remedy(text: str, says: str, file: 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (('variant = "steady"', 'variant = "Steady!"'), "`variant` must be a name"),
-        (('variant = "steady"', 'variant = "rules"'), "`variant` must be a name of its own"),
+        (('variant = "steady"', 'variant = "Steady!"'), "`variant` must be a unique name"),
+        (('variant = "steady"', 'variant = "rules"'), "`variant` must be a unique name"),
         (('version = "1"', "version = 1"), "`version` must be text like '1' or '1.2', not 1"),
-        (("bars = 2", "bars = 0"), "`bars` must say how many bars it needs, 1 to 5,000, not 0"),
+        (("bars = 2", "bars = 0"), "`bars` must be the number of bars it needs, 1 to 5,000, not 0"),
         (("def decide", "def wish"), r"it has no method `decide\(bars\)`"),
-        (('direction: str = "LONG"', "direction: str"), "cannot be made without arguments: TypeError"),
+        (('direction: str = "LONG"', "direction: str"), "cannot be created without arguments: TypeError"),
         (("bars = 2", "bars = 2 +"), r"mine.py cannot be loaded: SyntaxError: .* \(mine.py, line 11\)\. "),
         (("nothing = 5", "nothing = 5 / 0"), r"ZeroDivisionError: division by zero \(mine.py, line 17\)"),
         (("import Decision", "import Decison"), r"ImportError: cannot import name 'Decison'.*\(mine.py, line 4\)"),
@@ -387,7 +390,7 @@ def test_a_name_that_two_packages_offer_is_refused(site: Path) -> None:
 
 def test_an_entry_point_and_its_class_have_one_name(site: Path) -> None:
     install(site, "acme_five", {"stable": "acme_five:Steady"})
-    with pytest.raises(BadInput, match="calls itself 'steady': give the entry point and the class one name"):
+    with pytest.raises(BadInput, match="is named 'steady': entry point and class need the same name"):
         variants.find_variant("stable")
 
 

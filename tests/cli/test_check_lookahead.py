@@ -99,7 +99,7 @@ def test_a_sound_strategy_passes_and_nothing_is_stored(env: dict[str, str]) -> N
 def test_a_strategy_that_moves_ends_with_3_and_names_symbol_bar_before_and_after(env: dict[str, str]) -> None:
     shown = run(env, "check-lookahead", "--variant", f"{BAD}:Clock", *RANGE, code=3)
     assert "nothing but bars" in shown.stdout
-    assert "asks for the time (datetime.now)" in " ".join(shown.stdout.split())
+    assert "uses the time (datetime.now)" in " ".join(shown.stdout.split())
     assert "BTC-USD" in shown.stdout
     assert "2017-08-01 01:00" in shown.stdout
 
@@ -123,7 +123,7 @@ def test_own_strategies_are_run_found_again_explained_and_traded_on_paper(env: d
 def test_a_warm_up_is_told_on_stderr(env: dict[str, str]) -> None:
     # The sample begins on 2 July.
     said = run(env, "backtest", "--variant", "crossover", "--symbols", "BTC-USD", "--end", "2017-07-05")
-    assert "the first 19 bars of BTC-USD are warm-up, crossover@1 says HOLD until it has seen 20." in said.stderr
+    assert "the first 19 bars of BTC-USD are warm-up: crossover@1 returns HOLD until it has 20 bars." in said.stderr
 
 
 def test_what_is_wrong_with_a_variant_is_one_sentence(env: dict[str, str]) -> None:

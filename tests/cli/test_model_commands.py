@@ -61,7 +61,7 @@ def test_what_is_shown_can_be_saved(env: dict[str, str], tmp_path: Path) -> None
         (("model", "save", "gpt", "--set", "seed"), "FIELD=VALUE"),
         (("model", "save", "gpt", "--file", "gone.toml"), "gone.toml cannot be read"),
         (("model", "save", "rules", "--set", "model=m"), "analyst that is installed"),
-        (("model", "save", "gpt", "--set", "model=m", "--set", "base_url=http://example.org"), "in the open"),
+        (("model", "save", "gpt", "--set", "model=m", "--set", "base_url=http://example.org"), "unencrypted"),
         (("model", "activate", "nobody"), "nobody"),
         (("model", "activate", "nobody", "--environment", "prod"), "no real broker"),
         (("model", "deactivate"), "no model is active globally"),

@@ -30,6 +30,7 @@ from ui.cli.output import (
     print_json,
     print_rows,
     report_errors,
+    show_notices,
     show_progress,
 )
 from ui.cli.run_report import VariantOption
@@ -130,8 +131,7 @@ def analyses_make(
         )
         with show_progress() as on_progress:
             report = create_missing_analyses(opened, request, on_progress)
-        for notice in report.notices:
-            err.print(notice, markup=False)
+        show_notices(report.notices, report.failed)
         facts = report._asdict() | {"notices": list(report.notices)}
         if as_json:
             print_json(**facts)

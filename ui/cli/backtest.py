@@ -20,6 +20,7 @@ from ui.cli.output import (
     parse_symbols,
     print_json,
     report_errors,
+    show_notices,
     show_progress,
 )
 from ui.cli.profile import ProfileOption, RiskProfileOption
@@ -79,8 +80,7 @@ def backtest(
 
                     request = fetch_for_request(opened, request, fetch, on_progress)
                 report = run(opened, request, on_progress)
-            for notice in report.notices:
-                err.print(notice, markup=False)
+            show_notices(report.notices, report.analyses_failed)
             with open_queries(opened) as queries:
                 run_id = report.result.request.run_id
                 metrics, missing = queries.metrics(run_id) or {}, queries.missing_metrics([run_id])

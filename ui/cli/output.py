@@ -115,6 +115,16 @@ def _print_deferred() -> None:
     _deferred.clear()
 
 
+def show_notices(notices: Sequence[str], failed: int) -> None:
+    """Print notices about analyses on stderr, followed by the remedy if any analysis failed."""
+    from ui.cli.remedies import REMEDIES
+
+    for notice in notices:
+        err.print(notice, markup=False)
+    if failed:
+        err.print(f"{REMEDIES['ANALYSES_FAILED']}.", markup=False)
+
+
 @contextmanager
 def report_errors() -> Generator[None]:
     """Turns an error meant for people into its one sentence on stderr and an exit code: 2 for bad input, else 1."""

@@ -21,6 +21,9 @@ REMEDIES: dict[str, str] = {
     # --- engine.data ---
     # --- engine.audit ---
     # --- analysis ---
+    "ANALYSES_FAILED": "`quantagent analyses list --failed` shows why, and `quantagent analyses make --retry` retries",
+    "RECORDING_MISSING": "make a new analysis with `quantagent analyze`",
+    "STRATEGY_CHANGED": "run `quantagent check-lookahead` if it was not changed",
     # --- projections ---
 }
 
