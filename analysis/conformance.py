@@ -38,6 +38,7 @@ HASH_SEEDS = ("1", "2")
 # The Gregorian calendar repeats after 400 years, days of the week included.
 CALENDAR_SHIFT = timedelta(days=146_097)
 
+# Names of checks are JSON values of `check-lookahead`: their spelling is part of its interface.
 RETURNS_DECISION = "has an opinion"
 
 

@@ -49,6 +49,8 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}")
 class StrategyFailed(QuantagentError):
     """A strategy raised an error or returned no `Decision` for the window that ends with `bar`."""
 
+    default_code = "STRATEGY_FAILED"
+
     def __init__(self, variant: str, bar: Bar, reason: str) -> None:
         super().__init__(
             f"variant {variant} failed on {bar.symbol} at {instant_text(bar.closed_at)}: {reason}. Correct it and "

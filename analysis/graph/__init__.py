@@ -1,14 +1,14 @@
-"""Four agents on LangGraph: Indicator, then Pattern and Trend side by side, then Decision. docs/agents.md shows it.
+"""Four agents on LangGraph: Indicator, then Pattern and Trend in parallel, then Decision. See docs/agents.md.
 
-graph: who follows whom; agents: what each is asked and reports; prompts: what they are told; readings: what they may
-answer; asking: one question to a model, with its retries; wire: what went over the line; checkpoints: where an
-analysis goes on after a crash.
+graph: order of the agents; agents: requests and reports; prompts: system prompts; answer_schemas: allowed answers;
+model_middleware: one model call with its retries; recorded_transport: HTTP traffic; checkpoints: recovery after a
+crash.
 """
 
 import os
 
-# Read when the libraries are imported. A checkpoint is data: nothing else is ever loaded from one.
+# The libraries read these variables on import. Strict: a checkpoint is only data, never code.
 os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
-# Prompts, answers and reports go to the model that was asked, and to nobody's tracing service.
+# Prompts, answers and reports must not be sent to a tracing service.
 for _name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING_V2", "LANGCHAIN_TRACING"):
     os.environ[_name] = "false"

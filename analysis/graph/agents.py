@@ -1,7 +1,8 @@
-"""The four agents, each a compiled graph of its own: what it is asked, what it may use, and the report it makes.
+"""The four agents, each a compiled graph with its user message, tools and report.
 
-All of them are `create_agent`'s. Around the model's calls lies `Asking`; before the first one the question is put
-together, and after the last one the answer becomes a report, whose numbers are computed here and not said.
+They are built with `create_agent`. `ModelCallMiddleware` wraps the model calls. An agent builds its message before the
+first call and turns the answer into a report after the last one; market numbers in reports are computed, not taken
+from the model.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from analysis.graph.prompts import system_prompt
 from analysis.reports import AnalysisReport
 
 BARS_SHOWN = 45
-"""How many bars an agent reads; indicators are computed over the whole window."""
+"""Number of bars in a message; indicators are computed over the whole window."""
 
 
 class Agent(AgentMiddleware[Any, AnalysisContext, Any]):
-    """One agent's own part: the question before its first call, and the report after its last."""
+    """Base class of the agents: builds the message before the first call, and the report after the last one."""
 
     node: ClassVar[str]
     answer_schema: ClassVar[type[AnswerSchema]]
@@ -59,16 +60,16 @@ class Agent(AgentMiddleware[Any, AnalysisContext, Any]):
         self._get_context = get_context
 
     def user_message(self, state: dict[str, Any]) -> str:
-        """What every model is asked."""
+        """Return the text sent to every model."""
         raise NotImplementedError
 
     def chart(self, snapshot: Snapshot) -> bytes | None:
-        """The picture for models with eyes, if there is one."""
+        """Return the chart for models with vision as a PNG; None if the agent uses none."""
         del snapshot
         return None
 
     def chart_text(self, snapshot: Snapshot) -> str:
-        """The same facts as text, for models without."""
+        """Return the data of the chart as text, for models without vision."""
         del snapshot
         return ""
 
@@ -90,7 +91,7 @@ class Agent(AgentMiddleware[Any, AnalysisContext, Any]):
         return {self.node: report.model_dump(mode="json")}
 
     def render(self, request: ModelRequest[AnalysisContext], model: Model) -> ModelRequest[AnalysisContext]:
-        """The question as one model is asked it."""
+        """Return the request adapted to one model: prompt, chart or text, and response format."""
         preset, state = model.preset, cast("dict[str, Any]", request.state)
         first, *others = request.messages
         text, system = str(first.content), system_prompt(self.node, preset.vision)
@@ -112,7 +113,7 @@ class Agent(AgentMiddleware[Any, AnalysisContext, Any]):
 
 @cache
 def _response_format(mode: str, answer_schema: type[AnswerSchema]) -> Any:
-    """How the library holds a model to the shape of an answer; None where the prompt does it. Made once: it is dear."""
+    """Return the library's strategy for structured output; None if the prompt states the schema. Cached: expensive."""
     match mode:
         case "json_schema":
             return ProviderStrategy(answer_schema, strict=True)
@@ -129,7 +130,7 @@ def _schema_instructions(answer_schema: type[AnswerSchema]) -> str:
 
 
 class IndicatorAgent(Agent):
-    """Asks its tools for oscillators over the window, and judges them together."""
+    """Agent that reads oscillators of the window through its tools."""
 
     node = "indicator"
     answer_schema = IndicatorReading
@@ -145,7 +146,7 @@ class IndicatorAgent(Agent):
 
 
 class PatternAgent(Agent):
-    """Looks at the candles."""
+    """Agent that looks for chart patterns in the candles."""
 
     node = "pattern"
     answer_schema = PatternReading
@@ -166,7 +167,7 @@ class PatternAgent(Agent):
 
 
 class TrendAgent(Agent):
-    """Looks at the candles between the fitted lines; the lines are told as numbers too."""
+    """Agent that reads the trend from the candles and the fitted lines; its message has the numbers of the lines."""
 
     node = "trend"
     answer_schema = TrendReading
@@ -190,7 +191,7 @@ class TrendAgent(Agent):
 
 
 class DecisionAgent(Agent):
-    """Reads the three reports as data."""
+    """Agent that decides from the three reports."""
 
     node = "decision"
     answer_schema = DecisionReading
@@ -212,14 +213,16 @@ AGENTS: tuple[type[Agent], ...] = (IndicatorAgent, PatternAgent, TrendAgent, Dec
 def compile_agent(
     kind: type[Agent], get_context: ContextGetter = same_context, *, visible: bool = False
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """An agent as a graph of its own. Its messages, and with them every picture, are in no checkpoint; `shown` lets who
-    draws the whole graph, or keeps a conversation, see them.
+    """Compile an agent to a graph.
+
+    get_context: finds the `AnalysisContext` in the context of the run; visible: include the agent's messages and charts
+    in drawings and checkpoints, as Studio needs, instead of keeping them private.
     """
     agent = kind(get_context)
     model_calls = ModelCallMiddleware(
         agent.node, agent.answer_schema, [tool.name for tool in agent.allowed_tools], agent.render, get_context
     )
-    create = cast("Any", langchain.agents).create_agent  # Its types say less than they could.
+    create = cast("Any", langchain.agents).create_agent  # The library's types are too narrow here.
     return create(
         PLACEHOLDER_MODEL,
         list(agent.allowed_tools),

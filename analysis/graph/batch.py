@@ -1,7 +1,7 @@
-"""Makes many analyses at the same time, within a preset's limits; each is stored as soon as it is made.
+"""Concurrent generation of many analyses within a preset's limits; each is stored as soon as it is complete.
 
-What is stored is never asked again: a generation that was stopped, killed or out of budget goes on where it was. A
-model that fails many times in a row ends it, for the rest would fail too.
+Stored analyses are not repeated: a generation that was stopped, killed or ran out of budget continues where it ended.
+It stops after many consecutive failures of a model.
 """
 
 from __future__ import annotations
@@ -38,12 +38,17 @@ DAY = timedelta(days=1)
 
 
 class ModelUnavailable(VariantUnavailable):
-    """A model failed so often that asking on makes no sense."""
+    """A model that failed `FAILURES_IN_A_ROW` times in a row."""
+
+    default_code = "MODEL_UNAVAILABLE"
 
 
 class Resources(NamedTuple):
-    """What analyses are made with: the log and whose name is put to it, the recorded calls, where pictures are kept,
-    the database of the checkpoints, and the wall clock."""
+    """Dependencies of a generation.
+
+    store, actor: event store and the name recorded with events; calls: log of model calls; now: wall clock; artefacts:
+    store of charts, None keeps none; checkpoints: connection string of the checkpoint database, None keeps none.
+    """
 
     store: Store
     actor: str
@@ -55,7 +60,7 @@ class Resources(NamedTuple):
 
 
 class GenerationProgress(NamedTuple):
-    """How far a generation is: analyses done (failed ones among them), and what they have cost in US dollars."""
+    """Progress of a generation: analyses done (including failed ones), failed, and their cost in US dollars."""
 
     done: int
     failed: int
@@ -75,12 +80,12 @@ async def generate(
     budget: CostBudget | None = None,
     delete_before: datetime | None = None,
 ) -> None:
-    """Makes and stores the opinion on every job; `heard` is told of each, as they come.
+    """Create and store the analysis of every job; call `on_result` with each outcome as it is stored.
 
-    presets: the variant's own, then its fallbacks. budget: for all of this, beside each preset's own by the day.
-    forget: until when what was last written of checkpoints and charts is deleted.
-    Raises `BudgetSpent` before a question that could cost more than is left, and `ModelUnavailable`; what was made
-    until then is stored.
+    presets: the variant's own, then its fallbacks; budget: for this generation, in addition to the presets' daily
+    budgets; delete_before: delete checkpoints and charts last written before this instant.
+    Raise `BudgetSpent` before a call that could exceed a budget, and `ModelUnavailable` after repeated failures;
+    completed analyses stay stored.
     """
     if not jobs:
         return
@@ -108,7 +113,7 @@ async def _delete_expired(resources: Resources, kept: Checkpoints | None, before
 
 
 def _with_budgets(model: Model, resources: Resources, budget: CostBudget | None) -> Model:
-    """The model with what may be spent on it today, and on all of them together here."""
+    """Return the model with its daily budget and the budget of the generation."""
 
     def spent_today() -> Decimal:
         day = start_of_day(resources.now())
@@ -119,7 +124,7 @@ def _with_budgets(model: Model, resources: Resources, budget: CostBudget | None)
 
 
 class _OptionalCheckpoints:
-    """The checkpoints of one worker, or None where there are none."""
+    """Context manager of one worker's checkpoints; None without a connection string."""
 
     def __init__(self, dsn: str | None) -> None:
         self._dsn, self._stack = dsn, AsyncExitStack()
@@ -132,7 +137,7 @@ class _OptionalCheckpoints:
 
 
 class _Generation:
-    """What the workers share: the graph, the log, the progress, and why to stop."""
+    """State shared by the workers: graph, store, progress, and the error that stops them."""
 
     def __init__(
         self, resources: Resources, author: AnalysisAuthor, models: tuple[Model, ...], on_result: ResultCallback
@@ -148,15 +153,15 @@ class _Generation:
             return await asyncio.to_thread(lambda: list(self.resources.store.read(analysis_stream(analysis))))
 
     async def store(self, event: AnalysisResult, after: int) -> StoredOutcome:
-        """Appends a fact, or finds the opinion that somebody else has stored meanwhile."""
+        """Append an event, or return the analysis that another process stored meanwhile."""
         batch = Batch(analysis_stream(event.analysis_id), after, [event])
         try:
             async with self._store_lock:
                 await asyncio.to_thread(self.resources.store.append, [batch], Cause(self.resources.actor))
         except VersionConflict:
             rows = await self.read_entries(event.analysis_id)
-            theirs = _stored_analysis(rows)
-            return theirs if theirs is not None else await self.store(event, len(rows))
+            existing = _stored_analysis(rows)
+            return existing if existing is not None else await self.store(event, len(rows))
         return StoredOutcome(event, after + 1)
 
     def report(self, stored: StoredOutcome, *, is_new: bool) -> None:
@@ -167,10 +172,8 @@ class _Generation:
         self._consecutive_failures = self._consecutive_failures + 1 if failed else 0
         if isinstance(stored.event, AnalysisFailed) and self._consecutive_failures >= FAILURES_IN_A_ROW:
             self.stopped = ModelUnavailable(
-                f"{self._consecutive_failures} analyses in a row failed with {self.author.preset}, the last "
-                f"one because "
-                f"{stored.event.reason}: see that the model can be reached, and give the same command again with "
-                "--retry."
+                f"{self._consecutive_failures} analyses in a row failed with {self.author.preset}; the last reason "
+                f"was: {stored.event.reason}."
             )
         self._on_result(stored, self._progress)
 
@@ -182,20 +185,19 @@ async def _work(generation: _Generation, waiting: Iterable[Job], saver: Checkpoi
         try:
             await _process_job(generation, job, saver)
         except QuantagentError as error:
-            # A spent budget, or a database that is gone. The others may finish what they have paid for.
+            # A spent budget or an unavailable database. Other workers finish analyses they already paid for.
             generation.stopped = error
             return
         except CheckpointsUnavailable as error:
             generation.stopped = StoreUnavailable(
-                f"the checkpoints cannot be used: {failure_reason(error)}. Check that the server runs, and "
-                f"give the same "
-                "command again: what was made is kept."
+                f"the checkpoints cannot be used: {failure_reason(error)}. Check that the server runs and retry; "
+                "completed analyses are kept."
             )
             return
 
 
 async def _process_job(generation: _Generation, job: Job, kept: Checkpoints | None) -> None:
-    """Makes and stores one opinion, unless somebody has; waits for who is at it."""
+    """Create and store one analysis unless it is stored; wait for another process that works on it."""
     analysis = job.id_for(generation.author.variant)
     before = await generation.read_entries(analysis)
     async with nullcontext() if kept is None else kept.exclusive(analysis):

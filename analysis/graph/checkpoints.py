@@ -1,7 +1,7 @@
-"""Where an analysis goes on after a crash: LangGraph's checkpoints, in a schema of their own beside the log.
+"""LangGraph's checkpoints on PostgreSQL, from which an analysis continues after a crash.
 
-They are scaffolding. What counts is in the log; a checkpoint only saves asking a finished agent again, and shows later
-which states an analysis went through, where the preset keeps them: `all` of them, the `latest`, or `none`.
+They are auxiliary; the event log is authoritative. A checkpoint avoids repeated calls of finished agents and records
+the states of an analysis. The preset determines the kept ones: `all`, the `latest`, or `none`.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ SELECT (SELECT count(*) FROM checkpoints WHERE thread_id = %(thread)s)
 
 
 def create_schema(owner: str, worker: str) -> None:
-    """Makes the schema and its tables, and lets the role of `worker` use them; nothing if all that is done.
+    """Create the schema and its tables, and grant the role of `worker` access; do nothing if they are complete.
 
-    Both are connection strings; the tables belong to `owner`. Processes that begin at the same time take turns.
+    Both arguments are connection strings; the tables belong to `owner`. Concurrent processes take turns.
     """
     role, done = _schema_status(worker)
     if done:
@@ -64,7 +64,7 @@ def create_schema(owner: str, worker: str) -> None:
     with psycopg.Connection[DictRow].connect(
         _with_search_path(owner), autocommit=True, row_factory=dict_row, prepare_threshold=0
     ) as conn:
-        # Asked for again and again instead of waited for: an index is built concurrently, which waits for who waits.
+        # Polls instead of waiting for the lock: CREATE INDEX CONCURRENTLY would wait for the waiting sessions.
         while not (conn.execute(_TRY_SETUP_LOCK).fetchone() or {}).get("mine"):
             time.sleep(TURN_S)
         conn.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(SCHEMA)))
@@ -75,7 +75,7 @@ def create_schema(owner: str, worker: str) -> None:
 
 
 def _schema_status(worker: str) -> tuple[str, bool]:
-    """The role of a connection string, and whether it can use all that this version of the library needs."""
+    """Return the role of a connection string, and True if it can use the tables of this version of the library."""
     with psycopg.connect(worker) as conn:
         row = conn.execute(_MAY_USE).fetchone()
         assert row is not None, "a query for one row has one"
@@ -85,13 +85,13 @@ def _schema_status(worker: str) -> tuple[str, bool]:
 
 
 class Checkpoints:
-    """The checkpoints of all threads, for one worker (a saver does one thing at a time)."""
+    """Checkpoints of all threads, for one worker (a saver is not concurrent)."""
 
     def __init__(self, saver: AsyncPostgresSaver, pool: AsyncConnectionPool[AsyncConnection[DictRow]]) -> None:
         self.saver, self._pool = saver, pool
 
     async def prune(self, thread_id: str, keep: KeepPolicy) -> None:
-        """The analysis is in the log: what is left of its thread is what the preset keeps."""
+        """Reduce the thread of a stored analysis to the checkpoints that the preset keeps."""
         if keep == "latest":
             await self.saver.aprune([thread_id], strategy="keep_latest")
         elif keep == "none":
@@ -99,7 +99,7 @@ class Checkpoints:
 
     @asynccontextmanager
     async def exclusive(self, analysis: str) -> AsyncGenerator[None]:
-        """Waits until nobody else works on an analysis. A process that was killed is nobody."""
+        """Hold the lock of an analysis, after waiting for other processes; a killed process releases it."""
         async with self._pool.connection() as conn:
             while not (await (await conn.execute(_LOCK, (analysis,))).fetchone() or {}).get("mine"):
                 await asyncio.sleep(WAIT_S)
@@ -109,7 +109,7 @@ class Checkpoints:
                 await conn.execute(_UNLOCK, (analysis,))
 
     async def delete_before(self, before: datetime) -> int:
-        """Deletes the threads that were last written before an instant; how many."""
+        """Delete the threads last written before an instant; return their number."""
         async with self._pool.connection() as conn:
             rows = await (await conn.execute(_OLD, (before,))).fetchall()
         for row in rows:
@@ -117,7 +117,7 @@ class Checkpoints:
         return len(rows)
 
     async def size(self, thread_id: str) -> tuple[int, int]:
-        """Rows and bytes of a thread."""
+        """Return the rows and bytes of a thread."""
         async with self._pool.connection() as conn:
             row = await (await conn.execute(_ROWS, {"thread": thread_id})).fetchone()
         assert row is not None, "a query for one row has one"
@@ -126,7 +126,7 @@ class Checkpoints:
 
 @asynccontextmanager
 async def open_checkpoints(dsn: str) -> AsyncGenerator[Checkpoints]:
-    """Opens the checkpoints as the role of a connection string."""
+    """Open the checkpoints as the role of a connection string."""
     kwargs: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
     async with AsyncConnectionPool[AsyncConnection[DictRow]](
         _with_search_path(dsn), min_size=1, max_size=CONNECTIONS, kwargs=kwargs, open=False
@@ -135,7 +135,7 @@ async def open_checkpoints(dsn: str) -> AsyncGenerator[Checkpoints]:
 
 
 def thread_config(thread_id: str) -> RunnableConfig:
-    """The configuration that names a thread to the graph."""
+    """Return the configuration that selects a thread of the graph."""
     return {"configurable": {"thread_id": thread_id}}
 
 

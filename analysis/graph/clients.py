@@ -1,4 +1,4 @@
-"""Reaches the models of a preset and its fallbacks, over one HTTP client that goes nowhere else."""
+"""Model clients of a preset and its fallbacks, each with its own restricted HTTP client."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from analysis.graph.recorded_transport import open_client
 from analysis.llm.presets import ModelPreset, api_key
 
 NO_KEY = "none"
-"""What is sent to servers that want no key: the protocol has no way to send nothing."""
+"""Placeholder for servers without keys: the protocol cannot omit it."""
 
 
 class ChatClient(ChatOpenAI):
-    """LangChain's client, with tools as the strict readers of the protocol want them: none is not an empty list, and
-    what has to be said anyway has no default."""
+    """LangChain's client with tools in the form of strict servers: no empty list of tools, no defaults in schemas."""
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
         if not tools:
             return cast("Runnable[Any, AIMessage]", self.bind(response_format=kwargs["response_format"]))
         strict = kwargs.get("strict")
         converted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
-        bind = cast("Any", super()).bind_tools  # Its types say less than they could.
+        bind = cast("Any", super()).bind_tools  # The library's types are too narrow here.
         return bind([_without_defaults(tool) for tool in converted] if strict else converted, **kwargs)
 
 
@@ -46,7 +45,7 @@ def _without_defaults(schema: Any) -> Any:
 async def open_models(
     presets: Sequence[tuple[str, ModelPreset]], transport: Callable[[], httpx2.AsyncBaseTransport]
 ) -> AsyncGenerator[tuple[Model, ...]]:
-    """The models of named presets, ready to be asked until the context ends."""
+    """Open the models of named presets for the duration of the context."""
     async with AsyncExitStack() as stack:
         models = [
             build_model(name, preset, await stack.enter_async_context(open_client(transport())))
@@ -56,7 +55,7 @@ async def open_models(
 
 
 def build_model(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Model:
-    """The model of a preset, asked through an HTTP client that somebody else closes."""
+    """Return the model of a preset on an HTTP client, which the caller closes."""
     key = api_key(preset)
     secret = key.get_secret_value() if key else ""
 
@@ -66,18 +65,18 @@ def build_model(name: str, preset: ModelPreset, http: httpx2.AsyncClient) -> Mod
     chat = ChatClient(
         model=preset.model,
         base_url=preset.base_url,
-        # Told when it is wanted: only the client that is used here is made, and no repr can hold it.
+        # A callable, so that no repr can show the key and only the asynchronous client is created.
         api_key=provide_key,
         temperature=None if preset.temperature is None else float(preset.temperature),
         seed=preset.seed,
         max_completion_tokens=preset.max_output_tokens,
         timeout=preset.timeout_s,
-        # One layer tries again, and it is not this one.
+        # Retries happen in `model_middleware` only.
         max_retries=0,
         use_responses_api=False,
         disable_streaming=True,
         http_async_client=http,
-        # The environment has no say in where a question goes.
+        # No proxy settings from the environment.
         openai_proxy=None,
         http_socket_options=(),
     )
@@ -92,7 +91,7 @@ def _pace(preset: ModelPreset) -> InMemoryRateLimiter | None:
 
 @cache
 def _rate_limiter(base_url: str, model: str, requests_per_minute: int) -> InMemoryRateLimiter:
-    """One for each model in a process, however many generations ask it; the first question need not wait."""
+    """Return the one rate limiter of a model in this process; the first call does not wait."""
     pace = InMemoryRateLimiter(requests_per_second=requests_per_minute / 60, check_every_n_seconds=0.05)
     pace.available_tokens = 1.0
     del base_url, model

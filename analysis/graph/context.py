@@ -1,4 +1,4 @@
-"""One attempt at one analysis: which models may be asked, within what, and where every question is noted."""
+"""Context of one analysis: its models, budgets and call log."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ from engine.core.money import ZERO, add, div, exact, mul, sub, total
 
 MILLION = exact(1_000_000)
 IMAGE_MARKER = '"sha256:'
-"""How a picture begins in a canonical request."""
+"""Beginning of an image in a canonical request."""
 
 IMAGE_TOKENS = 2_000
-"""More than any server known counts for a picture of our size."""
+"""Upper bound of the tokens that known servers count for one chart."""
 
 CHARACTERS_PER_TOKEN = 4
-"""For servers that do not tell their usage."""
+"""Estimate for servers that do not report usage."""
 
 
 class BudgetSpent(VariantUnavailable):
-    """The next question could cost more than is left."""
+    """A call that could cost more than the rest of a budget."""
+
+    default_code = "BUDGET_SPENT"
 
 
 class CostBudget:
-    """What may be spent, shared by all who ask at the same time.
+    """Cost limit shared by concurrent calls.
 
-    spent: what recorded calls have cost, where others spend it too; without it counts what is settled here.
+    spent: returns the cost of recorded calls if other processes use the budget too; by default only `commit` counts.
     """
 
     def __init__(self, limit: Decimal | None, name: str, spent: Callable[[], Decimal] | None = None) -> None:
@@ -48,10 +50,11 @@ class CostBudget:
         self._spent = spent or (lambda: self._committed)
 
     def reserve(self, max_cost: Decimal) -> None:
-        """Sets aside what a question can cost at the most. Raises `BudgetSpent` where that could be too much."""
+        """Reserve the maximum cost of a call. Raise `BudgetSpent` if it could exceed the limit."""
         if self._limit is not None:
             spent = add(self._spent(), self._reserved)
             if add(spent, max_cost) > self._limit:
+                # A live analyst stores this sentence as the reason of a failed analysis.
                 raise BudgetSpent(
                     f"{self._name} has spent {spent:f} of {self._limit:f} US dollars, and the next question could cost "
                     f"{max_cost:f}: raise the budget, or go on when it begins anew. What was made is kept."
@@ -59,12 +62,12 @@ class CostBudget:
         self._reserved = add(self._reserved, max_cost)
 
     def commit(self, max_cost: Decimal, cost: Decimal) -> None:
-        """The question is over, and what it cost recorded."""
+        """Replace the reservation of a finished call by its cost."""
         self._reserved, self._committed = sub(self._reserved, max_cost), add(self._committed, cost)
 
 
 class Model(NamedTuple):
-    """A model that can be asked: the preset it is asked by, the client, and who holds back how often."""
+    """A model ready for calls: preset, client, secret, rate limiter and budgets."""
 
     name: str
     preset: ModelPreset
@@ -74,7 +77,7 @@ class Model(NamedTuple):
     budgets: tuple[CostBudget, ...] = ()
 
     def cost(self, input_tokens: int, output_tokens: int) -> Decimal:
-        """US dollars."""
+        """Return the cost of a call in US dollars."""
         parts = (
             mul(exact(input_tokens), self.preset.price_input),
             mul(exact(output_tokens), self.preset.price_output),
@@ -82,17 +85,17 @@ class Model(NamedTuple):
         return div(total(parts), MILLION)
 
     def max_cost(self, request: str) -> Decimal:
-        """What a question can cost: no token is shorter than a character, and the answer's length is limited."""
+        """Return the maximum cost of a call in US dollars: one token per character, and the longest answer."""
         images = request.count(IMAGE_MARKER)
         return self.cost(len(request) + images * IMAGE_TOKENS, self.preset.max_output_tokens)
 
 
 @dataclass(frozen=True)
 class AnalysisContext:
-    """The context of one run of the graph.
+    """Context of one run of the graph.
 
-    version: that the analysis's event will have in its stream; models: the preset's own, then its fallbacks; pictures:
-    where charts are kept; now: the wall clock, for the ledger; pause: waits between attempts.
+    version: of the analysis's event in its stream; models: the preset's own, then its fallbacks; artefacts: store of
+    charts, None keeps none; now: wall clock for the call log; pause: sleeps between attempts.
     """
 
     analysis_id: str
@@ -106,11 +109,11 @@ class AnalysisContext:
 
     @property
     def has_vision(self) -> bool:
-        """Whether any of its models looks at pictures."""
+        """True if any of the models uses images."""
         return any(model.preset.vision for model in self.models)
 
     def store_chart(self, image: bytes) -> str:
-        """Stores a chart as the preset wants it kept, and returns its SHA-256."""
+        """Store a chart according to the preset's policy and return its SHA-256."""
         if self.artefacts is None:
             return sha256(image).hexdigest()
         return self.artefacts.store_chart(self.models[0].preset.charts, image)
@@ -122,16 +125,16 @@ class AnalysisContext:
 
 
 ContextGetter = Callable[[Any], AnalysisContext]
-"""From the context that a graph is run with to the attempt in it."""
+"""Find the `AnalysisContext` in the context of a graph's run."""
 
 
 def same_context(context: AnalysisContext) -> AnalysisContext:
-    """The context is the attempt itself."""
+    """Return the context itself."""
     return context
 
 
 def count_tokens(usage: Usage, request: str, answer: str) -> tuple[int, int]:
-    """Tokens in and out; estimated from the texts where the server does not tell them."""
+    """Return input and output tokens, estimated from the texts if the server reports none."""
     read, written = usage.input_tokens, usage.output_tokens
     return (
         len(request) // CHARACTERS_PER_TOKEN + 1 if read is None else read,

@@ -1,9 +1,9 @@
-"""The whole analysis: indicator, then pattern and trend at the same time, then decision.
+"""Graph of an analysis: indicator, then pattern and trend in parallel, then decision.
 
     indicator -> (pattern || trend) -> decision
 
-The graph knows no model, no store and no server: it is told in its context (`Attempt`) whom to ask. It is made once in
-a process and used by any number of analyses at the same time.
+The graph is independent of models, store and server: its context (`AnalysisContext`) supplies them. It is built once
+in a process and shared by concurrent analyses.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ Graph = CompiledStateGraph[Any, Any, Any, Any]
 
 @cache
 def build_graph() -> Graph:
-    """The graph, without a checkpointer; its agents have none whatever the graph itself has."""
+    """Return the graph without a checkpointer; its agents never have one."""
     return assemble_graph(AnalysisContext, same_context)
 
 
 def assemble_graph(context: type[Any], get_context: ContextGetter, *, visible: bool = False) -> Graph:
-    """The graph for a context, and how the attempt is found in it; `shown` as of an agent."""
-    # Its types say less than they could.
+    """Build the graph for a context type; `get_context` and `visible` as in `compile_agent`."""
+    # LangGraph's types are too narrow here.
     parent: Any = StateGraph(GraphState, context_schema=context, input_schema=GraphInput)
     for agent in AGENTS:
         parent.add_node(
@@ -53,7 +53,7 @@ def assemble_graph(context: type[Any], get_context: ContextGetter, *, visible: b
     parent.add_edge(START, "indicator")
     parent.add_edge("indicator", "pattern")
     parent.add_edge("indicator", "trend")
-    # One edge from both: two edges would run the decision twice once the branches differ in length.
+    # One edge from both: two edges would run the decision twice if the branches differ in length.
     parent.add_edge(["pattern", "trend"], "decision")
     parent.add_edge("decision", END)
     return parent.compile(name="analysis")
@@ -61,7 +61,7 @@ def assemble_graph(context: type[Any], get_context: ContextGetter, *, visible: b
 
 @cache
 def graph_version() -> str:
-    """Of the graph's shape: its nodes and edges, each agent's, the tools and the forms of the answers."""
+    """Return a digest of the graph's structure: nodes and edges of graph and agents, tools and answer schemas."""
     drawn = [build_graph().get_graph(), *(compile_agent(agent).get_graph() for agent in AGENTS)]
     nodes = [sorted(each.nodes) for each in drawn]
     edges = [sorted((edge.source, edge.target, edge.conditional) for edge in each.edges) for each in drawn]
@@ -72,5 +72,5 @@ def graph_version() -> str:
 
 
 def prompt_digests() -> tuple[tuple[str, str], ...]:
-    """(agent, SHA-256 of its prompt)."""
+    """Return (agent, SHA-256 of its prompt) of every agent."""
     return tuple((node, prompts.digest(node)) for node in NODES)

@@ -1,7 +1,10 @@
-"""Asks a model one question: within its time and budget, noted whatever comes of it, and again where that may help.
+"""Middleware of model calls: limits, retries, fallbacks and recording of each attempt.
 
-This is the only layer that tries again: the client, the agents and the graph do not. A question that fails with one
-model goes to the next; when none is left `ModelFailed` ends the analysis, which then is a failed one and a HOLD.
+This is the only layer that retries: client, agents and graph do not. A call that fails with one model goes to the next;
+after the last one `ModelFailed` ends the analysis, which counts as failed and as HOLD.
+
+The reasons of failures are stored in failed analyses and sent to models as corrections, so their wording is part of
+recordings.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ Handler = Callable[[ModelRequest[AnalysisContext]], Awaitable[ModelResponse[Any]
 
 
 class ModelFailed(QuantagentError):
-    """An agent got no answer that it can use. `node` names it, `outcome` the kind of the last fault."""
+    """An agent without a usable answer; `node` is its name, `outcome` the kind of the last fault."""
 
     def __init__(self, node: str, outcome: str, reason: str, attempts: int) -> None:
         times = "once" if attempts == 1 else f"{attempts} times"
@@ -53,7 +56,11 @@ class ModelFailed(QuantagentError):
 
 
 class CallFailure(NamedTuple):
-    """Why a question has no usable answer. again: whether asking again may help; wait_s: what the server asked for."""
+    """Failure of one attempt.
+
+    outcome: kind of the fault; reason: its description; retryable: a retry may help; wait_s: delay requested by the
+    server in seconds.
+    """
 
     outcome: str
     reason: str
@@ -62,7 +69,7 @@ class CallFailure(NamedTuple):
 
 
 class ModelCallMiddleware(AgentMiddleware[Any, AnalysisContext, Any]):
-    """The middleware around every model call of an agent. `offered`: the tools it may call."""
+    """Middleware around every model call of an agent. offered: names of the tools the model may call."""
 
     def __init__(
         self,
@@ -89,7 +96,7 @@ class ModelCallMiddleware(AgentMiddleware[Any, AnalysisContext, Any]):
             deadline = _clock() + model.preset.patience_s
             for n in range(1, model.preset.retries + 2):
                 attempts += 1
-                # To wait for one's turn takes nothing from the patience with a model.
+                # Waiting for the rate limiter does not count towards the time limit of the model.
                 deadline += await _wait_for_rate_limit(model)
                 try:
                     result = await self._attempt_call(
@@ -117,7 +124,7 @@ class ModelCallMiddleware(AgentMiddleware[Any, AnalysisContext, Any]):
         seq_and_attempt: tuple[int, int],
         deadline: float,
     ) -> ModelResponse[Any] | CallFailure:
-        """One attempt: the answer, or what was wrong with it. Both are noted."""
+        """Make one attempt and record it; return the response, or its failure."""
         context = self._get_context(request.runtime.context)
         offered = self._offered_by(model)
         exchange = Exchange(secret=model.secret)
@@ -145,7 +152,7 @@ class ModelCallMiddleware(AgentMiddleware[Any, AnalysisContext, Any]):
             reservation.release()
 
     def _offered_by(self, model: Model) -> frozenset[str]:
-        """The tools that a model may call; the answer is one of them only where it is asked for as one."""
+        """Return the tools a model may call, including the answer's schema if the preset requests it as a tool."""
         if model.preset.structured_output == "tool":
             return self._offered | {self._answer_schema.__name__}
         return self._offered
@@ -153,14 +160,14 @@ class ModelCallMiddleware(AgentMiddleware[Any, AnalysisContext, Any]):
     async def _record(
         self, context: AnalysisContext, model: Model, seq_and_attempt: tuple[int, int], exchange: Exchange, outcome: str
     ) -> Decimal:
-        """Records the question; returns what it cost."""
+        """Record an attempt and return its cost."""
         if not exchange.request:
             return ZERO
         recorded, usage = exchange.recorded, parse_usage(exchange.answer)
         if exchange.status == 200:
             tokens = count_tokens(usage, exchange.request, exchange.answer)
         elif outcome in _INCOMPLETE:
-            # Nobody heard the end of it, and the server may have worked on it to the end.
+            # The server may have completed the answer, so the maximum is charged.
             tokens = (*count_tokens(Usage(), exchange.request, "")[:1], model.preset.max_output_tokens)
         else:
             # A refusal by status costs no tokens.
@@ -185,11 +192,11 @@ class ModelCallMiddleware(AgentMiddleware[Any, AnalysisContext, Any]):
 
 
 RequestRenderer = Callable[[ModelRequest[AnalysisContext], Model], ModelRequest[AnalysisContext]]
-"""The question as one model is asked it: with pictures, or with the same facts as text."""
+"""Adapt a request to one model: with images, or with the same data as text."""
 
 
 class _BudgetReservation:
-    """What is set aside in every budget while one question is under way, and what it cost in the end."""
+    """Reservation of the maximum cost of one call in all budgets, replaced by the actual cost on release."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -207,13 +214,13 @@ class _BudgetReservation:
             undo(self.cost)
 
 
-# --- Judging what came --------------------------------------------------------------------------------------------
+# --- Evaluation of responses --------------------------------------------------------------------------------------
 
 
 def _evaluate_response(
     exchange: Exchange, response: ModelResponse[Any], offered: frozenset[str], answer_schema: type[AnswerSchema]
 ) -> ModelResponse[Any] | CallFailure:
-    """The response if it is one tool call after another, or an answer of the right shape."""
+    """Return the response if it calls offered tools or fits the answer's schema, else the failure."""
     try:
         answer = parse_answer(exchange.answer, offered)
         if response.structured_response is not None:
@@ -221,7 +228,7 @@ def _evaluate_response(
             return response
         if answer.tool_calls:
             return response
-        # Servers that know neither schemas nor forced tools write their answer down.
+        # Servers without schemas or forced tools return the JSON as text.
         parsed = answer_schema.model_validate(strict_json(_object_in(answer.content)))
         return ModelResponse(result=response.result, structured_response=parsed)
     except UnusableAnswer as unusable:
@@ -231,13 +238,13 @@ def _evaluate_response(
 
 
 def _read_strictly(answer: ParsedAnswer, answer_schema: type[AnswerSchema]) -> None:
-    """The library's reader takes the last of two equal keys, among other things."""
+    """Validate an answer strictly: the library's parser accepts duplicate keys, among other faults."""
     texts = [arguments for name, arguments in answer.tool_calls if name == answer_schema.__name__] or [answer.content]
     answer_schema.model_validate(strict_json(texts[0]))
 
 
 def _object_in(content: str) -> str:
-    """The JSON object in a text, with or without a fence around it."""
+    """Return the JSON object in a text, with or without a code fence. Raise `UnusableAnswer` if there is none."""
     begin, end = content.find("{"), content.rfind("}")
     if begin < 0 or end < begin:
         raise UnusableAnswer("invalid", "there is no JSON object in it")
@@ -245,7 +252,7 @@ def _object_in(content: str) -> str:
 
 
 def _classify_failure(exchange: Exchange, error: BaseException, offered: frozenset[str], key_env: str) -> CallFailure:
-    """What went wrong, by what went over the wire: classes of errors change, status codes do not."""
+    """Return the failure of an attempt by HTTP status and body: the client's error classes change between versions."""
     status = exchange.status
     if isinstance(_first_cause(error, AnswerTooLarge), AnswerTooLarge):
         return CallFailure("too_large", "its answer was too large to be read")
@@ -270,7 +277,7 @@ def _classify_failure(exchange: Exchange, error: BaseException, offered: frozens
 
 
 def _reraise_own_errors(error: BaseException) -> None:
-    """A spent budget or a missing recording is no fault of the model, however deep a client has wrapped it."""
+    """Raise an error of this project that the client wrapped, such as a spent budget or a missing recording."""
     own_error = _first_cause(error, QuantagentError)
     if own_error is not None and not isinstance(own_error, AnswerTooLarge):
         raise own_error
@@ -285,25 +292,25 @@ def _first_cause(error: BaseException | None, kind: type[QuantagentError]) -> Qu
 
 
 def _validation_summary(error: BaseException) -> str:
-    """What a validator found first, short, and without what the model wrote."""
+    """Return the first error of a validator, shortened and without text of the model."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ValidationError):
         cause = getattr(cause, "source", None) or cause.__cause__
     if cause is None:
         return "it is not in the form that was asked for"
     first = cause.errors(include_url=False, include_input=False)[0]
-    # A field that was not asked for is named by the model.
+    # The name of an unexpected field comes from the model.
     where = printable(".".join(str(part) for part in first["loc"]), 40)
     return f"{where}: {first['msg']}"[:200].removeprefix(": ")
 
 
-# --- Asking again -------------------------------------------------------------------------------------------------
+# --- Retries ------------------------------------------------------------------------------------------------------
 
 
 def _with_correction(
     request: ModelRequest[AnalysisContext], failure: CallFailure, n: int
 ) -> ModelRequest[AnalysisContext]:
-    """The same question, told what was wrong with the answer: the same words would get the same answer."""
+    """Return the request with a message about the fault of the last answer; unchanged, it would get the same one."""
     if n == 1 or failure.outcome not in _CORRECTABLE:
         return request
     correction = (
@@ -314,7 +321,7 @@ def _with_correction(
 
 
 async def _wait_for_rate_limit(model: Model) -> float:
-    """Waits until the model may be asked; seconds."""
+    """Wait for the model's rate limiter; return the seconds waited."""
     began = _clock()
     if model.pace is not None:
         await model.pace.aacquire()
@@ -322,13 +329,13 @@ async def _wait_for_rate_limit(model: Model) -> float:
 
 
 def _pause(failure: CallFailure, n: int) -> float:
-    """Twice as long each time, or as long as the server asks for."""
+    """Return the pause in seconds before a retry: exponential backoff, at least the server's delay."""
     backoff = 0.0 if failure.outcome in _CORRECTABLE else FIRST_PAUSE_S * 2 ** (n - 1)
     return max(backoff, failure.wait_s or 0.0)
 
 
 def _retry_after(exchange: Exchange) -> float | None:
-    """Seconds, or a date; None for what is neither."""
+    """Return the seconds of a Retry-After header, which holds seconds or a date; None if it is invalid."""
     header = exchange.headers.get("retry-after", "")
     try:
         return max(0.0, float(header))

@@ -1,4 +1,4 @@
-"""The model of an agent that has been told of none: the context of each analysis names the one to ask."""
+"""Placeholder model of compiled agents; the context of each analysis supplies the actual one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatResult
 
 
 class PlaceholderModel(BaseChatModel):
-    """Stands where an agent wants a model when it is made, and is never asked."""
+    """Model that is required to compile an agent and never called."""
 
     @property
     def _llm_type(self) -> str:
@@ -24,7 +24,7 @@ class PlaceholderModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        raise NotImplementedError("an analysis is made in the context of an attempt that names its models")
+        raise NotImplementedError("an analysis needs a context with its models")
 
 
 PLACEHOLDER_MODEL = PlaceholderModel()

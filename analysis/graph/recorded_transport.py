@@ -1,7 +1,7 @@
-"""The way to a model server: what went out and what came back, to the byte, bounded on the way in.
+"""HTTP transports to model servers: a live one that records requests and responses, and one that replays them.
 
-A question is known by the SHA-256 of its canonical request (`key`): the JSON that is sent, with pictures by their
-digests. The same request is the same key in every process; a recorded one is answered without a server.
+The key of a request is the SHA-256 of its canonical form: the JSON sent, with images replaced by their digests. Equal
+requests have equal keys in every process, so that a recorded one is answered without a server.
 """
 
 from __future__ import annotations
@@ -24,34 +24,36 @@ from engine.core.errors import QuantagentError
 
 ANSWER_BYTES_MAX = 1_000_000
 SECRET_LENGTH_MIN = 8
-"""What is shorter is a word that stands for no key, and may be in any answer."""
+"""Minimum length of a key to be masked; shorter values are placeholders and may occur in any answer."""
 _IMAGE_PREFIX = "data:image/png;base64,"
 
 
 class RecordingMissing(QuantagentError):
-    """A question that was not asked when the recording was made."""
+    """A request without a recorded answer."""
+
+    default_code = "RECORDING_MISSING"
 
     def __init__(self, key: str) -> None:
         super().__init__(
-            f"the recording has no answer to the question {key}: its prompt, picture, tools or model are not those of "
-            "the analysis. Nothing was asked of a model; make a new analysis with `quantagent analyze`."
+            f"the recording has no answer to request {key}: prompt, chart, tools or model differ from those of the "
+            "analysis. No model was called."
         )
         self.key = key
 
 
 class AnswerTooLarge(QuantagentError):
-    """An answer that nobody would want to read to its end."""
+    """An answer of more than `ANSWER_BYTES_MAX` bytes."""
 
 
 @dataclass
 class Exchange:
-    """One request and what came of it. `status` 0 and no answer: none came. Times are of the event loop's clock."""
+    """One request and its response; `status` 0 means that no response arrived. Times are of the event loop's clock."""
 
     allow: Callable[[str], None] = lambda request: None
-    """Called with the request before it is sent; raises what forbids it."""
+    """Called with the request before it is sent; raises an error to prevent it."""
 
     secret: str = ""
-    """What must not be kept, should a server send it back."""
+    """The API key, masked if a server returns it."""
 
     request: str = ""
     answer: str = ""
@@ -66,36 +68,36 @@ class Exchange:
 
     @property
     def recorded(self) -> str:
-        """The answer as it is kept: ASCII JSON of status and body, empty where none came."""
+        """The response as stored: ASCII JSON of status and body, empty if none arrived."""
         if not self.status:
             return ""
         return json.dumps({"status": self.status, "body": self.answer}, sort_keys=True, separators=(",", ":"))
 
     def receive(self, status: int, body: str) -> None:
-        """Takes an answer; nobody is told a secret that a server sends back."""
-        secret = len(self.secret) >= SECRET_LENGTH_MIN
-        self.status, self.answer = status, body.replace(self.secret, "***") if secret else body
+        """Store the response with the API key masked."""
+        has_secret = len(self.secret) >= SECRET_LENGTH_MIN
+        self.status, self.answer = status, body.replace(self.secret, "***") if has_secret else body
 
 
 CURRENT_EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
-"""The exchange that the running task is about to have."""
+"""The exchange of the running task's next request."""
 
 
 class RecordedAnswers(Protocol):
-    """Where recorded answers are found."""
+    """Lookup of recorded answers by request key."""
 
     def __call__(self, key: str) -> str:
-        """The recorded answer to the question of this key, empty where none came. Raises `RecordingMissing`."""
+        """Return the recorded answer, empty if none arrived. Raise `RecordingMissing` for an unknown key."""
         ...
 
 
 def canonical(body: bytes) -> str:
-    """A request as it is kept and known by: sorted ASCII JSON, each picture by its digest."""
+    """Return the canonical form of a request: sorted ASCII JSON with images replaced by their digests."""
     return json.dumps(_without_images(json.loads(body)), sort_keys=True, separators=(",", ":"))
 
 
 def request_key(request: str) -> str:
-    """The key of a canonical request."""
+    """Return the key of a canonical request."""
     return sha256(request.encode()).hexdigest()
 
 
@@ -110,10 +112,10 @@ def _without_images(value: Any) -> Any:
 
 
 class LiveTransport(httpx2.AsyncBaseTransport):
-    """Asks the server, keeps what was said, and reads no more than one would want of an answer."""
+    """Transport that sends requests, records both sides, and limits the size of answers."""
 
     def __init__(self) -> None:
-        # No environment: a proxy that somebody has set would read every prompt.
+        # Ignores the environment: a proxy set there could read every prompt.
         self._server = httpx2.AsyncHTTPTransport(verify=_authorities(), trust_env=False)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -136,12 +138,12 @@ class LiveTransport(httpx2.AsyncBaseTransport):
 
 @cache
 def _authorities() -> SSLContext:
-    """Whose certificates are trusted; read once, for that takes longer than all else that a client is made of."""
+    """Return the trusted certificates; cached, as loading them dominates the cost of a client."""
     return httpx2.create_ssl_context(trust_env=False)
 
 
 class RecordedTransport(httpx2.AsyncBaseTransport):
-    """Answers from a recording. Opens no connection, whatever it is asked."""
+    """Transport that answers from a recording and opens no connection."""
 
     def __init__(self, answers: RecordedAnswers) -> None:
         self._answers = answers
@@ -165,7 +167,7 @@ def _response(request: httpx2.Request, exchange: Exchange) -> httpx2.Response:
 
 
 def _client_view(answer: str) -> str:
-    """What the client needs of an answer: the first message. It complains aloud about odd values in all the rest."""
+    """Return the part of an answer that the client needs, the first message: it warns about odd values elsewhere."""
     try:
         first = json.loads(answer)["choices"][0]
         choice = {"index": 0, "message": first["message"], "finish_reason": first.get("finish_reason")}
@@ -175,7 +177,7 @@ def _client_view(answer: str) -> str:
 
 
 async def _read_body(response: httpx2.Response) -> bytes:
-    """The body, as it comes over the wire. Raises `AnswerTooLarge` as soon as that is known."""
+    """Read the body of a response. Raise `AnswerTooLarge` as soon as it exceeds the limit."""
     body = bytearray()
     try:
         async for part in _parts(response):
@@ -195,7 +197,7 @@ def _parts(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def open_client(transport: httpx2.AsyncBaseTransport) -> AsyncGenerator[httpx2.AsyncClient]:
-    """An HTTP client that goes to the preset's address and nowhere else: no proxies, no redirects, no compression."""
+    """Open an HTTP client without proxies, redirects and compression."""
     plain = {"accept-encoding": "identity"}
     async with httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, headers=plain) as http:
         yield http

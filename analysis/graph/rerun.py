@@ -1,4 +1,4 @@
-"""An analysis once more from its recording: the whole graph runs, and every model's answer is the recorded one."""
+"""Rerun of a stored analysis: the whole graph runs, with recorded answers instead of models."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ ANSWERED = "answered"
 
 
 class Rerun(NamedTuple):
-    """What came of it: the fact as it is stored, and as it was made again."""
+    """Result of a rerun: the stored event and the recomputed one."""
 
     stored: AnalysisMade
     recomputed: AnalysisMade | AnalysisFailed
 
     @property
     def equal(self) -> bool:
-        """Whether reports and decision are the same, to the byte."""
+        """True if reports and decision are identical."""
         return not self.difference
 
     @property
     def difference(self) -> str:
-        """The first thing in which they differ, in words; empty where they do not."""
+        """Description of the first difference; empty if there is none."""
         if not isinstance(self.recomputed, AnalysisMade):
             return self.recomputed.reason
         for name in ("reports", "decision", "confidence", "horizon_bars", "risk_reward"):
             stored, recomputed = getattr(self.stored, name), getattr(self.recomputed, name)
             if stored != recomputed:
-                return f"{name.replace('_', ' ')} as stored is {stored}, as made again {recomputed}"
+                return f"{name.replace('_', ' ')}: stored {stored}, recomputed {recomputed}"
         return ""
 
 
 class Recording:
-    """The answers that an analysis was given, by the questions' keys."""
+    """Recorded answers of an analysis by request key."""
 
     def __init__(self, model_calls: Sequence[ModelCall], calls: CallLog) -> None:
-        # Of the tries of one question the one that was answered; where none was, the last.
+        # Of several attempts of one request the answered one counts, otherwise the last.
         self._by_request = {call.request: call for call in model_calls}
         self._by_request |= {call.request: call for call in model_calls if call.outcome == ANSWERED}
         self._calls = calls
@@ -68,9 +68,9 @@ def rerun(
     calls: CallLog,
     now: Callable[[], datetime],
 ) -> Rerun:
-    """Runs the graph on the analysis's window and answers from its recording; opens no connection to a model.
+    """Run the graph on the analysis's window with answers from its recording; opens no connection to a model.
 
-    Raises `RecordingMissing`, with the key, for a question that was not asked then.
+    Raise `RecordingMissing` with the key for a request that was not recorded.
     """
     return asyncio.run(_rerun(stored, presets, author, job, calls, now))
 
@@ -83,14 +83,14 @@ async def _rerun(
     calls: CallLog,
     now: Callable[[], datetime],
 ) -> Rerun:
-    assert stored.work is not None, "only what a graph has made can be made by it again"
+    assert stored.work is not None, "only analyses of the graph can be rerun"
     recording = Recording(stored.work.calls, calls)
     async with open_models(presets, lambda: RecordedTransport(recording)) as models:
         context = AnalysisContext(
             analysis_id=stored.analysis_id,
             version=1,
             variant=stored.variant,
-            # Answers are there at once: nothing is held back.
+            # Recorded answers need no rate limit.
             models=tuple(model._replace(pace=None) for model in models),
             calls=MemoryCallLog(),
             artefacts=None,

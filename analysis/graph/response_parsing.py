@@ -1,7 +1,8 @@
-"""Reads an answer of the chat-completions protocol with suspicion, before anything else believes it.
+"""Strict parsing of untrusted responses of the chat-completions protocol.
 
-What a server says is somebody else's text. An answer counts only if it is complete, is JSON that can be read in one
-way, offers no text that cannot be stored, and calls no tool that was not offered.
+An answer is accepted only if it is complete, unambiguous JSON, contains only text that can be stored, and calls only
+offered tools. The reasons of `UnusableAnswer` are stored in failed analyses and sent to models as corrections, so
+their wording is part of recordings.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TOKENS_MAX = 10_000_000
 
 
 class UnusableAnswer(ValueError):
-    """An answer that does not count; `outcome` names the kind, the message says what is wrong with it."""
+    """An answer that cannot be used; `outcome` is the kind of the fault, the message its description."""
 
     def __init__(self, outcome: str, reason: str) -> None:
         super().__init__(reason)
@@ -25,14 +26,14 @@ class UnusableAnswer(ValueError):
 
 
 class ParsedAnswer(NamedTuple):
-    """What a model said: text, and tools it calls as (name, arguments)."""
+    """Content of an answer: text, and tool calls as (name, arguments)."""
 
     content: str
     tool_calls: tuple[tuple[str, str], ...]
 
 
 class Usage(NamedTuple):
-    """What an answer cost in tokens, and who gave it; None where the server does not say or says what cannot be."""
+    """Tokens of an answer and the model that gave it; None if the server reports no plausible number."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -41,7 +42,10 @@ class Usage(NamedTuple):
 
 
 def strict_json(text: str) -> Any:
-    """JSON that means one thing: no duplicate key, no NaN or infinity, no lone surrogate, no endless nesting."""
+    """Parse JSON without duplicate keys, NaN, infinity, lone surrogates or excessive nesting.
+
+    Raise `UnusableAnswer` for anything else.
+    """
     try:
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except RecursionError:
@@ -56,7 +60,7 @@ def strict_json(text: str) -> Any:
 
 
 def parse_answer(body: str, offered: Collection[str]) -> ParsedAnswer:
-    """The answer in a response's body. `offered`: the names of the tools that may be called. Raises `Unusable`."""
+    """Return the answer in a response's body. offered: names of the allowed tools. Raise `UnusableAnswer`."""
     choices = _object(strict_json(body)).get("choices")
     choice = _object(choices[0] if isinstance(choices, list) and choices else None)
     message = _object(choice.get("message"))
@@ -75,7 +79,7 @@ def parse_answer(body: str, offered: Collection[str]) -> ParsedAnswer:
 
 
 def parse_usage(body: str) -> Usage:
-    """The usage that a response tells, as far as it can be believed."""
+    """Return the usage that a response reports, without implausible values."""
     try:
         envelope = _object(json.loads(body))
     except (ValueError, RecursionError):
@@ -129,7 +133,7 @@ def _call(call: dict[str, Any]) -> tuple[str, str]:
 
 
 def _object(value: Any) -> dict[str, Any]:
-    """A JSON object; an empty one in the place of anything else."""
+    """Return a JSON object unchanged, and an empty one for any other value."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
@@ -153,10 +157,10 @@ def _count(value: object) -> int | None:
 
 
 def _name(value: object) -> str:
-    """Somebody else's name for something, as far as it can be stored and shown."""
+    """Return an untrusted name reduced to printable characters."""
     return printable(value, 100) if isinstance(value, str) else ""
 
 
 def printable(text: str, length: int) -> str:
-    """What of somebody else's text can be stored and shown."""
+    """Return the printable ASCII characters of untrusted text, cut to `length`."""
     return "".join(each for each in text if each.isascii() and each.isprintable())[:length]

@@ -1,4 +1,4 @@
-"""Makes one analysis with the graph: from a window of bars to the fact that is stored, or to the reason why not."""
+"""Run of the graph on one window of bars, with the event of its analysis or failure as result."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from engine.core.market import Bar, Direction, Symbol, Timeframe
 from engine.core.money import ZERO, total
 
 STEPS_MAX = 40
-"""Of the graph and each agent: more than any analysis takes that its questions do not end before."""
+"""Step limit of the graph and each agent; no valid analysis reaches it."""
 
 AnalysisResult = AnalysisMade | AnalysisFailed
 
 
 class Job(NamedTuple):
-    """One window to have an opinion on: its bars, oldest first, and what names it."""
+    """One window to analyze: its bars, oldest first, and its identity."""
 
     symbol: Symbol
     timeframe: Timeframe
@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
 
 class AnalysisAuthor(NamedTuple):
-    """In whose name analyses are made: the variant, the preset's name and digest behind it, those of its fallbacks."""
+    """Author of analyses: variant, name and digest of its preset, and those of the fallbacks."""
 
     variant: str
     agent_version: str
@@ -53,10 +53,10 @@ class AnalysisAuthor(NamedTuple):
 
 
 def thread_id_of(context: AnalysisContext) -> str:
-    """run / analysis / graph version / version of the fact: what a checkpoint belongs to, and nothing else can resume.
+    """Return the thread of an analysis: run / analysis / graph version / version of the event.
 
-    The run is `shared`: an opinion belongs to no run, and whoever needs it may finish it. Symbol, timeframe, instant,
-    variant and window are in the analysis's id.
+    Only the same analysis can resume it. The run is `shared`, as analyses belong to no run: any process may finish one.
+    Symbol, timeframe, instant, variant and window are in the analysis's id.
     """
     return f"shared/{context.analysis_id}/{graph_version()}/{context.version}"
 
@@ -64,8 +64,10 @@ def thread_id_of(context: AnalysisContext) -> str:
 async def run_analysis(
     graph: Graph, job: Job, context: AnalysisContext, author: AnalysisAuthor, checkpoints: Checkpoints | None = None
 ) -> AnalysisResult:
-    """The opinion on a window. A model that fails makes an `AnalysisFailed`; a spent budget is raised, for there is
-    nothing to tell of the window."""
+    """Return the event of a window's analysis; a failed model results in `AnalysisFailed`.
+
+    Raise `BudgetSpent` and errors of the store: they do not concern the window.
+    """
     began = asyncio.get_running_loop().time()
     try:
         state, checkpoint = await _run(graph, job, context, checkpoints)
@@ -77,7 +79,7 @@ async def run_analysis(
     except GraphRecursionError:
         return _failure_event(job, context, author, f"the graph came to no end in {STEPS_MAX} steps", began)
     except Exception as error:
-        # Libraries stand between us and the model: what they trip over must not end a run.
+        # An unexpected error of a library must not end a whole run.
         return _failure_event(job, context, author, f"the graph failed: {type(error).__name__}", began)
     decision = reports.decision
     work = _graph_work(context, author, state, began)
@@ -100,7 +102,7 @@ async def run_analysis(
 async def _run(
     graph: Graph, job: Job, context: AnalysisContext, checkpoints: Checkpoints | None
 ) -> tuple[dict[str, Any], str]:
-    """The final state and the id of its checkpoint. Goes on where an earlier process was killed."""
+    """Return the final state and the id of its checkpoint; continue the thread of a killed process."""
     config: Any = {**thread_config(thread_id_of(context)), "recursion_limit": STEPS_MAX}
     graph_input = {"snapshot": snapshot_of(job.bars, job.timeframe)}
     if checkpoints is None:
@@ -108,7 +110,7 @@ async def _run(
     saved: Any = graph.copy({"checkpointer": checkpoints.saver})
     before = await saved.aget_state(config)
     if before.values and not before.next:
-        # It was finished, and killed before it could be stored.
+        # An earlier process completed it and was killed before storing it.
         return before.values, _checkpoint_id(before.config)
     state = await saved.ainvoke(None if before.next else graph_input, config, context=context, durability="async")
     after = await checkpoints.saver.aget_tuple(config)
@@ -170,22 +172,22 @@ def _graph_work(context: AnalysisContext, author: AnalysisAuthor, state: dict[st
 
 
 def _saw_chart(context: AnalysisContext, calls: Sequence[ModelCall], node: str) -> bool:
-    """Whether a picture was in the question that an agent was answered: a fallback may have no eyes."""
+    """Return True if the answered request of an agent contained a chart; a fallback may have no vision."""
     answered = [call for call in calls if (call.node, call.outcome) == (node, ANSWERED)]
     return bool(answered) and IMAGE_MARKER in context.calls.body(answered[-1].request)
 
 
 def _node_latency_ms(calls: Sequence[ModelCall], node: str) -> int:
-    """How long a node waited for its models, in milliseconds."""
+    """Return the milliseconds that a node waited for its models."""
     return sum(call.latency_ms for call in calls if call.node == node)
 
 
 def _snapshot_of(state: dict[str, Any]) -> str:
-    """What a checkpoint would have kept, for who has none: the reports and pictures, without the bars."""
+    """Return the state without the bars as JSON, for analyses without a checkpoint."""
     kept = {name: value for name, value in state.items() if name != "snapshot"}
     return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
 
 def start_of_day(now: datetime) -> datetime:
-    """The beginning of an instant's day in UTC, from which a day's budget counts."""
+    """Return the beginning of an instant's UTC day, the period of daily budgets."""
     return now.replace(hour=0, minute=0, second=0, microsecond=0)

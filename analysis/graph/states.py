@@ -1,7 +1,7 @@
-"""What the graph and each of its agents remember while they work.
+"""States of the graph and its agents.
 
-Only JSON, so that a checkpoint is data and nothing else; pictures are named by their digest. Each agent answers under
-a key of its own, so that two of them can work at the same time.
+They hold only JSON, so that a checkpoint is pure data; charts are referred to by digest. Each agent writes its own
+key, so that two agents can run in parallel.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ReportJson = dict[str, Any]
 
 
 class GraphInput(TypedDict):
-    """What an analysis begins with: the window, and nothing that a model could have said."""
+    """Input of the graph: the window of bars alone."""
 
     snapshot: Snapshot
 
 
 class GraphState(TypedDict):
-    """One analysis under way. `pattern_chart`, `trend_chart`: SHA-256 of the pictures shown, if any were."""
+    """State of one analysis. pattern_chart, trend_chart: SHA-256 of the charts sent to a model, if any."""
 
     snapshot: Snapshot
     indicator: NotRequired[ReportJson]
@@ -37,7 +37,7 @@ class GraphState(TypedDict):
 
 
 class DecisionInput(TypedDict):
-    """What a decision is made from: the reports, and of the window no more than its last close."""
+    """Input of the Decision agent: the three reports, and the window, of which it uses only the last close."""
 
     snapshot: Snapshot
     indicator: ReportJson
@@ -45,21 +45,20 @@ class DecisionInput(TypedDict):
     trend: ReportJson
 
 
-# What an agent was given it does not give back: two that work at the same time would both write it.
+# Agents do not return their input: two parallel agents would both write the same key.
 InputOnly = OmitFromOutput
-# What it answers it cannot be given.
 OutputOnly = OmitFromInput
 
 
 class IndicatorSubgraphState(AgentState[Any]):
-    """Messages stay in here; `indicator` is the report."""
+    """State of the Indicator agent; its messages stay private."""
 
     snapshot: Annotated[Snapshot, InputOnly]
     indicator: NotRequired[Annotated[ReportJson, OutputOnly]]
 
 
 class PatternSubgraphState(AgentState[Any]):
-    """`picture`: the chart as base64, for the model's eyes only."""
+    """State of the Pattern agent. `picture`: the chart as base64, never returned."""
 
     snapshot: Annotated[Snapshot, InputOnly]
     picture: NotRequired[Annotated[str, PrivateStateAttr]]
@@ -68,7 +67,7 @@ class PatternSubgraphState(AgentState[Any]):
 
 
 class TrendSubgraphState(AgentState[Any]):
-    """`picture`: the chart as base64, for the model's eyes only."""
+    """State of the Trend agent. `picture`: the chart as base64, never returned."""
 
     snapshot: Annotated[Snapshot, InputOnly]
     picture: NotRequired[Annotated[str, PrivateStateAttr]]
@@ -77,7 +76,7 @@ class TrendSubgraphState(AgentState[Any]):
 
 
 class DecisionSubgraphState(AgentState[Any]):
-    """Sees the reports of the others."""
+    """State of the Decision agent, with the reports of the others."""
 
     snapshot: Annotated[Snapshot, InputOnly]
     indicator: Annotated[ReportJson, InputOnly]

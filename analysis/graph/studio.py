@@ -1,8 +1,8 @@
-"""The graph as LangGraph Studio opens it: `langgraph.json` names this module.
+"""Entry point of LangGraph Studio, named by `langgraph.json`.
 
-Studio brings its own checkpointer and shows every agent with its messages. Which model is asked, its configuration says
-(a preset's `model` and `base_url`), else QUANTAGENT_STUDIO_MODEL and QUANTAGENT_STUDIO_URL; the key is in
-OPENAI_API_KEY. Nothing is stored. The input is a snapshot of bars, as `snapshot_of` makes it.
+Studio uses its own checkpointer and shows every agent with its messages. Its configuration selects the model (`model`
+and `base_url`, as in a preset), else QUANTAGENT_STUDIO_MODEL and QUANTAGENT_STUDIO_URL; the key is in OPENAI_API_KEY.
+Nothing is stored. The input is a snapshot of bars from `snapshot_of`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ MODEL = "gpt-4o-mini"
 
 
 class Configuration(TypedDict, total=False):
-    """Which model Studio asks."""
+    """Model of Studio's calls."""
 
     model: str
     base_url: str
 
 
 def studio_context(context: Any) -> AnalysisContext:
-    """The attempt of a conversation in Studio."""
+    """Return the context of an analysis in Studio."""
     configuration: Configuration = context or {}
     return _build_context(
         configuration.get("model") or os.environ.get("QUANTAGENT_STUDIO_MODEL", MODEL),
@@ -44,7 +44,7 @@ def studio_context(context: Any) -> AnalysisContext:
 
 @cache
 def _build_context(model: str, base_url: str) -> AnalysisContext:
-    """One client for as long as Studio runs: it has one event loop."""
+    """Return the context for a model; cached, as Studio's one event loop shares one client."""
     preset = ModelPreset(model=model, base_url=base_url, vision=True)
     http = httpx2.AsyncClient(transport=LiveTransport(), trust_env=False)
     return AnalysisContext(

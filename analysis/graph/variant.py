@@ -1,4 +1,4 @@
-"""The agents of a model preset as a variant, beside the rules and everybody's own strategies."""
+"""Variant of a model preset: analyses by the agents of the graph."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ STILL_BARS = 3
 
 
 class NamedPreset(NamedTuple):
-    """A preset and the name it has in the log."""
+    """A preset and its name in the log."""
 
     name: str
     preset: ModelPreset
 
 
 class Agents:
-    """Makes analyses with the graph, by a preset and its fallbacks.
+    """Variant that creates analyses with the graph, a preset and its fallbacks.
 
-    The name says which opinions are its own: those of the same preset (as far as it shapes answers), prompts, agents
-    and graph. An address, a price or a budget may change without making another variant.
+    Its name contains a digest of all that shapes an answer: preset fields in `SHAPING`, prompts, agents and graph.
+    Other fields, such as address, price or budget, may change within a variant.
     """
 
     version = AGENT_VERSION
@@ -72,9 +72,9 @@ class Agents:
         windows: Sequence[Window],
         on_result: Callable[[StoredOutcome], None],
     ) -> None:
-        """Makes and stores the opinion on each window, and tells each to `heard` as it comes.
+        """Create and store the analysis of each window; call `on_result` with each outcome as it is stored.
 
-        No model is asked about a window that is too short, or in which the market stands still.
+        Windows that are too short or without price movement get a HOLD without a model call.
         """
         jobs = [self._job(symbol, timeframe, bars, window) for window in windows]
         skipped = {job.window: why for job in jobs if (why := skip_reason(job.bars))}
@@ -88,7 +88,7 @@ class Agents:
 
         waiting = [job for job in jobs if job.window not in skipped]
         for each in self.presets if waiting else ():
-            # What the presets say is part of the recording.
+            # The presets are part of the recording.
             self._resources.calls.store_body(preset_text(each.preset))
         asyncio.run(
             generate(
@@ -103,7 +103,7 @@ class Agents:
         )
 
     def _expiry_due(self) -> datetime | None:
-        """Until when checkpoints and charts are forgotten, once a day."""
+        """Return the instant before which checkpoints and charts are to be deleted; None if done today or never."""
         now = self._resources.now()
         if self.preset.keep_days is None or self._last_cleanup == now.date():
             return None
@@ -114,7 +114,7 @@ class Agents:
         return Job(symbol, timeframe, window, bars[window.row + 1 - window.bars : window.row + 1])
 
     def _hold(self, job: Job, reason: str) -> StoredOutcome:
-        """A HOLD that no model was asked for."""
+        """Store a HOLD without calling a model."""
         analysis = FormedAnalysis(
             Decision("HOLD", reason=reason), msgspec.json.encode({"decision": {"reasons": [reason]}}).decode()
         )
@@ -125,7 +125,7 @@ class Agents:
 
 
 def skip_reason(bars: Sequence[Bar]) -> str:
-    """Why no model is asked about a window, empty where one is."""
+    """Return the reason for a HOLD without a model call; empty if the window needs a model."""
     if len(bars) < WARM_UP_BARS:
         return f"warm-up: {len(bars)} of {WARM_UP_BARS} bars"
     last = bars[-STILL_BARS:]
@@ -135,7 +135,7 @@ def skip_reason(bars: Sequence[Bar]) -> str:
 
 
 def variant_digest(presets: Sequence[NamedPreset]) -> str:
-    """SHA-256 over all that shapes an opinion: presets, prompts, agents and graph."""
+    """Return the SHA-256 of all that shapes an analysis: presets, prompts, agents and graph."""
     shaping = [
         {name: value for name, value in json.loads(preset_text(each.preset)).items() if name in SHAPING}
         for each in presets

@@ -22,6 +22,7 @@ REMEDIES: dict[str, str] = {
     # --- engine.audit ---
     # --- analysis ---
     "ANALYSES_FAILED": "`quantagent analyses list --failed` shows why, and `quantagent analyses make --retry` retries",
+    "MODEL_UNAVAILABLE": "check that the model can be reached, and run the command again with --retry",
     "RECORDING_MISSING": "make a new analysis with `quantagent analyze`",
     "STRATEGY_CHANGED": "run `quantagent check-lookahead` if it was not changed",
     # --- projections ---

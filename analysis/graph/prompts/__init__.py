@@ -1,4 +1,4 @@
-"""What each agent is told: `<agent>.md` beside this file. A changed prompt is another variant, by its digest."""
+"""System prompts of the agents (`<agent>.md` in this folder). A changed prompt changes the variant's digest."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ TABLE_MEDIUM = "as a table of prices"
 
 @cache
 def prompt(agent: str) -> str:
-    """The text of an agent's prompt, as it lies in the file."""
+    """Return the text of an agent's prompt file."""
     return Path(__file__).with_name(f"{agent}.md").read_text(encoding="utf-8")
 
 
 def system_prompt(agent: str, has_vision: bool) -> str:
-    """The prompt of an agent, for a model that sees pictures or for one that reads tables."""
+    """Return the prompt of an agent, for a model that receives images or one that receives tables."""
     return prompt(agent).replace("{medium}", CHART_MEDIUM if has_vision else TABLE_MEDIUM)
 
 
 def digest(agent: str) -> str:
-    """SHA-256 of all that an agent may be told: its prompt with either word for what it sees."""
+    """Return the SHA-256 of both versions of an agent's prompt."""
     return sha256("\0".join(system_prompt(agent, sighted) for sighted in (True, False)).encode()).hexdigest()
