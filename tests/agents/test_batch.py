@@ -280,7 +280,7 @@ def test_a_model_that_is_down_ends_a_generation(models: ModelServer, concurrency
     assert said.isprintable()
     assert len(said) < 400
     assert "503" in said
-    assert said.endswith("--retry.")
+    assert down.value.code == "MODEL_UNAVAILABLE"
     models.reset()
     formed = world.analyse(agents, last=16, retry=True)
     assert (formed.failed, formed.made) == (0, 16)

@@ -106,7 +106,7 @@ def test_recording_the_same_question_again_is_success_and_changes_nothing(calls:
 def test_a_text_that_is_not_the_one_of_its_digest_is_refused_and_leaves_nothing(
     calls: CallLog, request_text: str, response: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"the re(quest|sponse) is not"):
+    with pytest.raises(ValueError, match=r"the re(quest|sponse) (is not|does not have)"):
         calls.record(question(), request_text, response)
     assert calls.calls_for(ID, 1) == []
     with pytest.raises(NotFound):
