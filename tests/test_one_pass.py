@@ -4,7 +4,7 @@ from pathlib import Path
 
 from engine.clock import now
 from engine.core.config import digest_of
-from engine.core.events import Environment, OrderFilled
+from engine.core.events import Environment, OrderFilled, OrderPlaced, RiskDecided, SignalRaised, Verdict
 from engine.core.market import Timeframe
 from engine.data.catalogue import PostgresCatalogue
 from engine.data.signals import ImportedAnalyst, read_signals, save_signals
@@ -12,6 +12,7 @@ from engine.data.timeline import time_slices
 from engine.runtime import runs
 from engine.runtime.session import Journal, Session
 from engine.store import Cause
+from engine.store.codec import stored_name
 from engine.store.postgres import PostgresStore
 from projections.queries import Queries
 from projections.runner import Runner
@@ -24,26 +25,36 @@ def test_one_bar_becomes_a_fill_on_the_screen(dsn: str, tmp_path: Path) -> None:
     # 1. A bar enters the catalogue. It is labelled by its open and its close, and known at its close.
     bars = walk("AAA", seed=100, count=60, start=100.0, sigma=0.005)
     PostgresCatalogue(dsn).add("AAA", Timeframe.H1, bars, source="test", learned_at=now())
-    # 2. An analyst looks at bars that have closed, and wishes: LONG, SHORT, FLAT or HOLD.
+    # 2. An analyst looks at bars that have closed, and decides: LONG, SHORT, FLAT or HOLD.
     analyst = ImportedAnalyst(file := read_signals(write_signals(tmp_path / "crossing.csv", [bars])))
-    # 3. The session takes the market's instants in order; rules decide; facts go to the log.
+    # 3. The session takes the market's instants in order; rules decide; events go to the log.
     config = golden_config(["AAA"], cash=100_000, quantity=10, decimals=4, periods=365)
     with PostgresStore(dsn) as store:
         save_signals(store, dsn, file, ME.actor)
-        asked = runs.request(
+        requested = runs.request(
             Environment.BACKTEST, config, profile="golden", dataset_digest="", variant=file.variant,
             start=bars[0].opened_at, end=bars[-1].closed_at,
         )  # fmt: skip
-        asked = runs.start_run(store, asked, bars[0].opened_at, ME.actor)
-        journal = Journal(store, runs.book_stream(asked.run_id), ME)
+        requested = runs.start_run(store, requested, bars[0].opened_at, ME.actor)
+        journal = Journal(store, runs.book_stream(requested.run_id), ME)
         session = Session(config, digest_of(config), analyst, journal)
-        decided = [event for moment in time_slices([bars]) for event in session.advance(moment)]
-        runs.end_run(store, asked, session, journal, bars[-1].closed_at, ME.actor)
-        fill = next(event for event in decided if isinstance(event, OrderFilled))
+        decided = [event for time_slice in time_slices([bars]) for event in session.advance(time_slice)]
+        runs.end_run(store, requested, session, journal, bars[-1].closed_at, ME.actor)
+        # The first intent led to these events, in this order; the log holds them under their stored names.
+        first = [
+            event for event in decided if isinstance(event, SignalRaised | RiskDecided | OrderPlaced | OrderFilled)
+        ]
+        assert [stored_name(event) for event in first[:4]] == [
+            "SignalRaised.v2", "RiskDecided.v1", "OrderPlaced.v3", "OrderFilled.v2"
+        ]  # fmt: skip
+        ruling, fill = first[1], first[3]
+        assert isinstance(ruling, RiskDecided)
+        assert isinstance(fill, OrderFilled)
+        assert (ruling.verdict, ruling.quantity) == (Verdict.APPROVED, 10)
         # 4. Read models are projected from the log.
         Runner(store, PostgresCatalogue(dsn), dsn).catch_up()
     # 5. The screen shows the row: decided at a bar's close, filled at the next bar's open.
     with Queries(dsn) as queries:
-        shown = queries.fills(asked.run_id)[0]
+        shown = queries.fills(requested.run_id)[0]
     following = next(bar for bar in bars if bar.opened_at == fill.decided_at)
     assert (shown["at"], shown["price"]) == (following.opened_at, following.open)
