@@ -1,1 +1,1 @@
-"""The read side: tables projected from the log and the bars. Never appends."""
+"""The read side: tables projected from the log and the bars. Never appends events."""

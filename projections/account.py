@@ -1,4 +1,4 @@
-"""A run's account folded from its events: what both its rows and its figures are made from. No I/O but `history`."""
+"""Account of a run folded from its events, the basis of its rows and figures. No I/O except `load_run_events`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CONSUMED_EVENTS = frozenset(event_names([RunRequested, RunStarted, RunEnded, Run
 
 
 class RunAccount:
-    """moves: fills and other movements of cash; consulted: the analyses the run has read, each with the version
-    it read; both in order.
+    """Account of a run.
 
-    latest_at: how far it has come in market time.
+    movements: fills and other movements of cash, in order; consulted: the analyses that the run has read and their
+    versions, in order; latest_at: market time of the latest event.
     """
 
     def __init__(self, request: RunRequested) -> None:
@@ -45,11 +45,11 @@ class RunAccount:
 
     @property
     def is_live(self) -> bool:
-        """Whether the run's figures must be kept up while it goes on."""
+        """True if the run's figures must be updated while it is running."""
         return self.request.environment is Environment.PAPER
 
     def apply(self, recorded: LogEntry) -> list[Trade]:
-        """Takes one event of the run; the trades it changed."""
+        """Apply one event of the run and return the trades it changed."""
         event = recorded.event
         if isinstance(event, RunEnded | RunFailed):
             self.ended = True
@@ -70,15 +70,15 @@ class RunAccount:
 
 
 def stream_run_id(recorded: LogEntry) -> str | None:
-    """The run an event belongs to; None for the events of no run."""
+    """Return the run an event belongs to; None for other events."""
     kind, _, run_id = recorded.stream.partition(":")
     return run_id if kind in ("run", "book") else None
 
 
 def load_run_events(store: Store, run_id: str, before: int) -> list[LogEntry]:
-    """A run's facts up to a position, in order, the request first.
+    """Return a run's events before a position, in order, the request first.
 
-    Raises `BadInput` for a run that had ended by then, or had not begun: nothing of it can follow.
+    Raise `BadInput` for a run that had ended by then or had not started, because no event of it can follow.
     """
     entries = [row for stream in (run_stream(run_id), book_stream(run_id)) for row in store.read(stream)]
     entries = sorted((row for row in entries if row.position < before), key=lambda row: row.position)

@@ -1,4 +1,4 @@
-"""The books of all runs: accounts, positions, signals, verdicts, orders, fills and trades."""
+"""Projection of the books of all runs: accounts, positions, signals, verdicts, orders, fills and trades."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from projections.runs import RunView
 
 
 class Books:
-    """Remembers the runs that have not ended. One that it has not seen from its beginning is read again."""
+    """Projection that keeps unfinished runs in memory; a run not seen from its beginning is read again."""
 
     name = "books"
     consumes = CONSUMED_EVENTS

@@ -1,4 +1,4 @@
-"""The stored analyses, one row each, and the model calls behind them. Pure but for short streams it reads again."""
+"""Projection of stored analyses and their model calls. Pure except for rereading short streams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from projections.tables import Row
 
 
 class Analyses:
-    """Remembers nothing: of an analysis that was tried before, its stream tells whether there is an opinion yet."""
+    """Stateless projection: the stream of a repeated analysis shows if an earlier attempt succeeded."""
 
     name = "analyses"
     consumes = frozenset(event_names([AnalysisMade, AnalysisFailed]))
@@ -39,7 +39,7 @@ class Analyses:
     def reset(self) -> None: ...
 
     def _has_earlier_analysis(self, recorded: LogEntry) -> bool:
-        """The first opinion in a stream is the analysis, whatever is tried after it."""
+        """Return True if an earlier attempt succeeded: the first success in a stream is the analysis."""
         if recorded.version == 1:
             return False
         before = (row for row in self._store.read(recorded.stream) if row.version < recorded.version)
@@ -69,7 +69,7 @@ def _row(recorded: LogEntry, outcome: AnalysisOutcome) -> Row:
 
 
 def _work_cells(work: GraphWork | None) -> Row:
-    """What a graph of agents tells of its work; empty texts and nulls where none was at work."""
+    """Return the cells on the work of the graph of agents; empty texts and nulls for an analysis without one."""
     if work is None:
         return {name: "" if kind == "text" else None for name, kind, *_ in tables.WORK}
     cells = {name: getattr(work, name) for name, *_ in tables.WORK}

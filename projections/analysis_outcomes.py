@@ -1,4 +1,4 @@
-"""Every opinion a run consulted, judged by the price four hours later."""
+"""Outcomes of the analyses that a run consulted, by the price four hours later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ OUTCOME_HORIZON = timedelta(hours=4)
 
 
 def decision_rows(intents: Iterable[tuple[datetime, Intent]], bars_by_symbol: Sequence[Sequence[Bar]]) -> Iterator[Row]:
-    """One row per opinion. Right: the close four hours later lies on the side it said; unchanged is neither."""
+    """Yield one row per intent. It was right if the close four hours later moved in its direction; an unchanged close
+    is neither right nor wrong."""
     closes = {bars[0].symbol: {bar.closed_at: bar.close for bar in bars} for bars in bars_by_symbol if bars}
     for at, intent in intents:
         yield _row(at, intent, closes)

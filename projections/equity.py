@@ -1,4 +1,4 @@
-"""The curve of a run: its equity at every instant a bar closed, from fills and bars."""
+"""Equity curve of a run: its equity at every close of a bar, from fills and bars."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class EquityPoint(NamedTuple):
 def equity_curve(
     config: RunConfig, movements: Sequence[OrderFilled | CashAdjusted], bars_by_symbol: Sequence[Sequence[Bar]]
 ) -> list[EquityPoint]:
-    """Equity with every position at the last known close of its symbol.
+    """Return the equity at each close, with every position at the last known close of its symbol.
 
-    A fill at the open of a bar that begins as another one closes is not part of the closing one's equity. `moves`:
-    fills and other movements of cash, in order; the bars of converting symbols belong to those given.
+    A fill at the open of a bar that begins as another one closes is not part of the closing one's equity. movements:
+    fills and other movements of cash, in order; bars_by_symbol: includes the bars of currency rates.
     """
     cash, highest = config.cash, config.cash
     quantities: dict[Symbol, Decimal] = {}
@@ -54,7 +54,7 @@ def equity_curve(
 
 
 def _is_past(movement: OrderFilled | CashAdjusted, at: datetime) -> bool:
-    """Whether a movement belongs to what was before an instant, or happened inside a bar that closes at it."""
+    """Return True if a movement happened before an instant, or inside a bar that closes at it."""
     if isinstance(movement, CashAdjusted):
         return movement.at <= at
     return movement.at < at or (movement.at == at and movement.bar_opened_at < at)

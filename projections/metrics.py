@@ -1,9 +1,9 @@
-"""How well a run did: pure functions of its equity and its trades.
+"""Performance metrics of a run: pure functions of its equity and its trades.
 
-A return is measured per session of the run's markets; ratios are annualised with the number of returns a year that
-their spacing shows, unless the profile declares one. A ratio that is undefined, or rests on fewer than 30 returns, is
-None and never 0 or infinite. Amounts are Decimals in the account's currency; shares and
-ratios are floats, and losses are negative shares.
+Returns are measured per session of the run's markets; ratios are annualized with the number of returns per year
+estimated from their spacing, unless the profile declares one. A ratio that is undefined, or based on fewer than 30
+returns, is None and never 0 or infinite. Amounts are Decimals in account currency; fractions and ratios are floats,
+and losses are negative fractions.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from engine.core.money import ZERO, div, neg, sub, total
 from projections.sample_size import MIN_DURATION, MIN_RETURNS
 
 _YEAR = timedelta(days=365.25)
-# A standard deviation below this is what rounding to floats leaves of equal returns.
+# A standard deviation below this is rounding noise of equal returns.
 _NOISE = 1e-14
 
 
 class Metrics(msgspec.Struct, frozen=True):
-    """total_trades, win_rate, profit_factor, expectancy (mean net profit), gross_profit and gross_loss (both at least
-    0) are of closed trades, net of fees; a trade that breaks even is no win. Open trades count in equity only.
+    """Metrics of a run.
 
-    total_pnl: last equity less the start; total_return: that as a share of the start.
+    total_trades, win_rate, profit_factor, expectancy (mean net profit), gross_profit and gross_loss (both at least 0)
+    are of closed trades, net of fees; a trade that breaks even is not a win. Open trades count in equity only.
+    total_pnl: last equity less the start; total_return: that as a fraction of the start.
     sharpe_ratio: mean / standard deviation (ddof 1) of the returns above the risk-free rate, x sqrt(annualisation).
     sortino_ratio: mean / root mean square of the negative returns over all of them, x sqrt(annualisation).
     volatility: standard deviation (ddof 1) of the returns x sqrt(annualisation).
-    max_drawdown: lowest equity of any bar as a share of the highest before it (the start included), less 1.
+    max_drawdown: lowest equity of any bar as a fraction of the highest before it (including the start), less 1.
     cagr: yearly growth over the calendar time (years of 365.25 days) from the first bar's open to the last one's close.
     calmar_ratio: cagr / |max_drawdown|.
-    days: number of returns; annualisation: returns a year.
-    The first three need 30 returns, cagr and calmar_ratio 30 days; see `projections.sample_size`.
-    bar_sharpe_ratio: the Sharpe ratio of returns per bar with bars_per_year, if those were declared; not comparable
-    with sharpe_ratio.
+    days: number of returns; annualisation: returns per year.
+    sharpe_ratio, sortino_ratio and volatility need 30 returns, cagr and calmar_ratio 30 days; see
+    `projections.sample_size`.
+    bar_sharpe_ratio: the Sharpe ratio of returns per bar with bars_per_year, if declared; not comparable with
+    sharpe_ratio.
     """
 
     total_trades: int
@@ -75,13 +77,12 @@ def metrics(
     risk_free: float = 0.0,
     bars_per_year: int | None = None,
 ) -> Metrics:
-    """All figures of a run.
+    """Return all metrics of a run.
 
     equity: (close of the bar, marked equity) for every bar, in order; closed_pnl: net profit of every closed trade;
-    session_of: the end of the session that a close belongs to, so that of each session the last close counts; without
-    it every bar is a session. periods_per_year: returns a year; None: as their spacing shows. risk_free: yearly rate
-    as a share.
-    Raises `ValueError` for a start that is not above 0: no return has a meaning then.
+    session_of: returns the end of the session of a close, so that the last close of each session counts; by default
+    every bar is a session. periods_per_year: returns per year; None to estimate it from their spacing. risk_free:
+    yearly rate as a fraction. Raise `ValueError` for a start that is not above 0, because returns are undefined then.
     """
     if start_equity <= 0:
         raise ValueError(f"start_equity must be above 0, not {start_equity}")
@@ -122,7 +123,7 @@ def metrics(
 def session_equity(
     equity: Sequence[tuple[datetime, Decimal]], session_of: Callable[[datetime], datetime]
 ) -> list[tuple[datetime, Decimal]]:
-    """The last equity of each session, with the session's end. Sessions without a bar are left out."""
+    """Return the last equity of each session, with the session's end. Sessions without a bar are left out."""
     found: dict[datetime, Decimal] = {}
     end: datetime | None = None
     for at, value in equity:
@@ -133,9 +134,10 @@ def session_equity(
 
 
 def returns_per_year(instants: Sequence[datetime]) -> int:
-    """How many returns a year has, by the mean distance of their instants: of 365, 252, 52 and 12 the nearest in ratio.
+    """Return the number of returns per year, estimated from their mean distance.
 
-    365 sessions around the clock, 252 of an exchange, or weeks, or months. Without a distance 252.
+    The nearest in ratio of 365 (sessions around the clock), 252 (exchange sessions), 52 (weeks) and 12 (months); 252
+    for fewer than two instants.
     """
     if len(instants) < 2 or instants[-1] <= instants[0]:
         return 252
@@ -144,7 +146,7 @@ def returns_per_year(instants: Sequence[datetime]) -> int:
 
 
 def drawdowns(equity: Sequence[tuple[datetime, Decimal]], start_equity: Decimal) -> list[tuple[datetime, float]]:
-    """At each bar, how far equity lies below its highest value so far (the start included): a share, 0 or negative."""
+    """Return at each bar the equity relative to its highest value so far (including the start), less 1: at most 0."""
     if not equity:
         return []
     values = np.array([float(value) for _, value in equity])
@@ -154,7 +156,7 @@ def drawdowns(equity: Sequence[tuple[datetime, Decimal]], start_equity: Decimal)
 
 
 def _returns(values: Sequence[Decimal]) -> NDArray[np.float64] | None:
-    """Changes from each value to the next as shares; None if there are too few or one starts at or below 0."""
+    """Return relative changes from each value to the next; None if there are too few or one starts at or below 0."""
     levels = np.array([float(value) for value in values])
     if len(levels) < MIN_RETURNS + 1 or levels[:-1].min() <= 0:
         return None
@@ -182,7 +184,7 @@ def _sortino(returns: NDArray[np.float64] | None, periods: int) -> float | None:
 
 
 def _cagr(start: Decimal, equity: Sequence[tuple[datetime, Decimal]], bar_length: timedelta) -> float | None:
-    """None for less than 30 days, for equity below 0, and for growth that no float holds."""
+    """Return the yearly growth; None for less than 30 days, for equity below 0, and if it overflows a float."""
     if not equity or equity[-1][1] < ZERO:
         return None
     duration = equity[-1][0] - equity[0][0] + bar_length

@@ -1,4 +1,4 @@
-"""The versions of model presets, and when which one became a default. Pure but for short streams it reads again."""
+"""Projection of model presets: their versions and activations. Pure except for rereading short streams."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from projections.tables import Row
 
 
 class Models:
-    """Remembers nothing: which version of a preset an event saves is counted in the preset's stream."""
+    """Stateless projection: the number of a version is counted in the preset's stream."""
 
     name = "models"
     consumes = frozenset(event_names([ModelSaved, ModelActivated]))

@@ -1,4 +1,4 @@
-"""Signals, verdicts, orders and fills: the rows that follow each of their events."""
+"""Rows of signals, verdicts, orders and fills."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from projections.tables import Row, Table
 
 
 class OrdersView:
-    """Remembers signals and orders of one run, so that each changed row is complete."""
+    """Fold of one run's events that keeps signals and orders, so that each changed row is complete."""
 
     def __init__(self) -> None:
         self._signals: dict[str, Row] = {}

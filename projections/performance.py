@@ -1,6 +1,6 @@
-"""How runs have done: judged opinions, equity and metrics, from a run's account and the bars.
+"""Performance of runs: outcomes of analyses, equity and metrics, from a run's account and the bars.
 
-Written when a run ends, and after every page for a paper run that goes on.
+Written when a run ends, and after every page for a running paper run.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from projections.tables import Row
 
 TimedIntent = tuple[datetime, Intent]
 
-# Of opinions that pass by: a run usually follows the analyses made for it.
+# Number of intents kept while projecting: a run usually follows the analyses made for it.
 INTENT_CACHE_SIZE = 50_000
 
 
 class Performance:
-    """Remembers the accounts of runs that have not ended, and the latest opinions, to spare reading them again."""
+    """Projection of performance. Caches the accounts of unfinished runs and the latest intents."""
 
     name = "performance"
     consumes = CONSUMED_EVENTS
@@ -68,7 +68,7 @@ class Performance:
         self._changed.clear()
 
     def reset(self) -> None:
-        # What was heard stays: a fact never changes.
+        # The cache of intents stays valid: events never change.
         self._accounts.clear()
         self._run_intents.clear()
         self._changed.clear()
@@ -96,11 +96,11 @@ class Performance:
 
     def _result_rows(self, account: RunAccount) -> Iterator[RowChange]:
         request, config = account.request, account.request.config
-        # A paper run was asked before its end was known, and may have gone on since.
+        # The end of a paper run is not known when it is requested, and the run may have continued since.
         end = max(request.end, account.latest_at) if account.is_live else request.end
         bars = bars_seen(self._catalogue, self._store, request, config.data_symbols, end)
         if account.is_live or account.book.ended:
-            # The account has not seen the later bars of its range: they are still to come, or it ended before them.
+            # Leave out bars that the account has not processed: a paper run may reach them later, an ended one never.
             bars = [[bar for bar in series if bar.closed_at <= account.latest_at] for series in bars]
         curve = equity_curve(config, account.movements, bars)
         for point in curve:
@@ -110,7 +110,7 @@ class Performance:
             yield tables.DECISIONS, {**account.scope, **row}
 
     def _consulted_intents(self, account: RunAccount) -> list[TimedIntent]:
-        """Every opinion the run has consulted, in order."""
+        """Return the intent of every analysis the run has consulted, in order."""
         if account.request.variant.startswith(VARIANT_PREFIX):
             imported = ImportedAnalyst(load_signals(self._store, self._dsn, account.request.variant)).by_id()
             return [imported[analysis_id] for analysis_id, _ in account.consulted]

@@ -1,4 +1,4 @@
-"""The account and its positions as the latest event leaves them."""
+"""Rows of the account and its positions after the latest event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from projections.tables import Row, Table
 
 
 class PortfolioView:
-    """Remembers the latest price of each symbol that a mark or a fill has told, which the book itself does not keep."""
+    """Fold of a run's account. Keeps the latest price of each symbol from marks and fills, which the book does not."""
 
     def __init__(self) -> None:
         self.opened = False
@@ -49,13 +49,13 @@ class PortfolioView:
                 self._day_start_equity, self._rolled_at = event.equity, event.at
 
     def _mark(self, at: datetime, book: Book) -> None:
-        """Every position at the latest price that is known of it."""
+        """Value every position at the latest known price."""
         self._marked_at, self._equity = at, book.equity(self._marks)
         costs = total(position.cost for position in book.positions.values())
         self._unrealised = sub(sub(self._equity, book.cash), costs)
 
     def row(self, book: Book) -> Row:
-        """The account as it stands."""
+        """Return the row of the account."""
         return {
             "cash": book.cash,
             "free_cash": book.free_cash,

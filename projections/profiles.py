@@ -1,4 +1,4 @@
-"""The versions of profiles, and when which one became a default. Pure but for one short stream it reads again."""
+"""Projection of profiles: their versions and activations. Pure except for rereading short streams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from projections.tables import Row
 
 
 class Profiles:
-    """Remembers nothing: which version of a profile an event saves is counted in the profile's stream."""
+    """Stateless projection: the number of a version is counted in the profile's stream."""
 
     name = "profiles"
     consumes = frozenset(event_names([ProfileSaved, ProfileActivated]))
@@ -51,7 +51,7 @@ class Profiles:
 
 
 def version_number(store: Store, recorded: LogEntry) -> int:
-    """The how-manieth of its kind an event is in its stream, from 1."""
+    """Return the ordinal of an event among those of its type in its stream, from 1."""
     before = (row for row in store.read(recorded.stream) if row.version <= recorded.version)
     return sum(type(row.event) is type(recorded.event) for row in before)
 
@@ -59,7 +59,7 @@ def version_number(store: Store, recorded: LogEntry) -> int:
 def activation_row(recorded: LogEntry, activated: ProfileActivated | ModelActivated) -> Row:
     return {
         "scope": activated.scope,
-        # The end of a default names none: whose it was is the stream's name.
+        # The end of a default names no document; the stream does.
         "name": activated.name or recorded.stream.partition(":")[2],
         "digest": activated.digest or None,
         "at": recorded.meta.recorded_at,

@@ -1,4 +1,4 @@
-"""What a projection is: a fold of events into the rows of its tables. The runner reads, and keeps its position."""
+"""Protocol of projections: folds of events into rows. The runner reads the events and keeps the position."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RowChange = tuple[Table, Row]
 
 
 class Projection(Protocol):
-    """A fold that may remember what it has seen, so that each row it gives is complete.
+    """A fold of events, with state if needed to return complete rows.
 
-    `consumes` are the stored names it cannot go on without; it is offered the others too. `streams` are the kinds of a
-    run's streams (`run`, `book`) that its rows follow from: a run that cannot be projected is set aside by itself.
+    consumes: stored event names that must not be skipped; other events are passed as well. streams: the kinds of a
+    run's streams (`run`, `book`) that its rows are made from; a run that cannot be projected is set aside alone.
     """
 
     @property
@@ -33,15 +33,15 @@ class Projection(Protocol):
     def streams(self) -> frozenset[str]: ...
 
     def apply(self, recorded: LogEntry) -> Iterable[RowChange]:
-        """The rows that an event changes, complete. Events come in order, each once unless `forget` is called."""
+        """Return the complete rows that an event changes. Events come in order, each once unless `reset` is called."""
         ...
 
     def flush(self) -> Iterable[RowChange]:
-        """The rows that follow from all events since the last call."""
+        """Return the rows that follow from all events since the last call."""
         ...
 
     def reset(self) -> None:
-        """Drops what is remembered: what comes next need not follow what was seen last."""
+        """Drop all state; the next event need not follow the last one."""
         ...
 
 
@@ -53,12 +53,12 @@ class ChangedRows(NamedTuple):
 
 
 def must_stop_at(projection: Projection, name: str) -> bool:
-    """Whether a projection must not go past an event of this name unread; what nobody knows may concern everybody."""
+    """Return True if a projection must not skip an unreadable event of this name; unknown names may concern any."""
     return name in projection.consumes or name not in TYPES
 
 
 def project(projection: Projection, page: Sequence[LogEntry]) -> list[ChangedRows]:
-    """The rows that a page of events changes."""
+    """Return the rows that a page of events changes."""
     changed = {table.name: ChangedRows(table, {}) for table in TABLES if table.projection == projection.name}
     keys = {name: cell_getter(rows.table.key) for name, rows in changed.items()}
     for recorded in page:
@@ -70,14 +70,14 @@ def project(projection: Projection, page: Sequence[LogEntry]) -> list[ChangedRow
 
 
 def cell_getter(columns: Sequence[str]) -> Callable[[Row], Any]:
-    """What takes the values of some columns out of a row; of one column, the value alone."""
+    """Return a function that gives the values of some columns of a row; for one column, the value itself."""
     return itemgetter(*columns)
 
 
 def write_rows(conn: Connection[Any], schema: str, changed: Iterable[ChangedRows]) -> None:
-    """Puts rows in the place of those they replace, inside the caller's transaction.
+    """Replace rows by their new versions, inside the caller's transaction.
 
-    Deleted and copied, not upserted: COPY is several times faster, and needs no temporary table to go through.
+    Rows are deleted and copied, not upserted: COPY is several times faster and needs no temporary table.
     """
     for table, by_key in changed:
         _delete(conn, schema, table, by_key.values())

@@ -1,7 +1,7 @@
-"""Runs that a projection has set aside: which, at which event, why, and when another attempt is worth its time.
+"""Runs that a projection has set aside: the failing event, the reason, and the condition for another attempt.
 
-A run that cannot be projected has no rows in the tables of that projection, and no other run is affected. It is tried
-again once something it was made from has changed: the program, the bars, or the event it failed at.
+A run that cannot be projected has no rows in the tables of that projection, and no other run is affected. It is retried
+when one of its inputs has changed: the program, the bars, or the event it failed at.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from projections.account import stream_run_id
 from projections.schemas import Connection
 from projections.tables import VERSION
 
-# A stream's name as the metadata of its events has it; the name is believed only if its identifier is the row's.
+# A stream's name in the metadata of its events; it is trusted only if its identifier is that of the row.
 _NAME = re.compile(rb',{"stream":"((?:run|book):[^"\\]{1,200})"')
 _ROWS_SCANNED = 100
 
@@ -49,7 +49,7 @@ def event_owner(recorded: LogEntry) -> EventOwner | None:
 
 
 def find_owner_at(conn: Connection, position: int) -> EventOwner | None:
-    """The owner of an event that cannot be read, from the rows of its stream; None where no row of them names one."""
+    """Return the owner of an event that cannot be read, from the rows of its stream; None if no row names one."""
     rows = conn.execute(
         "SELECT originator_id, state FROM quantagent.events WHERE originator_id = "
         "(SELECT originator_id FROM quantagent.events WHERE notification_id = %s) ORDER BY originator_version LIMIT %s",
@@ -64,7 +64,7 @@ def find_owner_at(conn: Connection, position: int) -> EventOwner | None:
 
 
 def run_events(store: Store, run_id: str, until: int) -> list[LogEntry]:
-    """Every event of a run up to a position, in the log's order. Raises what reading them raises."""
+    """Return every event of a run up to a position, in log order. Errors of reading are passed on."""
     rows = [row for stream in (run_stream(run_id), book_stream(run_id)) for row in store.read(stream)]
     return sorted((row for row in rows if row.position <= until), key=lambda row: row.position)
 
@@ -75,13 +75,13 @@ def list_set_aside(conn: Connection, schema: str) -> list[SetAside]:
 
 
 def set_aside_run_ids(conn: Connection, schema: str, projection: str) -> set[str]:
-    """The runs whose events a projection passes over."""
+    """Return the runs whose events a projection skips."""
     query = SQL("SELECT run_id FROM {} WHERE projection = %s").format(_table(schema))
     return {run_id for (run_id,) in conn.execute(query, (projection,))}
 
 
 def set_run_aside(conn: Connection, schema: str, run: SetAside, known_at: object) -> None:
-    """Sets a run aside: takes its rows out of the projection's tables and notes why, in the caller's transaction."""
+    """Delete a run's rows from the projection's tables and record the reason, in the caller's transaction."""
     for table in tables.TABLES:
         if table.projection == run.projection and "run_id" in table.names:
             delete = SQL("DELETE FROM {} WHERE run_id = %s").format(Identifier(schema, table.name))
@@ -97,7 +97,7 @@ def set_run_aside(conn: Connection, schema: str, run: SetAside, known_at: object
 
 
 def _insert_run_row(conn: Connection, schema: str, run_id: str) -> None:
-    """A line in the list of runs for one whose own stream cannot be read: what its first event still shows."""
+    """Insert a row into the list of runs for a run whose stream cannot be read, with the readable request fields."""
     query = "SELECT state FROM quantagent.events WHERE originator_id = %s ORDER BY originator_version LIMIT 1"
     (state,) = conn.execute(query, (stream_id(run_stream(run_id)),)).fetchone() or (b"",)
     try:
@@ -127,7 +127,7 @@ def delete_set_aside(conn: Connection, schema: str, run: SetAside) -> None:
 
 
 def list_retryable(conn: Connection, schema: str, known_at: object) -> list[SetAside]:
-    """The runs set aside of which something they are made from has changed since the last attempt."""
+    """Return the runs set aside of which an input has changed since the last attempt."""
     query = SQL(
         "SELECT projection, run_id, position, reason FROM {} s WHERE tried_with IS DISTINCT FROM {} "
         "ORDER BY projection, s.position, run_id"
@@ -140,7 +140,7 @@ def _inputs(known_at: object) -> str:
 
 
 def _input_fingerprint(position: SQL) -> Composed:
-    """A text that changes with the program, the bars and the event at a position."""
+    """Return the expression for a text that changes with the program, the bars and the event at a position."""
     return SQL(
         "concat_ws(' ', %s::text, (SELECT e.topic || ' ' || md5(e.state) FROM quantagent.events e "
         "WHERE e.notification_id = {}))"

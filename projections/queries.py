@@ -1,4 +1,4 @@
-"""Questions to the read tables, for commands and pages. Rows come back as dictionaries in a stable order."""
+"""Queries of the read tables, for commands and pages. Rows are dictionaries in a stable order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from projections.schemas import VIEWS_SCHEMA
 Rows = list[dict[str, Any]]
 STATEMENT_TIMEOUT = "5s"
 PAGE = 500
-# Between the commits of two projections; a page must not wait longer for one that has stopped.
+# Time for two projections to commit the same event; a page must not wait longer for one that has stopped.
 SNAPSHOT_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 CostGrouping = Literal["analysis", "run", "day", "variant"]
@@ -34,21 +34,20 @@ _GROUPS: dict[CostGrouping, LiteralString] = {
 
 
 class MetricsMissing(QuantagentError):
-    """Runs that have ended and have no metrics; `missing`: why, by run id, None where no projection says it."""
+    """Finished runs without metrics; missing: the reason by run id, None if no projection has recorded one."""
+
+    default_code = "METRICS_MISSING"
 
     def __init__(self, missing: Mapping[str, str | None]) -> None:
         reasons = ((run_id[:8], reason or "the read models are behind") for run_id, reason in missing.items())
         described = "; ".join(f"{run_id} ({reason})" for run_id, reason in reasons)
-        super().__init__(
-            f"the metrics of run {described} are missing; its events are stored, and `quantagent projections status` "
-            "says what the read models lack."
-        )
+        super().__init__(f"the metrics of run {described} are missing; its events are stored.")
         self.missing = dict(missing)
 
 
 class ReadAt(NamedTuple):
-    """A moment of the read tables: the event that books have come to and the one that figures have, the same as a rule,
-    and when (UTC, wall clock)."""
+    """State of the read tables: positions of the books and of the figures, usually equal, and time of the last update
+    (UTC, wall clock)."""
 
     position: int
     figures: int
@@ -69,7 +68,7 @@ class Queries:
         self._conn.close()
 
     def alive(self) -> bool:
-        """Whether the connection still answers; a page that keeps one open asks before each use."""
+        """Return True if the connection works; a page that keeps one open checks before each use."""
         try:
             self._conn.execute("SELECT 1")
         except psycopg.Error:
@@ -78,9 +77,9 @@ class Queries:
 
     @contextmanager
     def snapshot(self) -> Generator[ReadAt]:
-        """Answers everything inside from one moment of the tables, and says which; may be nested.
+        """Open a transaction in which all queries see one state of the tables; return that state. May be nested.
 
-        Waits shortly where books and figures have not come to the same event; where one has stopped, both are told.
+        Waits briefly for books and figures to reach the same event; if one has stopped, their positions differ.
         """
         if self._at is not None:
             yield self._at
@@ -120,7 +119,7 @@ class Queries:
         until: datetime | None = None,
         limit: int | None = None,
     ) -> Rows:
-        """Runs with their main figures, newest first; since and until: when they were requested, the end excluded."""
+        """Return runs with their main figures, newest first; since, until: time of the request, the end excluded."""
         query = self._runs_query() + SQL(
             "WHERE (%s::text IS NULL OR r.environment = %s) AND (%s::text IS NULL OR r.label = %s) "
             "AND (%s::timestamptz IS NULL OR r.requested_at >= %s) "
@@ -131,16 +130,16 @@ class Queries:
         return self._rows(query, *chosen, limit)
 
     def run(self, prefix: str) -> dict[str, Any]:
-        """The run whose id begins with `prefix`, in any environment.
+        """Return the run whose id begins with `prefix`, in any environment.
 
-        `latest` is the newest that a user requested: no replay with the label of the demo. Raises `NotFound` for none
-        or several.
+        `latest` is the newest run that is not a replay of the demo, if there is one. Raise `NotFound` if no run or
+        several match.
         """
         if prefix == "latest":
             known = self.runs()
             wanted = [row for row in known if (row["environment"], row["label"]) != ("replay", "demo")]
             if not known:
-                raise NotFound("there is no run yet: `quantagent backtest` makes one.")
+                raise NotFound("there is no run yet.", "RUNS_MISSING")
             return (wanted or known)[0]
         found = (
             self._rows(self._runs_query() + SQL("WHERE left(r.run_id, %s) = %s LIMIT 2"), len(prefix), prefix)
@@ -150,18 +149,19 @@ class Queries:
         if len(found) == 1:
             return found[0]
         if found:
-            raise NotFound(f"run {prefix!r} fits several runs: give more of its id.")
-        raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names those that exist.")
+            raise NotFound(f"run {prefix!r} matches several runs: use a longer id.")
+        count = self._rows(SQL("SELECT count(*) AS n FROM {}").format(_table("runs")))[0]["n"]
+        raise NotFound(f"run {prefix!r} does not exist.", "RUN_UNKNOWN", count=count)
 
     def _runs_query(self) -> Composed:
-        """Runs with their main figures; `set_aside`: why rows of a run are missing, else None."""
+        """Return the query of runs with their main figures; `set_aside`: why rows of a run are missing, or null."""
         return SQL(
             "SELECT r.*, {}, m.total_trades, m.win_rate, m.profit_factor, m.sharpe_ratio, m.max_drawdown, m.total_pnl, "
             "m.total_return, m.final_equity, m.fees FROM {} r LEFT JOIN {} m USING (environment, run_id) "
         ).format(self._set_aside(), _table("runs"), _table("metrics"))
 
     def _set_aside(self) -> SQL | Composed:
-        """Why projections have set a run aside. The views of an older version, read until ours are, do not say it."""
+        """Return the expression for why a run was set aside; null with the views of a version without that table."""
         if self._conn.execute("SELECT to_regclass(%s)", (f"{VIEWS_SCHEMA}.set_aside",)).fetchone() == {
             "to_regclass": None
         }:
@@ -172,28 +172,28 @@ class Queries:
         ).format(_table("set_aside"))
 
     def orders(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        """Orders in order of their placing, each with its `number` in the run, counted from 1."""
+        """Return orders in order of placement, each with its `number` in the run, counted from 1."""
         return self._run_rows("orders", "placed_at", run_id, symbol, on, "position")
 
     def trades(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        """Trades in order of entry, each with its `number` in the run, counted from 1."""
+        """Return trades in order of entry, each with its `number` in the run, counted from 1."""
         return self._run_rows("trades", "entry_at", run_id, symbol, on, "entry_at, trade_id")
 
     def fills(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
         return self._run_rows("fills", "at", run_id, symbol, on)
 
     def positions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        """Open positions only."""
+        """Return open positions only."""
         rows = self._run_rows("positions", "updated_at", run_id, symbol, on)
         return [row for row in rows if row["quantity"] != 0]
 
     def days(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        """The account at the end of each session; a session has no symbol."""
+        """Return the account at the end of each session; a session has no symbol."""
         del symbol
         return self._run_rows("days", "at", run_id, None, on)
 
     def signals(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
-        """Signals in order, each with its `number` in the run, counted from 1."""
+        """Return signals in order, each with its `number` in the run, counted from 1."""
         return self._run_rows("signals", "at", run_id, symbol, on, "position")
 
     def risk_decisions(self, run_id: str, symbol: Symbol | None = None, on: date | None = None) -> Rows:
@@ -203,11 +203,11 @@ class Queries:
         return self._run_rows("decisions", "at", run_id, symbol, on)
 
     def count(self, table: Literal["trades", "orders", "risk_decisions"], run_id: str) -> int:
-        """How many rows of a run a table has."""
+        """Count the rows of a run in a table."""
         return self._rows(SQL("SELECT count(*) AS n FROM {} WHERE run_id = %s").format(_table(table)), run_id)[0]["n"]
 
     def latest_trades(self, run_id: str, limit: int = PAGE, offset: int = 0) -> Rows:
-        """The newest trades first, each with its `number` in the run, counted from 1 in order of entry."""
+        """Return trades, newest first, each with its `number` in the run, counted from 1 in order of entry."""
         query = SQL(
             "SELECT row_number() OVER (ORDER BY entry_at, trade_id) AS number, t.* FROM {} t WHERE run_id = %s "
             "ORDER BY number DESC LIMIT %s OFFSET %s"
@@ -215,7 +215,7 @@ class Queries:
         return self._rows(query.format(_table("trades")), run_id, limit, offset)
 
     def latest_orders(self, run_id: str, limit: int = PAGE, offset: int = 0) -> Rows:
-        """The newest orders first, those that work before all others, each with its `number` in the run from 1."""
+        """Return orders, working ones first, then newest first, each with its `number` in the run from 1."""
         query = SQL(
             "SELECT row_number() OVER (ORDER BY position) AS number, o.* FROM {} o WHERE run_id = %s "
             "ORDER BY status = 'working' DESC, number DESC LIMIT %s OFFSET %s"
@@ -223,7 +223,7 @@ class Queries:
         return self._rows(query.format(_table("orders")), run_id, limit, offset)
 
     def trades_between(self, run_id: str, symbol: Symbol, start: datetime, end: datetime) -> Rows:
-        """The trades of a symbol that were open at some time of a range, in order of entry."""
+        """Return the trades of a symbol that were open at some time of a range, in order of entry."""
         query = SQL(
             "SELECT * FROM {} WHERE run_id = %s AND symbol = %s AND entry_at <= %s AND coalesce(exit_at, %s) >= %s "
             "ORDER BY entry_at, trade_id"
@@ -231,7 +231,7 @@ class Queries:
         return self._rows(query.format(_table("trades")), run_id, symbol, end, end, start)
 
     def latest_signals(self, run_id: str, verdict: str | None = None, limit: int = PAGE, offset: int = 0) -> Rows:
-        """The newest signals first, each with the gate's verdict on it and its `number` in the run, counted from 1."""
+        """Return signals, newest first, each with its risk verdict and its `number` in the run, counted from 1."""
         query = SQL(
             "SELECT * FROM (SELECT row_number() OVER (ORDER BY s.position) AS number, s.*, r.verdict, r.side, "
             "r.requested, r.quantity, r.reason FROM {} s JOIN {} r USING (run_id, signal_id) WHERE run_id = %s) n "
@@ -240,15 +240,15 @@ class Queries:
         return self._rows(query, run_id, verdict, verdict, limit, offset)
 
     def verdict_counts(self, run_id: str) -> dict[str, int]:
-        """How many signals of a run got which verdict."""
+        """Count the signals of a run by verdict."""
         query = SQL("SELECT verdict, count(*) AS n FROM {} WHERE run_id = %s GROUP BY verdict ORDER BY verdict")
         return {row["verdict"]: row["n"] for row in self._rows(query.format(_table("risk_decisions")), run_id)}
 
     def denials(self, run_id: str) -> Rows:
-        """The rules that denied signals of a run, the most frequent first: rule, signals, symbols, limit, observed.
+        """Return the rules that denied signals of a run, most frequent first: rule, signals, symbols, limit, observed.
 
-        A signal that fails several rules counts for each. limit and observed, as text, are the pair that the rule saw
-        most often, of equally frequent ones the latest.
+        A signal that fails several rules counts for each. limit and observed, as text, are the most frequent pair of
+        the rule; of equally frequent ones the latest.
         """
         query = SQL(
             "WITH failed AS (SELECT c.value ->> 'rule' AS rule, r.symbol, c.value ->> 'limit' AS \"limit\", "
@@ -264,7 +264,7 @@ class Queries:
         return self._rows(query.format(_table("risk_decisions")), run_id)
 
     def order_status_counts(self, run_id: str) -> Rows:
-        """How the orders of a run stand: status, reason (null where there is none), orders; the most frequent first."""
+        """Count the orders of a run by status and reason (may be null): status, reason, orders; most frequent first."""
         query = SQL(
             "SELECT status, reason, count(*) AS orders FROM {} WHERE run_id = %s GROUP BY status, reason "
             "ORDER BY orders DESC, status, reason"
@@ -272,12 +272,12 @@ class Queries:
         return self._rows(query.format(_table("orders")), run_id)
 
     def decision_counts(self, run_id: str) -> dict[str, int]:
-        """How many of the analyses that a run consulted said LONG, SHORT, FLAT or HOLD."""
+        """Count the analyses that a run consulted by decision (LONG, SHORT, FLAT or HOLD)."""
         query = SQL("SELECT decision, count(*) AS n FROM {} WHERE run_id = %s GROUP BY decision ORDER BY decision")
         return {row["decision"]: row["n"] for row in self._rows(query.format(_table("decisions")), run_id)}
 
     def trading_costs(self, run_id: str) -> Decimal:
-        """Slippage and commission of all fills of a run, in the account's currency."""
+        """Return the slippage and commission of all fills of a run, in account currency."""
         query = SQL("SELECT coalesce(sum(slippage + commission), 0) AS costs FROM {} WHERE run_id = %s")
         return self._rows(query.format(_table("fills")), run_id)[0]["costs"]
 
@@ -285,7 +285,7 @@ class Queries:
         return self._run_rows("equity", "at", run_id, None, None)
 
     def last_bar_closed_at(self, run_id: str) -> datetime | None:
-        """The close of the latest bar a run has lived through; None before the first."""
+        """Return the close of the latest bar that a run has processed; None before the first."""
         query = SQL("SELECT max(at) AS at FROM {} WHERE run_id = %s").format(_table("equity"))
         return self._rows(query, run_id)[0]["at"]
 
@@ -293,11 +293,11 @@ class Queries:
         return next(iter(self._run_rows("portfolio", "run_id", run_id, None, None)), None)
 
     def metrics(self, run_id: str) -> dict[str, Any] | None:
-        """None while the run has no curve yet."""
+        """Return the metrics of a run; None while it has no equity curve."""
         return next(iter(self._run_rows("metrics", "run_id", run_id, None, None)), None)
 
     def missing_metrics(self, run_ids: Sequence[str]) -> dict[str, str | None]:
-        """Those of the runs that have no metrics, with the reason why they were set aside, if they were."""
+        """Return the runs without metrics, with the reason if they were set aside, else None."""
         query = SQL(
             "SELECT r.run_id, {} FROM unnest(%s::text[]) WITH ORDINALITY AS r (run_id, n) "
             "WHERE NOT EXISTS (SELECT FROM {} m WHERE m.run_id = r.run_id) ORDER BY n"
@@ -313,7 +313,7 @@ class Queries:
         limit: int = 5_000,
         known_at: datetime | None = None,
     ) -> Rows:
-        """Bars to draw, at most `limit`, the latest ones of the range, in order; as they were known at an instant."""
+        """Return the latest bars of a range for a chart, at most `limit`, in order, as known at `known_at`."""
         rows = self._rows(
             SQL(
                 "SELECT opened_at, closed_at, open, high, low, close, volume FROM ("
@@ -333,31 +333,31 @@ class Queries:
         return rows[::-1]
 
     def profile_versions(self, name: str) -> Rows:
-        """The saved versions of a profile, oldest first."""
+        """Return the saved versions of a profile, oldest first."""
         query = SQL("SELECT * FROM {} WHERE name = %s ORDER BY version, position").format(_table("profile_versions"))
         return self._rows(query, name)
 
     def profile_activations(self, name: str) -> Rows:
-        """When a profile became a default, or ceased to be one (`active` is false), oldest first."""
+        """Return the activations of a profile as a default, and their ends (`active` is false), oldest first."""
         query = SQL("SELECT *, digest IS NOT NULL AS active FROM {} WHERE name = %s ORDER BY position")
         return self._rows(query.format(_table("profile_activations")), name)
 
     def model_versions(self, name: str) -> Rows:
-        """The saved versions of a model preset, oldest first."""
+        """Return the saved versions of a model preset, oldest first."""
         query = SQL("SELECT * FROM {} WHERE name = %s ORDER BY version, position").format(_table("model_versions"))
         return self._rows(query, name)
 
     def model_activations(self, name: str) -> Rows:
-        """When a model preset became a default, or ceased to be one (`active` is false), oldest first."""
+        """Return the activations of a model preset as a default, and their ends (`active` is false), oldest first."""
         query = SQL("SELECT *, digest IS NOT NULL AS active FROM {} WHERE name = %s ORDER BY position")
         return self._rows(query.format(_table("model_activations")), name)
 
     def analyses(
         self, symbol: Symbol | None = None, variant: str | None = None, limit: int = PAGE, *, failed: bool = False
     ) -> Rows:
-        """Stored analyses, those of the newest bars first, the failed ones among them, or only these.
+        """Return stored analyses, those of the newest bars first; failed: only those that failed.
 
-        variant: with its digest or version, or without to name all that have the same name.
+        variant: with its digest or version, or without for all variants of that name.
         """
         query = SQL(
             "SELECT * FROM {} WHERE (%s::text IS NULL OR symbol = %s) "
@@ -368,16 +368,16 @@ class Queries:
         return self._rows(query.format(_table("analyses")), *wanted)
 
     def model_calls(self, analysis_id: str) -> Rows:
-        """The questions that were asked for an analysis, in order, those of its failures first."""
+        """Return the model calls of an analysis in order, those of failed attempts first."""
         query = SQL("SELECT * FROM {} WHERE analysis_id = %s ORDER BY version, n").format(_table("model_calls"))
         return self._rows(query, analysis_id)
 
     def costs(self, by: CostGrouping, run_id: str | None = None) -> Rows:
-        """Model calls added up by analysis, run, UTC day or variant, of one run or of all; the latest first.
+        """Return totals of model calls by analysis, run, UTC day or variant, of one run or of all; latest first.
 
-        calls, failures (those without a usable answer), analyses, input_tokens, output_tokens, cost (US dollars). Of a
-        run: of the analyses it consulted, and no attempt that came later. Runs share analyses, so that they add up to
-        more than was spent.
+        Columns: calls, failures (without a usable answer), analyses, input_tokens, output_tokens, cost (US dollars).
+        The calls of a run are those of the analyses it consulted, without later attempts. Runs share analyses, so the
+        costs of all runs may exceed the amount spent.
         """
         joined = SQL("FROM {} c").format(_table("model_calls"))
         if by == "run" or run_id is not None:
@@ -394,7 +394,7 @@ class Queries:
         return self._rows(query, *([run_id, run_id] if b" JOIN " in joined.as_bytes() else []))
 
     def cost_without_analysis(self) -> Decimal:
-        """US dollars for questions that stand in no analysis: under way, cut off by a crash, or given up."""
+        """Return the cost in US dollars of calls without a stored analysis: running, interrupted or abandoned."""
         query = SQL(
             "SELECT coalesce(sum(cost), 0) AS cost FROM quantagent.llm_calls q WHERE NOT EXISTS "
             "(SELECT FROM {} c WHERE c.analysis_id = q.analysis_id AND c.version = q.version)"

@@ -1,4 +1,4 @@
-"""The read tables made anew beside the present ones, compared row for row, and put in their place."""
+"""Rebuild of the read tables: projected again in a second schema, compared row by row, and switched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEXT_SCHEMA = f"{CURRENT_SCHEMA}_next"
 
 
 class RebuildReport(NamedTuple):
-    """rows: by table; differing: by table, how many rows were in one of the two schemas only."""
+    """Result of a rebuild. rows, differing: counts by table; a differing row is in one of the two schemas only."""
 
     events: int
     rows: dict[str, int]
@@ -35,9 +35,9 @@ class RebuildReport(NamedTuple):
 def rebuild_read_models(
     store: Store, catalogue: BarCatalogue, dsn: str, progress: CountCallback = ignore_progress
 ) -> RebuildReport:
-    """Rebuilds while events may arrive and pages are read; two rebuilds take turns.
+    """Rebuild the read tables; appends and reads may continue meanwhile, and other rebuilds wait.
 
-    Raises `BadInput` when an event stops the new tables where the present ones got past it: those stay.
+    Raise `BadInput`, keeping the present tables, if an event stops the new tables that did not stop the present ones.
     """
     with exclusive_connection(dsn) as conn, psycopg.connect(dsn, autocommit=True) as reader:
         pair = build_beside(conn, store, catalogue, dsn, NEXT_SCHEMA, progress)
@@ -52,7 +52,7 @@ def rebuild_read_models(
 
 @contextmanager
 def exclusive_connection(dsn: str) -> Generator[Connection]:
-    """A connection whose holder is the only one that makes tables from the whole log."""
+    """Open a connection that holds the lock on rebuilding and verifying."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("SELECT pg_advisory_lock(hashtextextended('quantagent rebuild', 0))")
         yield conn
@@ -61,7 +61,7 @@ def exclusive_connection(dsn: str) -> Generator[Connection]:
 def build_beside(
     conn: Connection, store: Store, catalogue: BarCatalogue, dsn: str, schema: str, progress: CountCallback
 ) -> SchemaPair:
-    """The present tables, and those of another schema, made from the log in the place of what was there."""
+    """Project the log into another schema, replacing its content, and return it with the present tables."""
     schemas.drop_schema(conn, schema)
     pair = SchemaPair(Runner(store, catalogue, dsn), Runner(store, catalogue, dsn, schema))
     pair.events = pair.candidate.catch_up(progress)
@@ -69,7 +69,7 @@ def build_beside(
 
 
 class SchemaPair:
-    """The present tables and those of another schema, which nobody else writes."""
+    """The present tables and those of another schema, which has no other writer."""
 
     def __init__(self, present: Runner, candidate: Runner) -> None:
         self.present, self.candidate = present, candidate
@@ -77,7 +77,7 @@ class SchemaPair:
 
     @contextmanager
     def hold_level(self, conn: Connection) -> Generator[None]:
-        """A transaction in which the present tables stand still, and those beside them are as far."""
+        """Open a transaction that locks the present tables, with both schemas at the same position."""
         while True:
             self.events += self.candidate.catch_up()
             self.present.catch_up()
@@ -90,24 +90,27 @@ class SchemaPair:
                     return
 
     def snapshot(self, conn: Connection, reader: Connection) -> int:
-        """Begins a transaction in which `reader` sees both at one position of the log, and returns that."""
+        """Begin a transaction in which `reader` sees both schemas at one position of the log; return the position."""
         with self.hold_level(conn):
             reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT")
             return max(each.position for each in schemas.read_checkpoints(conn, self.candidate.schema))
 
 
 def _are_level(present: Sequence[Checkpoint], candidate: Sequence[Checkpoint]) -> bool:
-    """False while another runner has taken one of the present projections further than the next."""
+    """Return False while another runner has advanced a present projection beyond the candidate."""
     for ours, theirs in zip(present, candidate, strict=True):
         if theirs.stopped_at is not None and theirs.position < ours.position:
-            raise BadInput(f"the new read models stop where the present ones do not, so these stay: {theirs.reason}")
+            raise BadInput(
+                f"the new read models stopped where the present ones did not, and were not put in place: "
+                f"{theirs.reason}"
+            )
         if ours.position != theirs.position and ours.stopped_at is None:
             return False
     return True
 
 
 def compare_schemas(conn: Connection, ours: str, theirs: str) -> tuple[dict[str, int], dict[str, int]]:
-    """By table: how many rows `theirs` has, and how many rows are in one of the two schemas only."""
+    """Count by table the rows of `theirs`, and the rows that are in one of the two schemas only."""
     rows: dict[str, int] = {}
     differing: dict[str, int] = {}
     for table in TABLES:
@@ -123,6 +126,6 @@ def compare_schemas(conn: Connection, ours: str, theirs: str) -> tuple[dict[str,
 
 
 def select_rows(schema: str, table: Table) -> Composed:
-    """The query for all rows of a table, in the order of its declared columns."""
+    """Return the query for all rows of a table, with its declared columns in order."""
     columns = SQL(", ").join(map(Identifier, table.names))
     return SQL("SELECT {} FROM {}").format(columns, Identifier(schema, table.name))

@@ -1,6 +1,6 @@
-"""The list of runs: what was requested, how far each is, and its digests, from the run's own stream alone.
+"""Projection of the list of runs: request, status and digests, from the run's own stream alone.
 
-A book that cannot be read leaves the run's line here as it is.
+A book that cannot be read does not affect the run's row here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from projections.tables import Row
 
 
 class Runs:
-    """Remembers the lines of runs that have not ended; one it has not seen from its beginning is read again."""
+    """Projection that keeps the rows of unfinished runs; a run not seen from its beginning is read again."""
 
     name = "runs"
     consumes = frozenset(event_names([RunRequested, RunStarted, RunEnded, RunFailed]))

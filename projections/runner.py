@@ -1,9 +1,9 @@
-"""Keeps the read tables up with the log: pages of events, each in one transaction with the position it reached.
+"""Runner of the projections: brings the read tables up to date with the log.
 
-What rows are is decided by the projections; the runner reads, has them folded, and writes. Each projection has its own
-position. A run that cannot be projected is set aside and all others go on; an event of no run that cannot be projected
-stops the projection that needs it, and the other projections go on. Any number of runners may work at once: the holder
-of a projection's position row writes its tables.
+The runner reads pages of events, lets each projection fold them into rows, and writes the rows and the projection's
+position in one transaction. A run that cannot be projected is set aside, and all others continue. An event of no run
+that cannot be projected stops the projection that needs it, and the other projections continue. Any number of runners
+may work at once: the holder of the lock on a projection's position writes its tables.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def ignore_progress(done: int, total: int) -> None:
 
 
 class ProjectionStatus(NamedTuple):
-    """How far one projection is. `lag` counts the events still to project of the names it consumes."""
+    """Position of one projection. `lag` counts the events still to project of the names it consumes."""
 
     projection: str
     position: int
@@ -51,7 +51,7 @@ class ProjectionStatus(NamedTuple):
 
 
 class ReadModelStatus(NamedTuple):
-    """How far the read models are, as a whole and each projection; `published`: whether readers see this version."""
+    """State of the read models and of each projection; `published`: True if readers see this version."""
 
     schema: str
     version: int
@@ -75,7 +75,7 @@ class ReadModelStatus(NamedTuple):
 
 
 class Runner:
-    """A writer of the read tables. Not for threads; several, in any number of processes, are safe."""
+    """A writer of the read tables. Not thread-safe; several runners, in any number of processes, are safe."""
 
     def __init__(
         self,
@@ -97,16 +97,16 @@ class Runner:
         self._positions: dict[str, int] = {}
 
     def catch_up(self, progress: CountCallback = ignore_progress, until: int | None = None) -> int:
-        """Projects what is in the log now, or what lies up to `until`; returns how many events that were.
+        """Project the events now in the log, or up to `until`; return their number.
 
-        A run that cannot be projected is set aside, and tried again by a later call when what it is made from has
-        changed. An event of no run that cannot be projected stops the projection that needs it, and is tried again by
-        the next call. `status` tells both. `progress` hears how many positions are done, and of how many. Raises
-        `BadInput` when a newer program has published its version.
+        A run that cannot be projected is set aside, and retried by a later call when its inputs have changed. An event
+        of no run that cannot be projected stops the projection that needs it, and is retried by the next call. `status`
+        reports both. progress: called with the number of positions done and in total. Raise `BadInput` if a newer
+        program has published its version.
         """
         done = 0
         with self._connection() as conn:
-            # What is appended meanwhile is for the next call: a busy writer could keep this one for ever.
+            # Events appended meanwhile are left to the next call; otherwise a busy writer could keep this one running.
             until = self._store.last_position() if until is None else until
             start = min(checkpoint.position for checkpoint in schemas.read_checkpoints(conn, self.schema))
             self._retry_set_aside(conn)
@@ -118,7 +118,7 @@ class Runner:
                     if count:
                         progress(position - start, until - start)
             except psycopg.errors.UndefinedTable:
-                # Most likely a newer program has just published its version and put these tables away.
+                # Most likely a newer program has just published its version and retired these tables.
                 schemas.check_version(conn)
                 raise
             if self.schema == CURRENT_SCHEMA:
@@ -137,21 +137,21 @@ class Runner:
         return ReadModelStatus(self.schema, VERSION, version == VERSION, head, tuple(found), set_aside, verified)
 
     def describe_incomplete(self) -> str | None:
-        """What a reader of every table must know, in one sentence; None when no projection has stopped.
+        """Return a sentence naming the projections that have stopped; None if there are none.
 
-        A run that was set aside is no part of it: its own row says so.
+        Runs that were set aside are not included: their own rows in the table of runs have the reason.
         """
         with self._connection() as conn:
             stopped = [each for each in schemas.read_checkpoints(conn, self.schema) if each.stopped_at is not None]
         if not stopped:
             return None
         described = " and ".join(f"{each.projection} at event {each.stopped_at}" for each in stopped)
-        return f"the read models are incomplete: stopped {described}; `quantagent projections status` says why."
+        return f"the read models are incomplete: stopped {described}."
 
     def _connection(self) -> psycopg.Connection[Any]:
         conn = psycopg.connect(self.dsn, autocommit=True)
         try:
-            # A crash of the server may cost the latest pages, rows and position together: the log still has them.
+            # A crash of the server may lose the latest rows together with their position; the log still has the events.
             conn.execute("SET synchronous_commit = off")
             schemas.prepare_tables(conn, self.schema, self._store.last_position)
         except BaseException:
@@ -175,15 +175,15 @@ class Runner:
         )
 
     def _advance(self, conn: Connection, active: dict[str, Projection], until: int) -> tuple[int, int]:
-        """Takes those that are furthest behind one page further: how many events, and the position they have now.
+        """Advance the projections that are furthest behind by one page; return the number of events and the position.
 
-        Whoever cannot go on, or is at the end, leaves `going`. As a rule all stand at one position, and a page is
-        read once for all.
+        Projections that cannot continue, or are at the end, are removed from `active`. Usually all have the same
+        position, so that each page is read once.
         """
         checkpoints = [each for each in schemas.read_checkpoints(conn, self.schema) if each.projection in active]
         after = min(each.position for each in checkpoints)
         furthest_behind = [each for each in checkpoints if each.position == after]
-        # What a projection stopped at is tried alone before anything is read beyond it.
+        # An event at which a projection stopped is retried alone before anything after it is read.
         stops = [each.stopped_at for each in furthest_behind if each.stopped_at is not None]
         page, unreadable = self._read(after, min([*stops, until]))
         for each in furthest_behind:
@@ -199,7 +199,7 @@ class Runner:
         return len(page), page[-1].position if page else after
 
     def _read(self, after: int, until: int) -> tuple[Sequence[LogEntry], UnreadableEvent | None]:
-        """The events after a position that can be read; why the first one cannot, if there are none."""
+        """Return the readable events after a position; if there are none, the error of the first one."""
         try:
             return self._store.read_all(after, PAGE, before=until + 1), None
         except UnreadableEvent as error:
@@ -207,9 +207,9 @@ class Runner:
             return page, None if page else error
 
     def _project(self, conn: Connection, projection: Projection, after: int, page: Sequence[LogEntry]) -> bool:
-        """Projects a page, or as much of its beginning as can be; false when it stops before its first event.
+        """Project a page, or as much of its beginning as possible; return False if it stops before its first event.
 
-        Which event is to blame is found by halving, whatever failed: reading, folding, or writing the rows.
+        The event that fails, in reading, folding or writing, is found by halving the page.
         """
         while True:
             try:
@@ -227,12 +227,12 @@ class Runner:
                 return True
 
     def _commit(self, conn: Connection, projection: Projection, after: int, page: Sequence[LogEntry]) -> None:
-        """Rows and position of a page in one transaction; nothing when another runner has been here."""
+        """Write rows and position of a page in one transaction; do nothing if another runner was first."""
         name = projection.name
         with conn.transaction():
             if schemas.lock_position(conn, self.schema, name) != after:
                 return
-            # Folding changes what is remembered: should this page fail, that is worth nothing.
+            # Folding changes the projection's state, which is only valid if this page is committed.
             if self._positions.pop(name, None) != after:
                 projection.reset()
             passed_over = quarantine.set_aside_run_ids(conn, self.schema, name)
@@ -247,7 +247,7 @@ class Runner:
     def _skip_unreadable(
         self, conn: Connection, projection: Projection, after: int, unreadable: UnreadableEvent
     ) -> bool:
-        """Goes past an event that cannot be read, if the projection does not need it or only one run does."""
+        """Skip an event that cannot be read, if the projection does not need it or only one run does."""
         owner = quarantine.find_owner_at(conn, unreadable.position)
         concerned = must_stop_at(projection, unreadable.name)
         if concerned and owner is None:
@@ -265,7 +265,7 @@ class Runner:
     def _set_aside_or_stop(
         self, conn: Connection, projection: Projection, after: int, at: int, owner: EventOwner | None, reason: str
     ) -> bool:
-        """Sets the run of an event aside and goes on after it; stops before an event that is of no run."""
+        """Set the run of an event aside and continue after it, or stop before an event of no run."""
         if owner is None or owner.kind not in projection.streams:
             self._stop(conn, projection, after, at, reason)
             return False
@@ -279,7 +279,7 @@ class Runner:
         return True
 
     def _retry_set_aside(self, conn: Connection) -> None:
-        """Projects the runs that were set aside, where what they are made from has changed since."""
+        """Project the runs that were set aside and whose inputs have changed since."""
         known_at = self._catalogue.known_at()
         by_name = {projection.name: projection for projection in self._projections}
         for run in quarantine.list_retryable(conn, self.schema, known_at):
@@ -299,7 +299,7 @@ class Runner:
                 projection.reset()
 
     def _restore_run(self, conn: Connection, projection: Projection, run: SetAside) -> None:
-        """Projects a run that was set aside from its beginning to where the projection is."""
+        """Project a run that was set aside, from its beginning to the position of the projection."""
         with conn.transaction():
             position = schemas.lock_position(conn, self.schema, run.projection)
             if (
@@ -318,7 +318,7 @@ class Runner:
 
 
 def _is_caused_by_event(error: Exception) -> bool:
-    """Whether another event would not have failed: a database or a disk that is not there fails with all of them."""
+    """Return True if the error is due to the event; an unavailable database or disk fails with every event."""
     if isinstance(error, psycopg.Error):
         return isinstance(error, psycopg.DataError | psycopg.IntegrityError)
     return not isinstance(error, StoreUnavailable | OSError | MemoryError)

@@ -1,4 +1,4 @@
-"""One run's book as rows: what each of its events changes in the read tables. Pure folds; no I/O."""
+"""Rows of one run's book: the changes of the read tables by each of its events. Pure folds without I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from projections.trades import TradesView, trade_row
 
 
 class RunView:
-    """Everything the tables say of one run's book, folded from its events in order."""
+    """All rows of one run's book, folded from its events in order."""
 
     def __init__(self, requested: LogEntry) -> None:
         assert isinstance(requested.event, RunRequested)
@@ -39,12 +39,12 @@ class RunView:
         return self._account.trades
 
     def apply(self, recorded: LogEntry) -> Iterator[RowChange]:
-        """The rows that one event of the run changes, complete with run and environment."""
+        """Yield the rows that one event of the run changes, with run and environment."""
         for table, row in self._rows(recorded):
             yield table, {**row, **self._account.scope}
 
     def account_row(self) -> Iterator[RowChange]:
-        """The account as it stands, once the book has been opened: asked for once a page, not with each event."""
+        """Yield the row of the account, once the book has been opened. Called once per page, not for each event."""
         if self._portfolio.opened:
             yield tables.PORTFOLIO, {**self._portfolio.row(self._account.book), **self._account.scope}
 

@@ -1,4 +1,4 @@
-"""How many observations a figure of a run needs before it is given."""
+"""Minimum numbers of observations for the figures of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MIN_DURATION = timedelta(days=30)
 
 
 def missing_reason(name: str, returns: int) -> str:
-    """Why a ratio is not given, for people; empty for figures that need no number of returns."""
+    """Return the reason why a ratio is missing, for display; empty for figures without a minimum."""
     if name in ("sharpe_ratio", "sortino_ratio", "volatility") and returns < MIN_RETURNS:
         return f"{returns} returns, {MIN_RETURNS} needed"
     if name in ("cagr", "calmar_ratio"):

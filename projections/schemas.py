@@ -1,8 +1,8 @@
-"""Where the read tables stand: a schema for each version, and views of the one that is published.
+"""Schemas of the read tables: one for each version, and views of the published one.
 
-Readers ask the views in schema `read_models`. A version's tables lie in a schema of their own, so that a new version
-can catch up beside the old one, and a rebuild beside its present. Schemas change places by being renamed: that locks
-no table, so a switch is short and no reader waits for it or meets a deadlock.
+Readers query the views in schema `read_models`. Each version has its own schema, so that a new version, or a rebuild,
+can catch up while the present tables are in use. Schemas are switched by renaming, which locks no table: the switch is
+short, and readers neither wait for it nor deadlock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RETIRED = -1
 
 
 class Checkpoint(NamedTuple):
-    """How far the tables of one projection are; where it stopped, and why, when an event could not be projected."""
+    """Position of one projection; stopped_at, reason: the event that could not be projected, if any, and the cause."""
 
     projection: str
     position: int
@@ -35,9 +35,9 @@ class Checkpoint(NamedTuple):
 
 
 def prepare_tables(conn: Connection, schema: str, last_position: Callable[[], int]) -> None:
-    """Creates the tables of a schema where they are missing, and publishes them where nothing newer than ours is.
+    """Create the tables of a schema if they are missing, and publish them if no other version is published.
 
-    Raises `BadInput` when a newer program has published its version: this one must not write beside it.
+    Raise `BadInput` if a newer program has published its version, because only one program may write.
     """
     if _is_ready(conn, schema, last_position):
         return
@@ -48,7 +48,7 @@ def prepare_tables(conn: Connection, schema: str, last_position: Callable[[], in
         drop_schema(conn, schema)
         conn.execute(_tables(schema).encode())
         if schema == CURRENT_SCHEMA and (published_version(conn) or VERSION) == VERSION:
-            # Nobody loses sight of anything: pages open at once, and fill.
+            # No other version has been published, so that pages can open at once and fill while projecting.
             _point_views_to(conn, schema)
     drop_retired(conn)
 
@@ -58,13 +58,13 @@ def _is_ready(conn: Connection, schema: str, last_position: Callable[[], int]) -
     if not _exists(conn, f"{schema}.progress") or (schema == CURRENT_SCHEMA and published_version(conn) is None):
         return False
     position = max(checkpoint.position for checkpoint in read_checkpoints(conn, schema))
-    # Tables beyond the log's end are those of another log: it was restored from a copy, or made anew. The end is asked
-    # for last, because it moves, and others project.
+    # Tables beyond the end of the log belong to another log: it was restored from a copy, or created again. The end is
+    # read last, because other runners may advance the tables meanwhile.
     return position <= last_position()
 
 
 def check_version(conn: Connection) -> None:
-    """Raises `BadInput` when a newer version than ours is published."""
+    """Raise `BadInput` if a newer version than ours is published."""
     found = published_version(conn)
     if found is not None and found > VERSION:
         raise BadInput(
@@ -74,7 +74,7 @@ def check_version(conn: Connection) -> None:
 
 
 def published_version(conn: Connection) -> int | None:
-    """The version that readers see; None where there is none yet, or only tables of the time before versions."""
+    """Return the version that readers see; None if there is none, or only tables from before versions existed."""
     if not _exists(conn, f"{VIEWS_SCHEMA}.published"):
         return None
     row = conn.execute(SQL("SELECT version FROM {}").format(Identifier(VIEWS_SCHEMA, "published"))).fetchone()
@@ -82,7 +82,7 @@ def published_version(conn: Connection) -> int | None:
 
 
 def publish_version(conn: Connection) -> None:
-    """Turns the views to our version once it has caught up with the older one that readers see."""
+    """Point the views to our version once it has caught up with the older one that readers see."""
     if published_version(conn) == VERSION:
         return
     with conn.transaction():
@@ -97,7 +97,7 @@ def publish_version(conn: Connection) -> None:
 
 
 def _would_regress(conn: Connection, older: str) -> bool:
-    """Whether one of our projections has stopped at an event that the older version got past."""
+    """Return True if one of our projections has stopped at an event that the older version has passed."""
     if not _exists(conn, f"{older}.progress"):
         return False
     before = {checkpoint.projection: checkpoint.position for checkpoint in read_checkpoints(conn, older)}
@@ -106,9 +106,9 @@ def _would_regress(conn: Connection, older: str) -> bool:
 
 
 def switch_tables(conn: Connection, candidate: str) -> None:
-    """Puts the tables of another schema in the place of the present ones, inside the caller's transaction."""
+    """Replace the present tables by those of another schema, inside the caller's transaction."""
     _lock_schemas(conn)
-    # A runner that waits for these rows would write by name into the new tables on the strength of the old position.
+    # A runner that waits for these rows would otherwise write into the new tables based on the old position.
     conn.execute(SQL("UPDATE {} SET position = %s").format(Identifier(CURRENT_SCHEMA, "progress")), (RETIRED,))
     _retire(conn, CURRENT_SCHEMA)
     conn.execute(SQL("ALTER SCHEMA {} RENAME TO {}").format(Identifier(candidate), Identifier(CURRENT_SCHEMA)))
@@ -116,9 +116,9 @@ def switch_tables(conn: Connection, candidate: str) -> None:
 
 
 def drop_retired(conn: Connection) -> None:
-    """Drops what was set aside. What somebody still reads stays until the next time."""
+    """Drop retired schemas. Those still being read stay until the next call."""
     query = "SELECT nspname FROM pg_namespace WHERE nspname ~ %s ORDER BY nspname"
-    # The views come first in this order, and the tables under them after.
+    # This order drops views before the tables they depend on.
     for (schema,) in conn.execute(query, (f"^{VIEWS_SCHEMA}(_v[0-9]+(_next)?)?_before_",)).fetchall():
         try:
             with conn.transaction():
@@ -141,14 +141,14 @@ def read_checkpoints(conn: Connection, schema: str) -> list[Checkpoint]:
 
 
 def lock_position(conn: Connection, schema: str, projection: str) -> int:
-    """The position of a projection, which nobody else can change before the caller's transaction ends."""
+    """Return the position of a projection, locked until the caller's transaction ends."""
     query = SQL("SELECT position FROM {} WHERE projection = %s FOR UPDATE").format(Identifier(schema, "progress"))
     row = conn.execute(query, (projection,)).fetchone()
     return RETIRED if row is None else int(row[0])
 
 
 def lock_positions(conn: Connection, schema: str) -> dict[str, int]:
-    """All positions of a schema, held like one. Whoever holds a single one waits for no other, so nobody gets stuck."""
+    """Return all positions of a schema, locked. Holders of a single lock wait for no other, so there is no deadlock."""
     query = SQL("SELECT projection, position FROM {} ORDER BY projection FOR UPDATE")
     return dict(conn.execute(query.format(Identifier(schema, "progress"))).fetchall())
 
@@ -169,7 +169,7 @@ def stop_checkpoint(conn: Connection, schema: str, projection: str, at: int, rea
 
 
 class VerificationRecord(NamedTuple):
-    """The latest comparison of the present tables with the log: when, at which position, how many rows differed."""
+    """The latest comparison of the present tables with the log: time, position and number of differing rows."""
 
     at: datetime
     position: int
@@ -191,7 +191,7 @@ def last_verification(conn: Connection, schema: str) -> VerificationRecord | Non
 
 
 def _lock_schemas(conn: Connection) -> None:
-    """One at a time creates, publishes and switches schemas, until its transaction ends."""
+    """Take the lock for creating, publishing and switching schemas, until the transaction ends."""
     conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('quantagent read models', 0))")
 
 
@@ -201,7 +201,7 @@ def _point_views_to(conn: Connection, schema: str) -> None:
 
 
 def _retire(conn: Connection, schema: str) -> None:
-    """Renames a schema, if it is there, so that nobody finds it any more and it can be dropped later."""
+    """Rename a schema, if it exists, so that it is out of use and can be dropped later."""
     if conn.execute("SELECT to_regnamespace(%s)", (schema,)).fetchone() != (None,):
         (transaction,) = conn.execute("SELECT pg_current_xact_id()::text").fetchone() or ("",)
         aside = Identifier(f"{schema}_before_{transaction}")
@@ -213,7 +213,7 @@ def _exists(conn: Connection, relation: str) -> bool:
 
 
 def _tables(schema: str) -> str:
-    """The statements that create a version's tables, with every projection at the beginning of the log."""
+    """Return the statements that create a version's tables, with every projection at the beginning of the log."""
     statements = [f"CREATE SCHEMA {schema};"]
     for table in TABLES:
         columns = ", ".join(f"{column.name} {column.kind}" for column in table.columns)
@@ -239,7 +239,7 @@ def _tables(schema: str) -> str:
 
 
 def _views(schema: str) -> str:
-    """The statements that create the views readers ask, and the note of their version."""
+    """Return the statements that create the views and the record of their version."""
     statements = [f"CREATE SCHEMA {VIEWS_SCHEMA};"]
     for table in TABLES:
         columns = ", ".join(table.names)
@@ -255,7 +255,7 @@ def _views(schema: str) -> str:
 
 
 def grants(schema: str) -> str:
-    """The statement that lets readers and auditors read a schema, where the database has such roles."""
+    """Return the statement that grants readers and auditors access to a schema, if the roles exist."""
     return (
         "DO $$ DECLARE role text; BEGIN FOR role IN SELECT rolname FROM pg_roles "
         "WHERE rolname IN ('quantagent_reader', 'quantagent_auditor') LOOP "

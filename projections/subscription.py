@@ -1,7 +1,7 @@
-"""Follows the log: woken by each append, asleep between them, back after a lost connection.
+"""Subscription to the log: projects after each append and reconnects after a lost connection.
 
-The log's channel says only that something was appended; what it was is read from the log, so a notification that got
-lost costs a moment and never an event.
+A notification only means that something was appended; the events are read from the log. A lost notification therefore
+causes a delay and never loses an event.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from projections.runner import Runner
 from projections.schemas import Connection
 
 WAKE_S = 30.0
-"""After so long a follower looks without being called."""
+"""Interval after which the log is read without a notification."""
 
 _LISTEN_S = 0.25
 _PAUSE_S, _PAUSE_MAX_S = 0.2, 10.0
 
 
 class SubscriptionObserver:
-    """What a follower tells while it works; here it tells nobody."""
+    """Callbacks of a subscription. This base class ignores them."""
 
     def projected(self, events: int) -> None:
-        """So many events were projected."""
+        """Receive the number of events projected by one attempt."""
 
     def interrupted(self, error: Exception, pause_s: float) -> None:
-        """The database was not there; the next attempt follows after the pause."""
+        """Receive the error of an unavailable database; the next attempt follows after the pause."""
 
     def ended(self, error: Exception) -> None:
-        """It cannot go on, and there will be no other attempt."""
+        """Receive the error that ended the subscription; there is no further attempt."""
 
 
 def follow_log(runner: Runner, stop: Event, every_s: float = 0.0, observer: SubscriptionObserver | None = None) -> None:
-    """Keeps the read tables up with the log until `stop` is set, with `every_s` seconds of rest after each attempt.
+    """Keep the read tables up to date until `stop` is set, with a pause of `every_s` seconds after each attempt.
 
-    Outlives its connections and the server's restarts, with pauses of at most 10 s. Raises `BadInput` when a newer
-    program has published its version.
+    Lost connections and server restarts are retried, with pauses of at most 10 s. Raise `BadInput` if a newer program
+    has published its version.
     """
     observer = observer or SubscriptionObserver()
     pause_s = _PAUSE_S
     while not stop.is_set():
         try:
             with psycopg.connect(runner.dsn, autocommit=True) as conn:
-                # Before the first look at the log: what is appended after that look is heard.
+                # LISTEN before the first read, so that later appends are notified.
                 conn.execute(f"LISTEN {CHANNEL}")
                 while not stop.is_set():
                     observer.projected(runner.catch_up())
@@ -63,7 +63,7 @@ def follow_log(runner: Runner, stop: Event, every_s: float = 0.0, observer: Subs
 
 @contextmanager
 def follow_in_thread(runner: Runner, every_s: float, observer: SubscriptionObserver) -> Generator[None]:
-    """Follows in a thread of its own for as long as the block runs; what ended the thread early is raised after it."""
+    """Follow the log in a thread while the block runs. An error that ended the thread is raised after the block."""
     stop = Event()
     ended_by: list[Exception] = []
 
@@ -86,7 +86,7 @@ def follow_in_thread(runner: Runner, every_s: float, observer: SubscriptionObser
 
 
 def _wait_for_append(conn: Connection, stop: Event) -> None:
-    """Until something is appended, `stop` is set, or it has been long enough."""
+    """Wait for an append, for `stop`, or for `WAKE_S`."""
     for _ in range(round(WAKE_S / _LISTEN_S)):
         if stop.is_set() or any(conn.notifies(timeout=_LISTEN_S, stop_after=1)):
             return

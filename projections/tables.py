@@ -1,7 +1,7 @@
-"""The read models' tables, declared once: columns with type, unit and source, and which projection writes them.
+"""Tables of the read models: columns with type, unit and source, and the projection that writes them.
 
-Every row of a run carries its run and environment, so that nothing from a backtest ever shows as paper. In which
-schemas the tables stand is said in `projections.schemas`.
+Every row of a run carries its run and environment, so that a backtest is never shown as paper trading. See
+`projections.schemas` for the schemas that hold the tables.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-# Raise it with any change in what a projection writes: the tables are made anew beside those of the version before.
+# Raise it with any change in what a projection writes; the tables are then projected again in a new schema.
 VERSION = 5
 
 
 class Column(NamedTuple):
-    """`kind` is the SQL type; `unit` and `source` are for people: what it is measured in, where it comes from."""
+    """A column. kind: SQL type; unit, source: unit and origin of the values, for documentation."""
 
     name: str
     kind: str
@@ -26,7 +26,7 @@ Changes = Literal["never", "by key", "by run"]
 
 
 class Table(NamedTuple):
-    """`changes`: rows are written once and for all, or replaced one by one, or all those of a run together."""
+    """A table. changes: rows are never changed, replaced one by one, or replaced together for a run."""
 
     name: str
     projection: str
@@ -41,7 +41,7 @@ class Table(NamedTuple):
 
     @property
     def replaced_by(self) -> tuple[str, ...]:
-        """The columns whose values a new row shares with those it replaces; none when rows never change."""
+        """The columns that a new row shares with the rows it replaces; none if rows never change."""
         return {"never": (), "by key": self.key, "by run": ("run_id",)}[self.changes]
 
 
@@ -56,7 +56,7 @@ _RUN = (
 def _table(
     name: str, projection: str, changes: Changes, about: str, key: str, *columns: tuple[str, str, str, str]
 ) -> Table:
-    """A table of runs: `key` tells the rows of one run apart."""
+    """Return a table of runs; `key` distinguishes the rows of one run."""
     in_full = (*_RUN, *(Column(*column) for column in columns))
     return Table(name, projection, changes, about, ("run_id", *key.split()), in_full)
 
@@ -65,7 +65,7 @@ RUNS = _table(
     "runs",
     "runs",
     "by key",
-    "One row per run: its question, how far it is, its digests.",
+    "One row per run: its request, status and digests.",
     "",
     ("profile", "text", "name", "RunRequested.profile"),
     ("variant", "text", "name", "RunRequested.variant"),
@@ -96,7 +96,7 @@ SIGNALS = _table(
     "signals",
     "books",
     "by key",
-    "One row per signal, whatever came of it.",
+    "One row per signal, with or without an order.",
     "signal_id",
     ("signal_id", "text", "id", "SignalRaised.signal_id"),
     ("order_id", "text", "id, null when no order followed", "OrderPlaced.order_id"),
@@ -105,7 +105,7 @@ SIGNALS = _table(
     ("direction", "text", "LONG, SHORT or FLAT", "SignalRaised.direction"),
     ("confidence", "numeric", "0 to 1", "SignalRaised.confidence"),
     ("reference_price", "numeric", "quote currency", "SignalRaised.reference_price"),
-    ("source", "text", "analysis, a rule of the book, or person", "SignalRaised.source"),
+    ("source", "text", "analysis, a rule of the book, or `person`", "SignalRaised.source"),
     ("analysis_id", "text", "id", "SignalRaised.analysis_id"),
     ("horizon_bars", "integer", "bars", "SignalRaised.horizon_bars"),
     ("stop", "numeric", "quote currency", "SignalRaised.stop"),
@@ -117,7 +117,7 @@ RISK_DECISIONS = _table(
     "risk_decisions",
     "books",
     "never",
-    "One row per verdict of the gate, with all its checks.",
+    "One row per risk decision, with all its checks.",
     "signal_id",
     ("signal_id", "text", "id", "RiskDecided.signal_id"),
     ("symbol", "text", "", "RiskDecided.symbol"),
@@ -205,16 +205,16 @@ TRADES = _table(
     ("quantity", "numeric", "units, the most held", "OrderFilled.quantity"),
     ("entry_price", "numeric", "quote currency, average", "OrderFilled.price"),
     ("exit_price", "numeric", "quote currency, average, null while open", "OrderFilled.price"),
-    ("gross_pnl", "numeric", "account currency, realised", "OrderFilled.notional"),
+    ("gross_pnl", "numeric", "account currency, realized", "OrderFilled.notional"),
     ("fees", "numeric", "account currency, commissions", "OrderFilled.commission"),
-    ("borrow_cost", "numeric", "account currency, for what was sold short", "CashAdjusted.amount"),
+    ("borrow_cost", "numeric", "account currency, for short positions", "CashAdjusted.amount"),
     ("net_pnl", "numeric", "account currency", "gross_pnl - fees - borrow_cost"),
     ("entry_order_id", "text", "id", "OrderFilled.order_id"),
     ("exit_order_id", "text", "id", "OrderFilled.order_id"),
     (
         "exit_reason",
         "text",
-        "analysis, a rule of the book, person, stop, target or trailing_stop",
+        "analysis, a rule of the book, `person`, stop, target or trailing_stop",
         "SignalRaised.source, OrderPlaced.role",
     ),
 )
@@ -223,7 +223,7 @@ POSITIONS = _table(
     "positions",
     "books",
     "by key",
-    "The latest position of each symbol a run has traded; quantity 0 once it is flat.",
+    "The latest position of each symbol that a run has traded; quantity 0 when flat.",
     "symbol",
     ("symbol", "text", "", "OrderFilled.symbol"),
     ("quantity", "numeric", "units, negative when short", "folded from the book"),
@@ -238,7 +238,7 @@ PORTFOLIO = _table(
     "portfolio",
     "books",
     "by key",
-    "One row per run: the account as the latest event leaves it.",
+    "One row per run: the account after its latest event.",
     "",
     ("cash", "numeric", "account currency", "folded from the book"),
     ("free_cash", "numeric", "account currency", "folded from the book"),
@@ -268,7 +268,7 @@ DAYS = _table(
     ("occasion", "text", "roll or end", "PositionsMarked.occasion"),
     ("equity", "numeric", "account currency", "PositionsMarked.equity"),
     ("cash", "numeric", "account currency", "PositionsMarked.cash"),
-    ("pnl", "numeric", "account currency, since the session before", "PositionsMarked.equity"),
+    ("pnl", "numeric", "account currency, since the previous session", "PositionsMarked.equity"),
     ("realised_pnl", "numeric", "account currency, before fees, of the run so far", "folded from the book"),
     ("unrealised_pnl", "numeric", "account currency", "PositionsMarked.marks"),
     ("fees", "numeric", "account currency, of the run so far", "folded from the book"),
@@ -282,26 +282,26 @@ WORK = (
     ("seed", "bigint", "", "GraphWork.seed"),
     ("preset", "text", "name", "GraphWork.preset"),
     ("preset_digest", "text", "SHA-256 of the preset's document", "GraphWork.preset_digest"),
-    ("sighted", "boolean", "whether it was shown pictures", "GraphWork.sighted"),
+    ("sighted", "boolean", "true if it was shown charts", "GraphWork.sighted"),
     ("knowledge_cutoff", "text", "date, empty when unknown", "GraphWork.knowledge_cutoff"),
     ("input_tokens", "bigint", "count", "GraphWork.input_tokens"),
     ("output_tokens", "bigint", "count", "GraphWork.output_tokens"),
     ("cost", "numeric", "US dollars", "GraphWork.cost"),
     ("latency_ms", "bigint", "milliseconds", "GraphWork.latency_ms"),
-    ("artefacts", "text", "JSON list of agent and SHA-256 of its picture", "GraphWork.artefacts"),
+    ("artefacts", "text", "JSON list of agent and SHA-256 of its chart", "GraphWork.artefacts"),
     ("graph_version", "text", "version", "GraphWork.graph_version"),
     ("thread_id", "text", "id", "GraphWork.thread_id"),
     ("checkpoint_id", "text", "id", "GraphWork.checkpoint_id"),
     ("state_snapshot", "text", "JSON", "GraphWork.state_snapshot"),
 )
-"""What an analysis's row tells of the graph of agents behind it; empty or null where there is none."""
+"""Columns of an analysis on the graph of agents behind it; empty or null for an analysis without one."""
 
 ANALYSES = Table(
     "analyses",
     "analyses",
     "by key",
-    "One row per stored analysis, shared by all runs that consult it. One that failed is replaced by the opinion, once "
-    "that is made.",
+    "One row per stored analysis, shared by all runs that consult it. The row of a failed analysis is replaced when a "
+    "later attempt succeeds.",
     ("analysis_id",),
     tuple(
         Column(*column)
@@ -330,7 +330,7 @@ MODEL_CALLS = Table(
     "model_calls",
     "analyses",
     "never",
-    "One row per question to a model, of analyses that were made and of those that failed.",
+    "One row per model call, of successful and failed analyses.",
     ("analysis_id", "version", "n"),
     tuple(
         Column(*column)
@@ -341,14 +341,14 @@ MODEL_CALLS = Table(
             ("variant", "text", "name", "AnalysisMade.variant"),
             ("preset", "text", "name", "GraphWork.preset"),
             ("node", "text", "agent", "ModelCall.node"),
-            ("seq", "integer", "the agent's question, from 1", "ModelCall.seq"),
-            ("attempt", "integer", "try of the question, from 1", "ModelCall.attempt"),
-            ("model", "text", "name asked for", "ModelCall.model"),
+            ("seq", "integer", "request of the agent, from 1", "ModelCall.seq"),
+            ("attempt", "integer", "attempt of the request, from 1", "ModelCall.attempt"),
+            ("model", "text", "name requested", "ModelCall.model"),
             ("answered_by", "text", "name that answered", "ModelCall.answered_by"),
             ("system_fingerprint", "text", "", "ModelCall.system_fingerprint"),
-            ("outcome", "text", "answered, or the kind of fault", "ModelCall.outcome"),
+            ("outcome", "text", "answered, or the kind of failure", "ModelCall.outcome"),
             ("request", "text", "SHA-256", "ModelCall.request"),
-            ("response", "text", "SHA-256, empty when none came", "ModelCall.response"),
+            ("response", "text", "SHA-256, empty without a response", "ModelCall.response"),
             ("input_tokens", "bigint", "count", "ModelCall.input_tokens"),
             ("output_tokens", "bigint", "count", "ModelCall.output_tokens"),
             ("cost", "numeric", "US dollars", "ModelCall.cost"),
@@ -363,7 +363,7 @@ DECISIONS = _table(
     "decisions",
     "performance",
     "by run",
-    "One row per opinion a run consulted, and whether the price went its way in the four hours after it.",
+    "One row per analysis that a run consulted, with the price four hours later.",
     "symbol at",
     ("symbol", "text", "", "AnalysisMade.symbol"),
     ("at", "timestamptz", "UTC, close of the bar", "AnalysisMade.as_of"),
@@ -393,7 +393,7 @@ METRICS = _table(
     "metrics",
     "performance",
     "by run",
-    "One row per run. The conventions are stated in the metrics module; undefined is null.",
+    "One row per run. `projections/metrics.py` states the conventions; undefined metrics are null.",
     "",
     *(
         (name, kind, unit, "equity and trades")
@@ -407,9 +407,9 @@ METRICS = _table(
             ("gross_loss", "double precision", "account currency"),
             ("total_pnl", "numeric", "account currency, final equity - start"),
             ("total_return", "double precision", "fraction"),
-            ("sharpe_ratio", "double precision", "annualised, returns per session"),
-            ("sortino_ratio", "double precision", "annualised, returns per session"),
-            ("volatility", "double precision", "annualised fraction"),
+            ("sharpe_ratio", "double precision", "annualized, returns per session"),
+            ("sortino_ratio", "double precision", "annualized, returns per session"),
+            ("volatility", "double precision", "annualized fraction"),
             ("max_drawdown", "double precision", "fraction, per bar"),
             ("cagr", "double precision", "fraction per year"),
             ("calmar_ratio", "double precision", "cagr / |max_drawdown|"),
@@ -446,7 +446,7 @@ PROFILE_ACTIVATIONS = Table(
     "profile_activations",
     "profiles",
     "never",
-    "One row whenever a profile became a default, or ceased to be one. The latest one of a scope and half holds.",
+    "One row for each time a profile became a default or ceased to be one. The latest of a scope and half applies.",
     ("position",),
     tuple(
         Column(*column)
@@ -456,7 +456,7 @@ PROFILE_ACTIVATIONS = Table(
             ("name", "text", "name", "ProfileActivated.name, the stream's name where a default ends"),
             ("digest", "text", "SHA-256 of the version, null where a default ends", "ProfileActivated.digest"),
             ("at", "timestamptz", "UTC, wall clock", "metadata of ProfileActivated"),
-            ("actor", "text", "who did it", "metadata of ProfileActivated"),
+            ("actor", "text", "who changed it", "metadata of ProfileActivated"),
             ("position", "bigint", "place in the log", "position of ProfileActivated"),
         )
     ),
@@ -486,7 +486,7 @@ MODEL_ACTIVATIONS = Table(
     "model_activations",
     "models",
     "never",
-    "One row whenever a model preset became a default, or ceased to be one. The latest one of a scope holds.",
+    "One row for each time a model preset became a default or ceased to be one. The latest of a scope applies.",
     ("position",),
     tuple(
         Column(*column)
@@ -495,7 +495,7 @@ MODEL_ACTIVATIONS = Table(
             ("name", "text", "name", "ModelActivated.name, the stream's name where a default ends"),
             ("digest", "text", "SHA-256 of the version, null where a default ends", "ModelActivated.digest"),
             ("at", "timestamptz", "UTC, wall clock", "metadata of ModelActivated"),
-            ("actor", "text", "who did it", "metadata of ModelActivated"),
+            ("actor", "text", "who changed it", "metadata of ModelActivated"),
             ("position", "bigint", "place in the log", "position of ModelActivated"),
         )
     ),
@@ -524,28 +524,30 @@ TABLES: tuple[Table, ...] = (
 
 
 def read_models_page() -> str:
-    """`docs/read-models.md`."""
+    """Return the text of `docs/read-models.md`."""
     lines = [
         "# Read models",
         "",
-        f"What readers ask are the views of schema `read_models`, one for each table below (version {VERSION}). The "
-        "tables are projected from the log and the bars, never written by hand, and lie in a schema of their version, "
-        f"`read_models_v{VERSION}`: a newer program fills the tables of its version beside these, and when they have "
-        "caught up the views turn to them. `quantagent projections verify` makes them from the log in a schema of "
-        "their own, compares row for row what readers see, names what differs and keeps both sides; `quantagent "
-        "projections rebuild` compares too, and puts the new tables in place; `quantagent projections status` says how "
-        "far they are and what the latest comparison found. All times are UTC. This page is generated from "
+        f"Readers query the views in schema `read_models`, one for each table below (version {VERSION}). The tables "
+        "are projected from the log and the bars and never written by hand. Each version has its own schema, here "
+        f"`read_models_v{VERSION}`: a newer program fills the tables of its version while these are in use, and "
+        "switches the views when it has caught up. All times are UTC. This page is generated from "
         "`projections/tables.py` by `make docs`.",
         "",
-        "Six projections write them, each at its own pace. A run that one of them cannot project is set aside by "
-        "itself: it has no rows in the tables of that projection, `set_aside` says why, and all other runs go on. It "
-        "is tried again once the program, the bars or the event it failed at have changed, and by every rebuild. An "
-        "event of no run that cannot be projected stops the projection that needs it, which says so in its status and "
-        "tries again with every new attempt; the others go on.",
+        "Three commands of the group `projections` maintain the tables. `verify` projects them again in a separate "
+        "schema, compares them row by row with the views, lists the differences and keeps both sides. `rebuild` "
+        "compares as well and then puts the new tables in place. `status` shows the position of each projection and "
+        "the result of the latest comparison.",
         "",
-        "`event_log` is a view: every event of the log with its payload and metadata as JSON, its run and environment. "
-        "`set_aside` has a row for each run that a projection has set aside: projection, run_id, position (of the "
-        "event at which it failed), reason.",
+        "Six projections write the tables, each with its own position. A run that a projection cannot process is set "
+        "aside: it has no rows in the tables of that projection, `set_aside` has the reason, and all other runs "
+        "continue. It is retried when the program, the bars or the event at which it failed have changed, and by every "
+        "rebuild. An event of no run that cannot be projected stops the projection that needs it: the status shows it, "
+        "every later call retries, and the other projections continue.",
+        "",
+        "`event_log` is a view of every event of the log with its payload and metadata as JSON, its run and its "
+        "environment. `set_aside` has a row for each run that a projection has set aside: projection, run_id, position "
+        "(of the event at which it failed) and reason.",
         "",
     ]
     for table in TABLES:
@@ -559,6 +561,6 @@ def read_models_page() -> str:
 
 _CHANGES: dict[Changes, str] = {
     "never": "A row never changes.",
-    "by key": "A row changes with the events after it.",
-    "by run": "The rows of a run are written when it ends; those of a paper run, as it goes on.",
+    "by key": "A row changes with later events.",
+    "by run": "The rows of a run are written when it ends; those of a paper run also while it is running.",
 }

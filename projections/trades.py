@@ -1,4 +1,4 @@
-"""Round trips: from flat to flat, or to the other side. Partial closes and additions belong to their trade."""
+"""Round trips, from flat to flat or to a reversal. Partial closes and additions belong to their trade."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from projections.tables import Row
 
 
 class Trade(msgspec.Struct):
-    """A round trip so far. Amounts in account currency, gross before, fees of both sides and the cost of borrowing;
-    `entry_paid` and `exit_paid` are units x price, in quote currency."""
+    """A round trip so far.
+
+    gross_pnl, fees, borrow_cost: in account currency, the gross before the other two; entry_paid, exit_paid: units x
+    price, in quote currency.
+    """
 
     symbol: str
     direction: str
@@ -41,7 +44,7 @@ class Trade(msgspec.Struct):
 
 
 class TradesView:
-    """Folds fills into trades. A reversing fill ends one trade and begins the next, its commission shared by units."""
+    """Fold of fills into trades. A reversing fill ends one trade and begins the next; its commission is prorated."""
 
     def __init__(self) -> None:
         self._open: dict[str, Trade] = {}
@@ -53,7 +56,7 @@ class TradesView:
         return list(self._open.values())
 
     def record_source(self, event: BookEvent) -> None:
-        """Remembers what an order came from, a signal's source or its own role: it tells why a trade was ended."""
+        """Keep the source of an order, its signal's source or its own role, as the exit reason of a trade."""
         if isinstance(event, SignalRaised):
             self._sources[event.signal_id] = event.source
         elif isinstance(event, OrderPlaced):
@@ -61,7 +64,7 @@ class TradesView:
             self._sources[event.order_id] = event.role if protects else self._sources[event.signal_id]
 
     def add_borrow_cost(self, event: CashAdjusted) -> list[Trade]:
-        """The trade that a cost of borrowing belongs to, with the cost added."""
+        """Add a cost of borrowing to its trade and return the trade in a list; empty without an open trade."""
         trade = self._open.get(event.symbol)
         if trade is None:
             return []
@@ -69,7 +72,7 @@ class TradesView:
         return [trade]
 
     def apply(self, fill: OrderFilled, before: Book, after: Book) -> list[Trade]:
-        """The trades that a fill changed: one, or the one it ended and the one it began."""
+        """Return the trades that a fill changed: one, or the one it ended and the one it began."""
         changed: list[Trade] = []
         held = before.held(fill.symbol)
         opposite = held > 0 if fill.side is Side.SELL else held < 0
@@ -110,17 +113,17 @@ def _enter(trade: Trade, fill: OrderFilled, units: Decimal, held: Decimal) -> No
 
 
 def _closing_share(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
-    """The closing units' share of an amount."""
+    """Return the closing units' share of an amount."""
     return amount if units == whole else prorate(amount, units, whole)
 
 
 def _opening_share(amount: Decimal, units: Decimal, whole: Decimal) -> Decimal:
-    """What the closing units leave to the opening ones: so that both together are the amount, exactly."""
+    """Return the opening units' share of an amount, the exact remainder of the closing units' share."""
     return amount if units == whole else sub(amount, prorate(amount, sub(whole, units), whole))
 
 
 def trade_row(trade: Trade) -> Row:
-    """The row of a trade as it stands."""
+    """Return the row of a trade."""
     closed = trade.exit_at is not None
     return {
         "trade_id": trade_id(trade.entry_order_id),

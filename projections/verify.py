@@ -1,7 +1,7 @@
-"""The read models checked against the log: made from it in a schema of their own, compared row for row, both kept.
+"""Verification of the read models: they are projected again in a separate schema and compared row by row.
 
-What is compared is what readers see: the views. Nothing of the present tables is changed or dropped, so that a row
-that is not what the log says can be looked at beside the right one.
+The comparison reads the views, as readers do. The present tables are neither changed nor dropped, so that a wrong row
+can be inspected next to the right one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from projections.tables import TABLES, Table
 REBUILT_SCHEMA = f"{CURRENT_SCHEMA}_from_the_log"
 
 EXAMPLES_MAX = 20
-"""So many differing rows are named of each table; all are counted."""
+"""Number of differing rows listed per table; all are counted."""
 
 
 class CellDifference(NamedTuple):
-    """A value that readers see and the one that follows from the log, as text; None is null."""
+    """The value that readers see and the one that follows from the log, as text; None is null."""
 
     column: str
     shown: str | None
@@ -34,7 +34,10 @@ class CellDifference(NamedTuple):
 
 
 class RowDifference(NamedTuple):
-    """A row that differs: its table, key and cells; `missing` is not shown, `added` does not follow from the log."""
+    """A row that differs: table, key and cells.
+
+    kind: `changed`, `missing` (not in the views) or `added` (does not follow from the log).
+    """
 
     table: str
     kind: str
@@ -44,7 +47,10 @@ class RowDifference(NamedTuple):
 
 
 class ReadModelVerification(NamedTuple):
-    """rows, differing: counts by table, at a position of the log; evidence: the schemas that hold both sides."""
+    """Result of a verification at a position of the log.
+
+    rows, differing: counts by table; evidence: the schemas that hold both sides, if they differ.
+    """
 
     position: int
     rows: dict[str, int]
@@ -60,10 +66,10 @@ class ReadModelVerification(NamedTuple):
 def verify_read_models(
     store: Store, catalogue: BarCatalogue, dsn: str, progress: CountCallback = ignore_progress
 ) -> ReadModelVerification:
-    """Verifies while events may arrive and pages are read, and notes the result for `status`.
+    """Verify the read models and record the result for `status`; appends and reads may continue meanwhile.
 
-    The schema made from the log is kept where they differ, until the next call, and dropped where they do not. Raises
-    `BadInput` when an event stops the tables made from the log where the present ones got past it.
+    The rebuilt schema is kept until the next call if it differs, and dropped otherwise. Raise `BadInput` if an event
+    stops the rebuilt tables that did not stop the present ones.
     """
     with exclusive_connection(dsn) as conn, psycopg.connect(dsn, autocommit=True) as reader:
         pair = build_beside(conn, store, catalogue, dsn, REBUILT_SCHEMA, progress)
@@ -80,8 +86,8 @@ def verify_read_models(
 
 
 def _row_differences(conn: Connection, table: Table) -> list[RowDifference]:
-    """The first rows of a table that are on one side only, those of one key together."""
-    # Named otherwise than the key's columns, by which the rows are ordered.
+    """Return the first rows of a table that are on one side only, paired by key."""
+    # The names differ from the key's columns, which order the rows.
     cells = [
         SQL("{}::text AS cell").format(Identifier(side, name)) for name in table.names for side in ("shown", "right")
     ]

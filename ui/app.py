@@ -80,7 +80,7 @@ class App(NamedTuple):
         except READ_ONLY:
             print_to_stderr(f"warning: this login may read and not write, so that {_describe_lag(runner)}.")
         if incomplete := runner.describe_incomplete():
-            print_to_stderr(f"warning: {incomplete}")
+            print_to_stderr(f"warning: {incomplete.removesuffix('.')}: `quantagent projections status` shows why.")
         return Queries(self.access.reader)
 
     def anchor(self) -> Anchor | None:

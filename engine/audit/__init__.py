@@ -1,1 +1,1 @@
-"""What the log can prove and tell: why something was done, what the book was, and that nothing was changed."""
+"""Proofs from the log alone: integrity, causes, past states, regeneration and exports."""

@@ -1,9 +1,9 @@
-"""Anchors: the log's head, signed, in a file outside the database, where whoever rewrites the chain cannot reach.
+"""Anchors: signed heads of the log, in a file outside the database.
 
-An anchor says: at this time the chain's seal number so-and-so had this hash. It is a line of JSON, signed with Ed25519
-by a key whose file only its owner can read (`engine.audit.signing` makes them). Where a key follows another, both sign
-the anchor that says so. Keep copies of the file and of the public key where the database's administrators have no
-reach: what is not protected is said in docs/audit.md.
+An anchor states the hash that a seal of the chain had at a time. It is a line of JSON, signed with Ed25519 by a key
+whose file only its owner can read (`engine.audit.signing` creates both). When a key replaces another, both sign the
+anchor that records it. Keep copies of the file and of the public key out of reach of the database's administrators;
+docs/audit.md lists what anchors do not protect.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _IS_KEY = re.compile("[0-9a-f]{64}").fullmatch
 
 
 class Anchor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """`hash` is that of the seal, `position` the last event it covers; `key` and `signature` are Ed25519, all hex.
+    """A signed head of the log.
 
-    `successor` is the key that signs from here on, and `countersignature` its signature; empty in every other anchor.
+    hash: hash of the seal; position: the last event it covers; key, signature: Ed25519; all in hexadecimal. successor:
+    the key that signs from here on; countersignature: its signature. Both are empty except where a key is replaced.
     """
 
     log: UUID
@@ -48,40 +49,38 @@ class Anchor(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 def anchors_file(home: Path, log_id: UUID) -> Path:
-    """Where the anchors of a log are, unless they were put elsewhere."""
+    """Return the default path of the anchors of a log."""
     return home / "anchors" / f"{log_id}.jsonl"
 
 
 def read_anchors(path: Path) -> list[Anchor]:
-    """The anchors of a file, in order. Raises `BadInput` for a file that is none, naming the line."""
+    """Return the anchors of a file, in order. Raise `BadInput` for a damaged file, with the line."""
     try:
-        # What has no end is an anchor that was being written when the machine went down.
+        # A last line without an end is an anchor whose writing was interrupted.
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
-        raise BadInput(
-            f"the anchors in {path} cannot be read: {error.strerror}. Give the file that holds them."
-        ) from None
+        raise BadInput(f"the anchors in {path} cannot be read: {error.strerror}.", "ANCHORS_UNREADABLE") from None
     found: list[Anchor] = []
     for number, line in enumerate(lines, 1):
         try:
             found.append(msgspec.json.decode(line, type=Anchor))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadInput(f"line {number} of {path} is no anchor: {error}. Restore the file from a copy.") from None
+            raise BadInput(f"line {number} of {path} is not an anchor: {error}.", "ANCHORS_DAMAGED") from None
     return found
 
 
 def read_public_key(given: Path | str) -> str:
-    """A public key in hexadecimal, given as such or as the file that holds it."""
+    """Return a public key in hexadecimal, given as such or as the path of a file that holds it."""
     try:
         text = str(given) if _IS_KEY(str(given)) else Path(given).read_text().strip()
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{given} holds no public key: {error}. Give the file anchor.pub that was handed out.") from None
+        raise BadInput(f"{given} is not a public key: {error}. Name the file anchor.pub that you received.") from None
     return text
 
 
 def is_signed(anchor: Anchor) -> bool:
-    """Whether an anchor is signed by the key it names, and by that key's successor if it names one."""
+    """Return True if an anchor is signed by the key it names, and by the successor it names, if any."""
     signatures = [(anchor.key, anchor.signature)]
     if anchor.successor:
         signatures.append((anchor.successor, anchor.countersignature))
@@ -94,12 +93,12 @@ def is_signed(anchor: Anchor) -> bool:
 
 
 def sort_by_seal(anchors: Iterable[Anchor]) -> list[Anchor]:
-    """In the order of the log; anchors of one seal stay in the order of their file."""
+    """Return anchors in log order; anchors of one seal keep the order of their file."""
     return sorted(anchors, key=lambda found: found.seal)
 
 
 class SigningKeys(NamedTuple):
-    """The keys of some anchors: the one in force, those it follows, and what is wrong with their succession."""
+    """The keys of some anchors: the one in force, its predecessors, and the first defect of their succession."""
 
     in_force: str
     retired: tuple[str, ...]
@@ -107,15 +106,15 @@ class SigningKeys(NamedTuple):
 
 
 def resolve_keys(anchors: Sequence[Anchor]) -> SigningKeys:
-    """Follows the keys from one anchor to the next. There is at least one anchor.
+    """Follow the keys from one anchor to the next; at least one anchor is required.
 
-    A key signs up to the anchor in which it names its successor, which that successor has signed too.
+    A key signs up to the anchor in which it names its successor, which the successor signs as well.
     """
     in_order = sort_by_seal(anchors)
     in_force, until = in_order[0].key, dict[str, int]()
     for found in in_order:
         if found.key != in_force and found.seal > until.get(found.key, -1):
-            what = f"the anchor of {found.at} is signed with another key, {found.key}, than {in_force}"
+            what = f"the anchor of {found.at} is signed with another key: {found.key} instead of {in_force}"
             return SigningKeys(in_force, tuple(until), AuditFinding(found.position, what))
         if found.successor and found.key == in_force:
             until[found.key], in_force = found.seal, found.successor
@@ -125,11 +124,11 @@ def resolve_keys(anchors: Sequence[Anchor]) -> SigningKeys:
     return SigningKeys(in_force, tuple(until), None)
 
 
-# --- What is checked of anchors alone: each yields what it finds ----------------------------------------------------
+# --- Checks of anchors without the log ------------------------------------------------------------------------------
 
 
 def signature_findings(anchor: Anchor, lineage: Sequence[LogIdentity]) -> Iterator[AuditFinding]:
-    """An anchor of another log, or without the signatures it should have."""
+    """Yield a finding for an anchor of another log, or with a missing or invalid signature."""
     if not belongs_to(anchor, lineage):
         log = lineage[-1].log
         yield AuditFinding(0, f"the anchor of {anchor.at} is of another log, {anchor.log}; this one is {log}")
@@ -138,17 +137,17 @@ def signature_findings(anchor: Anchor, lineage: Sequence[LogIdentity]) -> Iterat
 
 
 def belongs_to(anchor: Anchor, lineage: Sequence[LogIdentity]) -> bool:
-    """Whether an anchor is of a log, or of one that the log was copied from, up to where the copy began."""
+    """Return True if an anchor is of a log, or of a parent of that log up to the seal where the copy began."""
     ends = {child.parent: child.after_seal for child in lineage}
     return any(anchor.log == each.log and anchor.seal <= ends.get(each.log, anchor.seal) for each in lineage)
 
 
 def key_findings(anchors: Sequence[Anchor], trusted_key: str | None) -> Iterator[AuditFinding]:
-    """Anchors signed with keys that no succession leads to, or that do not lead to the key that is trusted."""
+    """Yield a finding for a key outside the succession, and for a succession that does not include the trusted key."""
     if not anchors:
         return
     keys = resolve_keys(anchors)
     if keys.finding is not None:
         yield keys.finding
     elif trusted_key is not None and trusted_key not in (keys.in_force, *keys.retired):
-        yield AuditFinding(0, f"the anchors are signed with another key, {keys.in_force}, than the one that is trusted")
+        yield AuditFinding(0, f"the anchors are signed with another key than the trusted one: {keys.in_force}")

@@ -1,4 +1,4 @@
-"""What a book was at any instant of the past, folded from the log alone."""
+"""State of a book at any past instant, folded from the log alone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from engine.trading.risk import daily_loss_limit
 
 
 class BookSnapshot(NamedTuple):
-    """A book as of `at`: an instant of the market or, if `recorded`, of the clock that told when facts were stored.
+    """A book as of `at`: a market time or, if `recorded`, a recording time.
 
-    opened_at: when the book was opened, on the same clock; last: the latest event that counts; marked: the latest time
-    that equity was marked, if any.
+    opened_at: when the book was opened, on the same clock; last: the latest event included; marked: the latest mark of
+    equity, if any.
     """
 
     run: RunRequested
@@ -36,17 +36,17 @@ class BookSnapshot(NamedTuple):
 
     @property
     def daily_loss(self) -> Decimal | None:
-        """How much may be lost until the next session roll, in money; None without that limit."""
+        """The limit of loss until the next session roll, in account currency; None without a limit."""
         return daily_loss_limit(self.book, self.run.config)
 
     def average_price(self, position: Position) -> Decimal:
-        """What one unit of a position cost, before commission."""
+        """Return the average cost of one unit of a position, before commission."""
         multiplier = self.book.instruments[position.symbol].multiplier
         return div(magnitude(position.cost), mul(magnitude(position.quantity), multiplier))
 
 
 def book_as_of(store: Store, run: RunRequested, at: datetime, recorded: bool = False) -> BookSnapshot:
-    """The book of a run at an instant. Raises `NotFound` for one before the book was opened, with that instant."""
+    """Return the book of a run at an instant. Raise `NotFound` for an instant before the book was opened."""
     rows = events_until(store, run, at, recorded)
     first = next(rows, None)
     if first is None:
@@ -64,23 +64,20 @@ def _apply(book: Book, row: LogEntry) -> Book:
 
 
 def events_until(store: Store, run: RunRequested, at: datetime | None, recorded: bool) -> Iterator[LogEntry]:
-    """The book's events up to and with an instant; all of them without one."""
+    """Return the events of a book up to and including an instant; all events if `at` is None."""
     rows = store.read(book_stream(run.run_id))
     return iter(rows) if at is None else takewhile(lambda row: event_time(row, recorded) <= at, rows)
 
 
 def event_time(row: LogEntry, recorded: bool) -> datetime:
-    """When an event became true in the market or, if `recorded`, was stored."""
+    """Return the market time of an event or, if `recorded`, its recording time."""
     return row.meta.recorded_at if recorded else market_time(row.event) or row.meta.recorded_at
 
 
 def _too_early(store: Store, run: RunRequested, at: datetime, recorded: bool) -> str:
     first = next(iter(store.read(book_stream(run.run_id))), None)
     if first is None:
-        return f"run {run.run_id[:8]} has decided nothing yet: its book holds no event."
+        return f"the book of run {run.run_id[:8]} holds no event yet."
     opened = format_instant(event_time(first, recorded))
-    clock = "was stored from" if recorded else "was opened at"
-    return (
-        f"the book of run {run.run_id[:8]} {clock} {opened}: at {format_instant(at)} there was none, ask for a "
-        f"later time."
-    )
+    verb = "first recorded" if recorded else "opened"
+    return f"the book of run {run.run_id[:8]} was {verb} at {opened}, after {format_instant(at)}: use a later time."

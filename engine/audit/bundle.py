@@ -1,4 +1,4 @@
-"""Packs a run that has ended into a capsule. The same run of the same log gives the same bytes."""
+"""Packing of a finished run into a capsule. The same run of the same log gives the same bytes."""
 
 from __future__ import annotations
 
@@ -56,19 +56,16 @@ def pack_run(
     lock_lines: Sequence[str] = (),
     progress: CountCallback = lambda done, total: None,
 ) -> Capsule:
-    """Packs a run that has ended, and opens what was packed; the file appears whole or not at all.
+    """Pack a finished run and return the opened capsule; the file appears complete or not at all.
 
-    `conn` is in a transaction that sees one state of the log; the anchors were read before it began. `lock_lines` are
-    what is installed here; they are packed if they are what the run was made with. Raises `BadInput` for a run that has
-    not ended, for a file that exists, and for a log or bars that are no longer what the run was made from.
+    conn: in a transaction that sees one state of the log and began after the anchors were read. lock_lines: the
+    packages installed here, packed only if the run was made with them. Raise `BadInput` for a run that has not ended,
+    for a file that exists, and for a log or bars that were changed since the run.
     """
     if file.exists():
-        raise BadInput(f"{file} is there already: name a file that does not exist yet.")
+        raise BadInput(f"{file} exists: use a new name.")
     if result_of(store, run.run_id) is None:
-        raise BadInput(
-            f"run {run.run_id[:8]} has not ended, and only a finished run can be bundled: give the command "
-            "that began it again, and bundle it after that."
-        )
+        raise BadInput(f"run {run.run_id[:8]} has not ended, and only a finished run can be bundled.", "RUN_NOT_ENDED")
     lifecycle = read_lifecycle(store.read(run_stream(run.run_id)))
     contents = _contents(store, conn, lifecycle, bars_by_symbol, signals, anchors, lock_lines)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -93,8 +90,7 @@ def _check_packed(staging: Path, run: RunRequested) -> None:
         open_checked(staging)
     except DAMAGE_ERRORS as error:
         raise BadInput(
-            f"run {run.run_id[:8]} cannot be bundled: {str(error).rstrip('.')}. `quantagent audit verify` and "
-            "`quantagent audit regenerate` tell what was changed."
+            f"run {run.run_id[:8]} cannot be bundled because {str(error).rstrip('.')}.", "RUN_CHANGED"
         ) from None
 
 
@@ -107,7 +103,7 @@ def _contents(
     anchors: Sequence[Anchor],
     lock_lines: Sequence[str],
 ) -> Iterator[tuple[str, Iterable[bytes]]]:
-    """Every member but the manifest, in order: its name and its pieces."""
+    """Yield every member except the manifest, in order: its name and its content in pieces."""
     run_id, timeframe = lifecycle.requested.run_id, lifecycle.requested.config.timeframe
     run, book = (stream_id(stream(run_id)) for stream in (run_stream, book_stream))
     yield "run.jsonl", _encoded(_rows_of(conn, [run]))
@@ -125,7 +121,7 @@ def _contents(
 
 
 def _analyses(conn: psycopg.Connection[Any], consulted_ids: Iterable[AnalysisVersion]) -> Iterator[EventLine]:
-    """What is stored of the analyses up to the versions that were read: what was made later is no part of the run."""
+    """Yield the events of the analyses up to the versions that the run read; later ones are not part of the run."""
     latest: dict[UUID, int] = {}
     for analysis_id, version in consulted_ids:
         stream = stream_id(analysis_stream(analysis_id))
@@ -138,7 +134,7 @@ def _rows_of(conn: psycopg.Connection[Any], streams: list[UUID]) -> Iterator[Eve
 
 
 def _seals_covering(conn: psycopg.Connection[Any], positions: Sequence[int]) -> Iterator[SealLine]:
-    """The seals of the appends that have any of these positions, which are in order."""
+    """Yield the seals of the appends that contain any of these positions, given in order."""
     within = "WHERE last_position >= %s AND first_position <= %s ORDER BY 1"
     for seal in seal_lines(conn, within, [positions[0], positions[-1]]):
         if bisect_left(positions, seal.first_position) < bisect_right(positions, seal.last_position):

@@ -1,8 +1,8 @@
-"""One run in one file: what it was made from, all that came of it, and what seals it.
+"""Capsules: one run in one zip file, with its inputs, its events and the seals over them.
 
-A capsule is a zip file. Events and seals stand in it as in an export, byte for byte; `bars.csv` holds exactly the run's
-bars, in the lines that a dataset is digested from. `bundle` packs one; here it is opened, which checks every digest
-before anything is taken from it; `reproduce` takes it to another log.
+Events and seals have the same bytes as in an export; `bars.csv` holds exactly the run's bars, in the lines that the
+digest of a dataset is computed from. `bundle` packs a capsule; this module opens it and checks every digest before
+anything is used; `reproduce` repeats the run in another log.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from engine.store.hash_chain import SealBuilder, row_bytes
 FORMAT = "quantagent capsule 1"
 MANIFEST = "manifest.json"
 
-# A capsule comes from somewhere else: nothing in it is believed to be small.
+# Limits on untrusted input: a capsule may come from anywhere.
 MANIFEST_BYTES_MAX = 1 << 20
 LINE_BYTES_MAX = 64 << 20
 BYTES_MAX = 16 << 30
@@ -55,10 +55,10 @@ class CapsuleMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CapsuleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a capsule says of itself.
+    """Manifest of a capsule.
 
-    log: whence it comes; engine and lock_digest: what the run was made with, as it recorded; python: that of the
-    machine that packed it; dataset_digest: of bars.csv; members: every other file in the zip.
+    log: the log it was packed from; engine, lock_digest: engine version and environment recorded by the run; python:
+    version on the machine that packed it; dataset_digest: of bars.csv; members: every other file in the zip.
     """
 
     format: str
@@ -81,13 +81,13 @@ class CapsuleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _ManifestFormat(msgspec.Struct, frozen=True):
-    """A manifest of any version."""
+    """The format field of a manifest of any version."""
 
     format: str = ""
 
 
 class RunLifecycle(NamedTuple):
-    """The three facts of a finished run."""
+    """The three events of a finished run."""
 
     requested: RunRequested
     started: RunStarted
@@ -97,7 +97,7 @@ class RunLifecycle(NamedTuple):
 def build_manifest(
     lifecycle: RunLifecycle, log: UUID, python: str, members: dict[str, CapsuleMember]
 ) -> CapsuleManifest:
-    """The manifest of a run's members."""
+    """Return the manifest for the members of a run."""
     requested, started, ended = lifecycle
     return CapsuleManifest(
         format=FORMAT,
@@ -125,7 +125,7 @@ class _RequestConfig(msgspec.Struct):
 
 
 class Capsule:
-    """An opened capsule: its manifest, and its members as what they are; `open_capsule` has seen that they fit."""
+    """An opened capsule: its manifest and its decoded members, checked by `open_capsule`."""
 
     def __init__(self, path: Path, manifest: CapsuleManifest) -> None:
         self.path, self.manifest = path, manifest
@@ -136,19 +136,19 @@ class Capsule:
         return self.lifecycle.requested
 
     def book(self) -> Iterator[LogEntry]:
-        """The run's book, as it was stored."""
+        """Yield the run's book, as it was stored."""
         return self.events("book.jsonl", book_stream(self.requested.run_id))
 
     def consulted(self) -> list[tuple[str, int]]:
-        """The (analysis id, version) pairs that the run read, in order."""
+        """Return the (analysis id, version) pairs that the run read, in order."""
         return [pair for row in self.book() if isinstance(row.event, AnalysesConsulted) for pair in row.event.analyses]
 
     def analyses(self) -> Iterator[LogEntry]:
-        """The facts of the analyses that the run consulted, each stream's in order."""
+        """Yield the events of the analyses that the run consulted, those of each stream in order."""
         return self.events("analyses.jsonl") if self.signals() is None else iter(())
 
     def signals(self) -> SignalFile | None:
-        """The imported signals that the run traded; None where it had an analyst."""
+        """Return the imported signals that the run traded; None for a run with an analyst."""
         variant = self.requested.variant
         if not variant.startswith(VARIANT_PREFIX):
             return None
@@ -160,25 +160,28 @@ class Capsule:
         return file
 
     def bars(self) -> list[list[Bar]]:
-        """The run's bars, symbol by symbol as its configuration has them, those that convert currencies last."""
+        """Return the run's bars by symbol, in the order of its configuration, currency rates last."""
         config = self.requested.config
         series: dict[Symbol, list[Bar]] = {symbol: [] for symbol in config.data_symbols}
         for line in self._lines("bars.csv"):
             bar = _bar(line, config.timeframe)
             if bar.symbol not in series:
-                raise ValueError(f"bars.csv holds a bar of {bar.symbol}, which the run does not see")
+                raise ValueError(f"bars.csv holds a bar of {bar.symbol}, which is not a symbol of the run")
             series[bar.symbol].append(bar)
         if not all(series.values()):
             raise ValueError("bars.csv holds no bars of one of the run's symbols")
         return list(series.values())
 
     def lock_lines(self) -> list[str]:
-        """What was installed when the run was made, if the capsule knows."""
+        """Return the packages installed when the run was made; empty if the capsule does not hold them."""
         return [line.decode().rstrip("\n") for line in self._lines("lock.txt")] if "lock.txt" in self._members else []
 
     def vouching_anchor(self, key: str | None = None) -> Anchor | None:
-        """The anchor that vouches for the whole run by what is in the capsule: the run's appends follow each other in
-        the log, and the last of them was anchored. `key`: only one signed with this public key, in hexadecimal."""
+        """Return the anchor that vouches for the whole run, or None.
+
+        It exists if the run's appends follow each other in the log and the last of them was anchored. key: accept only
+        an anchor signed with this public key, in hexadecimal.
+        """
         seals = list(self.decoded("seals.jsonl", SealLine))
         unbroken = all((a.seal + 1, a.hash) == (b.seal, b.previous) for a, b in pairwise(seals))
         last = (each for each in self.decoded("anchors.jsonl", Anchor) if each.seal == seals[-1].seal)
@@ -190,11 +193,11 @@ class Capsule:
         return self.manifest.members
 
     def events(self, member: str, stream: str | None = None) -> Iterator[LogEntry]:
-        """The events of a member, in order, all of one stream if that is named."""
+        """Yield the events of a member, in order. Raise `ValueError` for an event outside `stream`, if given."""
         for line in self.decoded(member, EventLine):
             row = decode_entry(line.position, line.version, line.name, line.state.encode())
             if stream_id(row.stream) != line.stream_id or stream not in (None, row.stream):
-                raise ValueError(f"the event at position {line.position} in {member} is not of the stream it names")
+                raise ValueError(f"the event at position {line.position} in {member} belongs to another stream")
             yield row
 
     def decoded(self, member: str, kind: type[_LINE]) -> Iterator[_LINE]:
@@ -209,17 +212,17 @@ class Capsule:
                 yield line
 
     def check(self) -> None:
-        """Raises `ValueError` with the first thing that does not fit the rest."""
+        """Check that the members are consistent. Raise `ValueError` for the first defect."""
         manifest, (requested, _, ended) = self.manifest, self.lifecycle
         if build_manifest(self.lifecycle, manifest.log, manifest.python, manifest.members) != manifest:
-            raise ValueError("its manifest does not say what its run.jsonl says")
+            raise ValueError("its manifest does not match its run.jsonl")
         if any(row.stream != run_stream(requested.run_id) for row in self.events("run.jsonl")):
             raise ValueError("run.jsonl holds events of another run")
         if self._config_digest() != requested.config_digest:
-            raise ValueError("the configuration of the run does not have its digest")
+            raise ValueError("the configuration of the run does not match its digest")
         if requested.environment is not Environment.PAPER and requested.dataset_digest != manifest.dataset_digest:
             raise ValueError("bars.csv does not hold the bars that the run was made from")
-        # A run that ended early has not seen the later bars of its dataset.
+        # A run that ended early did not see the later bars of its dataset.
         traded = [bar for bars in self.bars()[: len(requested.config.symbols)] for bar in bars]
         if sum(bar.closed_at <= ended.ended_at for bar in traded) != ended.bars:
             raise ValueError(f"bars.csv does not hold the {ended.bars} bars of the run")
@@ -229,10 +232,10 @@ class Capsule:
         self._check_analyses()
         self._check_seals()
         if "lock.txt" in self._members and self._members["lock.txt"].sha256 != manifest.lock_digest:
-            raise ValueError("lock.txt does not have the digest that the run recorded")
+            raise ValueError("lock.txt does not match the digest that the run recorded")
 
     def _config_digest(self) -> str:
-        """Of the configuration as it was stored: today's has more fields than that of a former shape."""
+        """Return the digest of the configuration as stored; a decoded one may have fields that were added later."""
         rows = (row for row in self.events("run.jsonl") if isinstance(row.event, RunRequested))
         return sha256(msgspec.json.decode(next(rows).payload, type=_RequestConfig).config).hexdigest()
 
@@ -256,10 +259,10 @@ class Capsule:
                     known.add((row.event.analysis_id, row.version))
         missing = next((pair for pair in pairs if pair not in known), None)
         if missing is not None:
-            raise ValueError(f"the analysis {missing[0]} that the run consulted is not in it")
+            raise ValueError(f"the analysis {missing[0]}, which the run consulted, is missing")
 
     def _check_seals(self) -> None:
-        """Every event of the run is the one that its append was sealed with, and every anchor is signed."""
+        """Check that every event of the run matches the seal of its append, and that every anchor is signed."""
         rows = heapq.merge(
             *(self.decoded(name, EventLine) for name in ("run.jsonl", "book.jsonl")), key=lambda line: line.position
         )
@@ -271,20 +274,20 @@ class Capsule:
                 sealing.add([_row_bytes(row)])
                 row = next(rows, None)
             if sealing.build().hash.hex() != seal.hash:
-                raise ValueError(f"its events are not those of seal {seal.seal}")
+                raise ValueError(f"its events do not match seal {seal.seal}")
             seals[seal.seal] = seal
         if row is not None:
             raise ValueError(f"the event at position {row.position} has no seal")
         for anchor in self.decoded("anchors.jsonl", Anchor):
             sealed = seals.get(anchor.seal)
             if not is_signed(anchor) or anchor.log != self.manifest.log:
-                raise ValueError(f"the anchor of {anchor.at} is not signed by its key, or of another log")
+                raise ValueError(f"the anchor of {anchor.at} is not signed by its key, or belongs to another log")
             if sealed is not None and (sealed.hash, sealed.last_position) != (anchor.hash, anchor.position):
                 raise ValueError(f"seal {sealed.seal} is not the one anchored at {anchor.at}")
 
 
 def open_capsule(path: Path) -> Capsule:
-    """Opens a capsule. Raises `BadInput`, naming the file, for one that is damaged or no capsule."""
+    """Open a capsule. Raise `BadInput`, with the path, for a file that is damaged or not a capsule."""
     with describe_damage(path):
         return open_checked(path)
 
@@ -307,10 +310,10 @@ def describe_damage(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}): give the file that `audit bundle` wrote.") from None
+        raise BadInput(f"{path} cannot be read: {error.strerror}.", "CAPSULE_UNREADABLE") from None
     except DAMAGE_ERRORS as error:
         raise BadInput(
-            f"{path} is no capsule that can be used: {str(error).rstrip('.')}. Nothing was imported; ask for it again."
+            f"{path} is not a usable capsule: {str(error).rstrip('.')}. Nothing was imported; request a new copy."
         ) from None
 
 
@@ -336,7 +339,10 @@ def _read_manifest(zipped: ZipFile) -> CapsuleManifest:
 
 
 def _check_members(zipped: ZipFile, manifest: CapsuleManifest) -> None:
-    """The zip holds what its manifest names, in the stated sizes, and nothing else; none of it is unpacked to disk."""
+    """Check that the zip holds exactly the members in its manifest, with their sizes and digests.
+
+    Nothing is unpacked to disk.
+    """
     members = manifest.members
     analysis_members = {"analyses.jsonl", "signals.jsonl"} & set(members)
     wanted = {"run.jsonl", "book.jsonl", "bars.csv", "seals.jsonl", "anchors.jsonl"} | analysis_members
@@ -350,7 +356,7 @@ def _check_members(zipped: ZipFile, manifest: CapsuleManifest) -> None:
     for name, member in members.items():
         info = zipped.getinfo(name)
         if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-            raise ValueError(f"its {name} is packed in a way that this engine does not unpack")
+            raise ValueError(f"its {name} has a compression that this engine does not support")
         if info.file_size != member.bytes:
             raise ValueError(f"its {name} has {info.file_size} bytes, and its manifest names {member.bytes}")
         sha = sha256()
@@ -358,11 +364,11 @@ def _check_members(zipped: ZipFile, manifest: CapsuleManifest) -> None:
             while piece := file.read(1 << 20):
                 sha.update(piece)
         if sha.hexdigest() != member.sha256:
-            raise ValueError(f"its {name} was changed: it is not the one that its manifest names")
+            raise ValueError(f"its {name} was changed: its digest is not the one in its manifest")
 
 
 def _names(members: Iterable[str]) -> str:
-    """Names for a message: whoever made the file may have put control characters into them."""
+    """Return names for a message, escaped because the file may contain control characters in them."""
     return ", ".join(name if name.isprintable() else ascii(name) for name in sorted(members))[:200]
 
 
@@ -371,7 +377,7 @@ def read_lifecycle(rows: Iterable[LogEntry]) -> RunLifecycle:
     requested, started, ended = (events.get(kind) for kind in (RunRequested, RunStarted, RunEnded))
     if isinstance(requested, RunRequested) and isinstance(started, RunStarted) and isinstance(ended, RunEnded):
         return RunLifecycle(requested, started, ended)
-    raise ValueError("run.jsonl does not tell a run from its request to its end")
+    raise ValueError("run.jsonl lacks the request, the start or the end of the run")
 
 
 def _bar(line: bytes, timeframe: Timeframe) -> Bar:
@@ -383,7 +389,7 @@ def _bar(line: bytes, timeframe: Timeframe) -> Bar:
         bar = Bar(symbol, opened_at, closed_at, *map(exact, numbers))
         if bar_line(bar, timeframe).encode() == line:
             return bar
-    raise ValueError(f"{line[:80].decode(errors='replace').rstrip()} in bars.csv is no bar as digests spell it")
+    raise ValueError(f"{line[:80].decode(errors='replace').rstrip()} in bars.csv is not a bar in canonical form")
 
 
 def _row_bytes(line: EventLine) -> bytes:

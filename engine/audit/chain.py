@@ -1,4 +1,4 @@
-"""The links of the chain: seals in order, each continuing the one before it. The events under them are `verify`'s."""
+"""Links of the chain of seals: each seal continues the previous one. `verify` checks the events they cover."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SEALS: LiteralString = SELECT_SEALS + "WHERE seal > %s ORDER BY seal LIMIT %s"
 
 
 class AuditFinding(NamedTuple):
-    """The first thing that is wrong: where, and what."""
+    """A defect and its position in the log; position 0 stands for the log as a whole."""
 
     position: int
     what: str
 
 
 class LogIdentity(NamedTuple):
-    """A log's name, and which log it was copied from, if any: `after_seal` is the last seal both have."""
+    """Name of a log and of the log it was copied from, if any; after_seal: the last seal both share."""
 
     log: UUID
     parent: UUID | None
@@ -33,9 +33,9 @@ class LogIdentity(NamedTuple):
 
 
 def read_lineage(conn: psycopg.Connection[Any]) -> list[LogIdentity]:
-    """The names of the log in a database: the one its first seal continues, then those it was adopted under.
+    """Return the names of the log in a database: the original name, then the names it was adopted under.
 
-    Raises `BadInput` where the table does not say.
+    Raise `BadInput` if the table of names is incomplete.
     """
     rows = conn.execute("SELECT log_id, parent, after_seal FROM quantagent.log_identity").fetchall()
     by_parent = {row[1]: LogIdentity(*row) for row in rows}
@@ -46,36 +46,36 @@ def read_lineage(conn: psycopg.Connection[Any]) -> list[LogIdentity]:
         parent = found[-1].log
     if not rows or len(found) != len(rows):
         raise BadInput(
-            f"the table quantagent.log_identity has {len(rows)} rows and {len(found)} of them name a log, so that it "
-            "was changed: restore the database from a copy."
+            f"the table quantagent.log_identity was changed: it has {len(rows)} rows and {len(found)} of them name a "
+            "log. Restore the database from a copy."
         )
     return found
 
 
 def read_log_id(conn: psycopg.Connection[Any]) -> UUID:
-    """Which log a database holds. Raises `BadInput` where it does not say."""
+    """Return the name of the log in a database. Raise `BadInput` if the table of names is incomplete."""
     return read_lineage(conn)[-1].log
 
 
 def genesis_seal(lineage: list[LogIdentity]) -> Seal:
-    """What stands in front of a log's first seal."""
+    """Return the seal 0 that a log's first seal continues."""
     return Seal(0, 0, 0, 0, b"", genesis(lineage[0].log), b"")
 
 
 def seals_after(conn: psycopg.Connection[Any], number: int, limit: int = SEALS_PER_PAGE) -> list[Seal]:
-    """The next seals in order of number, up to `limit` of them."""
+    """Return the next seals by number, at most `limit`."""
     with conn.cursor(binary=True, row_factory=tuple_row) as curs:
         return [Seal(*row) for row in curs.execute(_SEALS, (number, limit))]
 
 
 def find_seal(conn: psycopg.Connection[Any], number: int) -> Seal | None:
-    """The seal of a number, if there is one."""
+    """Return the seal of a number, or None."""
     found = seals_after(conn, number - 1, 1)
     return found[0] if found and found[0].seal == number else None
 
 
 def link_findings(seal: Seal, before: Seal) -> Iterator[AuditFinding]:
-    """The link: numbers without gaps, the hash of the seal before, positions and formats that go on."""
+    """Check that a seal continues the previous one: number, hash, positions and format."""
     at = before.last_position + 1
     if seal.seal != before.seal + 1:
         yield AuditFinding(at, f"seal {before.seal + 1} is missing")
@@ -84,13 +84,15 @@ def link_findings(seal: Seal, before: Seal) -> Iterator[AuditFinding]:
     elif not before.last_position < seal.first_position <= seal.last_position:
         yield AuditFinding(at, f"seal {seal.seal} claims positions that do not follow those of seal {before.seal}")
     elif before.sealed_at and not seal.sealed_at:
-        yield AuditFinding(at, f"seal {seal.seal} has no time, though seal {before.seal} has: it was replaced")
+        yield AuditFinding(at, f"seal {seal.seal} has no time, though seal {before.seal} has one: it was replaced")
 
 
 def walk_links(conn: psycopg.Connection[Any], last: Seal) -> tuple[Seal, AuditFinding | None]:
-    """Walks from a seal to the head. Returns the last seal that is in its place, and what is wrong after it, if
-    something is: a seal that does not continue it, or an event that no seal covers."""
-    # An append's events and its seal become visible together: of those seen now, the seal is seen below.
+    """Check the links from a seal to the head. Return the last valid seal and the first defect after it, if any.
+
+    A defect is a seal that does not continue the previous one, or an event that no seal covers.
+    """
+    # An append's events and its seal become visible together: the seals read below cover all events seen here.
     row = conn.execute("SELECT max(notification_id) FROM quantagent.events").fetchone()
     while page := seals_after(conn, last.seal):
         for seal in page:
@@ -98,5 +100,5 @@ def walk_links(conn: psycopg.Connection[Any], last: Seal) -> tuple[Seal, AuditFi
                 return last, finding
             last = seal
     if row is not None and row[0] is not None and row[0] > last.last_position:
-        return last, AuditFinding(row[0], "the event has no seal: it did not come through an append")
+        return last, AuditFinding(row[0], "the event has no seal: it was not written by an append")
     return last, None

@@ -1,4 +1,4 @@
-"""Two runs beside each other: what was asked differently, what came of it, and where their books part."""
+"""Comparison of two runs: the differences of their requests and results, and the first divergence of their books."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ValueChange(NamedTuple):
 
 
 class RunSide(NamedTuple):
-    """One of the two: its question, the engine that answered it, whether it has ended, and its book by numbers."""
+    """One of the two runs: its request, engine version, state, and the counts and digest of its book."""
 
     run: RunRequested
     engine: str
@@ -34,8 +34,11 @@ class RunSide(NamedTuple):
 
 
 class RunComparison(NamedTuple):
-    """Two runs compared. `difference` is the first in what they decided: that a book names the configuration it was
-    opened with is none. So books that are not equal may have no difference."""
+    """Two runs compared.
+
+    difference: the first divergence of their decisions. A different configuration digest in the first event of the book
+    is not a divergence, so unequal books may have no difference.
+    """
 
     ours: RunSide
     theirs: RunSide
@@ -48,7 +51,7 @@ class RunComparison(NamedTuple):
 
 
 def compare_runs(store: Store, ours: RunRequested, theirs: RunRequested) -> RunComparison:
-    """Compares two runs of a log, ended or not, by what the log holds of them."""
+    """Compare two runs of a log, finished or not."""
     a, b = _side(store, ours), _side(store, theirs)
     divergence = None if a.book_digest == b.book_digest else _first_divergence(store, ours, theirs)
     return RunComparison(a, b, list(changes(_request_fields(ours), _request_fields(theirs))), divergence)
@@ -75,7 +78,7 @@ def _side(store: Store, run: RunRequested) -> RunSide:
 
 
 class BookDigest:
-    """The digest of a stored book, taken event by event: SHA-256 over names and payloads, as the session takes it."""
+    """Incremental digest of a stored book: SHA-256 over names and payloads, as computed by the session."""
 
     def __init__(self, rows: Iterable[LogEntry] = ()) -> None:
         self._sha = sha256()
@@ -111,7 +114,7 @@ def _counted_kinds(row: LogEntry) -> Iterator[str]:
             pass
 
 
-# Names and digests of what is compared field by field beside them.
+# Derived from fields that are compared themselves.
 _IDENTITY_FIELDS = ("run_id", "config_digest")
 
 
@@ -123,13 +126,13 @@ def _request_fields(run: RunRequested) -> dict[str, Any]:
 
 
 def event_changes(ours: LogEntry | None, theirs: LogEntry | None) -> list[ValueChange]:
-    """The fields in which two events differ; their names first, where those differ."""
+    """Return the fields in which two events differ; different names of the events come first."""
     sides = [{} if row is None else {"event": row.name, **msgspec.json.decode(row.payload)} for row in (ours, theirs)]
     return list(changes(*sides))
 
 
 def changes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[ValueChange]:
-    """The leaves in which two trees of plain values differ, in their order."""
+    """Yield the leaves in which two trees of plain values differ, in order."""
     a, b = dict(_leaves(ours)), dict(_leaves(theirs))
     for field in dict.fromkeys((*a, *b)):
         if a.get(field) != b.get(field):
@@ -137,7 +140,7 @@ def changes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Valu
 
 
 def _leaves(tree: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str | None]]:
-    """The values of a tree by their paths; what stands in a list is named by its place from 0."""
+    """Yield the values of a tree with their paths; list items are named by their index from 0."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _leaves(cast("dict[str, Any]", value), f"{within}{name}.")

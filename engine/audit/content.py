@@ -1,7 +1,7 @@
-"""What lies outside the chain of seals and is named in it: model calls and their texts, imported signals, bars.
+"""Checks of content outside the chain of seals: model calls and their texts, imported signals, bars.
 
-Events name it by digest, or repeat it; each check compares the stored rows with that. What no event names cannot be
-checked, and is listed in docs/audit.md.
+Events name this content by digest, or repeat it; each check compares the stored rows with the events. docs/audit.md
+lists the content that no event names and that cannot be checked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from engine.data import BarCatalogue
 from engine.data.signals import ImportedSignal, digest_of_rows
 from engine.store import LogEntry, Store, readable_from
 
-# Analyses whose calls are compared by one query.
+# Number of analyses whose calls are compared by one query.
 _PAGE = 500
 
 _CALLS = (
@@ -47,7 +47,7 @@ _INTACT = (
 _SIGNALS = (
     "SELECT symbol, at, decision, confidence FROM quantagent.imported_signals WHERE digest = %s ORDER BY row_number"
 )
-# Every bar was stored by an import, which learned it then.
+# Every bar is stored by an import, with the import's time as `learned_at`.
 _BARS_OF_NO_IMPORT = (
     "SELECT symbol, timeframe, learned_at, count(*) FROM quantagent.bars b WHERE NOT EXISTS (SELECT FROM "
     "quantagent.bar_imports i WHERE (i.symbol, i.timeframe, i.learned_at) = (b.symbol, b.timeframe, b.learned_at)) "
@@ -56,7 +56,7 @@ _BARS_OF_NO_IMPORT = (
 
 
 def content_findings(conn: psycopg.Connection[Any], store: Store, catalogue: BarCatalogue) -> Iterator[AuditFinding]:
-    """What differs from what the log names, each with the position of the event that names it (0 where none does)."""
+    """Yield content that differs from the log, with the position of the event that names it (0 without an event)."""
     yield from _call_findings(conn, store)
     yield from _signal_findings(conn, store)
     yield from _import_findings(conn)
@@ -75,20 +75,20 @@ def _call_findings(conn: psycopg.Connection[Any], store: Store) -> Iterator[Audi
 
 def _page_findings(conn: psycopg.Connection[Any], rows: Sequence[LogEntry]) -> Iterator[AuditFinding]:
     outcomes = [(row, row.event) for row in rows if isinstance(row.event, AnalysisOutcome)]
-    stored = _stored_calls(conn, [fact.analysis_id for _, fact in outcomes])
-    named = {digest for _, fact in outcomes for digest in _text_digests(fact)}
+    stored = _stored_calls(conn, [outcome.analysis_id for _, outcome in outcomes])
+    named = {digest for _, outcome in outcomes for digest in _text_digests(outcome)}
     intact = {digest for (digest,) in conn.execute(_INTACT, (list(named),))}
     for row, outcome in outcomes:
         found = stored.get((outcome.analysis_id, row.version), [])
         if outcome.work is None and isinstance(outcome, AnalysisFailed):
-            # A model that could not be called may have been called before; the event does not say.
+            # Such an event records no calls although the model may have been called, so there is nothing to compare.
             continue
         expected = list(outcome.work.calls) if outcome.work is not None else []
-        # Analyses that were moved here bring their texts, and no rows.
+        # Analyses imported from another log have texts but no rows of calls.
         if found and found != expected:
             yield AuditFinding(
                 row.position,
-                f"the stored model calls of {outcome.analysis_id} are not those that its event names: "
+                f"the stored model calls of {outcome.analysis_id} do not match its event: "
                 f"{len(found)} stored, {len(expected)} named",
             )
         if missing := [digest for digest in _text_digests(outcome) if digest not in intact]:
@@ -130,16 +130,16 @@ def _signal_findings(conn: psycopg.Connection[Any], store: Store) -> Iterator[Au
 def _import_findings(conn: psycopg.Connection[Any]) -> Iterator[AuditFinding]:
     for symbol, timeframe, learned_at, count in conn.execute(_BARS_OF_NO_IMPORT):
         yield AuditFinding(
-            0, f"{count} bar(s) of {symbol} {timeframe}, learned at {learned_at}, are of no import listed"
+            0, f"{count} bar(s) of {symbol} {timeframe}, learned at {learned_at}, belong to no recorded import"
         )
 
 
 def _dataset_findings(store: Store, catalogue: BarCatalogue) -> Iterator[AuditFinding]:
-    """Runs over the same bars name the same digest: each set of bars is read once."""
+    """Check the digest of every run's bars; each set of bars is read once."""
     checked: set[tuple[object, ...]] = set()
     for row in readable_from(store, event_names([RunRequested])):
         run = row.event
-        # A paper run began before its bars were known: `audit regenerate` compares what it decided on them.
+        # A paper run started before its bars were known; regeneration compares its decisions instead.
         if not isinstance(run, RunRequested) or run.environment is Environment.PAPER:
             continue
         bars = run.dataset_digest, run.config.data_symbols, run.config.timeframe, run.start, run.end, run.known_at
@@ -156,6 +156,6 @@ def _dataset_findings(store: Store, catalogue: BarCatalogue) -> Iterator[AuditFi
         if digest != run.dataset_digest:
             yield AuditFinding(
                 row.position,
-                f"the bars of run {run.run_id[:8]} are not those that it names: dataset {run.dataset_digest[:16]}, "
+                f"the bars of run {run.run_id[:8]} do not match its request: dataset {run.dataset_digest[:16]}, "
                 f"now {digest[:16]}",
             )

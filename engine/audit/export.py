@@ -1,7 +1,7 @@
-"""The log on paper, so to speak: every event, seal and anchor in open formats, with a verifier that needs only Python.
+"""Export of the log: every event, seal and anchor in open formats, with a verifier that needs only Python.
 
-The folder appears whole or not at all. `standalone` is copied in as `verify.py`; it shares no code with the store.
-Nothing is held in memory: a log may have millions of events.
+The folder appears complete or not at all. `standalone` is copied into it as `verify.py`; it shares no code with the
+store. Rows are streamed, because a log may have millions of events.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ manifest.json    the log's name, counts, and the SHA-256 of every other file
 class EventLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """A stored row; `state` is the JSON pair of payload and metadata as it was written.
 
-    A state that somebody changed into bytes that are no text stands in `state_hex`.
+    A state that was changed into bytes that are not UTF-8 is given in `state_hex` instead.
     """
 
     position: int
@@ -63,7 +63,7 @@ class EventLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
 
 
 class SealLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A seal (`engine.store.hash_chain.Seal`) with bytes in hexadecimal; format 1 has neither time nor login."""
+    """A seal (`engine.store.hash_chain.Seal`) with bytes in hexadecimal; format 1 has no time and no login."""
 
     seal: int
     first_position: int
@@ -77,9 +77,10 @@ class SealLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 
 class ExportManifest(msgspec.Struct, frozen=True):
-    """What the folder holds; `head` is the last seal's hash, `public_key` the one that signed the anchors last.
+    """Contents of the folder.
 
-    `parents`: the logs that this one was copied from, the first one first, each with the last seal both have.
+    head: hash of the last seal; public_key: the key that signed the last anchor; parents: the logs that this one was
+    copied from, the oldest first, each with the last seal that both share.
     """
 
     format: str
@@ -107,13 +108,14 @@ def export_log(
     anchors: Sequence[Anchor],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportResult:
-    """Writes the log to a new folder, on a connection whose transaction sees one state of it.
+    """Write the log to a new folder, on a connection whose transaction sees one state of it.
 
-    The anchors must have been read before that transaction began: one that meets no seal says that a tail was cut off.
-    `progress` hears how many events are done, and of how many. Raises `BadInput` for a folder that holds something.
+    The anchors must be read before that transaction begins, because an anchor without a seal means that the end of the
+    log was cut off. progress: called with the number of events done and in total. Raise `BadInput` for a folder that is
+    not empty.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise BadInput(f"{folder} is there already and not an empty folder: name one that does not exist yet.")
+        raise BadInput(f"{folder} exists and is not an empty folder: use a new name.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -162,7 +164,7 @@ def _write(
 def event_lines(
     conn: psycopg.Connection[Any], which: LiteralString, values: Sequence[object] = ()
 ) -> Iterator[EventLine]:
-    """Stored rows, page by page; `which` says which ones and in which order."""
+    """Yield stored rows, read page by page; `which` is the end of the query: conditions and order."""
     for position, stream_id, version, name, state in _rows(conn, EVENTS + which, values):
         try:
             yield EventLine(position, stream_id, version, name, state.decode())
@@ -173,7 +175,7 @@ def event_lines(
 def seal_lines(
     conn: psycopg.Connection[Any], which: LiteralString, values: Sequence[object] = ()
 ) -> Iterator[SealLine]:
-    """Stored seals, page by page; `which` says which ones and in which order."""
+    """Yield stored seals, read page by page; `which` is the end of the query: conditions and order."""
     for row in _rows(conn, SELECT_SEALS + which, values):
         seal = Seal(*row)
         texts = (seal.previous.hex(), seal.hash.hex(), seal.checks.hex())
@@ -196,7 +198,7 @@ def _with_progress(lines: Iterator[EventLine], total: int, progress: Callable[[i
 
 
 def _write_lines(path: Path, lines: Iterable[msgspec.Struct]) -> int:
-    """One JSON object a line; returns how many."""
+    """Write one JSON object per line and return the number of lines."""
     encode, count = msgspec.json.Encoder().encode, 0
     with path.open("wb") as file:
         for line in lines:
@@ -206,11 +208,11 @@ def _write_lines(path: Path, lines: Iterable[msgspec.Struct]) -> int:
 
 
 def _write_parquet(folder: Path) -> None:
-    """events.jsonl as a table; what its metadata tells, and the payload byte for byte, in columns of their own."""
+    """Write events.jsonl as a table, with the metadata and the unchanged payload in separate columns."""
     import polars as pl
 
     kinds = {"position": pl.Int64, "stream_id": pl.String, "version": pl.Int64, "name": pl.String, "state": pl.String}
-    # Greedy: of all places where metadata might begin, the last one is where it does.
+    # Greedy, because the payload may contain text that looks like the beginning of the metadata.
     parts = pl.col("state").str.extract_groups(r'(?s)^\[(?<payload>.*),(?<meta>\{"stream":.*\})\]$')
     meta = parts.struct.field("meta")
     columns = {
@@ -227,13 +229,13 @@ def _write_parquet(folder: Path) -> None:
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
 
 def sync_to_disk(path: Path) -> None:
-    """Returns when a file's bytes, or a folder's names, are on the disk."""
+    """Sync a file's bytes, or a folder's names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Changes to a log's name and to its file of anchors, as events: a copy is adopted, a lost file is begun again."""
+"""Changes of a log's name and of its file of anchors, recorded as events: adoption of a copy, restart of anchoring."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def log_stream(log_id: str) -> str:
 def restart_anchoring(
     store: Store, conn: psycopg.Connection[Any], home: Path, at: datetime, cause: Cause, reason: str
 ) -> Anchor:
-    """Begins a new file of anchors where the head can no longer be signed, and records that as an event.
+    """Begin a new file of anchors for a log whose head can no longer be signed, and record that as an event.
 
-    The present file is kept under another name. Raises `BadInput` where nothing stands in the way of a signature, and
-    for a copy, which is adopted instead.
+    The present file is kept under another name. Raise `BadInput` if the head can be signed, and for a copy, which has
+    to be adopted instead.
     """
     state = anchoring_state(conn, home)
     if state.defect is AnchoringDefect.COPY:
-        raise BadInput(state.refusal)
+        raise state.error()
     if state.defect is None:
         raise BadInput(
-            f"the anchors of this log are whole, the last of {len(state.anchors)} in {state.file}: sign the head with "
-            "`quantagent audit anchor`, without --begin-anew."
+            f"the anchors of this log are complete ({len(state.anchors)} in {state.file}), so no new file is begun.",
+            "ANCHORING_INTACT",
         )
     _record(store, str(state.log), _restart_event(state, reason), cause)
     archive_anchors(home, state, at)
@@ -45,7 +45,7 @@ def restart_anchoring(
 
 
 def _restart_event(state: AnchoringState, reason: str) -> AnchoringRestarted:
-    """What is remembered counts: it is newer than what is left of the file, or the same."""
+    """Build the event from the record of the last anchor, which is at least as new as the rest of the file."""
     known = state.last_anchor or (state.anchors[-1] if state.anchors else None)
     seal, position, hashed = (known.seal, known.position, known.hash) if known else (0, 0, "")
     return AnchoringRestarted(str(state.log), seal, position, hashed, reason)
@@ -54,17 +54,15 @@ def _restart_event(state: AnchoringState, reason: str) -> AnchoringRestarted:
 def adopt_copy(
     store: Store, owner: psycopg.Connection[Any], home: Path, at: datetime, cause: Cause, reason: str
 ) -> tuple[LogAdopted, Anchor]:
-    """Makes a copy of a log a log of its own, recorded as an event that names its parent, and signs its head.
+    """Make a copy of a log a log of its own, recorded as an event that names its parent, and sign its head.
 
-    `owner` may write to the tables of the log's identity. What this home holds of the parent's anchors must hold for
-    the copy as far as it goes. Raises `BadInput` for what is no copy, and for a copy that was changed.
+    owner: a connection that may write to the tables of the log's identity. The copy must match the local anchors of the
+    parent up to its end. Raise `BadInput` for a database that is not a copy, and for a copy that was changed.
     """
     state = anchoring_state(owner, home)
     parent = str(state.log)
     if state.defect is not AnchoringDefect.COPY:
-        raise BadInput(
-            f"this database is the one that log {parent} is kept in, and no copy of it: there is nothing to adopt."
-        )
+        raise BadInput(f"this database holds log {parent} itself, not a copy of it: there is nothing to adopt.")
     row = _find_adoption(store, parent)
     if row is None:
         _check_copy(owner, state)
@@ -89,7 +87,7 @@ def adopt_copy(
 
 
 def _find_adoption(store: Store, parent: str) -> LogEntry | None:
-    """The event that gives a copy its name; there already where an adoption was cut off after it."""
+    """Return the event that names the copy; it exists already if an earlier adoption was interrupted after it."""
     for row in read_from(store, event_names([LogAdopted])):
         if isinstance(row.event, LogAdopted) and row.event.parent == parent:
             return row
@@ -97,13 +95,13 @@ def _find_adoption(store: Store, parent: str) -> LogEntry | None:
 
 
 def _check_copy(conn: psycopg.Connection[Any], state: AnchoringState) -> None:
-    """The copy holds what its parent's anchors vouch for, up to its end."""
+    """Check that the copy matches its parent's anchors up to its end."""
     (head,) = conn.execute("SELECT coalesce(max(seal), 0) FROM quantagent.seals").fetchone() or (0,)
     finding = verify_log(conn, [each for each in state.anchors if each.seal <= head]).finding
     if finding is not None:
         raise BadInput(
-            f"the copy is not adopted, because it was changed at position {finding.position:,} ({finding.what}): "
-            "restore it from a backup again."
+            f"the copy was changed at position {finding.position:,} ({finding.what}) and is not adopted: restore it "
+            "from a backup again."
         )
 
 

@@ -1,6 +1,6 @@
-"""The log as a journal: every event in one line of words, and the lines somebody asks for.
+"""Narration of the log: one line of text per event, with filters.
 
-Reads page by page and keeps none, so that a log of millions needs no more memory than a short one.
+The log is read page by page and no page is kept, so memory does not grow with the log.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ _WARNINGS = {
 
 
 class EventGroup(NamedTuple):
-    """A friendly name for some events: of which types, and from which level on."""
+    """A named group of events: their types and the lowest level that is shown."""
 
     kinds: tuple[type[Event], ...]
     level: str = "info"
 
 
-# Most verdicts approve: at the level of warnings, the store sorts out those that do not.
+# Most verdicts approve. At level `warning` the store returns only the denials, which saves reading the others.
 _VERDICTS = event_names([RiskDecided])
 _DENIED = b'"verdict":"DENIED"'
 
@@ -84,7 +84,7 @@ GROUPS = {
 
 
 class NarrationLine(NamedTuple):
-    """One event as people read it. `at` is its instant in the market, or when it was recorded if it has none."""
+    """One event as a line for the user. at: its market time, or its recording time if it has none."""
 
     position: int
     at: datetime
@@ -97,7 +97,7 @@ class NarrationLine(NamedTuple):
 
 
 class LineFilter(NamedTuple):
-    """Which lines somebody asks for. `names` are stored names, all of them where none is given; `run_id` is whole."""
+    """Conditions that a line must meet. names: stored event names, empty for all; run_id: a complete id."""
 
     names: tuple[str, ...] = ()
     level: str = "info"
@@ -115,21 +115,21 @@ class LineFilter(NamedTuple):
         )
 
     def filter_rows(self, rows: Iterable[LogEntry]) -> Iterator[NarrationLine]:
-        """The lines of some events that are asked for."""
+        """Yield the lines of the events that match."""
         return filter(self.matches, map(narrate, rows))
 
 
 def build_filter(
     name: str | None = None, level: str = "info", symbol: Symbol | None = None, on: date | None = None
 ) -> LineFilter:
-    """What to read for a name as people give it: an event's (`OrderFilled`, `OrderFilled.v1`) or a group's (`trades`).
+    """Return the filter for an event (`OrderFilled`, `OrderFilled.v1`) or a group (`trades`).
 
-    Raises `BadInput` for a name or a level that does not exist, with those that do.
+    Raise `BadInput`, listing the valid values, for an unknown name or level.
     """
     if level not in LEVELS:
         raise BadInput(f"level {level!r} is unknown: use one of {', '.join(LEVELS)}.")
     if name is None:
-        # Below the level asked for there is nothing to find: what is not read takes no time.
+        # Types that never reach the requested level need not be read.
         kinds = [kind for kind in EVENT_TYPES if LEVELS.index(_highest(kind)) >= LEVELS.index(level)]
         return LineFilter(() if level == LEVELS[0] else event_names(kinds), level, symbol, None, on)
     if name in GROUPS:
@@ -138,22 +138,22 @@ def build_filter(
     stored = tuple(known for known in event_names(EVENT_TYPES) if name in (known, known.partition(".")[0]))
     if not stored:
         events = ", ".join(kind.__name__ for kind in EVENT_TYPES)
-        raise BadInput(f"no event is called {name!r}: use one of {', '.join(GROUPS)}, or of {events}.")
+        raise BadInput(f"event {name!r} is unknown: use one of {', '.join(GROUPS)}, or of {events}.")
     return LineFilter(stored, level, symbol, None, on)
 
 
 def _highest(kind: type[Event]) -> str:
-    """The highest level that an event of a type can have."""
+    """Return the highest level that an event of a type can have."""
     if kind in _WARNINGS or kind is RiskDecided:
         return "warning"
     return "notice" if kind in _NOTICES else "info"
 
 
-# --- Reading ------------------------------------------------------------------------------------------------------
+# --- Reading lines ------------------------------------------------------------------------------------------------
 
 
 def read_narration(store: Store, wanted: LineFilter, until: int) -> Iterator[NarrationLine]:
-    """The lines up to a position, oldest first."""
+    """Yield the lines up to a position, oldest first."""
     after = 0
     while page := store.read_all(after, PAGE, wanted.names, until + 1):
         yield from wanted.filter_rows(page)
@@ -161,19 +161,19 @@ def read_narration(store: Store, wanted: LineFilter, until: int) -> Iterator[Nar
 
 
 def read_latest_narration(store: Store, wanted: LineFilter, until: int, limit: int) -> list[NarrationLine]:
-    """The last `limit` lines up to a position, oldest first. Reads backwards, and no further than it must."""
+    """Return the last `limit` lines up to a position, oldest first. Reads backwards, no further than needed."""
     having = dict.fromkeys(_VERDICTS, _DENIED) if wanted.level == LEVELS[-1] else {}
     found: list[NarrationLine] = []
     size, before = min(limit, PAGE), until + 1
     while len(found) < limit and (page := store.read_newest(size, wanted.names, before, having)):
         found += wanted.filter_rows(page)
         before = page[-1].position
-        # What is asked for may be rare among what is read.
+        # Matching lines may be rare, so read larger pages as the search goes on.
         size = min(4 * size, PAGE)
     return found[:limit][::-1]
 
 
-# --- One event ----------------------------------------------------------------------------------------------------
+# --- Describing one event -----------------------------------------------------------------------------------------
 
 
 def narrate(row: LogEntry) -> NarrationLine:
@@ -192,7 +192,7 @@ def narrate(row: LogEntry) -> NarrationLine:
 
 
 def market_time(event: Event) -> datetime | None:
-    """The market's instant at which a fact is true; None for what belongs to no market time, like a profile."""
+    """Return the market time of an event; None for events without one, such as saved profiles."""
     for name in ("at", "as_of", "due_at", "ended_at", "started_from"):
         at = getattr(event, name, None)
         if isinstance(at, datetime):
@@ -201,7 +201,7 @@ def market_time(event: Event) -> datetime | None:
 
 
 def event_level(event: Event) -> str:
-    """How much a fact asks for attention: `warning` is what was refused, stopped or failed."""
+    """Return the level of an event: `warning` for denials, halts and failures, `notice`, or `info`."""
     denied = isinstance(event, RiskDecided) and event.verdict is Verdict.DENIED
     if denied or type(event) in _WARNINGS:
         return "warning"
@@ -209,7 +209,7 @@ def event_level(event: Event) -> str:
 
 
 def event_symbols(event: Event) -> tuple[Symbol, ...]:
-    """The symbols that a fact is about."""
+    """Return the symbols that an event concerns."""
     match event:
         case RunRequested(config=config):
             return config.symbols
@@ -227,16 +227,16 @@ def event_symbols(event: Event) -> tuple[Symbol, ...]:
 
 
 def event_run_id(row: LogEntry) -> str:
-    """The run that an event belongs to; empty for what runs share, like analyses."""
+    """Return the run of an event; empty for events shared by runs, such as analyses."""
     kind, _, run_id = row.stream.partition(":")
     return run_id if kind in ("run", "book") else row.meta.correlation
 
 
 def describe_event(event: Event) -> str:
-    """What a fact says, in words."""
+    """Return a one-line description of an event."""
     match event:
         case SignalRaised():
-            return f"{event.direction} wanted by {describe_source(event)}, close {event.reference_price}"
+            return f"{event.direction} from {describe_source(event)}, close {event.reference_price}"
         case RiskDecided():
             return f"{event.verdict} {event.side} {event.quantity}: {event.reason}"
         case OrderPlaced():
@@ -259,7 +259,7 @@ def describe_event(event: Event) -> str:
         case BookOpened():
             return f"opened with {event.cash} {event.currency}"
         case AnalysesConsulted():
-            return f"{len(event.analyses)} analyses consulted since the session roll before"
+            return f"{len(event.analyses)} analyses consulted since the previous session roll"
         case PositionsMarked():
             return f"equity {event.equity}, cash {event.cash} ({event.occasion})"
         case TradingHalted():
@@ -270,30 +270,28 @@ def describe_event(event: Event) -> str:
         case TradingEnded():
             return f"trading has ended: {event.reason}, equity {event.equity}"
         case AnalysisMade():
-            return (
-                f"{event.variant} says {event.decision}, confidence {event.confidence}, from {event.window_bars} bars"
-            )
+            return f"{event.variant}: {event.decision}, confidence {event.confidence}, from {event.window_bars} bars"
         case _:
             return _describe_run_event(event)
 
 
 def describe_source(signal: SignalRaised) -> str:
-    """Who wanted a signal, in words: the analyses that a run reads may be signals imported from a file."""
+    """Return the source of a signal; analyses that come from an imported file are named `imported signal`."""
     imported = signal.source == "analysis" and signal.analysis_id.startswith(VARIANT_PREFIX)
     return "imported signal" if imported else signal.source
 
 
 def describe_failed_call(work: GraphWork) -> str:
-    """The question that a work with calls failed at: who asked which model how often, and what came of it last."""
+    """Describe the model call that failed: agent, models, number of attempts and last outcome. Requires calls."""
     last = next((call for call in reversed(work.calls) if call.outcome != "answered"), work.calls[-1])
     tries = [call for call in work.calls if (call.node, call.seq) == (last.node, last.seq)]
     models = " and ".join(dict.fromkeys(call.model for call in tries))
-    often = "once" if len(tries) == 1 else f"{len(tries)} times, the last time"
-    return f"{last.node} asked {models} {often}: {last.outcome.replace('_', ' ')}"
+    count = "once" if len(tries) == 1 else f"{len(tries)} times, last"
+    return f"{last.node} called {models} {count}: {last.outcome.replace('_', ' ')}"
 
 
 def describe_terms(order: OrderPlaced) -> str:
-    """What an order is for and how it is executed: `stop STOP 99.5 GTC`."""
+    """Return the role and terms of an order: `stop STOP 99.5 GTC`."""
     terms = order.terms
     prices = [str(price) for price in (terms.stop_price, terms.limit_price) if price is not None]
     ends = f"until {terms.expires_at:%Y-%m-%d %H:%M}" if terms.expires_at else ""
@@ -301,18 +299,18 @@ def describe_terms(order: OrderPlaced) -> str:
 
 
 def _reference_label(fill: OrderFilled) -> str:
-    """What a fill's reference price is: the open, or a price inside the bar."""
+    """Return the kind of a fill's reference price: the open, or a price inside the bar."""
     return "open" if fill.at == fill.bar_opened_at else "inside the bar"
 
 
 def _describe_run_event(event: Event) -> str:
-    """The facts around the books: runs, slots, what was imported and saved."""
+    """Describe an event outside the books: runs, slots, imports, profiles, models and anchors."""
     match event:
         case RunRequested():
             label = f" {event.label!r}" if event.label else ""
             return f"{event.environment}{label} of {event.variant} under {event.profile}"
         case RunStarted():
-            return f"{event.environment} begun by engine {event.engine_version}"
+            return f"{event.environment} started by engine {event.engine_version}"
         case RunEnded():
             ended = f"{event.bars} bars, {event.orders} orders, {event.fills} fills, book {event.book_digest[:16]}"
             return f"{ended}, ended early: {event.reason}" if event.reason else ended
@@ -330,7 +328,7 @@ def _describe_run_event(event: Event) -> str:
         case SlotCompleted():
             return "; ".join(f"{symbol} {outcome}" for symbol, outcome in event.outcomes)
         case FeedResumed():
-            return f"goes on after {event.after:%Y-%m-%d %H:%M}Z, bars known by {event.known_at:%Y-%m-%d %H:%M}Z"
+            return f"continues after {event.after:%Y-%m-%d %H:%M}Z, bars known by {event.known_at:%Y-%m-%d %H:%M}Z"
         case ProfileSaved():
             return f"{event.kind} profile {event.name} saved, digest {event.digest[:16]}"
         case ProfileActivated():
@@ -344,6 +342,6 @@ def _describe_run_event(event: Event) -> str:
         case LogAdopted():
             return f"a copy of log {event.parent} became log {event.log_id}: {event.reason}"
         case AnchoringRestarted():
-            return f"anchors of log {event.log_id} begin again, after one of position {event.position}: {event.reason}"
+            return f"anchoring of log {event.log_id} restarted after position {event.position}: {event.reason}"
         case _:
             return type(event).__name__

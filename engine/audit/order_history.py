@@ -1,6 +1,6 @@
-"""An order through its life: as it was placed, and every state after that, each with its actor and its time.
+"""History of an order: its original and every later state, each with actor and time.
 
-What SEC rule 17a-4(f)(2)(i)(A) asks of records: that the original and every interim state can be made again.
+SEC rule 17a-4(f)(2)(i)(A) requires that the original and every interim state of a record can be recreated.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from engine.store import LogEntry, Store
 
 
 class OrderState(NamedTuple):
-    """One state of an order: what changed, and how the order stood after it.
+    """One state of an order: the change and the order after it.
 
-    filled and remaining add up to the quantity ordered; average_price is over the fills so far, None before the first.
+    filled and remaining: units, together the quantity ordered; average_price: of the fills so far, None before the
+    first.
     """
 
     state: str
@@ -46,7 +47,7 @@ class OrderState(NamedTuple):
 
 
 class OrderHistory(NamedTuple):
-    """An order's states in order, and where it came from: its signal and the verdict on that."""
+    """The states of an order, with the signal it came from and the verdict on that signal."""
 
     order: OrderPlaced
     signal: LogEntry | None
@@ -57,11 +58,10 @@ class OrderHistory(NamedTuple):
 def order_history(
     store: Store, run: RunRequested, key: str, at: datetime | None = None, recorded: bool = False
 ) -> OrderHistory:
-    """The states of an order up to an instant of the market or, if `recorded`, of the clock that told when facts were
-    stored; without one, all of them.
+    """Return the states of an order up to a market time or, if `recorded`, a recording time; all if `at` is None.
 
-    `key` is the order's id, a beginning that no other order of the run has, or `latest`. Raises `NotFound` for an order
-    that the run does not know, or that was not placed yet at that instant.
+    key: the order's id, an unambiguous prefix of it, or `latest`. Raise `NotFound` for an unknown order and for one
+    that was not yet placed at that time.
     """
     placed = _find_order(store, run, key, at, recorded)
     order = placed.event
@@ -69,8 +69,7 @@ def order_history(
     if at is not None and event_time(placed, recorded) > at:
         raise NotFound(
             f"order {order.order_id} was placed at {format_instant(event_time(placed, recorded))}: at "
-            f"{format_instant(at)} there was "
-            "nothing of it, ask for a later time."
+            f"{format_instant(at)} it did not exist yet, use a later time."
         )
     signal = verdict = None
     states: list[OrderState] = []
@@ -91,7 +90,7 @@ def order_history(
 
 
 def _find_order(store: Store, run: RunRequested, key: str, at: datetime | None, recorded: bool) -> LogEntry:
-    """The event that placed the order. `latest` looks no further than the instant, an id at the whole book."""
+    """Return the event that placed the order. `latest` is the last one at the instant; an id is searched everywhere."""
     latest = key == "latest"
     rows = events_until(store, run, at if latest else None, recorded)
     orders = {row.event.order_id: row for row in rows if isinstance(row.event, OrderPlaced)}
@@ -102,16 +101,17 @@ def _find_order(store: Store, run: RunRequested, key: str, at: datetime | None, 
     fitting = [order_id for order_id in orders if key and order_id.startswith(key)]
     if len(fitting) == 1:
         return orders[fitting[0]]
-    raise NotFound(_describe_no_match(run, key, fitting, len(orders)))
+    raise _no_match(run, key, fitting, len(orders))
 
 
-def _describe_no_match(run: RunRequested, key: str, fitting: Sequence[str], known: int) -> str:
-    where = f"run {run.run_id[:8]}"
+def _no_match(run: RunRequested, key: str, fitting: Sequence[str], known: int) -> NotFound:
+    run_id = run.run_id[:8]
     if fitting:
-        return f"order {key!r} fits {len(fitting)} of {where} ({', '.join(fitting[:5])}): give more of its id."
+        examples = ", ".join(fitting[:5])
+        return NotFound(f"order {key!r} matches {len(fitting)} orders of run {run_id} ({examples}): use a longer id.")
     if key == "latest":
-        return f"{where} had placed no order by then: `quantagent orders list --run {run.run_id[:8]}` names them all."
-    return f"{where} has no order {key!r}: `quantagent orders list --run {run.run_id[:8]}` names its {known}."
+        return NotFound(f"run {run_id} had placed no order by then.", "ORDERS_MISSING", run=run_id)
+    return NotFound(f"run {run_id} has no order {key!r}.", "ORDER_UNKNOWN", run=run_id, count=known)
 
 
 def _next_state(order: OrderPlaced, previous: OrderState | None, row: LogEntry) -> OrderState:
@@ -119,7 +119,7 @@ def _next_state(order: OrderPlaced, previous: OrderState | None, row: LogEntry) 
     if isinstance(row.event, OrderFilled):
         price, quantity = row.event.price, row.event.quantity
         filled = add(filled, quantity)
-        # Weighted by what each fill moves it: of one fill the average is its very price, with nothing rounded.
+        # Incremental mean: the average of a single fill is exactly its price, without rounding.
         average = price if average is None else add(average, prorate(sub(price, average), quantity, filled))
     remaining = sub(order.quantity, filled)
     return OrderState(

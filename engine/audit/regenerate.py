@@ -1,6 +1,6 @@
-"""A run done again from its stored opinions and bars, in memory, and compared with what the log holds of it.
+"""Regeneration of a run in memory from its stored analyses and bars, compared with the log.
 
-Writes nothing. A run that has not ended is compared as far as its book goes.
+Nothing is written. A run that has not ended is compared up to the end of its book.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from engine.trading.circuit_breakers import Command
 
 
 class DigestPair(NamedTuple):
-    """One digest twice: as the log has it, empty where it does not say, and as it comes out now."""
+    """A digest as stored in the log (empty if the log has none) and as regenerated."""
 
     stored: str
     regenerated: str
@@ -47,12 +47,12 @@ class DigestPair(NamedTuple):
 
 
 class RegenerationResult(NamedTuple):
-    """A run and its second making.
+    """Result of regenerating a run.
 
-    engine_recorded: the version that began the run; bars and events: how many were taken and compared; ended: whether
-    the run had ended, so that its whole book is compared; bars_recorded: how many it had then; book_at_end: the book's
-    digest as the run's last fact gives it, empty for a run without one; difference: the first in the book, the stored
-    event being ours.
+    engine_recorded: the engine version that started the run; bars, events: the numbers processed and compared; ended:
+    True if the run has ended and its whole book was compared; bars_recorded: its number of bars at the end, else None;
+    book_at_end: the digest of the book in the run's last event, empty for a run that has not ended; difference: the
+    first divergence of the book, `ours` being the stored event.
     """
 
     run: RunRequested
@@ -73,7 +73,7 @@ class RegenerationResult(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """Whether everything that the log says of the run came out again."""
+        """True if everything the log holds of the run was reproduced."""
         pairs = self.dataset.equal and self.analyses.equal and self.book.equal
         return pairs and self.difference is None and self.book_at_end in ("", self.book.stored)
 
@@ -85,9 +85,9 @@ def regenerate_run(
     run: RunRequested,
     progress: Callable[[int], None] = lambda bars: None,
 ) -> RegenerationResult:
-    """Drives a run's session over its bars (`bars_of`) and stored opinions (`opinions_of`) once more.
+    """Repeat a run's session over its bars (`run_bars`) and stored analyses (`stored_analyst`).
 
-    `progress` hears how many bars have been taken. Raises `AnalysisMissing` where an opinion is not stored.
+    progress: called with the number of bars processed. Raise `AnalysisMissing` for an analysis that is not stored.
     """
     stream = book_stream(run.run_id)
     result = result_of(store, run.run_id)
@@ -124,7 +124,7 @@ def _drive(
     event_limit: int | None,
     progress: Callable[[int], None],
 ) -> tuple[list[LogEntry], Session]:
-    """The book made anew, to its end or until it has `enough` events."""
+    """Regenerate the book, to its end or until it has `event_limit` events."""
     memory, stream = MemoryStore(), book_stream(run.run_id)
     journal = Journal(memory, stream, Cause("regenerate"))
     session = Session(run.config, run.config_digest, analyst, journal, schedule=schedule)
@@ -141,7 +141,7 @@ def _drive(
 
 
 def dataset_digest(bars_by_symbol: Sequence[Sequence[Bar]], timeframe: Timeframe) -> str:
-    """The name of a dataset, as the catalogue gives it to the same bars."""
+    """Return the digest that the catalogue gives to a dataset of these bars."""
     sha = sha256()
     for bars in bars_by_symbol:
         for bar in bars:
@@ -150,17 +150,17 @@ def dataset_digest(bars_by_symbol: Sequence[Sequence[Bar]], timeframe: Timeframe
 
 
 def _stored_dataset_digest(run: RunRequested) -> str:
-    """A paper run is named before its bars are known."""
+    """Return the digest of a run's dataset; empty for a paper run, which starts before its bars are known."""
     return "" if run.environment is Environment.PAPER else run.dataset_digest
 
 
-# --- What a run was made from -------------------------------------------------------------------------------------
+# --- Inputs of a run ----------------------------------------------------------------------------------------------
 
 
 def run_bars(catalogue: BarCatalogue, store: Store, run: RunRequested) -> list[list[Bar]]:
-    """The bars of a run, as it saw them. Raises `BadInput` where a symbol has none any more.
+    """Return the bars of a run, as it saw them. Raise `BadInput` for a symbol that has none left.
 
-    A paper run was asked before its end was known: it has the bars up to its last slot or, while it goes on, all.
+    The request of a paper run has no known end: it gets the bars up to its last slot or, while it is running, all.
     """
     end: datetime | None = run.end
     if run.environment is Environment.PAPER:
@@ -175,8 +175,11 @@ def stored_analyst(
     load_file: Callable[[str], SignalFile],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Analyst:
-    """The analyst of a run made again: what it consulted, and no other. `load_file` finds an imported file by its
-    variant. Raises `AnalysisMissing` for the first opinion that is not stored."""
+    """Return an analyst that gives only the analyses that a run consulted.
+
+    load_file: returns an imported file by its variant; progress: called with the number of analyses loaded. Raise
+    `AnalysisMissing` for the first analysis that is not stored.
+    """
     if run.variant.startswith(VARIANT_PREFIX):
         return ImportedAnalyst(load_file(run.variant))
     read, complete_until = _consulted_analyses(store, run)
@@ -188,10 +191,10 @@ def stored_analyst(
 
 
 def _consulted_analyses(store: Store, run: RunRequested) -> tuple[list[AnalysisVersion], datetime | None]:
-    """The opinions that a book names, and until when it names all.
+    """Return the analyses that a book names, and the instant up to which it names all of them.
 
-    It names all once a session day, and the others where they led to a signal: what a book consulted since its latest
-    roll, and took for no reason to act, is not in it yet. Silence there decides the same.
+    A book lists all analyses once per session day, and names others in the signals they led to. An analysis consulted
+    since the latest roll that led to no signal is not in the book yet; leaving it out gives the same decisions.
     """
     read: dict[AnalysisVersion, None] = {}
     until = None
@@ -208,7 +211,7 @@ def _consulted_analyses(store: Store, run: RunRequested) -> tuple[list[AnalysisV
 
 
 class _StoredIntents:
-    """Stored opinions as an analyst that makes none."""
+    """An analyst that returns stored analyses and makes none."""
 
     def __init__(
         self, run: RunRequested, intents: dict[tuple[Symbol, datetime], Intent], complete_until: datetime | None
@@ -216,8 +219,8 @@ class _StoredIntents:
         self._run, self._intents, self._complete_until = run, intents, complete_until
 
     def intent(self, bar: Bar) -> Intent | None:
-        wish = self._intents.get((bar.symbol, bar.closed_at))
-        if wish is None and self._complete_until is not None and bar.closed_at < self._complete_until:
+        found = self._intents.get((bar.symbol, bar.closed_at))
+        if found is None and self._complete_until is not None and bar.closed_at < self._complete_until:
             run = self._run
             raise AnalysisMissing(f"{bar.symbol}.{run.config.timeframe}@{instant_text(bar.closed_at)}.{run.variant}")
-        return wish
+        return found

@@ -1,6 +1,6 @@
-"""A capsule's run made again here: its bars and opinions come into this log, and the usual loop drives it anew.
+"""Reproduction of a capsule's run: its bars and analyses are imported, and the usual loop runs it again.
 
-Doing it again changes nothing. No analysis is made: the analyst answers from what the capsule brought, or stops.
+Repeating it changes nothing. No analysis is made: the analyst returns those of the capsule, or fails.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from engine.runtime.session import Analyst
 from engine.store import ENGINE_VERSION, Batch, Cause, LogEntry, Store
 
 CHUNK = 500
-EMPTY_HOME_REMEDY = "Reproduce it in an empty data folder: set QUANTAGENT_HOME to one."
+EMPTY_HOME_REMEDY = "Reproduce it in an empty data folder, set with QUANTAGENT_HOME."
 
 ProgressCallback = Callable[[str, int, int], None]
 
 
 class ReproductionResult(NamedTuple):
-    """A run as the capsule has it, and as it came out here. `difference` is the first in the book, the capsule's event
-    being ours."""
+    """A run in the capsule and its reproduction. difference: the first divergence of the book, `ours` being the event
+    in the capsule."""
 
     capsule: Capsule
     ended: RunEnded
@@ -59,10 +59,10 @@ def reproduce_run(
     lock_digest: str = "",
     on_progress: ProgressCallback = lambda what, done, total: None,
 ) -> ReproductionResult:
-    """Takes a capsule's bars and opinions into this log and catalogue, and drives its run to the end.
+    """Import a capsule's bars and analyses into this log and catalogue, and execute its run to the end.
 
-    Raises `BadInput` where something else is stored here already: other values of a bar, another opinion on it. Raises
-    `BookMoved` or `ReplayDiverged` where the run itself is here and is another one.
+    Raise `BadInput` if different bars or analyses are stored here already, and `VersionConflict` or `ReplayDiverged` if
+    the run itself is stored here with different events.
     """
     with describe_damage(capsule.path):
         bars = capsule.bars()
@@ -88,9 +88,9 @@ def reproduce_run(
 def _local_request(
     store: Store, catalogue: BarCatalogue, capsule: Capsule, bars_by_symbol: Sequence[Sequence[Bar]], actor: str
 ) -> RunRequested:
-    """The run as this log has it or will have it: by when its bars were known is this catalogue's to say."""
+    """Return the request as stored in this log, or the capsule's with `known_at` of this catalogue."""
     requested, timeframe = capsule.requested, capsule.requested.config.timeframe
-    # A paper run was asked before its end was known.
+    # The request of a paper run has no known end.
     end = capsule.lifecycle.ended.ended_at if requested.environment is Environment.PAPER else requested.end
     fed, digest = requested.config.data_symbols, capsule.manifest.dataset_digest
     stored = runs.stored_request(store, requested)
@@ -101,7 +101,9 @@ def _local_request(
     _import_bars(catalogue, capsule, bars_by_symbol, actor)
     known_at = catalogue.known_at()
     if catalogue.as_known_at(known_at).digest(fed, timeframe, requested.start, end) != digest:
-        raise BadInput(f"this catalogue has bars in the run's range that {capsule.path} has not. {EMPTY_HOME_REMEDY}")
+        raise BadInput(
+            f"this catalogue has bars in the run's range that are not in {capsule.path}. {EMPTY_HOME_REMEDY}"
+        )
     return msgspec.structs.replace(requested, known_at=known_at)
 
 
@@ -113,11 +115,12 @@ def _import_bars(
     stored_symbols = {each.symbol for each in catalogue.list_series()}
     for instrument in (*config.instruments, *config.rates):
         known = catalogue.instrument(instrument.symbol)
-        # Instruments of the first version had no tick: one that is here now is the same instrument.
+        # Instruments of the first version had no tick, so one with a tick may be the same instrument.
         if known not in (instrument, msgspec.structs.replace(instrument, tick=instrument.tick or known.tick)):
             if instrument.symbol in stored_symbols:
                 raise BadInput(
-                    f"{instrument.symbol} is another instrument here than in {capsule.path}. {EMPTY_HOME_REMEDY}"
+                    f"the instrument {instrument.symbol} stored here differs from the one in {capsule.path}. "
+                    f"{EMPTY_HOME_REMEDY}"
                 )
             catalogue.save_instrument(instrument)
     for symbol, bars in zip(config.data_symbols, bars_by_symbol, strict=True):
@@ -125,7 +128,7 @@ def _import_bars(
 
 
 def _import_analyses(store: Store, dsn: str, capsule: Capsule, actor: str, on_progress: ProgressCallback) -> Analyst:
-    """Whoever answers for the analyst: it knows what the run consulted, and makes nothing."""
+    """Import the analyses that the run consulted, and return an analyst that gives only those."""
     requested = capsule.requested
     try:
         with describe_damage(capsule.path):
@@ -141,15 +144,15 @@ def _import_analyses(store: Store, dsn: str, capsule: Capsule, actor: str, on_pr
             done += len(chunk)
             on_progress("analyses", done, max(done, len(read)))
     except VersionConflict as error:
-        raise BadInput(f"{error.stream} says something else here than in {capsule.path}. {EMPTY_HOME_REMEDY}") from None
+        raise BadInput(f"{error.stream} differs here from the one in {capsule.path}. {EMPTY_HOME_REMEDY}") from None
     intents = {(intent.symbol, at): intent for at, intent in intents_at_versions(store, read)}
     return StoredAnalyses(intents, requested)
 
 
 def _batches(store: Store, rows: Sequence[LogEntry]) -> Iterator[Batch]:
-    """The facts at the versions they had, stream by stream; those of one stream follow each other.
+    """Yield the events at their versions, stream by stream; those of one stream are consecutive.
 
-    What says the same here under a former name of its event is not appended: it would be another payload.
+    An event that is stored here under a former name with the same content is not appended, because its payload differs.
     """
     by_stream: dict[str, list[LogEntry]] = {}
     for row in rows:

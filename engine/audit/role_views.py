@@ -1,6 +1,6 @@
-"""Whether everybody reads the same log: the kinds of its tables, and what each role reads from them.
+"""Checks that all roles read the same log.
 
-A view in the place of a table, or row security on it, can show an auditor other rows than everybody else.
+A view in place of a table, or row security on it, can show an auditor other rows than the other roles.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import psycopg
 from engine.audit.chain import AuditFinding
 from engine.store.guards import schema_differences
 
-# Of all rows and all columns. The seed is drawn for each comparison, so that no rows can be made to fit beforehand.
+# Covers all rows and columns. The seed is drawn for each comparison, so that forged rows cannot be prepared for it.
 _FINGERPRINT: LiteralString = """
 SELECT (SELECT (count(*), bit_xor(hash_record_extended(e, %(seed)s)))::text FROM quantagent.events e)
     || (SELECT (count(*), bit_xor(hash_record_extended(s, %(seed)s)))::text FROM quantagent.seals s)
@@ -23,15 +23,17 @@ _SEED: LiteralString = "SELECT (random() * 9e18)::bigint"
 
 
 def guard_findings(conn: psycopg.Connection[Any]) -> Iterator[AuditFinding]:
-    """What differs in triggers, functions, owners, rights, row security and kinds from what the migrations make."""
+    """Yield a finding if triggers, functions, owners, rights, row security or kinds differ from the migrations."""
     found = schema_differences(conn)
     if found:
-        yield AuditFinding(0, f"what guards the log in the database was changed: {found}")
+        yield AuditFinding(0, f"the objects that guard the log in the database were changed: {found}")
 
 
 def role_findings(conn: psycopg.Connection[Any], others: Mapping[str, str]) -> Iterator[AuditFinding]:
-    """Roles that read another log than the auditor does. `conn`: the auditor's, in a transaction that sees one state
-    of the log. `others`: how each role reaches the database."""
+    """Yield a finding for each role that reads another log than the auditor.
+
+    conn: the auditor's, in a transaction that sees one state of the log; others: connection string by role.
+    """
     (seed,) = conn.execute(_SEED).fetchone() or (0,)
     (snapshot,) = conn.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
     ours = conn.execute(_FINGERPRINT, {"seed": seed}).fetchone()

@@ -1,8 +1,8 @@
-"""Signs the head of the log, and refuses to where a signature would cover up what was changed.
+"""Signing of the log's head, refused where a signature would conceal a change.
 
-What was anchored last is remembered in a second place, beside the key (`keys/anchored/`): a file of anchors that is
-gone or shorter than it was does not look like the beginning of one. `standing` says what stands in the way of a
-signature; `anchor`, `rotate_key`, `audit verify` and the doctor all go by it.
+The last anchor is also recorded next to the key (`keys/anchored/`), so that a lost or shortened file of anchors is not
+mistaken for a new one. `anchoring_state` finds what prevents a signature; `sign_head`, `rotate_signing_key`,
+`audit verify` and the doctor all use it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,11 @@ from engine.audit.chain import find_seal, genesis_seal, read_lineage, walk_links
 from engine.core.errors import BadInput
 from engine.core.market import instant_text
 
-_RESTART_REMEDY = "`quantagent audit anchor --begin-anew --reason TEXT` begins a new file and records that it did"
-
 
 class LastAnchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was anchored last: of which log, in which database, which head.
+    """The last anchor of a log: the database, the head, and the file of anchors at that time.
 
-    By then the file of anchors had so many of them, in so many bytes with that SHA-256.
+    anchors, bytes, sha256: number of anchors in the file, its size and its digest.
     """
 
     log: UUID
@@ -54,7 +52,7 @@ class LastAnchor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AnchoringDefect(StrEnum):
-    """What stands in the way of a signature: about which of these it is."""
+    """The subject of a defect that prevents a signature."""
 
     COPY = "copy"
     LOG = "log"
@@ -63,9 +61,9 @@ class AnchoringDefect(StrEnum):
 
 
 class AnchoringState(NamedTuple):
-    """The anchors of a log at home, and why its head must not be signed now.
+    """The local anchors of a log, and the defect that prevents a signature of its head, if any.
 
-    refusal: a whole sentence with its remedy, empty where there is no flaw.
+    refusal: the defect as a sentence, empty without a defect.
     """
 
     log: UUID
@@ -79,13 +77,18 @@ class AnchoringState(NamedTuple):
     def with_defect(self, defect: AnchoringDefect, refusal: str) -> AnchoringState:
         return self._replace(defect=defect, refusal=refusal)
 
+    def error(self) -> BadInput:
+        """Return the defect as an error with a code; there must be a defect."""
+        assert self.defect is not None
+        return BadInput(self.refusal, f"ANCHORING_{self.defect.name}")
+
 
 def key_file(home: Path) -> Path:
     return home / "keys" / "anchor.pem"
 
 
 def public_key_file(home: Path) -> Path:
-    """The verifying half, in hexadecimal, to be handed out."""
+    """Return the path of the public key, in hexadecimal, which is meant for distribution."""
     return home / "keys" / "anchor.pub"
 
 
@@ -94,9 +97,9 @@ def last_anchor_file(home: Path, log_id: UUID) -> Path:
 
 
 def anchoring_state(conn: psycopg.Connection[Any], home: Path) -> AnchoringState:
-    """Reads the anchors of the log in a database and checks whether its head may be signed.
+    """Read the anchors of the log in a database and check that its head may be signed.
 
-    Of several flaws the gravest is named: a copy, then a log that was changed, then the file, then the key.
+    Of several defects the gravest is reported: a copy, then a changed log, then the file, then the key.
     """
     lineage = read_lineage(conn)
     log, here = lineage[-1].log, _one(conn, "SELECT quantagent.this_database()")
@@ -107,44 +110,42 @@ def anchoring_state(conn: psycopg.Connection[Any], home: Path) -> AnchoringState
         file = anchors_file(home, last_anchor.log if last_anchor is not None and renamed else log)
         anchors = read_anchors(file) if file.exists() else []
     except BadInput as error:
-        return unread.with_defect(AnchoringDefect.FILE, f"{str(error).rstrip('.')}; {_RESTART_REMEDY}.")
+        return unread.with_defect(AnchoringDefect.FILE, str(error))
     found = unread._replace(file=file, anchors=anchors, last_anchor=last_anchor)
     original = _original(conn, log, here, last_anchor)
     if original is not None:
         return found.with_defect(AnchoringDefect.COPY, _copy_refusal(log, original))
     if last_anchor is not None and renamed:
-        was = f"the log in this database is called {log} and was anchored as {last_anchor.log}, so that it was replaced"
-        return found.with_defect(AnchoringDefect.LOG, f"{was}: compare it with a backup; {_RESTART_REMEDY}.")
+        return found.with_defect(
+            AnchoringDefect.LOG,
+            f"the log in this database was replaced: its name is {log}, and it was anchored as {last_anchor.log}.",
+        )
     heads = [(each.seal, each.hash, each.position, str(file)) for each in anchors[-1:]]
     if last_anchor is not None:
         heads.insert(0, (last_anchor.seal, last_anchor.hash, last_anchor.position, str(last_anchor_file(home, log))))
     for seal, hashed, position, place in heads:
         stored = find_seal(conn, seal)
         if stored is None or (stored.hash.hex(), stored.last_position) != (hashed, position):
-            changed = f"the log does not hold what the last anchor in {place} vouches for, so that it was changed"
-            remedy = f"or is an older copy: `quantagent audit verify` says more; {_RESTART_REMEDY}"
-            return found.with_defect(AnchoringDefect.LOG, f"{changed}, {remedy}.")
+            return found.with_defect(
+                AnchoringDefect.LOG,
+                f"the log does not match the last anchor in {place}: it was changed, or is an older copy.",
+            )
     if last_anchor is not None and len(anchors) < last_anchor.anchors:
-        lost = f"{len(anchors)} of the {last_anchor.anchors} anchors that were made of this log are in {file}, so that"
-        return found.with_defect(
-            AnchoringDefect.FILE, f"{lost} the file was removed or cut: restore it from a copy; {_RESTART_REMEDY}."
-        )
+        lost = f"{file} holds {len(anchors)} of the {last_anchor.anchors} anchors of this log"
+        return found.with_defect(AnchoringDefect.FILE, f"{lost}, so it was removed or cut.")
     if last_anchor is not None and sha256(file.read_bytes()[: last_anchor.bytes]).hexdigest() != last_anchor.sha256:
-        edited = f"the anchors in {file} are not those that were made of this log, so that one of them was changed"
-        return found.with_defect(AnchoringDefect.FILE, f"{edited}: restore the file from a copy; {_RESTART_REMEDY}.")
+        return found.with_defect(AnchoringDefect.FILE, f"an anchor of this log in {file} was changed.")
     finding = next(key_findings(anchors, None), None) or next(
-        (flaw for each in anchors[-1:] for flaw in signature_findings(each, lineage)), None
+        (finding for each in anchors[-1:] for finding in signature_findings(each, lineage)), None
     )
     if finding is not None:
-        return found.with_defect(
-            AnchoringDefect.FILE, f"{finding.what}: restore {file} from a copy; {_RESTART_REMEDY}."
-        )
+        return found.with_defect(AnchoringDefect.FILE, f"{finding.what}.")
     refusal = _key_refusal(home, anchors) if anchors else ""
     return found.with_defect(AnchoringDefect.KEY, refusal) if refusal else found
 
 
 def _original(conn: psycopg.Connection[Any], log: UUID, here: str, last_anchor: LastAnchor | None) -> str | None:
-    """In which other database a log is kept; None where this is the one."""
+    """Return the other database in which a log is kept; None if it is kept in this one."""
     rows = conn.execute("SELECT database FROM quantagent.log_databases WHERE log_id = %s ORDER BY n", (log,)).fetchall()
     databases = [str(name) for (name,) in rows]
     if databases and databases[-1] != here:
@@ -155,33 +156,30 @@ def _original(conn: psycopg.Connection[Any], log: UUID, here: str, last_anchor: 
 
 def _copy_refusal(log: UUID, database: str) -> str:
     return (
-        f"this database is a copy of log {log}, which is kept in another database (server/oid {database}), and only "
-        "the original is signed: `quantagent db adopt --reason TEXT` makes the copy a log of its own."
+        f"this database is a copy of log {log}, which is kept in another database (server/oid {database}); only the "
+        "original is signed."
     )
 
 
 def _key_refusal(home: Path, anchors: list[Anchor]) -> str:
-    """What is wrong with the key at home, if it cannot go on where the anchors end; else empty."""
-    path, wanted = key_file(home), resolve_keys(anchors).in_force
+    """Return a sentence if the local key cannot continue the anchors; else an empty text."""
+    path, required = key_file(home), resolve_keys(anchors).in_force
     if not path.exists():
-        return f"the key {path} that signed this log's anchors is gone: restore it from its copy; {_RESTART_REMEDY}."
+        return f"the key {path} that signed this log's anchors is missing."
     found = _public(_read_key(path))
-    if found == wanted or (_next_key_file(home).exists() and _public(_read_key(_next_key_file(home))) == wanted):
+    if found == required or (_next_key_file(home).exists() and _public(_read_key(_next_key_file(home))) == required):
         return ""
-    return (
-        f"the key in {path} is {found}, and this log's anchors are signed with {wanted}: restore that key from its "
-        f"copy; {_RESTART_REMEDY}. A key is replaced with `quantagent audit rotate-key`."
-    )
+    return f"the key in {path} is {found}, and this log's anchors are signed with {required}."
 
 
 # --- Signing ------------------------------------------------------------------------------------------------------
 
 
 def sign_head(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor | None:
-    """Signs the head of the log and appends it to the file of anchors, on the disk when this returns.
+    """Sign the head of the log and append the anchor to its file, synced to disk on return.
 
-    Returns the newest anchor, which may be an earlier one of the same head; None for a log without events. The links
-    since the last anchor are walked first. Raises `BadInput` where `standing` refuses, or where a link is broken.
+    Return the newest anchor, which may be an earlier one of the same head; None for a log without events. The links
+    since the last anchor are checked first. Raise `BadInput` for a defect in `anchoring_state` or a broken link.
     """
     with _exclusive(home):
         return _sign_head(conn, home, at)
@@ -192,14 +190,16 @@ def _sign_head(
 ) -> Anchor | None:
     state = anchoring_state(conn, home)
     if state.defect is not None:
-        raise BadInput(state.refusal)
+        raise state.error()
     last = state.anchors[-1] if state.anchors else None
     signed = find_seal(conn, last.seal) if last else None
     head, broken = walk_links(conn, signed or genesis_seal(read_lineage(conn)))
     if broken is not None:
         raise BadInput(
-            f"the log is broken after its last anchor, at position {broken.position:,}: {broken.what}; it is not "
-            "signed. `quantagent audit verify` says more."
+            f"the log is broken after its last anchor, at position {broken.position:,} ({broken.what}), and was not "
+            "signed.",
+            "LOG_BROKEN",
+            position=broken.position,
         )
     if head.seal == 0:
         return None
@@ -223,13 +223,13 @@ def _sign(home: Path, unsigned: Anchor, state: AnchoringState, successor: Ed2551
 
 
 def rotate_signing_key(conn: psycopg.Connection[Any], home: Path, at: datetime) -> Anchor:
-    """Makes a new key and an anchor that the old and the new one sign; from then on only the new one signs.
+    """Create a new key and an anchor signed by both keys; afterwards only the new key signs.
 
-    The old private key is removed. Raises `BadInput` as `anchor` does, and for a log that was never anchored.
+    The old private key is removed. Raise `BadInput` as `sign_head` does, and for an empty log.
     """
     with _exclusive(home):
         if _sign_head(conn, home, at) is None:
-            raise BadInput("the log is empty, so that no key has signed it yet: there is nothing to rotate.")
+            raise BadInput("the log is empty and no key has signed it yet: there is nothing to rotate.")
         successor = _write_key(_next_key_file(home), Ed25519PrivateKey.generate())
         signed = _sign_head(conn, home, at, successor)
         assert signed is not None
@@ -238,7 +238,7 @@ def rotate_signing_key(conn: psycopg.Connection[Any], home: Path, at: datetime) 
 
 
 def archive_anchors(home: Path, state: AnchoringState, at: datetime) -> None:
-    """Makes room for a new file of anchors: the present one is kept under another name, what was remembered is not."""
+    """Rename the present file of anchors to make room for a new one, and delete the record of the last anchor."""
     with _exclusive(home):
         if state.file.exists():
             state.file.rename(state.file.with_suffix(f".{instant_text(at)}.jsonl"))
@@ -247,7 +247,7 @@ def archive_anchors(home: Path, state: AnchoringState, at: datetime) -> None:
 
 @contextmanager
 def _exclusive(home: Path) -> Generator[None]:
-    """One process at a time makes the key and adds an anchor."""
+    """Hold the lock under which one process at a time creates a key or adds an anchor."""
     folder = home / "keys"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
@@ -258,20 +258,20 @@ def _exclusive(home: Path) -> Generator[None]:
         os.close(handle)
 
 
-# --- What is remembered -------------------------------------------------------------------------------------------
+# --- Record of the last anchor, and files -------------------------------------------------------------------------
 
 
 def _read_last_anchor(home: Path, log: UUID, database: str) -> LastAnchor | None:
-    """What was anchored last of a log; else of a log of another name in the same database.
+    """Return the record of a log's last anchor; else that of a log of another name in the same database.
 
-    Raises `BadInput` for a file of the log's own that cannot be read.
+    Raise `BadInput` if the record of this log is damaged.
     """
     file = last_anchor_file(home, log)
     if file.exists():
         try:
             return _decode_last_anchor(file)
         except msgspec.DecodeError as error:
-            raise BadInput(f"{file} is damaged: {error}. Restore the file from a copy.") from None
+            raise BadInput(f"{file} is damaged: {error}.", "ANCHORS_DAMAGED") from None
     for path in sorted(file.parent.glob("*.json")):
         with suppress(msgspec.DecodeError):
             if (found := _decode_last_anchor(path)).database == database:
@@ -295,7 +295,7 @@ def _write_last_anchor(home: Path, last_anchor: LastAnchor) -> None:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Adds a line, or nothing: half an anchor would stand in the way of all that come after it."""
+    """Append a line completely or not at all, because half an anchor would block all later ones."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -313,7 +313,7 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Writes a file that only its owner can read, whole or not at all."""
+    """Write a file that only its owner can read, completely or not at all."""
     staging = path.with_suffix(".new")
     with open(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)
@@ -325,19 +325,19 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _next_key_file(home: Path) -> Path:
-    """The successor of the key, until it has taken over."""
+    """Return the path of the next key, used until the rotation is complete."""
     return home / "keys" / "anchor-next.pem"
 
 
-def _signing_key(home: Path, wanted: str | None) -> Ed25519PrivateKey:
-    """The key at home, made if nothing was signed yet. A rotation that was cut off is completed first."""
+def _signing_key(home: Path, required: str | None) -> Ed25519PrivateKey:
+    """Return the local key, created if nothing was signed yet. An interrupted rotation is completed first."""
     path = key_file(home)
     if not path.exists():
-        # The public half first: with it alone, the next attempt makes both again.
+        # Written first: if only the public key exists, the next attempt creates both again.
         key = Ed25519PrivateKey.generate()
         public_key_file(home).write_text(_public(key) + "\n")
         return _write_key(path, key)
-    if wanted is not None and _public(_read_key(path)) != wanted and _next_key_file(home).exists():
+    if required is not None and _public(_read_key(path)) != required and _next_key_file(home).exists():
         _promote_next_key(home)
     return _read_key(path)
 
@@ -354,7 +354,7 @@ def _read_key(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise BadInput(f"{path} is no Ed25519 key: restore it from its copy.")
+        raise BadInput(f"{path} is not an Ed25519 key: restore it from its copy.")
     return key
 
 

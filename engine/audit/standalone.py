@@ -1,28 +1,28 @@
 #!/usr/bin/env python3
-"""Checks an exported quantagent log. Needs this file, the export's folder, and Python 3.8 or newer; nothing else.
+"""Verifier of an exported quantagent log. Needs only this file, the export's folder, and Python 3.8 or newer.
 
     python3 verify.py [FOLDER] [--public-key KEY] [--anchor FILE]
 
-It reads the export as an auditor would and shares no code with the program that wrote it:
+The program shares no code with the one that wrote the export. It checks that
 
-1. every file is the one the manifest names (SHA-256);
-2. every event is the one its seal closed, every seal continues the one before it (a chain of SHA-256);
-3. every anchor is signed (Ed25519, RFC 8032) and meets its seal; where a key follows another, both signed that.
+1. every file is the one in the manifest (SHA-256);
+2. every event matches its seal, and every seal continues the previous one (a chain of SHA-256);
+3. every anchor is signed (Ed25519, RFC 8032) and matches its seal; a change of keys is signed by both.
 
-Give --public-key the key that was handed to you, and --anchor your own copy of the anchors, if you have them: what lies
-inside the export only shows that its parts fit each other. The same goes for this program: use a copy that you trust.
-The chain is in the .jsonl files; events.parquet is a copy for data tools, and only its SHA-256 is looked at.
+Pass --public-key the key that you were given, and --anchor your own copy of the anchors, if you have them: the contents
+of the export alone only show that its parts are consistent. Likewise, use a copy of this program that you trust.
+The chain is in the .jsonl files; events.parquet is a copy for data tools, of which only the SHA-256 is checked.
 
-Exit code 0: everything holds. 3: something does not, named on standard output. 2: this is no export.
+Exit code 0: everything holds. 3: a check failed, named on standard output. 2: this is not an export.
 
 A seal's hash is SHA-256 over b"quantagent seal 2\\n", the previous seal's hash, four 8-byte integers (its number, first
-position, last position, number of events), `sealed_at` and `sealed_by` (the server's time and login), each behind its
-4-byte length, and the SHA-256 of every event: of a 2-byte count of fields (5), and each field behind its 4-byte length:
+position, last position, number of events), `sealed_at` and `sealed_by` (the server's time and login), each after its
+4-byte length, and the SHA-256 of every event: of a 2-byte count of fields (5), and each field after its 4-byte length:
 stream id (16 bytes), version (8), name, state, position (8). All integers are big-endian. The first seal continues
-SHA-256(b"quantagent log <log id>\\n"). `checks` has the first 4 bytes of each event's SHA-256: which one was changed.
+SHA-256(b"quantagent log <log id>\\n"). `checks` has the first 4 bytes of each event's SHA-256, to find a changed event.
 Seals of the first format have no time and login: their hash is SHA-256 over b"quantagent seal 1\\n", the previous hash,
 the four integers and the events themselves, and `checks` has a CRC-32 of each. None follows one of the second format.
-A state that is no UTF-8 text, and so cannot have been written by the program, stands in `state_hex`.
+A state that is not UTF-8, and so cannot have been written by the program, is given in `state_hex`.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ CHAIN = ("events.jsonl", "seals.jsonl", "anchors.jsonl")
 
 
 class NotAnExport(Exception):
-    """What was given cannot be read as an export; the message names the file and what is wrong with it."""
+    """The input cannot be read as an export; the message has the file and the defect."""
 
 
 class Refuted(Exception):
-    """Something in the export does not hold; the message says where and what."""
+    """A check failed; the message has the place and the defect."""
 
 
 def main(arguments: list[str]) -> int:
@@ -78,16 +78,14 @@ def read_key(text: str) -> bytes:
     try:
         key = bytes.fromhex(text if len(text) == 64 else Path(text).read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
-        raise NotAnExport(
-            f"--public-key {text} names no key ({error}): give 64 hexadecimal digits or a file."
-        ) from None
+        raise NotAnExport(f"--public-key {text} is not a key ({error}): use 64 hexadecimal digits or a file.") from None
     if len(key) != 32:
         raise NotAnExport(f"--public-key {text} has {len(key)} bytes and must have 32.")
     return key
 
 
 def verify_export(folder: Path, trusted_key: bytes | None = None, own_anchors: Path | None = None) -> Iterator[str]:
-    """A line for everything that holds. Raises `Refuted` at the first thing that does not."""
+    """Yield a line for every check that holds. Raise `Refuted` for the first that fails."""
     manifest = read_manifest(folder / "manifest.json")
     log, names = manifest["log"], [*manifest["parents"], (manifest["log"], 2**63)]
     check_files(folder, manifest["files"])
@@ -100,20 +98,23 @@ def verify_export(folder: Path, trusted_key: bytes | None = None, own_anchors: P
     check_keys(anchors, trusted_key or manifest["public_key"])
     last, count, adopted = check_chain(folder, names[0][0], anchors)
     if adopted != [(name.bytes, names[n][0].bytes) for n, (name, _) in enumerate(names[1:])]:
-        raise Refuted(f"the log is called {log}, and its events do not say so: it was renamed")
+        raise Refuted(f"the log was renamed: its events do not name it {log}")
     if (last.number, count, last.hash) != (manifest["seals"], manifest["events"], manifest["head"]):
-        raise Refuted(f"the manifest speaks of {manifest['events']} events under {manifest['seals']} seals")
+        raise Refuted(
+            f"the manifest does not match the chain: it lists {manifest['events']} events under "
+            f"{manifest['seals']} seals"
+        )
     yield f"{count} events under {last.number} seals: every link holds."
     if anchors:
-        whose = "the key you gave" if trusted_key else "the export's own key, which proves less"
+        whose = "the key you passed" if trusted_key else "the export's own key, which proves less"
         position = max(anchor["position"] for anchor in anchors)
         yield f"Anchors: {len(anchors)}, signed with {whose}; they vouch for everything up to position {position}."
         if position < last.last_position:
-            yield f"No anchor vouches for what came after it, up to position {last.last_position}."
+            yield f"No anchor vouches for the events after it, up to position {last.last_position}."
     elif trusted_key:
-        raise Refuted("there is no anchor, so that nothing here is signed with the key you gave")
+        raise Refuted("there is no anchor, so nothing is signed with the key you passed")
     else:
-        yield "There is no anchor: somebody with every right on the database could have made the whole chain anew."
+        yield "There is no anchor: an administrator of the database could have rewritten the whole chain."
 
 
 # --- Files --------------------------------------------------------------------------------------------------------
@@ -121,13 +122,13 @@ def verify_export(folder: Path, trusted_key: bytes | None = None, own_anchors: P
 
 def number(value: Any) -> int:
     if type(value) is not int or not -(2**63) <= value < 2**63:
-        raise ValueError(f"{str(value)[:40]!r} is no whole number of 8 bytes")
+        raise ValueError(f"{str(value)[:40]!r} is not an integer of 8 bytes")
     return value
 
 
 def text(value: Any) -> bytes:
     if not isinstance(value, str):
-        raise ValueError(f"{str(value)[:40]!r} is no text")
+        raise ValueError(f"{str(value)[:40]!r} is not a text")
     return value.encode()
 
 
@@ -139,13 +140,13 @@ def hexadecimal(value: Any) -> bytes:
 
 def identifier(value: Any) -> uuid.UUID:
     if not isinstance(value, str) or str(uuid.UUID(value)) != value:
-        raise ValueError(f"{str(value)[:40]!r} is no identifier")
+        raise ValueError(f"{str(value)[:40]!r} is not an identifier")
     return uuid.UUID(value)
 
 
 def digests(value: Any) -> dict[str, bytes]:
     if not isinstance(value, dict):
-        raise ValueError("files are no table of names and digests")
+        raise ValueError("files is not a table of names and digests")
     found = {name: hexadecimal(digest) for name, digest in cast("dict[str, Any]", value).items()}
     missing = [name for name in CHAIN if name not in found]
     if missing:
@@ -155,11 +156,11 @@ def digests(value: Any) -> dict[str, bytes]:
 
 def parents(value: Any) -> list[tuple[uuid.UUID, int]]:
     if not isinstance(value, list):
-        raise ValueError("parents are no list")
+        raise ValueError("parents is not a list")
     try:
         return [(identifier(log), number(seal)) for log, seal in cast("list[list[Any]]", value)]
     except TypeError:
-        raise ValueError("a parent is no pair of a log and a seal") from None
+        raise ValueError("a parent is not a pair of a log and a seal") from None
 
 
 EVENT: Fields = {"position": number, "stream_id": identifier, "version": number, "name": text, "state": text}
@@ -202,32 +203,32 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         found = json_object(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise NotAnExport(f"{path} cannot be read: {error}. Give the folder of an export.") from None
+        raise NotAnExport(f"{path} cannot be read: {error}. Name the folder of an export.") from None
     if found.get("format") not in FORMATS:
-        raise NotAnExport(f"{path} is not the manifest of a {' or '.join(FORMATS)}. Give the folder of an export.")
+        raise NotAnExport(f"{path} is not the manifest of a {' or '.join(FORMATS)}. Name the folder of an export.")
     try:
         if found["format"] == FORMATS[0]:
             return {**read_fields(found, FIRST_MANIFEST), "parents": []}
         return read_fields(found, MANIFEST)
     except ValueError as error:
-        raise NotAnExport(f"{path} is damaged: {error}. Ask for the export again.") from None
+        raise NotAnExport(f"{path} is damaged: {error}. Request the export again.") from None
 
 
 def check_files(folder: Path, files: dict[str, bytes]) -> None:
     for name, digest in sorted(files.items()):
         path = folder / name
         if "/" in name or "\\" in name or not path.is_file():
-            raise Refuted(f"{name}, which the manifest names, is missing")
+            raise Refuted(f"{name}, which the manifest lists, is missing")
         found = hashlib.sha256()
         with path.open("rb") as file:
             for piece in iter(lambda: file.read(1 << 20), b""):
                 found.update(piece)
         if found.digest() != digest:
-            raise Refuted(f"{name} is not the file that the manifest names: its SHA-256 is {found.hexdigest()}")
+            raise Refuted(f"{name} is not the file in the manifest: its SHA-256 is {found.hexdigest()}")
 
 
 def read_lines(path: Path, fields: Fields, alternative: Fields | None = None) -> Iterator[dict[str, Any]]:
-    """The objects of a file, one a line; each has exactly these fields, or exactly the other ones."""
+    """Yield the objects of a file, one per line; each has exactly `fields`, or exactly those of `alternative`."""
     line = 0
     try:
         with path.open("rb") as file:
@@ -244,12 +245,12 @@ def json_object(content: bytes) -> dict[str, Any]:
     def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise ValueError("a name stands twice in one object")
+            raise ValueError("a name occurs twice in one object")
         return found
 
     found = json.loads(content.decode("utf-8"), object_pairs_hook=without_repeats)
     if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return cast("dict[str, Any]", found)
 
 
@@ -270,7 +271,7 @@ class Seal(NamedTuple):
 
 
 class Events:
-    """The events of a file, read one ahead, in order of position."""
+    """The events of a file in order of position, with a lookahead of one."""
 
     def __init__(self, path: Path) -> None:
         self.lines = read_lines(path, EVENT, DAMAGED_EVENT)
@@ -290,7 +291,7 @@ class Events:
 
 
 def adoption(event: dict[str, Any]) -> tuple[bytes, bytes]:
-    """The log and its parent that an event of a name of its own tells."""
+    """Return the log and its parent named by a LogAdopted event."""
     try:
         payload = json.loads(event["state"])[0]
         return uuid.UUID(payload["log_id"]).bytes, uuid.UUID(payload["parent"]).bytes
@@ -301,8 +302,10 @@ def adoption(event: dict[str, Any]) -> tuple[bytes, bytes]:
 def check_chain(
     folder: Path, log: uuid.UUID, anchors: list[dict[str, Any]]
 ) -> tuple[Seal, int, list[tuple[bytes, bytes]]]:
-    """Walks events and seals in parallel; returns the last seal, how many events there are, and the names that the log
-    was adopted under, each with its parent."""
+    """Check events and seals in parallel.
+
+    Return the last seal, the number of events, and the names that the log was adopted under, each with its parent.
+    """
     last, count = Seal(0, 0, genesis(log)), 0
     events, waiting = Events(folder / "events.jsonl"), anchors[::-1]
     for seal in read_lines(folder / "seals.jsonl", SEAL, TIMED_SEAL):
@@ -313,7 +316,7 @@ def check_chain(
         last = Seal(seal["seal"], seal["last_position"], seal["hash"], seal.get("sealed_at", b""))
         count += seal["events"]
     if events.ahead is not None:
-        raise Refuted(f"the event at position {events.ahead['position']} has no seal: it did not come by an append")
+        raise Refuted(f"the event at position {events.ahead['position']} has no seal: it was not written by an append")
     if waiting:
         at, cut = waiting[-1]["at"].decode(), waiting[-1]["seal"]
         raise Refuted(f"the log ends at seal {last.number}, but seal {cut} was anchored at {at}: its tail was cut off")
@@ -328,15 +331,15 @@ def check_place(seal: dict[str, Any], last: Seal) -> None:
     if seal["seal"] != last.number + 1:
         raise Refuted(f"seal {last.number + 1} is missing, after position {last.last_position}")
     if seal["previous"] != last.hash:
-        raise Refuted(f"{describe_seal(seal)} does not continue the one before it: one of them was replaced")
+        raise Refuted(f"{describe_seal(seal)} does not continue the previous one: one of them was replaced")
     if not last.last_position < seal["first_position"] <= seal["last_position"]:
         raise Refuted(f"{describe_seal(seal)} does not follow position {last.last_position}")
     if last.sealed_at and "sealed_at" not in seal:
-        raise Refuted(f"{describe_seal(seal)} has no time, though the one before it has: it was replaced")
+        raise Refuted(f"{describe_seal(seal)} has no time, though the previous one has one: it was replaced")
 
 
 def check_content(seal: dict[str, Any], events: Events) -> None:
-    """The hash over all events up to the seal's last position; the first that was changed is named."""
+    """Check the hash over all events up to the seal's last position; report the first event that was changed."""
     numbers = (seal["seal"], seal["first_position"], seal["last_position"], seal["events"])
     timed = "sealed_at" in seal
     found = hashlib.sha256(b"quantagent seal 2\n" if timed else b"quantagent seal 1\n")
@@ -358,11 +361,9 @@ def check_content(seal: dict[str, Any], events: Events) -> None:
             f"of the events of {describe_seal(seal)}, {what}" + (f", at or before {changed}" if changed else "")
         )
     if changed is not None:
-        raise Refuted(
-            f"the event at position {changed} is not the one that {describe_seal(seal)} closed: it was changed"
-        )
+        raise Refuted(f"the event at position {changed} was changed: it does not match {describe_seal(seal)}")
     if found.digest() != seal["hash"] or len(seal["checks"]) != 4 * count:
-        raise Refuted(f"the events and the hash of {describe_seal(seal)} do not belong together")
+        raise Refuted(f"the hash of {describe_seal(seal)} does not match its events")
 
 
 def describe_seal(seal: dict[str, Any]) -> str:
@@ -392,7 +393,7 @@ def row_bytes(event: dict[str, Any]) -> bytes:
 
 
 def check_signature(anchor: dict[str, Any], log: uuid.UUID, names: list[tuple[uuid.UUID, int]]) -> None:
-    """An anchor is of the log, or of one it was copied from up to there, and signed by the keys it names."""
+    """Check that an anchor is of the log, or of a parent up to the copy, and is signed by the keys it names."""
     at, successor = anchor["at"].decode(), anchor.get("successor")
     parts = [anchor["log"], anchor["seal"], anchor["position"], anchor["hash"].hex(), at, anchor["key"].hex()]
     signed = f"quantagent anchor {2 if successor else 1}\n" + "".join(f"{part}\n" for part in parts)
@@ -407,7 +408,7 @@ def check_signature(anchor: dict[str, Any], log: uuid.UUID, names: list[tuple[uu
 
 
 def check_keys(anchors: list[dict[str, Any]], trusted_key: bytes) -> None:
-    """The keys follow each other, each named by an anchor of the one before it, and one of them is the trusted one."""
+    """Check that each key is named by an anchor of its predecessor, and that one of the keys is the trusted one."""
     if not anchors:
         return
     in_force: bytes = anchors[0]["key"]
@@ -415,23 +416,23 @@ def check_keys(anchors: list[dict[str, Any]], trusted_key: bytes) -> None:
     for anchor in anchors:
         at, key, successor = anchor["at"].decode(), anchor["key"], anchor.get("successor")
         if key != in_force and anchor["seal"] > until.get(key, -1):
-            raise Refuted(f"the anchor of {at} is signed with another key, {key.hex()}, than {in_force.hex()}")
+            raise Refuted(f"the anchor of {at} is signed with another key: {key.hex()} instead of {in_force.hex()}")
         if successor and key == in_force:
             until[key], in_force = anchor["seal"], successor
         elif successor and successor != in_force and successor not in until:
             raise Refuted(f"the anchor of {at} names a second successor of the key {key.hex()}")
     if trusted_key != in_force and trusted_key not in until:
-        raise Refuted(f"the anchors are signed with another key, {in_force.hex()}, than {trusted_key.hex()}")
+        raise Refuted(f"the anchors are signed with another key: {in_force.hex()} instead of {trusted_key.hex()}")
 
 
 def check_anchored(seal: dict[str, Any], anchor: dict[str, Any]) -> None:
     if (anchor["hash"], anchor["position"]) != (seal["hash"], seal["last_position"]):
         raise Refuted(
-            f"{describe_seal(seal)} is not the one anchored at {anchor['at'].decode()}: the chain was made anew"
+            f"{describe_seal(seal)} is not the one anchored at {anchor['at'].decode()}: the chain was rewritten"
         )
 
 
-# Ed25519 as RFC 8032 (5.1) has it. A point is (x, y) = (X/Z, Y/Z) with T/Z = xy, on -x^2 + y^2 = 1 + D x^2 y^2.
+# Ed25519 after RFC 8032, section 5.1. A point is (x, y) = (X/Z, Y/Z) with T/Z = xy, on -x^2 + y^2 = 1 + D x^2 y^2.
 P = 2**255 - 19
 ORDER = 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, P - 2, P) % P

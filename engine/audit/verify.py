@@ -1,7 +1,7 @@
-"""Was anything in the log changed, removed, added or moved? Every row and every link, then the anchors.
+"""Verification of the log: detects events that were changed, removed, added or moved.
 
-Stops at the first thing that is wrong and names its position. It trusts no seal: every hash is computed anew from the
-rows, every seal must continue the one before it, and every anchor must meet its seal.
+Checks every row and every link of the chain, then the anchors, and stops at the first defect. No seal is trusted: every
+hash is recomputed from the rows, every seal must continue the previous one, and every anchor must match its seal.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ _ROWS = (
     "WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id) TO STDOUT (FORMAT binary)"
 )
 
-# Where the name of an event begins in a row, and how the names begin that say which log this is.
+# Offset of the event name in a row, and prefixes of the events that name the log.
 _NAME_AT = 38
 _IDENTITY_EVENTS = (b"LogAdopted.", b"AnchoringRestarted.")
 
-# Positions begin at 1, but somebody who adds a row may give it any.
+# Positions begin at 1, but a forged row may have any.
 _BELOW_ALL = -(2**63)
 
 
 class VerificationReport(NamedTuple):
-    """What was checked, up to the head. `anchored_to` is the last position that an anchor vouches for, else 0.
+    """Result of a verification up to the head.
 
-    notices: what is no change to the log but should be known, such as a server's clock that went back.
+    anchored_to: the last position that an anchor vouches for, or 0. notices: observations that are not changes of the
+    log, such as a server clock that went back.
     """
 
     log: UUID
@@ -57,11 +58,11 @@ def verify_log(
     trusted_key: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> VerificationReport:
-    """Checks the whole log, on a connection whose transaction sees one state of it.
+    """Verify the whole log, on a connection whose transaction sees one state of it.
 
-    `trusted_key`: the public key, in hexadecimal, that the anchors must be signed with, or a key that it follows or
-    that follows it; without it an anchor only has to be signed by the key it names. `progress` gets how many events are
-    done, and of how many.
+    trusted_key: public key, in hexadecimal, that must belong to the succession of keys that signed the anchors; without
+    it, an anchor only has to be signed by the key it names. progress: called with the number of events done and in
+    total.
     """
     walk = _LogWalk(conn, anchors, trusted_key, progress)
     with closing(walk.findings()) as findings:
@@ -81,7 +82,7 @@ def verify_log(
 
 
 class _LogWalk:
-    """One way through the log, seal by seal; `last` is the seal that was found good last."""
+    """One pass over the log, seal by seal; `last` is the last seal that was verified."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class _LogWalk:
         self._restarts: list[str] = []
 
     def findings(self) -> Generator[AuditFinding]:
-        """Everything that is wrong, in the order of the log. What comes after the first may only follow from it."""
+        """Yield every defect, in log order. Defects after the first may be consequences of it."""
         for anchor in self._anchors:
             yield from signature_findings(anchor, self._lineage)
         yield from key_findings(self._anchors, self._trusted_key)
@@ -133,19 +134,20 @@ class _LogWalk:
                 self._adopted.append(adopted)
             case AnchoringRestarted(position=before, reason=reason):
                 self._restarts.append(
-                    f"anchoring began anew at position {position:,}, after an anchor of position {before:,}: {reason}"
+                    f"anchoring was restarted at position {position:,}, after an anchor of position {before:,}: "
+                    f"{reason}"
                 )
             case _:
                 pass
 
     def notices(self) -> Iterator[str]:
-        """What is no change and should be known."""
+        """Yield observations that are not changes of the log."""
         yield from self._times.notices()
         yield from self._restarts
 
 
 def _sealed_rows(conn: psycopg.Connection[Any]) -> Iterator[tuple[Seal, list[bytes]]]:
-    """Every seal in order, with the rows, spelled as in binary COPY, that lie after the seal before it and up to it."""
+    """Yield every seal in order, with the rows between the previous seal and it, in the format of binary COPY."""
     number, position = 0, _BELOW_ALL
     while page := seals_after(conn, number):
         rows = _rows_between(conn, position, max(seal.last_position for seal in page))
@@ -160,7 +162,10 @@ def _sealed_rows(conn: psycopg.Connection[Any]) -> Iterator[tuple[Seal, list[byt
 
 
 def _rows_between(conn: psycopg.Connection[Any], after: int, last: int) -> Iterator[bytes]:
-    """libpq hands out COPY data one row at a time; the first comes behind the header, the trailer comes alone."""
+    """Yield rows in the format of binary COPY, without the header before the first row and without the trailer.
+
+    libpq returns COPY data one row at a time.
+    """
     with conn.cursor().copy(_ROWS, (after, last)) as copy:
         for chunk in copy:
             row = bytes(chunk).removeprefix(COPY_BEGIN)
@@ -173,7 +178,7 @@ def _position_of(row: bytes) -> int:
 
 
 def _decode_event(row: bytes) -> Event | None:
-    """The fact in a row, None where it cannot be read."""
+    """Return the event of a row, or None if it cannot be read."""
     at, parts = _NAME_AT - 4, list[bytes]()
     for _ in range(2):
         end = at + 4 + int.from_bytes(row[at : at + 4])
@@ -185,11 +190,11 @@ def _decode_event(row: bytes) -> Event | None:
         return None
 
 
-# --- The checks: each yields what it finds -------------------------------------------------------------------------
+# --- Checks -------------------------------------------------------------------------------------------------------
 
 
 def row_findings(seal: Seal, rows: Sequence[bytes]) -> Iterator[AuditFinding]:
-    """The content: every row of the append, whole."""
+    """Check the rows of an append against its seal."""
     sealing = SealBuilder(*seal[:5], seal.sealed_at, seal.sealed_by)
     sealing.add(rows)
     computed = sealing.build()
@@ -202,15 +207,15 @@ def row_findings(seal: Seal, rows: Sequence[bytes]) -> Iterator[AuditFinding]:
         yield AuditFinding(at, f"{seal.events - len(rows)} event(s) of {among} are missing, at or before this position")
     elif len(rows) > seal.events:
         at = _position_of(rows[min(place, len(rows) - 1)])
-        yield AuditFinding(at, f"{len(rows) - seal.events} event(s) were added that {among} does not know")
+        yield AuditFinding(at, f"{len(rows) - seal.events} event(s) were added to {among}")
     elif place < len(rows):
-        yield AuditFinding(_position_of(rows[place]), f"the event is not the one that {among} closed: it was changed")
+        yield AuditFinding(_position_of(rows[place]), f"the event was changed: it does not match {among}")
     else:
-        yield AuditFinding(seal.first_position, f"the events and the hash of {among} do not belong together")
+        yield AuditFinding(seal.first_position, f"the hash of {among} does not match its events")
 
 
 def _first_difference(ours: bytes, theirs: bytes) -> int:
-    """Which row differs first, by the 4 bytes that each has."""
+    """Return the index of the first row that differs, by the 4 bytes kept of each row."""
     pairs = zip(range(0, len(ours), 4), range(0, len(theirs), 4), strict=False)
     return next((a // 4 for a, b in pairs if ours[a : a + 4] != theirs[b : b + 4]), min(len(ours), len(theirs)) // 4)
 
@@ -219,7 +224,7 @@ def anchor_findings(anchor: Anchor, seal: Seal, good_until: int) -> Iterator[Aud
     if (anchor.hash, anchor.position) != (seal.hash.hex(), seal.last_position):
         yield AuditFinding(
             good_until + 1,
-            f"the chain was made anew: seal {seal.seal} is not the one anchored at {anchor.at}, so that something "
+            f"the chain was rewritten: seal {seal.seal} is not the one anchored at {anchor.at}, so an event "
             f"between positions {good_until + 1} and {seal.last_position} was changed",
         )
 
@@ -230,7 +235,7 @@ def unsealed_findings(conn: psycopg.Connection[Any], last: Seal) -> Iterator[Aud
         "SELECT min(notification_id) FROM quantagent.events WHERE notification_id > %s", (after,)
     ).fetchone()
     if row is not None and row[0] is not None:
-        yield AuditFinding(row[0], "the event has no seal: it did not come through an append")
+        yield AuditFinding(row[0], "the event has no seal: it was not written by an append")
 
 
 def tail_findings(anchor: Anchor, last: Seal) -> Iterator[AuditFinding]:
@@ -241,7 +246,7 @@ def tail_findings(anchor: Anchor, last: Seal) -> Iterator[AuditFinding]:
 
 
 def adoption_findings(lineage: Sequence[LogIdentity], adopted: Sequence[LogAdopted]) -> Iterator[AuditFinding]:
-    """The names of the log are those that its events gave it."""
+    """Check that the names of the log are those recorded by its events."""
     named = [(str(each.log), str(each.parent)) for each in lineage if each.parent is not None]
     if named != [(each.log_id, each.parent) for each in adopted]:
-        yield AuditFinding(0, f"the log is called {lineage[-1].log}, and its events do not say so: it was renamed")
+        yield AuditFinding(0, f"the log was renamed: its events do not name it {lineage[-1].log}")

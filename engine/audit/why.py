@@ -1,4 +1,4 @@
-"""Why was it done, or not done: from any id of a run back to the opinion and forth to the fill, from the log alone."""
+"""Causal chains: from any id of a run back to the analysis and forward to the fill, from the log alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from engine.trading.book import Book, evolve
 
 
 class ChainLink(NamedTuple):
-    """One fact of a chain: what it is, its id, its market instant, its place in the log, and what it says."""
+    """One event of a chain: its kind, id, market time, position in the log and description (`says`)."""
 
     kind: str
     key: str
@@ -47,10 +47,10 @@ class ChainLink(NamedTuple):
 
 
 def causal_chain(store: Store, run: RunRequested, key: str) -> list[ChainLink]:
-    """The chain of an order, trade, signal, analysis, or of `SYMBOL@TIME`, in causal order.
+    """Return the chain of an order, trade, signal, analysis or bar (`SYMBOL@TIME` of its close), in causal order.
 
-    `SYMBOL@TIME` is a bar by its close: the answer says so when nothing was done there. Raises `NotFound` for an id
-    that this run does not know, `BadInput` for a time that cannot be read.
+    A bar without action has a link that gives the reason. Raise `NotFound` for an id that is not of this run, and
+    `BadInput` for a time that cannot be parsed.
     """
     history = _History(store, run)
     if key in history.signals:
@@ -65,7 +65,7 @@ def causal_chain(store: Store, run: RunRequested, key: str) -> list[ChainLink]:
     if at_sign and symbol in run.config.symbols:
         return list(history.of_bar(symbol, _instant(time)))
     raise NotFound(
-        f"run {run.run_id[:8]} knows no {key!r}: give an id of an order, trade, signal or analysis of this run, or "
+        f"run {run.run_id[:8]} has no {key!r}: use an id of an order, trade, signal or analysis of this run, or "
         f"SYMBOL@TIME with one of {', '.join(run.config.symbols)} and the close of a bar, like "
         f"{run.config.symbols[0]}@2017-08-01T12:00Z."
     )
@@ -75,7 +75,7 @@ def _instant(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise BadInput(f"{text!r} is not a time: write the close of a bar in UTC, like 2017-08-01T12:00Z.") from None
+        raise BadInput(f"{text!r} is not a time: use the close of a bar in UTC, like 2017-08-01T12:00Z.") from None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
@@ -89,7 +89,7 @@ _ORDER_ENDS: dict[type[Event], str] = {
 
 
 class _History:
-    """One run's book, indexed by the ids its events name."""
+    """The book of one run, indexed by the ids in its events."""
 
     def __init__(self, store: Store, run: RunRequested) -> None:
         self._store, self._run = store, run
@@ -134,9 +134,9 @@ class _History:
             yield from self._order_links(order.event.order_id)
 
     def of_order(self, order_id: str) -> Iterator[ChainLink]:
-        """The chain of the order's signal; of a stop or target that of its entry, then its own life.
+        """Yield the chain of the order's signal; for a stop or target that of its entry, then its own events.
 
-        A liquidation has no signal: it follows from the end of all trading.
+        A liquidation has no signal: its cause is the end of trading.
         """
         placed = self.orders[order_id].event
         assert isinstance(placed, OrderPlaced)
@@ -155,14 +155,14 @@ class _History:
             yield _link(_ORDER_ENDS[type(end.event)], order_id, market_time(end.event) or placed.event.at, end)
 
     def of_trade(self, entry_order_id: str) -> Iterator[ChainLink]:
-        """The entry's chain, then the chains of the orders that changed the position until it was flat or turned."""
+        """Yield the chain of the entry, then of each order that changed the position until it was flat or reversed."""
         yield from self.of_order(entry_order_id)
         symbol, began, shown = "", None, {entry_order_id}
         for fill, _, after in self._fills():
             if fill.order_id == entry_order_id:
                 symbol, began = fill.symbol, after
             elif began is not None and fill.symbol == symbol:
-                # An entry's own stop or target has its signal in common with it, which is told above.
+                # An entry's own stop or target shares its signal, whose chain is already above.
                 placed = self.orders[fill.order_id].event
                 assert isinstance(placed, OrderPlaced)
                 if fill.order_id not in shown:
@@ -174,13 +174,13 @@ class _History:
                     return
 
     def opened_position(self, order_id: str) -> bool:
-        """Whether an order led into a position: from flat, or from the other side."""
+        """Return True if an order opened a position, from flat or by a reversal."""
         return any(
             fill.order_id == order_id and after not in (before, Direction.FLAT) for fill, before, after in self._fills()
         )
 
     def _fills(self) -> Iterator[tuple[OrderFilled, Direction, Direction]]:
-        """Every fill, with the direction of its symbol's position before and after it."""
+        """Yield every fill, with the direction of its symbol's position before and after it."""
         book = Book()
         for row in self.rows:
             if not isinstance(row.event, BookEvent):
@@ -211,12 +211,12 @@ class _History:
             yield from self.of_analysis(analysis_id)
         if not ids and not own:
             raise NotFound(
-                f"run {self._run.run_id[:8]} consulted no analysis of {symbol} at {at.isoformat()}: give the close of "
+                f"run {self._run.run_id[:8]} consulted no analysis of {symbol} at {at.isoformat()}: use the close of "
                 "one of its bars, in UTC."
             )
 
     def _analysis(self, analysis_id: str, version: int) -> ChainLink:
-        """The analysis as it was read: what was made of it later is not why."""
+        """Return the analysis at the version that the run read; later versions had no influence."""
         for row in self._store.read(analysis_stream(analysis_id)):
             if row.version == version and isinstance(row.event, AnalysisOutcome):
                 return _link("analysis", analysis_id, row.event.as_of, row)
@@ -227,13 +227,13 @@ class _History:
 def _no_action_link(analysis: ChainLink, read_by: LogEntry) -> ChainLink:
     match analysis.event.event if analysis.event else None:
         case AnalysisFailed():
-            reason = "no signal: there was no opinion, because the analysis had failed"
+            reason = "no signal: the analysis failed"
         case AnalysisMade(decision=Direction.HOLD):
-            reason = "no signal: the opinion was HOLD"
+            reason = "no signal: the analysis was HOLD"
         case AnalysisMade(decision=decision):
-            reason = f"no signal: the book already was {decision}, or an order to it worked"
+            reason = f"no signal: the book was already {decision}, or an order for it was working"
         case _:
-            reason = "no signal: the opinion was HOLD, or what was held already"
+            reason = "no signal: the analysis was HOLD, or agreed with the position held"
     return ChainLink("nothing", analysis.key, analysis.at, read_by.position, reason, None)
 
 
@@ -254,7 +254,7 @@ def _link(kind: str, key: str, at: datetime, row: LogEntry) -> ChainLink:
 
 
 def evaluated_checks(links: Iterable[ChainLink]) -> Iterator[tuple[str, bool, str, str]]:
-    """(rule, passed, limit, observed) of every check in a chain that saw something; those of an exit did not."""
+    """Yield (rule, passed, limit, observed) of every check in a chain that observed a value; exits are not checked."""
     for link in links:
         if link.event is not None and isinstance(link.event.event, RiskDecided):
             for check in link.event.event.checks:
@@ -263,7 +263,7 @@ def evaluated_checks(links: Iterable[ChainLink]) -> Iterator[tuple[str, bool, st
 
 
 def analyst_reasons(link: ChainLink) -> list[str]:
-    """What the analyst gave as its reasons, where the link is an opinion."""
+    """Return the reasons in the analyst's report; empty if the link is not an analysis."""
     analysis = link.event.event if link.event is not None else None
     if not isinstance(analysis, AnalysisMade):
         return []
@@ -272,6 +272,6 @@ def analyst_reasons(link: ChainLink) -> list[str]:
 
 
 class _Reports(msgspec.Struct):
-    """The part of the reports that is read here."""
+    """The part of the reports that is needed here."""
 
     decision: dict[str, Any]

@@ -281,16 +281,14 @@ def test_why_not_tells_which_model_failed_at_what_after_how_many_attempts(ran: R
     bar = FAILING[0]
     links = causal_chain(store, source.request, f"{bar.symbol}@{bar.closed_at.isoformat()}")
     failure, nothing = [link for link in links if link.kind in ("analysis", "nothing")]
-    assert failure.says == (
-        f"{VARIANT} failed: no answer (decision asked a-model 2 times, the last time: server error)"
-    )
-    assert nothing.says == "no signal: there was no opinion, because the analysis had failed"
+    assert failure.says == (f"{VARIANT} failed: no answer (decision called a-model 2 times, last: server error)")
+    assert nothing.says == "no signal: the analysis failed"
     assert analyst_reasons(failure) == []
     (step, *_) = [step for chain in build_chains([failure, nothing]) for step in chain]
     assert step.text == "no opinion: no answer"
     assert dict(step.facts) == {
         "by": f"{VARIANT}, openai a-model",
-        "asked": "decision asked a-model 2 times, the last time: server error",
+        "asked": "decision called a-model 2 times, last: server error",
     }
 
 

@@ -184,7 +184,7 @@ def test_names_are_known_with_and_without_their_version() -> None:
     assert build_filter("OrderFilled.v2").names == ("OrderFilled.v2",)
     assert build_filter("denials", "info").level == "warning"
     assert build_filter("trades", "warning").level == "warning"
-    with pytest.raises(BadInput, match=r"no event is called 'fills': use one of trades, orders, .* OrderFilled"):
+    with pytest.raises(BadInput, match=r"event 'fills' is unknown: use one of trades, orders, .* OrderFilled"):
         build_filter("fills")
     with pytest.raises(BadInput, match="level 'loud' is unknown: use one of info, notice, warning"):
         build_filter(level="loud")

@@ -57,7 +57,7 @@ def test_at_any_instant_it_is_the_fold_of_the_events_until_then(history: History
     at = events[0].at + timedelta(minutes=minutes)
     before = [event for event in events if event.at <= at]
     if not before:
-        with pytest.raises(NotFound, match=r"was opened at .*: at .* there was none, ask for a later time\.$"):
+        with pytest.raises(NotFound, match=r"was opened at .*, after .*: use a later time\.$"):
             book_as_of(store, question_of(history), at)
         return
     state = book_as_of(store, question_of(history), at)
@@ -142,14 +142,14 @@ def test_by_recording_time_it_is_what_the_log_knew(history: History, steps: int)
     state = book_as_of(store, question_of(history), at, recorded=True)
     assert state.book == fold(row.event for row in rows if isinstance(row.event, BookEvent))
     assert (state.last, state.opened_at) == (rows[-1], began)
-    with pytest.raises(NotFound, match="was stored from 2026-03-01T12:00:00Z"):
+    with pytest.raises(NotFound, match="was first recorded at 2026-03-01T12:00:00Z"):
         book_as_of(store, question_of(history), began - HOUR, recorded=True)
 
 
 def test_a_run_that_has_decided_nothing_says_so() -> None:
     store = MemoryStore()
     asked = runs.start_run(store, run_request(BOLD), BARS[0][0].opened_at, "test")
-    with pytest.raises(NotFound, match="has decided nothing yet"):
+    with pytest.raises(NotFound, match="holds no event yet"):
         book_as_of(store, asked, BARS[0][0].opened_at)
 
 
@@ -193,4 +193,4 @@ def test_what_cannot_be_asked_is_one_sentence(env: dict[str, str]) -> None:
     assert "2017-11-01T00:00:00Z" in refusal(env, "audit", "as-of", "2017-10-31")
     assert "noon" in refusal(env, "audit", "as-of", "noon")
     assert "abc" in refusal(env, "audit", "as-of", "2017-11-16", "--run", "abc")
-    assert "ask for a later time" in refusal(env, "audit", "as-of", "2017-11-16", "--recorded")
+    assert "use a later time" in refusal(env, "audit", "as-of", "2017-11-16", "--recorded")

@@ -48,7 +48,7 @@ def refused(file: Path) -> str:
 @pytest.mark.parametrize("sign", [True, False])
 def test_a_member_with_a_hostile_name_is_refused(origin: Origin, tmp_path: Path, name: str, sign: bool) -> None:
     file = repack(origin.capsules["backtest"], tmp_path / "run.zip", {name: b"x"}, sign=sign)
-    assert "is no capsule that can be used" in refused(file)
+    assert "is not a usable capsule" in refused(file)
 
 
 def test_a_member_that_is_a_link_is_read_as_the_bytes_it_holds(origin: Origin, tmp_path: Path) -> None:
@@ -135,10 +135,10 @@ def test_an_edited_engine_is_refused_in_manifest_and_run(origin: Origin, tmp_pat
     source = origin.capsules["backtest"]
     change = edited("run.jsonl", b'\\"engine_version\\":\\"', b'\\"engine_version\\":\\"9')
     file = repack(source, tmp_path / "run.zip", change(source))
-    assert "does not say what its run.jsonl says" in refused(file)
+    assert "does not match its run.jsonl" in refused(file)
     engine = json.loads(member(source, "manifest.json"))["engine"]
     file = repack(source, tmp_path / "two.zip", change(source), engine=f"9{engine}")
-    assert "not those of seal" in refused(file)
+    assert "do not match seal" in refused(file)
 
 
 def test_every_byte_counts(origin: Origin, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ TAMPERINGS = {
         "FROM quantagent.imported_signals LIMIT 1",
         "not the imported ones",
     ),
-    "the list of imports deleted": ("DELETE FROM quantagent.bar_imports", "of no import listed"),
+    "the list of imports deleted": ("DELETE FROM quantagent.bar_imports", "belong to no recorded import"),
     "bars changed": ("UPDATE quantagent.bars SET close = high WHERE close < high", "bars of run"),
     "a bar deleted": (
         "DELETE FROM quantagent.bars WHERE opened_at = (SELECT min(opened_at) FROM quantagent.bars)", "bars of run",

@@ -88,7 +88,7 @@ def test_a_bare_python_without_the_project_verifies_an_export(made: Made) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     events, position = made.manifest["events"], made.manifest["events"]
     assert f"{events} events under {made.manifest['seals']} seals: every link holds." in done.stdout
-    assert f"signed with the key you gave; they vouch for everything up to position {position}." in done.stdout
+    assert f"signed with the key you passed; they vouch for everything up to position {position}." in done.stdout
     assert done.stdout.endswith("Everything holds.\n")
 
 
@@ -219,10 +219,10 @@ def refuted(folder: Path, *arguments: object) -> str:
 def test_a_changed_event_is_named_by_its_position(folder: Path) -> None:
     before = (folder / "events.jsonl").read_text().splitlines()
     edit_lines(folder, "events.jsonl", edit_state)
-    assert "events.jsonl is not the file that the manifest names" in refuted(folder)
+    assert "events.jsonl is not the file in the manifest" in refuted(folder)
     sign_off(folder)
     place = next(n for n, line in enumerate((folder / "events.jsonl").read_text().splitlines()) if line != before[n])
-    assert f"the event at position {json.loads(before[place])['position']} is not the one" in refuted(folder)
+    assert f"the event at position {json.loads(before[place])['position']} was changed" in refuted(folder)
 
 
 CHANGES: list[tuple[Callable[[list[str]], object], str]] = [
@@ -249,18 +249,18 @@ def test_a_missing_seal_and_a_missing_file_are_refuted(folder: Path) -> None:
     sign_off(folder)
     assert "seal 2 is missing" in refuted(folder)
     (folder / "seals.jsonl").unlink()
-    assert "seals.jsonl, which the manifest names, is missing" in refuted(folder)
+    assert "seals.jsonl, which the manifest lists, is missing" in refuted(folder)
 
 
 def test_a_manifest_that_counts_otherwise_is_refuted(folder: Path) -> None:
     sign_off(folder, events=1)
-    assert "the manifest speaks of 1 events" in refuted(folder)
+    assert "it lists 1 events" in refuted(folder)
 
 
 def test_a_chain_made_anew_meets_its_anchor(folder: Path) -> None:
     edit_lines(folder, "events.jsonl", edit_state)
     make_anew(folder)
-    assert "the chain was made anew" in refuted(folder)
+    assert "the chain was rewritten" in refuted(folder)
 
 
 def test_a_tail_that_was_cut_is_missed_by_its_anchor(folder: Path) -> None:
@@ -293,10 +293,10 @@ def test_anchors_signed_with_another_key_are_refuted_by_who_knows_the_key(made: 
     (folder / "anchors.jsonl").write_bytes(b"")
     sign_off(folder, public_key="")
     assert "There is no anchor" in "\n".join(standalone.verify_export(folder))
-    assert "nothing here is signed with the key you gave" in refuted(folder, "--public-key", made.key.hex())
+    assert "nothing is signed with the key you passed" in refuted(folder, "--public-key", made.key.hex())
     kept = folder.parent / "kept.jsonl"
     kept.write_bytes(original)
-    assert "the chain was made anew" in refuted(folder, "--public-key", made.key.hex(), "--anchor", kept)
+    assert "the chain was rewritten" in refuted(folder, "--public-key", made.key.hex(), "--anchor", kept)
 
 
 def test_what_vouches_for_no_more_than_a_part_is_told(folder: Path) -> None:
@@ -428,20 +428,20 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 DAMAGES: list[tuple[Callable[[dict[str, Any]], str], str]] = [
     (lambda m: "", "cannot be read"),
     (lambda m: "[" * 100_000, "cannot be read"),
-    (lambda m: json.dumps([m]), "no JSON object"),
+    (lambda m: json.dumps([m]), "not a JSON object"),
     (lambda m: json.dumps({**m, "format": "quantagent export 3"}), "not the manifest of a quantagent export 1"),
     (lambda m: json.dumps({"name": "something else"}), "not the manifest"),
     (lambda m: json.dumps({k: v for k, v in m.items() if k != "head"}), "its fields are"),
-    (lambda m: json.dumps({**m, "events": "many"}), "whole number"),
-    (lambda m: json.dumps({**m, "events": True}), "whole number"),
-    (lambda m: json.dumps({**m, "seals": 10**30}), "whole number"),
+    (lambda m: json.dumps({**m, "events": "many"}), "not an integer"),
+    (lambda m: json.dumps({**m, "events": True}), "not an integer"),
+    (lambda m: json.dumps({**m, "seals": 10**30}), "not an integer"),
     (lambda m: json.dumps({**m, "head": "zz"}), "hexadecimal"),
     (lambda m: json.dumps({**m, "log": "me"}), "badly formed"),
     (lambda m: json.dumps({**m, "engine": "\ud800"}), "surrogates"),
-    (lambda m: json.dumps({**m, "files": ["events.jsonl"]}), "no table"),
+    (lambda m: json.dumps({**m, "files": ["events.jsonl"]}), "not a table"),
     (lambda m: json.dumps({**m, "files": {}}), "events.jsonl is not among its files"),
     (lambda m: json.dumps({**m, "files": {**m["files"], "events.jsonl": 7}}), "hexadecimal"),
-    (lambda m: json.dumps(m)[:-1] + ',"events":1}', "a name stands twice"),
+    (lambda m: json.dumps(m)[:-1] + ',"events":1}', "a name occurs twice"),
 ]
 
 
@@ -470,8 +470,8 @@ def test_what_is_no_folder_no_key_and_no_anchor_is_refused_in_one_sentence(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "manifest.json cannot be read" in complaint(capsys, tmp_path / "absent")
-    assert "names no key" in complaint(capsys, made.folder, "--public-key", tmp_path / "absent")
-    assert "names no key" in complaint(capsys, made.folder, "--public-key", "z" * 64)
+    assert "is not a key" in complaint(capsys, made.folder, "--public-key", tmp_path / "absent")
+    assert "is not a key" in complaint(capsys, made.folder, "--public-key", "z" * 64)
     (tmp_path / "short").write_text("abcd")
     assert "must have 32" in complaint(capsys, made.folder, "--public-key", tmp_path / "short")
     assert "cannot be read" in complaint(capsys, made.folder, "--anchor", tmp_path / "absent")
@@ -482,7 +482,7 @@ def test_a_name_that_leads_out_of_the_folder_is_not_followed(folder: Path) -> No
     outside.write_text("x")
     files = json.loads((folder / "manifest.json").read_text())["files"]
     sign_off(folder, files={**files, "../outside": digest_of_file(outside)})
-    assert "../outside, which the manifest names, is missing" in refuted(folder)
+    assert "../outside, which the manifest lists, is missing" in refuted(folder)
 
 
 def test_a_folder_that_is_a_file_is_no_place_for_an_export(evidence: Evidence, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_seal_of_the_first_format_after_one_of_the_second_is_found(former: Pat
             forge(conn)
             finding = verify_log(conn).finding
             assert finding is not None
-            assert "seal 5 has no time, though seal 4 has" in finding.what
+            assert "seal 5 has no time, though seal 4 has one" in finding.what
             with pytest.raises(BadInput, match="seal 5 has no time"):
                 sign_head(conn, tmp_path / "home", AT)
             with conn.transaction():

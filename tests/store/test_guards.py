@@ -152,7 +152,7 @@ def test_verify_and_doctor_say_no_until_the_upgrade_has_restored_the_guards(env:
         conn.execute("DROP TRIGGER append_only ON quantagent.events")
         conn.execute("GRANT ALL ON ALL TABLES IN SCHEMA quantagent TO PUBLIC")
     found = json.loads(run(env, "audit", "verify", "--json", code=3).stdout)
-    assert "what guards the log in the database was changed" in found["finding"]
+    assert "the objects that guard the log in the database were changed" in found["finding"]
     assert "trigger events append_only" in found["finding"]
     checks = json.loads(run(env, "doctor", "--json", code=3).stdout)["checks"]
     (guards,) = (check for check in checks if check["check"] == "guards")

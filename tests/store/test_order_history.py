@@ -83,11 +83,11 @@ def test_until_an_instant_there_is_only_what_had_happened(bold: Bold) -> None:
     order = placed(bold)[3]
     whole = order_history(store, asked, order.order_id)
     assert order_history(store, asked, order.order_id, order.at).states == whole.states
-    with pytest.raises(NotFound, match=r"was placed at 20.*Z: at 20.*Z there was nothing of it"):
+    with pytest.raises(NotFound, match=r"was placed at 20.*Z: at 20.*Z it did not exist yet"):
         order_history(store, asked, order.order_id, order.at - timedelta(seconds=1))
     recorded_at = whole.states[0].row.meta.recorded_at
     assert order_history(store, asked, order.order_id, recorded_at, recorded=True).states
-    with pytest.raises(NotFound, match="there was nothing of it"):
+    with pytest.raises(NotFound, match="it did not exist yet"):
         order_history(store, asked, order.order_id, recorded_at - timedelta(hours=1), recorded=True)
 
 
@@ -108,11 +108,12 @@ def test_an_order_is_found_by_a_beginning_that_no_other_has(bold: Bold) -> None:
     assert order_history(store, asked, "latest").order == orders[-1]
     assert order_history(store, asked, "latest", orders[5].at).order.at == orders[5].at
     assert order_history(store, asked, orders[2].order_id.removesuffix("-1")).order == orders[2]
-    with pytest.raises(NotFound, match=rf"order 'order-' fits {len(orders)} of run .*: give more of its id\."):
+    with pytest.raises(NotFound, match=rf"order 'order-' matches {len(orders)} orders of run .*: use a longer id\."):
         order_history(store, asked, "order-")
     for unknown in ("", "order-XXX", "signal-AAA"):
-        with pytest.raises(NotFound, match=f"has no order '{unknown}': .* names its {len(orders)}"):
+        with pytest.raises(NotFound, match=f"has no order '{unknown}'") as refused:
             order_history(store, asked, unknown)
+        assert (refused.value.code, refused.value.fields["count"]) == ("ORDER_UNKNOWN", len(orders))
     with pytest.raises(NotFound, match="had placed no order by then"):
         order_history(store, asked, "latest", orders[0].at - timedelta(seconds=1))
 

@@ -194,25 +194,25 @@ def test_the_same_head_is_anchored_once_and_the_key_is_for_its_owner_only(eviden
     key.unlink()
     with PostgresStore(evidence.conn.info.dsn) as store:
         store.append([Batch("run:x", 0, [RunFailed("x", "y")])], Cause("test"))
-    with pytest.raises(BadInput, match="signed this log's anchors is gone"):
+    with pytest.raises(BadInput, match="signed this log's anchors is missing"):
         signing.sign_head(evidence.conn, evidence.home, AT)
 
 
 def test_a_log_that_contradicts_its_last_anchor_is_not_signed_over(evidence: Evidence) -> None:
     with tampering(evidence.conn):
         make_the_chain_anew(evidence)
-        with pytest.raises(BadInput, match="does not hold what the last anchor"):
+        with pytest.raises(BadInput, match="does not match the last anchor"):
             signing.sign_head(evidence.conn, evidence.home, AT)
     with tampering(evidence.conn):
         cut_the_tail(evidence)
-        with pytest.raises(BadInput, match="does not hold what the last anchor"):
+        with pytest.raises(BadInput, match="does not match the last anchor"):
             signing.sign_head(evidence.conn, evidence.home, AT)
 
 
 def test_a_damaged_file_of_anchors_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "anchors.jsonl"
     file.write_text('{"log":\n')
-    with pytest.raises(BadInput, match=r"line 1 of .*anchors\.jsonl is no anchor"):
+    with pytest.raises(BadInput, match=r"line 1 of .*anchors\.jsonl is not an anchor"):
         anchors.read_anchors(file)
     with pytest.raises(BadInput, match="cannot be read"):
         anchors.read_anchors(tmp_path / "absent")
@@ -228,7 +228,7 @@ def test_a_log_under_another_name_is_held_against_its_old_anchors(evidence: Evid
         found = signing.anchoring_state(conn, home)
         assert (found.defect, found.file) == (signing.AnchoringDefect.LOG, anchors.anchors_file(home, first))
         assert f"was anchored as {first}" in found.refusal
-        with pytest.raises(BadInput, match="so that it was replaced"):
+        with pytest.raises(BadInput, match="the log in this database was replaced"):
             signing.sign_head(conn, home, AT)
         finding = verify.verify_log(conn, found.anchors).finding
         assert finding is not None

@@ -149,7 +149,7 @@ def test_an_invented_run_is_reported_with_the_time_and_the_login_of_its_seal(
     with laboratory(server, original, "newest", tmp_path) as lab:
         tamperings.invent_a_run(lab)
         (notice,) = json.loads(run(environment(lab.dsn, lab.home), "audit", "verify", "--json").stdout)["notices"]
-        assert "says 2019-01-01T00:00:00 and was sealed at 20" in notice
+        assert "has 2019-01-01T00:00:00 and was sealed at 20" in notice
         assert f"by {lab.conn.info.user}" in notice
 
 

@@ -85,8 +85,8 @@ def test_an_order_goes_back_to_the_opinion_and_forth_to_the_fill(told: Told) -> 
         ENTRY,
     ]  # fmt: skip
     assert [link.says for link in links] == [
-        "rules says LONG, confidence 0.5, from 7 bars",
-        "LONG wanted by analysis, close 100",
+        "rules: LONG, confidence 0.5, from 7 bars",
+        "LONG from analysis, close 100",
         "APPROVED BUY 10: all checks passed",
         "BUY 10 AAA, entry MARKET GTC",
         "BUY 10 at 100 (open 100), commission 0",
@@ -122,22 +122,22 @@ def test_a_trade_is_told_from_its_entry_to_the_order_that_turned_it(told: Told) 
 def test_a_trade_that_its_holding_time_ended_has_a_signal_without_an_analysis(told: Told) -> None:
     links = causal_chain(*told, "trade-AAA-20240108T030000Z-1")
     assert kinds(links) == [*FILLED, "signal", "risk decision", "order", "fill"]
-    assert links[5].says == "FLAT wanted by holding_time, close 100"
+    assert links[5].says == "FLAT from holding_time, close 100"
     assert links[6].says == "APPROVED BUY 10: reduces the position"
 
 
 def test_a_bar_where_the_book_acted_by_its_own_rule_tells_both(told: Told) -> None:
     links = causal_chain(*told, "AAA@2024-01-08T05:00Z")
     assert kinds(links) == ["signal", "risk decision", "order", "fill", "analysis", "nothing"]
-    assert links[-1].says == "no signal: the opinion was HOLD"
+    assert links[-1].says == "no signal: the analysis was HOLD"
 
 
 def test_a_bar_where_nothing_was_done_says_why_not(told: Told) -> None:
     hold = causal_chain(*told, "AAA@2024-01-08T02:00Z")
     assert kinds(hold) == ["analysis", "nothing"]
-    assert hold[-1].says == "no signal: the opinion was HOLD"
+    assert hold[-1].says == "no signal: the analysis was HOLD"
     held = causal_chain(*told, "AAA@2024-01-08T04:00Z")
-    assert held[-1].says == "no signal: the book already was SHORT, or an order to it worked"
+    assert held[-1].says == "no signal: the book was already SHORT, or an order for it was working"
 
 
 def test_an_order_that_the_broker_refused_ends_with_the_refusal(told: Told) -> None:
@@ -160,13 +160,13 @@ def test_a_signal_that_the_gate_denied_ends_with_the_verdict(told: Told) -> None
 )  # fmt: skip
 def test_an_id_that_the_run_does_not_know_is_refused_in_words(told: Told, key: str) -> None:
     """The last two orders exist, but began no trade: one closed, the other was refused."""
-    with pytest.raises(NotFound, match=f"knows no '{key}': give an id of an order, trade, signal or analysis"):
+    with pytest.raises(NotFound, match=f"has no '{key}': use an id of an order, trade, signal or analysis"):
         causal_chain(*told, key)
 
 
 @pytest.mark.parametrize("time", ["2024-01-08T01:30Z", "2030-01-01T00:00Z"])
 def test_a_time_at_which_no_bar_closed_is_refused_in_words(told: Told, time: str) -> None:
-    with pytest.raises(NotFound, match=r"consulted no analysis of AAA at .*: give the close of one of its bars"):
+    with pytest.raises(NotFound, match=r"consulted no analysis of AAA at .*: use the close of one of its bars"):
         causal_chain(*told, f"AAA@{time}")
 
 

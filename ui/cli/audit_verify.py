@@ -84,6 +84,7 @@ def _surrounding_findings(
     from engine.audit.chain import AuditFinding
     from engine.audit.role_views import guard_findings, role_findings
     from engine.audit.signing import AnchoringDefect
+    from ui.cli.remedies import sentence
 
     yield from guard_findings(conn)
     by_role = opened.by_role
@@ -92,4 +93,4 @@ def _surrounding_findings(
     if home_anchors.defect in (AnchoringDefect.COPY, AnchoringDefect.LOG) or (
         home_anchors.defect is AnchoringDefect.FILE and not is_elsewhere
     ):
-        yield AuditFinding(0, home_anchors.refusal)
+        yield AuditFinding(0, sentence(home_anchors.error()))

@@ -49,6 +49,7 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     from engine import clock
     from engine.store.guards import schema_differences
     from engine.store.roles import missing_setup
+    from ui.cli.remedies import sentence
 
     def database() -> tuple[bool, str]:
         with psycopg.connect(opened.dsn) as conn:
@@ -76,7 +77,7 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     def anchored() -> tuple[bool, str]:
         status = opened.anchor_status()
         if status.defect is not None:
-            return False, status.refusal
+            return False, sentence(status.error())
         if not status.anchors:
             return True, "not yet: `quantagent audit anchor` signs the head of the log"
         return True, f"to position {status.anchors[-1].position:,} in {status.file}"

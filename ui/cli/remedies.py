@@ -20,12 +20,37 @@ REMEDIES: dict[str, str] = {
     # --- engine.store ---
     # --- engine.data ---
     # --- engine.audit ---
+    "ANCHORING_COPY": "`quantagent db adopt --reason TEXT` makes the copy a log of its own",
+    "ANCHORING_FILE": (
+        "restore the file from a copy, or begin a new one with `quantagent audit anchor --begin-anew --reason TEXT`, "
+        "which records the restart"
+    ),
+    "ANCHORING_INTACT": "sign the head with `quantagent audit anchor`, without --begin-anew",
+    "ANCHORING_KEY": (
+        "restore the key from its copy, or begin a new file of anchors with `quantagent audit anchor --begin-anew "
+        "--reason TEXT`, which records the restart; to replace a key, use `quantagent audit rotate-key`"
+    ),
+    "ANCHORING_LOG": (
+        "run `quantagent audit verify` and compare the database with a backup, or begin a new file of anchors with "
+        "`quantagent audit anchor --begin-anew --reason TEXT`, which records the restart"
+    ),
+    "ANCHORS_DAMAGED": "restore the file from a copy",
+    "ANCHORS_UNREADABLE": "name the file that holds the anchors with --anchor",
+    "CAPSULE_UNREADABLE": "name a file written by `quantagent audit bundle`",
+    "LOG_BROKEN": "run `quantagent audit verify` for details",
+    "ORDERS_MISSING": "`quantagent orders list --run {run}` lists all orders of the run",
+    "ORDER_UNKNOWN": "`quantagent orders list --run {run}` lists its {count} orders",
+    "RUN_CHANGED": "`quantagent audit verify` and `quantagent audit regenerate` show what was changed",
+    "RUN_NOT_ENDED": "repeat the command that began the run, then `quantagent audit bundle` it",
     # --- analysis ---
     "ANALYSES_FAILED": "`quantagent analyses list --failed` shows why, and `quantagent analyses make --retry` retries",
     "MODEL_UNAVAILABLE": "check that the model can be reached, and run the command again with --retry",
     "RECORDING_MISSING": "make a new analysis with `quantagent analyze`",
     "STRATEGY_CHANGED": "run `quantagent check-lookahead` if it was not changed",
     # --- projections ---
+    "METRICS_MISSING": "`quantagent projections status` shows what the read models lack",
+    "RUNS_MISSING": "`quantagent backtest` creates one",
+    "RUN_UNKNOWN": "`quantagent runs list` names the {count} that exist",
 }
 
 
