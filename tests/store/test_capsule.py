@@ -119,7 +119,7 @@ def test_a_run_that_another_key_signed_is_refused_before_anything_is_imported(
     assert done.stdout == ""
     assert answer(elsewhere, "runs", "list")["runs"] == []
     refused = refusal(elsewhere, "audit", "reproduce", origin.capsules["backtest"], "--public-key", "none.pub")
-    assert "no public key" in refused
+    assert "is not a public key" in refused
 
 
 def test_a_run_without_an_anchor_has_no_key_that_vouches_for_it(
@@ -406,7 +406,7 @@ def test_an_opinion_that_was_changed_shows_in_the_book(
     assert "first difference at version" in done.stdout
     assert done.stdout.endswith("0 analyses made\nDIFFERENT\n")
     # The honest capsule is not mixed with what is here now.
-    assert "says something else here" in refused_here(elsewhere, source)
+    assert "differs here from" in refused_here(elsewhere, source)
 
 
 def refused_here(env: dict[str, str], file: Path) -> str:
@@ -435,7 +435,7 @@ def test_another_instrument_that_is_here_already_stops_it(origin: Origin, elsewh
     first = capsule.bars()[0][0]
     catalogue.save_instrument(msgspec.structs.replace(instrument_for(first.symbol), price_decimals=7))
     catalogue.add(first.symbol, Timeframe.H1, [first], source="test", learned_at=first.closed_at)
-    assert "another instrument here" in refused_here(elsewhere, capsule.path)
+    assert "the instrument BTC-USD stored here differs" in refused_here(elsewhere, capsule.path)
 
 
 def test_more_bars_in_its_range_stop_it(origin: Origin, elsewhere: dict[str, str], dsn: str) -> None:
@@ -453,7 +453,7 @@ def test_another_opinion_that_is_here_already_stops_it(origin: Origin, elsewhere
     with PostgresStore(dsn) as store:
         other = msgspec.structs.replace(row.event, confidence=exact("0.123"))
         store.append([Batch(row.stream, 0, [other])], Cause("test"))
-    assert f"{row.stream} says something else here" in refused_here(elsewhere, capsule.path)
+    assert f"{row.stream} differs here from" in refused_here(elsewhere, capsule.path)
 
 
 def test_a_capsule_that_was_renamed_is_the_same(origin: Origin, tmp_path: Path) -> None:

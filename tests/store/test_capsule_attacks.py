@@ -104,7 +104,9 @@ def test_a_bomb_of_a_gibibyte_is_refused_by_its_size_alone(origin: Origin, tmp_p
 )
 def test_deep_huge_and_broken_lines_are_refused(origin: Origin, tmp_path: Path, name: str, line: bytes) -> None:
     content = line + b"\n" + member(origin.capsules["backtest"], name)
-    assert "is no capsule" in refused(repack(origin.capsules["backtest"], tmp_path / "run.zip", {name: content}))
+    assert "is not a usable capsule" in refused(
+        repack(origin.capsules["backtest"], tmp_path / "run.zip", {name: content})
+    )
 
 
 @pytest.mark.parametrize("field", ["position", "first_position", "seal", "events"])
@@ -112,7 +114,7 @@ def test_huge_numbers_in_seals_are_refused(origin: Origin, tmp_path: Path, field
     name = "anchors.jsonl" if field == "position" else "seals.jsonl"
     source = origin.capsules["backtest"]
     change = edited(name, f'"{field}":'.encode(), f'"{field}":'.encode() + HUGE)
-    assert "is no capsule" in refused(repack(source, tmp_path / "run.zip", change(source)))
+    assert "is not a usable capsule" in refused(repack(source, tmp_path / "run.zip", change(source)))
 
 
 @pytest.mark.parametrize("manifest", [b"[" * 100_000, b"{}", b"null", b"\xff", b'{"format":' * 10_000, b""])
@@ -120,7 +122,7 @@ def test_a_manifest_that_is_none_is_refused(origin: Origin, tmp_path: Path, mani
     def write(zipped: ZipFile, info: ZipInfo, content: bytes) -> None:
         zipped.writestr(info, manifest if info.filename == "manifest.json" else content)
 
-    assert "is no capsule" in refused(rewritten(origin, tmp_path, write))
+    assert "is not a usable capsule" in refused(rewritten(origin, tmp_path, write))
 
 
 def test_a_forged_price_is_refused_though_manifest_digest_and_end_of_the_run_agree(

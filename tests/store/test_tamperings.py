@@ -210,7 +210,7 @@ def test_a_file_of_anchors_that_is_lost_is_begun_anew_with_its_reason(
         found = json.loads(run(env, "audit", "verify", "--json").stdout)
         assert found["anchored_to"] == found["last_position"]
         assert ["the disk failed" in notice for notice in found["notices"]] == [True]
-        assert "are whole" in refusal(env, "audit", "anchor", "--begin-anew", "--reason", "again")
+        assert "are complete" in refusal(env, "audit", "anchor", "--begin-anew", "--reason", "again")
 
 
 def test_a_rotated_key_is_copied_and_the_one_before_it_still_verifies(
