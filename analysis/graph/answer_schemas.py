@@ -1,9 +1,9 @@
-"""What a model may answer, and the reports that become of it.
+"""Schemas of the answers of models, and the reports made from them.
 
-A model judges; it does not calculate. Every number of a market in a report is computed from the window by the same
-functions as the rules use, so that no price, level or oscillator can be invented. What is left to a model is chosen
-from short lists: an answer is bounded by the shape of its schema, and any server that can enforce a schema at all can
-enforce this one (no ranges and no lengths: OpenAI's strict mode and most grammars know neither).
+A model judges and does not calculate. Every market figure of a report is computed from the window by the functions that
+the rules use, so that no price, level or oscillator can be invented. A model chooses from short lists: the shape of the
+schema bounds an answer, and every server that enforces schemas can enforce it (no ranges and no lengths, which OpenAI's
+strict mode and most grammars lack). The docstrings of the schemas go to the model: a change makes a new variant.
 """
 
 from __future__ import annotations
