@@ -1,6 +1,6 @@
-"""The only place that reads the time.
+"""The wall clock; no other module reads the time.
 
-Market time comes from bars and is an argument everywhere; this clock serves metadata and the scheduler.
+Market time comes from bars and is always an argument. This clock serves metadata and the scheduler.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 
 
 def now() -> datetime:
-    """The present instant in UTC."""
+    """Return the present instant in UTC."""
     return datetime.now(UTC)
 
 
 class AcceleratedClock:
-    """Market time that starts at `start` and runs `speed` times as fast as the wall's.
+    """Market time that starts at `start` and runs `speed` times as fast as the wall clock.
 
-    Speed 0 waits for nothing: every instant has come as soon as it is asked for.
+    With speed 0 nothing waits: every instant is in the past.
     """
 
     def __init__(self, start: datetime, speed: float) -> None:

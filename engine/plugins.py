@@ -1,4 +1,4 @@
-"""What packages offer in an entry point group: found by name, loaded only when it is asked for, refused in words."""
+"""Plugins from entry point groups: found by name, and loaded only when they are used."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from engine.core.errors import BadInput, QuantagentError
 
 
 class Loaded(NamedTuple):
-    """What an entry point leads to, and where that is, for messages."""
+    """A loaded entry point, and its origin as text for messages."""
 
     value: object
     where: str
 
 
 def entry_point_names(group: str, built_in: Sequence[EntryPoint]) -> set[str]:
-    """The names in a group. `built_in`: ours, which are there before the package is installed. Imports nothing."""
+    """Return the names in a group, without importing anything.
+
+    built_in: entry points of the project, which are known even if it is not installed.
+    """
     return {entry.name for entry in (*built_in, *entry_points(group=group))}
 
 
 def load_entry_point(kind: str, name: str, group: str, built_in: Sequence[EntryPoint], alternatives: str) -> Loaded:
-    """What a name leads to. kind: what a person calls it; otherwise: what there is instead of an unknown name.
+    """Load the entry point with a name. kind and alternatives: words for messages about an unknown name.
 
-    Raises `BadInput` for a name that is unknown or offered twice, and for code that cannot be loaded.
+    Raise `BadInput` for a name that is unknown or offered twice, and for code that cannot be loaded.
     """
-    # By what they lead to: our own entry points are known twice, once the package is installed.
+    # Keyed by value: the project's own entry points appear twice when it is installed.
     matches = {entry.value: entry for entry in (*entry_points(group=group, name=name), *built_in) if entry.name == name}
     if not matches:
         raise BadInput(f"{kind} {name!r} is unknown: there is {alternatives}.")
@@ -50,10 +53,10 @@ def load_error(where: str, error: Exception) -> BadInput:
 
 
 def describe_error(error: Exception) -> str:
-    """An error's kind, what it says in one line, and where in the code it was raised."""
+    """Return the type of an error, its message in one line, and the place in the code that raised it."""
     message = f"{type(error).__name__}: {' '.join(str(error).split())}"
     places = [place for place in extract_tb(error.__traceback__) if not place.filename.startswith("<frozen")]
-    # A syntax error says itself where it is.
+    # The message of a syntax error names its place.
     if isinstance(error, SyntaxError) or not places:
         return message
     return f"{message} ({Path(places[-1].filename).name}, line {places[-1].lineno})"

@@ -1,8 +1,8 @@
-"""The log: append facts to streams, read them back by stream or by position. The protocol and its few values.
+"""Protocol of the append-only event store, and its values.
 
-A stream is a name (`book:<run_id>`); its versions count from 1 without gaps. A position orders all events of the log,
-strictly rising, gaps allowed. Appending the same facts at the same versions again is success: that one rule makes
-retries, restarts and claims safe.
+A stream has a name (`book:<run_id>`) and versions that count from 1 without gaps. A position orders all events of the
+log; positions rise strictly and may have gaps. Appending the same events at the same versions again succeeds, which
+makes retries, restarts and claims safe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.core.events import Event
 ENGINE_VERSION = "0.2.1"
 PAGE = 5_000
 
-# Every append notifies this channel of the database, with nothing in it: what was appended is read from the log.
+# Every append notifies this channel of the database, without a payload: listeners read the log.
 CHANNEL = "events"
 
 
@@ -28,7 +28,7 @@ NO_BYTES: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """What explains an event but is no part of it: outside digests and comparisons."""
+    """Metadata of an event, excluded from digests and comparisons."""
 
     stream: str
     recorded_at: datetime
@@ -39,7 +39,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
 
 class Cause(NamedTuple):
-    """On whose behalf facts are appended: person or process, the run or slot they belong to, what led to them."""
+    """Origin of appended events: user or process, the run or slot they belong to, and the cause."""
 
     actor: str
     correlation: str = ""
@@ -47,7 +47,7 @@ class Cause(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Facts to append to one stream after its version `after`."""
+    """Events to append to one stream after its version `after`."""
 
     stream: str
     after: int
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
 
 
 class LogEntry(msgspec.Struct, frozen=True, gc=False):
-    """One fact at its place in the log."""
+    """An event with its position in the log."""
 
     position: int
     stream: str
@@ -67,55 +67,60 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Store(Protocol):
-    """What the engine needs of a log. `engine.store.memory` and `engine.store.postgres` keep the same contract."""
+    """Protocol of an event store; `engine.store.memory` and `engine.store.postgres` implement it."""
 
     def append(self, batches: Sequence[Batch], cause: Cause) -> None:
-        """Appends all batches or none; what is stored already is skipped.
+        """Append all batches or none; skip events that are stored already.
 
-        Raises `BookMoved` when a stream already has other facts at those versions.
+        Raise `VersionConflict` when a stream has different events at those versions.
         """
         ...
 
     def read(self, stream: str, after: int = 0) -> Iterator[LogEntry]:
-        """The facts of a stream in order, from version `after + 1`. Raises `EventMissing` where a version lacks."""
+        """Yield the events of a stream in order, from version `after + 1`.
+
+        Raise `EventMissing` for a gap in the versions.
+        """
         ...
 
     def read_many(self, streams: Sequence[str]) -> dict[str, list[LogEntry]]:
-        """The facts of several short streams at once; streams without facts are absent."""
+        """Return the events of several short streams by stream; streams without events are absent."""
         ...
 
     def read_all(
         self, after: int = 0, limit: int = PAGE, names: Sequence[str] = (), before: int | None = None
     ) -> list[LogEntry]:
-        """Up to `limit` facts with a position above `after` (and below `before`), in order, of some names or of all.
+        """Return up to `limit` events with a position above `after` (and below `before`), in order.
 
-        Raises `UnreadableEvent`, with its position, at the first stored event that cannot be loaded.
+        names: only events with these names; all if empty. Raise `UnreadableEvent`, with its position, for the first
+        stored event that cannot be loaded.
         """
         ...
 
     def read_newest(
         self, limit: int, names: Sequence[str] = (), before: int | None = None, having: Mapping[str, bytes] = NO_BYTES
     ) -> list[LogEntry]:
-        """Up to `limit` facts with the highest positions (below `before`), newest first, of some names or of all.
+        """Return up to `limit` events with the highest positions (below `before`), newest first.
 
-        having: of a name only the facts whose stored bytes contain these. Raises as `read_all` does.
+        names: only events with these names; all if empty. having: by name, bytes that the stored event must contain.
+        Raise as `read_all` does.
         """
         ...
 
     def last_position(self) -> int:
-        """The highest position; 0 when the log is empty."""
+        """Return the highest position; 0 for an empty log."""
         ...
 
 
 def read_from(store: Store, names: Sequence[str] = (), after: int = 0) -> Iterator[LogEntry]:
-    """All facts of the given names, page by page."""
+    """Yield all events with the given names, page by page."""
     while page := store.read_all(after, PAGE, names):
         yield from page
         after = page[-1].position
 
 
 def readable_from(store: Store, names: Sequence[str] = (), after: int = 0) -> Iterator[LogEntry]:
-    """All facts of the given names, page by page, without those that cannot be loaded."""
+    """Yield all events with the given names, page by page, without those that cannot be loaded."""
     while True:
         try:
             page, end = store.read_all(after, PAGE, names), None

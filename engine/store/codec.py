@@ -1,7 +1,8 @@
-"""Events as bytes, under names that outlive the code's folders.
+"""Encoding of events as bytes, under names that are independent of module paths.
 
-The stored state is a JSON pair: the event's canonical payload, and its metadata. A name is looked up in the table of
-known events; it never imports anything. A former shape is read as today's: name and payload stay the stored ones.
+The stored state is a JSON pair: the canonical payload of the event, and its metadata. Names are looked up in the table
+of known events; no name leads to an import. Older versions of an event are upcast on reading; the log entry keeps the
+stored name and payload.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ _decode_meta = lru_cache(maxsize=64)(msgspec.json.Decoder(Meta).decode)
 
 
 def stream_id(stream: str) -> UUID:
-    """The identifier under which a stream is stored."""
+    """Return the identifier under which a stream is stored."""
     return uuid5(STREAMS, stream)
 
 
 def encode_payload(event: Event) -> bytes:
-    """The canonical bytes of an event: what digests and comparisons see."""
+    """Return the canonical bytes of an event, the input of digests and comparisons."""
     return _encode(event)
 
 
@@ -42,7 +43,7 @@ def encode_state(payload: bytes, meta: Meta) -> bytes:
 
 
 def stored_name(event: Event) -> str:
-    """The name to append an event under. A former shape has none: it is read and never written."""
+    """Return the name under which an event is appended. Older versions have none: they are only read."""
     return NAMES[type(event)]
 
 
@@ -55,17 +56,20 @@ _READERS = {name: _reader(shape) for name, shape in TYPES.items()}
 
 
 def decode_event(name: str, payload: bytes) -> Event:
-    """The fact of a stored name and payload, in today's shape. Raises `ValueError` where there is no such fact."""
+    """Return the event of a stored name and payload, in its current version.
+
+    Raise `ValueError` for an unknown name.
+    """
     read = _READERS.get(name)
     if read is None:
-        raise ValueError(f"there is no event {name!r}")
+        raise ValueError(f"event {name!r} is unknown")
     return read(payload)
 
 
 def decode_entry(position: int, version: int, name: str, state: bytes) -> LogEntry:
-    """The fact in a stored row, in today's shape, with the name and the payload that are stored.
+    """Return the log entry of a stored row: the event in its current version, the name and payload as stored.
 
-    Raises `UnknownEvent` for a name or version nobody declared, `DamagedEvent` for other bytes.
+    Raise `UnknownEvent` for an unknown name or version, `DamagedEvent` for bytes that cannot be decoded.
     """
     read = _READERS.get(name)
     if read is None:
@@ -75,15 +79,15 @@ def decode_entry(position: int, version: int, name: str, state: bytes) -> LogEnt
         meta = _decode_meta(meta_bytes)
         return LogEntry(position, meta.stream, version, name, read(payload), meta, payload)
     except (msgspec.DecodeError, UnicodeDecodeError, BadInput) as error:
-        # `BadInput` is a value's own check: what was stored under older rules may not pass today's.
+        # Values raise `BadInput` when they are checked: a value stored under older rules may fail the present ones.
         raise DamagedEvent(name, position, str(error)) from None
 
 
 def _split(state: bytes) -> tuple[bytes, bytes]:
-    """Payload and metadata of a stored state.
+    """Return payload and metadata of a stored state.
 
-    Cutting is quicker than parsing, and as strict: quotes inside texts are escaped, so that what stands between the
-    two is found, and both parts are parsed whole afterwards.
+    Splitting at the separator is faster than parsing and as strict: quotes inside texts are escaped, so the separator
+    cannot occur in one, and both parts are parsed afterwards.
     """
     cut = state.rfind(_SEPARATOR)
     if cut > 0 and state[0] == _OPEN and state[-1] == _CLOSE:

@@ -1,7 +1,7 @@
-"""Connections to the server that a DSN names, waiting for one that restarts, and failures in words of our own.
+"""Connections to the database server, retries during a restart, and error messages without secrets.
 
-libpq repeats parts of a connection string in its messages, and in a mistyped one any part may be the password: taken
-for a host, a port, a database, an option. So none of its texts is shown, logged or raised: known kinds are named.
+libpq repeats parts of the connection string in its messages, and in a mistyped string any part may be the password.
+So libpq's texts are never shown, logged or raised; known failures are classified instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psycopg_pool import PoolTimeout
 from engine import clock
 from engine.core.errors import BadInput, StoreUnavailable
 
-# A server that restarts is back within this time; what met the gap is repeated until then.
+# Time allowed for a server restart; interrupted work is retried until then.
 RECOVERY = timedelta(seconds=30)
 RETRY_PAUSE_S = 0.2
 
@@ -28,7 +28,7 @@ DSN_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for @, %2F f
 
 
 class ConnectionFailure(NamedTuple):
-    """Why there is no connection, in words that repeat nothing of the DSN; `passes`: a restart looks like this."""
+    """Reason of a failed connection, without any part of the DSN; is_transient: a restart causes this failure."""
 
     reason: str
     is_transient: bool = False
@@ -44,7 +44,7 @@ _KINDS = [
         ("Connection refused", ConnectionFailure("connection refused: no server listens at that host and port", True)),
         ("No such file or directory\n", ConnectionFailure("no server listens at that socket", True)),
         ("password authentication failed", ConnectionFailure("it does not accept that user with that password")),
-        ("no password supplied|empty password", ConnectionFailure("it asks for a password and none is given")),
+        ("no password supplied|empty password", ConnectionFailure("it requires a password and none is given")),
         (
             "resolve host|translate host name|Name or service",
             ConnectionFailure("the host or the port it names is unknown"),
@@ -58,8 +58,8 @@ _KINDS = [
         ),
         ("too many (clients|connections)|connection slots", ConnectionFailure("the server has no connection left")),
         ("timeout expired|timed out", ConnectionFailure("no answer in time")),
-        ("certificate|SSL|GSS", ConnectionFailure("no encrypted connection comes about")),
-        ("invalid|could not match|bad value", ConnectionFailure("a setting of it has no valid value")),
+        ("certificate|SSL|GSS", ConnectionFailure("an encrypted connection could not be established")),
+        ("invalid|could not match|bad value", ConnectionFailure("a setting in it has an invalid value")),
         (
             "closed the connection|terminating connection|connection is closed|is lost|reset by peer|Broken pipe|"
             "consuming input failed|sending query|EOF",
@@ -70,7 +70,7 @@ _KINDS = [
 
 
 def classify_failure(error: BaseException) -> ConnectionFailure:
-    """The kind of a failure that has come from the client's library, without a server's own message."""
+    """Classify a failure raised by the client library without an error message of the server."""
     if isinstance(error, PoolTimeout):
         return ConnectionFailure("couldn't get a connection in time")
     text = str(error) + "\n"
@@ -80,9 +80,10 @@ def classify_failure(error: BaseException) -> ConnectionFailure:
 
 
 def failure_reason(error: BaseException) -> str:
-    """Why a statement or a connection failed, without a full stop: the server's first line, or one of our kinds.
+    """Return why a statement or a connection failed, without a full stop.
 
-    Only an answer to a statement has an SQL state. Refusals to connect have none, and may name what they refuse.
+    This is the first line of the server's message, or a class of `ConnectionFailure`: errors without an SQL state are
+    failures to connect, whose messages may contain parts of the DSN.
     """
     if isinstance(error, psycopg.Error) and error.sqlstate is None:
         return classify_failure(error).reason
@@ -91,7 +92,7 @@ def failure_reason(error: BaseException) -> str:
 
 
 def check_dsn(dsn: str) -> None:
-    """Raises `BadInput` for what is no connection string."""
+    """Raise `BadInput` for an invalid connection string."""
     try:
         conninfo_to_dict(dsn)
     except psycopg.Error:
@@ -99,7 +100,7 @@ def check_dsn(dsn: str) -> None:
 
 
 def connect(dsn: str, **settings: Any) -> psycopg.Connection[Any]:
-    """A connection. Raises `BadInput` for what is no connection string, `StoreUnavailable` where none comes about."""
+    """Return a connection. Raise `BadInput` for an invalid connection string, `StoreUnavailable` if it fails."""
     check_dsn(dsn)
     try:
         return psycopg.connect(dsn, **settings)
@@ -108,9 +109,9 @@ def connect(dsn: str, **settings: Any) -> psycopg.Connection[Any]:
 
 
 def wait_for_server(dsn: str, on_progress: Callable[[str], None]) -> None:
-    """Returns once the server answers; one that restarts is waited for, up to `RECOVERY`, which `tell` hears once.
+    """Return once the server answers; wait up to `RECOVERY` for one that restarts, and report that wait once.
 
-    Raises as `connect` does, at once where waiting would not help.
+    Raise as `connect` does, immediately for a failure that is not transient.
     """
     check_dsn(dsn)
     until, reported = clock.now() + RECOVERY, False
@@ -138,7 +139,7 @@ def _unreachable(failure: ConnectionFailure) -> StoreUnavailable:
 
 
 class _WithoutLibpqText(logging.Filter):
-    """The client and its pool log the errors they meet while they connect; the client only for who debugs it."""
+    """Filter that replaces libpq's texts in the log records of psycopg and its pool, and drops debug records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name == "psycopg" and record.levelno <= logging.DEBUG:

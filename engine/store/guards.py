@@ -1,8 +1,8 @@
-"""What protects the log inside the database: functions, triggers, owners, rights. Made, listed, compared, restored.
+"""Database objects that protect the log: functions, triggers, owners and rights.
 
-`objects.txt` lists every object of the schema as the migrations, `guards.sql` and `engine.store.roles` make it, a line
-each; `differences` compares a database with it. The list names no owner: what differs is an object whose owner is not
-that of the schema.
+`objects.txt` lists every object of the schema as the migrations, `guards.sql` and `engine.store.roles` create it, one
+per line; `schema_differences` compares a database with it. The list names no owners: an owner is a difference if it
+is not the owner of the schema.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SELECT c.relname, t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgreli
 WHERE c.relnamespace = 'quantagent'::regnamespace AND NOT t.tgisinternal
 """
 
-# Internal triggers are those of foreign keys, which their constraints' lines stand for unless they are disabled. The
-# first word of a line is its kind; rights name their receiver second.
+# Internal triggers belong to foreign keys; the lines of the constraints cover them unless they are disabled. The first
+# word of a line is its kind; the second word of a grant is the grantee.
 _OBJECTS: LiteralString = r"""
 WITH space AS (SELECT oid, nspowner, nspacl FROM pg_namespace WHERE nspname = 'quantagent'),
 relations AS (
@@ -110,7 +110,7 @@ WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_da
 
 
 class SchemaDifferences(NamedTuple):
-    """Lines of `objects.txt` that a database lacks, and lines that it has beyond them; both sorted."""
+    """Lines of `objects.txt` that a database lacks, and lines it has in addition; both sorted."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -141,7 +141,7 @@ _BY_SEVERITY = (
 
 
 def _rank(line: str) -> int:
-    """What says most about a change comes first: that a table is a view, say, and not that its columns have changed."""
+    """Return the sort key of a line: the most severe change first, such as a table replaced by a view."""
     kind = line.split(" ")[0]
     return _BY_SEVERITY.index(kind) if kind in _BY_SEVERITY else len(_BY_SEVERITY)
 
@@ -151,16 +151,16 @@ def _short(line: str) -> str:
 
 
 def list_objects(conn: psycopg.Connection[Any]) -> list[str]:
-    """Every object of the schema, a line each, sorted."""
+    """Return every object of the schema, one line each, sorted."""
     with conn.transaction(force_rollback=True), conn.cursor(row_factory=scalar_row) as curs:
-        # What the path finds is named without its schema.
+        # With this path, all names except those of pg_catalog include their schema.
         curs.execute("SET LOCAL search_path = pg_catalog")
         lines = curs.execute(_OBJECTS, {"roles": list(ROLES)}).fetchall()
     return sorted(lines)
 
 
 def schema_differences(conn: psycopg.Connection[Any]) -> SchemaDifferences:
-    """What differs from what the migrations make. Where the roles could not be made, their rights are not missed."""
+    """Compare the database with `objects.txt`. Missing grants are ignored where the roles could not be created."""
     expected = set(_FILES.joinpath("objects.txt").read_text(encoding="utf-8").splitlines())
     found = set(list_objects(conn))
     if not any(line.startswith(f"grant {role} ") for role in ROLES for line in found):
@@ -169,7 +169,7 @@ def schema_differences(conn: psycopg.Connection[Any]) -> SchemaDifferences:
 
 
 def create_guards(conn: psycopg.Connection[Any]) -> None:
-    """Makes every trigger and function as `guards.sql` has it, in one transaction, and drops all other triggers."""
+    """Create every trigger and function of `guards.sql` in one transaction, and drop all other triggers."""
     with conn.transaction():
         for table, trigger in conn.execute(_TRIGGERS).fetchall():
             conn.execute(SQL("DROP TRIGGER {} ON quantagent.{}").format(Identifier(trigger), Identifier(table)))
@@ -177,16 +177,16 @@ def create_guards(conn: psycopg.Connection[Any]) -> None:
 
 
 def restore_objects(conn: psycopg.Connection[Any]) -> SchemaDifferences:
-    """Takes back what was changed of triggers, functions, views, rules, row security, owners and rights.
+    """Revert changes to triggers, functions, views, rules, row security, owners and rights.
 
-    Afterwards the roles have no rights until `engine.store.roles.set_up_roles` gives them theirs again. Returns what
-    differed. Raises `StoreUnavailable` where a table is not the one that was made: its rows have to come from a copy.
+    Afterwards the roles have no rights until `engine.store.roles.set_up_roles` grants them again. Return the
+    differences found. Raise `StoreUnavailable` for a changed table: its rows must be restored from a backup.
     """
     found = schema_differences(conn)
     lost = sorted(filter(_HOLDS_ROWS, found.missing), key=_rank)
     if lost:
         raise StoreUnavailable(
-            f"the database was changed in a way that cannot be taken back (missing: {_short(lost[0])}): keep it for "
+            f"the database was changed in a way that cannot be reverted (missing: {_short(lost[0])}): keep it as "
             "evidence, and restore the log from a backup."
         )
     if found:
@@ -197,7 +197,7 @@ def restore_objects(conn: psycopg.Connection[Any]) -> SchemaDifferences:
     return found
 
 
-# Lines of what holds rows, or says which rows there can be.
+# Lines of objects that hold rows or restrict them.
 _HOLDS_ROWS = re.compile("relation .* kind [rS]$|column |constraint ").match
 
 _UNDO: LiteralString = """

@@ -1,10 +1,10 @@
-"""Seals: what makes a change to the log show. The bytes of a stored row, and the chain of hashes over all rows.
+"""Hash chain over all rows of the log, which makes changes to stored events detectable.
 
-Every append is one transaction and leaves one seal: a SHA-256 over the seal before it, its own numbers, the server's
-time and login, and the SHA-256 of every row of the append. A row is spelled as PostgreSQL's binary COPY spells it, each
-field behind its length, so that what is hashed is what is sent and what is read. The seals' numbers have no gaps;
-positions may. Seals of the first format have neither time nor login, and hash the rows in one piece. The database
-computes the same hash and refuses another one (engine/store/guards.sql). Pure: no database here.
+Every append is one transaction and adds one seal: a SHA-256 over the previous seal, its own numbers, the server's time
+and login, and the SHA-256 of every row of the append. Rows are hashed in the format of PostgreSQL's binary COPY, each
+field preceded by its length, so that the hashed bytes are the bytes sent and read. The numbers of seals have no gaps;
+positions may have some. Seals of format 1 have neither time nor login, and hash all rows as one block. The database
+computes the same hash and rejects a different one (engine/store/guards.sql). This module is pure.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from zlib import crc32
 FORMAT_1 = b"quantagent seal 1\n"
 FORMAT_2 = b"quantagent seal 2\n"
 
-# Stored seals, in the order of `Seal`; a condition may follow.
+# Stored seals, with the columns in the order of `Seal`; a condition may follow.
 SELECT_SEALS: LiteralString = """
 SELECT seal, first_position, last_position, events, previous, hash, checks,
     coalesce(to_char(sealed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), ''), coalesce(sealed_by, '')
 FROM quantagent.seals """
 
-# What stands around the rows in binary COPY.
+# Header and trailer of binary COPY.
 COPY_BEGIN = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = struct.pack(">h", -1)
 
@@ -38,11 +38,11 @@ _CHECK = struct.Struct(">I").pack
 
 
 class Seal(NamedTuple):
-    """One append: which rows, the hash of the seal before it, and the hash over everything.
+    """Seal of one append: the range of its rows, the hash of the previous seal, and the hash over everything.
 
-    `checks` holds 4 bytes per row, which tell which row of an append was changed: the beginning of its SHA-256, in the
-    first format its CRC-32. `sealed_at` is the server's time (`sealed_text`) and `sealed_by` the login it knew the
-    connection by; both are empty in the first format.
+    checks: 4 bytes per row, which identify a changed row: the first bytes of its SHA-256, in format 1 its CRC-32.
+    sealed_at: the server's time as text (`format_sealed_at`); sealed_by: the login of the connection. Both are empty
+    in format 1.
     """
 
     seal: int
@@ -57,12 +57,12 @@ class Seal(NamedTuple):
 
 
 def genesis(log_id: UUID) -> bytes:
-    """What the first seal of a log continues."""
+    """Return the hash that precedes the first seal of a log."""
     return sha256(b"quantagent log %s\n" % str(log_id).encode()).digest()
 
 
 def row_bytes(originator_id: bytes, version: int, topic: bytes, state: bytes, position: int) -> bytes:
-    """A stored row as a tuple of binary COPY: the number of fields, then every field behind its length."""
+    """Return a stored row as a tuple of binary COPY: the number of fields, then each field preceded by its length."""
     return b"".join(
         (
             _BEFORE_NAME(5, 16, originator_id, 8, version, len(topic)),
@@ -75,14 +75,14 @@ def row_bytes(originator_id: bytes, version: int, topic: bytes, state: bytes, po
 
 
 def format_sealed_at(at: datetime) -> str:
-    """A server's time as seals spell it: 2024-01-31T09:00:00.123456Z."""
+    """Format a server's time as in seals: 2024-01-31T09:00:00.123456Z."""
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 class SealBuilder:
-    """A seal in the making: given its place in the chain, then the rows of `row_bytes` in order of position.
+    """Builder of a seal, from its place in the chain and the rows (`row_bytes`) in order of position.
 
-    Without a time it is one of the first format.
+    Without `sealed_at` it builds a seal of format 1.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class SealBuilder:
         self._checks: list[bytes] = []
 
     def add(self, rows: Sequence[bytes]) -> bytes:
-        """Takes rows in and returns their bytes in one piece."""
+        """Add rows and return their concatenated bytes."""
         piece = b"".join(rows)
         if self._sealed_at:
             digests = [sha256(row).digest() for row in rows]

@@ -1,4 +1,4 @@
-"""A log in memory: the Postgres store's twin for tests and for what-if runs that leave no trace. Not for threads."""
+"""Event store in memory, for tests and for runs that are not stored. Not thread-safe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.store.codec import decode_entry, encode_payload, encode_state, store
 
 
 class MemoryStore:
-    """Keeps rows as bytes, so that every read goes through the codec as it does in Postgres."""
+    """Event store in memory. Rows are kept as bytes, so that reads use the codec as in PostgreSQL."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[int, str, bytes]] = []
@@ -31,7 +31,7 @@ class MemoryStore:
                 self._rows.append((version, stored_name(event), encode_state(encode_payload(event), meta)))
 
     def _missing(self, batch: Batch) -> Batch:
-        """What is left of a batch after the facts that its stream already has at those versions."""
+        """Return the rest of a batch, without the events that its stream already has at those versions."""
         places = self._streams.get(batch.stream, [])
         stored = [(row.name, row.payload) for row in map(self._at, places[batch.after :])]
         count = len(stored)

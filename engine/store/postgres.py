@@ -1,7 +1,8 @@
-"""The log in PostgreSQL, through the `eventsourcing` library's recorder. The only module that imports that library.
+"""Append-only event store on PostgreSQL, using the recorder of the `eventsourcing` library.
 
-What the library gives: the table and its meaning, optimistic concurrency by its primary key, notifications, the pool.
-What is ours: names instead of class paths, our own bytes, one way to append (in turn, by COPY, sealed, repeatable).
+No other module imports that library. It provides the table, optimistic concurrency through the primary key,
+notifications and the connection pool. This module replaces class paths by event names, uses the project's own encoding,
+and appends in its own way: serialized, by COPY, sealed and idempotent.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from engine.store.hash_chain import COPY_BEGIN, COPY_END, Seal, SealBuilder, for
 SCHEMA = "quantagent"
 TABLE = "events"
 
-# For how long an append waits for its turn.
+# Longest wait of an append for other writers.
 LOCK_TIMEOUT = "30s"
 
 _NO_END = 2**63 - 1
@@ -49,17 +50,17 @@ NEWEST_BY_NAME = (
 )
 _SEAL = "INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s, %s::timestamptz, %s)"
 
-# Rows are sent in pieces, so that the server stores one while we spell the next.
+# Rows are sent in chunks, so that the server stores one while the next is encoded.
 _PIECE = 500
 
 T = TypeVar("T")
 
 
 class Recorder(PostgresApplicationRecorder):
-    """The library's recorder and its table, with another way of writing: binary COPY, one seal per append.
+    """Recorder of the library that writes by binary COPY, with one seal per append.
 
-    All writers take turns in `begin_append` instead of by the library's table lock, which asks for rights that would
-    let its holder change events. So the stock recorder may read this table, but not write to it.
+    Writers are serialized by `begin_append` instead of the library's table lock, which requires rights that allow
+    changing events. So the library's own recorder can read this table, but not write to it.
     """
 
     def __init__(self, datastore: PostgresDatastore) -> None:
@@ -68,7 +69,7 @@ class Recorder(PostgresApplicationRecorder):
         super().__init__(datastore, events_table_name=TABLE)
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
-        """Appends all events or none; returns their positions. Never retries: whoever asked can compare, we cannot."""
+        """Append all events or none and return their positions. Never retry: only the caller can compare."""
         count = len(stored_events)
         if not count:
             return []
@@ -108,7 +109,7 @@ def _bytes_of(originator_id: UUID | str) -> bytes:
 
 
 class PostgresStore:
-    """A store over one database that `engine.store.migrations.migrate` has set up. Close it when done."""
+    """Event store in a database that `engine.store.migrations.migrate` has set up. Close it after use."""
 
     def __init__(self, dsn: str) -> None:
         try:
@@ -131,10 +132,10 @@ class PostgresStore:
     def append(self, batches: Sequence[Batch], cause: Cause) -> None:
         rows = [row for batch in batches for row in _rows(batch, cause)]
         try:
-            # Repeating is safe even when the reply to a commit was lost: what is stored then conflicts, and is equal.
+            # Retrying is safe even if the reply to a commit was lost: the stored events then conflict and are equal.
             self.appended += len(with_retry(lambda: self._recorder.insert_events(rows)))
         except IntegrityError:
-            # Somebody was first: perhaps we ourselves, on a connection that died before the reply came.
+            # The versions exist: from another writer, or from this one if the reply to its commit was lost.
             self._append_missing(batches, cause)
             self.appended += len(rows)
         except PersistenceError as error:
@@ -151,7 +152,7 @@ class PostgresStore:
             self.append(missing, cause)
 
     def _missing(self, batch: Batch) -> Batch:
-        """What is left of a batch after the facts that its stream already has at those versions."""
+        """Return the rest of a batch, without the events that its stream already has at those versions."""
         stored = [(row.name, row.payload) for row in self.read(batch.stream, batch.after)]
         count = len(stored)
         wanted = [(stored_name(event), encode_payload(event)) for event in batch.events]
@@ -193,7 +194,7 @@ class PostgresStore:
         last = _NO_END if before is None else before
         if not names:
             return self._query(_NEWEST, last, limit)
-        # Each name by its own part of the index: sorting all that some names have would read all of it.
+        # One index scan per name: sorting the events of several names would read all of them.
         return self._query(NEWEST_BY_NAME, list(names), [having.get(name, b"") for name in names], last, limit, limit)
 
     def last_position(self) -> int:
@@ -222,7 +223,7 @@ class PostgresStore:
 
 
 def with_retry(work: Callable[[], T], recovery: timedelta = RECOVERY) -> T:
-    """Repeats what a lost connection interrupted, until the server has had time to come back."""
+    """Return the result of `work`, retried after a lost connection until `recovery` has passed."""
     until = clock.now() + recovery
     while True:
         try:
@@ -234,7 +235,7 @@ def with_retry(work: Callable[[], T], recovery: timedelta = RECOVERY) -> T:
 
 
 def _connection_was_lost(error: PersistenceError) -> bool:
-    """True for a server that goes, comes or is away; false for its refusals: full disk, timeouts, rights, conflicts."""
+    """Return True if the server stops, starts or is away; False for its errors: disk, timeout, rights, conflict."""
     cause = error.__cause__
     if not isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) or isinstance(cause, PoolTimeout):
         return False
@@ -255,7 +256,7 @@ def _rows(batch: Batch, cause: Cause) -> list[StoredEvent]:
 
 
 def datastore(dsn: str) -> PostgresDatastore:
-    """The library's pool of connections to a database. Raises `BadInput` for what is no connection string."""
+    """Return the library's connection pool for a database. Raise `BadInput` for an invalid connection string."""
     check_dsn(dsn)
     given = conninfo_to_dict(dsn)
     datastore = PostgresDatastore(
@@ -271,10 +272,10 @@ def datastore(dsn: str) -> PostgresDatastore:
         idle_in_transaction_session_timeout=60,
         connect_timeout=20,
     )
-    # The library passes on five settings of a DSN; TLS and the like must not be lost on the way.
+    # The library uses only five settings of a DSN; the others, such as TLS, are added here.
     pool_kwargs = cast("dict[str, Any]", datastore.pool.kwargs)
     pool_kwargs.update({name: value for name, value in given.items() if value is not None})
-    # An append has to see what others committed while it waited for its turn, whatever the server's default is.
+    # An append must see what others committed while it waited, whatever the server's default isolation is.
     ours = rf"-c lock_timeout={LOCK_TIMEOUT} -c default_transaction_isolation=read\ committed"
     pool_kwargs["options"] = f"{given.get('options') or ''} {ours}".strip()
     return datastore

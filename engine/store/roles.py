@@ -1,7 +1,7 @@
-"""Who may do what in the database: four roles, each with the least it needs.
+"""Database roles with least privilege: owner, writer, reader and auditor.
 
-The owner makes tables and nobody works as the owner. The writer appends and projects; the reader shows; the auditor
-reads everything for as long as it takes. None of the three can change, remove or unseal an event.
+The owner creates tables and does no other work. The writer appends and projects, the reader serves the screens, the
+auditor reads everything without a time limit. None of these three can change or remove an event or a seal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from psycopg.sql import SQL, Identifier
 WRITER, READER, AUDITOR = "quantagent_writer", "quantagent_reader", "quantagent_auditor"
 ROLES = (WRITER, READER, AUDITOR)
 
-# A screen that asks too much is stopped; an auditor may ask for everything.
+# Limit for a query of a screen; the auditor has none.
 READER_TIMEOUT = "5s"
 
 _GRANTS: LiteralString = """
@@ -58,7 +58,7 @@ SELECT nspname FROM pg_namespace WHERE nspname ~ '^read_models' AND NOT pg_has_r
 
 
 class Access(NamedTuple):
-    """How to connect for each kind of work. Where roles could not be set up, all four are the same."""
+    """Connection strings by role. All four are the same where the roles could not be set up."""
 
     owner: str
     writer: str
@@ -71,9 +71,9 @@ class Access(NamedTuple):
 
 
 def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool, force: bool = False) -> bool:
-    """Makes the roles and gives them their rights, as far as the user may; false where it may not.
+    """Create the roles and grant their rights; return False if the user lacks the rights to do so.
 
-    `again`: also when they are there, because there are new tables.
+    force: grant again although the roles are set up, because there are new tables.
     """
     if not force and _are_set_up(conn, logins):
         _grant_membership(conn, logins)
@@ -83,17 +83,17 @@ def set_up_roles(conn: psycopg.Connection[Any], *, logins: bool, force: bool = F
             _create_role(conn, role, logins)
         with conn.transaction():
             conn.execute(_GRANTS)
-            # Read models live in schemas that whoever projects makes and drops, through temporary tables.
+            # The writer creates and drops the schemas of read models, using temporary tables.
             database, writer = Identifier(conn.info.dbname), Identifier(WRITER)
             conn.execute(SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
             conn.execute(SQL("GRANT CREATE, TEMPORARY ON DATABASE {} TO {}").format(database, writer))
             if _is_superuser(conn):
-                # Everybody could write large objects.
+                # By default, every user may create large objects.
                 conn.execute("REVOKE EXECUTE ON FUNCTION lo_creat, lo_create, lo_from_bytea FROM PUBLIC")
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject):
         return False
     _grant_membership(conn, logins)
-    # Whoever does not own the database gives nothing away, and hears no more than a warning.
+    # Grants by a user who does not own the database have no effect and only cause a warning.
     return _are_set_up(conn, logins)
 
 
@@ -102,14 +102,14 @@ def _are_set_up(conn: psycopg.Connection[Any], logins: bool) -> bool:
 
 
 def drop_read_models_of_others(dsn: str) -> None:
-    """Drops read models that somebody else than the writer made, if the user may: the writer makes them anew."""
+    """Drop read models that the writer does not own, if the user has the right; the writer creates them again."""
     with psycopg.connect(dsn, autocommit=True) as conn, suppress(psycopg.errors.InsufficientPrivilege):
         for (schema,) in conn.execute(_READ_MODELS_OF_OTHERS, (WRITER,)).fetchall():
             conn.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(schema)))
 
 
 def access(dsn: str, *, logins: bool) -> Access:
-    """How to connect in each role: by its login, or by becoming the role after the user's own."""
+    """Return the connection string of each role: its own login, or the user's login followed by `SET ROLE`."""
     if logins:
         return Access(dsn, *(make_conninfo(dsn, user=role, options=_options(dsn, role)) for role in ROLES))
     with psycopg.connect(dsn, autocommit=True) as conn:
@@ -118,17 +118,19 @@ def access(dsn: str, *, logins: bool) -> Access:
     return Access(dsn, *(make_conninfo(dsn, options=f"{_options(dsn, role)} -c role={role}".strip()) for role in ROLES))
 
 
-def missing_setup(conn: psycopg.Connection[Any]) -> str:
-    """What an administrator has to do before the roles can be used by this user; empty where they are."""
-    if _may_become(conn) and _are_set_up(conn, logins=False):
-        return ""
-    grant = f"GRANT {', '.join(ROLES)} TO {Identifier(conn.info.user).as_string(conn)}"
-    if _are_set_up(conn, logins=False):
-        return f"the roles are made, but not given to this user: have an administrator run `{grant}` once"
-    return (
-        "the roles are not set up and this user may not do it: have an administrator run `quantagent db upgrade` once, "
-        f"then `{grant}`"
-    )
+class MissingSetup(NamedTuple):
+    """Steps left to an administrator. has_roles: the roles are set up; grant: SQL that makes the user a member."""
+
+    has_roles: bool
+    grant: str
+
+
+def missing_setup(conn: psycopg.Connection[Any]) -> MissingSetup | None:
+    """Return the steps that an administrator must do before this user can use the roles; None if there are none."""
+    has_roles = _are_set_up(conn, logins=False)
+    if has_roles and _may_become(conn):
+        return None
+    return MissingSetup(has_roles, f"GRANT {', '.join(ROLES)} TO {Identifier(conn.info.user).as_string(conn)}")
 
 
 def _may_become(conn: psycopg.Connection[Any]) -> bool:
@@ -137,7 +139,7 @@ def _may_become(conn: psycopg.Connection[Any]) -> bool:
 
 
 def _grant_membership(conn: psycopg.Connection[Any], logins: bool) -> None:
-    """Makes the user a member of the roles, where it may and has to be one: who makes a role is no member of it."""
+    """Make the user a member of the roles, if needed and possible: creating a role does not include membership."""
     if logins or _may_become(conn):
         return
     row = conn.execute("SELECT rolcreaterole FROM pg_roles WHERE rolname = current_user").fetchone()
@@ -156,7 +158,7 @@ def _options(dsn: str, role: str) -> str:
 
 
 def _create_role(conn: psycopg.Connection[Any], role: str, logins: bool) -> None:
-    """A role belongs to the whole server: other databases may have made it, or be making it now."""
+    """Create a role, unless another database of the server has created it; roles belong to the whole server."""
     name, login = Identifier(role), SQL("LOGIN" if logins else "NOLOGIN")
     if conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is not None:
         if logins:

@@ -39,6 +39,7 @@ from tests.support.embedded_home import (
     watchdogs,
 )
 from tests.support.waiting import wait_until
+from ui.cli.remedies import sentence
 
 pytestmark = pytest.mark.slow
 
@@ -259,8 +260,9 @@ def test_no_empty_database_is_begun_beside_one_of_another_version(home: Path, ma
     (data / "PG_VERSION").write_text(f"{major}\n")
     if os.geteuid() == 0:
         shutil.chown(data, "nobody")
-    with pytest.raises(StoreUnavailable, match=remedy):
+    with pytest.raises(StoreUnavailable) as refused:
         embedded(home).start()
+    assert remedy in sentence(refused.value)
     assert [p.name for p in (home / "pg").iterdir()] == [str(major)]
 
 
@@ -431,6 +433,7 @@ def test_an_upgrade_without_the_old_programs_says_what_to_install_and_changes_no
     (data / "PG_VERSION").write_text("14\n")
     if os.geteuid() == 0:
         shutil.chown(data, "nobody")
-    with pytest.raises(StoreUnavailable, match="install PostgreSQL 14"):
+    with pytest.raises(StoreUnavailable) as refused:
         upgrade_major(embedded(home).server(), {"PATH": ""}, print)
+    assert "install PostgreSQL 14" in sentence(refused.value)
     assert [p.name for p in (home / "pg").iterdir()] == ["14"]

@@ -48,7 +48,7 @@ def test_a_database_without_roles_lacks_nothing(tcp_server: str) -> None:
             assert schema_differences(conn) == SchemaDifferences((), ())
 
 
-# A change, and a part of the line that names it. The last ones hold rows, and cannot be taken back.
+# A change, and a part of the line that names it. The last ones hold rows, and cannot be reverted.
 CHANGES = {
     "DROP TRIGGER append_only ON quantagent.events": "trigger events append_only",
     "ALTER TABLE quantagent.seals DISABLE TRIGGER append_only": "trigger seals append_only",
@@ -117,7 +117,7 @@ def test_what_holds_rows_is_not_made_again(conn: Connection, dsn: str, statement
     change(conn, statements)
     assert any(line in each for each in schema_differences(conn).missing)
     before = list_objects(conn)
-    with pytest.raises(StoreUnavailable, match="cannot be taken back") as refused:
+    with pytest.raises(StoreUnavailable, match="cannot be reverted") as refused:
         restore_guards(dsn)
     assert line in str(refused.value)
     assert list_objects(conn) == before

@@ -103,15 +103,16 @@ def test_a_user_without_the_roles_is_told_which_grant_is_missing(owned: str, sup
         conn.execute("ALTER ROLE keeper NOCREATEROLE")
     try:
         with psycopg.connect(owned) as conn:
-            said = missing_setup(conn)
-        assert "GRANT quantagent_writer, quantagent_reader, quantagent_auditor TO" in said
-        assert "keeper" in said
+            missing = missing_setup(conn)
+        assert missing is not None
+        assert missing.grant.startswith("GRANT quantagent_writer, quantagent_reader, quantagent_auditor TO")
+        assert "keeper" in missing.grant
         env = {**os.environ, "QUANTAGENT_DSN": owned, "QUANTAGENT_HOME": str(tmp_path)}
         checks = json.loads(run(env, "doctor", "--json", code=3).stdout)["checks"]
         (roles,) = (check["says"] for check in checks if check["check"] == "roles")
-        assert said in roles
+        assert f"have an administrator run `{missing.grant}` once" in roles
         with psycopg.connect(superuser, autocommit=True) as conn:
-            conn.execute(said.split("`")[1].encode())
+            conn.execute(missing.grant.encode())
         assert access(owned, logins=False).writer != owned
     finally:
         with psycopg.connect(superuser, autocommit=True) as conn:

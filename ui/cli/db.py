@@ -39,10 +39,12 @@ def stop(
     """Stop the server, unless other processes use it."""
     with report_errors():
         result = _embedded().stop(force)
+        remedy = " End them first, or stop it all the same with --force: they will lose it." if result.refused else ""
+        message = result.message + remedy
         if as_json:
-            print_json(stopped=result.stopped, refused=result.refused, message=result.message)
+            print_json(stopped=result.stopped, refused=result.refused, message=message)
         else:
-            _print_message(result.message)
+            _print_message(message)
         if result.refused:
             raise typer.Exit(1)
 

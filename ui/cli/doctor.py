@@ -13,6 +13,7 @@ import typer
 from ui.cli.output import AsJson, print_json, print_rows, report_errors
 
 if TYPE_CHECKING:
+    from engine.store.roles import MissingSetup
     from ui.app import App
 
 
@@ -43,6 +44,18 @@ def _check(name: str, check: Callable[[], tuple[bool, str]]) -> dict[str, Any]:
     return {"check": name, "ok": ok, "says": text}
 
 
+def _setup_remedy(missing: MissingSetup | None) -> str:
+    """The steps that an administrator must do before the database roles can be used; empty if there are none."""
+    if missing is None:
+        return ""
+    if missing.has_roles:
+        return f"the roles are made, but not given to this user: have an administrator run `{missing.grant}` once"
+    return (
+        "the roles are not set up and this user may not do it: have an administrator run `quantagent db upgrade` once, "
+        f"then `{missing.grant}`"
+    )
+
+
 def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
     import psycopg
 
@@ -68,8 +81,10 @@ def _checks(opened: App) -> list[tuple[str, Callable[[], tuple[bool, str]]]]:
         with psycopg.connect(opened.dsn, autocommit=True) as conn:
             row = conn.execute("SELECT current_user, has_table_privilege('quantagent.events', 'UPDATE')").fetchone()
             user, may_change = row or ("nobody", True)
-            remedy = missing_setup(conn) if may_change else ""
-        return True, f"working as {user}" + (f", who owns the events; {remedy}" if may_change else "")
+            missing = missing_setup(conn) if may_change else None
+        if not may_change:
+            return True, f"working as {user}"
+        return True, f"working as {user}, who owns the events; {_setup_remedy(missing)}"
 
     def log() -> tuple[bool, str]:
         return True, f"{opened.store.last_position():,} is the latest position"

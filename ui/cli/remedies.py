@@ -18,6 +18,20 @@ REMEDIES: dict[str, str] = {
     "SYMBOLS_MISSING": "name them with --symbols A,B",
     # --- engine.runtime, engine.broker ---
     # --- engine.store ---
+    "DATABASE_BUSY": "read {log}, or end it with `quantagent db stop --force`",
+    "DATABASE_MISPLACED": "move it to {target} and run `quantagent db upgrade`",
+    "DATABASE_OLDER": "run `quantagent db upgrade`",
+    "GUARDS_NOT_RESTORED": (
+        "have the owner of the database or a superuser run `quantagent db upgrade`, or remove the objects that were "
+        "added by hand"
+    ),
+    "OLD_PROGRAMS_MISSING": (
+        "install PostgreSQL {major}, set QUANTAGENT_PG_OLD_BINDIR to its bin folder, and run `quantagent db upgrade` "
+        "again"
+    ),
+    "SCHEMA_REFUSED": (
+        "grant the user CREATE on the database, or run `quantagent db upgrade` once as the owner of the database"
+    ),
     # --- engine.data ---
     # --- engine.audit ---
     "ANCHORING_COPY": "`quantagent db adopt --reason TEXT` makes the copy a log of its own",

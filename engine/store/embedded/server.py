@@ -1,8 +1,8 @@
-"""One PostgreSQL server on one data folder: what state it is in, how it is made, started and stopped.
+"""A PostgreSQL server on one data folder: its state, creation, start and stop.
 
-Takes no decision about when: callers hold the cluster's mutex. Every process of the server inherits the descriptor of
-`server.lock`, so that "is anything of it alive" has one answer from the kernel: pids are zombies for as long as nobody
-reaps them, and are given to other programs after a reboot.
+Callers hold the cluster's mutex. Every process of the server inherits the descriptor of `server.lock`, so that the
+kernel knows if one of them is alive. Pids do not show this: a dead process may remain a zombie, and pids are reused
+after a reboot.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STOP_WAIT_S = 60.0
 LOG_BYTES_MAX = 10_000_000
 LOG_LINES_SHOWN = 20
 
-# No TCP. Few connections, because one person's tools share the server; the memory settings suit a small machine.
+# No TCP. Few connections, because only the tools of one user share the server; the memory suits a small machine.
 SETTINGS = {
     "listen_addresses": "",
     "port": str(SOCKET_PORT),
@@ -60,7 +60,7 @@ class ServerState(Enum):
 
 @dataclass(frozen=True)
 class PidFile:
-    """What `postmaster.pid` says; it may be cut short, and its pid may be anybody's by now."""
+    """Contents of `postmaster.pid`. The file may be incomplete, and its pid may belong to another process by now."""
 
     pid: int | None = None
     port: str = ""
@@ -79,7 +79,7 @@ class PidFile:
 
 @dataclass(frozen=True)
 class Server:
-    """A server's files, programs and user; the state is in the kernel and in the data folder, never here."""
+    """Files, programs and user of a server. Its state is read from the kernel and the data folder, not kept here."""
 
     cluster: Cluster
     binaries: Binaries
@@ -94,15 +94,19 @@ class Server:
         return ServerState.READY if file.status == "ready" and self._answers(file) else ServerState.BUSY
 
     def wait_until_stable(self, wait_s: float = START_WAIT_S) -> ServerState:
-        """Waits until the server is up or down; a recovery after a crash may take minutes."""
+        """Wait until the server is up or down, and return its state. A recovery after a crash may take minutes.
+
+        Raise `StoreUnavailable` after `wait_s` seconds.
+        """
         began = time.monotonic()
         reported = False
         while (state := self.state()) is ServerState.BUSY:
             waited = time.monotonic() - began
             if waited > wait_s:
                 raise StoreUnavailable(
-                    f"the database in {self.cluster.folder} has been starting or stopping for {wait_s:.0f} s: "
-                    f"read {self.cluster.log}, or end it with `quantagent db stop --force`."
+                    f"the database in {self.cluster.folder} has been starting or stopping for {wait_s:.0f} s.",
+                    "DATABASE_BUSY",
+                    log=self.cluster.log,
                 )
             if waited > 3 and not reported:
                 reported = True
@@ -116,19 +120,19 @@ class Server:
         return PidFile.read(self.cluster.data / "postmaster.pid")
 
     def dsn(self, database: str = DATABASE) -> str:
-        """How libpq reaches the running server; there is no password in it."""
+        """Return the connection string of the running server; it contains no password."""
         file = self.pid_file()
         return f"postgresql://{SUPERUSER}@/{database}?host={quote(file.socket_folder, safe='')}&port={file.port}"
 
     def query(self, sql: str, database: str = DATABASE) -> list[str]:
-        """The rows of a statement as unaligned text."""
+        """Run a statement and return its rows as unaligned text."""
         return self.run_tool("psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-c", sql, self.dsn(database)).splitlines()
 
     def initialise(self, inherited_fds: Sequence[int] = ()) -> None:
-        """Makes the data folder, whole or not at all: a killed initdb leaves only a folder that the next one removes.
+        """Create the data folder, completely or not at all: the next call removes the folder of a killed initdb.
 
-        `held` are descriptors that initdb inherits: with the mutex among them, it cannot be overtaken by a second one
-        if we die while it works.
+        inherited_fds: descriptors that initdb inherits. With the mutex among them, no second initdb can start while
+        the first one runs, even if this process dies.
         """
         self.on_progress(f"Creating the database in {self.cluster.data} (once, a few seconds).")
         staging = self.cluster.folder / "data.init"
@@ -142,11 +146,11 @@ class Server:
         staging.rename(self.cluster.data)
 
     def launch(self) -> None:
-        """Starts the server and waits until it answers; raises `StoreUnavailable` with the log's last lines."""
+        """Start the server and wait until it answers. Raise `StoreUnavailable` with the last lines of its log."""
         self._clear_stale_files()
         self._configure(make_socket_folder(self.cluster, self.user))
         logged = self._open_log()
-        lock = wait_lock(self.cluster.server_lock)  # nothing of the server is alive; a glance by `status` is short
+        lock = wait_lock(self.cluster.server_lock)  # no server process is alive; `status` holds the lock only briefly
         try:
             wait = ("-w", "-t", str(START_WAIT_S))
             files = ("-D", str(self.cluster.data), "-l", str(self.cluster.log))
@@ -161,9 +165,10 @@ class Server:
             self.query(f"create database {DATABASE}", "postgres")
 
     def stop(self) -> bool:
-        """Ends the server: connections are closed first, then more rudely; never so that recovery is impossible.
+        """Stop the server and wait for its last process; return False if there was none.
 
-        False when there was none. Waits until its last process is gone.
+        Connections are closed first; if that does not help, the server stops immediately and recovers at the next
+        start. Raise `StoreUnavailable` if it does not stop.
         """
         if self.state() is ServerState.DOWN:
             return False
@@ -175,7 +180,7 @@ class Server:
         )
 
     def run_tool(self, program: str, *arguments: str, inherited_fds: Sequence[int] = ()) -> str:
-        """Runs one of PostgreSQL's programs as the server's user and returns what it printed."""
+        """Run a PostgreSQL program as the server's user and return its output. Raise `StoreUnavailable` if it fails."""
         command = [str(self.binaries.folder / program), *arguments]
         run_as: RunAs = self.user.run_as if self.user else {}
         done = subprocess.run(
@@ -197,10 +202,10 @@ class Server:
         return done.stdout
 
     def _is_postmaster(self, pid: int | None) -> bool:
-        """Whether the process is a live server in our data folder, which somebody may have started without us."""
+        """Return True if the process is a live server in this data folder, even if it was started by other means."""
         if pid is None:
             return False
-        import psutil  # only needed when the lock says nothing, and not light
+        import psutil  # slow to import, and only needed if the lock is free
 
         try:
             process = psutil.Process(pid)
@@ -218,7 +223,7 @@ class Server:
             return False
 
     def _initdb_options(self) -> list[str]:
-        # The builtin locale sorts the same on every machine; the C library's changes with its upgrades.
+        # The builtin locale sorts alike on every machine; the order of the C library changes with its upgrades.
         locale = ["--locale=C"]
         if self.binaries.major >= 17:
             locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -226,10 +231,10 @@ class Server:
         return [*access, *locale, "-E", "UTF8", "--data-checksums", *([] if self.fsync else ["--no-sync"])]
 
     def _clear_stale_files(self) -> None:
-        """Removes what a killed server left: its socket, and its pid file if the pid is a zombie or another program.
+        """Remove files of a killed server: its socket, and its pid file if the pid is a zombie or another program.
 
-        PostgreSQL itself only looks whether the pid exists, and would refuse to start. It is right about a pid that
-        is gone, and its file then also leads it to memory that orphans may still use: that file stays.
+        PostgreSQL only checks if the pid exists, and would refuse to start. A file with a pid that does not exist is
+        kept: PostgreSQL uses it to find shared memory that orphaned processes may still use.
         """
         clear_socket(self.cluster, self.user)
         pid = self.pid_file().pid
@@ -250,7 +255,7 @@ class Server:
             self.user.own(conf)
 
     def _open_log(self) -> int:
-        """Makes or rotates the log; returns its size before this start, in bytes."""
+        """Create or rotate the log, and return its size before this start, in bytes."""
         log = self.cluster.log
         if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
             log.replace(log.with_suffix(".log.1"))
@@ -281,7 +286,7 @@ class Server:
 
 
 def tool_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for PostgreSQL's programs: no PG* variable may lead them elsewhere; messages are English."""
+    """Return the environment for PostgreSQL's programs: without PG* variables, and with English messages."""
     return {k: v for k, v in environ.items() if not k.startswith("PG")} | {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10"}
 
 

@@ -1,6 +1,6 @@
-"""The private folder of a server's Unix socket. Whoever can enter it is the superuser: nobody but its owner may.
+"""Private folder of a server's Unix socket. Access to it gives superuser rights, so only its owner may enter it.
 
-A socket's path is limited to about 100 bytes by the kernel, whatever the folder of the data is called.
+The kernel limits the path of a socket to about 100 bytes, so it cannot always be below the data folder.
 """
 
 from __future__ import annotations
@@ -21,13 +21,19 @@ PATH_BYTES_MAX = 100  # Linux takes 107, macOS 103
 
 
 def make_socket_folder(cluster: Cluster, user: ServiceUser | None) -> Path:
-    """The first candidate whose paths are short enough, made with mode 0700 for the server's user."""
+    """Create the first candidate with a path that is short enough, with mode 0700 for the server's user.
+
+    Raise `StoreUnavailable` if the folder belongs to another user.
+    """
     folder = socket_folder(cluster, user)
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     owner = user.uid if user else os.geteuid()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (owner, os.geteuid()):
-        raise StoreUnavailable(f"{folder} is not ours: remove it, or set TMPDIR to a private folder with a short path.")
+        raise StoreUnavailable(
+            f"{folder} belongs to another user or is no folder: remove it, or set TMPDIR to a private folder with a "
+            "short path."
+        )
     if user:
         user.own(folder)
     folder.chmod(0o700)
@@ -35,12 +41,12 @@ def make_socket_folder(cluster: Cluster, user: ServiceUser | None) -> Path:
 
 
 def socket_folder(cluster: Cluster, user: ServiceUser | None) -> Path:
-    """Where a server started now would put its socket; one that runs says in its pid file where it did."""
+    """Return the socket folder of a server started now; that of a running server is in its pid file."""
     return next(folder for folder in _candidates(cluster, user) if _fits(folder))
 
 
 def clear_socket(cluster: Cluster, user: ServiceUser | None) -> None:
-    """Removes what a dead server left: its socket's lock file names the dead pid too."""
+    """Remove the socket of a dead server and its lock file, which contains the dead pid."""
     for leftover in socket_folder(cluster, user).glob(".s.PGSQL.*"):
         leftover.unlink(missing_ok=True)
 
@@ -53,7 +59,7 @@ def _candidates(cluster: Cluster, user: ServiceUser | None) -> Iterator[Path]:
     if runtime and user is None and Path(runtime).is_dir():
         yield Path(runtime) / name
     yield Path(tempfile.gettempdir()) / name
-    yield Path("/tmp") / name  # noqa: S108 - checked by make_socket_folder: a real folder, ours, 0700
+    yield Path("/tmp") / name  # noqa: S108 - checked by make_socket_folder: a real folder, owned by the user, 0700
 
 
 def _fits(folder: Path) -> bool:

@@ -1,6 +1,6 @@
-"""From one major version of PostgreSQL to the next: dump, restore, compare, and only then switch.
+"""Upgrade to another major version of PostgreSQL: dump, restore, compare, and only then switch.
 
-Never in place. The old data folder stays as it was; the new one appears under its name when it is complete.
+The old data folder is not changed; the new one gets its final name when it is complete.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ $$
 
 @dataclass(frozen=True)
 class MajorUpgrade:
-    """What was carried over. `kept` is the old data folder, which nothing uses any more."""
+    """Result of an upgrade. kept: the old data folder, which is no longer used."""
 
     old_major: int
     new_major: int
@@ -43,10 +43,10 @@ class MajorUpgrade:
 
 
 def upgrade_major(new: Server, environ: Mapping[str, str], on_progress: Callable[[str], None]) -> MajorUpgrade | None:
-    """Carries the newest older data folder of a home over to the server's version; None if there is nothing to do.
+    """Copy the newest older data folder of a home to the server's version; return None if there is none.
 
-    Raises `StoreUnavailable` with instructions when the old version's programs are missing, when the old database is
-    in use, or when the copy differs. Can be repeated after any failure: nothing was switched.
+    Raise `StoreUnavailable` if the programs of the old version are missing, the old database is in use, or the copy
+    differs. Can be repeated after any failure, since nothing was switched.
     """
     majors = new.cluster.home.majors()
     if not majors or majors[-1] >= new.binaries.major:
@@ -62,7 +62,7 @@ def upgrade_major(new: Server, environ: Mapping[str, str], on_progress: Callable
         with _running(old), _running(draft):
             _copy(old, draft)
             counts = _check_row_counts(old, draft)
-            # The log moves with its database: the new one is no copy of it.
+            # The log moves to the new database, which must not count as a copy.
             draft.query(_RECORD_DATABASE)
         draft.cluster.data.rename(new.cluster.data)
         _discard(draft)
@@ -77,21 +77,22 @@ def _old_server(new: Server, major: int, environ: Mapping[str, str]) -> Server:
     if binaries is None:
         raise StoreUnavailable(
             f"the database in {cluster.data} was written by PostgreSQL {major}, whose programs are needed once to read "
-            f"it: install PostgreSQL {major}, set QUANTAGENT_PG_OLD_BINDIR to its bin folder, and run "
-            "`quantagent db upgrade` again. Nothing was changed."
+            "it and were not found; nothing was changed.",
+            "OLD_PROGRAMS_MISSING",
+            major=major,
         )
     return replace(new, cluster=cluster, binaries=reachable(binaries, new.user))
 
 
 @contextmanager
 def _running(server: Server) -> Generator[None]:
-    """The server is up inside, for nobody but us; the watchdog ends it if we die."""
+    """Run the server inside the context, for this process alone; the watchdog stops it if this process dies."""
     make_folder(server.cluster.sup)
     with mutex(server.cluster) as held:
         users = try_lock(server.cluster.users)
         if users is None:
             raise StoreUnavailable(f"the database in {server.cluster.data} is in use: end its users, then retry.")
-        fcntl.flock(users, fcntl.LOCK_SH)  # from "nobody else" to "one user", which the watchdog waits for
+        fcntl.flock(users, fcntl.LOCK_SH)  # from the exclusive lock to that of a user, which the watchdog waits for
         try:
             server.cluster.keep.unlink(missing_ok=True)
             ensure_watchdog(server, linger_s=0)
@@ -106,7 +107,7 @@ def _running(server: Server) -> Generator[None]:
 
 
 def _copy(old: Server, new: Server) -> None:
-    """Roles and the database, with the new version's tools, as the PostgreSQL manual asks."""
+    """Copy the roles and the database, with the tools of the new version, as the PostgreSQL manual requires."""
     folder = new.cluster.folder / "dump"
     folder.mkdir(mode=0o700)
     if new.user:
@@ -141,7 +142,7 @@ def _row_counts(server: Server) -> dict[str, int]:
 
 
 def _discard(draft: Server) -> None:
-    """Removes a draft with everything beside it, after the last of its processes."""
+    """Remove a draft cluster with all its files, after the end of its last process."""
     if not draft.cluster.sup.exists():
         return
     with mutex(draft.cluster):

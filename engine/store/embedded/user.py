@@ -1,6 +1,6 @@
-"""Who the server runs as. PostgreSQL refuses to run as root, so that root's server belongs to another user.
+"""The user that runs the server. PostgreSQL refuses to run as root, so root's server runs as another user.
 
-Never changes the mode of a folder: what that user cannot reach is placed elsewhere by the caller.
+Modes of folders are never changed: the caller places files that the user cannot reach elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SYSTEM_USER = "quantagent"
 
 
 class RunAs(TypedDict, total=False):
-    """The arguments of `subprocess.run` that drop root's rights."""
+    """Arguments of `subprocess.run` that drop root's rights."""
 
     user: int
     group: int
@@ -29,7 +29,7 @@ class RunAs(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ServiceUser:
-    """An ordinary account that root starts the server as."""
+    """Ordinary user account that runs the server started by root."""
 
     name: str
     uid: int
@@ -60,14 +60,17 @@ class ServiceUser:
         os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def reaches(self, path: Path) -> bool:
-        """Whether this user can enter the folder, or run the file; of a missing path, the nearest folder above it."""
+        """Return True if this user can enter the folder or run the file; for a missing path, its nearest parent."""
         while not path.exists():
             path = path.parent
         return subprocess.run(["test", "-x", path], cwd="/", check=False, **self.run_as).returncode == 0
 
 
 def service_user(data: Path, environ: Mapping[str, str], on_progress: Callable[[str], None]) -> ServiceUser | None:
-    """The user for the server of a data folder, existing or to come; None unless we are root."""
+    """Return the user for the server of a data folder, which need not exist; None if this process is not root's.
+
+    Raise `BadInput` if there is no suitable user.
+    """
     if os.geteuid() != 0:
         return None
     named = _named(environ)
@@ -85,7 +88,7 @@ def service_user(data: Path, environ: Mapping[str, str], on_progress: Callable[[
 
 
 def create_system_user(name: str, on_progress: Callable[[str], None]) -> ServiceUser | None:
-    """Adds a system account without login, and says so; None where the machine does not let us."""
+    """Create a system account without login and report it; return None if that fails."""
     for command in (
         ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/bin/false", name],
         ["adduser", "-S", "-D", "-H", "-s", "/bin/false", name],
@@ -111,7 +114,7 @@ def _owner(data: Path, named: ServiceUser | None) -> ServiceUser:
     if owner.uid == 0 or (named and named.uid != owner.uid):
         wanted = named.name if named else "postgres"
         raise BadInput(
-            f"the data folder {data} belongs to {owner.name}, and PostgreSQL would not start there as {wanted}: "
+            f"the data folder {data} belongs to {owner.name}, and PostgreSQL does not start there as {wanted}: "
             f"run `chown -R {wanted} {data}` or set QUANTAGENT_PG_USER to its owner."
         )
     return owner

@@ -1,7 +1,7 @@
-"""The watchdog: a small process of its own that stops the server when its last user is gone, however that one died.
+"""Watchdog: a separate process that stops the server after its last user, even if that user was killed.
 
-It outlives the command that started it, and the terminal. It polls nothing: it sleeps in the kernel until it gets the
-users' lock alone. Lock order, here and everywhere: the mutex, then the users.
+It outlives the command and the terminal that started it. It does not poll: it blocks until it holds the users' lock
+exclusively. Lock order everywhere: first the mutex, then the users.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SOURCES = Path(__file__).parents[3]
 
 
 def ensure_watchdog(server: Server, linger_s: float) -> None:
-    """Starts the watchdog unless one lives. Callers hold the mutex and use the server, so that it does not end at once.
+    """Start the watchdog unless one runs. Callers hold the mutex and are users, so that it does not end at once.
 
-    The new one is born with its lock: there is no moment at which a second could be started.
+    The new process inherits its lock, so that no second one can be started in the meantime.
     """
     lock = try_lock(server.cluster.watch_lock)
     if lock is None:
@@ -50,7 +50,7 @@ def ensure_watchdog(server: Server, linger_s: float) -> None:
 
 
 def watch(server: Server, linger_s: float, lock: int) -> None:
-    """Waits for the last user to go, lingers, and stops the server if nobody came back and it need not be kept."""
+    """Wait for the end of the last user, then `linger_s`; stop the server if it has no user and need not be kept."""
     while True:
         os.close(wait_lock(server.cluster.users))
         time.sleep(linger_s)
@@ -63,12 +63,12 @@ def watch(server: Server, linger_s: float, lock: int) -> None:
                     server.stop()
             finally:
                 os.close(alone)
-                os.close(lock)  # before the mutex: whoever gets that next finds no watchdog and starts one
+                os.close(lock)  # before the mutex: its next holder must find no watchdog and start one
             return
 
 
 def main() -> None:
-    """Detaches by forking once, so that the starter's wait is short and no zombie of ours remains with it."""
+    """Run the watchdog in a forked process, so that its starter waits only briefly and keeps no zombie."""
     options = argparse.ArgumentParser(prog="quantagent database watchdog")
     options.add_argument("--folder", type=Path, required=True)
     options.add_argument("--bin", type=Path, required=True)
@@ -83,7 +83,7 @@ def main() -> None:
     binaries = Binaries(given.bin, given.version)
     cluster = Cluster(given.folder, binaries.major)
     server = Server(cluster, binaries, ServiceUser.named(given.user) if given.user else None)
-    # A deleted folder takes its locks along; PostgreSQL looks for its pid file every minute, and ends without it.
+    # Deleting the folder deletes the locks; PostgreSQL checks its pid file every minute, and ends without it.
     with suppress(FileNotFoundError):
         watch(server, given.linger_s, given.lock)
 
@@ -99,7 +99,7 @@ def _command(server: Server, linger_s: float, lock: int) -> list[str]:
 
 
 def _python_path() -> str:
-    """Where these sources are, installed or not, before whatever the user set."""
+    """Return PYTHONPATH with the folder of these sources first."""
     return os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))
 
 

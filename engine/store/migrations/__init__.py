@@ -1,4 +1,4 @@
-"""Forward-only SQL for what cannot be rebuilt from the log. Read models are not here: they are dropped and rebuilt."""
+"""Forward-only SQL migrations of tables that cannot be rebuilt from the log. Read models have none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.store.guards import SchemaDifferences, create_guards, restore_object
 from engine.store.hash_chain import SealBuilder, row_bytes
 from engine.store.roles import set_up_roles
 
-# One number, known to nobody else: two processes that migrate at once take turns.
+# Key of the advisory lock that serializes concurrent migrations.
 _LOCK = 7_303_041_176
 
 EVENTS_PER_SEAL = 10_000
@@ -29,10 +29,10 @@ _PAGE = (
 
 
 def migrate(dsn: str, *, logins: bool = False) -> list[str]:
-    """Applies what is missing, each file in a transaction of its own; returns the names applied.
+    """Apply the missing migrations, each file in its own transaction, and return their names.
 
-    Then the roles get their rights, as far as the user may give them. `logins`: roles one can connect as, which only
-    a server that lets nobody else in may have.
+    Then grant the roles their rights, as far as the user may. logins: the roles can log in; only for a server that
+    no other user can reach.
     """
     with _as_owner(dsn) as conn:
         applied = _apply_missing(conn)
@@ -43,9 +43,9 @@ def migrate(dsn: str, *, logins: bool = False) -> list[str]:
 
 
 def restore_guards(dsn: str, *, logins: bool = False) -> SchemaDifferences:
-    """Takes back what was changed of triggers, functions, owners and rights; returns what differed.
+    """Revert changes to triggers, functions, owners and rights; return the differences found.
 
-    Raises `StoreUnavailable` for what cannot be taken back, by this user or at all.
+    Raise `StoreUnavailable` for a change that cannot be reverted, or not by this user.
     """
     with _as_owner(dsn) as conn:
         found = restore_objects(conn)
@@ -53,23 +53,21 @@ def restore_guards(dsn: str, *, logins: bool = False) -> SchemaDifferences:
             set_up_roles(conn, logins=logins, force=True)
             if left := schema_differences(conn):
                 raise StoreUnavailable(
-                    f"not all that guards the log could be restored ({left}): have the owner of the database or a "
-                    "superuser run `quantagent db upgrade`, or take away what was added by hand."
+                    f"the objects that protect the log could not all be restored ({left}).", "GUARDS_NOT_RESTORED"
                 )
         return found
 
 
 @contextmanager
 def _as_owner(dsn: str) -> Generator[psycopg.Connection[Any]]:
-    """A connection that alone changes the schema; its refusals in words."""
+    """Yield a connection with the exclusive right to change the schema; raise `StoreUnavailable` if it fails."""
     try:
         with connect(dsn, autocommit=True) as conn:
             conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
             yield conn
     except psycopg.errors.InsufficientPrivilege as error:
         raise StoreUnavailable(
-            f"the database refused to set up the schema quantagent: {str(error).strip()}. Grant the user CREATE on the "
-            "database, or run `quantagent db upgrade` once as its owner."
+            f"the database refused to set up the schema quantagent: {str(error).strip()}.", "SCHEMA_REFUSED"
         ) from None
     except psycopg.OperationalError as error:
         raise StoreUnavailable(
@@ -96,7 +94,7 @@ def _apply_missing(conn: psycopg.Connection) -> list[str]:
 
 
 def _seal_existing_events(conn: psycopg.Connection[Any]) -> None:
-    """Seals a log that is older than its seals. They prove what was there when sealing began."""
+    """Seal the events of a log that is older than seals. The seals prove its contents as of this migration."""
     with conn.cursor(binary=True, row_factory=tuple_row) as curs:
         curs.execute("LOCK TABLE quantagent.events IN EXCLUSIVE MODE")
         curs.execute(
@@ -105,13 +103,13 @@ def _seal_existing_events(conn: psycopg.Connection[Any]) -> None:
         (previous,) = curs.fetchone() or (b"",)
         last = seal = 0
         while page := curs.execute(_PAGE, (last, EVENTS_PER_SEAL)).fetchall():
-            # One for every stretch of one stream, as appends leave them: a run's seals are its own.
+            # One seal for each run of rows of one stream, as appends create them.
             for _, stretch in groupby(page, itemgetter(0)):
                 rows = list(stretch)
                 first, last, seal = rows[0][4], rows[-1][4], seal + 1
                 sealing = SealBuilder(seal, first, last, len(rows), previous)
                 sealing.add([row_bytes(key.bytes, n, name.encode(), state, at) for key, n, name, state, at in rows])
-                # In the first format: the columns of the second come with a later migration.
+                # Format 1: the columns of format 2 are added by a later migration.
                 curs.execute("INSERT INTO quantagent.seals VALUES (%s, %s, %s, %s, %s, %s, %s)", sealing.build()[:7])
                 previous = sealing.build().hash
 
