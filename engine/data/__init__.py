@@ -1,7 +1,8 @@
-"""Bars: where they are kept, what may enter, and what a set of them is called.
+"""Market data: the catalogue of bars, their validation, and the digests of datasets.
 
-`Bars` is the protocol; `catalogue` keeps bars in PostgreSQL and `memory` in dictionaries, both behind the rules in
-`checks`; `files` reads bars from disk. No network here, and the time at which bars were learned is an argument.
+`BarCatalogue` is the protocol; `catalogue` stores bars in PostgreSQL and `memory` in dictionaries, both with the rules
+of `bar_rules`; `files` reads bars from disk. Only providers use the network. The time at which bars were learned is
+always an argument.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
 
 
 NOTHING_KNOWN = datetime.min.replace(tzinfo=UTC)
-"""The instant by which an empty catalogue has learned everything in it."""
+"""Value of `BarCatalogue.known_at` for an empty catalogue."""
 
 
 class Added(NamedTuple):
-    """What adding did: how many bars were new, stored already with the same values, or stored with other ones and
-    corrected."""
+    """Result of adding bars: how many were new, already stored with the same values, or corrected."""
 
     new: int
     known: int
@@ -33,17 +33,17 @@ class Added(NamedTuple):
 
 
 class StoredSeries(NamedTuple):
-    """What a catalogue holds of one symbol and timeframe, from the first open to the last close."""
+    """Stored bars of one symbol and timeframe: first open, last close and number."""
 
     symbol: Symbol
     timeframe: Timeframe
     first: datetime
     last: datetime
-    count: int  # pyright: ignore[reportIncompatibleMethodOverride] - what a person would call it
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride] - the natural name
 
 
 class RefusedRow(NamedTuple):
-    """A row of a file that is no usable bar: its number in the file from 1, its text, and why."""
+    """Unusable row of a source: its number in the file, counted from 1, its text, and the reason."""
 
     row: int
     line: str
@@ -51,7 +51,7 @@ class RefusedRow(NamedTuple):
 
 
 class ImportRecord(NamedTuple):
-    """One import that brought something new: who brought what from where, and what was refused."""
+    """Import that changed the catalogue: what was imported by whom and from where, and the refused rows."""
 
     symbol: Symbol
     timeframe: Timeframe
@@ -64,7 +64,7 @@ class ImportRecord(NamedTuple):
 
 
 class Revision(NamedTuple):
-    """A bar as it was learned at an instant; the first revision has number 1."""
+    """Version of a bar, as learned at an instant; the first revision has number 1."""
 
     bar: Bar
     revision: int
@@ -73,7 +73,7 @@ class Revision(NamedTuple):
 
 
 class ProviderRequest(NamedTuple):
-    """What a provider was asked for, and how many rows it had."""
+    """Request to a provider, and the number of rows returned."""
 
     provider: str
     span: Span
@@ -82,14 +82,13 @@ class ProviderRequest(NamedTuple):
 
 
 class BarCatalogue(Protocol):
-    """A catalogue of bars. A range holds the bars that open at or after `start` and close at or before `end`.
+    """Catalogue of bars. A range contains the bars that open at or after `start` and close at or before `end`.
 
-    Bars are never overwritten: a corrected bar is a revision beside the one before, and the latest is what is read.
-    Whatever is stored is learned later than all that was stored before it: where the clock says otherwise, a
-    microsecond later.
+    Bars are never overwritten: a correction is stored as a new revision, and reading returns the latest one. The times
+    at which bars were learned rise strictly: if the clock does not, the next time is a microsecond after the last.
 
-    Reading nothing is an error: `NotFound` for a symbol without bars, `BadInput` for a range without any, naming
-    what there is.
+    An empty result is an error: `NotFound` for a symbol without bars, `BadInput` for a range without bars. The message
+    names the stored series.
     """
 
     def add(
@@ -104,59 +103,61 @@ class BarCatalogue(Protocol):
         refused: Sequence[RefusedRow] = (),
         correct: bool = False,
     ) -> Added:
-        """Stores all bars or none, and may be repeated: bars stored already with the same values are counted as known.
+        """Store all bars or none. Can be repeated: bars stored with the same values are counted as known.
 
-        `correct`: a bar that is stored with other values becomes its next revision. Raises `BadInput` for a bar that is
-        impossible, not yet closed at `learned_at`, overlaps another one, or, without `correct`, is stored with other
-        values.
+        correct: store a bar with other values than the stored ones as its next revision. Raise `BadInput` for a bar
+        that is invalid, not closed at `learned_at`, overlaps another one, or, without `correct`, has other values than
+        the stored bar.
         """
         ...
 
     def add_validated(
         self, validated: ValidatedBars, *, source: str, learned_at: datetime, actor: str = "", correct: bool = False
     ) -> Added:
-        """Add many bars that `engine.data.validation.judge` accepted, as known at `learned_at`."""
+        """Store the bars that `engine.data.validation.validate_bars` accepted, as `add` does."""
         ...
 
     def known_at(self) -> datetime:
-        """An instant by which all was learned that is there now: whatever comes is learned later."""
+        """Return the instant at which the latest bars were learned; all later additions have a later one."""
         ...
 
     def as_known_at(self, at: datetime | None) -> BarCatalogue:
-        """The same catalogue without what was learned after an instant; all of it for None. Nothing can be added."""
+        """Return a read-only view of the catalogue as known at an instant; of the whole catalogue for None."""
         ...
 
     def history(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> list[Revision]:
-        """Every revision of the bars of a range, by open and then by revision; none is no error here."""
+        """Return all revisions of the bars of a range, by open and then by revision; possibly none."""
         ...
 
     def revised_bars(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> list[Revision]:
-        """What `history` says of the bars that were corrected; a series that never was costs no objects."""
+        """Return the part of `history` that concerns corrected bars; cheap for a series without corrections."""
         ...
 
     def record_request(self, symbol: Symbol, timeframe: Timeframe, request: ProviderRequest) -> None:
-        """Remembers what a provider was asked."""
+        """Store a request to a provider."""
         ...
 
     def provider_requests(self, symbol: Symbol, timeframe: Timeframe) -> list[ProviderRequest]:
-        """What providers were asked, in the order it was remembered."""
+        """Return the stored requests to providers, oldest first."""
         ...
 
     def frame(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> pl.DataFrame:
-        """Bars for analysis, in order: opened_at, closed_at (UTC, microseconds), open, high, low, close, volume
-        (floats)."""
+        """Return the bars of a range in order, as floats for analysis.
+
+        Columns: opened_at, closed_at (UTC, microseconds), open, high, low, close, volume.
+        """
         ...
 
     def bars(
         self, symbol: Symbol, timeframe: Timeframe, start: datetime | None = None, end: datetime | None = None
     ) -> list[Bar]:
-        """Bars for deciding and filling, in order, with exact prices."""
+        """Return the bars of a range in order, with exact prices for decisions and fills."""
         ...
 
     def digest(
@@ -166,22 +167,25 @@ class BarCatalogue(Protocol):
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> str:
-        """The name of a dataset: SHA-256, in hexadecimal, of the lines (`checks.bar_line`) of exactly these bars,
-        one symbol after the other in the given order."""
+        """Return the digest that identifies a dataset: the SHA-256, in hexadecimal, of the lines of its bars.
+
+        The lines (`bar_rules.bar_line`) follow each other symbol by symbol, in the given order. Raise `BadInput`
+        without symbols.
+        """
         ...
 
     def list_series(self) -> list[StoredSeries]:
-        """What there is, by symbol and timeframe."""
+        """Return the stored series, by symbol and timeframe."""
         ...
 
     def imports(self) -> list[ImportRecord]:
-        """Every import that brought something new, oldest first."""
+        """Return all imports that changed the catalogue, oldest first."""
         ...
 
     def instrument(self, symbol: Symbol) -> Instrument:
-        """The saved instrument of a symbol, else the built-in or usual one."""
+        """Return the saved instrument of a symbol, else the built-in or default one."""
         ...
 
     def save_instrument(self, instrument: Instrument) -> None:
-        """Saves an instrument in place of the one that had its symbol."""
+        """Save an instrument, replacing the one of the same symbol."""
         ...

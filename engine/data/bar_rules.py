@@ -1,4 +1,4 @@
-"""What makes a bar usable, its canonical text, and the words for every refusal. Pure."""
+"""Validity rules of bars, their canonical text, and the messages about invalid bars. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from engine.data import RefusedRow, StoredSeries
 
 
 class InvalidRow(Exception):
-    """Why a row is no bar, as the end of a sentence."""
+    """Row that is no valid bar; the message is the reason, as the end of a sentence."""
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 def parse_number(name: str, text: str) -> Decimal:
-    """The exact number that is written. Raises `Unusable` for what is none, or would have to be rounded."""
+    """Return the exact number of a text. Raise `InvalidRow` for other text, or if it would have to be rounded."""
     if not _NUMBER.fullmatch(text):
         raise InvalidRow(f"{name} {text!r} is not a number")
     parsed = Decimal(text)
@@ -36,9 +36,9 @@ def parse_number(name: str, text: str) -> Decimal:
 
 
 def bar_line(bar: Bar, timeframe: Timeframe) -> str:
-    """The canonical text of a bar; equal bars have equal lines. Digests and the catalogue's own imports use it.
+    """Return the canonical text of a bar, which digests use; equal bars have equal lines.
 
-    A bar that its session's end cuts short says when it closes; of the others that is known.
+    The line includes the close only if the end of the session shortens the bar; otherwise the open determines it.
     """
     numbers = (bar.open, bar.high, bar.low, bar.close, bar.volume)
     cut = () if bar.closed_at == bar.opened_at + timeframe.duration else (format_instant(bar.closed_at),)
@@ -49,7 +49,7 @@ def bar_line(bar: Bar, timeframe: Timeframe) -> str:
 
 
 def import_digest(lines: str, refused: Sequence[RefusedRow]) -> str:
-    """The name of an import: its accepted bars' lines and its refused rows."""
+    """Return the digest of an import, over the lines of its accepted bars and its refused rows."""
     sha = sha256(lines.encode())
     for row in refused:
         sha.update(f"refused {row.row} {row.line}\n".encode())
@@ -57,18 +57,18 @@ def import_digest(lines: str, refused: Sequence[RefusedRow]) -> str:
 
 
 def format_instant(at: datetime) -> str:
-    """An instant in bar lines and messages: 2017-07-02T21:00:00Z."""
+    """Format an instant for bar lines and messages: 2017-07-02T21:00:00Z."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def format_values(bar: Bar) -> str:
-    """The numbers of a bar in messages."""
+    """Format the numbers of a bar for messages."""
     names = ("open", "high", "low", "close", "volume")
     return " ".join(f"{name} {getattr(bar, name):f}" for name in names)
 
 
 def invalid_bar_reason(bar: Bar, timeframe: Timeframe) -> str | None:
-    """Why a bar is impossible, as the end of a sentence; None if it is possible."""
+    """Return the reason why a bar is invalid, as the end of a sentence; None for a valid bar."""
     for name, value in (("open", bar.open), ("high", bar.high), ("low", bar.low), ("close", bar.close)):
         if not is_exact(value) or value <= 0:
             return f"{name} {value} is not a price above 0 with at most 12 decimals"
@@ -85,7 +85,7 @@ def invalid_bar_reason(bar: Bar, timeframe: Timeframe) -> str | None:
 
 
 def invalid_sequence_reason(last: Bar, bar: Bar) -> str | None:
-    """Why a bar cannot follow another one, as the end of a sentence; None if it can."""
+    """Return the reason why a bar cannot follow another one, as the end of a sentence; None if it can."""
     if bar.opened_at <= last.opened_at:
         return out_of_order_reason(bar.opened_at, last.opened_at)
     if bar.opened_at < last.closed_at:
@@ -94,19 +94,19 @@ def invalid_sequence_reason(last: Bar, bar: Bar) -> str | None:
 
 
 def out_of_order_reason(opened_at: datetime, previous: datetime) -> str:
-    """Why a bar cannot follow one that opens at the same time or later, as the end of a sentence."""
+    """Return the reason for refusing a bar after one that opens at the same time or later."""
     if opened_at == previous:
         return f"a bar that opens at {format_instant(opened_at)} was given before"
     return f"the bar opens before the one given before it, at {format_instant(previous)}; sort them by time"
 
 
 def misaligned_reason(opened_at: datetime, timeframe: Timeframe, calendar: Calendar) -> str:
-    """Why no bar opens in the middle of another, as the end of a sentence."""
+    """Return the reason for refusing a bar that opens inside another bar of the grid."""
     return f"no {timeframe} bar opens at {format_instant(opened_at)} in the calendar {calendar}: {CALENDAR_REMEDY}"
 
 
 def market_closed_reason(opened_at: datetime, timeframe: Timeframe, calendar: Calendar) -> str:
-    """Why no bar opens while a market is closed, as the end of a sentence."""
+    """Return the reason for refusing a bar that opens while the market is closed."""
     return (
         f"the calendar {calendar} has no {timeframe} bar at {format_instant(opened_at)}, it is closed: "
         f"{CALENDAR_REMEDY}"
@@ -114,7 +114,7 @@ def market_closed_reason(opened_at: datetime, timeframe: Timeframe, calendar: Ca
 
 
 def no_session_reason(day: date, timeframe: Timeframe, calendar: Calendar) -> str:
-    """Why a day has no bar, as the end of a sentence."""
+    """Return the reason for refusing a bar of a day without a session."""
     return f"the calendar {calendar} has no {timeframe} bar of {day}, it is closed: {CALENDAR_REMEDY}"
 
 
@@ -122,12 +122,12 @@ CALENDAR_REMEDY = "name the symbol's own with --calendar if that is another"
 
 
 def still_forming_reason(closed_at: datetime) -> str:
-    """Why a bar is not known yet, as the end of a sentence."""
+    """Return the reason for refusing a bar that has not closed."""
     return f"the bar closes only at {format_instant(closed_at)} and is known only then; leave it out"
 
 
 def check_series(symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], learned_at: datetime) -> None:
-    """Raises `BadInput` unless these are closed, possible bars of one symbol, in order, without overlap."""
+    """Raise `BadInput` unless these are closed, valid bars of one symbol, in order and without overlap."""
     check_symbol(symbol)
     last: Bar | None = None
     for bar in bars:
@@ -142,7 +142,7 @@ def check_series(symbol: Symbol, timeframe: Timeframe, bars: Sequence[Bar], lear
 
 
 def check_range(start: datetime | None, end: datetime | None) -> None:
-    """Raises `BadInput` for a range that ends before it begins."""
+    """Raise `BadInput` for a range that does not end after its start."""
     if start is not None and end is not None and start >= end:
         raise BadInput(
             f"the range from {format_instant(start)} to {format_instant(end)} is empty: give a start that is "
@@ -151,20 +151,19 @@ def check_range(start: datetime | None, end: datetime | None) -> None:
 
 
 def conflicting_values_error(stored: Bar, given: Bar, timeframe: Timeframe) -> BadInput:
-    """The refusal to overwrite a bar."""
+    """Return the error for a bar that is stored with other values."""
     before, now = format_values(stored), format_values(given)
     if stored.closed_at != given.closed_at:
         before, now = (f"{format_instant(bar.closed_at)} {format_values(bar)}" for bar in (stored, given))
     return BadInput(
-        f"{given.symbol} {timeframe} at {format_instant(given.opened_at)} is stored as {before}, and was given "
-        f"as {now}: "
-        "stored bars are never overwritten. Leave that bar out, keep it as a revision with --correct, or import the "
-        "other source under a symbol of its own."
+        f"{given.symbol} {timeframe} at {format_instant(given.opened_at)} is stored as {before}, and was given as "
+        f"{now}. Stored bars are never overwritten.",
+        "BAR_CONFLICT",
     )
 
 
 def overlap_error(symbol: Symbol, timeframe: Timeframe, first: datetime, second: datetime) -> BadInput:
-    """The refusal of a bar that would lie partly over a stored one."""
+    """Return the error for a bar that would overlap another one."""
     return BadInput(
         f"{symbol} {timeframe} bars would overlap: one opens at {format_instant(first)}, the other at "
         f"{format_instant(second)}. "
@@ -179,15 +178,16 @@ def no_bars_error(
     end: datetime | None,
     stored_series: Iterable[StoredSeries],
 ) -> BadInput:
-    """The answer to a question about bars that are not there: what is there, and how to get more."""
+    """Return the error for a range without bars; its message names the stored series."""
     stored_series = list(stored_series)
     of_symbol = [held for held in stored_series if held.symbol == symbol]
     if not of_symbol:
         known = ", ".join(dict.fromkeys(held.symbol for held in stored_series)) or "no bars yet"
         return NotFound(
-            f"there are no bars of {symbol}; the catalogue holds {known}. Fetch some with `quantagent data fetch "
-            f"{symbol} --timeframe {timeframe}`, import some with `quantagent data import FILE --symbol {symbol} "
-            f"--timeframe {timeframe}`, or load the bundled sample with `quantagent data sample`."
+            f"there are no bars of {symbol}; the catalogue holds {known}.",
+            "BARS_MISSING",
+            symbol=symbol,
+            timeframe=timeframe,
         )
     holds = ", ".join(
         f"{held.timeframe} from {format_instant(held.first)} to {format_instant(held.last)}" for held in of_symbol
@@ -195,6 +195,8 @@ def no_bars_error(
     since = f" from {format_instant(start)}" if start else ""
     until = f" to {format_instant(end)}" if end else ""
     return BadInput(
-        f"there are no {timeframe} bars of {symbol}{since}{until}; the catalogue holds {holds}. Ask for a range inside "
-        f"it, or bring more with `quantagent data fetch {symbol} --timeframe {timeframe}` or `quantagent data import`."
+        f"there are no {timeframe} bars of {symbol}{since}{until}; the catalogue holds {holds}.",
+        "RANGE_MISSING",
+        symbol=symbol,
+        timeframe=timeframe,
     )

@@ -1,18 +1,19 @@
-"""When markets trade, and the bars of a market that trades all that time.
+"""Trading calendars: sessions of markets, and the grid of bars of a fully traded market.
 
-A *session* is one trading day of a calendar, named by a date. The *grid* of a timeframe is the bars of all sessions:
-the parts of each, counted from its open and cut at its close; or the session itself; or all sessions of an ISO week or
-of a month, from the first open to the last close.
+A *session* is one trading day of a calendar, named by a date. The *grid* of a timeframe contains the bars of all
+sessions. Intraday bars count from the open of their session and are cut at its close; a daily bar covers one session;
+a weekly or monthly bar covers all sessions of an ISO week or month, from the first open to the last close.
 
-Around the clock a session is a day of UTC. The others go by the clocks of New York, from Monday to Friday:
+In the calendar 24/7 a session is a UTC day. The others use New York time, from Monday to Friday:
 
-- FX from 17:00 of the day before to 17:00, without a holiday. On December 25 and January 1 some venues close while
-  others quote for some hours (the bundled sample has nine): a bar is no fault there, and an hour without one a hole.
-- XNYS as exchange_calendars has it: holidays, half days, and closures that nobody had planned.
-- CME (index futures) and NYMEX (oil and metals) from 18:00 of the day before to 17:00, with a break of an hour.
-  `_futures_close` says where their days off and half days differ from those of XNYS.
+- FX: from 17:00 of the previous day to 17:00, without holidays. On December 25 and January 1 some venues close while
+  others quote for some hours (the bundled sample has nine): bars are valid there, and an hour without one is a gap.
+- XNYS: from exchange_calendars, with holidays, half days and unplanned closures.
+- CME (index futures) and NYMEX (oil and metals): from 18:00 of the previous day to 17:00, with a break of an hour.
+  `_futures_close` lists the differences of their holidays and half days from those of XNYS.
 
-No clock is read here. What is announced later than the installed exchange_calendars knows is not in the table.
+No clock is read here. The table has no holidays that were announced after the release of the installed
+exchange_calendars.
 """
 
 from __future__ import annotations
@@ -31,28 +32,27 @@ if TYPE_CHECKING:
     import polars as pl
 
 TABLE_FIRST, TABLE_LAST = date(1970, 1, 1), date(2050, 12, 31)
-"""The days for which the holidays of New York are known: before, its exchange kept other hours; after, few would be
-right."""
+"""Days for which the holidays of New York are known. The exchange had other hours before; later ones are uncertain."""
 
-# The days that are placed: a month's bar needs the whole month.
+# Days with bars: a monthly bar needs its whole month inside the table.
 _IN_TABLE, _ANY_TIME = (date(1970, 2, 1), date(2050, 11, 30)), (date(1899, 1, 1), date(2200, 12, 31))
 
 _DAY = timedelta(days=1)
-# An order for the day that is placed at a run's last close ends in a session after it.
+# A day order placed at the last close of a run expires in a later session.
 _MARGIN = timedelta(days=14)
 _MONTH = timedelta(days=31)
 _FRIDAY = 4
 
 
 class Span(NamedTuple):
-    """A stretch of time in UTC, from `start` up to, not including, `end`."""
+    """Time span in UTC, from `start` up to, but not including, `end`."""
 
     start: datetime
     end: datetime
 
 
 class CalendarSession(NamedTuple):
-    """One trading day of a calendar, in UTC. Its label is the day it covers, or, opened in the evening, closes on."""
+    """Trading day of a calendar, in UTC. label: its day; the day of its close if it opens on the evening before."""
 
     label: date
     opened_at: datetime
@@ -60,18 +60,18 @@ class CalendarSession(NamedTuple):
 
 
 def sessions(calendar: Calendar, span: Span) -> list[CalendarSession]:
-    """The sessions that overlap a span, whole and in order.
+    """Return the sessions that overlap a span, uncut and in order.
 
-    Raises `BadInput` for a span beyond the table of holidays, if the calendar has holidays.
+    Raise `BadInput` for a span outside the table of holidays, if the calendar has holidays.
     """
     labelled = _labelled(calendar, span.start.date(), span.end.date() + _DAY)
     return [session for session in labelled if session.opened_at < span.end and session.closed_at > span.start]
 
 
 def session_hours(calendars: Iterable[Calendar], start: datetime, end: datetime) -> tuple[SessionHours, ...]:
-    """The sessions of the calendars that close, for a run from `start` to `end`, with two weeks before and after.
+    """Return the sessions of the calendars other than 24/7, from two weeks before `start` to two weeks after `end`.
 
-    Days beyond the table of holidays are left out.
+    Days outside the table of holidays are omitted.
     """
     found: list[SessionHours] = []
     closing: set[Calendar] = {each for each in calendars if each != "24/7"}
@@ -86,7 +86,10 @@ def session_hours(calendars: Iterable[Calendar], start: datetime, end: datetime)
 
 
 def grid(calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
-    """The bars that open in a span, in order: opened_at, closed_at (UTC, microseconds). Raises as `sessions` does."""
+    """Return the bars of the grid that open in a span, in order: opened_at, closed_at (UTC, microseconds).
+
+    Raise as `sessions` does.
+    """
     import polars as pl
 
     bars = [
@@ -106,11 +109,11 @@ def grid(calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
 
 
 def locate_in_grid(calendar: Calendar, timeframe: Timeframe, opens: pl.Series) -> pl.DataFrame:
-    """Where instants (UTC, microseconds) stand in the grid: each once as opened_at, closed_at of the bar that opens
-    then (null if none does), and `trades`, whether the market is known to be open.
+    """Locate instants (UTC, microseconds) in the grid; return one row for each distinct instant.
 
-    Only the sessions around the instants are looked at: one that lies centuries off costs nothing, and one beyond the
-    table of holidays has no bar.
+    Columns: opened_at (the instant), closed_at (of the bar that opens then, null if none does) and trades (True if the
+    market is known to be open). Only sessions near the instants are computed, so distant instants cost nothing;
+    instants outside the table of holidays have no bar.
     """
     import polars as pl
 
@@ -129,7 +132,7 @@ def locate_in_grid(calendar: Calendar, timeframe: Timeframe, opens: pl.Series) -
 
 
 def _instant_spans(opens: pl.DataFrame) -> list[Span]:
-    """Spans that together hold all instants, in order, and none a month without any."""
+    """Return spans that cover all instants, in order, without gaps of over a month between instants of a span."""
     import polars as pl
 
     after = (pl.col("opened_at").diff() > _MONTH).fill_null(False).cum_sum()
@@ -141,7 +144,7 @@ def _instant_spans(opens: pl.DataFrame) -> list[Span]:
 
 
 def bar_at(calendar: Calendar, timeframe: Timeframe, opened_at: datetime) -> Span | None:
-    """The bar of the grid that opens at an instant; None if none does. Raises as `sessions` does."""
+    """Return the bar of the grid that opens at an instant, or None. Raise as `sessions` does."""
     for bar in _whole_periods(calendar, timeframe, Span(opened_at, opened_at + timedelta.resolution)):
         if not timeframe.is_intraday and bar.opened_at == opened_at:
             return Span(bar.opened_at, bar.closed_at)
@@ -151,9 +154,9 @@ def bar_at(calendar: Calendar, timeframe: Timeframe, opened_at: datetime) -> Spa
 
 
 def bar_of_day(calendar: Calendar, timeframe: Timeframe, day: date) -> Span | None:
-    """The bar of one session, week or month that a date names: the session's label, or any date of the week or month.
+    """Return the daily, weekly or monthly bar of a date: the label of a session, or any date of the week or month.
 
-    None if that day, week or month has no session. Raises as `sessions` does.
+    Return None if that day, week or month has no session. Raise as `sessions` does.
     """
     assert not timeframe.is_intraday, f"a date names no bar of {timeframe}"
     first, last = _period(timeframe, day)
@@ -162,7 +165,7 @@ def bar_of_day(calendar: Calendar, timeframe: Timeframe, day: date) -> Span | No
 
 
 def _whole_periods(calendar: Calendar, timeframe: Timeframe, span: Span) -> list[CalendarSession]:
-    """The sessions, weeks or months that may overlap a span, whole and in order, each with its last label."""
+    """Return the sessions, weeks or months that may overlap a span, uncut and in order, each with its last label."""
     if timeframe.is_intraday:
         return sessions(calendar, span)
     first, _ = _period(timeframe, span.start.date())
@@ -171,7 +174,7 @@ def _whole_periods(calendar: Calendar, timeframe: Timeframe, span: Span) -> list
     return [CalendarSession(each[-1].label, each[0].opened_at, each[-1].closed_at) for each in together]
 
 
-# No two neighbours have the same number.
+# Adjacent days, weeks or months have different keys.
 _KEYS: dict[Timeframe, Callable[[CalendarSession], int]] = {
     Timeframe.D1: lambda session: session.label.day,
     Timeframe.W1: lambda session: session.label.isocalendar().week,
@@ -180,7 +183,7 @@ _KEYS: dict[Timeframe, Callable[[CalendarSession], int]] = {
 
 
 def _period(timeframe: Timeframe, day: date) -> tuple[date, date]:
-    """The first and last day of the day, ISO week or month that a date is in."""
+    """Return the first and last day of the day, ISO week or month of a date."""
     if timeframe is Timeframe.W1:
         monday = day - day.weekday() * _DAY
         return monday, monday + 6 * _DAY
@@ -190,11 +193,11 @@ def _period(timeframe: Timeframe, day: date) -> tuple[date, date]:
     return day, day
 
 
-# --- The calendars ------------------------------------------------------------------------------------------------
+# --- Calendars ----------------------------------------------------------------------------------------------------
 
 
 def _labelled(calendar: Calendar, first: date, last: date) -> list[CalendarSession]:
-    """The sessions whose labels are in a range of days, both ends included."""
+    """Return the sessions with labels in a range of days, both ends included."""
     days = [first + n * _DAY for n in range((last - first).days + 1)]
     if calendar == "24/7":
         return [CalendarSession(day, midnight := datetime.combine(day, time(), UTC), midnight + _DAY) for day in days]
@@ -204,7 +207,7 @@ def _labelled(calendar: Calendar, first: date, last: date) -> list[CalendarSessi
     if first < TABLE_FIRST or last > TABLE_LAST:
         raise BadInput(
             f"the holidays of {calendar} are known from {TABLE_FIRST} to {TABLE_LAST}, and sessions from {first} to "
-            f"{last} were asked for: choose a range inside it."
+            f"{last} were requested: choose a range inside the known one."
         )
     stocks = _stock_exchange()
     if calendar == "XNYS":
@@ -218,20 +221,20 @@ def _overnight(day: date, opens: time, closes: time) -> CalendarSession:
 
 
 class _StockExchange(NamedTuple):
-    """XNYS: its sessions by label, and the weekdays on which it stayed closed without a holiday."""
+    """Table of XNYS: its sessions by label, and the weekdays of unplanned closures."""
 
     sessions: dict[date, CalendarSession]
     unplanned: frozenset[date]
 
 
 def _futures_close(calendar: Calendar, day: date, stocks: _StockExchange) -> time | None:
-    """When futures stop on a weekday in New York; None where they do not open.
+    """Return the close of futures on a weekday, in New York time; None if they do not open.
 
     CME Group publishes the hours of each holiday (cmegroup.com/trading-hours), and they follow the stock exchange: no
     session on New Year's Day, Good Friday and Christmas, a short one on its other holidays and on its half days. These
-    are the rules of 2022 and later, held against hourly bars of ES, NQ and CL from November 2024 to September 2025.
-    Earlier years are taken to have been the same, which before 2014 is too long for index futures on holidays (they
-    stopped at 11:30), and before September 2015 too short by 15 minutes on every full day.
+    are the rules since 2022, checked against hourly bars of ES, NQ and CL from November 2024 to September 2025. They
+    are applied to earlier years too, which is wrong in two cases: before 2014, index futures stopped on holidays at
+    11:30 already; before September 2015, every full day ended 15 minutes later.
     """
     futures_on_stocks = calendar == "CME"
     session = stocks.sessions.get(day)
@@ -243,10 +246,10 @@ def _futures_close(calendar: Calendar, day: date, stocks: _StockExchange) -> tim
         # Oil and metals trade all day before Independence Day.
         return time(13, 45) if day.month > 10 else time(17)
     if day in stocks.unplanned:
-        # A day of mourning, a storm: futures on stocks stop when stocks would have opened, the others do not.
+        # For instance a day of mourning or a storm: index futures stop when stocks would have opened, others do not.
         return time(9, 30) if futures_on_stocks else time(17)
     if day.month in (3, 4):
-        # Good Friday; in the first week of April the jobs report comes out on it at 8:30.
+        # Good Friday; in the first week of April the jobs report is published on that day at 8:30.
         return time(9, 15) if futures_on_stocks and day.month == 4 and day.day <= 7 else None
     if day.month == 12 or (day.month, day.day) <= (1, 2):
         return None
@@ -256,11 +259,11 @@ def _futures_close(calendar: Calendar, day: date, stocks: _StockExchange) -> tim
 
 @lru_cache(maxsize=1)
 def _stock_exchange() -> _StockExchange:
-    """The table of XNYS. It takes half a second, once; pandas stays in here."""
+    """Return the table of XNYS. The first call takes half a second; pandas is used only here."""
     import warnings
 
     with warnings.catch_warnings():
-        # exchange_calendars 4.13 calls what pandas 3.1 deprecates.
+        # exchange_calendars 4.13 uses functions that pandas 3.1 deprecates.
         warnings.simplefilter("ignore")
         from exchange_calendars import get_calendar
 
@@ -272,6 +275,6 @@ def _stock_exchange() -> _StockExchange:
 
 
 def _datetimes(timestamps: Any) -> list[datetime]:
-    """What pandas or a list of its values holds, in UTC; labels are midnights without a zone."""
+    """Convert pandas timestamps to UTC datetimes; those without a zone (labels) are in UTC already."""
     found: list[datetime] = [at.to_pydatetime() for at in timestamps]
     return [at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC) for at in found]

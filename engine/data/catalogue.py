@@ -1,5 +1,7 @@
-"""The catalogue of bars in PostgreSQL. Every call opens a connection of its own, so a catalogue can be shared by
-threads and handed to other processes."""
+"""Catalogue of bars in PostgreSQL.
+
+Every call opens its own connection, so a catalogue can be shared by threads and passed to other processes.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from engine.data.validation import ValidatedBars
 
-# The end bounds the opens as well, which are indexed: what closes by then has opened before.
+# The end also bounds the opens, which are indexed: a bar that closes by then opens before.
 _CURRENT_IN_RANGE: LiteralString = """
     FROM (
         SELECT DISTINCT ON (opened_at) *
@@ -41,8 +43,8 @@ _CURRENT_IN_RANGE: LiteralString = """
     ORDER BY opened_at
 """
 
-# What `checks.bar_line` writes, so that the database itself writes the text that is digested. A difference of instants
-# knows no time zone; an instant and a day after it would.
+# The text of `bar_rules.bar_line`, so that the database writes the text that is digested. The bar's length is the
+# difference of its instants, because adding a day to an instant depends on the time zone of the session.
 _LINE: LiteralString = """
     concat_ws(',',
         symbol, timeframe, to_char(opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
@@ -68,10 +70,10 @@ _REVISIONS: LiteralString = """
 _HISTORY: LiteralString = (
     "SELECT revision, learned_at, source, opened_at, closed_at, open, high, low, close, volume" + _REVISIONS
 )
-# An array is made once and looked up in the index, where a planner without statistics would join two whole series.
+# The array is computed once and looked up in the index; without statistics, the planner would join two whole series.
 _REVISED: LiteralString = _HISTORY + "AND opened_at = ANY (ARRAY(SELECT opened_at" + _REVISIONS + "AND revision > 1))"
 
-# Every bar has one first revision; the series ends where the latest revision of its last bar closes.
+# Every bar has exactly one first revision. The series ends at the close of the latest revision of its last bar.
 _LISTING: LiteralString = """
     SELECT symbol, timeframe, first, closed_at, count
     FROM (
@@ -114,7 +116,7 @@ _SAVE_INSTRUMENT: LiteralString = """
 
 
 class PostgresCatalogue:
-    """`engine.data.Bars` in a database that `engine.store.migrations.migrate` has set up."""
+    """`BarCatalogue` in a database that `engine.store.migrations.migrate` has set up."""
 
     def __init__(self, dsn: str, known_at: datetime | None = None) -> None:
         self._dsn, self._known_at = dsn, known_at
@@ -143,16 +145,16 @@ class PostgresCatalogue:
     ) -> Added:
         symbol, timeframe, frame = validated.instrument.symbol, validated.timeframe, validated.frame
         opens, closes = frame["opened_at"], frame["closed_at"]
-        assert (opens.diff().drop_nulls() > timedelta(0)).all(), "the judge leaves bars in order"
+        assert (opens.diff().drop_nulls() > timedelta(0)).all(), "validated bars are in order"
         first, last = (opens[0], closes[-1]) if len(opens) else (None, None)
-        assert last is None or last <= learned_at, "the judge leaves out what is still forming"
+        assert last is None or last <= learned_at, "validated bars have closed"
         texts = encode_frame(frame, timeframe)
         return self._insert(
             IncomingBars(symbol, timeframe, texts, first, last, source, learned_at, actor, validated.refused), correct
         )
 
     def _insert(self, incoming: IncomingBars, correct: bool) -> Added:
-        assert self._known_at is None, "what was known in the past cannot be added to"
+        assert self._known_at is None, "a view of the past is read-only"
         with self._connection() as conn:
             return insert_bars(conn, incoming, correct)
 
@@ -295,14 +297,12 @@ class PostgresCatalogue:
 
     @contextmanager
     def _connection(self) -> Generator[psycopg.Connection[tuple[Any, ...]]]:
-        """A transaction: committed at the end, rolled back by an error."""
+        """Yield a connection in a transaction, which is committed at the end and rolled back by an error."""
         try:
             with psycopg.connect(self._dsn) as conn:
                 yield conn
         except psycopg.errors.UndefinedTable:
-            raise StoreUnavailable(
-                "the database has no table of bars: run `quantagent db upgrade` to set it up."
-            ) from None
+            raise StoreUnavailable("the database has no table of bars.", "BARS_TABLE_MISSING") from None
         except psycopg.OperationalError as error:
             raise StoreUnavailable(
                 f"the catalogue of bars cannot be reached: {failure_reason(error)}. "
@@ -311,7 +311,7 @@ class PostgresCatalogue:
 
 
 def _copy_out(conn: psycopg.Connection[Any], query: LiteralString, parameters: dict[str, Any]) -> Iterator[bytes]:
-    """What a query of a range writes, in chunks of any size."""
+    """Yield the output of a COPY query, in chunks of any size."""
     with conn.cursor().copy(query, parameters) as copy:
         for chunk in copy:
             yield bytes(chunk)

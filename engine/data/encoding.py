@@ -1,4 +1,4 @@
-"""Bars as columns of text: what the database takes in, and what digests are made of. Exact, and a million at once."""
+"""Encoding of bars as columns of text, for COPY and for digests: exact, and fast for millions of bars."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PRICES = ("open", "high", "low", "close")
 NUMBERS = (*PRICES, "volume")
 COLUMNS = ("opened_at", "closed_at", *NUMBERS)
 
-# Rows made into text at a time: some megabytes.
+# Rows encoded at a time: some megabytes.
 _CHUNK_ROWS = 50_000
 
 
 def encode_bars(bars: Iterable[Bar], timeframe: Timeframe) -> pl.DataFrame:
-    """The columns of bars, each as `checks.bar_line` writes it; `cut` is the close of those that it says it of."""
+    """Return the columns of bars as `bar_rules.bar_line` formats them; `cut` is the close if the line includes it."""
     import polars as pl
 
     rows = [
@@ -37,7 +37,7 @@ def encode_bars(bars: Iterable[Bar], timeframe: Timeframe) -> pl.DataFrame:
 
 
 def encode_frame(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
-    """The same of bars in a frame with exact numbers: Decimals of 12 places, so that zeros end behind a point."""
+    """Return the columns as `encode_bars` does, from a frame with exact numbers (Decimals of 12 places)."""
     import polars as pl
 
     times = pl.col("opened_at", "closed_at").dt.to_string("%Y-%m-%dT%H:%M:%SZ")
@@ -47,7 +47,7 @@ def encode_frame(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
 
 
 def encode_lines(symbol: Symbol, timeframe: Timeframe, texts: pl.DataFrame) -> str:
-    """The lines that `checks.bar_line` writes."""
+    """Return the lines of `bar_rules.bar_line`."""
     import polars as pl
 
     names = (pl.lit(symbol), pl.lit(timeframe.value))
@@ -58,7 +58,7 @@ def encode_lines(symbol: Symbol, timeframe: Timeframe, texts: pl.DataFrame) -> s
 def encode_copy_rows(
     symbol: Symbol, timeframe: Timeframe, texts: pl.DataFrame, learned_at: datetime, source: str
 ) -> Iterator[bytes]:
-    """CSV for the table of bars: symbol, timeframe, the columns, when they were learned and from where."""
+    """Yield CSV for the table of bars: symbol, timeframe, the columns, the time they were learned, and the source."""
     import polars as pl
 
     names = (pl.lit(symbol).alias("symbol"), pl.lit(timeframe.value).alias("timeframe"))

@@ -1,8 +1,8 @@
-"""Bars that are asked for and not there yet: exactly those are fetched, judged and stored.
+"""Fetching of missing bars from providers: exactly the bars that are not stored are requested, validated and stored.
 
-A closed market, a weekend, a holiday or an early close is nothing that could be missing. What a provider was asked for
-and had not is remembered, and it is not asked again unless a person says so. Every answer is stored before the next
-question, so that whatever ends a fetch, the next one goes on where it ended.
+Only bars of the calendar can be missing, so weekends, holidays and early closes cause no requests. Requests are stored,
+and bars that a provider did not have are not requested again unless the user wants it. Every response is stored before
+the next request, so that an interrupted fetch continues where it ended.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ if TYPE_CHECKING:
     import polars as pl
 
 LATE_BAR_WINDOW = timedelta(days=2)
-"""How long after its close a provider may still come to have a bar."""
+"""Time after its close in which a provider may still add a bar."""
 MERGE_DISTANCE_BARS = 100
-"""Holes that no more bars than these lie between are asked for in one call; what is there already stays as it is."""
+"""Gaps with at most this number of bars between them share one call; bars that are stored already do not change."""
 
 CountCallback = Callable[[int, int], None]
-"""Told of how many of how many bars a provider was asked for."""
+"""Progress callback: (bars requested so far, bars to request)."""
 
 
 class FetchResult(NamedTuple):
-    """What a fetch brought. calls: how often the provider was asked; beyond: how many bars are missing that lie before
-    what it has; made_of: the timeframe of the bars that those were made of which the provider does not offer itself."""
+    """Result of a fetch.
+
+    calls: number of calls to the provider; beyond: number of missing bars before the provider's reach; made_of: the
+    timeframe of the bars that were resampled, None if the provider offers the timeframe itself.
+    """
 
     calls: int = 0
     new: int = 0
@@ -48,7 +51,7 @@ class FetchResult(NamedTuple):
 
 
 class _FetchContext(NamedTuple):
-    """Whose bars are fetched, by whom and from where."""
+    """Source, target and options of a fetch."""
 
     catalogue: BarCatalogue
     provider: Provider
@@ -68,15 +71,16 @@ def fetch_bars(
     refetch: bool = False,
     progress: CountCallback = lambda done, everything: None,
 ) -> FetchResult:
-    """Fetches what a span lacks; with `again` all of it, and what is other than stored becomes a revision.
+    """Fetch the bars that are missing in a span and store them.
 
-    A timeframe that the provider does not offer is made from the largest that fits into it. Raises `BadInput` for bars
-    that it cannot have, and what `Provider.fetch` raises; what came before is stored.
+    refetch: fetch all bars of the span, and store changed ones as revisions. A timeframe that the provider does not
+    offer is resampled from the largest one that fits into it. Raise `BadInput` for bars that the provider cannot have,
+    and the errors of `Provider.fetch`; responses received before are stored.
     """
     series, now = _FetchContext(catalogue, provider, instrument, actor, refetch), clock.now()
     span = Span(span.start, min(span.end, now))
     if span.start >= span.end:
-        raise BadInput(f"the range begins in the future, at {format_instant(span.start)}: ask for one that has been.")
+        raise BadInput(f"the range begins in the future, at {format_instant(span.start)}: choose an earlier start.")
     missing_bars = _find_missing(series, timeframe, [span])
     if missing_bars.is_empty():
         return FetchResult()
@@ -92,8 +96,8 @@ def fetch_bars(
     if beyond and available.is_empty() and reach.back is not None:
         raise BadInput(
             f"{provider.name} has {source_timeframe} bars since {format_instant(now - reach.back)}, and the "
-            f"{beyond:,} that are missing "
-            "lie before: import them from a file with `quantagent data import`."
+            f"{beyond:,} missing bars are older.",
+            "BARS_BEFORE_REACH",
         )
     result, requests = _fetch_gaps(series, source_timeframe, find_gaps(available), reach, progress)
     if source_timeframe is not timeframe:
@@ -106,7 +110,7 @@ def fetch_bars(
 
 
 def _source_timeframe(provider: Provider, instrument: Instrument, timeframe: Timeframe) -> tuple[Timeframe, Reach]:
-    """The timeframe that a provider is asked for: the one that is wanted, or the largest that can be made into it."""
+    """Return the timeframe to request from a provider: the given one, or the largest that can be resampled to it."""
     offered = {each: provider.reach(instrument, each) for each in Timeframe}
     for each in (timeframe, *(smaller for smaller in reversed(Timeframe) if fits_into(smaller, timeframe))):
         reach = offered[each]
@@ -114,20 +118,21 @@ def _source_timeframe(provider: Provider, instrument: Instrument, timeframe: Tim
             return each, reach
     kinds = [each for each in Timeframe if offered[each] is not None]
     if not kinds:
-        raise NotFound(f"{provider.name} has no bars of {instrument.symbol}: name another provider with --provider.")
+        raise NotFound(f"{provider.name} has no bars of {instrument.symbol}.", "PROVIDER_LACKS_SYMBOL")
     raise BadInput(
-        f"{provider.name} has no {timeframe} bars of {instrument.symbol}, and none that they could be made of; it has "
-        f"{', '.join(kinds)}: ask for one of these, or another provider with --provider."
+        f"{provider.name} has no {timeframe} bars of {instrument.symbol}, and none to make them of; it has "
+        f"{', '.join(kinds)}.",
+        "PROVIDER_LACKS_TIMEFRAME",
     )
 
 
 def _find_missing(series: _FetchContext, timeframe: Timeframe, spans: Sequence[Span]) -> pl.DataFrame:
-    """The bars that are missing in spans; all of them where they are asked for again."""
+    """Return the bars that are missing in spans; all bars of the spans for a refetch."""
     import polars as pl
 
     calendar = series.instrument.calendar
     found = [find_missing(_stored_bars(series, timeframe, span), calendar, timeframe, span) for span in spans]
-    # Places of one span say nothing of those of another.
+    # Places of different spans are not comparable; the offset keeps them apart.
     return pl.concat(
         frame.with_columns(pl.col("place").cast(pl.Int64) + nth * _PLACE_OFFSET) for nth, frame in enumerate(found)
     )
@@ -137,7 +142,7 @@ _PLACE_OFFSET = 1 << 40
 
 
 def _stored_bars(series: _FetchContext, timeframe: Timeframe, span: Span) -> pl.DataFrame:
-    """The bars of a span that are there: a frame, which may be empty."""
+    """Return the stored bars of a span, as a frame that may be empty; none for a refetch."""
     try:
         if not series.refetch:
             return series.catalogue.frame(series.instrument.symbol, timeframe, span.start, span.end)
@@ -147,20 +152,20 @@ def _stored_bars(series: _FetchContext, timeframe: Timeframe, span: Span) -> pl.
 
 
 def _past_requests(series: _FetchContext, timeframe: Timeframe) -> list[ProviderRequest]:
-    """What the provider was asked for before, as far as that says anything of what it has."""
+    """Return the stored requests to the provider; none if repeating them costs nothing (`Provider.remembers`)."""
     known = series.catalogue.provider_requests(series.instrument.symbol, timeframe) if series.provider.remembers else []
     return [each for each in known if each.provider == series.provider.name]
 
 
-# --- Asking -------------------------------------------------------------------------------------------------------
+# --- Requests -----------------------------------------------------------------------------------------------------
 
 
 def _fetch_gaps(
     series: _FetchContext, timeframe: Timeframe, wanted: Sequence[Gap], reach: Reach, progress: CountCallback
 ) -> tuple[FetchResult, list[ProviderRequest]]:
-    """Asks for holes, and stores each answer before the next question. Also returns what was asked."""
+    """Fetch gaps and store each response before the next request. Also return the requests."""
     result, requests, done = FetchResult(), list[ProviderRequest](), 0
-    total = sum(hole.bars for hole in wanted)
+    total = sum(gap.bars for gap in wanted)
     for gap in _merge_gaps(wanted, reach):
         for span in _split_span(gap.span, reach):
             now = clock.now()
@@ -189,7 +194,7 @@ def _fetch_gaps(
 
 
 def _merge_gaps(wanted: Sequence[Gap], reach: Reach) -> list[Gap]:
-    """Holes that lie near each other as one, where one call can cover them."""
+    """Merge gaps that are near each other, where one call can cover them."""
     merged: list[Gap] = []
     for gap in wanted:
         if merged:
@@ -204,7 +209,7 @@ def _merge_gaps(wanted: Sequence[Gap], reach: Reach) -> list[Gap]:
 
 
 def _split_span(span: Span, reach: Reach) -> Iterator[Span]:
-    """A span in parts that one call may cover."""
+    """Split a span into parts that one call can cover."""
     start = span.start
     while start < span.end:
         end = span.end if reach.call is None else min(span.end, start + reach.call)
@@ -213,8 +218,8 @@ def _split_span(span: Span, reach: Reach) -> Iterator[Span]:
 
 
 def _request_rows(series: _FetchContext, timeframe: Timeframe, span: Span, now: datetime) -> pl.DataFrame:
-    """The rows that a provider tells of a span. Whatever it does otherwise is an error in a sentence."""
-    # Not before it is needed: providers load polars.
+    """Return the rows of a provider that open in a span. Raise `ProviderUnavailable` for any defect of the provider."""
+    # Imported late, because it loads polars.
     from engine.data.providers.rows import invalid_shape
 
     provider, what = series.provider, f"{timeframe} bars of {series.instrument.symbol}"
@@ -229,17 +234,17 @@ def _request_rows(series: _FetchContext, timeframe: Timeframe, span: Span, now: 
         if not reason:
             return rows.filter((rows["opened_at"] >= span.start) & (rows["opened_at"] < span.end))
     raise ProviderUnavailable(
-        f"provider {provider.name} failed on {what}: {reason}. Ask again, or report it to whoever wrote it."
+        f"provider {provider.name} failed on {what}: {reason}. Retry, or report it to the author of the provider."
     )
 
 
 def _without_stored(series: _FetchContext, validated: ValidatedBars, span: Span) -> ValidatedBars:
-    """What is to be stored of an answer: what is not there, or all of it where it was asked for again."""
+    """Return a response without the bars that are stored already; all of it for a refetch."""
     stored = _stored_bars(series, validated.timeframe, span)
     return validated._replace(frame=validated.frame.join(stored.select("opened_at"), on="opened_at", how="anti"))
 
 
-# --- Making larger bars -------------------------------------------------------------------------------------------
+# --- Resampling ---------------------------------------------------------------------------------------------------
 
 
 def _resample_stored(
@@ -249,9 +254,9 @@ def _resample_stored(
     missing_bars: pl.DataFrame,
     new_requests: Sequence[ProviderRequest],
 ) -> ValidatedBars:
-    """Larger bars made of stored ones, exactly: those that were lacking and of which all is known.
+    """Resample stored bars, exactly, to the missing larger bars that are complete.
 
-    All is known of a bar when its first and last parts are there, and of the others those that the provider had.
+    A bar is complete if its first and last parts are stored, and every other part is stored or was requested.
     """
     import polars as pl
 

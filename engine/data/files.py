@@ -1,6 +1,6 @@
-"""Bars from CSV and Parquet files, checked row by row and exact: a price keeps the digits it is written with.
+"""Reader of bars from CSV and Parquet files, exact: a price keeps its digits.
 
-Both kinds become rows of text first, so that one set of checks judges them. Nothing is stored here.
+Both formats are converted to rows of text first, so that the same checks apply. Nothing is stored here.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 class _Table(NamedTuple):
-    """A file as text: its column names, and its rows with the number a person would look for,
-    counted in `unit`s."""
+    """Contents of a file as text: its column names, and its rows with their numbers in the file.
+
+    unit: the word for these numbers, line or row.
+    """
 
     name: str
     unit: str
@@ -41,7 +43,7 @@ class _Table(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """Where in a row to look: the time, then `NUMBERS`; None for the volume of a file without."""
+    """Places of the time and of `NUMBERS` in a row; None for the volume of a file without volumes."""
 
     time: int
     numbers: tuple[int | None, ...]
@@ -49,14 +51,14 @@ class _Columns(NamedTuple):
 
 
 class _TimeReader(NamedTuple):
-    """How times are to be read: `local` is where those without an offset were written."""
+    """Parser of times; local: the zone of times without an offset."""
 
     calendar: Calendar
     timeframe: Timeframe
     local: tzinfo | None
 
     def opened_at(self, text: str) -> datetime:
-        """The open that a row is stamped with. Raises `Unusable` for what is no time, or no day with a bar."""
+        """Return the open of a row. Raise `InvalidRow` for an invalid time, or a day without a bar."""
         if _DAY.fullmatch(text) and not self.timeframe.is_intraday:
             day = _parse_time(text).date()
             bar = bar_of_day(self.calendar, self.timeframe, day)
@@ -75,15 +77,15 @@ def read_bars(
     learned_at: datetime | None = None,
     accept_valid: bool = False,
 ) -> ValidatedBars:
-    """The bars of a CSV or Parquet file, stamped with their open.
+    """Read the bars of a CSV or Parquet file whose times are the opens of the bars.
 
-    Columns: a time (`opened_at`, `ts`, `ts_utc`, `datetime`, `timestamp`, `date` or `time`), open, high, low, close,
-    and volume if there is one (else it is 0), in any case and order; others are ignored. `zone` (an IANA name) is
-    where times without an offset were written; of bars of a day or longer a date alone names their session. Bars that
-    close after `learned_at` were still forming: unusable. A symbol stands for its built-in instrument or the usual.
+    Columns, in any case and order: a time (`opened_at`, `ts`, `ts_utc`, `datetime`, `timestamp`, `date` or `time`),
+    open, high, low, close, and optionally volume (0 if missing); others are ignored. zone: the IANA name of the zone of
+    times without an offset; for bars of a day or longer, a date without a time names the session. Bars that close after
+    `learned_at` are unusable, because they were still forming. A symbol means its built-in or default instrument.
 
-    Raises `BadInput` for a file that is no table of bars and for the first unusable row; with `accept_valid`, unusable
-    rows are left out and returned.
+    Raise `BadInput` for a file that is no table of bars and for the first unusable row. With `accept_valid`, unusable
+    rows are omitted and returned instead.
     """
     instrument = symbol if isinstance(symbol, Instrument) else instrument_for(check_symbol(symbol))
     table = _table(Path(path))
@@ -93,10 +95,7 @@ def read_bars(
     if validated.refused and not accept_valid:
         row, _, reason = validated.refused[0]
         others = f" ({len(validated.refused)} rows are unusable in all)" if len(validated.refused) > 1 else ""
-        raise BadInput(
-            f"{table.name}, {table.unit} {row}: {reason}{others}. Nothing was taken; correct the file, "
-            "or take the usable rows with --accept-valid."
-        )
+        raise BadInput(f"{table.name}, {table.unit} {row}: {reason}{others}. Nothing was imported.", "ROWS_UNUSABLE")
     if validated.frame.is_empty():
         raise BadInput(
             f"{table.name} holds no usable bar: it has {len(validated.refused)} rows below its header, none usable."
@@ -105,12 +104,15 @@ def read_bars(
 
 
 def read_table_rows(path: Path, instrument: Instrument, timeframe: Timeframe) -> pl.DataFrame:
-    """All rows of a file, good and bad, as `engine.data.validation.judge` takes them. Raises `BadInput` as above."""
+    """Return all rows of a file, valid or not, as input of `engine.data.validation.validate_bars`.
+
+    Raise `BadInput` for a file that is no table of bars.
+    """
     return _parse_rows(_table(path), _TimeReader(instrument.calendar, timeframe, None))
 
 
 def _parse_rows(table: _Table, clock: _TimeReader) -> pl.DataFrame:
-    """Times read, numbers as they are written, and what is wrong with rows that cannot be read so far."""
+    """Return the rows with parsed times, numbers as text, and the reason for rows that cannot be parsed."""
     import polars as pl
 
     columns = _find_columns(table)
@@ -131,7 +133,7 @@ def _parse_rows(table: _Table, clock: _TimeReader) -> pl.DataFrame:
 
 
 def _parse_instant(text: str, local: tzinfo | None) -> datetime:
-    """The UTC instant of a time as written; whole seconds from 1900 to 2199."""
+    """Return the UTC instant of a time as text; whole seconds from 1900 to 2199."""
     at = _parse_time(text)
     if at.tzinfo is not None:
         return at.astimezone(UTC)
@@ -144,7 +146,7 @@ def _parse_instant(text: str, local: tzinfo | None) -> datetime:
 
 
 def _parse_time(text: str) -> datetime:
-    """A time as written, with its offset if it has one."""
+    """Parse a time, with its offset if it has one."""
     try:
         if _TIME.fullmatch(text):
             return datetime.fromisoformat(text)
@@ -154,7 +156,7 @@ def _parse_time(text: str) -> datetime:
 
 
 def _from_local(text: str, at: datetime, local: tzinfo) -> datetime:
-    """The instant of a clock face; refused when the clocks there showed it twice or never."""
+    """Return the instant of a local time. Raise `InvalidRow` if it occurs twice or never in that zone."""
     first, second = (at.replace(tzinfo=local, fold=fold).astimezone(UTC) for fold in (0, 1))
     if first == second:
         return first
@@ -228,7 +230,7 @@ def _csv_rows(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _parquet(name: str, content: bytes) -> _Table:
-    """Numbers in the shortest text that is read back as the same number; times in UTC, or as they stand if naive."""
+    """Return a Parquet file as text: floats in their shortest exact text, times in UTC or without a zone."""
     import polars as pl
 
     try:
@@ -240,7 +242,7 @@ def _parquet(name: str, content: bytes) -> _Table:
         ]
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise BadInput(f"{name} is not a readable Parquet file: {reason}. Write it anew, or as CSV.") from None
+        raise BadInput(f"{name} is not a readable Parquet file: {reason}. Export it again, or as CSV.") from None
     rows = zip(*(column.fill_null("").to_list() for column in texts), strict=True)
     return _Table(
         name, "row", [column.name for column in texts], ((at, list(cells)) for at, cells in enumerate(rows, 1))

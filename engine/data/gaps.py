@@ -1,4 +1,4 @@
-"""Holes: the bars that a market has when it trades all its hours, and that are not there."""
+"""Gaps: bars that a fully traded market has, and that are not stored."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 class Gap(NamedTuple):
-    """Neighbouring bars that are missing: from the first one's open to the last one's close, how many they are, and
-    their places in the grid."""
+    """Adjacent missing bars: from the first open to the last close, their number, and their places in the grid."""
 
     span: Span
     bars: int
@@ -25,8 +24,10 @@ class Gap(NamedTuple):
 
 
 def find_missing(stored: pl.DataFrame, calendar: Calendar, timeframe: Timeframe, span: Span) -> pl.DataFrame:
-    """The bars of the grid that lie inside a span and are not among those held: opened_at, closed_at, and `place`, by
-    which neighbours in the grid are known. held: a frame with opened_at."""
+    """Return the bars of the grid inside a span that are not stored: opened_at, closed_at and `place` in the grid.
+
+    stored: a frame with opened_at. Adjacent bars of the grid have consecutive places.
+    """
     import polars as pl
 
     whole = grid(calendar, timeframe, span).filter(pl.col("closed_at") <= span.end).with_row_index("place")
@@ -34,7 +35,7 @@ def find_missing(stored: pl.DataFrame, calendar: Calendar, timeframe: Timeframe,
 
 
 def not_requested(bars: pl.DataFrame, requests: Sequence[ProviderRequest]) -> pl.DataFrame:
-    """Of missing bars those that nobody was asked for."""
+    """Return the missing bars that are in no request."""
     import polars as pl
 
     times = pl.Datetime("us", "UTC")
@@ -44,7 +45,7 @@ def not_requested(bars: pl.DataFrame, requests: Sequence[ProviderRequest]) -> pl
 
 
 def merge_spans(requests: Sequence[ProviderRequest]) -> list[Span]:
-    """What was asked for, in order and as few spans as can be."""
+    """Return the requested time as the smallest number of spans, in order."""
     spans: list[Span] = []
     for start, end in sorted(each.span for each in requests):
         if spans and start <= spans[-1].end:
@@ -55,13 +56,13 @@ def merge_spans(requests: Sequence[ProviderRequest]) -> list[Span]:
 
 
 def find_gaps(bars: pl.DataFrame) -> list[Gap]:
-    """Missing bars as holes, in order: what is neighbours in the grid is one, whatever nights lie between."""
+    """Group missing bars into gaps, in order. Bars that are adjacent in the grid belong together, even over a night."""
     import polars as pl
 
-    numbered = bars.with_row_index("nth").with_columns(hole=pl.col("place").cast(pl.Int64) - pl.col("nth"))
+    numbered = bars.with_row_index("nth").with_columns(group=pl.col("place").cast(pl.Int64) - pl.col("nth"))
     first, last = pl.col("opened_at").first(), pl.col("closed_at").last()
     places = (pl.col("place").first().alias("first"), pl.col("place").last().alias("last"))
-    found = numbered.group_by("hole", maintain_order=True).agg(first, last, pl.len(), *places)
+    found = numbered.group_by("group", maintain_order=True).agg(first, last, pl.len(), *places)
     return [
         Gap(Span(start.astimezone(UTC), end.astimezone(UTC)), *counts)
         for start, end, *counts in found.select("opened_at", "closed_at", "len", "first", "last").iter_rows()

@@ -1,4 +1,4 @@
-"""How bars enter the tables: in one transaction, all of them or none, and later than all that came before."""
+"""Insertion of bars into the tables: in one transaction, all or none, with strictly rising times of learning."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from engine.data.encoding import encode_copy_rows, encode_lines
 if TYPE_CHECKING:
     import polars as pl
 
-# One writer at a time, whatever it writes. Its transaction is seen by all before the next one learns anything, so that
-# what was learned by an instant is all there once something later is; and two that add neighbouring bars at once could
-# otherwise overlap unseen.
+# One writer at a time, for all series. A transaction is visible before the next one gets its time of learning, so that
+# a view of an instant never gains bars. Concurrent writers could also add overlapping bars without noticing.
 _WRITE_LOCK: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('quantagent.bars', 0))"
 
 LATEST: LiteralString = "SELECT max(learned_at) FROM quantagent.bar_imports "
@@ -38,8 +37,8 @@ _COLUMNS: LiteralString = """
 
 _STORE_NEW: LiteralString = "INSERT INTO quantagent.bars SELECT * FROM incoming ON CONFLICT DO NOTHING"
 
-# One look into the primary key per bar, whatever the planner knows: fresh tables have no statistics, and the join it
-# then chooses compares every bar with every other.
+# The lateral join forces one primary key lookup per bar: without statistics, as in new tables, the planner would choose
+# a join that compares every bar with every other.
 _OTHERS: LiteralString = """
     FROM incoming CROSS JOIN LATERAL (
         SELECT * FROM quantagent.bars
@@ -72,7 +71,7 @@ _REVISE: LiteralString = (
     + _OTHERS
 )
 
-# How many of the bars are stored now, as they came in.
+# Number of incoming bars that are stored now with the same values.
 _STORED: LiteralString = """
     SELECT count(*) FROM incoming CROSS JOIN LATERAL (
         SELECT * FROM quantagent.bars
@@ -96,7 +95,7 @@ _FIRST_OVERLAP: LiteralString = """
     ORDER BY opened_at LIMIT 1
 """
 
-# The same refusals again are the same import; bars that were new or corrected are one of their own.
+# Repeating an import that only refused rows adds no record; new or corrected bars always do.
 _RECORD_IMPORT: LiteralString = """
     INSERT INTO quantagent.bar_imports (symbol, timeframe, source, actor, learned_at, digest, rows, refused)
     SELECT %(symbol)s, %(timeframe)s, %(source)s, %(actor)s, %(learned_at)s, %(digest)s, %(rows)s, %(refused)s
@@ -109,7 +108,7 @@ _RECORD_IMPORT: LiteralString = """
 
 
 class IncomingBars(NamedTuple):
-    """Bars of one series on their way in: their columns as text, from the first open to the last close."""
+    """Bars of one series to insert: their columns as text, from the first open to the last close."""
 
     symbol: Symbol
     timeframe: Timeframe
@@ -123,7 +122,7 @@ class IncomingBars(NamedTuple):
 
 
 def insert_bars(conn: psycopg.Connection[Any], incoming: IncomingBars, correct: bool) -> Added:
-    """Stores what is new, and what is other than stored if it may be corrected; raises `BadInput` if it may not."""
+    """Insert new bars, and changed ones as revisions if `correct`; otherwise raise `BadInput` for a changed bar."""
     conn.execute(_WRITE_LOCK)
     incoming = incoming._replace(learned_at=_next_learned_at(conn, incoming.learned_at))
     added = _insert(conn, incoming, correct) if incoming.first else Added(0, 0)
@@ -133,7 +132,7 @@ def insert_bars(conn: psycopg.Connection[Any], incoming: IncomingBars, correct: 
 
 
 def _next_learned_at(conn: psycopg.Connection[Any], given: datetime) -> datetime:
-    """The given instant, or, if something was learned by then already, the one after the latest such."""
+    """Return the given instant, or a microsecond after the latest stored one if that is later."""
     (latest,) = conn.execute(LATEST).fetchone() or (None,)
     return given if latest is None else max(given, latest.astimezone(UTC) + timedelta(microseconds=1))
 
@@ -165,7 +164,7 @@ def _insert(conn: psycopg.Connection[Any], incoming: IncomingBars, correct: bool
 
 
 def _copy(conn: psycopg.Connection[Any], into: LiteralString, incoming: IncomingBars) -> int:
-    """Sends the bars; returns how many rows were stored."""
+    """Send the bars by COPY and return the number of rows stored."""
     symbol, timeframe, texts, _, _, source, learned_at, *_ = incoming
     curs = conn.cursor()
     with curs.copy(into + _COLUMNS + "FROM STDIN (FORMAT csv)") as copy:

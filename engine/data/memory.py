@@ -1,4 +1,4 @@
-"""A catalogue that forgets: the same answers as the one in PostgreSQL, for tests and what-ifs."""
+"""Catalogue of bars in memory, equivalent to the one in PostgreSQL; for tests and experiments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RevisionsByOpen = dict[datetime, list[Revision]]
 
 
 class MemoryCatalogue:
-    """`engine.data.Bars` in dictionaries."""
+    """`BarCatalogue` in dictionaries."""
 
     def __init__(self) -> None:
         self._known_at: datetime | None = None
@@ -51,7 +51,7 @@ class MemoryCatalogue:
         refused: Sequence[RefusedRow] = (),
         correct: bool = False,
     ) -> Added:
-        assert self._known_at is None, "what was known in the past cannot be added to"
+        assert self._known_at is None, "a view of the past is read-only"
         check_series(symbol, timeframe, bars, learned_at)
         if self._imports:
             learned_at = max(learned_at, self._imports[-1].learned_at + timedelta(microseconds=1))
@@ -100,7 +100,7 @@ class MemoryCatalogue:
 
     def as_known_at(self, at: datetime | None) -> MemoryCatalogue:
         known = MemoryCatalogue()
-        # The same dictionaries: what is read there later was learned later.
+        # The view can share the dictionaries, because later additions have a later time of learning.
         known._series, known._instruments = self._series, self._instruments
         known._imports, known._requests = self._imports, self._requests
         known._known_at = min((each for each in (at, self._known_at) if each is not None), default=None)
@@ -110,7 +110,7 @@ class MemoryCatalogue:
         return self._known_at is None or learned_at <= self._known_at
 
     def _known(self, symbol: Symbol, timeframe: Timeframe) -> Iterator[Bar]:
-        """The latest known revision of each bar, in order."""
+        """Yield the latest known revision of each bar, in order."""
         for revisions in self._series.get((symbol, timeframe), {}).values():
             learned = [each.bar for each in revisions if self._is_learned(each.learned_at)]
             if learned:

@@ -1,4 +1,4 @@
-"""What a series of stored bars is worth: what is missing and why, and what a person should look at."""
+"""Data quality report of a series: missing bars with their reasons, and bars that need a review."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ if TYPE_CHECKING:
 
 
 class ExplainedGap(NamedTuple):
-    """A hole, and what is known of it."""
+    """Gap in a series, and the known reason for it."""
 
     gap: Gap
     reason: str
 
 
 class FlaggedBar(NamedTuple):
-    """A stored bar that a person should look at."""
+    """Stored bar that needs a review, and the reason."""
 
     opened_at: datetime
     reason: str
 
 
 class DataQualityReport(NamedTuple):
-    """bars: how many there are in the span, of how many that the calendar expects; corrected: how many of them are not
-    as they were first learned; refused: the rows that imports of the series left out.
+    """Data quality of a series in a span.
 
-    days: for each day with a session, by its label, how many of its bars there are and how many there would be.
+    bars: number of stored bars; expected: number of bars in the grid of the calendar; corrected: number of bars with
+    more than one revision; refused: rows that imports of the series refused; days: (stored, expected) bars of each
+    session, by its label.
     """
 
     instrument: Instrument
@@ -59,7 +60,7 @@ def data_quality_report(
     start: datetime | None = None,
     end: datetime | None = None,
 ) -> DataQualityReport:
-    """The report on a range of a series, else on all of it. Raises `BadInput` where there is no bar."""
+    """Return the report on a series, or on a range of it. Raise `BadInput` if it has no bars."""
     import polars as pl
 
     symbol, calendar = instrument.symbol, instrument.calendar
@@ -94,7 +95,7 @@ def data_quality_report(
 
 
 def _gap_reason(gap: Gap, requests: Sequence[ProviderRequest], stored: Sequence[Revision]) -> str:
-    """What is known of a hole: who was asked for it and had nothing, or where the bars around it come from."""
+    """Return the reason for a gap: the provider that does not have the bars, or the sources of the adjacent bars."""
     for provider in dict.fromkeys(each.provider for each in requests):
         answers = [each for each in requests if each.provider == provider and each.span.end > gap.span.start]
         if any(span.start <= gap.span.start and gap.span.end <= span.end for span in merge_spans(answers)):

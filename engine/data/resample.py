@@ -1,4 +1,4 @@
-"""Larger bars made of smaller ones, on the grid of their calendar. Nothing that is not closed enters."""
+"""Resampling of bars to a larger timeframe, on the grid of their calendar and from closed bars only."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 def resample(
     frame: pl.DataFrame, calendar: Calendar, of: Timeframe, to: Timeframe, known_at: datetime | None = None
 ) -> pl.DataFrame:
-    """The bars of `to` that bars of `of` make up, in order: first open, highest high, lowest low, last close, sum of
-    volumes.
+    """Resample bars of `of` to bars of `to`, in order: first open, highest high, lowest low, last close, total volume.
 
-    frame: opened_at, closed_at (UTC, microseconds), open, high, low, close, volume (floats or decimals), no opened_at
-    twice. Rows that open where no bar of the grid of `of` does are left out.
+    frame: opened_at, closed_at (UTC, microseconds), open, high, low, close, volume (floats or decimals), with distinct
+    opened_at. Rows that open at no bar of the grid of `of` are omitted.
 
-    A bar is there if anything of it is, and if it is closed at `known_at`, which is the last input close unless given:
-    nothing that closes later can change the answer. Two more columns tell whether a bar is whole: `bars`, how many it
-    is made of, and `expected`, how many that would be without a hole.
+    The result contains a bar if at least one of its parts exists and it has closed at `known_at` (default: the last
+    close of the input). Later bars cannot change the result. Two more columns show if a bar is complete: `bars`, the
+    number of its parts, and `expected`, the number of parts without a gap.
 
-    Raises `BadInput` if bars of `of` do not fit into bars of `to`, and as `sessions` does.
+    Raise `BadInput` if bars of `of` do not fit into bars of `to`, and as `sessions` does.
     """
     import polars as pl
 
@@ -60,12 +59,10 @@ def resample(
 
 
 def fits_into(of: Timeframe, to: Timeframe) -> bool:
-    """Parts of a session fit into larger ones and into sessions, sessions into weeks and months, weeks into nothing."""
+    """Return True if bars of `of` fit into those of `to`: any smaller timeframe does, except weeks into months."""
     return of.duration < to.duration and of is not Timeframe.W1
 
 
 def _check_fit(of: Timeframe, to: Timeframe) -> None:
     if not fits_into(of, to):
-        raise BadInput(
-            f"bars of {of} do not fit into bars of {to}: make them of smaller ones, weeks and months of 1d for example."
-        )
+        raise BadInput(f"bars of {of} do not fit into bars of {to}: use smaller ones, such as 1d for weeks and months.")

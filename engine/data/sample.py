@@ -1,4 +1,4 @@
-"""The bundled sample: two symbols, hourly, July to December 2017. Their origin stands in sample_data/README.md."""
+"""Bundled sample: hourly bars of two symbols, July to December 2017 (origin: sample_data/README.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLE_FILES: dict[Symbol, Path] = {
 
 
 def load_sample(catalogue: BarCatalogue, *, actor: str = "") -> dict[Symbol, Added]:
-    """Adds the sample to a catalogue; once it is there, nothing changes."""
+    """Add the sample to a catalogue; repeating it changes nothing."""
     learned_at = clock.now()
     return {
         symbol: catalogue.add(

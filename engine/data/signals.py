@@ -1,7 +1,7 @@
-"""Somebody else's signals: a CSV file instead of an analyst, through the same loop.
+"""Imported signals: a CSV file that replaces the analyst of a run.
 
-Columns `symbol,at,decision[,confidence]`: `at` is the close of the bar the decision was made on, with its offset from
-UTC; decision LONG, SHORT, FLAT or HOLD; confidence 0 to 1, without one 1. A bar without a row has no opinion.
+Columns `symbol,at,decision[,confidence]`: `at` is the close of the bar of the decision, with its offset from UTC;
+decision LONG, SHORT, FLAT or HOLD; confidence 0 to 1, by default 1. A bar without a row has no analysis.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ImportedSignal(NamedTuple):
 
 
 class SignalFile(NamedTuple):
-    """A file's rows, and the variant that names them by content: `imported:<name>@<first 12 of the digest>`."""
+    """Rows of a file of signals; their variant is `imported:<name>@<first 12 digits of the digest>`."""
 
     name: str
     digest: str
@@ -62,7 +62,7 @@ class SignalFile(NamedTuple):
 
 
 def read_signals(path: Path) -> SignalFile:
-    """The signals in a CSV file. Raises `BadInput` with the file, the line and what is wrong with it."""
+    """Read the signals of a CSV file. Raise `BadInput` with the file, the line and the reason."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -94,7 +94,7 @@ def read_signals(path: Path) -> SignalFile:
 
 
 def _cells(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The values of each row, with the number of the line it ends on."""
+    """Yield the values of each row, with the number of its last line."""
     reader = csv.reader(io.StringIO(text))
     try:
         for cells in reader:
@@ -134,13 +134,13 @@ def _signal(cells: dict[str, str], complete: bool, where: str) -> ImportedSignal
 
 
 def digest_of_rows(rows: Iterable[ImportedSignal]) -> str:
-    """SHA-256 over the rows' text in order of symbol and time."""
+    """Return the SHA-256 of the rows as text, in order of symbol and time."""
     lines = (f"{row.symbol},{row.at.isoformat()},{row.decision},{row.confidence}\n" for row in rows)
     return sha256("".join(lines).encode()).hexdigest()
 
 
 def save_signals(store: Store, dsn: str, file: SignalFile, actor: str) -> None:
-    """Stores a file's rows and the fact that it was imported; doing it again changes nothing."""
+    """Store the rows of a file and an event about the import; repeating it changes nothing."""
     with psycopg.connect(dsn) as conn, conn.cursor() as curs:
         curs.executemany(
             "INSERT INTO quantagent.imported_signals VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
@@ -158,13 +158,11 @@ def save_signals(store: Store, dsn: str, file: SignalFile, actor: str) -> None:
 
 
 def load_signals(store: Store, dsn: str, variant: str) -> SignalFile:
-    """The stored file that a variant names."""
+    """Return the stored file of a variant. Raise `NotFound` if it is not stored, `BadInput` if its rows changed."""
     events = (row.event for row in store.read_all(limit=1_000_000, names=event_names([SignalsImported])))
-    event = next((fact for fact in events if isinstance(fact, SignalsImported) and fact.variant == variant), None)
+    event = next((each for each in events if isinstance(each, SignalsImported) and each.variant == variant), None)
     if event is None:
-        raise NotFound(
-            f"no signals {variant} are stored: run `quantagent backtest --signals FILE.csv` with them first."
-        )
+        raise NotFound(f"no signals {variant} are stored.", "SIGNALS_MISSING")
     with psycopg.connect(dsn) as conn:
         rows = conn.execute(
             "SELECT symbol, at, decision, confidence FROM quantagent.imported_signals WHERE digest = %s "
@@ -178,7 +176,7 @@ def load_signals(store: Store, dsn: str, variant: str) -> SignalFile:
 
 
 class ImportedAnalyst:
-    """Answers with the file's row for the bar, where it has one."""
+    """Analyst that returns the row of a file for the bar, if there is one."""
 
     def __init__(self, file: SignalFile) -> None:
         self._intents = {
@@ -192,23 +190,24 @@ class ImportedAnalyst:
         return self._intents.get((bar.symbol, bar.closed_at))
 
     def by_id(self) -> dict[str, tuple[datetime, Intent]]:
-        """Every row's instant and wish, under the id that books know it by."""
+        """Return the instant and intent of every row, by the analysis id that books use."""
         return {intent.analysis_id: (at, intent) for (_, at), intent in self._intents.items()}
 
 
 def check_signals_fit(file: SignalFile, bars_by_symbol: Sequence[Sequence[Bar]]) -> None:
-    """Every signal must stand at the close of a bar of the run, or it would be dropped in silence."""
+    """Raise `BadInput` unless every signal is at the close of a bar of the run; others would have no effect."""
     closes = {(bar.symbol, bar.closed_at) for bars in bars_by_symbol for bar in bars}
     symbols = {bars[0].symbol for bars in bars_by_symbol if bars}
-    theirs = {row.symbol for row in file.rows}
-    if not theirs & symbols:
+    signal_symbols = {row.symbol for row in file.rows}
+    if not signal_symbols & symbols:
         raise BadInput(
-            f"the signals {file.name} are for {', '.join(sorted(theirs))}, and the run trades "
-            f"{', '.join(sorted(symbols))}: name the symbols of the file with --symbols."
+            f"the signals {file.name} are for {', '.join(sorted(signal_symbols))}, and the run trades "
+            f"{', '.join(sorted(symbols))}.",
+            "SIGNALS_OTHER_SYMBOLS",
         )
     for row in file.rows:
         if row.symbol in symbols and (row.symbol, row.at) not in closes:
             raise BadInput(
-                f"the signal for {row.symbol} at {row.at.isoformat()} meets no bar that closes then: `at` is the bar's "
-                "close in UTC. Shift the file's times, or narrow its range to that of the bars."
+                f"no bar closes at the time of the signal for {row.symbol} at {row.at.isoformat()}; `at` is the close "
+                "of the bar. Shift the times of the file, or narrow its range to that of the bars."
             )

@@ -1,4 +1,4 @@
-"""Stored bars as market time: the instants at which something became known, in order."""
+"""Timeline of stored bars: the instants at which prices become known, in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLOSE, _OPEN = 0, 1
 
 
 class TimeSlice(NamedTuple):
-    """One instant: the bars that end at it, and (symbol, open price) of those that begin. Both in symbol order."""
+    """An instant with the bars that close then, and (symbol, open price) of those that open; both in symbol order."""
 
     at: datetime
     closed: tuple[Bar, ...]
@@ -24,9 +24,9 @@ class TimeSlice(NamedTuple):
 
 
 def time_slices(bars_by_symbol: Sequence[Iterable[Bar]]) -> Iterator[TimeSlice]:
-    """Merges the bars of several symbols; each symbol's are in order and do not overlap.
+    """Merge the bars of several symbols into time slices; the bars of each symbol are in order and do not overlap.
 
-    Of a bar that begins, only the open is told; the rest is told when it ends.
+    A slice contains only the price of a bar that opens; the rest of the bar is in the slice of its close.
     """
     edges = heapq.merge(
         *(_bar_edges(order, bars) for order, bars in enumerate(bars_by_symbol)), key=itemgetter(0, 1, 2)

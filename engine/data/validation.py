@@ -1,8 +1,8 @@
-"""The judge of bars: what comes from files and providers is accepted, flagged or refused here, row by row.
+"""Validation of bars from files and providers: each row is accepted, flagged or refused.
 
-Rows that are plainly good are told from whole columns at once; of every other row a bar is made alone, and the rules of
-`engine.data.bar_rules` find the words for what is wrong with it. A flag refuses nothing: it is what a person should
-look at before trusting a result.
+Obviously valid rows are found by operations on whole columns. Every other row is checked individually by the rules of
+`engine.data.bar_rules`, which give the reason for refusing it. A flagged bar is accepted, but needs a review before its
+results are trusted.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     import polars as pl
 
 JUMP = 10
-"""A bar is flagged whose true range is more than this many times the mean of those before it."""
+"""A bar is flagged if its true range is more than this many times the mean of the true ranges before it."""
 RANGE_BARS = 14
-"""Over how many bars that mean is taken: the length that Wilder (1978) gave."""
+"""Number of bars of that mean, as in Wilder (1978)."""
 
-# Digits that a Decimal(38, 12) holds without rounding, in the spelling that needs no second look.
+# Plain decimal text that a Decimal(38, 12) holds without rounding; other text is checked individually.
 _PLAIN = rf"^[0-9]{{1,15}}(\.[0-9]{{1,{PLACES}}})?$"
 _TOO_LARGE = Decimal(10) ** (38 - PLACES)
 
 
 class ValidatedBars(NamedTuple):
-    """The bars of a source that may enter, in order, and the rows that may not.
+    """Accepted bars of a source, in order, and the refused rows.
 
-    frame: opened_at, closed_at (UTC, microseconds), open, high, low, close, volume (exact Decimals), and `flags`: what
-    a person should look at, empty where nothing is.
+    frame: opened_at, closed_at (UTC, microseconds), open, high, low, close, volume (exact Decimals) and `flags`, the
+    reasons for a review as text, empty if there are none.
     """
 
     instrument: Instrument
@@ -61,7 +61,7 @@ class ValidatedBars(NamedTuple):
 
 
 def exact_frame(bars: Sequence[Bar]) -> pl.DataFrame:
-    """Bars as an exact frame: opened_at, closed_at, open, high, low, close, volume (Decimals)."""
+    """Return bars as an exact frame: opened_at, closed_at, open, high, low, close, volume (Decimals)."""
     import polars as pl
 
     times = pl.Datetime("us", "UTC")
@@ -72,12 +72,12 @@ def exact_frame(bars: Sequence[Bar]) -> pl.DataFrame:
 def validate_bars(
     raw: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, learned_at: datetime | None = None
 ) -> ValidatedBars:
-    """Judges rows as they were told.
+    """Validate rows of a file or provider.
 
-    raw: `opened_at` (UTC, microseconds; null where a row has no usable time), open, high, low, close and volume as text
-    or floats, which are taken as their shortest text, rounded to 12 decimals; if there are, `row` (the number a person
-    would look for, else counted from 1), `line` (the row as it was written) and `fault` (why it is none already, null
-    where it may be). Bars that close after `learned_at` are refused: they were still forming.
+    raw: `opened_at` (UTC, microseconds; null in a row without a usable time), open, high, low, close and volume, as
+    text or floats; floats are converted to their shortest text and rounded to 12 decimals. Optional columns: `row`
+    (number in the source, by default counted from 1), `line` (original text) and `fault` (reason for refusing the row,
+    else null). Bars that close after `learned_at` are refused, because they were still forming.
     """
     import polars as pl
 
@@ -93,11 +93,11 @@ def validate_bars(
     return ValidatedBars(instrument, timeframe, frame.with_columns(flags(frame, instrument)), sorted(refused))
 
 
-# --- Each row by itself -------------------------------------------------------------------------------------------
+# --- Single rows --------------------------------------------------------------------------------------------------
 
 
 def _texts(raw: pl.DataFrame) -> pl.DataFrame:
-    """The rows with numbers as text, in the shortest that is read back as the same number, and all columns there."""
+    """Return the rows with numbers as text, floats in their shortest exact text, and with all optional columns."""
     import polars as pl
 
     rows = raw if "row" in raw.columns else raw.with_row_index("row", offset=1)
@@ -111,7 +111,7 @@ def _texts(raw: pl.DataFrame) -> pl.DataFrame:
 
 
 def _text(kind: pl.DataType, name: str) -> pl.Expr:
-    """A column as text. A float has no digits of its own: what it has beyond those that are kept is rounded off."""
+    """Return a column as text; floats are rounded to the decimals that are kept."""
     import polars as pl
 
     text = pl.col(name).cast(pl.String)
@@ -130,7 +130,7 @@ def _is_plain() -> pl.Expr:
 
 
 def _is_possible() -> pl.Expr:
-    """Whether the prices of a row can be those of a bar: as `checks.fault_in` says of one."""
+    """Return an expression for rows with valid prices, equivalent to `bar_rules.invalid_bar_reason`."""
     import polars as pl
 
     tops = (pl.col("high") >= pl.col(name) for name in PRICES)
@@ -141,7 +141,7 @@ def _is_possible() -> pl.Expr:
 def _check_individually(
     rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe
 ) -> tuple[pl.DataFrame, list[RefusedRow]]:
-    """Of the rows that are not plainly good, those that are, and the others with what is wrong."""
+    """Check rows one by one; return the valid ones, and the refused ones with their reasons."""
     import polars as pl
 
     valid: list[tuple[object, ...]] = []
@@ -177,13 +177,13 @@ def _bar(opened_at: datetime | None, texts: Iterable[str], instrument: Instrumen
     return bar
 
 
-# --- Among the others ---------------------------------------------------------------------------------------------
+# --- Sequences of rows --------------------------------------------------------------------------------------------
 
 
 def _align_to_grid(
     rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, learned_at: datetime | None
 ) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-    """The bars with their closes, and those that are out of place: off the grid, forming, not after the one before."""
+    """Return the bars with their closes, and the rows that are off the grid, still forming, or out of order."""
     import polars as pl
 
     if rows.is_empty():
@@ -218,7 +218,7 @@ def _align_to_grid(
 
 
 def flags(frame: pl.DataFrame, instrument: Instrument) -> pl.Series:
-    """What a person should look at in each bar of a series in order; empty where nothing is."""
+    """Return the reasons for a review of each bar of a series in order, as text that is empty if there are none."""
     import polars as pl
 
     prices = frame.select(pl.col(PRICES).cast(pl.Float64))

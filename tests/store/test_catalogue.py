@@ -27,6 +27,7 @@ from engine.data import Added, BarCatalogue, RefusedRow, StoredSeries
 from engine.data import catalogue as catalogues
 from engine.data.catalogue import PostgresCatalogue
 from engine.data.memory import MemoryCatalogue
+from ui.cli.remedies import sentence
 
 H1, M30 = Timeframe.H1, Timeframe.M30
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -177,9 +178,9 @@ class TestEveryCatalogue:
         for ask in (catalogue.bars, catalogue.frame):
             with pytest.raises(NotFound) as error:
                 ask("Z-USD", H1)
-            assert "holds X-USD." in str(error.value)
-            assert "`quantagent data import FILE --symbol Z-USD --timeframe 1h`" in str(error.value)
-            assert "`quantagent data sample`" in str(error.value)
+            assert str(error.value).endswith("holds X-USD.")
+            assert "`quantagent data import FILE --symbol Z-USD --timeframe 1h`" in sentence(error.value)
+            assert "`quantagent data sample`" in sentence(error.value)
         with pytest.raises(NotFound):
             catalogue.digest(["X-USD", "Z-USD"], H1)
 
@@ -366,5 +367,6 @@ def test_a_server_that_cannot_be_reached_is_named_as_the_cause() -> None:
 
 
 def test_a_database_that_was_not_set_up_is_named_as_the_cause(server: str) -> None:
-    with pytest.raises(StoreUnavailable, match="run `quantagent db upgrade`"):
+    with pytest.raises(StoreUnavailable, match="has no table of bars") as refused:
         PostgresCatalogue(server).list_series()
+    assert "run `quantagent db upgrade`" in sentence(refused.value)

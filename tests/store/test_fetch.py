@@ -144,7 +144,7 @@ def test_a_call_covers_no_more_than_the_provider_allows_and_none_goes_twice() ->
 
 def test_what_lies_before_a_providers_reach_is_left_and_all_of_it_is_an_error() -> None:
     catalogue = MemoryCatalogue()
-    with pytest.raises(BadInput, match=r"recorded has 1h bars since .* and the 25 that are missing lie before"):
+    with pytest.raises(BadInput, match=r"recorded has 1h bars since .* and the 25 missing bars are older"):
         fetched(catalogue, Recorded(Reach(back=timedelta(days=1))))
     since = datetime.now(UTC) - timedelta(days=3)
     got = fetched(catalogue, Recorded(Reach(back=timedelta(days=1))), Span(since, since + timedelta(days=2.5)), "24/7")

@@ -19,6 +19,7 @@ from engine.core.money import exact
 from engine.data.bar_rules import bar_line
 from engine.data.files import read_bars
 from engine.data.validation import ValidatedBars
+from ui.cli.remedies import sentence
 
 HEADER = "opened_at,open,high,low,close,volume\n"
 GOOD = "2024-01-01T00:00:00Z,10,12,9,11,5\n"
@@ -35,7 +36,7 @@ def read(folder: Path, content: str | bytes, **options: Any) -> ValidatedBars:
 def refusal(folder: Path, content: str | bytes, **options: Any) -> str:
     with pytest.raises(BadInput) as error:
         read(folder, content, **options)
-    return str(error.value)
+    return sentence(error.value)
 
 
 def test_a_bar_keeps_its_digits_and_lasts_its_timeframe(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from engine.data.providers.rate_limit import (
 from engine.data.providers.synthetic import PRICE_MODELS, Synthetic
 from engine.data.providers.yahoo import Yahoo
 from engine.data.validation import validate_bars
+from ui.cli.remedies import sentence
 
 DAY = timedelta(days=1)
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
@@ -128,9 +129,9 @@ def test_a_provider_of_a_package_is_found(installed: Callable[..., None]) -> Non
 @pytest.mark.parametrize(
     ("object_", "fault"),
     [
-        ("Called", "is no provider: it calls itself 'other'"),
-        ("Vague", "is no provider: `synthetic` must say True or False"),
-        ("Forgetful", "is no provider: `remembers` must say True or False"),
+        ("Called", "is no provider: its name is 'other'"),
+        ("Vague", "is no provider: `synthetic` must be a bool"),
+        ("Forgetful", "is no provider: `remembers` must be a bool"),
         ("Mute", "is no provider: it has no method `fetch`"),
         ("Broken", r"cannot be loaded: KeyError: 'API_KEY' \(bars_of_mine.py, line \d+\)"),
         ("Missing", "cannot be loaded: AttributeError"),
@@ -174,7 +175,9 @@ def test_a_package_gets_the_users_names_if_it_takes_any(installed: Callable[...,
     table = tmp_path / "symbols.toml"
     table.write_text('[mine]\nSPX = "spx.us"\n[sample]\nSPX = "X"\n')
     assert getattr(load_provider("mine", table), "names", None) == {"SPX": "spx.us"}
-    with pytest.raises(BadInput, match=r"names symbols for sample, which uses ours: take \[sample\] out of it"):
+    with pytest.raises(
+        BadInput, match=r"names symbols for sample, which supports no other names: remove \[sample\] there"
+    ):
         load_provider("sample", table)
 
 
@@ -182,7 +185,7 @@ def test_a_package_gets_the_users_names_if_it_takes_any(installed: Callable[...,
     ("text", "fault"),
     [
         ("[yahoo", "is not TOML"),
-        ('SPX = "^GSPC"', "'SPX' stands outside of a table"),
+        ('SPX = "^GSPC"', "'SPX' is outside of a table"),
         ('[yahoo]\nspx = "^GSPC"', r"\[yahoo\]: symbol 'spx' is not usable"),
         ("[yahoo]\nSPX = 500", "the name of SPX is 500"),
         ('[yahoo]\nSPX = "a b"', "the name of SPX is 'a b'"),
@@ -270,7 +273,9 @@ def test_this_hours_calls_are_counted_and_end() -> None:
         limited.call(lambda: None, "bars")
         assert limited.calls_left == left
         assert str(limited) == f"them: {left} of 3 calls left this hour"
-    with pytest.raises(ProviderUnavailable, match=r"3 calls an hour to them are spent, .* after 2025-06-01T01:00:00Z"):
+    with pytest.raises(
+        ProviderUnavailable, match=r"3 calls an hour to them are used up, .* after 2025-06-01T01:00:00Z"
+    ):
         limited.call(lambda: None, "bars")
     clock.at = NOW + timedelta(hours=1)
     limited.call(lambda: None, "bars")
@@ -290,9 +295,9 @@ def test_refusals_are_followed_by_growing_pauses_and_an_end() -> None:
 def test_the_breaker_opens_in_the_middle_of_attempts_and_again_at_the_first_refusal_after_the_rest() -> None:
     clock = Clock()
     limited = budget(clock, refusals_max=2)
-    with pytest.raises(ProviderUnavailable, match="them refused 2 calls in a row and is not asked for bars"):
+    with pytest.raises(ProviderUnavailable, match="them refused 2 calls in a row and is not called for bars"):
         limited.call(refuse, "bars")
-    assert "refused 2 times in a row, asked again from 2025-06-01T00:15" in str(limited)
+    assert "refused 2 times in a row, called again from 2025-06-01T00:15" in str(limited)
     clock.at += timedelta(minutes=15)
     with pytest.raises(ProviderUnavailable, match="refused 3 calls in a row"):
         limited.call(refuse, "bars")
@@ -371,8 +376,9 @@ def test_a_date_names_a_session(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("written", ["2017-07-02T21:00:00", "2017-07-02", "noon", ""])
 def test_a_time_that_is_no_instant_is_refused_with_its_row(tmp_path: Path, written: str) -> None:
     write(tmp_path / "BTC-USD_1h.csv", "2017-07-02T21:00:00Z,1,2,1,1.5,7", f"{written},1,2,1,1.5,7")
-    with pytest.raises(BadInput, match=r"BTC-USD_1h.csv, row 3: time .* take the file with `quantagent data import`"):
+    with pytest.raises(BadInput, match=r"BTC-USD_1h.csv, row 3: time ") as refused:
         Folder(tmp_path).fetch(BTC, Timeframe.H1, YEAR_2017, NOW)
+    assert sentence(refused.value).endswith("import the file with `quantagent data import`.")
 
 
 def test_times_without_a_zone_in_parquet_are_refused(tmp_path: Path) -> None:
@@ -547,6 +553,6 @@ def test_what_names_no_market_is_not_found(symbol: Symbol) -> None:
 
 
 def test_there_was_nothing_before_1970_and_is_nothing_after_now() -> None:
-    with pytest.raises(BadInput, match="begin with 1970-01-01"):
+    with pytest.raises(BadInput, match="begin on 1970-01-01"):
         made("SYNTHETIC.ES", Timeframe.D1, Span(datetime(1969, 1, 1, tzinfo=UTC), NOW))
     assert made("SYNTHETIC.ES", Timeframe.D1, Span(NOW, NOW + DAY)).is_empty()

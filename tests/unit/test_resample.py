@@ -119,7 +119,7 @@ def test_no_bars_make_no_bars() -> None:
 
 @pytest.mark.parametrize(("of", "to"), [(H1, H1), (H1, M30), (D1, H1), (W1, MO1), (MO1, W1)])
 def test_bars_that_do_not_fit_into_larger_ones_are_refused(of: Timeframe, to: Timeframe) -> None:
-    with pytest.raises(BadInput, match=f"bars of {of} do not fit into bars of {to}: make them of smaller ones"):
+    with pytest.raises(BadInput, match=f"bars of {of} do not fit into bars of {to}: use smaller ones"):
         resample(walk("24/7", H1, span("2024-06-04T00:00", "2024-06-04T03:00")), "24/7", of, to)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -31,6 +32,7 @@ from tests.support.yahoo_answers import (
     midnight,
     serve_charts,
 )
+from ui.cli.remedies import sentence
 
 SPX, CL, BTC, EUR = (instrument_for(symbol) for symbol in ("SPX", "CL", "BTC-USD", "EUR-USD"))
 VIX, CHICAGO = instrument_for("VIX"), "America/Chicago"
@@ -254,7 +256,7 @@ def test_an_answer_that_cannot_be_used_says_so_in_a_sentence(world: World, answe
 @pytest.mark.parametrize("timeframe", [Timeframe.H1, Timeframe.D1])
 def test_times_of_another_zone_than_the_calendars_are_refused(world: World, timeframe: Timeframe) -> None:
     tokyo = serve_charts([YahooRow(hour(15), 1, 1, 1, 1)], "XNYS", "Asia/Tokyo")
-    with pytest.raises(ProviderUnavailable, match=r"SPX are those of Asia/Tokyo, .* XNYS go by America/New_York"):
+    with pytest.raises(ProviderUnavailable, match=r"SPX in the zone Asia/Tokyo, .* XNYS use America/New_York"):
         world.yahoo(tokyo).fetch(SPX, timeframe, WEDNESDAY, LATER)
 
 
@@ -268,15 +270,16 @@ def test_times_of_another_zone_than_the_calendars_are_refused(world: World, time
         ),
         (Instrument("MSFT", calendar="CME"), "America/Chicago", "--calendar XNYS of `quantagent data fetch MSFT`"),
         (Instrument("BTC-EUR", calendar="FX"), "UTC", "--calendar 24/7 of `quantagent data fetch BTC-EUR`"),
-        (Instrument("DAX"), "Europe/Berlin", "no calendar of ours goes by that zone, import its bars from a file"),
+        (Instrument("DAX"), "Europe/Berlin", "no calendar uses that zone, import the bars from a file"),
     ],
 )
 def test_bars_of_another_calendar_are_refused_with_the_one_to_give(
     world: World, instrument: Instrument, zone: str, remedy: str
 ) -> None:
     elsewhere = serve_charts(hourly(SPX, WEDNESDAY), "XNYS", zone)
-    with pytest.raises(ProviderUnavailable, match=rf"{instrument.symbol} are those of {zone}, .*{remedy}\.$"):
+    with pytest.raises(ProviderUnavailable, match=rf"{instrument.symbol} in the zone {zone}, ") as refused:
         world.yahoo(elsewhere).fetch(instrument, Timeframe.H1, WEDNESDAY, LATER)
+    assert re.search(rf"{remedy}\.$", sentence(refused.value))
 
 
 @pytest.mark.parametrize(("symbol", "name"), [("MSFT", "MSFT"), ("BRK.B", "BRK-B")])
@@ -403,7 +406,7 @@ def test_its_history_ends_where_yahoos_does(
             yahoo.fetch(SPX, frame, Span(edge - day, edge), LATER)
     assert reach.call == (call_days and call_days * day)
     if call_days is not None:
-        with pytest.raises(ProviderUnavailable, match=f"for {call_days} days at once"):
+        with pytest.raises(ProviderUnavailable, match=f"for {call_days} days per call"):
             yahoo.fetch(SPX, frame, Span(LATER - (call_days + 1) * day, LATER), LATER)
 
 
@@ -411,7 +414,7 @@ def test_its_history_ends_where_yahoos_does(
 def test_bars_that_are_not_ours_are_not_offered(world: World, instrument: Instrument, timeframe: str) -> None:
     yahoo = world.yahoo(always(chart([])))
     assert yahoo.reach(instrument, Timeframe(timeframe)) is None
-    with pytest.raises(ProviderUnavailable, match="make them of smaller bars"):
+    with pytest.raises(ProviderUnavailable, match="resample smaller bars"):
         yahoo.fetch(instrument, Timeframe(timeframe), WEDNESDAY, LATER)
 
 
@@ -423,7 +426,7 @@ def test_a_symbol_without_a_name_of_yahoos_is_asked_for_by_its_own(world: World)
 
 
 def test_a_name_that_yfinance_does_not_take_is_an_error_of_ours(world: World) -> None:
-    with pytest.raises(ProviderUnavailable, match=r"1h bars of SPX is not understood \(ValueError: Empty ticker name"):
+    with pytest.raises(ProviderUnavailable, match=r"1h bars of SPX cannot be read \(ValueError: Empty ticker name"):
         world.yahoo(always(GOOD)).renamed({"SPX": ""}).fetch(SPX, Timeframe.H1, WEDNESDAY, LATER)
 
 

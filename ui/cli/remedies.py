@@ -33,6 +33,27 @@ REMEDIES: dict[str, str] = {
         "grant the user CREATE on the database, or run `quantagent db upgrade` once as the owner of the database"
     ),
     # --- engine.data ---
+    "BARS_BEFORE_REACH": "import them from a file with `quantagent data import`",
+    "BARS_MISSING": (
+        "fetch some with `quantagent data fetch {symbol} --timeframe {timeframe}`, import some with `quantagent data "
+        "import FILE --symbol {symbol} --timeframe {timeframe}`, or load the bundled sample with `quantagent data "
+        "sample`"
+    ),
+    "BARS_TABLE_MISSING": "run `quantagent db upgrade` to create it",
+    "BAR_CONFLICT": (
+        "leave that bar out, keep it as a revision with --correct, or import the other source under a symbol of its own"
+    ),
+    "CALENDAR_ZONE_DIFFERS": "choose its calendar with --calendar {calendars} of `quantagent data fetch {symbol}`",
+    "FILE_ROW_UNUSABLE": "correct it, or import the file with `quantagent data import`",
+    "PROVIDER_LACKS_SYMBOL": "choose another provider with --provider",
+    "PROVIDER_LACKS_TIMEFRAME": "choose one of these, or another provider with --provider",
+    "RANGE_MISSING": (
+        "choose a range inside it, or add bars with `quantagent data fetch {symbol} --timeframe {timeframe}` or "
+        "`quantagent data import`"
+    ),
+    "ROWS_UNUSABLE": "correct the file, or import the usable rows with --accept-valid",
+    "SIGNALS_MISSING": "run `quantagent backtest --signals FILE.csv` with them first",
+    "SIGNALS_OTHER_SYMBOLS": "name the symbols of the file with --symbols",
     # --- engine.audit ---
     "ANCHORING_COPY": "`quantagent db adopt --reason TEXT` makes the copy a log of its own",
     "ANCHORING_FILE": (

@@ -1,8 +1,8 @@
-"""Where bars come from: the protocol of a provider, and how one is found by the name that a person types.
+"""Providers of market data: their protocol, and loading one by name.
 
-A provider comes with the project or from a package (entry point group `quantagent.providers`), and is imported only
-when it is asked for. It tells rows and judges none: what enters the catalogue is decided elsewhere.
-docs/providers.md shows how to write one; `conformance.check` tries whether it keeps its word.
+A provider is built in or comes from a package (entry point group `quantagent.providers`), and is imported only when it
+is used. It returns rows without validating them; `engine.data.validation` does that. docs/providers.md shows how to
+write one, and `conformance.check_provider` tests it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ BUILT_IN = (
 
 
 class Reach(NamedTuple):
-    """How far back from now a provider has bars, and how long a span one call may cover; None: without a limit."""
+    """Limits of a provider: back, the age of its oldest bars; call, the longest span of one call. None: no limit."""
 
     back: timedelta | None = None
     call: timedelta | None = None
 
 
 class Provider(Protocol):
-    """Whoever tells bars.
+    """Source of bars.
 
-    name: as found and as stored with the bars; synthetic: whether they are made up; remembers: whether what it had not
-    is worth remembering: true for those far away, false where asking again costs nothing.
+    name: name of the entry point, stored with the bars; synthetic: True if the bars are generated; remembers: True if
+    requests are stored, so that missing bars are not requested again; False if requests cost nothing.
     """
 
     @property
@@ -55,29 +55,29 @@ class Provider(Protocol):
     def remembers(self) -> bool: ...
 
     def reach(self, instrument: Instrument, timeframe: Timeframe) -> Reach | None:
-        """How far its bars reach; None when it does not offer them."""
+        """Return the limits for an instrument and timeframe; None if the provider does not offer them."""
         ...
 
     def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime) -> pl.DataFrame:
-        """The rows of the bars that open in the span and had closed at `now`, as they were told.
+        """Return the rows of the bars that open in the span and had closed at `now`, unvalidated.
 
         Columns: opened_at (Datetime us UTC), open, high, low, close, volume (Float64 or String). Prices and volumes
-        may be wrong in any way. No rows means that there are none. Raises `NotFound` for a symbol that the provider
-        does not know, `ProviderUnavailable` when it cannot answer, and `BadInput` for a span that is no question.
+        need not be valid. An empty frame means that there are no bars. Raise `NotFound` for an unknown symbol,
+        `ProviderUnavailable` if the provider cannot answer, and `BadInput` for an invalid span.
         """
         ...
 
 
 def provider_names() -> list[str]:
-    """The names that can be typed, `folder:PATH` aside. Nothing is imported for it."""
+    """Return the names of all providers except `folder:PATH`, without importing them."""
     return sorted(plugins.entry_point_names(GROUP, BUILT_IN))
 
 
 def load_provider(text: str, own_symbols: Path | None = None) -> Provider:
-    """The provider of a name, or of `folder:PATH`, made anew.
+    """Create the provider with a name, or of `folder:PATH`.
 
-    own_symbols: the user's table of symbols (see `symbols`), if there is one. Raises `BadInput` when there is no such
-    provider, when its code cannot be loaded or is none, or when the table is wrong.
+    own_symbols: path of the user's table of symbols (see `symbols`), which need not exist. Raise `BadInput` for an
+    unknown name, for code that cannot be loaded or is no provider, and for an invalid table.
     """
     if text.startswith(FOLDER):
         from engine.data.providers.folder import Folder
@@ -91,7 +91,9 @@ def load_provider(text: str, own_symbols: Path | None = None) -> Provider:
 def _with_own_symbols(provider: Provider, own: Mapping[Symbol, str], table: Path | None) -> Provider:
     renamed = cast("Callable[[Mapping[Symbol, str]], Provider] | None", getattr(provider, "renamed", None))
     if renamed is None:
-        raise BadInput(f"{table} names symbols for {provider.name}, which uses ours: take [{provider.name}] out of it.")
+        raise BadInput(
+            f"{table} names symbols for {provider.name}, which supports no other names: remove [{provider.name}] there."
+        )
     return renamed(own)
 
 
@@ -112,13 +114,13 @@ def _load_installed(name: str) -> Provider:
 
 
 def _invalid_reason(provider: object, name: str) -> str:
-    """Why this is no provider, as the end of a sentence; empty if it is one."""
+    """Return the reason why an object is no provider, as the end of a sentence; empty for a provider."""
     if getattr(provider, "name", None) != name:
-        return f"it calls itself {getattr(provider, 'name', None)!r}; give the entry point and the class one name"
+        return f"its name is {getattr(provider, 'name', None)!r}; the entry point and the class need the same name"
     if not isinstance(getattr(provider, "synthetic", None), bool):
-        return "`synthetic` must say True or False: whether its bars are made up"
+        return "`synthetic` must be a bool: True if its bars are generated"
     if not isinstance(getattr(provider, "remembers", None), bool):
-        return "`remembers` must say True or False: whether what it had not is worth remembering"
+        return "`remembers` must be a bool: True if missing bars are not to be requested again"
     for method in ("reach", "fetch"):
         if not callable(getattr(provider, method, None)):
             return f"it has no method `{method}`"

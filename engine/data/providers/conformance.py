@@ -1,8 +1,8 @@
-"""Whether a provider keeps its word: the same answer twice, nothing from outside the span or after now, its reach, and
-rows that the catalogue would take.
+"""Conformance checks of a provider: repeatable responses, no rows outside the span or after now, its limits, and rows
+that pass validation.
 
-`check` is meant for a provider's own tests, `assert check(provider, instrument, timeframe, span, now) == []`, with an
-answer that is recorded and good: it asks some ten times. What it cannot try is whether the prices are right.
+`check_provider` is for the tests of a provider: `assert check_provider(provider, instrument, timeframe, span, now) ==
+[]`, with a recorded, valid response, because it makes about ten calls. It cannot check if the prices are correct.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ UNKNOWN = "NO-SUCH-SYMBOL"
 
 
 class ProviderFinding(NamedTuple):
-    """A check that a provider did not pass, and what it did."""
+    """Failed check, and the behavior of the provider that failed it."""
 
     check: str
     what: str
 
 
 class ProviderTrial(NamedTuple):
-    """A question, and the rows that came when it was asked first."""
+    """Request to a provider, and the rows of its first response."""
 
     provider: Provider
     instrument: Instrument
@@ -46,16 +46,16 @@ class ProviderTrial(NamedTuple):
         return self.provider.fetch(self.instrument, self.timeframe, span or self.span, now or self.now)
 
     def expected_bars(self) -> pl.DataFrame:
-        """The bars of the span that a fully traded market has."""
+        """Return the bars of the grid in the span."""
         return grid(self.instrument.calendar, self.timeframe, self.span)
 
 
 def check_provider(
     provider: Provider, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime
 ) -> list[ProviderFinding]:
-    """What a provider does not pass, one finding for each check.
+    """Return the failed checks of a provider, one finding each.
 
-    `span` is one of which the provider has rows, inside its reach and closed by `now`, of two bars at the least.
+    span: a span within the provider's limits, for which it has at least two bars that closed by `now`.
     """
     if provider.reach(instrument, timeframe) is None:
         return [
@@ -71,7 +71,7 @@ def check_provider(
     if rows.height < 2:
         return [
             ProviderFinding(
-                "it has rows", f"{rows.height} rows from {format_instant(span.start)} on: give a span with more"
+                "it has rows", f"{rows.height} rows from {format_instant(span.start)} on: choose a span with more"
             )
         ]
     trial = ProviderTrial(provider, instrument, timeframe, span, now, rows.clone())
@@ -81,7 +81,7 @@ def check_provider(
 
 
 def _first_problem(run_check: Callable[[ProviderTrial], Iterator[str]], trial: ProviderTrial) -> list[str]:
-    """The first fault that a check finds, if it finds one; an error that nobody expects is one."""
+    """Return the first problem found by a check, if any; an unexpected exception is a problem."""
     try:
         return [problem for problem, _ in zip(run_check(trial), range(1), strict=False)]
     except Exception as error:
@@ -92,7 +92,7 @@ def _describe_exception(error: Exception) -> str:
     return f"it raised {type(error).__name__}: {' '.join(str(error).split())}"
 
 
-# --- The checks: each yields what it finds ------------------------------------------------------------------------
+# --- Checks: each yields its problems -----------------------------------------------------------------------------
 
 
 def _check_span(trial: ProviderTrial) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _check_repeatable(trial: ProviderTrial) -> Iterator[str]:
 
 
 def _check_independent_frames(trial: ProviderTrial) -> Iterator[str]:
-    """An answer is the caller's own: what is done to it shows in no other."""
+    """Check that changing a response does not change the next one."""
     first = trial.fetch()
     before = first.clone()
     first.drop_in_place("volume")
@@ -128,7 +128,7 @@ def _check_split_span(trial: ProviderTrial) -> Iterator[str]:
 
 
 def _check_point_in_time(trial: ProviderTrial) -> Iterator[str]:
-    """Asked in the middle of the span it tells what had closed by then: on a bar's close, and a second before."""
+    """Check that the response at a time inside the span has only closed bars: at a close, and a second before."""
     bars = trial.expected_bars()
     middle: datetime = bars["closed_at"][bars.height // 2]
     for now in (middle, middle - timedelta(seconds=1)):
@@ -136,9 +136,9 @@ def _check_point_in_time(trial: ProviderTrial) -> Iterator[str]:
         opened = rows["opened_at"].max() if rows.height else None
         late = rows.join(bars.filter(pl.col("closed_at") > now), on="opened_at")
         if late.height:
-            yield f"at {format_instant(now)} it told the bar that opens at {format_instant(late['opened_at'][0])}"
+            yield f"at {format_instant(now)} it returned the bar that opens at {format_instant(late['opened_at'][0])}"
         elif isinstance(opened, datetime) and opened >= now:
-            yield f"at {format_instant(now)} it told a row that opens at {format_instant(opened)}"
+            yield f"at {format_instant(now)} it returned a row that opens at {format_instant(opened)}"
 
 
 def _check_unknown_symbol(trial: ProviderTrial) -> Iterator[str]:
@@ -148,27 +148,27 @@ def _check_unknown_symbol(trial: ProviderTrial) -> Iterator[str]:
         rows = trial.provider.fetch(unknown, trial.timeframe, trial.span, trial.now)
     except (NotFound, ProviderUnavailable):
         return
-    yield f"it told {rows.height} rows of {UNKNOWN}"
+    yield f"it returned {rows.height} rows of {UNKNOWN}"
 
 
 def _check_reach(trial: ProviderTrial) -> Iterator[str]:
     reach = trial.provider.reach(trial.instrument, trial.timeframe) or Reach()
     length = trial.span.end - trial.span.start
     if reach.call is not None and length > reach.call:
-        yield f"it says that a call covers {reach.call}, and answered for {length}"
+        yield f"its reach has calls of {reach.call}, and it answered for {length}"
     if reach.back is None:
         return
     if trial.rows["opened_at"][0] < trial.now - reach.back:
         first = format_instant(trial.rows["opened_at"][0])
-        yield f"it says that it reaches back {reach.back}, and has a row of {first}"
-    # The very edge is the provider's to draw, where its clock is another.
+        yield f"its reach goes back {reach.back}, and it has a row of {first}"
+    # Two days of tolerance, because the provider's clock may differ.
     end = trial.now - reach.back - timedelta(days=2)
     try:
         rows = trial.fetch(Span(end - min(length, reach.call or length), end))
     except QuantagentError:
         return
     if rows.height:
-        yield f"it says that it reaches back {reach.back}, and has rows up to {format_instant(end)}"
+        yield f"its reach goes back {reach.back}, and it has rows up to {format_instant(end)}"
 
 
 CHECKS: dict[str, Callable[[ProviderTrial], Iterator[str]]] = {
@@ -184,7 +184,7 @@ CHECKS: dict[str, Callable[[ProviderTrial], Iterator[str]]] = {
 
 
 def _difference(rows: pl.DataFrame, others: pl.DataFrame) -> Iterator[str]:
-    """Where two answers part."""
+    """Yield the first difference of two responses."""
     problem = invalid_shape(others)
     if problem:
         yield problem
@@ -192,6 +192,6 @@ def _difference(rows: pl.DataFrame, others: pl.DataFrame) -> Iterator[str]:
         yield f"{rows.height} rows, and then {others.height}"
     else:
         for row, other in zip(rows.iter_rows(), others.iter_rows(), strict=True):
-            # As text: what is not a number is not even equal to itself.
+            # Compared as text, because NaN is not equal to itself.
             if str(row) != str(other):
-                yield f"at {format_instant(row[0])} it told {row[1:]}, and then {other[1:]}"
+                yield f"at {format_instant(row[0])} it returned {row[1:]}, and then {other[1:]}"

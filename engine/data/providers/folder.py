@@ -1,7 +1,7 @@
-"""Bars from files named SYMBOL_TIMEFRAME.csv or .parquet: BTC-USD_1h.csv. Told as they stand, good and bad rows alike.
+"""Provider of bars from files named SYMBOL_TIMEFRAME.csv or .parquet, such as BTC-USD_1h.csv.
 
-A time carries its zone, an offset or a Z; a date alone names a session, week or month. Files whose times have none are
-for `data import`, which is told where they were written.
+Rows are returned unvalidated. Times need an offset or a Z; a date without a time names a session, week or month. Files
+with local times must be imported instead, where their zone can be given.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KINDS = (".csv", ".parquet")
 
 
 class Folder:
-    """The files of a folder, or one file. They are read anew for each question."""
+    """Files of a folder, or one file, which are read again for each request."""
 
     name = "folder"
     synthetic = False
@@ -46,7 +46,7 @@ class Folder:
         raise NotFound(missing)
 
     def _files(self) -> dict[tuple[Symbol, Timeframe], Path]:
-        """The files by what they hold. Raises `BadInput` for two that hold the same, and when there is no folder."""
+        """Return the files by symbol and timeframe. Raise `BadInput` for duplicates and for a missing folder."""
         if not self.path.exists():
             raise BadInput(f"there is no folder or file {self.path}: give the path of one as folder:PATH.")
         found: dict[tuple[Symbol, Timeframe], Path] = {}
@@ -57,18 +57,18 @@ class Folder:
             series = (symbol, Timeframe(timeframe))
             if series in found:
                 raise BadInput(
-                    f"{found[series]} and {path.name} hold the same bars: take one of them out of the folder."
+                    f"{found[series]} and {path.name} hold the same bars: remove one of them from the folder."
                 )
             found[series] = path
         return found
 
 
 def read_rows(path: Path, instrument: Instrument, timeframe: Timeframe) -> pl.DataFrame:
-    """All rows of a file, their numbers as they are written. A file without volumes has 0.
+    """Return all rows of a file, with numbers as text; volumes are 0 in a file without them.
 
-    Raises `BadInput` for a file that is no table of bars, and for a row that says no instant.
+    Raise `BadInput` for a file that is no table of bars, and for a row without a valid time.
     """
     rows = read_table_rows(path, instrument, timeframe)
     for row, reason in rows.filter(pl.col("fault").is_not_null()).select("row", "fault").head(1).iter_rows():
-        raise BadInput(f"{path}, row {row}: {reason}. Correct it, or take the file with `quantagent data import`.")
+        raise BadInput(f"{path}, row {row}: {reason}.", "FILE_ROW_UNUSABLE")
     return rows.select(COLUMNS)

@@ -1,6 +1,6 @@
-"""How often a provider may be asked: a bucket of tokens, pauses after refusals, and a breaker when it keeps refusing.
+"""Rate limit of calls to a provider: token bucket, backoff after refusals, and a circuit breaker.
 
-The clock and the sleep are arguments. Pauses take their jitter from what is asked and when, not from chance.
+Clock and sleep are arguments. The jitter of the backoff is derived from request and time instead of random numbers.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ResultT = TypeVar("ResultT")
 
 
 class RetryLater(Exception):
-    """The provider refused or was not heard, and may well answer a little later. The message says how."""
+    """Temporary failure of a call, which may succeed later; the message is the reason."""
 
 
 class RateLimiter:
-    """The calls that one provider grants. `str` of it says how many are left."""
+    """Rate limit of one provider; `str` describes its state."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class RateLimiter:
 
     @property
     def calls_left(self) -> int:
-        """How many calls are left of this hour's, where an hour is the last 60 minutes."""
+        """Number of calls left in the present hour, which is the last 60 minutes."""
         while self._calls and self._calls[0] <= self._now() - HOUR:
             self._calls.popleft()
         return self._calls_per_hour - len(self._calls)
@@ -63,14 +63,14 @@ class RateLimiter:
     def __str__(self) -> str:
         left = f"{self._provider}: {self.calls_left:,} of {self._calls_per_hour:,} calls left this hour"
         refused = f", refused {self._refusals} times in a row" if self._refusals else ""
-        cooldown = f", asked again from {format_instant(self._cooldown_until)}" if self._cooldown_until else ""
+        cooldown = f", called again from {format_instant(self._cooldown_until)}" if self._cooldown_until else ""
         return left + refused + cooldown
 
     def call(self, request: Callable[[], ResultT], what: str) -> ResultT:
-        """What `ask` returns, asked up to `ATTEMPTS` times while it raises `TryAgain`.
+        """Return the result of `request`, called up to `ATTEMPTS` times while it raises `RetryLater`.
 
-        Raises `ProviderUnavailable` when it still refuses, when this hour's calls are spent, and without asking while
-        the provider is given a rest.
+        Raise `ProviderUnavailable` after the last attempt, when the calls of this hour are used up, and without a call
+        during the cooldown after repeated refusals.
         """
         refusal: RetryLater | None = None
         for attempt in range(ATTEMPTS):
@@ -87,26 +87,26 @@ class RateLimiter:
                 self._refusals, self._cooldown_until = 0, None
                 return answer
         raise ProviderUnavailable(
-            f"{self._provider} did not answer for {what} in {ATTEMPTS} attempts ({refusal}): try again in some "
-            "minutes; what is stored already stays."
+            f"{self._provider} did not answer for {what} in {ATTEMPTS} attempts ({refusal}): retry in some minutes; "
+            "bars stored so far are kept."
         )
 
     def _acquire(self, what: str) -> None:
         if self._cooldown_until is not None and self._now() < self._cooldown_until:
             raise ProviderUnavailable(
-                f"{self._provider} refused {self._refusals} calls in a row and is not asked for {what}: try again "
-                f"after {format_instant(self._cooldown_until)}."
+                f"{self._provider} refused {self._refusals} calls in a row and is not called for {what}: retry after "
+                f"{format_instant(self._cooldown_until)}."
             )
         if self.calls_left <= 0:
             raise ProviderUnavailable(
-                f"the {self._calls_per_hour:,} calls an hour to {self._provider} are spent, and {what} was not asked "
-                f"for: try again after {format_instant(self._calls[0] + HOUR)}."
+                f"the {self._calls_per_hour:,} calls an hour to {self._provider} are used up, and {what} were not "
+                f"requested: retry after {format_instant(self._calls[0] + HOUR)}."
             )
         self._refill()
         if self._tokens < 1:
             self._sleep((1 - self._tokens) / self._calls_per_s)
             self._refill()
-        # Below nothing for a clock that was set back while we slept: the wait was real.
+        # Negative if the clock was set back during the sleep, which did take place.
         self._tokens = max(0.0, self._tokens - 1)
         self._calls.append(self._now())
 
@@ -123,11 +123,10 @@ class RateLimiter:
 
 
 def backoff_s(attempt: int, what: str, at: datetime) -> float:
-    """Seconds before an attempt: anything from none to twice as long as before, so that many who were refused
-    together do not come back together ("full jitter")."""
+    """Return the seconds to wait before an attempt: exponential backoff with full jitter, up to `BACKOFF_MAX_S`."""
     return min(BACKOFF_MAX_S, BACKOFF_S * 2**attempt) * hash_fraction(what, str(attempt), at.isoformat())
 
 
 def hash_fraction(*parts: str) -> float:
-    """A number from 0 up to, not including, 1 that follows from texts and looks like chance."""
+    """Return a pseudorandom number from 0 up to, but not including, 1, derived from texts."""
     return int.from_bytes(sha256("\n".join(parts).encode()).digest()[:6]) / 2**48

@@ -1,4 +1,4 @@
-"""Rows as providers tell them: their shape, and which of them a span and an instant let through."""
+"""Rows returned by providers: their schema, and filtering by span and time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ COLUMNS = ("opened_at", *NUMBERS)
 
 
 def no_rows() -> pl.DataFrame:
-    """No rows: the answer where there are no bars."""
+    """Return an empty frame with the columns of rows."""
     return pl.DataFrame(schema={"opened_at": TIME, **dict.fromkeys(NUMBERS, pl.Float64)})
 
 
 def closed_rows(
     rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe, span: Span, known_at: datetime
 ) -> pl.DataFrame:
-    """The rows that open in the span and had closed at `known_at`, as they came.
+    """Return the rows that open in the span and had closed at `known_at`, unchanged.
 
-    A row closes with the bar of the grid that opens with it; one that is off the grid, a whole timeframe later.
+    The close of a row is that of the bar of the grid with the same open; for a row off the grid, open plus timeframe.
     """
     inside = rows.filter(pl.col("opened_at") >= span.start, pl.col("opened_at") < span.end)
     if inside.is_empty():
@@ -39,7 +39,7 @@ def closed_rows(
 
 
 def invalid_shape(rows: object) -> str:
-    """What is wrong with the kind of an answer; empty if nothing is."""
+    """Return the defect of a response in type or columns, as the end of a sentence; empty if there is none."""
     if not isinstance(rows, pl.DataFrame):
         return f"it answered with {type(rows).__name__}, not with a polars DataFrame"
     if tuple(rows.columns) != COLUMNS:

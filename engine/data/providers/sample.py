@@ -1,4 +1,4 @@
-"""The bundled sample as a provider: two symbols, hourly, from July to December 2017."""
+"""Provider of the bundled sample: hourly bars of two symbols, from July to December 2017."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.data.sample import SAMPLE_FILES, SAMPLE_TIMEFRAME
 
 
 class Sample:
-    """The two files that come with the project."""
+    """Bars of the two bundled files."""
 
     name = "sample"
     synthetic = False

@@ -1,6 +1,6 @@
-"""Our symbols, and what providers call them: the table shipped beside this module, and a user's own on top.
+"""Names of symbols at providers, from the bundled table and from the user's table, which takes precedence.
 
-Both are TOML with a table for each provider, `[yahoo]`, and a line for each symbol in it, `SPX = "^GSPC"`.
+Both are TOML files with a table for each provider, `[yahoo]`, and in it a line for each symbol, `SPX = "^GSPC"`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ _NAME = re.compile(r"[!-~]{1,40}", re.ASCII)
 
 
 def shipped_names(provider: str) -> dict[Symbol, str]:
-    """What a provider calls our symbols, as shipped; a symbol that is not in it bears its own name."""
+    """Return the bundled names of symbols at a provider. A symbol that is missing has the same name there."""
     return parse_symbol_tables(SHIPPED.read_text(encoding="utf-8"), SHIPPED.name).get(provider, {})
 
 
 def user_names(provider: str, path: Path) -> dict[Symbol, str]:
-    """What a user's table says of a provider; nothing when there is no such file. Raises `BadInput`."""
+    """Return the names of symbols at a provider from a user's table; empty if there is no such file.
+
+    Raise `BadInput` for an invalid file.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -36,7 +39,7 @@ def user_names(provider: str, path: Path) -> dict[Symbol, str]:
 
 
 def parse_symbol_tables(text: str, where: str) -> dict[str, dict[Symbol, str]]:
-    """A table of symbols by provider. Raises `BadInput` unless it has the shape that is told above."""
+    """Parse a table of symbols, by provider. Raise `BadInput` unless it has the format described above."""
     example = 'write [yahoo] and below it lines like SPX = "^GSPC"'
     try:
         tables = tomllib.loads(text)
@@ -44,7 +47,7 @@ def parse_symbol_tables(text: str, where: str) -> dict[str, dict[Symbol, str]]:
         raise BadInput(f"{where} is not TOML: {error}; {example}.") from None
     for provider, table in tables.items():
         if not isinstance(table, dict):
-            raise BadInput(f"{where}: {provider!r} stands outside of a table; {example}.")
+            raise BadInput(f"{where}: {provider!r} is outside of a table; {example}.")
         for symbol, name in cast("Mapping[str, object]", table).items():
             try:
                 check_symbol(symbol)

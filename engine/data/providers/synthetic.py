@@ -1,9 +1,9 @@
-"""Made-up bars that behave like a named market: SYNTHETIC.BTC-USD, or SYNTHETIC.BTC-USD.7 for another course of it.
+"""Provider of synthetic bars that imitate a market: SYNTHETIC.BTC-USD, or SYNTHETIC.BTC-USD.7 for another path.
 
-A bar follows from its symbol and its time alone, whatever is asked for before, after or around it. The price is a
-geometric Brownian motion over all minutes, tied down at midnight of each day; bars of all timeframes are cut from the
-same minutes, so that larger ones are what smaller ones add up to. The market's calendar decides which minutes trade.
-There is no news, no fat tail and no quiet night in it: it is for trying things out, and proves nothing about a market.
+A bar depends only on its symbol and time, and not on other requests. The price is a geometric Brownian motion over all
+minutes, fixed at midnight of each day. Bars of all timeframes are built from the same minutes, so that smaller bars add
+up to larger ones. The calendar of the market determines which minutes trade. The model has no news, no fat tails and no
+quiet hours: it serves for trials, and results on it prove nothing about a market.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from engine.data.resample import resample
 
 
 class PriceModel(NamedTuple):
-    """How a market is imitated: its price on `ANCHOR`, its volatility a year, its usual volume a minute of trading."""
+    """Model of a market: its price on `ANCHOR`, its volatility per year, and its mean volume per minute of trading."""
 
     price: float
     volatility: float
     volume: float
 
 
-# Volatilities are measured where it says so: the deviation of the logarithms of closes, in years of calendar time. The
-# others, all prices and volumes are round numbers near those of 2024 and 2025.
+# A comment names the source of a measured volatility: the standard deviation of log returns of closes, per year of
+# calendar time. The others, all prices and volumes are round numbers near those of 2024 and 2025.
 PRICE_MODELS: dict[Symbol, PriceModel] = {
     "BTC-USD": PriceModel(95_000, 0.75, 20),  # Daily closes from May 2018 to March 2022; 0.44 in 2025.
     "EUR-USD": PriceModel(1.10, 0.07, 100),  # Hourly closes of the bundled sample, second half of 2017.
@@ -64,18 +64,18 @@ UIntArray = NDArray[np.uint64]
 
 
 def market_of(symbol: Symbol) -> Symbol:
-    """The market that a synthetic symbol names. Raises `NotFound`."""
+    """Return the market of a synthetic symbol. Raise `NotFound` for any other symbol."""
     named = re.fullmatch(re.escape(SYNTHETIC) + r"(?P<market>.+?)(\.\d+)?", symbol)
     if named is None or named["market"] not in PRICE_MODELS:
         raise NotFound(
             f"{symbol} is no synthetic symbol: write {SYNTHETIC}MARKET, or {SYNTHETIC}MARKET.NUMBER for another "
-            f"course, of {', '.join(PRICE_MODELS)}."
+            f"path, with one of the markets {', '.join(PRICE_MODELS)}."
         )
     return named["market"]
 
 
 class Synthetic:
-    """Made-up bars of every timeframe and time."""
+    """Synthetic bars of every timeframe and time."""
 
     name = "synthetic"
     synthetic = True
@@ -91,7 +91,7 @@ class Synthetic:
     def fetch(self, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime) -> pl.DataFrame:
         model = PRICE_MODELS[market_of(instrument.symbol)]
         if span.start < _EPOCH:
-            raise BadInput(f"synthetic bars begin with {_EPOCH.date()}: ask for a later start.")
+            raise BadInput(f"synthetic bars begin on {_EPOCH.date()}: choose a later start.")
         if span.start >= min(span.end, now):
             return no_rows()
         bars = grid(instrument.calendar, timeframe, Span(span.start, min(span.end, now)))
@@ -106,24 +106,24 @@ class Synthetic:
 
 
 def _priced_bars(bars: pl.DataFrame, instrument: Instrument, model: PriceModel) -> pl.DataFrame:
-    """Bars of sessions or of their parts, with prices and volumes."""
+    """Add prices and volumes to bars of sessions or of their parts."""
     return pl.concat(_rows(chunk, instrument, model) for chunk in _chunks(bars))
 
 
 def _chunks(bars: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Bars a few years of minutes at a time: those of a decade need not be in memory together."""
+    """Split bars into chunks of about two years of minutes, to limit the memory used."""
     since = pl.col("closed_at") - pl.col("opened_at").first()
     numbered = bars.with_columns(chunk=since.dt.total_minutes() // _CHUNK_MINUTES)
     yield from numbered.partition_by("chunk", include_key=False, maintain_order=True)
 
 
 def _rows(bars: pl.DataFrame, instrument: Instrument, model: PriceModel) -> pl.DataFrame:
-    """The bars' prices, on the instrument's ticks."""
+    """Return bars with prices on the instrument's ticks."""
     minutes = [bars[edge].dt.epoch("s").to_numpy() // 60 for edge in ("opened_at", "closed_at")]
     first_day, last_day = int(minutes[0][0]) // _MINUTES, (int(minutes[1][-1]) - 1) // _MINUTES
     path = _path(instrument.symbol, model, first_day, last_day)
     begins, ends = (edge - first_day * _MINUTES for edge in minutes)
-    # Pairs of begin and end: every second part is a bar, the others lie between two bars.
+    # Pairs of begin and end: every second section is a bar, the others are between two bars.
     cuts = np.column_stack((begins, ends)).ravel()
     highs, lows, volumes = (
         reduce.reduceat(np.append(values, values[-1]), cuts)[::2]
@@ -136,12 +136,12 @@ def _rows(bars: pl.DataFrame, instrument: Instrument, model: PriceModel) -> pl.D
 
 def _on_ticks(prices: Float64Array, instrument: Instrument) -> Float64Array:
     tick = float(instrument.tick) if instrument.tick is not None else 10.0**-instrument.price_decimals
-    # Without the second rounding 3 ticks of 0.1 were 0.30000000000000004.
+    # Without the second rounding, 3 ticks of 0.1 would be 0.30000000000000004.
     return np.round(np.maximum(1, np.rint(prices / tick)) * tick, 9)
 
 
 class _Path(NamedTuple):
-    """Whole days of minutes: the price at every edge (one more than minutes), and each minute's extremes and volume."""
+    """Full days of minutes: the prices at their edges (one more than minutes), extremes and volumes of the minutes."""
 
     price: Float64Array
     high: Float64Array
@@ -150,13 +150,13 @@ class _Path(NamedTuple):
 
 
 def _path(symbol: Symbol, model: PriceModel, first_day: int, last_day: int) -> _Path:
-    """The course of a symbol from the midnight before `first_day` to the one after `last_day` (days since 1970)."""
+    """Return the path of a symbol from the start of `first_day` to the end of `last_day` (days since 1970)."""
     days = np.arange(first_day, last_day + 1)
     step = model.volatility / np.sqrt(_YEAR_MINUTES)
     midnights = _midnights(symbol, model, first_day, last_day)
     minutes = np.arange(first_day * _MINUTES, (last_day + 1) * _MINUTES)
     walk = np.cumsum(_normal(symbol, "step", minutes).reshape(len(days), _MINUTES) * step, axis=1)
-    # A bridge: the walk of a day, tilted so that it ends at the next midnight's price.
+    # A Brownian bridge: the walk of a day, tilted so that it ends at the price of the next midnight.
     share = np.arange(1, _MINUTES + 1) / _MINUTES
     tilted = walk + share * (midnights[1:] - midnights[:-1] - walk[:, -1])[:, None]
     level = np.concatenate((midnights[:1], (midnights[:-1, None] + tilted).ravel()))
@@ -170,9 +170,9 @@ def _path(symbol: Symbol, model: PriceModel, first_day: int, last_day: int) -> _
 
 
 def _midnights(symbol: Symbol, model: PriceModel, first_day: int, last_day: int) -> Float64Array:
-    """The logarithm of the price at the midnights before `first_day` to after `last_day`.
+    """Return the logarithm of the price at the midnights from before `first_day` to after `last_day`.
 
-    Walked from the anchor to either side: a midnight's price does not depend on how far the walk goes beyond it.
+    The walk goes from the anchor in both directions, so that a price does not depend on the length of the walk.
     """
     anchor = int(ANCHOR.astype(np.int64))
     low, high = min(anchor, first_day), max(anchor, last_day + 1)
@@ -182,19 +182,21 @@ def _midnights(symbol: Symbol, model: PriceModel, first_day: int, last_day: int)
     return level[first_day - low : last_day + 2 - low]
 
 
-# --- Numbers that look like chance, by name and place --------------------------------------------------------------
+# --- Pseudorandom numbers by name and place -----------------------------------------------------------------------
 
 
 def _normal(symbol: Symbol, purpose: str, at: NDArray[np.int64]) -> Float64Array:
-    """Standard normal numbers (Box and Muller 1958), one for each place."""
+    """Return standard normal numbers (Box and Muller 1958), one for each place."""
     radius = np.sqrt(-2 * np.log(_uniform(symbol, f"{purpose} radius", at)))
     return radius * np.cos(2 * np.pi * _uniform(symbol, f"{purpose} angle", at))
 
 
 def _uniform(symbol: Symbol, purpose: str, at: NDArray[np.int64]) -> Float64Array:
-    """Numbers above 0 and below 1, one for each place: the mixing function of SplitMix64 (Steele, Lea and Flood, Fast
-    Splittable Pseudorandom Number Generators, 2014) over a key and the place. No state is kept, so that any part of a
-    course can be made without the rest."""
+    """Return uniform numbers above 0 and below 1, one for each place.
+
+    They result from the mixing function of SplitMix64 (Steele, Lea and Flood, Fast Splittable Pseudorandom Number
+    Generators, 2014) of a key and the place. There is no state, so that any part of a path can be computed alone.
+    """
     key = np.uint64(int.from_bytes(sha256(f"{symbol}\n{purpose}".encode()).digest()[:8]))
     with np.errstate(over="ignore"):
         mixed: UIntArray = key + at.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -1,7 +1,7 @@
-"""Yahoo's prices through yfinance: raw, in UTC, finished bars only. For personal use, as Yahoo's terms have it.
+"""Provider of bars from Yahoo through yfinance: unadjusted, in UTC, closed bars only.
 
-yfinance is asked for one symbol at a time, tells its errors, and keeps nothing on disk. It loads pandas, so it is
-imported by the first call.
+Yahoo's terms allow personal use only. yfinance is called for one symbol at a time, set to raise its errors, and stores
+nothing on disk. It loads pandas, so the first call imports it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from engine.data.providers.rows import COLUMNS, TIME, closed_rows, no_rows
 from engine.data.providers.symbols import shipped_names
 
 DELAY = timedelta(minutes=15)
-"""How late Yahoo shows what futures and indices did."""
+"""Delay of Yahoo's prices of futures and indices."""
 DELAY_MARGIN = timedelta(minutes=5)
-"""And how much later it may still change it. A bar is taken only when it closed that long ago: in an unfinished one
-yfinance has mixed the latest trade, with its volume counted twice."""
+"""Time after `DELAY` in which Yahoo may still change a bar. Younger bars are not used: yfinance adds the latest trade
+to an unfinished bar, and counts its volume twice."""
 REACH_MARGIN = timedelta(hours=1)
-"""Told is a reach that is so much shorter: Yahoo counts from when it hears the question."""
+"""Reduction of the reach below Yahoo's limit, which Yahoo counts from the time it receives the request."""
 TIMEOUT_S = 15
 
 _DAY = timedelta(days=1)
@@ -52,21 +52,21 @@ _OFFERED: dict[Timeframe, tuple[str, Reach]] = {
 _NEW_YORK, _CHICAGO, _LONDON = "America/New_York", "America/Chicago", "Europe/London"
 _ZONES: dict[Calendar, tuple[str, ...]] = {
     "24/7": ("UTC",),
-    # The VIX is told in the time of Chicago: its dates are the same days.
+    # Yahoo has the VIX in the time of Chicago; its dates are the same.
     "XNYS": (_NEW_YORK, _CHICAGO),
     "CME": (_NEW_YORK,),
     "NYMEX": (_NEW_YORK,),
     "FX": (_LONDON, _NEW_YORK),
 }
-"""Whose clocks Yahoo goes by in the markets of a calendar. Its dates are those of the calendar's sessions, but for FX,
-where its days begin at midnight in London."""
+"""Time zones that Yahoo uses for the markets of a calendar. Its dates are those of the calendar's sessions, except for
+FX, where its days begin at midnight in London."""
 
 # yfinance has one connection, one configuration and one cache of answers in a process.
 _LIBRARY = Lock()
 
 
 class Yahoo:
-    """Bars from Yahoo, of the symbols that its table names and of all others by their own names."""
+    """Bars from Yahoo. Symbols that are not in the table of names are used as they are."""
 
     name = "yahoo"
     synthetic = False
@@ -79,15 +79,18 @@ class Yahoo:
         session: Callable[[], object] | None = None,
         rate_limiter: RateLimiter | None = None,
     ) -> None:
-        """names: what Yahoo calls our symbols; session: makes the HTTP session, of curl_cffi or requests; budget: one
-        of its own instead of that of the process."""
+        """Create a provider.
+
+        names: Yahoo's names of symbols; session: factory of the HTTP session, of curl_cffi or requests; rate_limiter:
+        a limiter of its own instead of that of the process.
+        """
         self.names = dict(shipped_names(self.name) if names is None else names)
         self.rate_limiter = rate_limiter or _default_rate_limiter()
         self._make_session = session or _browser_session
         self._session: object = None
 
     def renamed(self, own: Mapping[Symbol, str]) -> Yahoo:
-        """The same with a user's names, which go before those that are shipped."""
+        """Return the provider with a user's names, which take precedence over the bundled ones."""
         return Yahoo({**self.names, **own}, session=self._make_session, rate_limiter=self.rate_limiter)
 
     def reach(self, instrument: Instrument, timeframe: Timeframe) -> Reach | None:
@@ -108,21 +111,23 @@ class Yahoo:
     def _check_reach(self, instrument: Instrument, timeframe: Timeframe, span: Span, now: datetime, what: str) -> None:
         reach = self.reach(instrument, timeframe)
         if reach is None:
-            raise ProviderUnavailable(f"yahoo has no {what} that begin and end as ours do: make them of smaller bars.")
+            raise ProviderUnavailable(
+                f"yahoo has no {what} that begin and end as those of the calendar do: resample smaller bars."
+            )
         if reach.back is not None and span.start < now - reach.back - REACH_MARGIN:
             raise ProviderUnavailable(
-                f"yahoo has {what} of the last {reach.back.days + 1} days only: ask from "
+                f"yahoo has {what} of the last {reach.back.days + 1} days only: request them from "
                 f"{format_instant(now - reach.back)} on, or import older ones from a file."
             )
         if reach.call is not None and span.end - span.start > reach.call:
-            raise ProviderUnavailable(f"yahoo gives {what} for {reach.call.days} days at once: ask in shorter spans.")
+            raise ProviderUnavailable(f"yahoo has {what} for {reach.call.days} days per call: request shorter spans.")
 
     def _request(self, instrument: Instrument, timeframe: Timeframe, span: Span, what: str) -> pl.DataFrame:
-        """What Yahoo tells of a span; `TryAgain` when it refuses or is not heard."""
+        """Return Yahoo's rows of a span. Raise `RetryLater` if it refuses or cannot be reached."""
         name = self.names.get(instrument.symbol, instrument.symbol)
         with _LIBRARY, catch_warnings():
             yfinance = _library()
-            # Its version 1.7 calls what pandas 3.1 deprecates, and asks to be told of it when it is imported.
+            # yfinance 1.7 uses functions that pandas 3.1 deprecates, and enables these warnings on import.
             simplefilter("ignore")
             self._session = self._session or self._make_session()
             ticker: Any = None
@@ -140,8 +145,7 @@ class Yahoo:
 
 
 def _history(ticker: Any, timeframe: Timeframe, span: Span) -> Any:
-    # Only questions in local times need the zone, and yfinance would spend a request on it, or ten when the symbol is
-    # unknown.
+    # Only requests in local time need the zone. yfinance would spend a call on it, or ten for an unknown symbol.
     ticker._tz = "UTC"
     return ticker.history(
         start=span.start,
@@ -156,34 +160,34 @@ def _history(ticker: Any, timeframe: Timeframe, span: Span) -> Any:
 
 @lru_cache(maxsize=1)
 def _default_rate_limiter() -> RateLimiter:
-    """One for all of a process: Yahoo counts what comes from an address, whoever asks there."""
+    """Return the limiter of the process: Yahoo counts calls by IP address."""
     return RateLimiter(Yahoo.name)
 
 
 @lru_cache(maxsize=1)
 def _browser_session() -> object:
-    """The session that yfinance makes for each symbol anew: its cookies belong to what yfinance remembers of them."""
+    """Return one session for all symbols: yfinance would create one for each, and its cached cookies belong to one."""
     return import_module("curl_cffi.requests").Session(impersonate="chrome")
 
 
 def _library() -> Any:
-    """yfinance, told to raise its errors, to log and retry nothing by itself, and to forget."""
+    """Return yfinance, configured to raise its errors and not to log, retry or cache."""
     yfinance: Any = import_module("yfinance")
     yfinance.config.debug.hide_exceptions = False
     yfinance.config.network.retries = 0
-    # A folder that cannot be made: it keeps zones and cookies in SQLite, which locks, and reads them back by pickle.
+    # A folder that cannot be created: yfinance would store zones and cookies in SQLite, which locks, and unpickle them.
     yfinance.set_tz_cache_location(os.path.join(os.devnull, "none"))
     getLogger("yfinance").setLevel(CRITICAL)
-    # It answers questions about the past from memory: also with half an answer, and when Yahoo has corrected it since.
+    # The cache of past bars may hold incomplete responses, or bars that Yahoo has corrected since.
     import_module("yfinance.data").YfData.cache_get.cache_clear()
     return yfinance
 
 
 def _with_labels(span: Span) -> Span:
-    """A span that holds the dates of all sessions, weeks and months that open in the given one.
+    """Extend a span to the dates of all sessions, weeks and months that open in it.
 
-    A date is a midnight: after the open of futures, and before the first session of a week or month. Weeks are asked
-    for from a Monday on and months from the first, because Yahoo cuts them where the question begins.
+    A date is a midnight: after the open of futures, and before the first session of a week or month. Weeks must be
+    requested from a Monday on and months from the first day, because Yahoo cuts them at the start of the request.
     """
     day = span.start.date()
     start = min(day - day.weekday() * _DAY, day.replace(day=1))
@@ -191,19 +195,19 @@ def _with_labels(span: Span) -> Span:
 
 
 def _is_no_bars_error(error: Exception, ticker: Any) -> bool:
-    """Whether an error means that the symbol is known and has no bars in the span: yfinance says it like a failure."""
+    """Return True if an error of yfinance means that a known symbol has no bars in the span."""
     if type(error).__name__ != "YFPricesMissingError":
         return False
     reason: str | None = getattr(error, "yahoo_reason", None)
     if reason is not None:
         return reason.startswith("Data doesn't exist for startDate")
-    # Its public method fails on the trading hours of a chart without any.
+    # The public method fails for a chart without trading hours.
     metadata: Any = getattr(getattr(ticker, "_price_history", None), "_history_metadata", None) or {}
     return "exchangeTimezoneName" in metadata
 
 
 def _translate_error(error: Exception, name: str, what: str) -> Exception:
-    """The error that a caller can act on."""
+    """Convert an error of yfinance to one of this project."""
     description = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
     kind = type(error).__name__
     if kind == "YFRateLimitError":
@@ -212,22 +216,22 @@ def _translate_error(error: Exception, name: str, what: str) -> Exception:
         reason = getattr(error, "yahoo_reason", None) or "no reason given"
         if "No data found" in reason or "Not Found" in reason:
             return NotFound(
-                f"yahoo knows no {name}, asked for {what}: it may be delisted, or have another name there; write that "
-                "name into symbols.toml."
+                f"yahoo knows no {name}, requested for {what}: it may be delisted, or have another name there; write "
+                "that name into symbols.toml."
             )
-        return ProviderUnavailable(f"yahoo has no {what} to give ({reason}): ask for another span or timeframe.")
+        return ProviderUnavailable(f"yahoo has no {what} ({reason}): choose another span or timeframe.")
     if isinstance(error, JSONDecodeError):
-        return RetryLater("its answer was cut off, or a page instead of prices")
-    # Everything that curl_cffi raises is one.
+        return RetryLater("its response was cut off, or a page instead of prices")
+    # The base class of all errors of curl_cffi.
     if isinstance(error, OSError):
         return RetryLater(description)
-    return ProviderUnavailable(f"yahoo's answer for {what} is not understood ({description}): try again later.")
+    return ProviderUnavailable(f"the response of yahoo for {what} cannot be read ({description}): retry later.")
 
 
 def _rows(table: Any, instrument: Instrument, timeframe: Timeframe) -> pl.DataFrame:
-    """yfinance's table as rows of ours, without those that lack a price.
+    """Convert a table of yfinance to rows, without those that lack a price.
 
-    Raises `ValueError` for times without a zone, `ProviderUnavailable` for a zone that is not the calendar's.
+    Raise `ValueError` for times without a zone, `ProviderUnavailable` for a zone that does not fit the calendar.
     """
     if table.index.tz is None:
         raise ValueError("its times have no zone")
@@ -242,33 +246,35 @@ def _rows(table: Any, instrument: Instrument, timeframe: Timeframe) -> pl.DataFr
 
 
 def _check_zone(zone: str, instrument: Instrument) -> None:
-    """In another zone its dates would name other sessions, and yfinance take other hours for closed ones."""
-    symbol, ours = instrument.symbol, _ZONES[instrument.calendar]
-    if zone in ours:
+    """Raise `ProviderUnavailable` unless the zone fits the calendar: dates would mean other sessions otherwise."""
+    symbol, expected = instrument.symbol, _ZONES[instrument.calendar]
+    if zone in expected:
         return
-    remedy = "no calendar of ours goes by that zone, import its bars from a file"
+    differing = (
+        f"yahoo has the times of {symbol} in the zone {zone}, and markets of the calendar {instrument.calendar} use "
+        f"{' or '.join(expected)}"
+    )
     fitting = [calendar for calendar, zones in _ZONES.items() if zone in zones]
-    if fitting:
-        others = f" (or {', '.join(fitting[1:])})" if fitting[1:] else ""
-        remedy = f"give its calendar with --calendar {fitting[0]}{others} of `quantagent data fetch {symbol}`"
+    if not fitting:
+        raise ProviderUnavailable(f"{differing}: no calendar uses that zone, import the bars from a file.")
+    others = f" (or {', '.join(fitting[1:])})" if fitting[1:] else ""
     raise ProviderUnavailable(
-        f"yahoo's times of {symbol} are those of {zone}, and markets of the calendar {instrument.calendar} go by "
-        f"{' or '.join(ours)}: {remedy}."
+        f"{differing}.", "CALENDAR_ZONE_DIFFERS", calendars=f"{fitting[0]}{others}", symbol=symbol
     )
 
 
 def _opens(dates: list[date], rows: pl.DataFrame, instrument: Instrument, timeframe: Timeframe) -> pl.Series:
-    """When the bars open that dates name; a date that names none stays its own midnight."""
+    """Return the opens of the bars of dates; a date without a bar keeps its midnight."""
     bars = (bar_of_day(instrument.calendar, timeframe, day) for day in dates)
     opens = [bar.start if bar else midnight for bar, midnight in zip(bars, rows["opened_at"], strict=True)]
     return pl.Series("opened_at", opens, TIME)
 
 
 def _as_quoted(price: str) -> pl.Expr:
-    """A price with the digits it was quoted with.
+    """Return an expression for a price with the digits of its quote.
 
-    Yahoo keeps most prices in 32 bits and tells all digits of that: 69.80000305 for 69.80. The shortest text that 32
-    bits keep as the same number is the quote again; a number that is not one of 32 bits stays.
+    Yahoo stores most prices in 32 bits and returns all their digits: 69.80000305 for 69.80. The shortest text of the
+    32-bit number is the quote; numbers that are not 32-bit numbers do not change.
     """
     short = pl.col(price).cast(pl.Float32)
     return (
