@@ -1,8 +1,7 @@
-"""Conformance checks of a provider: repeatable responses, no rows outside the span or after now, its limits, and rows
-that pass validation.
+"""Conformance checks of a provider: repeatable responses, rows within the span and before now, limits, valid rows.
 
-`check_provider` is for the tests of a provider: `assert check_provider(provider, instrument, timeframe, span, now) ==
-[]`, with a recorded, valid response, because it makes about ten calls. It cannot check if the prices are correct.
+`check_provider` is for the tests of a provider. It returns a list of findings, which must be empty. It needs a
+recorded, valid response, because it makes about ten calls. It cannot check if the prices are correct.
 """
 
 from __future__ import annotations
