@@ -34,7 +34,7 @@ def load_entry_point(kind: str, name: str, group: str, built_in: Sequence[EntryP
     # Keyed by value: the project's own entry points appear twice when it is installed.
     matches = {entry.value: entry for entry in (*entry_points(group=group, name=name), *built_in) if entry.name == name}
     if not matches:
-        raise BadInput(f"{kind} {name!r} is unknown: there is {alternatives}.")
+        raise BadInput(f"{kind} {name!r} is unknown; the known ones are {alternatives}.")
     if len(matches) > 1:
         packages = " and ".join(_package(entry) for entry in matches.values())
         raise BadInput(f"{kind} {name!r} is offered by {packages}: uninstall all but one, or rename it.")

@@ -310,7 +310,7 @@ def test_instances_of_one_file_are_variants_of_their_own(file: Path) -> None:
         ("{file}:Absent", "mine.py has no 'Absent'"),
         ("{file}:nothing", r"nothing in .*mine.py is no strategy: `variant` must be a unique name .*, not None"),
         ("{folder}/yours.py:Steady", "file .*yours.py does not exist"),
-        ("steadier", "variant 'steadier' is unknown: there is always_long, .*, rules; .*FILE.py:CLASS"),
+        ("steadier", "variant 'steadier' is unknown; the known ones are always_long, .*, rules; .*FILE.py:CLASS"),
         ("momentum@7", "installed in version 1, not 7: use momentum"),
     ],
 )

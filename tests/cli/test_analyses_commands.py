@@ -226,7 +226,7 @@ def test_a_file_with_a_fault_stores_nothing(env: dict[str, str], tmp_path: Path)
         "no file of analyses": "{}\n",
         "line 2: it is no JSON object": f"{head}\nnonsense\n",
         "is called": "\n".join([head, json.dumps({"name": "AnalysisMade.v3", "fact": json.dumps(renamed)})]),
-        "there is no event": "\n".join([head, json.dumps({"name": "Moon.v1", "fact": "{}"})]),
+        "event 'Moon.v1' is unknown": "\n".join([head, json.dumps({"name": "Moon.v1", "fact": "{}"})]),
         "the text is not the one of its digest": "\n".join([head, fact, *swapped]),
         "lacks the text": "\n".join([head, fact, *texts[1:]]),
         "it is no analysis": f"{head}\n{other}\n",

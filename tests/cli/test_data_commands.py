@@ -168,7 +168,7 @@ def stored(dsn: str) -> int:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("fetch", "SPX", "--provider", "nobody"), "provider 'nobody' is unknown: there is folder:PATH"),
+        (("fetch", "SPX", "--provider", "nobody"), "provider 'nobody' is unknown; the known ones are folder:PATH"),
         (("fetch", "synthetic:SPX", "--start", "2024-02-01", "--end", "2024-01-01"), "is empty: start before the end"),
         (("fetch", "folder:/nowhere:SPX"), "/nowhere"),
         (("fetch", "synthetic:SPX", "--timeframe", "7m"), "timeframe '7m' is unknown"),

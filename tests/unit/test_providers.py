@@ -68,7 +68,7 @@ def test_yfinance_and_pandas_are_loaded_by_the_first_call_only() -> None:
 
 def test_an_unknown_provider_is_told_those_there_are() -> None:
     with pytest.raises(
-        BadInput, match="provider 'bloomberg' is unknown: there is folder:PATH, sample, synthetic, yahoo"
+        BadInput, match="provider 'bloomberg' is unknown; the known ones are folder:PATH, sample, synthetic, yahoo"
     ):
         load_provider("bloomberg")
 
