@@ -129,7 +129,7 @@ def test_a_correction_is_a_revision_and_what_was_known_before_can_be_read(env: d
     run(env, "data", "fetch", "synthetic:SPX", *MONTH)
     run(env, "data", "export", "SYNTHETIC.SPX", tmp_path / "spx.csv")
     changed = rewritten(tmp_path / "spx.csv", {5: {"volume": "7"}})
-    assert "stored bars are never overwritten" in refusal(env, "data", "import", changed, "--symbol", "SYNTHETIC.SPX")
+    assert "Stored bars are never overwritten" in refusal(env, "data", "import", changed, "--symbol", "SYNTHETIC.SPX")
     before = datetime.now(UTC).isoformat()
     told = answer(env, "data", "import", changed, "--symbol", "SYNTHETIC.SPX", "--correct")
     assert (told["new"], told["corrected"]) == (0, 1)

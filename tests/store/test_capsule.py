@@ -426,7 +426,7 @@ def test_a_bar_with_other_values_that_is_here_already_stops_it(
     later = first.closed_at + timedelta(days=999)
     dearer = msgspec.structs.replace(first, high=exact(first.high + 1))
     catalogue.add(first.symbol, Timeframe.H1, [dearer], source="test", learned_at=later)
-    assert "stored bars are never overwritten" in refused_here(elsewhere, file)
+    assert "Stored bars are never overwritten" in refused_here(elsewhere, file)
     assert rows_in(dsn, "quantagent.events") == 0
 
 
