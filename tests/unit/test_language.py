@@ -34,11 +34,7 @@ def test_a_public_docstring_names_a_thing_or_gives_an_instruction() -> None:
 
 
 def test_no_message_below_ui_names_a_command_or_a_flag() -> None:
-    found = [
-        str(found)
-        for path in sources(BELOW_UI)
-        for found in commands_below_ui(path)
-    ]
+    found = [str(found) for path in sources(BELOW_UI) for found in commands_below_ui(path)]
     assert found == []
 
 
