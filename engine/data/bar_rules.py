@@ -118,7 +118,7 @@ def no_session_reason(day: date, timeframe: Timeframe, calendar: Calendar) -> st
     return f"the calendar {calendar} has no {timeframe} bar of {day}, it is closed: {CALENDAR_REMEDY}"
 
 
-CALENDAR_REMEDY = "name the symbol's own with --calendar if that is another"
+CALENDAR_REMEDY = "name the symbol's own calendar if that is another"
 
 
 def still_forming_reason(closed_at: datetime) -> str:

@@ -139,8 +139,8 @@ def _parse_instant(text: str, local: tzinfo | None) -> datetime:
         return at.astimezone(UTC)
     if local is None:
         raise InvalidRow(
-            f"time {text!r} has no zone; end it with Z or an offset, or name where it was written with --zone, "
-            "for example --zone UTC"
+            f"time {text!r} has no zone; end it with Z or an offset, or name the zone where it was written, "
+            "for example UTC"
         )
     return _from_local(text, at, local)
 

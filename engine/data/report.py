@@ -99,11 +99,11 @@ def _gap_reason(gap: Gap, requests: Sequence[ProviderRequest], stored: Sequence[
     for provider in dict.fromkeys(each.provider for each in requests):
         answers = [each for each in requests if each.provider == provider and each.span.end > gap.span.start]
         if any(span.start <= gap.span.start and gap.span.end <= span.end for span in merge_spans(answers)):
-            return f"{provider} was asked on {format_instant(answers[-1].requested_at)} and has none"
+            return f"{provider} has none, as of {format_instant(answers[-1].requested_at)}"
     after = bisect(stored, gap.span.start, key=lambda each: each.bar.opened_at)
     sources = dict.fromkeys(each.source for each in stored[max(0, after - 1) : after + 1])
     origins = " and ".join(sources)
-    return f"{origins}, where the bars around it come from, has none; nobody else is known to have been asked"
+    return f"{origins}, where the bars around it come from, has none; no request to another provider is known"
 
 
 def _by_day(

@@ -107,7 +107,7 @@ def test_a_hole_is_shown_with_its_reason_and_a_file_comes_back_as_it_went(env: d
     missing = answer(env, "data", "gaps", "OWN")["missing"]
     assert [each["bars"] for each in missing] == [3, 1]
     assert {each["why"] for each in missing} == {
-        f"{holed.name}, where the bars around it come from, has none; nobody else is known to have been asked"
+        f"{holed.name}, where the bars around it come from, has none; no request to another provider is known"
     }
     shown = run(env, "data", "check", "OWN").stdout
     assert "2024-11 ························" in shown

@@ -217,13 +217,13 @@ BAD: list[tuple[type[Honest], str, str]] = [
     (Moody, "the same question has the same answer", "and then"),
     (Sharing, "an answer is the caller's own", "columns are opened_at, open, high, low, close, not"),
     (Adjusting, "two halves of a span are the whole", "and then"),
-    (Hasty, "nothing is told before it has closed", "returned the bar that opens at"),
-    (Prophet, "nothing is told before it has closed", "returned a row that opens at"),
+    (Hasty, "no bar is returned before it has closed", "returned the bar that opens at"),
+    (Prophet, "no bar is returned before it has closed", "returned a row that opens at"),
     (Obliging, "an unknown symbol is NotFound or ProviderUnavailable", f"rows of {UNKNOWN}"),
     (Clumsy, "an unknown symbol is NotFound or ProviderUnavailable", "raised KeyError"),
-    (Boastful, "its reach is as it says", "answered for 5 days"),
-    (Modest, "its reach is as it says", "has a row of"),
-    (Deeper, "its reach is as it says", "has rows up to"),
+    (Boastful, "its reach is as declared", "answered for 5 days"),
+    (Modest, "its reach is as declared", "has a row of"),
+    (Deeper, "its reach is as declared", "has rows up to"),
 ]
 
 

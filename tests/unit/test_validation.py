@@ -206,7 +206,7 @@ SUMMER = datetime(2024, 7, 1, 13, 30, tzinfo=UTC)
      ("XNYS", datetime(2024, 7, 4, 13, 30, tzinfo=UTC), "has no 1h bar at 2024-07-04T13:30:00Z, it is closed"),
      ("FX", datetime(2024, 7, 6, 12, tzinfo=UTC), "the calendar FX has no 1h bar at 2024-07-06T12:00:00Z"),
      ("NYMEX", datetime(2024, 7, 1, 21, tzinfo=UTC), "the calendar NYMEX has no 1h bar at 2024-07-01T21:00:00Z"),
-     ("24/7", SUMMER, "name the symbol's own with --calendar")],
+     ("24/7", SUMMER, "name the symbol's own calendar")],
 )  # fmt: skip
 def test_a_bar_where_none_can_be_is_refused_with_its_calendar(calendar: Calendar, at: datetime, words: str) -> None:
     judged = validate_bars(frame([sound(at)]), instrument(calendar), H1)

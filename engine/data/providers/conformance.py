@@ -175,9 +175,9 @@ CHECKS: dict[str, Callable[[ProviderTrial], Iterator[str]]] = {
     "the catalogue takes its rows": _check_accepted,
     "the same question has the same answer": _check_repeatable,
     "two halves of a span are the whole": _check_split_span,
-    "nothing is told before it has closed": _check_point_in_time,
+    "no bar is returned before it has closed": _check_point_in_time,
     "an unknown symbol is NotFound or ProviderUnavailable": _check_unknown_symbol,
-    "its reach is as it says": _check_reach,
+    "its reach is as declared": _check_reach,
     "an answer is the caller's own": _check_independent_frames,
 }
 
