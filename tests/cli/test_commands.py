@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import answer, refusal, rows_in, run, write_bars
+from tests.support.commands import answer, env, refusal, rows_in, run, write_bars
 from tests.support.forks import run_command
 from tests.support.waiting import WAIT_TIMEOUT_S
 from tests.support.workloads import walk, write_signals
+
+__all__ = ["env"]
 
 
 @pytest.mark.slow

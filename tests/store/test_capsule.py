@@ -29,13 +29,15 @@ from engine.data.catalogue import PostgresCatalogue
 from engine.runtime import runs
 from engine.store import ENGINE_VERSION, Batch, Cause
 from engine.store.postgres import PostgresStore
-from tests.support.capsules import START, Origin, edited, member, repack
+from tests.support.capsules import START, Origin, edited, member, origin, repack
 from tests.support.commands import answer, refusal, rows_in, run
 from tests.support.embedded_home import environment, new_home
 from tests.support.tampered_logs import tampering
 from ui.app import open_app
 from ui.cli.commands import app as commands
 from ui.settings import Settings
+
+__all__ = ["origin"]
 
 pytestmark = pytest.mark.slow
 

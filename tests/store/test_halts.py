@@ -34,9 +34,11 @@ from engine.store.postgres import PostgresStore
 from engine.trading.book import Book
 from tests.support.commands import answer, refusal, run
 from tests.support.databases import database
-from tests.support.halted_accounts import ANNA, END, START, Killed, book, drive, drive_with, resume, slot
+from tests.support.halted_accounts import ANNA, END, START, Killed, analysed, app, book, drive, drive_with, resume, slot
 from ui.app import App
 from ui.services.replay import run_replay
+
+__all__ = ["analysed", "app"]
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,10 @@ from engine.runtime import runs
 from engine.store import Batch, Cause, Store
 from engine.store.memory import MemoryStore
 from engine.store.postgres import PostgresStore
-from tests.support.cut_connections import Line
+from tests.support.cut_connections import Line, line
 from tests.support.workloads import golden_config, scripted, walk
+
+__all__ = ["line"]
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
 ME = Cause("test")

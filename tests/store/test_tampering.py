@@ -19,9 +19,11 @@ from engine.core.errors import BadInput, EventMissing
 from engine.core.events import RunFailed
 from engine.store import Batch, Cause
 from engine.store.postgres import PostgresStore
-from tests.support.tampered_logs import AT, EVENT_COLUMNS, Evidence, append_at_random, tamper, tampering
+from tests.support.tampered_logs import AT, EVENT_COLUMNS, Evidence, append_at_random, evidence, tamper, tampering
 from tests.support.tampering import Editor, forge
 from tests.support.waiting import WAIT_TIMEOUT_S
+
+__all__ = ["evidence"]
 
 
 def detect(evidence: Evidence, seeds: Sequence[int]) -> None:
