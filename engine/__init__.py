@@ -1,4 +1,4 @@
-"""The write side: values, facts, pure rules, and the few modules that touch the world.
+"""Write side: values, events, pure trading rules, broker, runtime, market data, store and audit.
 
 Imports nothing from `analysis`, `projections` or `ui`.
 """

@@ -1,8 +1,8 @@
-"""The paper broker's own record, durable: what it was told and did, in tables and transactions of its own.
+"""Blotter: the paper broker's durable record of orders, fills and cash, in its own tables and transactions.
 
-It is no part of the log, and its sums are made by the database from its own rows. So book and record are two accounts
-of the same trading that can be held against each other (`engine.broker.reconciliation`). A row is written once and
-never changed.
+The blotter is separate from the log, and the database computes its totals from its own rows. Book and blotter are
+therefore independent records that can be reconciled (`engine.broker.reconciliation`). A row is written once and never
+changed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ T = TypeVar("T")
 
 
 class AccountState(NamedTuple):
-    """What an account is said to hold: cash, signed quantities, and what is left of each working order.
+    """State of an account: cash, signed quantities, and the remaining quantity of each working order.
 
-    cash is None where nobody ever wrote down with how much it began: missing is not zero.
+    cash is None if the account was never opened.
     """
 
     cash: Decimal | None
@@ -62,7 +62,7 @@ class Execution(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A row to write: its table, its key beside the run's id, when it happened, and what it says."""
+    """A row to write: its table, its key in addition to the run's id, its market time, and its values."""
 
     table: str
     key: dict[str, object]
@@ -85,8 +85,8 @@ FROM quantagent.paper_executions WHERE run_id = %(run)s AND at <= %(until)s::tim
 GROUP BY symbol HAVING sum(CASE side WHEN 'BUY' THEN quantity ELSE -quantity END) <> 0 ORDER BY symbol
 """
 
-# Of two orders that are a pair, each takes from the other what it fills. A pair may bear the id of its entry.
-# Added up in one pass and without a join: that is as quick with tables whose size the planner does not know yet.
+# A fill of one order of a pair reduces the other as well. A pair may have the id of its entry.
+# One pass without a join stays fast on tables whose size the planner does not know yet.
 _WORKING = """
 SELECT client_order_id, ordered - taken FROM (
     SELECT client_order_id, ordered, ended,
@@ -113,10 +113,10 @@ ORDER BY at, client_order_id, n
 
 
 class PostgresBlotter:
-    """The record of one run's paper broker. Close it when done.
+    """Blotter of one run's paper broker, on PostgreSQL. Close it when done.
 
-    settled_until: up to this instant the log holds the run's book, so the broker has done and recorded all that came
-    before; it is not told again. Whether the record still says so is for reconciliation to find, not to mend.
+    recorded_until: events up to this instant are already recorded and are not written again. Reconciliation detects
+    changes of those rows; the blotter does not repair them.
     """
 
     def __init__(self, dsn: str, run_id: str, recorded_until: datetime | None = None) -> None:
@@ -131,7 +131,7 @@ class PostgresBlotter:
     # --- Writing ---
 
     def open(self, cash: Decimal, currency: str) -> None:
-        """Writes down with what the account begins."""
+        """Record the initial cash. Raise `RecordDiffers` if another amount or currency is recorded."""
 
         def write(conn: psycopg.Connection[Any]) -> None:
             known = "SELECT cash, currency FROM quantagent.paper_accounts WHERE run_id = %s"
@@ -143,9 +143,9 @@ class PostgresBlotter:
         self._with_retry(lambda conn: _in_transaction(conn, write))
 
     def record(self, events: Sequence[OrderPlaced | OrderReplaced | BrokerReport]) -> None:
-        """Writes what happened, all of it or nothing; what is written already is compared.
+        """Write events in one transaction; rows that exist already are compared.
 
-        Raises `RecordDiffers` where something else is written under the same id.
+        Raise `RecordDiffers` if a different row exists under the same id.
         """
         new = [row for row in map(self._row, events) if self._recorded_until is None or row.at > self._recorded_until]
         if new:
@@ -185,25 +185,25 @@ class PostgresBlotter:
         if known != (row.values["payload"],):
             raise RecordDiffers(self._run_id, " ".join([row.table, *map(str, row.key.values())]))
 
-    # --- What a broker can be asked ---
+    # --- Queries ---
 
     def get_balance(self) -> Decimal:
-        """Cash, in the account's currency. Raises `NotFound` for an account that was never opened."""
+        """Return the cash in the account's currency. Raise `NotFound` for an account that was never opened."""
         cash = self.account_state().cash
         if cash is None:
-            raise NotFound(f"the paper broker has no account of run {self._run_id[:8]}: begin the run first.")
+            raise NotFound(f"the paper broker has no account of run {self._run_id[:8]}: start the run first.")
         return cash
 
     def get_positions(self) -> dict[Symbol, Decimal]:
-        """Signed quantities of what is held."""
+        """Return the signed quantity of each position."""
         return self.account_state().positions
 
     def working_orders(self) -> dict[str, Decimal]:
-        """What is left of each working order."""
+        """Return the remaining quantity of each working order."""
         return self.account_state().working
 
     def executions(self) -> list[Execution]:
-        """Every fill so far, in the order of market time."""
+        """Return all fills so far, in the order of market time."""
         rows = self._with_retry(lambda conn: self._select(conn, _EXECUTIONS, None))
         return [
             Execution(order_id, n, at, symbol, Side(side), *map(exact, numbers))
@@ -211,7 +211,7 @@ class PostgresBlotter:
         ]
 
     def account_state(self, until: datetime | None = None) -> AccountState:
-        """What the account holds by this record alone: all of it, or what had happened `until` then."""
+        """Return the account's state according to the blotter, now or as of the market time `until`."""
 
         def read(conn: psycopg.Connection[Any]) -> AccountState:
             cash = self._select(conn, _CASH, until)
@@ -228,16 +228,16 @@ class PostgresBlotter:
     ) -> list[tuple[Any, ...]]:
         return conn.execute(query, {"run": self._run_id, "until": until or "infinity"}).fetchall()
 
-    # --- What its slots were told ---
+    # --- Commands of slots ---
 
     def slot_version(self, due_at: datetime) -> int | None:
-        """Up to which version of the control stream a slot was told; None for one that has not begun."""
+        """Return the control stream's version that a slot has applied; None for a slot that has not begun."""
         query = "SELECT control_version FROM quantagent.paper_slots WHERE run_id = %s AND due_at = %s"
         row = self._with_retry(lambda conn: conn.execute(query, (self._run_id, due_at)).fetchone())
         return None if row is None else row[0]
 
     def record_slot_version(self, due_at: datetime, version: int) -> int:
-        """Settles what a slot is told before it begins. Where that is settled already, what was settled is returned."""
+        """Fix the control stream's version of a slot before it begins; return the one already fixed, if any."""
         insert = "INSERT INTO quantagent.paper_slots VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
         self._with_retry(lambda conn: conn.execute(insert, (self._run_id, due_at, version)))
         recorded = self.slot_version(due_at)
@@ -247,9 +247,9 @@ class PostgresBlotter:
     # --- The connection ---
 
     def _with_retry(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """Makes a lost connection anew and does the work again, for as long as a server may take to restart.
+        """Reconnect and retry after a lost connection, for as long as a server restart may take.
 
-        That is safe whether or not the lost reply said that it was done.
+        Retries are safe even if the first attempt was committed.
         """
         until = clock.now() + RECOVERY
         while True:
@@ -270,7 +270,7 @@ class PostgresBlotter:
 
 
 def _in_transaction(conn: psycopg.Connection[Any], work: Callable[[psycopg.Connection[Any]], T]) -> T:
-    """Does all of it in one transaction, or nothing."""
+    """Run the work in one transaction."""
     with conn.transaction():
         return work(conn)
 

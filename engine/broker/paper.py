@@ -1,7 +1,7 @@
-"""The broker, as its clients see it, and the paper broker: resting orders against the bars of a recorded market.
+"""Broker protocol and paper broker: resting orders against the bars of a recorded market.
 
-The paper broker keeps an account of its own, folded from what it was told and what it did. It knows no risk rule: that
-gate stands before it. Everything it does is told as the facts of the book, in order; a blotter may keep them durably.
+The paper broker keeps its own account, folded from its orders and reports. It applies no risk rules; the risk check
+precedes it. It reports everything as events of the book, in order, and a blotter may store them durably.
 """
 
 from __future__ import annotations
@@ -44,46 +44,46 @@ from engine.trading.fills import (
 )
 
 BrokerReport = OrderPlaced | OrderFilled | OrderRejected | OrderCanceled | OrderExpired | CashAdjusted
-"""What a broker tells: the protective orders it placed with a fill, fills, and orders that ended."""
+"""Report of a broker: a protective order placed with a fill, a fill, the end of an order, or a cash adjustment."""
 
 Marks = Mapping[Symbol, Decimal]
 
 
 class Broker(Protocol):
-    """What an account needs of a broker."""
+    """Protocol of a broker."""
 
     def place_order(self, order: OrderPlaced) -> OrderPlaced:
-        """Takes an order. One with the same id is the same order: the one taken first is returned."""
+        """Place an order. For an id that was placed before, return the first order."""
         ...
 
     def cancel_order(self, order_id: str, at: datetime) -> bool:
-        """Ends a working order; false when it does not work (any more)."""
+        """Cancel a working order; return false if it is not working."""
         ...
 
     def get_balance(self) -> Decimal:
-        """Cash, in the account's currency."""
+        """Return the cash in the account's currency."""
         ...
 
     def get_positions(self) -> dict[Symbol, Decimal]:
-        """Signed quantities of what is held."""
+        """Return the signed quantity of each position."""
         ...
 
     def executions(self) -> Sequence[OrderFilled]:
-        """Every fill so far, in order."""
+        """Return all fills so far, in order."""
         ...
 
 
 class Blotter(Protocol):
-    """Keeps what a paper broker was told and did, in a transaction of its own.
+    """Durable record of a paper broker, in its own transactions.
 
-    Saying the same again is success; something else under the same id is refused.
+    Recording the same event again succeeds; a different event under the same id is an error.
     """
 
     def record(self, events: Sequence[OrderPlaced | OrderReplaced | BrokerReport]) -> None: ...
 
 
 def route_orders(broker: Broker, events: Iterable[BookEvent]) -> None:
-    """Gives the broker what was decided. The only place from which an order is placed."""
+    """Send decided orders and cancellations to the broker. The only caller of `place_order`."""
     for event in events:
         if isinstance(event, OrderPlaced):
             broker.place_order(event)
@@ -92,10 +92,10 @@ def route_orders(broker: Broker, events: Iterable[BookEvent]) -> None:
 
 
 class _RestingOrder:
-    """What the broker remembers of a working order beside its quantity.
+    """Broker state of a working order, in addition to its quantity.
 
-    waits: bars still to pass before it works; works: since the open of the bar under way; entered: the price at which
-    its position was opened inside that bar, if it was.
+    bars_to_wait: bars before it becomes active; is_active: active since the open of the current bar; entry_price: the
+    price at which its position was opened inside that bar, if it was; filled: its earlier fills.
     """
 
     __slots__ = ("bars_to_wait", "entry_price", "filled", "is_active", "order_id", "side", "terms", "triggered")
@@ -119,7 +119,7 @@ class PaperBroker:
         self._reports: list[BrokerReport] = []
         self._financed_at: datetime | None = None
 
-    # --- What clients ask ---
+    # --- Client interface ---
 
     def place_order(self, order: OrderPlaced) -> OrderPlaced:
         known = self._orders.get(order.order_id)
@@ -147,13 +147,13 @@ class PaperBroker:
     def executions(self) -> Sequence[OrderFilled]:
         return self._executions
 
-    # --- What the market does ---
+    # --- Market events ---
 
     def open(self, symbol: Symbol, price: Decimal, at: datetime, marks: Marks, volume: Decimal) -> list[BrokerReport]:
-        """Fill what the open of a bar reaches; the bar before had `volume`, its own is not known yet.
+        """Fill the orders that the open of a bar reaches. `volume` is that of the previous bar.
 
-        Market orders come first: what they close is not there to be stopped out. Of the others the one nearest to the
-        price before the open comes first.
+        Market orders come first, because a position that they close can no longer be stopped out. The others follow by
+        distance from the price before the open.
         """
         if not self._resting.get(symbol):
             return []
@@ -177,9 +177,9 @@ class PaperBroker:
         return self._take_reports()
 
     def close(self, bar: Bar, marks: Marks) -> list[BrokerReport]:
-        """Fill what a bar that has closed reached inside: stops first, then entries, then targets.
+        """Fill the orders reached inside a closed bar: stops first, then entries, then targets.
 
-        Of several the one nearest to the open comes first: the price passes it on its way to the others.
+        Within each group the order nearest to the open comes first, because the price reaches it first.
         """
         symbol = bar.symbol
         if not self._resting.get(symbol):
@@ -208,16 +208,16 @@ class PaperBroker:
         return self._take_reports()
 
     def expire(self, at: datetime) -> list[BrokerReport]:
-        """Ends the orders whose time has come."""
+        """End the orders that have expired."""
         for order in [o for o in self.account.working.values() if o.terms.expires_at is not None]:
             if order.terms.expires_at is not None and order.terms.expires_at <= at:
                 self._end_order(OrderExpired(order.order_id, order.symbol, at))
         return self._take_reports()
 
     def liquidate(self, closed: Sequence[Bar], marks: Marks, at: datetime) -> list[BrokerReport]:
-        """End all orders and close all positions inside the bars that close `at`, each at its bar's worst price.
+        """Cancel all orders and close all positions inside the bars that close `at`, each at its bar's worst price.
 
-        A position whose symbol has no bar there is closed at its last mark.
+        A position without such a bar is closed at its last mark.
         """
         for order in list(self.account.working.values()):
             self._end_order(OrderCanceled(order.order_id, order.symbol, at, LIQUIDATED))
@@ -236,8 +236,8 @@ class PaperBroker:
         return self._take_reports()
 
     def roll(self, at: datetime, marks: Marks) -> list[BrokerReport]:
-        """End a session: shorts pay for what they borrowed, for each day since the roll before or since they were
-        opened, and for one at least."""
+        """End a session: charge shorts their borrowing cost for each day since the previous roll or their open, and
+        for at least one day."""
         pct = self._config.shorting.borrow_pct
         for symbol, position in self.account.positions.items() if pct else ():
             if position.quantity < 0:
@@ -250,10 +250,10 @@ class PaperBroker:
         self._financed_at = at
         return self._take_reports()
 
-    # --- Inside ---
+    # --- Internals ---
 
     def _priority(self, resting: _RestingOrder) -> int:
-        """Among the orders of one bar: stops of a position, then entries, then its targets."""
+        """Return the rank among the orders of one bar: 0 for stops of a position, 1 for entries, 2 for targets."""
         if not self.account.working[resting.order_id].is_exit:
             return 1
         return 0 if resting.terms.stop_price is not None else 2
@@ -263,7 +263,7 @@ class PaperBroker:
         return (0, 0, ZERO) if is_market else (1, self._priority(resting), distance(resting.terms, before))
 
     def _is_active_until(self, resting: _RestingOrder, instant: datetime) -> bool:
-        """Whether an order still works, and does so up to an instant: it is not filled in a bar it does not outlast."""
+        """Return true if an order is working and does not expire before an instant."""
         if resting.order_id not in self.account.working:
             return False
         expires_at = resting.terms.expires_at
@@ -278,9 +278,9 @@ class PaperBroker:
         volume: Decimal,
         marks: Marks,
     ) -> list[_RestingOrder]:
-        """Fills an order as far as there is volume, cash, and something left of what it was to close.
+        """Fill an order as far as volume, cash and the position to close allow.
 
-        Returns the protective orders placed with the fill.
+        Return the protective orders placed with the fill.
         """
         order = self.account.working[resting.order_id]
         symbol, held = order.symbol, self.account.held(order.symbol)
@@ -299,7 +299,7 @@ class PaperBroker:
         beyond = closing < quantity and exceeds_worst_price(order, execution.price)
         missing = ZERO if closing == quantity else _overdraft(after, execution.order_id)
         if beyond or missing > 0:
-            # What closes goes through all the same: an exit is filled at any price.
+            # The closing part is executed anyway: an exit is filled at any price.
             if closing > 0:
                 part = fill(order, closing, reference, at, bar_opened_at, costs, market, resting.filled)
                 self._fill(resting, part, evolve(self.account, part))
@@ -335,7 +335,7 @@ class PaperBroker:
             self._remove(execution.order_id, execution.symbol)
 
     def _protect(self, order: OrderPlaced) -> _RestingOrder:
-        """Places an exit beside the position that was just opened: it works at once."""
+        """Place an exit for a position that was just opened; it is active at once."""
         resting = _RestingOrder(order, 0, True, None)
         self._add_resting(order, resting)
         self._reports.append(order)
@@ -348,13 +348,13 @@ class PaperBroker:
                     self._end_order(OrderCanceled(other.order_id, other.symbol, at, PAIR_FILLED))
 
     def _cancel_entry_remainder(self, order: OrderPlaced, at: datetime) -> None:
-        """What is left of an entry ends when its position is being given up: it would only open it again."""
+        """Cancel the rest of an entry whose position is being closed, because it would open the position again."""
         for other in self.account.orders_of(order.symbol) if order.pair else ():
             if not other.is_exit and f"{order.pair}.".startswith(f"{other.order_id}."):
                 self._end_order(OrderCanceled(other.order_id, other.symbol, at, POSITION_CLOSING))
 
     def _trigger(self, resting: _RestingOrder, price: Decimal, at: datetime) -> None:
-        """Sets a stop off that a price has reached. It is a market order from now on: its target may not win."""
+        """Trigger a stop that a price has reached. It is a market order from now on, so its pair is canceled."""
         if resting.triggered or not triggers_stop(resting.side, resting.terms, price):
             return
         resting.triggered = True
@@ -392,7 +392,7 @@ class PaperBroker:
         self._reports.append(report)
 
     def _take_reports(self) -> list[BrokerReport]:
-        """What has happened since it was asked last, once it is on the blotter."""
+        """Return the reports since the last call, after recording them on the blotter."""
         reports, self._reports = self._reports, []
         if reports and self._blotter is not None:
             self._blotter.record(reports)
@@ -400,7 +400,7 @@ class PaperBroker:
 
 
 def _overdraft(after: Book, order_id: str) -> Decimal:
-    """By how much a fill has overdrawn free cash. What the rest of its order has set aside is there for the order."""
+    """Return the amount by which a fill has overdrawn free cash. The order may use its own remaining reservation."""
     rest = after.working.get(order_id)
     return max(ZERO, neg(after.free_cash if rest is None else add(after.free_cash, rest.reserved)))
 

@@ -1,7 +1,7 @@
-"""Reconciliation: an account's book, folded from the log, held against the record its broker kept by itself.
+"""Reconciliation of an account's book, folded from the log, with its broker's record.
 
-Cash, every position and every working order are compared exactly. What one of them lacks is a difference, not zero.
-A difference is told to the account like a person's halt, and both reach its run slot by slot.
+Cash, every position and every working order are compared exactly. A missing amount is a difference, not zero. A
+difference halts the account through its control stream, like a halt by an operator.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.trading.book import Book
 
 
 class ReconciliationLine(NamedTuple):
-    """One amount by both records; None where one of them has none."""
+    """One amount in both records; None where it is missing."""
 
     what: str
     book: Decimal | None
@@ -27,7 +27,7 @@ class ReconciliationLine(NamedTuple):
 
 
 def compare_account(book: Book, broker: AccountState) -> list[ReconciliationLine]:
-    """Every amount that either record has: cash, then positions, then what is left of working orders."""
+    """Compare all amounts of both records: cash, then positions, then remaining quantities of working orders."""
     ours = account_state_of(book)
     return [
         ReconciliationLine("cash", ours.cash, broker.cash),
@@ -37,7 +37,7 @@ def compare_account(book: Book, broker: AccountState) -> list[ReconciliationLine
 
 
 def account_state_of(book: Book) -> AccountState:
-    """What an account holds by its book."""
+    """Return the state of an account according to its book."""
     return AccountState(
         book.cash,
         {symbol: position.quantity for symbol, position in book.positions.items()},
@@ -53,7 +53,7 @@ SHOWN_MAX = 5
 
 
 def describe_discrepancies(lines: Sequence[ReconciliationLine]) -> str:
-    """The lines that differ in one sentence; empty when none does."""
+    """Describe the lines that differ in one sentence; empty if none does."""
     differing = [line for line in lines if not line.equal]
     described = [
         f"{line.what} is {_text(line.book)} in the book and {_text(line.broker)} at the broker"

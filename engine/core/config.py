@@ -1,7 +1,7 @@
-"""What a run may do: its costs, sizes, limits and exits, resolved and frozen before the first bar.
+"""Configuration of a run: costs, sizing, limits and exits, resolved and frozen before the first bar.
 
-A `RunConfig` is a complete snapshot. Its digest names the question that a run answers. Profiles (what people
-write) are resolved into it at the edge, in `ui`.
+A `RunConfig` is a complete snapshot, and its digest is part of the run's identity. `ui` resolves the profiles that
+users write into a `RunConfig`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def _check_amounts(owner: object, **amounts: Decimal | None) -> None:
 
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What trading costs and how much of a bar one order may take; `docs/fills.md` has every rule with a worked bar.
+    """Trading costs and volume cap; `docs/fills.md` explains every rule with an example.
 
     Slippage is adverse, per side, and the sum of its parts: `slippage_bps` of the price; `slippage_volume_bps` x the
-    square of the order's share in the bar's volume; and, at random, up to `slippage_random_bps`, drawn from `seed` and
-    the order's id. Commission is the sum of `commission_bps` of the notional and `commission_per_unit`, at least
-    `commission_min` (account currency) for an order.
-    volume_cap_pct: an order takes at most this share of a bar's volume; latency_bars: bars of its symbol that an
-    order waits before it works; round_to_tick: fill prices are rounded to the instrument's tick, against the order.
+    square of the order's share of the bar's volume; and a random part of up to `slippage_random_bps`, computed from
+    `seed` and the order's id. Commission is the sum of `commission_bps` of the notional and `commission_per_unit`, and
+    at least `commission_min` (account currency) per order.
+    volume_cap_pct: largest share of a bar's volume that may be filled; latency_bars: bars of its symbol that an order
+    waits before it becomes active; round_to_tick: fill prices are rounded to the instrument's tick, against the order.
     """
 
     slippage_bps: Decimal
@@ -67,7 +67,10 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sizing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`confidence`: equity x base_pct x confidence; `fixed_quantity`: `quantity` units whatever the confidence."""
+    """Position sizing.
+
+    Mode `confidence`: equity x base_pct x confidence. Mode `fixed_quantity`: always `quantity` units.
+    """
 
     mode: Literal["confidence", "fixed_quantity"]
     base_pct: Decimal = Decimal(5)
@@ -80,11 +83,11 @@ class Sizing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a wish enters the market, where it does not say so itself.
+    """Default execution terms of entries, for intents that have none.
 
-    offset_bps: how far from the last close the order's price lies: a LIMIT that much better, a STOP that much worse;
-    limit_offset_bps: how far beyond its stop a STOP_LIMIT may still be filled. valid_bars: with GTD, after how many
-    bar lengths the order expires.
+    offset_bps: distance of the order's price from the last close, better for a LIMIT and worse for a STOP;
+    limit_offset_bps: distance of a STOP_LIMIT's limit beyond its stop. valid_bars: with GTD, the number of bar lengths
+    after which the order expires.
     """
 
     order_type: OrderType = OrderType.MARKET
@@ -96,7 +99,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         _check_amounts(self, offset_bps=self.offset_bps, limit_offset_bps=self.limit_offset_bps)
         if self.order_type is OrderType.TRAILING_STOP:
-            raise ValueError("a trailing stop protects a position: it is no way to enter one")
+            raise ValueError("a trailing stop cannot be an entry order")
         if self.offset_bps >= 10_000:
             raise ValueError("offset_bps must be below 10000: the order's price would be at or below zero")
         if (self.time_in_force is TimeInForce.GTD) is (self.valid_bars is None):
@@ -106,16 +109,16 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RiskLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the gate allows; `None` switches a limit off. Only entries are held to them: see `engine.trading.risk`.
+    """Limits of the risk check; `None` disables a limit. They apply to entries only: see `engine.trading.risk`.
 
-    Percentages are of equity at the decision; `daily_loss_pct` of equity at the session roll, `drawdown_pct` of the
-    highest equity at any close. Values are account currency, quantities units. `position_pct` bounds what one symbol's
-    position is worth after the order, working entries included, as `position_quantity_max` bounds its units.
-    orders_per_hour: entries placed in the 60 minutes of market time before a decision. collar_pct: how far an order's
-    price may lie from the last close. stale_bars: how many bar lengths old the last close may be. trading_from,
-    trading_to: minutes of the UTC day between which entries are made, across midnight if `trading_from` is later.
-    losses_max losing round trips in a row stop entries for `cool_down_bars` bar lengths. reduce: an order that is too
-    large is made to fit; else it is denied.
+    Percentages refer to equity at the decision; `daily_loss_pct` to equity at the session roll, `drawdown_pct` to the
+    highest equity at any close. Values are in account currency, quantities in units. `position_pct` limits the value of
+    one symbol's position after the order, including working entries; `position_quantity_max` limits its units.
+    orders_per_hour: entries placed in the 60 minutes of market time before a decision. collar_pct: largest distance of
+    an order's price from the last close. stale_bars: maximum age of the last close, in bar lengths. trading_from,
+    trading_to: minutes of the UTC day between which entries are allowed, across midnight if `trading_from` is later.
+    After `losses_max` consecutive losing round trips, entries pause for `cool_down_bars` bar lengths. reduce: reduce an
+    order that is too large; otherwise it is denied.
     """
 
     position_pct: Decimal | None = Decimal(10)
@@ -172,14 +175,14 @@ class RiskLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Exits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a position is given up without being asked by its symbol's opposite wish.
+    """Exit rules of a position, in addition to an opposite intent.
 
     holding_bars: existing bars of the symbol, the entry bar being 1. stop_pct: distance of the protective stop from
-    the market's price at the fill, in per cent of the price the entry was decided at; stop_ranges: the same in mean
-    true ranges of the symbol's latest 14 bars. risk_reward: distance of the target in distances of the stop.
-    trail_pct: distance of a trailing stop, like stop_pct. `from_decision` takes the decision's horizon and risk-reward
-    instead, where it has them; a stop or target price that a wish names itself always goes first. session_end: give
-    up before the calendar closes.
+    the market price at the fill, as a percentage of the price at which the entry was decided; stop_ranges: the same in
+    average true ranges of the symbol's latest 14 bars. risk_reward: distance of the target as a multiple of the stop
+    distance. trail_pct: distance of a trailing stop, like stop_pct. from_decision: use the decision's horizon and
+    risk-reward if it has them. A stop or target price in the intent takes precedence. session_end: close the position
+    before the market closes.
     """
 
     holding_bars: int | None = 4
@@ -204,16 +207,17 @@ class Exits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if getattr(self, name) == 0:
                 raise ValueError(f"{name} must be above 0: leave it out to have none")
         if self.stop_pct is not None and self.stop_ranges is not None:
-            raise ValueError("stop_pct and stop_ranges both say where the stop lies: give one of them")
+            raise ValueError("stop_pct and stop_ranges both set the stop: give one of them")
         if self.risk_reward is not None and self.stop_pct is None and self.stop_ranges is None:
-            raise ValueError("risk_reward counts in distances of the stop: give stop_pct or stop_ranges too")
+            raise ValueError("risk_reward is a multiple of the stop distance: give stop_pct or stop_ranges too")
 
 
 class Shorting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """borrow_pct: cost of borrowing what is sold short, per cent of its value a year, charged at session rolls.
+    """Cost and margin of short positions.
 
-    margin_pct: collateral beside the proceeds, per cent of what the short was sold for; maintenance_pct: shorts are
-    bought back when equity falls below this share of their value; None for never.
+    borrow_pct: annual borrowing cost as a percentage of the short's value, charged at session rolls. margin_pct:
+    collateral in addition to the sale proceeds, as a percentage of them. maintenance_pct: shorts are bought back when
+    equity falls below this percentage of their value; None for never.
     """
 
     borrow_pct: Decimal = ZERO
@@ -227,7 +231,7 @@ class Shorting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What holds for one symbol instead of what holds for all; `None` changes nothing."""
+    """Settings of one symbol that replace the general ones; `None` keeps the general setting."""
 
     symbol: Symbol
     costs: Costs | None = None
@@ -241,12 +245,12 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a book's decisions depend on besides bars and analyses.
+    """All inputs of a book's decisions except bars and analyses.
 
-    rates: symbols like EUR-USD whose bars convert amounts into the account's currency; they are not traded as such.
-    periods_per_year: how many returns a year are annualised with; None: as many as their spacing shows.
-    session_roll_hour: the hour of the day, in UTC, at which a session ends; None: when its markets close.
-    Every field added since the first version has a default under which old runs decide as they did.
+    rates: symbols like EUR-USD whose bars convert amounts into the account's currency; they are not traded.
+    periods_per_year: returns per year for annualization; None: derived from their spacing.
+    session_roll_hour: the hour of the day, in UTC, at which a session ends; None: at the close of its markets.
+    Every field added since the first version has a default that keeps the decisions of old runs.
     """
 
     cash: Decimal
@@ -270,7 +274,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.instruments:
             raise BadInput("a run needs at least one symbol.", "SYMBOLS_MISSING")
         if len(set(self.symbols)) < len(self.symbols):
-            raise BadInput(f"the symbols {','.join(self.symbols)} name one of them twice: name each once.")
+            raise BadInput(f"the symbols {','.join(self.symbols)} contain a duplicate: name each once.")
         if self.periods_per_year is not None and self.periods_per_year < 1:
             raise ValueError("periods_per_year must be at least 1")
         if self.session_roll_hour is not None and not 0 <= self.session_roll_hour <= 23:
@@ -293,7 +297,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def data_symbols(self) -> tuple[Symbol, ...]:
-        """The symbols whose bars a run sees: those it trades, then those that only convert currencies."""
+        """The symbols whose bars a run uses: traded symbols, then those that only convert currencies."""
         return tuple(dict.fromkeys((*self.symbols, *(rate.symbol for rate in self.rates))))
 
     def instrument(self, symbol: Symbol) -> Instrument:
@@ -312,12 +316,12 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self._override(symbol).exits or self.exits
 
     def position_pct_of(self, symbol: Symbol) -> Decimal | None:
-        """The cap of one symbol's position, per cent of equity: its own where it has one."""
+        """Return the position cap of a symbol as a percentage of equity: its override, or the general one."""
         own = self._override(symbol).position_pct
         return self.limits.position_pct if own is None else own
 
     def rate_symbol(self, currency: str) -> Symbol | None:
-        """The symbol whose last close is the account's currency per unit of another; None for the account's own."""
+        """Return the symbol whose close converts a currency into the account's; None for the account's own."""
         rate = self._rate_of(currency)
         return None if rate is None else rate.symbol
 
@@ -325,7 +329,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next((rate for rate in self.rates if rate.symbol == f"{currency}-{self.currency}"), None)
 
     def _override(self, symbol: Symbol) -> Override:
-        """What holds for the symbol alone, of which each part may be None."""
+        """Return the symbol's override, in which each part may be None."""
         for override in self.overrides:
             if override.symbol == symbol:
                 return override
@@ -336,5 +340,5 @@ _NO_OVERRIDE = Override("")
 
 
 def digest_of(value: object) -> str:
-    """SHA-256, in hexadecimal, of a value's canonical JSON."""
+    """Return the SHA-256, in hexadecimal, of a value's canonical JSON."""
     return sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()

@@ -1,7 +1,7 @@
-"""Bounds of a configuration that a new run is held to.
+"""Bounds of the configuration of a new run.
 
-They stand apart from the shapes in `engine.core.config`, which also read what earlier versions stored: a run that began
-with a cash of 0 is in the log for ever and still has to be read.
+They are separate from the shapes in `engine.core.config`, because those must also decode stored runs that violate the
+bounds, such as a run with a cash of 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ ConfigPart = Costs | Sizing | Entry | Exits | RiskLimits | Shorting
 
 
 def check_config(config: RunConfig) -> None:
-    """Refuse a configuration that could never trade or protect nothing. Raises `BadInput`: field, value and bound."""
+    """Reject a configuration that could never trade or that disables its protection.
+
+    Raise `BadInput` with field, value and bound.
+    """
     check_cash(config.cash)
     check_part("sizing", config.sizing)
     check_part("limits", config.limits)
@@ -38,7 +41,7 @@ def check_cash(cash: Decimal) -> None:
 
 
 def check_override(override: Override) -> None:
-    """Refuse the values of one symbol that can only be mistakes. Raises `BadInput`."""
+    """Reject invalid values of one symbol's override. Raise `BadInput`."""
     where = f"overrides.{override.symbol}"
     if override.position_pct is not None:
         _check_bounds(f"{where}.position_pct", override.position_pct, ZERO, None)
@@ -49,7 +52,7 @@ def check_override(override: Override) -> None:
 
 
 def check_part(where: str, part: ConfigPart) -> None:
-    """Refuse the values of one part that can only be mistakes; `where` is its name in a profile. Raises `BadInput`."""
+    """Reject invalid values of one part; `where` is its name in a profile. Raise `BadInput`."""
     for name, (above, at_most) in _BOUNDS.get(type(part), {}).items():
         value = getattr(part, name)
         if value is not None:
@@ -66,7 +69,7 @@ def _check_bounds(where: str, value: Decimal, above: Decimal, at_most: Decimal |
 _Bound = tuple[Decimal, Decimal | None]
 _POSITIVE: _Bound = (ZERO, None)
 _PERCENTAGE: _Bound = (ZERO, Decimal(100))
-# A long's stop at a distance of 100 % has a price of 0 and cannot be placed.
+# The stop of a long position at a distance of 100 % has a price of 0 and cannot be placed.
 _STOP_DISTANCE: _Bound = (ZERO, Decimal(99))
 
 _BOUNDS: dict[type[msgspec.Struct], dict[str, _Bound]] = {
@@ -85,4 +88,4 @@ _BOUNDS: dict[type[msgspec.Struct], dict[str, _Bound]] = {
         "collar_pct": _POSITIVE,
     },
 }
-"""For each field the value it must be above, and the most it may be."""
+"""Bounds by field: exclusive minimum and inclusive maximum."""

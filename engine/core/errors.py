@@ -1,7 +1,7 @@
 """Errors that a user can act on. Bugs are not among them: they crash. Refused trades are events.
 
-A message states facts: what happened, the value, where. The next step depends on the way in, so that messages name no
-command and no flag; `ui.cli.remedies` adds them for the command line, by the code of the error.
+A message states facts: what happened, the value, where. It names no command and no flag, because the next step depends
+on the interface; `ui.cli.remedies` adds them for the command line, by the code of the error.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class UnknownEvent(UnreadableEvent):
 
 
 class DamagedEvent(UnreadableEvent):
-    """A stored event whose bytes do not fit its name."""
+    """A stored event whose payload does not match the shape of its name."""
 
     default_code = "EVENT_DAMAGED"
 
@@ -119,7 +119,7 @@ class DamagedEvent(UnreadableEvent):
 
 
 class EventMissing(QuantagentError):
-    """A stream with a later version and without an earlier one, a state that no append leaves behind."""
+    """A stream that has a later version but lacks an earlier one; no append produces this state."""
 
     default_code = "EVENT_MISSING"
 

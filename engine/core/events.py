@@ -1,9 +1,9 @@
-"""Every fact the log can hold. Complete, in the past tense, immutable.
+"""All events of the log: immutable, complete, and named in the past tense.
 
-These shapes are stored for ever: a changed shape is a new version beside the old one, never an edit; the former ones
-are in `engine.core.upcasters`. Nothing in a book carries a run id or reads a clock, so that the same decisions have the
-same bytes in a backtest, a paper run and a replay. Amounts are exact Decimals in the account's currency, prices in the
-symbol's quote currency, `*_at` and `at` are UTC instants of the market. Numbers of analyses are decimal strings.
+The shapes are stored permanently. A changed shape is a new version; the former shapes are in `engine.core.upcasters`.
+Book events carry no run id and no wall-clock time, so that the same decisions have the same bytes in a backtest, a
+paper run and a replay. Amounts are exact Decimals in the account's currency, prices are in the symbol's quote currency,
+`at` and `*_at` are UTC instants of market time. Numbers of analyses are decimal strings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.core.money import ONE, ZERO, is_exact
 
 
 class Exact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """Refuses instants without UTC and amounts that are not exact."""
+    """Base of structs that accept exact amounts and UTC instants only."""
 
     def __post_init__(self) -> None:
         kind = type(self)
@@ -33,7 +33,7 @@ class Exact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
                 raise ValueError(f"{kind.__name__}.{name} is not an exact amount: {amount}")
         for name in instants:
             at = getattr(self, name)
-            # Decoded instants have this very UTC, which is quicker to see than an offset.
+            # Decoded instants have this UTC object; the identity check is faster than computing the offset.
             if at is not None and at.tzinfo is not UTC and at.utcoffset() != _NO_OFFSET:
                 raise ValueError(f"{kind.__name__}.{name} is not in UTC: {at}")
 
@@ -47,9 +47,9 @@ _NO_OFFSET = timedelta(0)
 
 @cache
 def _checked_fields(kind: type[Exact]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The fields of an event type that hold amounts, and those that hold instants, or may hold them.
+    """Return the names of an event type's amount fields and instant fields, optional ones included.
 
-    Worked out once: events are decoded by the million.
+    Cached, because millions of events are decoded.
     """
     hints = get_type_hints(kind)
     held = {name: (hints[name], *get_args(hints[name])) for name in kind.__struct_fields__}
@@ -67,11 +67,11 @@ class Environment(StrEnum):
 
 
 class RunRequested(Event, frozen=True):
-    """The question. `start` and `end` bound the bars by open and close; `of_run` is the run a replay regenerates.
+    """The inputs of a run. `start` and `end` bound the bars by open and close; `of_run` is the run that a replay
+    regenerates.
 
-    A run sees what the catalogue had learned of its bars by `known_at` and no later correction; all that is there where
-    that is None. A paper run goes on to see more, as `FeedResumed` tells. `sessions`: of its markets that close, as
-    they were known when it was asked.
+    The run uses the bars as the catalogue knew them at `known_at`, or the current bars if that is None. `FeedResumed`
+    extends this for a paper run. `sessions`: the trading sessions of the markets that close, as known at the request.
     """
 
     run_id: str
@@ -90,7 +90,7 @@ class RunRequested(Event, frozen=True):
 
 
 class RunStarted(Event, frozen=True):
-    """`lock_digest` is the SHA-256 of what was installed when the run was made, empty where that is unknown."""
+    """Start of a run. `lock_digest` is the SHA-256 of the installed packages; empty if unknown."""
 
     run_id: str
     environment: Environment
@@ -101,9 +101,9 @@ class RunStarted(Event, frozen=True):
 
 
 class RunEnded(Event, frozen=True):
-    """`book_digest` covers the book's payloads, `analyses_digest` the analyses consulted, both SHA-256.
+    """End of a run. `book_digest` covers the book's events, `analyses_digest` the consulted analyses; both SHA-256.
 
-    reason: why it ended before its bars did; empty when all of them were taken.
+    reason: why the run ended before its last bar; empty if all bars were processed.
     """
 
     run_id: str
@@ -119,19 +119,19 @@ class RunEnded(Event, frozen=True):
 
 
 class RunFailed(Event, frozen=True):
-    """The run was given up."""
+    """Failure of a run."""
 
     run_id: str
     reason: str
 
 
-# --- Opinions: analysis:<key>, signals:<digest> -------------------------------------------------------------------
+# --- Analyses: analysis:<key>, signals:<digest> -------------------------------------------------------------------
 
 
 class OrderTerms(Exact, frozen=True, omit_defaults=True):
-    """How an order is to be executed: prices in quote currency; `trail` is the distance of a trailing stop.
+    """Execution terms of an order: prices in quote currency; `trail` is the distance of a trailing stop.
 
-    expires_at: when a DAY or GTD order ends.
+    expires_at: the expiry of a DAY or GTD order.
     """
 
     order_type: OrderType = OrderType.MARKET
@@ -146,10 +146,10 @@ AT_MARKET = OrderTerms()
 
 
 class Protection(Exact, frozen=True, omit_defaults=True):
-    """What an entry places beside the position it opens: a stop and a target, of which one cancels the other.
+    """Protective orders placed with each fill of an entry: a stop and a target that cancel each other.
 
-    stop, target: prices; stop_distance, target_distance, trail: distances from the market's price at the fill, for
-    those whose price is not fixed before. Each may be None.
+    stop, target: prices; stop_distance, target_distance, trail: distances from the market price at the fill, for
+    orders without a fixed price. Each may be None.
     """
 
     stop: Decimal | None = None
@@ -160,10 +160,10 @@ class Protection(Exact, frozen=True, omit_defaults=True):
 
 
 class ModelCall(Exact, frozen=True, omit_defaults=True):
-    """One question to a model, and what came back: the texts are stored under their digests, beside the log.
+    """One model call and its response. The texts are stored under their digests, outside the log.
 
-    seq counts the questions of a node and attempt the tries of one question, both from 1. outcome: `answered`, or the
-    kind of fault. response: empty where none came. cost: US dollars.
+    seq counts the requests of a node and attempt the attempts at one request, both from 1. outcome: `answered`, or
+    the kind of fault. response: empty if there was none. cost: US dollars.
     """
 
     node: str
@@ -182,9 +182,10 @@ class ModelCall(Exact, frozen=True, omit_defaults=True):
 
 
 class GraphWork(Exact, frozen=True, omit_defaults=True):
-    """How a graph of agents came to an opinion, or failed to. Tokens and cost are those of all its calls.
+    """Model calls and settings of a graph of agents, for a completed or failed analysis.
 
-    latency_ms: from beginning to end, which is less than the sum of its nodes where these work at the same time.
+    Tokens and cost are totals over all calls. latency_ms: from start to end, which is less than the sum of the nodes
+    where nodes run in parallel.
     """
 
     preset: str
@@ -211,10 +212,10 @@ class GraphWork(Exact, frozen=True, omit_defaults=True):
 
 
 class AnalysisMade(Event, frozen=True, omit_defaults=True):
-    """One opinion on exactly the bars of one window. `reports` is the canonical JSON of the analysts' reports.
+    """Analysis of the bars in one window. `reports` is the canonical JSON of the analysts' reports.
 
-    stop, target: prices at which its position shall be given up; entry: how its order shall be executed; work: how a
-    graph of agents came to it. What does not apply is left out of the stored payload.
+    stop, target: prices at which the position is to be closed; entry: execution terms of the order; work: the work of
+    a graph of agents. Fields at their defaults are omitted from the stored payload.
     """
 
     analysis_id: str
@@ -237,9 +238,9 @@ class AnalysisMade(Event, frozen=True, omit_defaults=True):
 
 
 class AnalysisFailed(Event, frozen=True, omit_defaults=True):
-    """No opinion came of these bars; a later attempt may still make one. Who consults the failure is told HOLD.
+    """Failed analysis; a later attempt may succeed. A run that consults the failure reads HOLD.
 
-    work: how a graph of agents failed at it. What does not apply is left out of the stored payload.
+    work: the work of a graph of agents up to the failure. Fields at their defaults are omitted from the stored payload.
     """
 
     analysis_id: str
@@ -253,11 +254,11 @@ class AnalysisFailed(Event, frozen=True, omit_defaults=True):
 
 
 AnalysisOutcome = AnalysisMade | AnalysisFailed
-"""What a run consults: an opinion, or that there is none."""
+"""Outcome of an analysis, as a run consults it."""
 
 
 class SignalsImported(Event, frozen=True):
-    """A file of somebody else's signals; its rows lie in a table addressed by `digest`."""
+    """Import of a file of external signals; its rows are in a table keyed by `digest`."""
 
     variant: str
     name: str
@@ -272,7 +273,7 @@ class SignalsImported(Event, frozen=True):
 
 
 class BookOpened(Event, frozen=True):
-    """The account as a run finds it. `margin_pct`: the collateral of a short, per cent of what it was sold for."""
+    """Opening of the account. `margin_pct`: the collateral of a short, as a percentage of its sale proceeds."""
 
     at: datetime
     cash: Decimal
@@ -283,7 +284,7 @@ class BookOpened(Event, frozen=True):
 
 
 class AnalysesConsulted(Event, frozen=True):
-    """The (analysis id, version) pairs the session read since the previous roll, in the order it read them."""
+    """The (analysis id, version) pairs that the session read since the previous roll, in reading order."""
 
     at: datetime
     analyses: tuple[tuple[str, int], ...]
@@ -293,7 +294,7 @@ Source = Literal["analysis", "holding_time", "session_end", "margin_call", "halt
 
 
 class SignalRaised(Event, frozen=True):
-    """A wish that differs from what is held. `source` says whose: an analysis, or a rule of the book's own exits."""
+    """Signal to change the position. `source`: an analysis, an exit rule of the book, or an operator."""
 
     signal_id: str
     symbol: Symbol
@@ -310,7 +311,7 @@ class SignalRaised(Event, frozen=True):
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """One rule's verdict: what it allows at most and what it saw, as text, with the unit in the rule's name."""
+    """Result of one rule: its limit and the observed value, both as text."""
 
     rule: str
     passed: bool
@@ -325,7 +326,7 @@ class Verdict(StrEnum):
 
 
 class RiskDecided(Event, frozen=True):
-    """Our verdict on a signal, with every check. `quantity` is what may be ordered: 0 when denied."""
+    """Verdict of the risk check on a signal, with every check. `quantity` is the approved quantity, 0 when denied."""
 
     signal_id: str
     symbol: Symbol
@@ -342,12 +343,13 @@ Role = Literal["entry", "exit", "stop", "target", "trailing_stop", "liquidation"
 
 
 class OrderPlaced(Event, frozen=True, omit_defaults=True):
-    """An order in the broker's hands. What does not apply to it is left out of the stored payload.
+    """Order submitted to the broker. Fields at their defaults are omitted from the stored payload.
 
-    closing: the part of the quantity that reduces the position; it falls away when that has gone. reserved: free cash
-    set aside until the order is filled or ends. terms: how it is executed. protection: what follows its fills.
-    role: what it is there for. pair: shared by orders of which one cancels the others. replaces: the order it amends.
-    worst_price: the price, in quote currency and after slippage, beyond which nothing is opened; None for any.
+    closing: the part of the quantity that reduces the position; it lapses when the position is gone. reserved: free
+    cash reserved until the order is filled or ends. terms: execution terms. protection: protective orders placed with
+    its fills. role: purpose of the order. pair: shared by orders that cancel each other. replaces: the order that it
+    amends. worst_price: worst fill price, in quote currency and after slippage, at which it may open a position; None
+    for any.
     """
 
     order_id: str
@@ -370,16 +372,17 @@ class OrderPlaced(Event, frozen=True, omit_defaults=True):
 
     @property
     def is_exit(self) -> bool:
-        """Whether all of it reduces the position."""
+        """Return true if the whole quantity reduces the position."""
         return self.closing == self.quantity
 
 
 class OrderFilled(Event, frozen=True, omit_defaults=True):
-    """`reference_price` is the market's, `price` what was paid; `slippage` and `commission` are money, `notional` is
-    price x quantity x multiplier x rate, with `rate` the account's currency per unit of the quote's.
+    """Fill of an order. `reference_price` is the market price, `price` the fill price; `slippage` and `commission` are
+    amounts of money; `notional` is price x quantity x multiplier x rate, with `rate` in account currency per unit of
+    the quote currency.
 
-    Decided at `decided_at`, filled in the bar that opened at `bar_opened_at`: at its open when `at` is the same
-    instant, else somewhere inside it, which is known at its close, `at`.
+    The order was decided at `decided_at` and filled in the bar that opened at `bar_opened_at`: at its open if `at` is
+    the same instant, otherwise inside the bar, which is known at its close, `at`.
     """
 
     order_id: str
@@ -398,7 +401,7 @@ class OrderFilled(Event, frozen=True, omit_defaults=True):
 
 
 class OrderReplaced(Event, frozen=True):
-    """The order ended because another one, judged by the same gate, took its place."""
+    """End of an order that was replaced by another, which passed the same risk check."""
 
     order_id: str
     symbol: Symbol
@@ -407,7 +410,7 @@ class OrderReplaced(Event, frozen=True):
 
 
 class OrderExpired(Event, frozen=True):
-    """The order ended unfilled, or filled in part, at the end of its time in force."""
+    """End of an unfilled or partly filled order at the end of its time in force."""
 
     order_id: str
     symbol: Symbol
@@ -415,7 +418,7 @@ class OrderExpired(Event, frozen=True):
 
 
 class OrderRejected(Event, frozen=True):
-    """The broker's refusal: the fill would have cost more free cash than there was."""
+    """Rejection by the broker: the fill required more free cash than was available."""
 
     order_id: str
     symbol: Symbol
@@ -426,7 +429,7 @@ class OrderRejected(Event, frozen=True):
 
 
 class OrderCanceled(Event, frozen=True):
-    """The order ended because we asked, or because the position or the pair it belonged to has gone."""
+    """Cancellation of an order: on request, or because its position was closed or its pair was filled."""
 
     order_id: str
     symbol: Symbol
@@ -435,7 +438,7 @@ class OrderCanceled(Event, frozen=True):
 
 
 class CashAdjusted(Event, frozen=True):
-    """Cash that moved without a fill: negative when it was paid. `symbol` is what it was paid for, if anything."""
+    """Cash movement without a fill; negative if paid. `symbol`: the symbol that caused it, if any."""
 
     at: datetime
     amount: Decimal
@@ -444,9 +447,9 @@ class CashAdjusted(Event, frozen=True):
 
 
 class PositionsMarked(Event, frozen=True):
-    """Equity at a session roll, at the end of a run, or when it decides a halt, with the prices used.
+    """Equity at a session roll, at a halt by a loss limit, or at the end of a run, with the prices used.
 
-    `rates` are the prices used of the symbols that convert currencies.
+    `rates`: the prices of the symbols that convert currencies.
     """
 
     at: datetime
@@ -467,9 +470,9 @@ HaltScope = Literal["entries", "everything"]
 
 
 class TradingHalted(Event, frozen=True):
-    """Entries stop, or everything does: stops and targets that work already stay. `actor`: a rule or a person.
+    """Halt of entries or of all orders; stops and targets that already work stay. `actor`: a rule or an operator.
 
-    In a control stream `at` is the wall clock's instant, in a book the market's, from which it holds.
+    In a control stream `at` is wall-clock time; in a book it is the market time from which the halt applies.
     """
 
     at: datetime
@@ -479,7 +482,7 @@ class TradingHalted(Event, frozen=True):
 
 
 class TradingResumed(Event, frozen=True):
-    """Trading goes on. `lifted` names the actors whose halts end; empty for all of them."""
+    """End of halts. `lifted` names the actors whose halts end; empty for all of them."""
 
     at: datetime
     reason: str
@@ -491,9 +494,9 @@ EndReason = Literal["BANKRUPT"]
 
 
 class TradingEnded(Event, frozen=True):
-    """The account trades no more: its orders are canceled and its positions closed, and the run ends.
+    """End of trading: orders are canceled, positions are closed, and the run ends.
 
-    equity: what the account was worth, in its currency, at the prices that ended it; 0 or less for `BANKRUPT`.
+    equity: equity of the account, in its currency, at the prices that ended trading; 0 or less for `BANKRUPT`.
     """
 
     at: datetime
@@ -502,7 +505,7 @@ class TradingEnded(Event, frozen=True):
 
 
 class AlertRaised(Event, frozen=True):
-    """Something a person should look at. `kind` says what, `detail` in one sentence."""
+    """Alert for the operator: its kind, and the finding in one sentence."""
 
     at: datetime
     kind: str
@@ -513,7 +516,7 @@ class AlertRaised(Event, frozen=True):
 
 
 class SlotClaimed(Event, frozen=True):
-    """`claimed_by` names the process, so that of two that claim one slot only the first succeeds."""
+    """Claim of a slot by a process, named by `claimed_by`. Of two concurrent claims only the first succeeds."""
 
     account: str
     timeframe: str
@@ -524,7 +527,7 @@ class SlotClaimed(Event, frozen=True):
 
 
 class SlotCompleted(Event, frozen=True):
-    """`outcomes` pairs each symbol with what came of it."""
+    """Completion of a slot. `outcomes` pairs each symbol with its outcome."""
 
     account: str
     due_at: datetime
@@ -532,7 +535,7 @@ class SlotCompleted(Event, frozen=True):
 
 
 class SlotFailed(Event, frozen=True):
-    """The slot was given up; a later claim tries it again."""
+    """Failure of a slot; a later claim retries it."""
 
     account: str
     due_at: datetime
@@ -543,8 +546,11 @@ class SlotFailed(Event, frozen=True):
 
 
 class FeedResumed(Event, frozen=True):
-    """A paper run went on with what the catalogue had learned of its bars by `known_at`. Of those that opened up to
-    `after` it keeps what it has seen. `sessions`: of its markets, for days that were not known before."""
+    """Continuation of a paper run with the bars as the catalogue knew them at `known_at`.
+
+    Bars that opened up to `after` keep their earlier values. `sessions`: trading sessions of days that were unknown
+    before.
+    """
 
     run_id: str
     after: datetime
@@ -560,7 +566,7 @@ ProfileKind = Literal["combined", "portfolio", "risk"]
 
 
 class ProfileSaved(Event, frozen=True):
-    """`document` is the profile's canonical JSON, `digest` its SHA-256."""
+    """New version of a profile. `document` is its canonical JSON, `digest` the SHA-256 of that."""
 
     name: str
     document: str
@@ -569,7 +575,7 @@ class ProfileSaved(Event, frozen=True):
 
 
 class ProfileActivated(Event, frozen=True):
-    """From now on the default of an environment, or of all where it names none. An empty `name` ends that."""
+    """Profile set as the default of an environment, or of all environments. An empty `name` removes the default."""
 
     scope: ProfileScope
     kind: ProfileKind
@@ -578,8 +584,10 @@ class ProfileActivated(Event, frozen=True):
 
 
 class ModelSaved(Event, frozen=True):
-    """How a model is reached and asked: `document` is the preset's canonical JSON, `digest` its SHA-256. No key is
-    part of it."""
+    """New version of a model preset. `document` is its canonical JSON, `digest` the SHA-256 of that.
+
+    A preset contains no API key.
+    """
 
     name: str
     document: str
@@ -587,7 +595,7 @@ class ModelSaved(Event, frozen=True):
 
 
 class ModelActivated(Event, frozen=True):
-    """From now on the preset of an environment, or of all where it names none. An empty `name` ends that."""
+    """Preset set as the default of an environment, or of all environments. An empty `name` removes the default."""
 
     scope: ProfileScope
     name: str
@@ -598,9 +606,9 @@ class ModelActivated(Event, frozen=True):
 
 
 class LogAdopted(Event, frozen=True):
-    """A copy of a log became a log of its own: `log_id` is its new name, `parent` the one that the original keeps.
+    """Adoption of a copied log as an independent log: `log_id` is its new id, `parent` the id of the original.
 
-    `database` is where the copy is kept: the server's system identifier and the database's oid.
+    `database` is the location of the copy: system identifier of the server and oid of the database.
     """
 
     log_id: str
@@ -610,8 +618,8 @@ class LogAdopted(Event, frozen=True):
 
 
 class AnchoringRestarted(Event, frozen=True):
-    """The file of anchors was begun again. The last anchor known by then was that of `seal`, up to `position`, with the
-    chain's `hash`; 0 and empty where none was known."""
+    """New start of the anchor file. The last known anchor was that of `seal`, up to `position`, with the hash `hash`;
+    0 and empty if none was known."""
 
     log_id: str
     seal: int

@@ -1,6 +1,6 @@
-"""Names of signals, orders, trades and streams, computed from content: symbol, market instant and a count.
+"""Ids of signals, orders, trades and streams, derived from symbol, market instant and a number.
 
-The same decision has the same name in every run.
+The same decision has the same id in every run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def order_id(symbol: Symbol, at: datetime, n: int = 1) -> str:
 
 
 def trade_id(entry_order_id: str) -> str:
-    """A round trip is named after the order that began it."""
+    """Return the id of a round trip, derived from the id of its entry order."""
     return "trade-" + entry_order_id.removeprefix("order-")
 
 
@@ -28,5 +28,5 @@ def entry_order_of(trade: str) -> str:
 
 
 def analysis_stream(analysis_id: str) -> str:
-    """The stream of one analysis."""
+    """Return the name of an analysis's stream."""
     return f"analysis:{analysis_id}"

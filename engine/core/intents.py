@@ -1,4 +1,4 @@
-"""The intent of an analysis: the position it wants for a symbol, before any rule has seen it."""
+"""Intent of an analysis: the target position of a symbol, before the risk check."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from engine.core.money import ZERO
 
 
 class Intent(msgspec.Struct, frozen=True, gc=False):
-    """Where an analysis wants the position of a symbol to be. confidence: 0 to 1; HOLD is no opinion.
+    """Target position of a symbol according to an analysis. confidence: 0 to 1; HOLD requests no change.
 
-    stop, target: prices at which the position shall be given up; risk_reward: distance of the target in distances of
-    the stop; entry: how the order shall be executed. Where they are None the profile says it.
+    stop, target: prices at which the position is to be closed; risk_reward: distance of the target as a multiple of
+    the stop distance; entry: execution terms of the order. None uses the profile's setting.
     """
 
     symbol: Symbol
@@ -31,7 +31,7 @@ class Intent(msgspec.Struct, frozen=True, gc=False):
 
 
 def intent_of(outcome: AnalysisOutcome, version: int) -> Intent:
-    """What an analysis asks for, which is nothing where it failed; `version` is the fact's in the analysis's stream."""
+    """Return the intent of an analysis; HOLD for a failed one. `version`: its version in the analysis's stream."""
     if isinstance(outcome, AnalysisFailed):
         return Intent(outcome.symbol, Direction.HOLD, ZERO, outcome.analysis_id, version)
     return Intent(

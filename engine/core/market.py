@@ -1,4 +1,4 @@
-"""Values of the market: what is traded, in which units, and what a bar says. No I/O, no clock."""
+"""Market values: symbols, instruments, order types, timeframes and bars. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from engine.core.money import is_exact
 
 Symbol = str
 SYNTHETIC = "SYNTHETIC."
-"""How the symbols of made-up bars begin, followed by the market they imitate: SYNTHETIC.BTC-USD."""
+"""Prefix of symbols with synthetic bars, followed by the market that they imitate: SYNTHETIC.BTC-USD."""
 INSTANT_FORMAT = "%Y%m%dT%H%M%SZ"
 SYMBOL_PATTERN = re.compile(r"[A-Z0-9][A-Z0-9.^=_-]{0,23}")
 
 
 def check_symbol(text: str) -> Symbol:
-    """The symbol, if it is one: capitals, digits and `. ^ = _ -`, at most 24 characters."""
+    """Return a valid symbol: capitals, digits and `. ^ = _ -`, at most 24 characters. Raise `BadInput` otherwise."""
     if not SYMBOL_PATTERN.fullmatch(text):
         raise BadInput(
-            f"symbol {text!r} is not usable: write capitals, digits and . ^ = _ - only, at most 24 characters, "
+            f"symbol {text!r} is not usable: use capitals, digits and . ^ = _ - only, at most 24 characters, "
             "like BTC-USD."
         )
     return text
@@ -41,7 +41,7 @@ class Side(StrEnum):
 
 
 class Direction(StrEnum):
-    """Where a wish wants the position to be; HOLD is no opinion."""
+    """Target direction of a position; HOLD requests no change."""
 
     LONG = "LONG"
     SHORT = "SHORT"
@@ -50,7 +50,7 @@ class Direction(StrEnum):
 
 
 class OrderType(StrEnum):
-    """How an order's price is found: at the market, at a limit or better, or at the market once a price is reached."""
+    """Order type: at the market, at a limit or better, or at the market once a price is reached."""
 
     MARKET = "MARKET"
     LIMIT = "LIMIT"
@@ -60,7 +60,7 @@ class OrderType(StrEnum):
 
 
 class TimeInForce(StrEnum):
-    """How long an order works: to the end of its session, until canceled, or until an instant it names."""
+    """Time in force of an order: to the end of its session, until canceled, or until a given instant."""
 
     DAY = "DAY"
     GTC = "GTC"
@@ -68,7 +68,7 @@ class TimeInForce(StrEnum):
 
 
 class Timeframe(StrEnum):
-    """What a bar covers: a length of time counted from the open of a session, a session, or a week or month of them."""
+    """Period of a bar: a length of time counted from the session's open, a session, or a week or month of sessions."""
 
     M1 = "1m"
     M5 = "5m"
@@ -82,13 +82,13 @@ class Timeframe(StrEnum):
 
     @property
     def duration(self) -> timedelta:
-        """The longest that a bar of it can last. One that the close of its session cuts off lasts less, and so do most
-        sessions, weeks and months of a market that closes at all."""
+        """Maximum length of a bar. A bar cut off by the session's close is shorter, as are most sessions, weeks and
+        months of a market that closes."""
         return _DURATIONS[self]
 
     @property
     def is_intraday(self) -> bool:
-        """Whether a bar of it is a part of a session; else it is one session, or all of a week or month."""
+        """Return true if a bar is part of a session; false if it covers one or more whole sessions."""
         return self.duration < _DURATIONS[Timeframe.D1]
 
     @staticmethod
@@ -108,7 +108,7 @@ _DURATIONS = {
     Timeframe.H4: timedelta(hours=4),
     Timeframe.D1: timedelta(days=1),
     Timeframe.W1: timedelta(days=7),
-    # Before 2007 New York set its clocks back in October.
+    # Before 2007 New York ended daylight saving time in October, which made that month an hour longer.
     Timeframe.MO1: timedelta(days=31, hours=1),
 }
 
@@ -116,7 +116,7 @@ _DURATIONS = {
 class Bar(msgspec.Struct, frozen=True, gc=False):
     """Prices of one symbol from `opened_at` up to, not including, `closed_at` (both UTC).
 
-    Knowable only at `closed_at`; its open alone is knowable at `opened_at`.
+    The bar is known at `closed_at`; only its open is known at `opened_at`.
     """
 
     symbol: Symbol
@@ -133,11 +133,11 @@ Calendar = Literal["24/7", "FX", "XNYS", "CME", "NYMEX"]
 
 
 class Instrument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one unit of a symbol is.
+    """Contract terms of a symbol.
 
-    quote: currency of its prices; price_decimals: decimals of its quotes, for display; quantity_step: the lot, the
-    smallest tradable difference in quantity; multiplier: money per unit of price and quantity; calendar: when it
-    trades; tick: the smallest difference between two prices, None where any price can be.
+    quote: quote currency; price_decimals: decimals of displayed prices; quantity_step: smallest quantity increment
+    (lot); multiplier: contract size, money per unit of price and quantity; calendar: trading calendar; tick: smallest
+    price increment, None if any price is valid.
     """
 
     symbol: Symbol
@@ -164,8 +164,8 @@ _FUTURES = (
     Instrument("ES", "USD", 2, _ONE, Decimal(50), "CME", Decimal("0.25")),
     Instrument("NQ", "USD", 2, _ONE, Decimal(20), "CME", Decimal("0.25")),
 )
-# Nobody can trade an index; a unit of it in a backtest is what pays its points in dollars. The dollar index is reckoned
-# from six rates of exchange as long as these are quoted.
+# An index cannot be traded itself; in a backtest one unit pays its points in dollars. The dollar index is computed from
+# six exchange rates and has their trading hours.
 _INDICES = (
     *(Instrument(symbol, "USD", 2, _ONE, _ONE, "XNYS", _CENT) for symbol in ("SPX", "DJI", "VIX")),
     Instrument("DXY", "USD", 3, _ONE, _ONE, "FX", Decimal("0.001")),
@@ -185,8 +185,11 @@ BUILT_IN_INSTRUMENTS = {
 
 
 def instrument_for(symbol: Symbol) -> Instrument:
-    """The built-in instrument of a symbol; else one that trades at any hour, quoted in what follows the dash (BTC-EUR)
-    or in USD. A made-up symbol has the instrument of the market it imitates."""
+    """Return the built-in instrument of a symbol, or one that trades around the clock.
+
+    Its quote currency is the part after the dash (BTC-EUR), or USD. A synthetic symbol has the instrument of the
+    market that it imitates.
+    """
     known = BUILT_IN_INSTRUMENTS.get(symbol)
     if known is not None:
         return known
@@ -199,7 +202,7 @@ def instrument_for(symbol: Symbol) -> Instrument:
 class SessionHours(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The sessions of one calendar that end from `first` to `last`, both included.
 
-    sessions: (opened_at, closed_at) of each in UTC, in order; a day without one has no session.
+    sessions: (opened_at, closed_at) of each in UTC, in order; a day without an entry has no session.
     """
 
     calendar: Calendar
@@ -209,15 +212,15 @@ class SessionHours(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def periods_per_year(instruments: Iterable[Instrument]) -> int:
-    """Days a year that returns are annualised with: 365 if any symbol trades around the clock, else 252."""
+    """Return the days per year for annualization: 365 if any symbol trades around the clock, otherwise 252."""
     return 365 if any(i.calendar == "24/7" for i in instruments) else 252
 
 
 def instant_text(at: datetime) -> str:
-    """An instant in ids and messages: 20170703T010000Z."""
+    """Format an instant for ids and messages: 20170703T010000Z."""
     return at.astimezone(UTC).strftime(INSTANT_FORMAT)
 
 
 def parse_instant(text: str) -> datetime:
-    """The instant that `instant_text` wrote."""
+    """Parse an instant written by `instant_text`."""
     return datetime.strptime(text, INSTANT_FORMAT).replace(tzinfo=UTC)

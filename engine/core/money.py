@@ -1,9 +1,8 @@
-"""The only place where Decimals are made, multiplied, divided and rounded.
+"""Exact decimal arithmetic: the only module that creates, multiplies, divides and rounds Decimals.
 
-Every amount, price and quantity is exact up to `PLACES` decimals and has one spelling: no positive exponent, no
-trailing zeros, no negative zero. So equal amounts have equal bytes, and digests can compare them.
-Floats never come in. The arithmetic runs under a context of its own: what a caller does to the
-thread's decimal context changes nothing here.
+Every amount, price and quantity is exact up to `PLACES` decimals and has one canonical form: no positive exponent, no
+trailing zeros, no negative zero. Equal amounts therefore have equal bytes and digests. Floats are not accepted. The
+arithmetic uses its own decimal context and is independent of the thread's context.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ _PERCENT = Decimal(100)
 
 
 def exact(value: Decimal | int | str) -> Decimal:
-    """The canonical Decimal of a value, rounded half-even to 12 decimals.
+    """Return the canonical Decimal of a value, rounded half-even to 12 decimals.
 
-    Raises `ValueError` for text that is no number, and for NaN and infinities.
+    Raise `ValueError` for text that is no number, for NaN and infinities, and for amounts that are too large.
     """
     if not isinstance(value, Decimal):
         try:
@@ -64,10 +63,9 @@ def exact(value: Decimal | int | str) -> Decimal:
 
 
 def is_exact(value: Decimal) -> bool:
-    """Whether a Decimal already has its canonical spelling."""
+    """Return true if a Decimal is in canonical form."""
     whole, _, decimals = str(value).partition(".")
-    # The text is what is quickest to get, and decides for nearly all amounts; left over are those like 1E-8 and -5,
-    # and no spelling of 0 but the others.
+    # Fast path: the text decides for nearly all amounts. The rest are forms like 1E-8 and -5, and noncanonical zeros.
     if len(whole) <= MAGNITUDE_MAX:
         if decimals.isdigit():
             return len(decimals) <= PLACES and decimals[-1] != "0"
@@ -102,7 +100,7 @@ def neg(a: Decimal) -> Decimal:
 
 
 def magnitude(a: Decimal) -> Decimal:
-    """The amount without its sign."""
+    """Return the absolute value of an amount."""
     return a.copy_abs()
 
 
@@ -111,36 +109,36 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
 
 
 def percent_of(amount: Decimal, pct: Decimal) -> Decimal:
-    """`pct` per cent of an amount."""
+    """Return `pct` percent of an amount."""
     return div(_CONTEXT.multiply(amount, pct), _PERCENT)
 
 
 def bps_of(amount: Decimal, bps: Decimal) -> Decimal:
-    """`bps` basis points (hundredths of a per cent) of an amount."""
+    """Return `bps` basis points (hundredths of a percent) of an amount."""
     return div(_CONTEXT.multiply(amount, bps), _BPS)
 
 
 def prorate(amount: Decimal, share: Decimal, whole: Decimal) -> Decimal:
-    """`amount * share / whole`, rounded once."""
+    """Return `amount * share / whole`, rounded once."""
     return div(_CONTEXT.multiply(amount, share), whole)
 
 
 def steps_in(quantity: Decimal, step: Decimal) -> int:
-    """How many whole steps fit into a quantity; both are positive or zero."""
+    """Return the number of whole steps in a quantity; both are positive or zero."""
     return int(_CONTEXT.divide(quantity, step))
 
 
 def floor_to_step(quantity: Decimal, step: Decimal) -> Decimal:
-    """The largest multiple of `step` not above `quantity`; both are positive or zero."""
+    """Return the largest multiple of `step` not above `quantity`; both are positive or zero."""
     return exact(_CONTEXT.multiply(Decimal(steps_in(quantity, step)), step))
 
 
 def ceil_to_step(quantity: Decimal, step: Decimal) -> Decimal:
-    """The smallest multiple of `step` not below `quantity`; both are positive or zero."""
+    """Return the smallest multiple of `step` not below `quantity`; both are positive or zero."""
     steps = _CONTEXT.divide(quantity, step).to_integral_value(ROUND_UP)
     return exact(_CONTEXT.multiply(steps, step))
 
 
 def affordable(amount: Decimal, price: Decimal, step: Decimal) -> Decimal:
-    """The largest multiple of `step` whose cost at `price` is not above an amount; nothing is rounded before that."""
+    """Return the largest multiple of `step` whose cost at `price` does not exceed an amount, without prior rounding."""
     return exact(_CONTEXT.multiply(Decimal(steps_in(amount, _CONTEXT.multiply(price, step))), step))

@@ -1,9 +1,8 @@
-"""The trading sessions that a run goes by: when an order for the day ends, when the day's loss begins to count, and
-when a return is measured.
+"""Trading sessions of a run. They determine the expiry of DAY orders, the reset of the daily loss, and return periods.
 
-Pure. The sessions themselves come from `engine.data.calendars` and are frozen into the run when it begins, so that an
-update of a table of holidays changes no run. Days outside the frozen range, as an account by hand has them, end by the
-usual hours below, without holidays.
+Pure. The sessions come from `engine.data.calendars` and are frozen into the run when it starts, so that an updated
+holiday table does not change a run. Days outside the frozen range, as in a manual account, end at the usual hours
+below, without holidays.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ _NEW_YORK_ENDS: dict[Calendar, time] = {
     "NYMEX": time(17),
     "XNYS": time(16),
 }
-"""When a calendar's session usually ends in New York, from Monday to Friday."""
+"""Usual end of a calendar's session in New York time, from Monday to Friday."""
 
-# Longer than any market has ever been closed, but for wars.
+# Longer than any market closure in peacetime.
 _SEARCH_DAYS_MAX = 30
 
 
 class Schedule:
     """The sessions of a run's markets.
 
-    `calendars`: of the instruments traded. `hours`: frozen sessions; of a day that several of them hold, the first
-    counts. `roll_hour`: the hour of the day, in UTC, at which a session ends by the profile; None: by the calendars.
+    calendars: calendars of the traded instruments. hours: frozen sessions; where they overlap, the first one applies.
+    roll_hour: hour of the day, in UTC, at which a session ends according to the profile; None: use the calendars.
     """
 
     def __init__(
         self, calendars: Iterable[Calendar] = (), hours: Iterable[SessionHours] = (), roll_hour: int | None = None
     ) -> None:
         self.roll_hour = roll_hour
-        # A market that never closes has no session of its own beside one that does.
+        # The session roll follows the markets that close; a 24/7 market counts only if there is no other.
         closing: set[Calendar] = {each for each in calendars if each != "24/7"}
         self._roll_calendars: tuple[Calendar, ...] = tuple(sorted(closing)) or ("24/7",)
         self._ends: dict[Calendar, dict[date, datetime | None]] = {}
@@ -56,18 +55,18 @@ class Schedule:
     # --- One market ---
 
     def end_after(self, calendar: Calendar, at: datetime) -> datetime:
-        """The first end of a session of a calendar after an instant, in UTC."""
+        """Return the first session end of a calendar after an instant, in UTC."""
         day = at.date()
         while (end := self._end_on(calendar, day)) is None or end <= at:
             day += _DAY
         return end
 
     def ends_within(self, calendar: Calendar, at: datetime, span: timedelta) -> bool:
-        """Whether the session under way at an instant is over by the end of a span of time."""
+        """Return true if the current session at an instant ends within a span of time."""
         return self.end_after(calendar, at) <= at + span
 
     def _end_on(self, calendar: Calendar, day: date) -> datetime | None:
-        """The end of the session that ends on a day; None where none does."""
+        """Return the end of the session that ends on a day; None if there is none."""
         frozen = self._ends.get(calendar)
         if frozen is not None and day in frozen:
             return frozen[day]
@@ -79,9 +78,10 @@ class Schedule:
     # --- The whole run ---
 
     def roll_by(self, at: datetime) -> datetime | None:
-        """The latest session roll up to an instant; None where there was none for a month.
+        """Return the latest session roll up to an instant; None if there was none for a month.
 
-        The run's session ends when the last of its markets closes that day; without a market that closes, at midnight.
+        A session of the run ends when the last of its markets closes that day; if all markets trade around the clock,
+        at midnight UTC.
         """
         day = at.date()
         for _ in range(_SEARCH_DAYS_MAX):
@@ -92,7 +92,7 @@ class Schedule:
         return None
 
     def roll_after(self, at: datetime) -> datetime:
-        """The first session roll at an instant or after it."""
+        """Return the first session roll at or after an instant."""
         day = at.date()
         while (end := self._roll_on(day)) is None or end < at:
             day += _DAY
@@ -109,16 +109,16 @@ _FRIDAY = 4
 
 
 def new_york_to_utc(day: date, clock: time) -> datetime:
-    """What the clocks of New York show on a day, from 03:00 on, in UTC: four hours behind in summer, five in winter."""
+    """Convert New York time to UTC, from 03:00 on: four hours behind in summer, five in winter."""
     hours_behind = 4 if _is_summer(day) else 5
     return datetime.combine(day, clock, UTC) + timedelta(hours=hours_behind)
 
 
 def _is_summer(day: date) -> bool:
-    """Whether New York has summer time on a day, once the night in which clocks are changed is over.
+    """Return true if New York has daylight saving time on a day, after a clock change in the night before.
 
-    From the second Sunday of March to the first of November (Energy Policy Act of 2005); before 2007 from the first
-    Sunday of April to the last of October, and that is taken for all years before.
+    From the second Sunday of March to the first of November (Energy Policy Act of 2005). Before 2007 from the first
+    Sunday of April to the last of October, which is applied to all earlier years.
     """
     if day.year >= 2007:
         return _sunday(day.year, 3, 8) <= day < _sunday(day.year, 11, 1)
@@ -126,6 +126,6 @@ def _is_summer(day: date) -> bool:
 
 
 def _sunday(year: int, month: int, first: int) -> date:
-    """The first Sunday on or after a day of a month."""
+    """Return the first Sunday on or after a day of a month."""
     day = date(year, month, first)
     return day + timedelta(days=6 - day.weekday())

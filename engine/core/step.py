@@ -1,4 +1,4 @@
-"""What the market shows at one instant, as far as it can be known then."""
+"""View of the market at one instant, limited to the data known at that instant."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DEFAULT_SCHEDULE = Schedule()
 
 
 class MarketView(msgspec.Struct, frozen=True, gc=False):
-    """One instant of market time.
+    """Market data at one instant.
 
-    closed: bars that end at `at`, in symbol order; latest: the last closed bar of each symbol; marks: their closes.
-    bars_held: for each symbol with a position, how many of its bars have closed since it was opened, its entry bar
-    included. ranges: the true ranges of each symbol's latest bars, oldest first, where exits are measured in them.
+    closed: bars that close at `at`, in symbol order; latest: the last closed bar of each symbol; marks: their closes.
+    bars_held: for each symbol with a position, the number of its bars closed since the open, entry bar included.
+    ranges: true ranges of each symbol's latest bars, oldest first, for symbols whose stops depend on them.
     schedule: the sessions of the markets.
     """
 

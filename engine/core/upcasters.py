@@ -1,7 +1,7 @@
-"""The stored names of events, the shapes they had before, and the way from each shape to the next.
+"""Stored names of events, their former shapes, and the upcasters from each shape to the next.
 
-A name is `Event.vN`, never an import path. What was stored under a former name is read as today's shape; name and
-payload stay as they are. Upcasters are pure: an old event reads the same for ever.
+A name is `Event.vN`, never an import path. An event stored under a former name is read in its current shape; the stored
+name and payload are unchanged. Upcasters are pure, so that an old event always reads the same.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from engine.core.money import ZERO
 
 
 class RunRequestedV1(Event, frozen=True):
-    """Before orders had types and instruments ticks: what its configuration does not say is as it was then."""
+    """Before order types and instrument ticks; missing settings have their values of that time."""
 
     run_id: str
     environment: Environment
@@ -58,7 +58,7 @@ class RunRequestedV1(Event, frozen=True):
 
 
 class RunRequestedV2(Event, frozen=True):
-    """Before a run said what was known of its bars."""
+    """Before `known_at`."""
 
     run_id: str
     environment: Environment
@@ -74,7 +74,7 @@ class RunRequestedV2(Event, frozen=True):
 
 
 class RunRequestedV3(Event, frozen=True):
-    """Before the sessions of its markets were frozen into a run."""
+    """Before the trading sessions were frozen into a run."""
 
     run_id: str
     environment: Environment
@@ -91,7 +91,7 @@ class RunRequestedV3(Event, frozen=True):
 
 
 class RunStartedV1(Event, frozen=True):
-    """Before a run said what was installed."""
+    """Before `lock_digest`."""
 
     run_id: str
     environment: Environment
@@ -101,7 +101,7 @@ class RunStartedV1(Event, frozen=True):
 
 
 class RunEndedV1(Event, frozen=True):
-    """When every run took all of its bars."""
+    """Before a run could end early."""
 
     run_id: str
     bars: int
@@ -115,7 +115,7 @@ class RunEndedV1(Event, frozen=True):
 
 
 class AnalysisMadeV1(Event, frozen=True):
-    """Before an opinion could name prices."""
+    """Before an analysis could set prices."""
 
     analysis_id: str
     symbol: Symbol
@@ -140,7 +140,7 @@ class AnalysisMadeV1(Event, frozen=True):
 
 
 class AnalysisMadeV2(Event, frozen=True):
-    """Before a graph of agents told its calls."""
+    """Before the model calls of a graph were recorded."""
 
     analysis_id: str
     symbol: Symbol
@@ -168,7 +168,7 @@ class AnalysisMadeV2(Event, frozen=True):
 
 
 class AnalysisFailedV1(Event, frozen=True):
-    """Before a failure told how it came about."""
+    """Before a failure recorded its work."""
 
     analysis_id: str
     symbol: Symbol
@@ -179,7 +179,7 @@ class AnalysisFailedV1(Event, frozen=True):
 
 
 class BookOpenedV1(Event, frozen=True):
-    """When every short tied up as much again as it was sold for."""
+    """Before `margin_pct`, when the collateral of a short was always 100 percent."""
 
     at: datetime
     cash: Decimal
@@ -189,7 +189,7 @@ class BookOpenedV1(Event, frozen=True):
 
 
 class SignalRaisedV1(Event, frozen=True):
-    """Before a signal could name prices."""
+    """Before a signal could set prices."""
 
     signal_id: str
     symbol: Symbol
@@ -204,7 +204,7 @@ class SignalRaisedV1(Event, frozen=True):
 
 
 class OrderPlacedV1(Event, frozen=True):
-    """When every order was a market order."""
+    """Before order types, when every order was a market order."""
 
     order_id: str
     signal_id: str
@@ -220,7 +220,7 @@ class OrderPlacedV1(Event, frozen=True):
 
 
 class OrderPlacedV2(Event, frozen=True, omit_defaults=True):
-    """Before an order carried its worst acceptable price to the broker."""
+    """Before `worst_price`."""
 
     order_id: str
     signal_id: str
@@ -241,7 +241,7 @@ class OrderPlacedV2(Event, frozen=True, omit_defaults=True):
 
 
 class OrderFilledV1(Event, frozen=True):
-    """When every fill was at an open, in the account's own currency."""
+    """Before fills inside a bar and fills in other currencies."""
 
     order_id: str
     symbol: Symbol
@@ -257,7 +257,7 @@ class OrderFilledV1(Event, frozen=True):
 
 
 class FeedResumedV1(Event, frozen=True):
-    """Before it brought further sessions."""
+    """Before further sessions were added on continuation."""
 
     run_id: str
     after: datetime
@@ -265,7 +265,7 @@ class FeedResumedV1(Event, frozen=True):
 
 
 class PositionsMarkedV1(Event, frozen=True):
-    """Before currencies were converted."""
+    """Before currency conversion."""
 
     at: datetime
     occasion: Literal["roll", "halt", "end"]
@@ -275,7 +275,7 @@ class PositionsMarkedV1(Event, frozen=True):
 
 
 class TradingResumedV1(Event, frozen=True):
-    """When there was one halt at most."""
+    """Before several halts could be in force."""
 
     at: datetime
     scope: str
@@ -284,14 +284,14 @@ class TradingResumedV1(Event, frozen=True):
 
 
 class ProfileSavedV1(Event, frozen=True):
-    """When a profile was always the whole of it."""
+    """Before profiles could cover a part of the configuration."""
 
     name: str
     document: str
     digest: str
 
 
-# --- From each shape to the next ----------------------------------------------------------------------------------
+# --- Upcasters ----------------------------------------------------------------------------------------------------
 
 
 def _fields(old: Event) -> dict[str, Any]:
@@ -303,7 +303,7 @@ def run_started_v2(old: RunStartedV1) -> RunStarted:
 
 
 def analysis_made_v3(old: AnalysisMadeV2) -> AnalysisMade:
-    """What was said of a model goes into its work; how often it was asked was not written down."""
+    """Move the model fields into `work`; the model calls were not recorded."""
     fields = _fields(old)
     model_fields = {name: fields.pop(name) for name in _MODEL_FIELDS}
     if not any(value or value == 0 for value in model_fields.values()):
@@ -329,7 +329,7 @@ def book_opened_v2(old: BookOpenedV1) -> BookOpened:
 
 
 def order_placed_v2(old: OrderPlacedV1) -> OrderPlacedV2:
-    """Only what opened a position reserved cash. How much of a reversal closed was not written down."""
+    """Derive the role: only entries reserved cash. The closing part of a reversal was not recorded."""
     fields = _fields(old)
     del fields["order_type"]
     exits = old.reserved == 0 and old.holding_bars is None
@@ -359,7 +359,7 @@ FORMER_SHAPES: dict[type[Event], tuple[type[Event], ...]] = {
     TradingResumed: (TradingResumedV1,),
     ProfileSaved: (ProfileSavedV1,),
 }
-"""The shapes an event had before, oldest first: version 1, 2, ..."""
+"""Former shapes of each event, oldest first: version 1, 2, ..."""
 
 UPCASTERS: dict[type[Event], Callable[[Any], Event]] = {
     RunRequestedV1: lambda old: RunRequestedV2(**_fields(old)),
@@ -380,14 +380,14 @@ UPCASTERS: dict[type[Event], Callable[[Any], Event]] = {
     TradingResumedV1: trading_resumed_v2,
     ProfileSavedV1: lambda old: ProfileSaved(**_fields(old)),
 }
-"""From each former shape to the next one; where only fields were added, their defaults are what held before."""
+"""Upcaster of each former shape to the next. The defaults of added fields equal the earlier behavior."""
 
 
 # --- Names --------------------------------------------------------------------------------------------------------
 
 
 def event_names(event_types: Iterable[type[Event]]) -> tuple[str, ...]:
-    """The stored names of event types, those of their former shapes included: what a reader by name must ask for."""
+    """Return the stored names of event types, including former shapes; readers filter by these names."""
     return tuple(f"{kind.__name__}.v{n}" for kind in event_types for n, _ in enumerate(_shapes(kind), 1))
 
 
@@ -396,7 +396,7 @@ def _shapes(kind: type[Event]) -> tuple[type[Event], ...]:
 
 
 NAMES: dict[type[Event], str] = {kind: event_names([kind])[-1] for kind in EVENT_TYPES}
-"""Under which name an event is appended: always its newest."""
+"""Name under which an event is appended: its latest."""
 
 TYPES: dict[str, type[Event]] = {
     name: shape for kind in EVENT_TYPES for name, shape in zip(event_names([kind]), _shapes(kind), strict=True)
@@ -405,7 +405,7 @@ TYPES: dict[str, type[Event]] = {
 
 
 def upcast(event: Event) -> Event:
-    """The fact in today's shape of its event."""
+    """Return the event in its current shape."""
     while (upcaster := UPCASTERS.get(type(event))) is not None:
         event = upcaster(event)
     return event

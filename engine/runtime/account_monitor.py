@@ -14,9 +14,9 @@ from engine.trading.circuit_breakers import Command
 
 
 class AccountMonitor:
-    """What an account is told while a run trades it: halts and resumes by persons, and the drifts that are found.
+    """Monitor of one account: reconciles its book with the broker's record and provides operator commands per slot.
 
-    Slots come in order, from the first one at every start. `warn` hears of each new alarm.
+    Slots are processed in order, from the first one after every start. `warn` receives each new alert.
     """
 
     def __init__(
@@ -26,16 +26,16 @@ class AccountMonitor:
         self._applied_version: int | None = None
 
     def reconcile(self, book: Book, until: datetime) -> None:
-        """Compares a book with the record as both stood at an instant; where they differ, alerts and halts."""
+        """Compare the book with the broker's record at an instant; raise an alert and halt on a difference."""
         discrepancies = describe_discrepancies(compare_account(book, self._blotter.account_state(until)))
         if discrepancies and halts.raise_alert(self._store, self._account, discrepancies, self._cause):
             self._warn(f"account {self._account} is halted: {discrepancies}")
 
     def commands(self, due_at: datetime, book: Book, until: datetime | None) -> list[Command]:
-        """What was told since the slot before; `book` is how that one left it, `until` when, None before the first.
+        """Return the commands since the previous slot, which left `book` at `until`; None before the first slot.
 
-        What a slot is told is settled before it begins. Done again after a crash it is told the same, though more
-        may have been said since: the broker may have acted on it already.
+        The commands of a slot are fixed before it begins. Repeated after a crash, a slot gets the same commands, even
+        if more have been issued since, because the broker may already have acted on them.
         """
         upto = self._blotter.slot_version(due_at)
         if upto is None:

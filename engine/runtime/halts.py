@@ -1,7 +1,6 @@
-"""Halts and resumes that persons, and the reconciliation, tell an account: facts of its control stream.
+"""Halts and resumes of an account by operators and by reconciliation, as events of its control stream.
 
-A run takes them over slot by slot into its book, where they hold. Rules halt in the book itself: see
-`engine.trading.circuit_breakers`.
+A run applies them to its book slot by slot. Rules halt in the book directly: see `engine.trading.circuit_breakers`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from engine.trading.circuit_breakers import RULE_ACTORS, Command
 RECONCILIATION = "reconciliation"
 REASON_LENGTH_MAX = 500
 
-# Of two that tell an account something at once, one tells it again after the other.
+# Of two concurrent commands for an account, one gets a version conflict and is retried.
 _TRIES = 10
 
 
@@ -29,17 +28,17 @@ def control_stream(account: str) -> str:
 
 
 def operator_actor(name: str) -> str:
-    """The actor of a person's halts: no rule has a name like it."""
+    """Return the actor of an operator's halts; the prefix distinguishes it from rules."""
     return f"person:{name}"
 
 
-# --- Telling ------------------------------------------------------------------------------------------------------
+# --- Commands -----------------------------------------------------------------------------------------------------
 
 
 def halt_trading(store: Store, account: str, scope: HaltScope, reason: str, actor: str) -> bool:
-    """Halts an account on behalf of an actor; false when it is halted so already. It holds from the next slot.
+    """Halt an account from the next slot on; return false if the same halt is already in force.
 
-    Raises `BadInput` for a reason that says nothing, and where the actor's own halt of everything would shrink.
+    Raise `BadInput` for an empty reason, and if the halt would narrow the actor's own halt of everything.
     """
     halted = TradingHalted(clock.now(), scope, validated_reason(reason), actor)
 
@@ -49,8 +48,8 @@ def halt_trading(store: Store, account: str, scope: HaltScope, reason: str, acto
             return ()
         if current is not None and current.scope == "everything" and scope == "entries":
             raise BadInput(
-                f"account {account} is halted as a whole by {actor}, and a halt of entries would let exits go: "
-                "`quantagent resume` first."
+                f"account {account} is already halted completely by {actor}, and a halt of entries would allow exits.",
+                "HALT_NARROWED",
             )
         return (halted,)
 
@@ -58,7 +57,7 @@ def halt_trading(store: Store, account: str, scope: HaltScope, reason: str, acto
 
 
 def raise_alert(store: Store, account: str, detail: str, cause: Cause) -> bool:
-    """Raises an alert and halts everything because two records differ; false when that very alarm is in force."""
+    """Raise an alert and halt everything because two records differ; return false if the same alert is in force."""
     at = clock.now()
     alert = AlertRaised(at, RECONCILIATION, detail)
     halted = TradingHalted(at, "everything", detail, RECONCILIATION)
@@ -71,16 +70,16 @@ def raise_alert(store: Store, account: str, detail: str, cause: Cause) -> bool:
 
 
 def resume_trading(store: Store, account: str, reason: str, actor: str) -> None:
-    """Ends every halt of an account, those of rules in its book too. Raises `BadInput` for an empty reason."""
+    """End every halt of an account, including those of rules in its book. Raise `BadInput` for an empty reason."""
     resumed = TradingResumed(clock.now(), validated_reason(reason), actor)
     _append(store, account, lambda standing: (resumed,), actor)
 
 
 def validated_reason(reason: str) -> str:
-    """A reason as it is kept. Raises `BadInput` for one that says nothing or is no line of text."""
+    """Return a reason with normalized whitespace. Raise `BadInput` if it is empty, too long or not printable."""
     text = " ".join(reason.split())
     if not text:
-        raise BadInput("the reason is empty: say in --reason why, for whoever reads the log.")
+        raise BadInput("the reason is empty.", "REASON_EMPTY")
     if len(text) > REASON_LENGTH_MAX or not text.isprintable():
         raise BadInput(f"the reason is not a line of text of up to {REASON_LENGTH_MAX} characters: write it shorter.")
     return text
@@ -93,7 +92,7 @@ def _append(
     actor: str,
     correlation: str = "",
 ) -> bool:
-    """Appends what `told` makes of the halts in force; false where that is nothing."""
+    """Append the events that `build_events` derives from the halts in force; return false if there are none."""
     stream = control_stream(account)
     for tries_left in reversed(range(_TRIES)):
         events = [row.event for row in store.read(stream)]
@@ -110,11 +109,11 @@ def _append(
     raise AssertionError
 
 
-# --- Taking over --------------------------------------------------------------------------------------------------
+# --- Applying commands --------------------------------------------------------------------------------------------
 
 
 def active_halts(events: Iterable[Event]) -> dict[str, TradingHalted]:
-    """The halts that stand after these facts, by who halted."""
+    """Return the halts in force after these events, by actor."""
     active: dict[str, TradingHalted] = {}
     for event in events:
         if isinstance(event, TradingHalted):
@@ -126,14 +125,14 @@ def active_halts(events: Iterable[Event]) -> dict[str, TradingHalted]:
 
 
 def control_version(store: Store, account: str, after: int = 0) -> int:
-    """The control stream's version, which is at least `after`."""
+    """Return the version of the control stream, which is at least `after`."""
     return after + sum(1 for _ in store.read(control_stream(account), after))
 
 
 def commands_between(store: Store, account: str, after: int | None, upto: int) -> list[Command]:
-    """What an account was told after one version of its control stream and up to another, in order.
+    """Return the commands after one version of an account's control stream and up to another, in order.
 
-    A run that begins (`after` None) takes over the halts that are in force then, and nothing of what is past.
+    A run that starts (`after` None) gets only the halts that are in force.
     """
     rows = (row for row in store.read(control_stream(account), after or 0) if row.version <= upto)
     events = [row.event for row in rows if isinstance(row.event, TradingHalted | TradingResumed)]
@@ -141,7 +140,7 @@ def commands_between(store: Store, account: str, after: int | None, upto: int) -
 
 
 def commands_from_book(rows: Iterable[LogEntry]) -> list[Command]:
-    """What a run took over, read back from its book, in order: `at` is the instant from which it held."""
+    """Return the commands that a run applied, read from its book, in order; `at` is the instant of effect."""
     events = (row.event for row in rows)
     return [
         event
@@ -150,11 +149,11 @@ def commands_from_book(rows: Iterable[LogEntry]) -> list[Command]:
     ]
 
 
-# --- Looking ------------------------------------------------------------------------------------------------------
+# --- Current halts ------------------------------------------------------------------------------------------------
 
 
 class Halt(NamedTuple):
-    """A halt and where it stands: the account was told, its run's book took it over, or both."""
+    """A halt and its state: requested in the control stream, applied to the run's book, or both."""
 
     requested: TradingHalted | None
     applied: TradingHalted | None
@@ -174,7 +173,7 @@ class Halt(NamedTuple):
 
 
 def current_halts(store: Store, account: str, run_id: str | None) -> list[Halt]:
-    """The halts of an account, and of the book of the run that trades it, if one does."""
+    """Return the halts of an account, and those in the book of the run that trades it, if any."""
     requested = active_halts(row.event for row in store.read(control_stream(account)))
     applied = {} if run_id is None else active_halts(_halt_events(store, book_stream(run_id)))
     return [Halt(requested.get(actor), applied.get(actor)) for actor in {**requested, **applied}]

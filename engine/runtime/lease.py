@@ -1,4 +1,4 @@
-"""The lease of an account: one daemon drives it at a time."""
+"""Lease of an account: only one daemon trades it at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from engine.core.errors import BadInput
 
 
 class Lease:
-    """One daemon per account: a session lock that ends with its connection, and a row that shows it lives.
+    """Lease of one daemon: a session lock that ends with its connection, and a row with its heartbeat.
 
-    The lock only spares work. Safety comes from the log: two daemons that both write meet a version conflict.
+    The lock only avoids duplicate work. The log ensures safety: two daemons that both write get a version conflict.
     """
 
     def __init__(self, dsn: str, account: str, run_id: str, instance: str) -> None:
@@ -33,9 +33,9 @@ class Lease:
         )
 
     def heartbeat(self, market_at: datetime | None, state: str = "running") -> bool:
-        """Shows that we live; true when somebody has asked us to stop.
+        """Record a heartbeat; return true if a stop was requested.
 
-        While the database is away, nothing can be shown: the next beat takes the lock again.
+        While the database is unavailable nothing is recorded; the next heartbeat acquires the lock again.
         """
         try:
             if self._conn.closed:
@@ -62,15 +62,14 @@ class Lease:
         if lock is None or not lock["mine"]:
             conn.close()
             raise BadInput(
-                f"account {self._account} is driven by another daemon: `quantagent paper status` shows it, "
-                "`quantagent paper stop` ends it."
+                f"account {self._account} is in use by another daemon.", "ACCOUNT_IN_USE", account=self._account
             )
         return conn
 
 
 @contextmanager
 def lease(dsn: str, account: str, run_id: str, instance: str) -> Generator[Lease]:
-    """Drives an account alone for a while. Raises `BadInput` when another daemon drives it."""
+    """Hold the lease of an account. Raise `BadInput` if another daemon holds it."""
     acquired = Lease(dsn, account, run_id, instance)
     try:
         yield acquired
@@ -79,7 +78,7 @@ def lease(dsn: str, account: str, run_id: str, instance: str) -> Generator[Lease
 
 
 def list_daemons(dsn: str) -> list[dict[str, Any]]:
-    """Every account that a daemon has driven, and whether one drives it now (`alive`)."""
+    """Return every account that a daemon has used; `alive`: a daemon uses it now."""
     with psycopg.Connection[dict[str, Any]].connect(dsn, autocommit=True, row_factory=dict_row) as conn:
         return conn.execute(
             "SELECT d.*, EXISTS (SELECT 1 FROM pg_locks l, "
@@ -92,7 +91,7 @@ def list_daemons(dsn: str) -> list[dict[str, Any]]:
 
 
 def request_stop(dsn: str, account: str) -> bool:
-    """Asks the daemon of an account to end after its present slot; false when none was ever started there."""
+    """Request the daemon of an account to stop after its current slot; return false if none was ever started."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         done = conn.execute("UPDATE quantagent.daemons SET stop_requested = true WHERE account = %s", (account,))
         return done.rowcount > 0

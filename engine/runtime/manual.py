@@ -1,7 +1,7 @@
-"""An account by hand: the session's rules, one step at a time, in memory.
+"""Manual account: the rules of a session, one step at a time, in memory.
 
-For notebooks and for those who bring a loop of their own. Backtests and daemons use `engine.runtime.session`, which
-decides by the same functions; nothing here is stored.
+For notebooks and custom loops. Backtests and daemons use `engine.runtime.session`, which applies the same functions.
+Nothing is stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from engine.trading.tickets import OrderTicket, submit_ticket
 
 
 class ManualAccount:
-    """One account: a book, its broker, the latest price of each symbol, and every event so far."""
+    """Manual account: a book, its broker, the latest price of each symbol, and all events so far."""
 
     def __init__(self, config: RunConfig, at: datetime) -> None:
         self.config, self.book = config, Book()
@@ -44,15 +44,15 @@ class ManualAccount:
         return self._market.marks
 
     def submit_intent(self, intent: Intent, price: Decimal, at: datetime) -> list[BookEvent]:
-        """What follows from a wish at a price: signal, verdict and perhaps an order, as in a session's step."""
+        """Apply an intent at a price; return the signal, the verdict and, if approved, the order."""
         return self._route(decide(self.book, self._view(intent.symbol, price, at), [intent], self.config))
 
     def submit(self, ticket: OrderTicket, price: Decimal, at: datetime) -> list[BookEvent]:
-        """What follows from an order by hand, or from its amendment: signal, verdict and perhaps the order."""
+        """Submit or amend an order; return the signal, the verdict and, if approved, the order."""
         return self._route(submit_ticket(self.book, self._view(ticket.symbol, price, at), ticket, self.config))
 
     def cancel(self, order_id: str, at: datetime) -> bool:
-        """Ends a working order; false when it does not work (any more)."""
+        """Cancel a working order; return false if it is not working."""
         order = self.book.working.get(order_id)
         if order is None:
             return False
@@ -60,18 +60,18 @@ class ManualAccount:
         return True
 
     def command(self, command: Command) -> list[BookEvent]:
-        """Halts or resumes."""
+        """Apply a halt or a resume."""
         view = self._market.view(command.at, self._at, (), self.book)
         return self._route(decide(self.book, view, [], self.config, [command]))
 
     def open(self, symbol: Symbol, price: Decimal, at: datetime) -> list[BookEvent]:
-        """A bar of the symbol opens: its working orders are filled or refused where the price lets them."""
+        """Process the open of a bar: fill or reject the symbol's working orders that the price reaches."""
         reports = self.broker.open(symbol, price, at, self.marks, self._market.volume(symbol))
         self.marks[symbol] = price
         return self._apply(reports)
 
     def close(self, bar: Bar) -> list[BookEvent]:
-        """A bar has closed: what happened inside it, and what expires with it."""
+        """Process a closed bar: fills inside it, expiries at its close, and bankruptcy."""
         self._market.observe([bar])
         applied = self._apply([*self.broker.close(bar, self.marks), *self.broker.expire(bar.closed_at)])
         ended = None if self.book.ended else bankruptcy(self.book, [bar], self.marks, bar.closed_at)
@@ -88,12 +88,12 @@ class ManualAccount:
         at: datetime,
         terms: OrderTerms = AT_MARKET,
     ) -> RiskRuling:
-        """What the gate would say to an order at a price."""
+        """Run the risk check on an order at a price, without submitting it."""
         view = self._view(symbol, price, at)
         return check(propose(self.book, self.config, view, symbol, OrderPlan(side, quantity, terms)))
 
     def _view(self, symbol: Symbol, price: Decimal, at: datetime) -> MarketView:
-        """The instant at which somebody names a price: it counts as a close, with the volume of the bar before."""
+        """Return the market view at a quoted price, which counts as a close with the volume of the previous bar."""
         self._market.quote(symbol, price, at)
         return self._market.view(at, self._at, (), self.book)
 
@@ -103,7 +103,7 @@ class ManualAccount:
         return applied
 
     def _apply(self, events: Iterable[BookEvent]) -> list[BookEvent]:
-        """Folds events into the book and keeps them."""
+        """Fold events into the book and keep them."""
         applied = list(events)
         for event in applied:
             self.book = evolve(self.book, event)

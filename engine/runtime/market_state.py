@@ -1,4 +1,4 @@
-"""The market as an account has observed it: last bars, marks and ranges, and the views of it that decisions take."""
+"""Market data observed by an account: last bars, marks and ranges, and the market views for decisions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.trading.exits import RANGE_BARS, true_range
 class MarketState:
     """Observed bars of one account's symbols, in the order of their closes.
 
-    marks: the last price of each symbol; latest: its last closed bar; bars: how many bars of traded symbols closed.
+    marks: the last price of each symbol; latest: its last closed bar; bars: number of closed bars of traded symbols.
     """
 
     def __init__(self, config: RunConfig, schedule: Schedule) -> None:
@@ -34,7 +34,7 @@ class MarketState:
         }
 
     def observe(self, closed: Iterable[Bar]) -> None:
-        """Take in bars that have closed."""
+        """Add closed bars."""
         for bar in closed:
             if bar.symbol in self._ranges:
                 self._ranges[bar.symbol].append(true_range(bar, self.latest.get(bar.symbol)))
@@ -45,7 +45,7 @@ class MarketState:
                 self.bars += 1
 
     def quote(self, symbol: Symbol, price: Decimal, at: datetime) -> None:
-        """Take in a price named by hand: it counts as a close, with the volume of the bar before."""
+        """Add a quoted price, which counts as a close with the volume of the previous bar."""
         before = self.latest.get(symbol)
         if before is None or before.closed_at < at:
             self.latest[symbol] = Bar(symbol, at, at, price, price, price, price, self.volume(symbol))
@@ -61,7 +61,7 @@ class MarketState:
         return symbol in self._opens
 
     def view(self, at: datetime, previous_at: datetime | None, closed: tuple[Bar, ...], book: Book) -> MarketView:
-        """Return the market at an instant as `engine.trading` takes it."""
+        """Return the market view of an instant, for `engine.trading`."""
         return MarketView(
             at, previous_at, closed, self.latest, self.marks, self._bars_held(book), self._ranges, self.schedule
         )

@@ -1,6 +1,6 @@
-"""Replaying a run: what it consulted and what persons told it, read back from the log; and two books compared.
+"""Replay of a run from the log: its consulted analyses and operator commands. Also compares two books.
 
-Owns no analyst and cannot make an analysis: what is missing stops it, with the key.
+A replay creates no analyses: a missing one stops it with an error that names the key.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from engine.store import LogEntry, Store
 from engine.trading.circuit_breakers import Command
 
 AnalysisVersion = tuple[str, int]
-"""An analysis and the version, in its stream, of the fact that was read of it."""
+"""An analysis id and the version of its stream that was read."""
 
 
 class StoredAnalyses:
-    """The opinions a run consulted, read back from the log. It cannot make one: a missing analysis stops it."""
+    """Analyst that returns the analyses a run consulted. Raises `AnalysisMissing` for a missing one."""
 
     def __init__(self, intents: dict[tuple[Symbol, datetime], Intent], source: RunRequested) -> None:
         self._intents = intents
         self._variant, self._timeframe = source.variant, source.config.timeframe
-        # Imported signals may pass over bars; an analyst's variant has an opinion on every one.
+        # Imported signals may skip bars; any other variant has an analysis of every bar.
         self._complete = not source.variant.startswith(VARIANT_PREFIX)
 
     def intent(self, bar: Bar) -> Intent | None:
@@ -42,7 +42,7 @@ class StoredAnalyses:
 
 
 def consulted_analyses(store: Store, run_id: str) -> Iterator[AnalysisVersion]:
-    """The analyses that a run read, each with the version it read, in order."""
+    """Yield the analyses that a run read, each with the version it read, in order."""
     for row in store.read(book_stream(run_id)):
         if isinstance(row.event, AnalysesConsulted):
             yield from row.event.analyses
@@ -51,9 +51,9 @@ def consulted_analyses(store: Store, run_id: str) -> Iterator[AnalysisVersion]:
 def consulted_intents(
     store: Store, source: RunRequested, load_file: Callable[[str], SignalFile]
 ) -> Iterator[tuple[datetime, Intent]]:
-    """(instant, wish) of every opinion a run consulted, in order. `load_file` finds an imported file by its variant.
+    """Yield (instant, intent) of every analysis that a run consulted, in order.
 
-    Raises `AnalysisMissing` with the key of the first that is not stored.
+    `load_file` loads an imported file by its variant. Raise `AnalysisMissing` for the first that is not stored.
     """
     read = list(consulted_analyses(store, source.run_id))
     if source.variant.startswith(VARIANT_PREFIX):
@@ -64,10 +64,10 @@ def consulted_intents(
 
 
 def intents_at_versions(store: Store, read: Sequence[AnalysisVersion]) -> Iterator[tuple[datetime, Intent]]:
-    """(instant, wish) of stored analyses at the versions named, in their order.
+    """Yield (instant, intent) of stored analyses at the given versions, in order.
 
-    What was made of an analysis later is not what was read: one that failed then stays a HOLD. Raises
-    `AnalysisMissing` for the first that is not stored.
+    Later versions are ignored: an analysis that had failed when it was read stays a HOLD. Raise `AnalysisMissing` for
+    the first that is not stored.
     """
     for start in range(0, len(read), 500):
         chunk = read[start : start + 500]
@@ -86,7 +86,7 @@ def load_stored_analyses(
     load_file: Callable[[str], SignalFile],
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> StoredAnalyses:
-    """The analyst of a replay: everything its source consulted, and nothing else."""
+    """Return the analyst of a replay: exactly the analyses that its source run consulted."""
     intents: dict[tuple[Symbol, datetime], Intent] = {}
     for at, intent in consulted_intents(store, source, load_file):
         intents[intent.symbol, at] = intent
@@ -95,14 +95,14 @@ def load_stored_analyses(
 
 
 def commands_of_run(store: Store, source: RunRequested) -> list[Command]:
-    """What persons told a run, each at the instant from which it held. A backtest is told nothing."""
+    """Return the operator commands of a run, each at the instant of effect. A backtest has none."""
     if source.environment is Environment.BACKTEST:
         return []
     return halts.commands_from_book(store.read(book_stream(source.run_id)))
 
 
 class Divergence(NamedTuple):
-    """Where two books part: the version, and what each has there; None where one has ended."""
+    """First difference between two books: the version and both entries; None where a book has ended."""
 
     version: int
     ours: LogEntry | None
@@ -110,7 +110,7 @@ class Divergence(NamedTuple):
 
 
 def find_divergence(ours: Iterable[LogEntry], theirs: Iterable[LogEntry], first: int = 1) -> Divergence | None:
-    """The first place where two books, read from version `first`, have different facts. None when they are equal."""
+    """Return the first difference between two books read from version `first`; None if they are equal."""
     for version, (a, b) in enumerate(zip_longest(ours, theirs), first):
         if a is None or b is None or (a.name, a.payload) != (b.name, b.payload):
             return Divergence(version, a, b)
@@ -118,7 +118,7 @@ def find_divergence(ours: Iterable[LogEntry], theirs: Iterable[LogEntry], first:
 
 
 def describe_divergence(store: Store, ours: RunRequested, theirs: RunRequested) -> str | None:
-    """Where two books part, in words; another engine version is named first. None when they are equal."""
+    """Describe the first difference between two runs' books, or between their engine versions; None if equal."""
     versions = [engine_version_of(store, run.run_id) for run in (ours, theirs)]
     if versions[0] != versions[1]:
         return f"engine versions differ: {versions[0]} against {versions[1]}"
@@ -126,13 +126,13 @@ def describe_divergence(store: Store, ours: RunRequested, theirs: RunRequested) 
     if divergence is None:
         return None
     return (
-        f"books part at version {divergence.version}: {_describe_entry(divergence.ours)} against "
+        f"books diverge at version {divergence.version}: {_describe_entry(divergence.ours)} against "
         f"{_describe_entry(divergence.theirs)}"
     )
 
 
 def engine_version_of(store: Store, run_id: str) -> str:
-    """The engine version that a run was started with."""
+    """Return the engine version that started a run."""
     started = (row.event for row in store.read(run_stream(run_id)))
     return next((event.engine_version for event in started if isinstance(event, RunStarted)), "unknown")
 
@@ -142,13 +142,11 @@ def _describe_entry(row: LogEntry | None) -> str:
 
 
 def check_replayable(store: Store, source: RunRequested, dataset_digest: str) -> None:
-    """A replay needs a run that has ended, and its very bars. (A paper run began before its bars were known.)"""
+    """Raise `BadInput` if a run has not ended or, except for a paper run, if its bars have changed."""
     if result_of(store, source.run_id) is None:
-        raise BadInput(
-            f"run {source.run_id[:8]} has not ended: give the command that began it again, and replay it after that."
-        )
+        raise BadInput(f"run {source.run_id[:8]} has not ended: complete the run first, then replay it.")
     if source.environment is not Environment.PAPER and source.dataset_digest != dataset_digest:
         raise BadInput(
-            f"the bars of run {source.run_id[:8]} are not what they were (dataset {source.dataset_digest[:12]}, "
+            f"the bars of run {source.run_id[:8]} have changed since it ran (dataset {source.dataset_digest[:12]}, "
             f"now {dataset_digest[:12]}): import the same files again before replaying it."
         )

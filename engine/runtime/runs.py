@@ -1,7 +1,7 @@
-"""A run from question to answer: request, drive the session over its bars, end. And the bars that it saw.
+"""Lifecycle of a run: request, start, session over its bars, end. Also the bars that a run used.
 
-A run is named by its question: the same question is the same run. Driving it again appends nothing and returns the
-same digest; after a crash it continues where the log ends.
+The id of a run is derived from its inputs: the same inputs are the same run. Executing it again appends nothing and
+returns the same digest; after a crash it continues where the log ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RUN_NAMESPACE = UUID("0d7f5a0e-8f1b-5d53-b3c5-0b6a8f6e1c27")
 
 
 class RunResult(NamedTuple):
-    """What a finished run says of itself."""
+    """Request and end of a finished run."""
 
     request: RunRequested
     ended: RunEnded
@@ -46,7 +46,7 @@ def run_id_of(
     of_run: str = "",
     sessions_digest: str = "",
 ) -> str:
-    """The name of a question. A paper run gives its account and first bar in place of the dataset digest."""
+    """Return the id of a run. A paper run uses its account and first bar in place of the dataset digest."""
     parts = (environment, config_digest, dataset_digest, variant, ENGINE_VERSION, label, of_run, sessions_digest)
     return str(uuid5(RUN_NAMESPACE, "\n".join(parts)))
 
@@ -65,17 +65,17 @@ def request(
     known_at: datetime | None = None,
     sessions: tuple[SessionHours, ...] | None = None,
 ) -> RunRequested:
-    """The first fact of a run, with its id. `sessions`: those of the run it replays; else as they are known now.
+    """Return the first event of a run, with its id. `sessions`: those of the replayed run; None: as known now.
 
-    Raises `BadInput` for an account without cash: no return of it has a meaning.
+    Raise `BadInput` for an account without cash, because its returns are undefined.
     """
     check_cash(config.cash)
     config_digest = digest_of(config)
     if sessions is None:
-        # A paper run goes on: its sessions are frozen for a year, and what it resumes with brings more.
+        # A paper run continues: its sessions are frozen for a year, and each resumption adds more.
         ahead = _YEAR if environment is Environment.PAPER else timedelta(0)
         sessions = session_hours(_calendars(config), start, end + ahead)
-    # Which sessions are known when a paper run begins is not part of its name, as its bars are not.
+    # The id of a paper run excludes the sessions known at its start, as it excludes the bars.
     frozen = digest_of(sessions) if sessions and environment is not Environment.PAPER else ""
     run_id = run_id_of(environment, config_digest, dataset_digest, variant, label, of_run, frozen)
     return RunRequested(
@@ -115,7 +115,7 @@ def feed_stream(run_id: str) -> str:
 
 
 def stored_request(store: Store, requested: RunRequested) -> RunRequested:
-    """The same question as it was first asked: who asked it, and what was known then, is not part of its id."""
+    """Return the stored request with the same id, if any; profile name and `known_at` are not part of the id."""
     first = next(iter(store.read(run_stream(requested.run_id))), None)
     return first.event if first is not None and isinstance(first.event, RunRequested) else requested
 
@@ -123,11 +123,10 @@ def stored_request(store: Store, requested: RunRequested) -> RunRequested:
 def start_run(
     store: Store, requested: RunRequested, first: datetime, actor: str, lock_digest: str = ""
 ) -> RunRequested:
-    """Records the question and the start, or finds them recorded.
+    """Record the request and the start, or keep the stored ones.
 
-    What is recorded wins where it may differ: the request its profile's name and what was known, the start what was
-    installed then.
-    Raises `BookMoved` when the run began with another bar.
+    Stored values take precedence: profile name and `known_at` of the request, `lock_digest` of the start.
+    Raise `VersionConflict` if the run started with another bar.
     """
     stream = run_stream(requested.run_id)
     known = [row.event for row in store.read(stream)]
@@ -140,7 +139,7 @@ def start_run(
         if msgspec.structs.replace(known[1], lock_digest=lock_digest) != started:
             raise VersionConflict(stream, 1, len(known))
         return requested
-    # What an older engine asked is stored in the shape of its time, and stays so.
+    # A request stored by an older engine keeps its former shape.
     events = [started] if known else [requested, started]
     store.append([Batch(stream, len(known[:1]), events)], Cause(actor, requested.run_id))
     return requested
@@ -149,9 +148,9 @@ def start_run(
 def end_run(
     store: Store, requested: RunRequested, session: Session, journal: Journal, at: datetime, actor: str
 ) -> RunEnded:
-    """End the session and record its counts and digests as the run's last fact.
+    """End the session and record its counts and digests as the run's last event.
 
-    `at` is the close of its last bar; a session that ended before it says when.
+    `at` is the close of the last bar; a session that ended earlier uses its own last instant.
     """
     session.end()
     ended = RunEnded(
@@ -181,10 +180,10 @@ def execute_run(
     on_progress: Callable[[int], None] = lambda bars: None,
     commands: Iterable[Command] = (),
 ) -> RunResult:
-    """Drives a run over its bars to its end. `progress` hears how many bars have been taken so far.
+    """Execute a run over its bars to its end. `on_progress` receives the number of bars processed so far.
 
-    `lock_digest` names what is installed; see `RunStarted`. `commands` are what another run of these bars was told by
-    persons, each at the instant from which it held.
+    `lock_digest` identifies the installed packages; see `RunStarted`. `commands` are the operator commands of the
+    replayed run, each at its instant of effect.
     """
     first = min(bars[0].opened_at for bars in bars_by_symbol)
     last = max(bars[-1].closed_at for bars in bars_by_symbol)
@@ -202,7 +201,7 @@ def execute_run(
 
 
 def commands_by_instant(commands: Iterable[Command]) -> Mapping[datetime, Sequence[Command]]:
-    """Commands by the instant from which they hold; of one instant, in their order."""
+    """Group commands by their instant of effect, keeping their order."""
     grouped: dict[datetime, list[Command]] = {}
     for command in commands:
         grouped.setdefault(command.at, []).append(command)
@@ -213,17 +212,17 @@ def commands_by_instant(commands: Iterable[Command]) -> Mapping[datetime, Sequen
 
 
 def hours_of(store: Store, run: RunRequested) -> tuple[SessionHours, ...]:
-    """The sessions frozen into a run, those it was resumed with last."""
+    """Return the sessions frozen into a run, followed by those added on resumption."""
     return (*run.sessions, *(hours for resumption in feed_resumptions(store, run) for hours in resumption.sessions))
 
 
 def schedule_of(store: Store, run: RunRequested) -> Schedule:
-    """The schedule that a run goes by."""
+    """Return the schedule of a run."""
     return Schedule.from_config(run.config, hours_of(store, run))
 
 
 def _sessions_after(hours: SessionHours, day: date) -> SessionHours:
-    """The sessions that end after a day."""
+    """Return the sessions that end after a day."""
     later = tuple(each for each in hours.sessions if each[1].date() > day)
     return SessionHours(hours.calendar, day + timedelta(days=1), hours.last, later)
 
@@ -232,14 +231,13 @@ def _sessions_after(hours: SessionHours, day: date) -> SessionHours:
 
 
 def feed_resumptions(store: Store, run: RunRequested) -> list[FeedResumed]:
-    """How a paper run went on to see more than at its beginning, in order."""
+    """Return the resumptions of a paper run, in order."""
     rows = store.read(feed_stream(run.run_id))
     return [row.event for row in rows if isinstance(row.event, FeedResumed)]
 
 
 def lacks_data_known_at(store: Store, run: RunRequested, known_at: datetime) -> bool:
-    """Whether a paper run has not seen yet what was learned by an instant. One of the time before runs said what was
-    known sees all there is."""
+    """Return true if a paper run lacks the data known at an instant. A run without `known_at` uses all data."""
     latest = [run.known_at, *(resumption.known_at for resumption in feed_resumptions(store, run))][-1]
     return latest is not None and latest < known_at
 
@@ -247,9 +245,9 @@ def lacks_data_known_at(store: Store, run: RunRequested, known_at: datetime) -> 
 def resume_feed(
     store: Store, run: RunRequested, after: datetime, known_at: datetime, cause: Cause, until: datetime | None = None
 ) -> None:
-    """Let a paper run that has come to `after` go on with what was learned by `known_at`.
+    """Continue a paper run that has reached `after` with the data known at `known_at`.
 
-    `until`: the close of the last bar that it may see now; its sessions are frozen for a year beyond.
+    `until`: close of the last bar available now; sessions are frozen for a year beyond it.
     """
     known = hours_of(store, run)
     fresh = session_hours(_calendars(run.config), run.start, (until or after) + _YEAR) if known else ()
@@ -264,9 +262,9 @@ def resume_feed(
 def bars_seen(
     catalogue: BarCatalogue, store: Store, run: RunRequested, symbols: Sequence[Symbol], end: datetime | None
 ) -> list[list[Bar]]:
-    """The bars of a run as it saw them, whatever has been learned of them since; up to `end`, a paper run's latest.
+    """Return the bars of a run as it used them, without later corrections, up to `end`.
 
-    A replay sees what its source saw. Raises `BadInput` where a symbol has none.
+    A replay uses the bars of its source. Raise `BadInput` if a symbol has none.
     """
     source = _source_run(store, run)
     timeframe = run.config.timeframe
@@ -282,7 +280,7 @@ def bars_seen(
 
 
 def _source_run(store: Store, run: RunRequested) -> RunRequested:
-    """The run that a replay regenerates, and that one's if it is one; itself where there is none in this log."""
+    """Return the original run of a replay, following chains of replays; the run itself if the source is not stored."""
     while run.of_run:
         first = next(iter(store.read(run_stream(run.of_run))), None)
         if first is None or not isinstance(first.event, RunRequested):
@@ -292,7 +290,7 @@ def _source_run(store: Store, run: RunRequested) -> RunRequested:
 
 
 def _extend_bars(seen: Sequence[Bar], known: Sequence[Bar], after: datetime) -> list[Bar]:
-    """Bars that had opened are kept, their open was acted upon; what was learned between them came too late."""
+    """Append newly known bars to those already used; bars that fill earlier gaps are ignored."""
     kept = [bar for bar in seen if bar.opened_at <= after]
     since = max(after, kept[-1].closed_at) if kept else after
     return kept + [bar for bar in known if bar.opened_at >= since]
@@ -302,33 +300,33 @@ def _extend_bars(seen: Sequence[Bar], known: Sequence[Bar], after: datetime) -> 
 
 
 def find_run_by_prefix(store: Store, prefix: str) -> RunRequested:
-    """The run whose id begins with `prefix`. Raises `NotFound` in words when there is none or more than one."""
+    """Return the run whose id begins with `prefix`. Raise `NotFound` if there is none or more than one."""
     known = _run_requests(store)
     matching = [event for event in known if event.run_id.startswith(prefix)] if prefix else []
     if len(matching) == 1:
         return matching[0]
     if matching:
         ids = ", ".join(event.run_id for event in matching[:5])
-        raise NotFound(f"run {prefix!r} fits {len(matching)} runs ({ids}): give more of its id.")
-    raise NotFound(f"there is no run {prefix!r}: `quantagent runs list` names the {len(known)} that exist.")
+        raise NotFound(f"run {prefix!r} matches {len(matching)} runs ({ids}): give more of its id.")
+    raise NotFound(f"there is no run {prefix!r}.", "RUN_UNKNOWN", count=len(known))
 
 
 def latest_run(store: Store) -> RunRequested:
-    """The run requested last."""
+    """Return the run requested last. Raise `NotFound` if there is none."""
     known = _run_requests(store)
     if not known:
-        raise NotFound("there is no run yet: `quantagent backtest` makes one.")
+        raise NotFound("there is no run yet.", "RUNS_MISSING")
     return known[-1]
 
 
 def _run_requests(store: Store) -> list[RunRequested]:
-    """Every run's request, in order. One that cannot be read keeps no other run from being found."""
+    """Return every run's request, in order, without unreadable ones."""
     rows = readable_from(store, event_names([RunRequested]))
     return [row.event for row in rows if isinstance(row.event, RunRequested)]
 
 
 def result_of(store: Store, run_id: str) -> RunResult | None:
-    """Request and end of a run; None while it has not ended."""
+    """Return request and end of a run; None if it has not ended."""
     events: dict[type[Event], Event] = {type(row.event): row.event for row in store.read(run_stream(run_id))}
     requested, ended = events.get(RunRequested), events.get(RunEnded)
     if isinstance(requested, RunRequested) and isinstance(ended, RunEnded):

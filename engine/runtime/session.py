@@ -1,7 +1,7 @@
-"""The one loop. Backtest, paper trading and replay differ only in the feed, the analyst and the clock around it.
+"""Session: the common loop of backtest, paper trading and replay, which differ in feed, analyst and clock only.
 
-A session begins at its first bar every time it is driven. What its book already holds is compared, event by event,
-and appended from there on: a restart continues by doing the same work again, and proves itself on the way.
+A session always starts at its first bar. Events that its book already holds are compared, further events are appended.
+A restart therefore repeats the earlier work and verifies it.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from engine.trading.book import Book, evolve, with_close
 from engine.trading.circuit_breakers import Command, bankruptcy
 from engine.trading.decide import apply_halts, close_book, decide_orders, open_book, roll_due, roll_session
 
-# Appends of a backtest gather this many events; a paper session flushes after every step instead.
+# Number of events per append of a backtest; a paper session flushes after every step.
 BATCH = 500
 
 
 class Analyst(Protocol):
-    """Who has an opinion on a bar that has just closed."""
+    """Source of intents for closed bars."""
 
     def intent(self, bar: Bar) -> Intent | None:
-        """The opinion on the window that ends with this bar; None where the analyst has nothing to say on it."""
+        """Return the intent for the window that ends with this bar; None if there is none."""
         ...
 
 
 class Journal:
-    """Writes one book's events: the stored ones are compared, the new ones appended. Keeps the book's digest.
+    """Writer of one book: compares stored events, appends new ones, and computes the book's digest.
 
     The digest is SHA-256 over every event's name and canonical payload, in order.
     """
@@ -57,7 +57,7 @@ class Journal:
         return self._hash.hexdigest()
 
     def write(self, events: Iterable[BookEvent]) -> None:
-        """Raises `ReplayDiverged` at the first event that differs from the stored one."""
+        """Write events. Raise `ReplayDiverged` at the first event that differs from the stored one."""
         for event in events:
             name, payload = stored_name(event), encode_payload(event)
             self._hash.update(b"%s\n%s\n" % (name.encode(), payload))
@@ -80,7 +80,7 @@ class Journal:
         return True
 
     def flush(self) -> None:
-        """Appends what is pending in one transaction: whole steps, so that nothing half-decided is ever stored."""
+        """Append the pending events in one transaction: whole steps only, never part of a decision."""
         if self._pending:
             after = self.version - len(self._pending)
             self._store.append([Batch(self._stream, after, self._pending)], self._cause)
@@ -88,8 +88,10 @@ class Journal:
 
 
 class Session:
-    """One account's way through market time. `blotter` keeps what its paper broker was told and did; `schedule`: the
-    sessions of its markets, by their usual hours where none is given."""
+    """Session of one account over market time.
+
+    blotter: durable record of the paper broker; schedule: trading sessions of the markets, default: their usual hours.
+    """
 
     def __init__(
         self,
@@ -114,12 +116,12 @@ class Session:
 
     @property
     def bars(self) -> int:
-        """How many bars of traded symbols have closed so far."""
+        """Number of closed bars of traded symbols so far."""
         return self._market.bars
 
     @property
     def ended(self) -> str:
-        """Why trading has ended before the bars did; empty while it has not."""
+        """Reason that trading ended before the last bar; empty while it continues."""
         return self.book.ended
 
     @property
@@ -128,16 +130,16 @@ class Session:
         return self._analyses_hash.hexdigest()
 
     def advance(self, time_slice: TimeSlice, commands: Sequence[Command] = ()) -> tuple[BookEvent, ...]:
-        """Take the next instant of the market: what follows from it is written to the journal and returned.
+        """Process the next instant of the market; write the resulting events to the journal and return them.
 
-        Nothing follows once trading has ended (`ended`).
+        Returns no events after trading has ended (`ended`).
         """
         if self.ended:
             return ()
         written: list[BookEvent] = []
         broker = self.broker or self._open(time_slice.at, written)
         rolled = self._roll_due(time_slice.at)
-        # Bars that close at the roll itself belong to the session that ends; those that close later are unknown at it.
+        # Bars that close at the roll belong to the session that ends; bars that close later are unknown at the roll.
         if rolled is not None and rolled < time_slice.at:
             self._roll(broker, rolled, written)
             rolled = None
@@ -150,7 +152,7 @@ class Session:
         if ended is not None:
             self._write([ended], written)
             self._write(broker.liquidate(time_slice.closed, self._market.marks, time_slice.at), written)
-            # Read and not acted on: a replay under another profile may survive this instant and needs them.
+            # Intents are recorded but not used: a replay under another profile may continue here and needs them.
             self._read_intents(time_slice.closed)
             return self._finish(time_slice, written)
         view = self._market.view(time_slice.at, self.at, time_slice.closed, self.book)
@@ -181,7 +183,7 @@ class Session:
         return self.broker
 
     def _roll_due(self, at: datetime) -> datetime | None:
-        """The session roll since the previous step, if there was one; the next one is looked up once."""
+        """Return the session roll since the previous step, if any. The next roll is cached."""
         if self._next_roll is not None and at < self._next_roll:
             return None
         self._next_roll = self._schedule.roll_after(at + timedelta.resolution)
@@ -193,7 +195,7 @@ class Session:
         self._write(roll_session(self.book, at, self._market.marks), written)
 
     def end(self) -> None:
-        """Marks what is held and writes everything that is pending."""
+        """Mark the positions and write all pending events."""
         if self.at is not None:
             written: list[BookEvent] = []
             self._record_consulted(self.at, written)
@@ -213,7 +215,7 @@ class Session:
         return intents
 
     def _record_consulted(self, at: datetime, written: list[BookEvent]) -> None:
-        """One event per session day keeps the trace of every opinion read, HOLD included."""
+        """Record all analyses read since the last roll in one event, HOLD included."""
         if not self._consulted:
             return
         self._write([AnalysesConsulted(at, tuple(self._consulted))], written)
@@ -222,7 +224,7 @@ class Session:
         self._consulted = []
 
     def _write(self, events: Iterable[BookEvent], written: list[BookEvent]) -> None:
-        # Folded as they come: who makes them one by one may look at the book in between.
+        # Fold each event at once, because a generator of events may read the book between two of them.
         for event in events:
             self.book = evolve(self.book, event)
             written.append(event)

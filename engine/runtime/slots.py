@@ -26,7 +26,7 @@ class Slot(NamedTuple):
 
 
 def completed_slots(store: Store, run_id: str) -> dict[datetime, datetime]:
-    """When each slot of a run was done, by its due instant."""
+    """Return the completion time of each slot of a run, by due instant."""
     return {
         row.event.due_at: row.meta.recorded_at
         for row in read_from(store, event_names([SlotCompleted]))
@@ -35,9 +35,9 @@ def completed_slots(store: Store, run_id: str) -> dict[datetime, datetime]:
 
 
 def claim(store: Store, slot: Slot, run_id: str, instance: str, cause: Cause) -> bool:
-    """Claims a slot; false when it has been completed before. A claim that was never completed is taken over.
+    """Claim a slot; return false if it is already completed. An uncompleted claim is taken over.
 
-    Raises `BookMoved` when another process claims it at the same moment: the log lets only one of them be first.
+    Raise `VersionConflict` if another process claims the slot at the same time.
     """
     events = [row.event for row in store.read(slot.stream)]
     if events and isinstance(events[-1], SlotCompleted):
@@ -49,7 +49,7 @@ def claim(store: Store, slot: Slot, run_id: str, instance: str, cause: Cause) ->
 
 
 def complete(store: Store, slot: Slot, outcomes: Sequence[tuple[Symbol, str]], cause: Cause) -> None:
-    """Records what came of each symbol, once: whoever had claimed the slot too finds it completed."""
+    """Record the outcome of each symbol, once; a slot that another claimant completed is left unchanged."""
     events = [row.event for row in store.read(slot.stream)]
     if not any(isinstance(event, SlotCompleted) for event in events):
         completed_event = SlotCompleted(slot.account, slot.due_at, tuple(outcomes))
@@ -57,6 +57,6 @@ def complete(store: Store, slot: Slot, outcomes: Sequence[tuple[Symbol, str]], c
 
 
 def fail(store: Store, slot: Slot, reason: str, cause: Cause) -> None:
-    """Records that a slot was given up; a later claim tries it again."""
+    """Record the failure of a slot; a later claim retries it."""
     failed = SlotFailed(slot.account, slot.due_at, reason)
     store.append([Batch(slot.stream, sum(1 for _ in store.read(slot.stream)), [failed])], cause)

@@ -1,7 +1,7 @@
-"""The book: cash, positions and working orders, folded from events. Copies facts; never refuses, asks or logs.
+"""Book: cash, positions and working orders, folded from events. Pure: every event is applied without validation.
 
-One law holds after every event, exactly: cash + cost of the positions + fees - realised profit - adjustments =
-starting cash.
+Invariant after every event, exactly: cash + cost of the positions + fees - realised profit - adjustments = initial
+cash.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ from engine.core.money import ONE, ZERO, add, magnitude, mul, neg, percent_of, p
 V = TypeVar("V")
 ROLLING = timedelta(hours=1)
 DRAWDOWN = "drawdown"
-"""Who halts when equity has fallen too far below its peak."""
+"""Actor of the halt by the drawdown limit."""
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
-    """quantity: signed, negative when short; cost: what it was bought for, signed like the quantity.
+    """Open position of a symbol.
 
-    opened_at: the open of its entry bar; holding_bars: after how many bars it is given up, if ever; result: what its
-    partial closes have realised so far, less all its commissions.
+    quantity: signed, negative when short; cost: entry cost, signed like the quantity; opened_at: open of its entry bar;
+    holding_bars: number of bars after which it is closed, if limited; result: profit realized by its partial closes so
+    far, less all its commissions.
     """
 
     symbol: Symbol
@@ -61,14 +62,14 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 class Book(msgspec.Struct, frozen=True):
-    """Amounts in `currency`.
+    """State of an account; amounts in `currency`.
 
-    halts: those in force, by who halted; day_equity: equity at the latest session roll; losses: losing round trips in
-    a row, the latest at `lost_at`; placed: when entries were placed in the 60 minutes up to the latest of them; raised:
-    the instant of the latest signal, and how many each symbol has had at it.
-    last_equity, peak: equity at the latest close and the highest so far, since a drawdown's halt was last lifted. A
-    close is no event, so they follow `with_close` where a limit needs them and stay at the opening cash elsewhere.
-    ended: why the account trades no more; empty while it does.
+    halts: halts in force, by actor; day_equity: equity at the latest session roll; losses: consecutive losing round
+    trips, the latest at `lost_at`; placed: instants of the entries placed in the 60 minutes up to the latest of them;
+    raised: the instant of the latest signal, and the number of signals of each symbol at that instant.
+    last_equity, peak: equity at the latest close, and its maximum since the last drawdown halt was lifted. A close is
+    no event: `with_close` updates them if a drawdown limit is set; otherwise they stay at the initial cash.
+    ended: reason that trading ended; empty while it continues.
     """
 
     cash: Decimal = ZERO
@@ -99,26 +100,26 @@ class Book(msgspec.Struct, frozen=True):
         return Direction.FLAT if position is None else position.direction
 
     def orders_of(self, symbol: Symbol) -> list[OrderPlaced]:
-        """The symbol's working orders, in the order they were placed."""
+        """Return the symbol's working orders, in the order of placement."""
         return [order for order in self.working.values() if order.symbol == symbol]
 
     def unit_value(self, symbol: Symbol, price: Decimal, marks: Mapping[Symbol, Decimal]) -> Decimal:
-        """What one unit is worth at a price, in the account's currency. Raises `KeyError` without a mark to convert."""
+        """Return the value of one unit at a price, in account currency. Raise `KeyError` without a conversion rate."""
         instrument = self.instruments[symbol]
         value = mul(price, instrument.multiplier)
         return value if instrument.quote == self.currency else mul(value, self.rate(symbol, marks))
 
     def rate(self, symbol: Symbol, marks: Mapping[Symbol, Decimal]) -> Decimal:
-        """The account's currency per unit of the currency a symbol is quoted in, at the last close."""
+        """Return the account currency per unit of a symbol's quote currency, at the last close."""
         quote = self.instruments[symbol].quote
         return ONE if quote == self.currency else marks[f"{quote}-{self.currency}"]
 
     def value(self, symbol: Symbol, marks: Mapping[Symbol, Decimal]) -> Decimal:
-        """What a position is worth at its mark, negative when short."""
+        """Return the value of a position at its mark; negative when short."""
         return mul(self.held(symbol), self.unit_value(symbol, marks[symbol], marks))
 
     def equity(self, marks: Mapping[Symbol, Decimal]) -> Decimal:
-        """Cash plus every position at its mark."""
+        """Return cash plus every position at its mark."""
         worth = self.cash
         for symbol in self.positions:
             worth = add(worth, self.value(symbol, marks))
@@ -126,15 +127,15 @@ class Book(msgspec.Struct, frozen=True):
 
     @property
     def free_cash(self) -> Decimal:
-        """Cash that an entry may use. Working orders hold what they reserved."""
+        """Cash available for entries, net of the reservations of working orders."""
         return sub(self.cash_unreserved, total(order.reserved for order in self.working.values()))
 
     @property
     def cash_unreserved(self) -> Decimal:
-        """Cash less what shorts tie up, before the reservations of working orders.
+        """Cash less the margin of shorts, before the reservations of working orders.
 
-        The proceeds of a short sale stay with the broker together with collateral, `margin_pct` of them: with 100 a
-        short ties up as much free cash as a long of the same cost.
+        The broker keeps the proceeds of a short sale, plus collateral of `margin_pct` percent of them. With 100 a short
+        ties up as much free cash as a long position of the same cost.
         """
         short_cost = total(position.cost for position in self.positions.values() if position.cost < 0)
         return add(add(self.cash, short_cost), percent_of(short_cost, self.margin_pct))
@@ -146,7 +147,7 @@ def fold(events: Iterable[BookEvent], book: Book | None = None) -> Book:
 
 def evolve(book: Book, event: BookEvent) -> Book:
     match event:
-        # The most frequent first: a long log is mostly signals and verdicts.
+        # The most frequent events first: a long log is mostly signals and verdicts.
         case SignalRaised():
             return _apply_signal(book, event)
         case RiskDecided() | AnalysesConsulted():
@@ -170,7 +171,7 @@ def evolve(book: Book, event: BookEvent) -> Book:
             return msgspec.structs.replace(
                 book,
                 halts={actor: halt for actor, halt in book.halts.items() if actor not in lifted},
-                # Who resumes accepts the loss up to the close that could be seen then, and no later one.
+                # A resume accepts the loss up to the latest close known at that time.
                 peak=book.last_equity if DRAWDOWN in book.halts and DRAWDOWN in lifted else book.peak,
             )
         case TradingEnded():
@@ -190,9 +191,9 @@ def evolve(book: Book, event: BookEvent) -> Book:
 
 
 def worst_marks(book: Book, closed: Iterable[Bar], marks: Mapping[Symbol, Decimal]) -> dict[Symbol, Decimal]:
-    """The marks with, for each position whose bar has just closed, the bar's worst price: a long's low, a short's high.
+    """Return the marks with the worst price of each position's closed bar: low for a long, high for a short.
 
-    In which order several symbols met theirs is unknown, so all of them count at once.
+    The order of these prices across symbols is unknown, so all of them are assumed at once.
     """
     worst = dict(marks)
     for bar in closed:
@@ -203,7 +204,7 @@ def worst_marks(book: Book, closed: Iterable[Bar], marks: Mapping[Symbol, Decima
 
 
 def with_close(book: Book, marks: Mapping[Symbol, Decimal]) -> Book:
-    """The book after a close at these prices. Raises `KeyError` where one is missing."""
+    """Return the book after a close at these prices. Raise `KeyError` if one is missing."""
     equity = book.equity(marks)
     return msgspec.structs.replace(book, last_equity=equity, peak=max(book.peak, equity))
 
@@ -211,7 +212,7 @@ def with_close(book: Book, marks: Mapping[Symbol, Decimal]) -> Book:
 def mark_positions(
     book: Book, at: datetime, marks: Mapping[Symbol, Decimal], occasion: Literal["roll", "halt", "end"]
 ) -> PositionsMarked:
-    """What everything is worth at these prices, as a fact. Raises `KeyError` where one is missing."""
+    """Return the event that marks all positions at these prices. Raise `KeyError` if one is missing."""
     held = [symbol for symbol in book.instruments if symbol in book.positions]
     quotes = dict.fromkeys(book.instruments[symbol].quote for symbol in held)
     rates = [f"{quote}-{book.currency}" for quote in quotes if quote != book.currency]
@@ -244,7 +245,7 @@ def _apply_order(book: Book, order: OrderPlaced) -> Book:
 
 
 def closing_units(held: Decimal, side: Side, quantity: Decimal) -> Decimal:
-    """The part of a trade's quantity that reduces what is held; the rest opens or adds."""
+    """Return the part of a trade's quantity that reduces the position; the rest opens or adds."""
     opposite = held < 0 if side is Side.BUY else held > 0
     return min(quantity, magnitude(held)) if opposite else ZERO
 
@@ -276,9 +277,9 @@ def _apply_fill(book: Book, fill: OrderFilled) -> Book:
 
 
 def _cap_reservation(book: Book, before: OrderPlaced, used: Decimal) -> Book:
-    """Let the rest of a partly filled order reserve no more than the fill, which used free cash, has left of it.
+    """Limit the reservation of a partly filled order to the part that its fill has not used.
 
-    Where a fill costs more than its share, the rest would otherwise reserve cash that has been spent.
+    If a fill costs more than its share, the rest would otherwise reserve cash that has been spent.
     """
     rest = book.working.get(before.order_id)
     left = max(ZERO, sub(before.reserved, used))
@@ -291,7 +292,7 @@ def _cap_reservation(book: Book, before: OrderPlaced, used: Decimal) -> Book:
 def _reduce_working(
     working: Mapping[str, OrderPlaced], order: OrderPlaced, quantity: Decimal, closed: Decimal
 ) -> dict[str, OrderPlaced]:
-    """The working orders after a fill: less of the order itself, and of those it is paired with."""
+    """Return the working orders after a fill, which reduces the order itself and those paired with it."""
     left = dict(working)
     if quantity == order.quantity:
         del left[order.order_id]
@@ -305,7 +306,7 @@ def _reduce_working(
 
 
 def _remaining(order: OrderPlaced, filled: Decimal, closed: Decimal) -> OrderPlaced:
-    """An order less what was filled of it, of which so much closed: it opens no more than it was to."""
+    """Return an order less its filled quantity, of which `closed` reduced the position."""
     quantity = max(ZERO, sub(order.quantity, filled))
     return msgspec.structs.replace(
         order,
@@ -318,10 +319,10 @@ def _remaining(order: OrderPlaced, filled: Decimal, closed: Decimal) -> OrderPla
 def _position_after_fill(
     held: Position | None, fill: OrderFilled, holding_bars: int | None
 ) -> tuple[Position | None, Decimal, Decimal | None]:
-    """The position after a fill, the profit it realised (before commission), and the net result of the round trip
-    that it ended, if it did.
+    """Return the position after a fill, the realized profit before commission, and the net result of a completed
+    round trip, if any.
 
-    Cost is averaged: a partial close takes its share of the cost, the rest stays with the rest.
+    Cost is averaged: a partial close takes its proportional share of the cost.
     """
     buys = fill.side is Side.BUY
     signed = fill.quantity if buys else neg(fill.quantity)

@@ -1,4 +1,4 @@
-"""Halts in a book: those that its own limits set, and those that persons tell it (see `engine.runtime.halts`)."""
+"""Halts in a book: by its own loss limits, and by commands of operators (see `engine.runtime.halts`)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from engine.trading.execution import close_position
 from engine.trading.risk import daily_loss_limit
 
 Command = TradingHalted | TradingResumed
-"""What a person tells an account. Its `at` is set to the instant from which it holds."""
+"""Command of an operator to an account. Its `at` is set to the instant of effect."""
 
 DAILY_LOSS = "daily_loss"
 SESSION_ROLL = "session_roll"
 RULE_ACTORS = (DAILY_LOSS, DRAWDOWN, SESSION_ROLL)
-"""Who halts and resumes in a book by itself. Every other actor there was told."""
+"""Actors of halts and resumes by rules of the book; all other actors are external."""
 
 
 def check_circuit_breakers(book: Book, view: MarketView, config: RunConfig) -> Iterator[BookEvent]:
-    """Halts that the closes themselves set. The day's loss ends with the session, a drawdown when a person says so."""
+    """Yield the halts that the closes trigger.
+
+    A daily loss halt ends with the session, a drawdown halt only by an operator's resume.
+    """
     limits, is_marked = config.limits, False
     day_limit = daily_loss_limit(book, config)
     if day_limit is not None and DAILY_LOSS not in book.halts:
@@ -48,7 +51,7 @@ def check_circuit_breakers(book: Book, view: MarketView, config: RunConfig) -> I
 
 
 def bankruptcy(book: Book, closed: Sequence[Bar], marks: Mapping[Symbol, Decimal], at: datetime) -> TradingEnded | None:
-    """The end of an account whose equity is gone at the worst prices of the bars that close `at`; else None."""
+    """Return the end of trading if equity is 0 or less at the worst prices of the bars that close `at`; else None."""
     if not book.positions:
         return None
     equity = book.equity(worst_marks(book, closed, marks))
@@ -56,7 +59,7 @@ def bankruptcy(book: Book, closed: Sequence[Bar], marks: Mapping[Symbol, Decimal
 
 
 def apply_command(book: Book, view: MarketView, command: Command, config: RunConfig) -> Iterator[BookEvent]:
-    """What was told, as it holds in this book from now on."""
+    """Yield the events that apply a command to this book from now on."""
     if isinstance(command, TradingResumed):
         yield TradingResumed(view.at, command.reason, command.actor, command.lifted)
     else:
@@ -65,7 +68,7 @@ def apply_command(book: Book, view: MarketView, command: Command, config: RunCon
 
 
 def _halt(book: Book, view: MarketView, halted: TradingHalted, config: RunConfig) -> Iterator[BookEvent]:
-    """A halt, and the end of every entry that works. What one of them was to close is closed all the same."""
+    """Yield a halt and the cancellation of all working entries. Their closing parts are still executed."""
     entries = [order for order in book.working.values() if not order.is_exit]
     ends = [
         OrderCanceled(order.order_id, order.symbol, halted.at, f"{halted.scope} halted by {halted.actor}")

@@ -1,10 +1,10 @@
-"""One step of market time through the book. Pure: everything it looks at is an argument.
+"""Decisions of one step of market time. Pure: all inputs are arguments.
 
-At instant T the session first takes what the broker did inside the bars that close at T. Then, here, in this order:
-halts by persons; what the closes mean (loss and drawdown breakers); a session roll at T; exits that are due, margin
-calls among them; the wishes in symbol order, each approved order reserving cash for the next. Last come the opens of
-the bars that begin at T, at the broker again. A wish made from the close at T can so be filled at T's next open, never
-at the price it was made from.
+At instant T the session first applies the broker's reports from inside the bars that close at T. This module then
+decides, in this order: commands of operators; circuit breakers (daily loss, drawdown); a session roll at T; due exits,
+including margin calls; intents in symbol order, each approved order reserving cash before the next. Finally the broker
+processes the opens of the bars that begin at T. An intent from the close at T can therefore be filled at the next open,
+never at the close that it is based on.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def open_book(config: RunConfig, config_digest: str, at: datetime) -> BookOpened
 
 
 def close_book(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> PositionsMarked:
-    """The last fact of a run: what everything is worth at its end. Positions stay open."""
+    """Return the last event of a run's book, which marks its positions. They stay open."""
     return mark_positions(book, at, marks, "end")
 
 
 def decide(
     book: Book, view: MarketView, intents: Sequence[Intent], config: RunConfig, commands: Sequence[Command] = ()
 ) -> tuple[BookEvent, ...]:
-    """The events that follow from the closes at one instant, where no session ends there. `commands`: of persons."""
+    """Return the events that follow from the closes at one instant at which no session ends."""
     halt_events = apply_halts(book, view, config, commands)
     return *halt_events, *decide_orders(fold(halt_events, book), view, intents, config)
 
@@ -47,12 +47,12 @@ def decide(
 def apply_halts(
     book: Book, view: MarketView, config: RunConfig, commands: Sequence[Command] = ()
 ) -> tuple[BookEvent, ...]:
-    """What persons have commanded since the last instant, and the halts that the closes set.
+    """Return the events of operator commands since the last instant, and of halts that the closes trigger.
 
-    A close at the end of a session counts for that session: the roll comes after this.
+    A close at the end of a session counts for that session, because the roll comes later.
     """
     events: list[BookEvent] = []
-    # Persons first: a resume lifts what its author could have seen, not what this very close sets off.
+    # Commands come first: a resume lifts halts that its author knew of, not one that this close triggers.
     for command in commands:
         book = _append(book, apply_command(book, view, command, config), events)
     if config.limits.daily_loss_pct is not None or config.limits.drawdown_pct is not None:
@@ -61,7 +61,7 @@ def apply_halts(
 
 
 def decide_orders(book: Book, view: MarketView, intents: Sequence[Intent], config: RunConfig) -> tuple[BookEvent, ...]:
-    """Exits that are due, then the wishes in symbol order, each approved order reserving cash for the next."""
+    """Return the events of due exits, then of intents in symbol order, each order reserving cash before the next."""
     events: list[BookEvent] = []
     if book.positions:
         book = _append(book, _exits(book, view, intents, config), events)
@@ -81,7 +81,7 @@ def _append(book: Book, events: Iterable[BookEvent], appended: list[BookEvent]) 
 
 
 def roll_due(at: datetime, previous_at: datetime | None, schedule: Schedule) -> datetime | None:
-    """The latest session roll after the previous step, up to this one."""
+    """Return the latest session roll after the previous step, up to this one."""
     if previous_at is None:
         return None
     roll = schedule.roll_by(at)
@@ -89,7 +89,7 @@ def roll_due(at: datetime, previous_at: datetime | None, schedule: Schedule) -> 
 
 
 def roll_session(book: Book, at: datetime, marks: Mapping[Symbol, Decimal]) -> Iterator[BookEvent]:
-    """A new session begins: everything is marked, and the day's loss counts from here."""
+    """Begin a new session: mark all positions and reset the daily loss."""
     yield mark_positions(book, at, marks, "roll")
     if DAILY_LOSS in book.halts:
         yield TradingResumed(at, "a new session began", SESSION_ROLL, (DAILY_LOSS,))
@@ -104,7 +104,7 @@ def _exits(book: Book, view: MarketView, intents: Sequence[Intent], config: RunC
         sources = {s: "margin_call" for s, held in book.positions.items() if held.direction is Direction.SHORT}
     for bar in view.closed:
         source = exits.exit_due(book, bar.symbol, view, config)
-        # Where the symbol's own wish leaves the position at this very close, one order does both.
+        # If the symbol's intent closes the position at this same close, its order is sufficient.
         if source is not None and not any(
             w.symbol == bar.symbol and closes_position(book, view, w, config) for w in intents
         ):

@@ -1,4 +1,4 @@
-"""From a signal to an order: the gate's verdict on it, and the order if it may be."""
+"""Execution: from a signal to the risk verdict and, if approved, to an order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from engine.trading.risk import check
 def submit(
     book: Book, view: MarketView, signal: SignalRaised, plan: OrderPlan, config: RunConfig
 ) -> Iterator[BookEvent]:
-    """Signal, verdict and, if it may be, the order."""
+    """Yield the signal, the verdict and, if approved, the order."""
     yield signal
     proposal = propose(book, config, view, signal.symbol, plan)
     ruling = check(proposal)
@@ -48,7 +48,7 @@ def submit(
     approved = proposal if ruling.quantity == plan.quantity else proposal.with_quantity(ruling.quantity)
     exit_only = approved.reduces_only
     amended = plan.replaces
-    # Where only the closing half of a wish's entry is left, it does not wait for the entry's price.
+    # If only the closing part of an entry is approved, it is executed at the market, not at the entry's price.
     is_exit_half = exit_only and ruling.quantity != plan.quantity and signal.source != "person"
     order = OrderPlaced(
         order_id=order_id(signal.symbol, signal.at, next_number(book, view, signal.symbol)),
@@ -77,7 +77,7 @@ def submit(
 def close_position(
     book: Book, view: MarketView, symbol: Symbol, source: Source, config: RunConfig
 ) -> Iterator[BookEvent]:
-    """The way out of a position at the next open, for a reason of the book's own."""
+    """Close a position at the next open, on behalf of a rule of the book."""
     signal = SignalRaised(
         signal_id=next_signal_id(book, view, symbol),
         symbol=symbol,
@@ -91,7 +91,7 @@ def close_position(
 
 
 def closing_order(book: Book, symbol: Symbol) -> tuple[Side, Decimal]:
-    """Side and quantity of the order that closes a position."""
+    """Return side and quantity of the order that closes a position."""
     held = book.held(symbol)
     return (Side.SELL if held > 0 else Side.BUY), magnitude(held)
 

@@ -1,6 +1,6 @@
-"""When a position is given up by the book's own rules, and the orders that protect it from its first moment.
+"""Exit rules of the book, and protective orders of its positions.
 
-(An opposite wish closes too: see `decide`.)
+An opposite intent also closes a position: see `engine.trading.targeting`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from engine.trading.book import Book, Position, worst_marks
 from engine.trading.fills import round_to_tick
 
 RANGE_BARS = 14
-"""Over how many bars true ranges are averaged: the length that Wilder (1978) gave."""
+"""Number of bars of the average true range (Wilder, 1978)."""
 
 
-# --- Giving up ----------------------------------------------------------------------------------------------------
+# --- Exit rules ---------------------------------------------------------------------------------------------------
 
 
 def holding_bars(exits: Exits, intent: Intent) -> int | None:
-    """After how many bars a position opened by this wish is given up; None for never."""
+    """Return the number of bars after which a position opened by this intent is closed; None for no limit."""
     if exits.from_decision and intent.horizon_bars is not None:
         return intent.horizon_bars
     return exits.holding_bars
 
 
 def exit_due(book: Book, symbol: Symbol, view: MarketView, config: RunConfig) -> Source | None:
-    """Which rule gives the symbol's position up at this close; None when none does."""
+    """Return the rule that closes the symbol's position at this close; None if none does."""
     position = book.positions.get(symbol)
     if position is None:
         return None
@@ -46,7 +46,7 @@ def exit_due(book: Book, symbol: Symbol, view: MarketView, config: RunConfig) ->
 
 
 def _is_last_of_session(view: MarketView, symbol: Symbol, config: RunConfig) -> bool:
-    """Whether an order of now is filled at the last open of its session, or later."""
+    """Return true if an order decided now would be filled at the last open of its session, or later."""
     return view.schedule.ends_within(
         config.instrument(symbol).calendar,
         view.at,
@@ -55,9 +55,10 @@ def _is_last_of_session(view: MarketView, symbol: Symbol, config: RunConfig) -> 
 
 
 def is_margin_called(book: Book, view: MarketView, config: RunConfig) -> bool:
-    """Whether equity has fallen below the maintenance margin of the shorts: a share of what buying them back costs.
+    """Return true if equity is below the maintenance margin of the shorts, a percentage of their value.
 
-    Both are taken at the worst prices of the bars that have just closed: a broker does not wait for the close.
+    Both are computed at the worst prices of the bars that have just closed, because a broker does not wait for the
+    close.
     """
     pct = config.shorting.maintenance_pct
     shorts = [symbol for symbol, position in book.positions.items() if position.direction is Direction.SHORT]
@@ -68,13 +69,13 @@ def is_margin_called(book: Book, view: MarketView, config: RunConfig) -> bool:
     return book.equity(marks) < percent_of(worth, pct)
 
 
-# --- Protecting ---------------------------------------------------------------------------------------------------
+# --- Protective orders --------------------------------------------------------------------------------------------
 
 
 def protection(intent: Intent, reference: Decimal, ranges: Sequence[Decimal], exits: Exits) -> Protection | None:
-    """What an entry of this wish places beside its position. `reference`: the price it is decided at.
+    """Return the protection of an entry for this intent. `reference`: the price at which it is decided.
 
-    Raises nothing: without enough bars for a mean true range there is no stop measured in them.
+    Without enough bars for an average true range, `stop_ranges` sets no stop.
     """
     distance = None if intent.stop is not None else _stop_distance(reference, ranges, exits)
     ratio = intent.risk_reward if exits.from_decision and intent.risk_reward is not None else exits.risk_reward
@@ -87,7 +88,7 @@ def protection(intent: Intent, reference: Decimal, ranges: Sequence[Decimal], ex
 
 
 def invalid_stop_distance(protection: Protection | None, side: Side, reference: Decimal) -> str:
-    """Why a stop of an entry could not be placed: a long's would be at or below 0. Empty when it could."""
+    """Return the reason that the stop of a long entry would be at or below 0; empty if it is valid."""
     if protection is None or side is Side.SELL:
         return ""
     for name, distance in (("stop", protection.stop_distance), ("trailing stop", protection.trail)):
@@ -97,7 +98,7 @@ def invalid_stop_distance(protection: Protection | None, side: Side, reference: 
 
 
 def _reward(risk_distance: Decimal | None, ratio: Decimal | None) -> Decimal | None:
-    """How far off a target lies; None without a stop or a ratio, and for one too far to be reckoned with."""
+    """Return the distance of the target; None without a stop or a ratio, and if the product is too large."""
     if risk_distance is None or ratio is None:
         return None
     try:
@@ -115,16 +116,16 @@ def _stop_distance(reference: Decimal, ranges: Sequence[Decimal], exits: Exits) 
 
 
 def true_range(bar: Bar, previous: Bar | None) -> Decimal:
-    """Wilder's true range: from the bar's extremes to each other and to the close before."""
+    """Return Wilder's true range: the range of the bar's high and low and the previous close."""
     if previous is None:
         return sub(bar.high, bar.low)
     return sub(max(bar.high, previous.close), min(bar.low, previous.close))
 
 
 def invalid_protection(intent: Intent, reference: Decimal) -> str:
-    """What is wrong with the prices at which a wish wants to be given up; empty when nothing is.
+    """Return the reason that an intent's stop or target is invalid; empty if both are valid.
 
-    Raises nothing: a price that is no number is never on the right side.
+    A price that is not a number is invalid.
     """
     if intent.stop is not None and not _is_worse(intent.direction, intent.stop, reference):
         return f"stop {intent.stop} is not on the losing side of {reference}"
@@ -134,7 +135,7 @@ def invalid_protection(intent: Intent, reference: Decimal) -> str:
 
 
 def _is_worse(direction: Direction, worse: Decimal, better: Decimal) -> bool:
-    """Whether the first of two prices is the worse one for a position; false when one of them is no number."""
+    """Return true if the first of two prices is the worse one for a position; false if one is not a number."""
     if not worse.is_finite() or not better.is_finite():
         return False
     return worse < better if direction is Direction.LONG else worse > better
@@ -143,10 +144,9 @@ def _is_worse(direction: Direction, worse: Decimal, better: Decimal) -> bool:
 def protective_orders(
     order: OrderPlaced, fill: OrderFilled, opened: Decimal, instrument: Instrument
 ) -> list[OrderPlaced]:
-    """The exits placed with a fill of an entry, for the `opened` units: of stop, target and trailing stop whatever
-    comes first cancels the others.
+    """Return the protective orders for the `opened` units of an entry's fill. The first to fill cancels the others.
 
-    `order` is the entry with what was left of it before this fill, which tells the orders of several fills apart.
+    `order` is the entry with its remaining quantity before this fill, which makes the ids of several fills unique.
     """
     terms = order.protection
     if terms is None or opened == 0:
@@ -155,7 +155,7 @@ def protective_orders(
     stop = terms.stop if terms.stop is not None else _offset_price(fill, terms.stop_distance, wins=False)
     target = terms.target if terms.target is not None else _offset_price(fill, terms.target_distance, wins=True)
     trail = _offset_price(fill, terms.trail, wins=False)
-    # Rounded against the position: a stop further off, a target harder to reach.
+    # Prices are rounded against the position: a more distant stop, a target that is harder to reach.
     planned: list[tuple[Role, OrderTerms]] = []
     if stop is not None and stop > 0:
         planned.append(("stop", OrderTerms(OrderType.STOP, stop_price=round_to_tick(side, stop, instrument))))
@@ -188,7 +188,7 @@ def protective_orders(
 
 
 def liquidation_order(position: Position, price: Decimal, at: datetime) -> OrderPlaced:
-    """The order by which the broker closes a position of a bankrupt account."""
+    """Return the order with which the broker closes a position of a bankrupt account."""
     quantity = magnitude(position.quantity)
     return OrderPlaced(
         order_id=f"{order_id(position.symbol, at, 0)}.liquidation",
@@ -206,7 +206,7 @@ def liquidation_order(position: Position, price: Decimal, at: datetime) -> Order
 
 
 def _offset_price(fill: OrderFilled, distance: Decimal | None, wins: bool) -> Decimal | None:
-    """A price so far from the market's at the fill, on the side where its position wins or where it loses."""
+    """Return the price at a distance from the market price of the fill, on the winning or the losing side."""
     if distance is None:
         return None
     upwards = (fill.side is Side.BUY) is wins

@@ -1,7 +1,6 @@
-"""At which price an order is filled, and what that costs. Pure arithmetic, no decision; docs/fills.md shows each rule
-with a worked bar.
+"""Fill prices, fillable quantities and costs of orders. Pure arithmetic; docs/fills.md explains each rule by example.
 
-Of a bar only its four prices are known, not their order in time. Where that matters the worse one is taken.
+Only the four prices of a bar are known, not their order in time. Where the order matters, the worse case is assumed.
 """
 
 from __future__ import annotations
@@ -33,40 +32,40 @@ from engine.core.money import (
 
 
 def is_triggered(side: Side, price: Decimal, stop: Decimal) -> bool:
-    """Whether a price triggers a stop: a buy at it or above, a sale at it or below."""
+    """Return true if a price triggers a stop: at or above it for a buy, at or below it for a sale."""
     return price >= stop if side is Side.BUY else price <= stop
 
 
 def is_marketable(side: Side, price: Decimal, limit: Decimal) -> bool:
-    """Whether a price is the limit or better: a buy at it or below, a sale at it or above."""
+    """Return true if a price is at the limit or better: at or below it for a buy, at or above it for a sale."""
     return price <= limit if side is Side.BUY else price >= limit
 
 
 def exceeds_worst_price(order: OrderPlaced, price: Decimal) -> bool:
-    """Whether a fill price is worse than the worst one that an order accepts."""
+    """Return true if a fill price is worse than the worst price of an order."""
     return order.worst_price is not None and not is_marketable(order.side, price, order.worst_price)
 
 
 def best_price(side: Side, bar: Bar) -> Decimal:
-    """The bar's best price for a side: what a limit needs to be filled."""
+    """Return the bar's best price for a side, which decides whether a limit is filled."""
     return bar.low if side is Side.BUY else bar.high
 
 
 def worst_price(side: Side, bar: Bar) -> Decimal:
-    """The bar's worst price for a side: what a stop needs to be triggered."""
+    """Return the bar's worst price for a side, which decides whether a stop is triggered."""
     return bar.high if side is Side.BUY else bar.low
 
 
 def distance(terms: OrderTerms, price: Decimal) -> Decimal:
-    """How far the price that sets an order off, its stop or else its limit, is from a price; 0 for a market order."""
+    """Return the distance of an order's stop, or else its limit, from a price; 0 for a market order."""
     level = terms.limit_price if terms.stop_price is None else terms.stop_price
     return ZERO if level is None else magnitude(sub(level, price))
 
 
 def price_at_open(side: Side, terms: OrderTerms, triggered: bool, price: Decimal) -> Decimal | None:
-    """The market's price at which an order is filled at an open; None when it is not.
+    """Return the market price at which an order is filled at an open; None if it is not.
 
-    A stop that the open has gone through is filled at the open, a limit at the open if that is better.
+    If the open is beyond a stop, the stop is filled at the open; a limit is filled at the open if that is better.
     """
     stop, limit = terms.stop_price, terms.limit_price
     if not triggered and stop is not None and not is_triggered(side, price, stop):
@@ -75,11 +74,12 @@ def price_at_open(side: Side, terms: OrderTerms, triggered: bool, price: Decimal
 
 
 def price_in_bar(side: Side, terms: OrderTerms, triggered: bool, bar: Bar) -> Decimal | None:
-    """The market's price at which an order is filled inside a bar at whose open it worked already and was not filled.
+    """Return the market price at which an order is filled inside a bar; None if it is not.
 
-    A stop is filled at its price, a limit at its limit. A stop-limit that the bar itself triggers is filled at its
-    stop if the limit allows that; else not in this bar, as nobody knows what came after. What is left of a stop that
-    was filled in part waits for the next open, like a market order.
+    The order was active and not filled at the bar's open. A stop is filled at its price, a limit at its limit. A
+    stop-limit triggered by the bar is filled at its stop if the limit allows that; otherwise it is not filled in this
+    bar, because the later prices are unknown. The rest of a partly filled stop waits for the next open, like a market
+    order.
     """
     stop, limit = terms.stop_price, terms.limit_price
     if not triggered and stop is not None:
@@ -91,14 +91,14 @@ def price_in_bar(side: Side, terms: OrderTerms, triggered: bool, bar: Bar) -> De
 
 
 def triggers_stop(side: Side, terms: OrderTerms, price: Decimal) -> bool:
-    """Whether a price turns a stop into a market order, or a stop-limit into a limit, for good."""
+    """Return true if a price permanently turns a stop into a market order, or a stop-limit into a limit."""
     return terms.stop_price is not None and is_triggered(side, price, terms.stop_price)
 
 
 def stop_after_entry(side: Side, terms: OrderTerms, entry: Decimal, bar: Bar) -> Decimal | None:
-    """The price at which a stop is filled in the very bar inside which its position was opened, at `entry`.
+    """Return the price at which a stop is filled in the same bar in which its position was opened, at `entry`.
 
-    The bar's worst price may have come before the entry or after it: it is taken to have come after.
+    The bar's worst price may have come before or after the entry; it is assumed to have come after.
     """
     stop = terms.stop_price
     if stop is None or terms.limit_price is not None or not is_triggered(side, worst_price(side, bar), stop):
@@ -107,7 +107,7 @@ def stop_after_entry(side: Side, terms: OrderTerms, entry: Decimal, bar: Bar) ->
 
 
 def trail_stop(side: Side, terms: OrderTerms, bar: Bar) -> OrderTerms:
-    """A trailing stop after a bar: it follows the bar's best price for the position, and never goes back."""
+    """Return a trailing stop after a bar: it follows the best price for the position and never moves back."""
     if terms.trail is None or terms.stop_price is None:
         return terms
     level = add(bar.low, terms.trail) if side is Side.BUY else sub(bar.high, terms.trail)
@@ -116,7 +116,7 @@ def trail_stop(side: Side, terms: OrderTerms, bar: Bar) -> OrderTerms:
 
 
 def round_to_tick(side: Side, price: Decimal, instrument: Instrument) -> Decimal:
-    """The nearest tradable price that is not better: a buy's rounded up, a sale's down to no less than a tick."""
+    """Return the nearest tradable price that is not better: up for a buy, down for a sale, at least one tick."""
     if instrument.tick is None:
         return price
     if side is Side.BUY:
@@ -130,7 +130,7 @@ def round_to_tick(side: Side, price: Decimal, instrument: Instrument) -> Decimal
 def fillable_quantity(
     quantity: Decimal, volume: Decimal, taken: Decimal, costs: Costs, instrument: Instrument
 ) -> Decimal:
-    """How much of a quantity may be filled, in whole lots, where `taken` of the volume is ours already."""
+    """Return the quantity that may be filled, in whole lots. `taken`: volume already taken by earlier fills."""
     if costs.volume_cap_pct is None:
         return quantity
     left = max(ZERO, sub(percent_of(volume, costs.volume_cap_pct), taken))
@@ -141,8 +141,7 @@ def fillable_quantity(
 
 
 class Market(NamedTuple):
-    """What costs depend on besides the price: the symbol's instrument, its volume, and the account's currency per
-    unit of its quote's."""
+    """Inputs of costs apart from the price: instrument, bar volume, and account currency per unit of quote currency."""
 
     instrument: Instrument
     volume: Decimal
@@ -150,7 +149,7 @@ class Market(NamedTuple):
 
 
 class FilledSoFar(NamedTuple):
-    """What earlier fills of an order came to."""
+    """Totals of the earlier fills of an order."""
 
     units: Decimal = ZERO
     notional: Decimal = ZERO
@@ -159,7 +158,8 @@ class FilledSoFar(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Price paid per unit, price x quantity x multiplier x rate, and the two costs in the account's currency."""
+    """Cost of a fill: price per unit; notional (price x quantity x multiplier x rate), slippage and commission in
+    account currency."""
 
     price: Decimal
     notional: Decimal
@@ -171,14 +171,17 @@ NOT_FILLED = FilledSoFar()
 
 
 def with_slippage(side: Side, reference: Decimal, bps: Decimal) -> Decimal:
-    """The price after adverse slippage: a buy pays more than the reference, a sale receives less."""
+    """Return the price after adverse slippage: above the reference for a buy, below it for a sale."""
     slip = bps_of(reference, bps)
     return add(reference, slip) if side is Side.BUY else sub(reference, slip)
 
 
 def slippage_bps(quantity: Decimal, volume: Decimal, costs: Costs, chance: Decimal) -> Decimal:
-    """The sum of the three parts. The part by volume grows with the square of the order's share, as in zipline's
-    `VolumeShareSlippage`; without volume the share counts as 1. `chance`: how much of the random part, 0 to 1."""
+    """Return the total slippage in basis points: the fixed, the volume and the random part.
+
+    The volume part grows with the square of the order's share, as in zipline's `VolumeShareSlippage`; without volume
+    the share is 1. `chance`: fraction of the random part, 0 to 1.
+    """
     bps = costs.slippage_bps
     if costs.slippage_volume_bps:
         share = min(ONE, div(quantity, volume)) if volume > 0 else ONE
@@ -189,13 +192,13 @@ def slippage_bps(quantity: Decimal, volume: Decimal, costs: Costs, chance: Decim
 
 
 def chance_of(seed: int | None, order_id: str, fills: int) -> Decimal:
-    """A number from 0 up to 1, the same for the same seed, order and fill: the random part of slippage."""
+    """Return the fraction of the random slippage, from 0 up to 1; the same for the same seed, order and fill."""
     digest = sha256(f"{seed} {order_id} {fills}".encode()).digest()
     return exact(f"0.{int.from_bytes(digest[:8]) % 10**12:012}")
 
 
 def commission_of(notional: Decimal, quantity: Decimal, costs: Costs, before: FilledSoFar = NOT_FILLED) -> Decimal:
-    """What a fill adds to its order's commission; the minimum is per order, whatever the number of its fills."""
+    """Return the commission of a fill. The minimum applies once per order, regardless of the number of fills."""
     commission = bps_of(add(before.notional, notional), costs.commission_bps)
     if costs.commission_per_unit:
         commission = add(commission, mul(add(before.units, quantity), costs.commission_per_unit))
@@ -212,10 +215,10 @@ def cost_of(
     chance: Decimal = ONE,
     before: FilledSoFar = NOT_FILLED,
 ) -> Cost:
-    """What `quantity` costs at a reference price. The commission is charged on the slipped notional.
+    """Return the cost of `quantity` at a reference price. Commission is charged on the notional after slippage.
 
-    A limit order does not slip; a stop-limit slips no further than its limit. Without `chance` the random part is
-    taken to be as bad as it can be: what the gate reckons with.
+    A limit order does not slip; a stop-limit slips no further than its limit. The default of `chance` is the largest
+    random part, which the risk check assumes.
     """
     price = reference
     if terms.order_type is not OrderType.LIMIT:
@@ -240,7 +243,7 @@ def fill(
     market: Market,
     before: FilledSoFar = NOT_FILLED,
 ) -> OrderFilled:
-    """An order's fill at a reference price: at the open of a bar, or inside one that has closed `at`."""
+    """Return an order's fill at a reference price: at the open of a bar, or inside a bar that closed `at`."""
     chance = chance_of(costs.seed, order.order_id, before.fills)
     cost = cost_of(order.side, quantity, reference, order.terms, costs, market, chance, before)
     return OrderFilled(

@@ -1,4 +1,4 @@
-"""How an order is executed: what a profile asks for, and which terms can be meant at all."""
+"""Execution terms of orders: validation, session expiry, and the defaults of the profile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ENTRY_TYPES = (OrderType.MARKET, OrderType.LIMIT, OrderType.STOP, OrderType.STO
 
 
 def invalid_terms(terms: OrderTerms, allowed: Sequence[OrderType] = _ENTRY_TYPES) -> str:
-    """What is wrong with the terms of an order; empty when nothing is."""
+    """Return the reason that the terms of an order are invalid; empty if they are valid."""
     required = _REQUIRED_PRICES[terms.order_type]
     if terms.order_type not in allowed:
         return f"{terms.order_type} is no order to enter with"
@@ -39,7 +39,7 @@ def invalid_terms(terms: OrderTerms, allowed: Sequence[OrderType] = _ENTRY_TYPES
 
 
 def with_session_expiry(view: MarketView, symbol: Symbol, terms: OrderTerms, config: RunConfig) -> OrderTerms:
-    """The same terms; those of an order for the day with the end of its session."""
+    """Return the terms, with the end of the session as the expiry of a DAY order."""
     if terms.time_in_force is not TimeInForce.DAY or terms.expires_at is not None:
         return terms
     calendar = config.instrument(symbol).calendar
@@ -48,7 +48,7 @@ def with_session_expiry(view: MarketView, symbol: Symbol, terms: OrderTerms, con
 
 
 def default_terms(view: MarketView, intent: Intent, config: RunConfig) -> OrderTerms:
-    """How a wish that says nothing of it is executed: prices at the profile's distance from the last close."""
+    """Return the profile's execution terms for an intent without terms, with prices relative to the last close."""
     entry = config.entry_of(intent.symbol)
     if entry.order_type is OrderType.MARKET and entry.time_in_force is TimeInForce.GTC:
         return AT_MARKET
@@ -59,7 +59,7 @@ def default_terms(view: MarketView, intent: Intent, config: RunConfig) -> OrderT
     offset = bps_of(last, entry.offset_bps)
     limit = stop = None
     if entry.order_type is OrderType.LIMIT:
-        # A limit waits for a better price, and is rounded to an even better one: so a buy's like a sale's price.
+        # A limit is rounded to an even better price, hence with the opposite side.
         limit = round_to_tick(other, sub(last, offset) if side is Side.BUY else add(last, offset), instrument)
     elif entry.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
         stop = round_to_tick(side, add(last, offset) if side is Side.BUY else sub(last, offset), instrument)

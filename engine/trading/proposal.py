@@ -1,4 +1,4 @@
-"""An order before it exists, and what can be reckoned of it: its price, its cost, what would be held with it."""
+"""Proposed orders and their derived values: price, cost and the resulting position."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from engine.trading.book import Book, closing_units
 from engine.trading.fills import Cost, Market, cost_of
 
 NOT_COMPUTABLE = (KeyError, ValueError, ArithmeticError)
-"""What amounts raise that are missing, no numbers, or too large."""
+"""Errors of computations with amounts that are missing, not numbers, or too large."""
 
 
 class OrderPlan(msgspec.Struct, frozen=True, gc=False):
-    """The order that a signal leads to, before any rule has checked it.
+    """Order that a signal leads to, before the risk check.
 
-    invalid_reason: why it cannot be placed at all, empty for a valid one; replaces: the working order it amends.
+    invalid_reason: why it cannot be placed, empty for a valid order; replaces: the working order that it amends.
     """
 
     side: Side
@@ -35,7 +35,7 @@ class OrderPlan(msgspec.Struct, frozen=True, gc=False):
 
 
 def propose(book: Book, config: RunConfig, view: MarketView, symbol: Symbol, plan: OrderPlan) -> Proposal:
-    """The proposal of a plan; a quantity that is no amount counts as 0, with the reason."""
+    """Return the proposal of a plan. An invalid quantity becomes 0, with the reason."""
     quantity, invalid_reason = plan.quantity, plan.invalid_reason
     if not is_exact(quantity):
         quantity, invalid_reason = ZERO, f"quantity {quantity} is no amount"
@@ -43,9 +43,9 @@ def propose(book: Book, config: RunConfig, view: MarketView, symbol: Symbol, pla
 
 
 class Proposal(msgspec.Struct, frozen=True, dict=True):
-    """An order as the risk rules see it: a plan beside the book, the configuration and the market of this instant.
+    """Input of the risk rules: a plan with the book, the configuration and the market view of this instant.
 
-    Everything else is computed from these fields, once and on demand.
+    All other values are computed from these fields, once and on demand.
     """
 
     book: Book
@@ -59,23 +59,23 @@ class Proposal(msgspec.Struct, frozen=True, dict=True):
     replaces: OrderPlaced | None = None
 
     def with_quantity(self, quantity: Decimal) -> Proposal:
-        """The same order over another quantity."""
+        """Return the same order with another quantity."""
         return msgspec.structs.replace(self, quantity=quantity)
 
     @cached_property
     def last(self) -> Decimal | None:
-        """The symbol's last close; None for one that is unknown or no price."""
+        """The symbol's last close; None if it is unknown or not a valid price."""
         last = self.view.marks.get(self.symbol)
         return last if last is not None and is_exact(last) and last > 0 else None
 
     @cached_property
     def reference(self) -> Decimal | None:
-        """The price it is expected to meet, before slippage: the last close, or its own limit or stop."""
+        """The expected market price of the fill, before slippage: the last close, or the order's limit or stop."""
         return reference_of(self.side, self.terms, self.last)
 
     @cached_property
     def rate(self) -> Decimal | None:
-        """The account's currency per unit of the quote's; None while no bar has told it, or it is no price."""
+        """Account currency per unit of quote currency; None if it is unknown or not a valid price."""
         try:
             rate = self.book.rate(self.symbol, self.view.marks)
         except KeyError:
@@ -84,7 +84,7 @@ class Proposal(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def equity(self) -> Decimal | None:
-        """What the account is worth at the last closes; None while one of them is unknown or no price."""
+        """Equity of the account at the last closes; None if one of them is unknown or not a valid price."""
         try:
             return self.book.equity(self.view.marks)
         except NOT_COMPUTABLE:
@@ -92,7 +92,7 @@ class Proposal(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def cost(self) -> Cost | None:
-        """What it would cost at its reference price; None where that is unknown, or too large an amount."""
+        """Cost of the order at its reference price; None if the price is unknown or the amount too large."""
         if self.reference is None or self.rate is None:
             return None
         latest = self.view.latest.get(self.symbol)
@@ -109,7 +109,7 @@ class Proposal(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def closing(self) -> Decimal:
-        """The part of the quantity that reduces what is held."""
+        """The part of the quantity that reduces the position."""
         return closing_units(self.held, self.side, self.quantity)
 
     @property
@@ -118,13 +118,13 @@ class Proposal(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def entries(self) -> list[OrderPlaced]:
-        """Working entries of all symbols, but for the one this order would replace."""
+        """Working entries of all symbols, except the one that this order would replace."""
         working = self.book.working.values()
         return [order for order in working if not order.is_exit and order is not self.replaces]
 
     @cached_property
     def resulting(self) -> Decimal:
-        """What would be held, signed, once this order and the symbol's working entries of its side are filled."""
+        """Signed position after this order and the symbol's working entries of the same side are filled."""
         more = self.quantity
         for order in self.entries:
             if order.symbol == self.symbol and order.side is self.side:
@@ -133,10 +133,10 @@ class Proposal(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def exposures(self) -> list[tuple[Decimal, Decimal]] | None:
-        """The value of each symbol's position after this order, signed and in the account's currency, as (most, least):
-        with all working entries that buy filled and none that sell, and the other way round.
+        """Signed value of each symbol's position after this order, in account currency, as (most, least).
 
-        What is held counts at its mark, what an entry opens at the price of its fill. None while a price is unknown.
+        most: all working buy entries are filled and no sell entries; least: the reverse. Positions count at their
+        marks, entries at the price of their fill. None if a price is unknown.
         """
         marks = self.view.marks
         try:
@@ -154,14 +154,14 @@ class Proposal(msgspec.Struct, frozen=True, dict=True):
         return [(most[symbol], least[symbol]) for symbol in most]
 
     def _from_order(self, order: OrderPlaced) -> Proposal:
-        """A working order as it would be proposed now."""
+        """Return the proposal of a working order as of now."""
         return Proposal(self.book, self.config, self.view, order.symbol, order.side, order.quantity, order.terms)
 
     def _value_change(self) -> Decimal:
-        """By how much the fill changes the value of the symbol's position: what it closes at the mark, what it opens
-        at the price expected to be paid. Raises one of `NOT_COMPUTABLE` while a price is unknown."""
+        """Return the change of the position's value by the fill: the closing part at the mark, the opening part at the
+        expected price. Raise one of `NOT_COMPUTABLE` if a price is unknown."""
         marks = self.view.marks
-        # A price of the order's own does not stand for the market's: nothing is opened while that is unknown.
+        # The order's own price does not replace an unknown market price.
         closed = mul(self.closing, self.book.unit_value(self.symbol, marks[self.symbol], marks))
         opening = sub(self.quantity, self.closing)
         opened = mul(opening, self.book.unit_value(self.symbol, self.expected_price, marks)) if opening else ZERO
@@ -169,9 +169,9 @@ class Proposal(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def expected_price(self) -> Decimal:
-        """The price of the fill that the gate counts with, in quote currency. Raises `KeyError` while it is unknown.
+        """Expected fill price in the risk check, in quote currency. Raises `KeyError` if it is unknown.
 
-        A short is worth what buying it back costs, not the less that slippage leaves of its price.
+        A short is valued at the cost of buying it back, without the slippage that reduces its sale price.
         """
         if self.cost is None:
             raise KeyError(self.symbol)
@@ -183,10 +183,10 @@ def _signed(side: Side, quantity: Decimal) -> Decimal:
 
 
 def reference_of(side: Side, terms: OrderTerms, last: Decimal | None) -> Decimal | None:
-    """The price an order is reckoned with: the last close, or the stop or limit it names.
+    """Return the reference price of an order: its stop or limit, or the last close.
 
-    Where its own price lies beyond the last close, so that the next open fills it at once, it is not the own one that
-    counts: a stop to buy below the market pays the market's price, a limit to sell below it is worth the market's.
+    If its own price is beyond the last close, so that the next open fills it at once, the last close counts: a buy stop
+    below the market pays the market price, and a sell limit below the market receives the market price.
     """
     own = terms.limit_price if terms.stop_price is None else terms.stop_price
     if own is None:
@@ -196,9 +196,9 @@ def reference_of(side: Side, terms: OrderTerms, last: Decimal | None) -> Decimal
 
 
 def collar_price(proposal: Proposal) -> Decimal | None:
-    """The price beyond which the broker may open nothing: as far from the last close as the price collar allows.
+    """Return the worst price at which the broker may open a position, according to the price collar.
 
-    None without a collar. Never below 0, so that an order of any collar is filled at any falling price that is one.
+    None without a collar. At least 0, so that a sale with a wide collar is filled at any valid price.
     """
     pct = proposal.config.limits.collar_pct
     if pct is None or proposal.last is None:
@@ -208,8 +208,10 @@ def collar_price(proposal: Proposal) -> Decimal | None:
 
 
 def entry_cash(proposal: Proposal) -> Decimal:
-    """Free cash an order uses up: its notional (of a short, its collateral) and commission, less what closing the
-    opposite position sets free. At least 0; see `Book.free_cash`. Raises `AssertionError` while the cost is unknown.
+    """Return the free cash that an order uses, at least 0; see `Book.free_cash`.
+
+    It is the notional (for a short, the collateral) plus commission, less the cash released by closing the opposite
+    position. Raise `AssertionError` if the cost is unknown.
     """
     cost = proposal.cost
     assert cost is not None, proposal.symbol
@@ -225,7 +227,7 @@ def entry_cash(proposal: Proposal) -> Decimal:
 
 
 def _released(proposal: Proposal, closing_notional: Decimal) -> Decimal:
-    """Free cash that closing sets free: the proceeds of a long, a short's proceeds and collateral less its price."""
+    """Return the free cash released by closing: a long's proceeds, or a short's margin less the purchase cost."""
     position = proposal.book.positions[proposal.symbol]
     if position.direction is Direction.LONG:
         return closing_notional

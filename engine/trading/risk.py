@@ -1,9 +1,9 @@
-"""The gate: a table of small rules between a wish and an order.
+"""Risk check: a table of rules that every order must pass.
 
-Each rule returns what it allows and what it saw. A rule allows only what it can prove to be inside its limit, so that
-nothing unknown passes. Only entries are judged: an order that reduces a position is held back by nothing but a halt of
-everything. An entry that is too large is made to fit, if that is all that is wrong with it; when the entry half of a
-reversal is refused, the half that closes remains.
+Each rule returns its limit and the observed value. A rule passes only what is provably within its limit, so unknown
+values fail. The rules apply to entries; an order that only reduces a position is denied only by a halt of everything or
+by another pending exit. An entry that is only too large is reduced to fit. If the opening part of a reversal is denied,
+the closing part remains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RiskRuling(NamedTuple):
 
 
 def check(proposal: Proposal) -> RiskRuling:
-    """Approves, reduces to what fits or to the closing half, or denies; every rule's check is in the ruling."""
+    """Check an order: approve it, reduce it to the allowed quantity or to its closing part, or deny it."""
     if proposal.reduces_only and not proposal.invalid_reason:
         return _check_exit(proposal)
     checks = tuple(Check(rule, *_evaluate(check, proposal)) for rule, check in RULES.items())
@@ -49,7 +49,7 @@ def check(proposal: Proposal) -> RiskRuling:
 
 
 def _check_exit(proposal: Proposal) -> RiskRuling:
-    """An exit passes, unless everything is halted, or another one sells at once what it would sell."""
+    """Approve an exit unless everything is halted or another exit is pending."""
     pending = _other_pending_exit(proposal)
     results: dict[str, RuleResult] = {
         "halt": (not _halted(proposal, exits=True), "no halt of everything", _describe_halts(proposal.book)),
@@ -68,12 +68,12 @@ def _describe_failures(failed: list[Check]) -> str:
 
 
 def _largest_allowed(proposal: Proposal) -> Decimal:
-    """The largest quantity that opens something and that every rule about size allows; else what closes.
+    """Return the largest quantity that all size rules allow, at least the closing part.
 
-    The rules themselves are asked, by bisection over whole lots, so that what is ordered is what they allow.
+    Bisection over whole lots evaluates the rules themselves, so that the result is exactly what they allow.
     """
     lot, least = proposal.book.instruments[proposal.symbol].quantity_step, proposal.closing
-    # The quantity that is asked for has failed already.
+    # The requested quantity has already failed.
     too_many = steps_in(sub(proposal.quantity, least), lot)
     fits = 0
     while too_many - fits > 1:
@@ -89,14 +89,14 @@ def _largest_allowed(proposal: Proposal) -> Decimal:
 # --- Rules --------------------------------------------------------------------------------------------------------
 
 RuleResult = tuple[bool, str, str]
-"""Whether a rule allows the order, the most it allows, what it saw."""
+"""Result of a rule: passed, limit, observed value."""
 
 NO_LIMIT: RuleResult = (True, "none", "")
 UNKNOWN = "unknown"
 
 
 def _evaluate(rule: Callable[[Proposal], RuleResult], proposal: Proposal) -> RuleResult:
-    """What a rule says; it allows nothing that cannot be reckoned with."""
+    """Evaluate a rule; it fails if a value cannot be computed."""
     try:
         return rule(proposal)
     except NOT_COMPUTABLE:
@@ -104,7 +104,7 @@ def _evaluate(rule: Callable[[Proposal], RuleResult], proposal: Proposal) -> Rul
 
 
 def _at_most(observed: Decimal | None, limit: Decimal | None) -> RuleResult:
-    """Allows what is known and not above the limit; without a limit, anything."""
+    """Pass a known value up to the limit, or any value without a limit."""
     if limit is None:
         return NO_LIMIT
     if observed is None:
@@ -173,7 +173,7 @@ def _net_exposure(proposal: Proposal) -> RuleResult:
 
 
 def _within_equity_pct(observed: Decimal | None, proposal: Proposal, pct: Decimal | None) -> RuleResult:
-    """Allows what is not above a share of equity; nothing of an equity that is unknown or gone."""
+    """Pass a value up to a percentage of equity; fail if equity is unknown, and allow 0 at most if it is negative."""
     if pct is None:
         return NO_LIMIT
     if proposal.equity is None:
@@ -283,13 +283,13 @@ def _incompatible_position(proposal: Proposal) -> RuleResult:
 
 
 def pending_exit(book: Book, symbol: Symbol) -> OrderPlaced | None:
-    """The working order that leaves the symbol's position at once, if there is one. (A stop or a target only might.)"""
+    """Return the working market order that closes the symbol's position, if any. Stops and targets do not count."""
     orders = book.orders_of(symbol)
     return next((o for o in orders if o.role == "exit" and o.terms.order_type is OrderType.MARKET), None)
 
 
 def _other_pending_exit(proposal: Proposal) -> OrderPlaced | None:
-    """The same, unless it is the one that the proposal amends."""
+    """Return the pending exit of the symbol, unless the proposal amends it."""
     pending = pending_exit(proposal.book, proposal.symbol)
     return None if pending is proposal.replaces else pending
 
@@ -310,7 +310,7 @@ def _trading_hours(proposal: Proposal) -> RuleResult:
 
 
 def _session_is_ending(proposal: Proposal) -> bool:
-    """Whether a position that must be left before its session ends could only be opened in its last bars."""
+    """Return true if the session ends too soon to open a position that must be closed before its end."""
     config, symbol = proposal.config, proposal.symbol
     bar, bars_ahead = config.timeframe.duration, 1 + config.costs_of(symbol).latency_bars
     calendar = proposal.book.instruments[symbol].calendar
@@ -327,7 +327,7 @@ def _halt(proposal: Proposal) -> RuleResult:
 
 
 def _halted(proposal: Proposal, exits: bool) -> bool:
-    """Whether a halt, or the end of all trading, stops entries, or exits too."""
+    """Return true if a halt or the end of trading stops entries, or, with `exits`, exits as well."""
     return proposal.book.ended != "" or any(
         not exits or halt.scope == "everything" for halt in proposal.book.halts.values()
     )
@@ -370,11 +370,11 @@ RULES: dict[str, Callable[[Proposal], RuleResult]] = {
     "halt": _halt,
 }
 
-# These refuse an order whole: there is no half of it that may go ahead.
+# These rules deny an order completely, including its closing part.
 _NOT_REDUCIBLE = frozenset({"wish", "quantity", "price", "incompatible_position"})
 
 
 def daily_loss_limit(book: Book, config: RunConfig) -> Decimal | None:
-    """How much may be lost since the session roll, in money; None without a limit."""
+    """Return the loss limit since the session roll, in account currency; None without a limit."""
     pct = config.limits.daily_loss_pct
     return None if pct is None else percent_of(book.day_equity, pct)

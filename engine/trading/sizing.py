@@ -1,4 +1,4 @@
-"""How much a wish is worth: the quantity of the position it asks for."""
+"""Position sizing: the target quantity of an intent."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from engine.core.money import ZERO, affordable, floor_to_step, mul, percent_of
 def target_quantity(
     equity: Decimal, price: Decimal, confidence: Decimal, instrument: Instrument, config: RunConfig, rate: Decimal
 ) -> Decimal:
-    """Units to hold, at least 0, a multiple of the instrument's step.
+    """Return the target quantity in units, at least 0, a multiple of the instrument's step.
 
-    `confidence` mode: equity x base fraction x confidence, at most the position cap, at the price expected to be paid;
-    `rate` converts that price into the account's currency. 0 where a unit is worth too little to be counted.
+    Mode `confidence`: equity x base fraction x confidence, at most the position cap, at the expected fill price;
+    `rate` converts that price into account currency. 0 if the value of a unit rounds to 0.
     """
     sizing = config.sizing_of(instrument.symbol)
     if sizing.mode == "fixed_quantity":
@@ -29,6 +29,6 @@ def target_quantity(
 
 
 def position_cap(equity: Decimal, symbol: str, config: RunConfig) -> Decimal | None:
-    """The most a symbol's position may be worth, in money; None without a cap."""
+    """Return the largest value of a symbol's position, in account currency; None without a cap."""
     pct = config.position_pct_of(symbol)
     return None if pct is None else percent_of(equity, pct)

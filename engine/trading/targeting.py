@@ -1,4 +1,4 @@
-"""What follows from an analyst's wish: from what is held and what works to what it wants."""
+"""Targeting: orders that lead from the current position and working orders to the target of an intent."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def target_orders(book: Book, view: MarketView, intent: Intent, config: RunConfi
 
 
 def _opposing_entries(orders: Sequence[OrderPlaced], intent: Intent) -> list[OrderPlaced]:
-    """The working entries of a wish's symbol that lead elsewhere."""
+    """Return the working entries of the intent's symbol in another direction."""
     side = {Direction.LONG: Side.BUY, Direction.SHORT: Side.SELL}.get(intent.direction)
     return [order for order in orders if order.role == "entry" and order.side is not side]
 
 
 def _is_satisfied(book: Book, intent: Intent, config: RunConfig) -> bool:
-    """Whether the position is, or is about to be, where the wish wants it.
+    """Return true if the position has reached the intent's target, or is about to.
 
-    A position that is being closed is not: the gate denies the entry until the exit is filled, and says so.
+    False for LONG or SHORT while an exit is pending: the risk check then denies the entry and records the reason.
     """
     if intent.direction is Direction.FLAT:
         return intent.symbol not in book.positions or pending_exit(book, intent.symbol) is not None
@@ -83,12 +83,12 @@ def _signal(book: Book, view: MarketView, intent: Intent, confidence: Decimal) -
 
 
 def invalid_reason(intent: Intent, last: Decimal) -> str:
-    """What is wrong with a wish's numbers; empty when nothing is. `last`: the last close.
+    """Return the reason that an intent's numbers are invalid; empty if they are valid. `last`: the last close.
 
-    An analysis is made by people, programs and models: what cannot be meant is denied, and never guessed at.
+    Analyses come from operators, programs and models; invalid numbers are denied, never corrected.
     """
     if intent.direction is Direction.FLAT:
-        # It asks for nothing but to leave: whatever numbers come with it mean nothing.
+        # FLAT only closes the position; its other numbers are ignored.
         return ""
     if not is_exact(intent.confidence) or not 0 <= intent.confidence <= 1:
         return f"confidence {intent.confidence} is not from 0 to 1"
@@ -106,7 +106,10 @@ def invalid_reason(intent: Intent, last: Decimal) -> str:
 
 
 def closes_position(book: Book, view: MarketView, intent: Intent, config: RunConfig) -> bool:
-    """Whether a wish ends the position at the next open. A reversal that is denied, or waits for a price, does not."""
+    """Return true if an intent closes the position at the next open.
+
+    False for a reversal that is denied or that waits for a price.
+    """
     held = book.direction(intent.symbol)
     if held is Direction.FLAT or intent.direction in (Direction.HOLD, held):
         return False
@@ -118,14 +121,14 @@ def closes_position(book: Book, view: MarketView, intent: Intent, config: RunCon
 
 
 def _terms(view: MarketView, intent: Intent, config: RunConfig) -> OrderTerms:
-    """How the order of a wish is executed: as the wish says, else as the profile does."""
+    """Return the execution terms of an intent's order: its own, or the profile's."""
     return with_session_expiry(view, intent.symbol, intent.entry or default_terms(view, intent, config), config)
 
 
 def _plan(
     book: Book, view: MarketView, intent: Intent, terms: OrderTerms, config: RunConfig, working: OrderPlaced | None
 ) -> OrderPlan:
-    """Side and quantity that lead from what is held to what the wish wants, and what goes with the order."""
+    """Return the plan of the order that leads from the current position to the intent's target."""
     symbol = intent.symbol
     if intent.direction is Direction.FLAT:
         return OrderPlan(*closing_order(book, symbol))
@@ -134,13 +137,13 @@ def _plan(
     probe = propose(book, config, view, symbol, OrderPlan(side, ONE, terms))
     if reference is None or probe.cost is None or probe.rate is None or probe.equity is None:
         return OrderPlan(side, ZERO, terms)
-    # A short is worth its price before slippage: see the position cap.
+    # A short is valued at its price before slippage, as in the position cap.
     price = max(probe.cost.price, reference)
     wanted = target_quantity(probe.equity, price, intent.confidence, book.instruments[symbol], config, probe.rate)
     exit_config = config.exits_of(symbol)
     opposite = max(ZERO, book.held(symbol) if side is Side.SELL else neg(book.held(symbol)))
     if working is not None:
-        # An amended order asks for what is still missing: a part of it may have been filled before.
+        # An amendment covers the remaining quantity, because a part may have been filled.
         missing = sub(working.quantity, working.closing)
         wanted = (
             missing

@@ -1,4 +1,4 @@
-"""Orders that persons ask for, by hand."""
+"""Manual orders of operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.trading.proposal import OrderPlan, reference_of
 
 
 class OrderTicket(msgspec.Struct, frozen=True):
-    """An order as a person asks for it. `replaces`: the id of the working order that it amends."""
+    """Manual order. `replaces`: the id of the working order that it amends."""
 
     symbol: Symbol
     side: Side
@@ -31,7 +31,7 @@ class OrderTicket(msgspec.Struct, frozen=True):
 
 
 def submit_ticket(book: Book, view: MarketView, ticket: OrderTicket, config: RunConfig) -> tuple[BookEvent, ...]:
-    """What follows from a person's order: the same signal, verdict and order as from a wish, through the same gate."""
+    """Return the events of a manual order: signal, verdict and, if approved, the order, as for an intent."""
     working = book.working.get(ticket.replaces)
     quantity = ticket.quantity if is_exact(ticket.quantity) else ZERO
     reason = _invalid_ticket_reason(book, view, ticket, working)
@@ -59,7 +59,7 @@ def submit_ticket(book: Book, view: MarketView, ticket: OrderTicket, config: Run
 
 
 def _invalid_ticket_reason(book: Book, view: MarketView, ticket: OrderTicket, working: OrderPlaced | None) -> str:
-    """What is wrong with a person's order; empty when nothing is."""
+    """Return the reason that a manual order is invalid; empty if it is valid."""
     if not is_exact(ticket.quantity):
         return f"quantity {ticket.quantity} is no amount"
     reduces = closing_units(book.held(ticket.symbol), ticket.side, ticket.quantity) == ticket.quantity
@@ -71,7 +71,7 @@ def _invalid_ticket_reason(book: Book, view: MarketView, ticket: OrderTicket, wo
     reason = invalid_terms(ticket.terms, tuple(OrderType))
     reference = reference_of(ticket.side, ticket.terms, view.marks.get(ticket.symbol))
     if reason or ticket.protection is None or reference is None or reduces:
-        # What only reduces is protected by nothing: its stop and target are left out.
+        # An order that only reduces a position has no protection; its stop and target are ignored.
         return reason
     direction = Direction.LONG if ticket.side is Side.BUY else Direction.SHORT
     intent = Intent(ticket.symbol, direction, ONE, "", stop=ticket.protection.stop, target=ticket.protection.target)

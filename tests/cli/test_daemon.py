@@ -349,7 +349,7 @@ def test_a_daemon_that_lost_its_lock_to_another_one_stops(app: App, sample_dsn: 
     held._conn.close()  # pyright: ignore[reportPrivateUsage]
     with (
         lease.lease(app.dsn, "paper", "run", "two"),
-        pytest.raises(BadInput, match="driven by another daemon"),
+        pytest.raises(BadInput, match="in use by another daemon"),
     ):
         held.heartbeat(None)
     assert held.heartbeat(None) is False

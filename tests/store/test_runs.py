@@ -137,7 +137,7 @@ def test_a_run_is_found_by_the_beginning_of_its_id() -> None:
         if len(fitting) == 1:
             assert runs.find_run_by_prefix(store, prefix) == asked[3]
         else:
-            with pytest.raises(NotFound, match=f"run '{prefix}' fits {len(fitting)} runs .*: give more of its id"):
+            with pytest.raises(NotFound, match=f"run '{prefix}' matches {len(fitting)} runs .*: give more of its id"):
                 runs.find_run_by_prefix(store, prefix)
     assert runs.latest_run(store) == asked[-1]
 
@@ -148,8 +148,9 @@ def test_a_run_that_is_not_there_is_refused_in_words() -> None:
         runs.latest_run(store)
     performed(store)
     for prefix in ("", "zz", "latest"):
-        with pytest.raises(NotFound, match=f"there is no run '{prefix}': .* names the 1 that exist"):
+        with pytest.raises(NotFound, match=f"there is no run '{prefix}'") as unknown:
             runs.find_run_by_prefix(store, prefix)
+        assert (unknown.value.code, unknown.value.fields) == ("RUN_UNKNOWN", {"count": 1})
     assert runs.result_of(store, "zz") is None
 
 
@@ -211,7 +212,7 @@ def test_bars_that_are_not_what_they_were_are_refused() -> None:
     store = MemoryStore()
     source = performed(store, question(), scripted(BARS)).request
     replay.check_replayable(store, source, "digest")
-    with pytest.raises(BadInput, match=r"are not what they were \(dataset digest, now other\)"):
+    with pytest.raises(BadInput, match=r"have changed since it ran \(dataset digest, now other\)"):
         replay.check_replayable(store, source, "other")
 
 
@@ -230,4 +231,4 @@ def test_two_books_are_compared_event_by_event() -> None:
     idle = performed(store, question(of_run="another"), ScriptedAnalyst({})).request
     difference = replay.describe_divergence(store, source, idle)
     assert difference is not None
-    assert "books part at version" in difference
+    assert "books diverge at version" in difference

@@ -1,4 +1,4 @@
-"""Writes docs/events.md: every event with its names, fields and an example, and how an event changes its shape.
+"""Generator of docs/events.md: every event with its names, fields and an example, and the evolution of event shapes.
 
 Types, defaults, examples and code come from the sources, meanings from `tests.support.event_meanings`. A field without
 a meaning, a meaning without a field and an event without a section are errors.
@@ -38,20 +38,20 @@ class Section(NamedTuple):
 SECTIONS = (
     Section(
         "run:<run_id>",
-        "One run's life, from the question to the end.",
+        "The lifecycle of one run, from the request to the end.",
         (events.RunRequested, events.RunStarted, events.RunEnded, events.RunFailed),
     ),
     Section(
         "analysis:<analysis_id>",
-        "Attempts at one opinion on exactly those bars. The first `AnalysisMade` is the opinion; all runs share it. A "
-        "run that consulted a failure before that stays with it: it names the version that it read.",
+        "Attempts at one analysis of a fixed window of bars. The first `AnalysisMade` is the analysis that all runs "
+        "share. A run that consulted an earlier failure records the version that it read, and keeps to it.",
         (events.AnalysisMade, events.AnalysisFailed),
     ),
-    Section("signals:<digest>", "Somebody else's signals, imported from a file.", (events.SignalsImported,)),
+    Section("signals:<digest>", "External signals, imported from a file.", (events.SignalsImported,)),
     Section(
         "book:<run_id>",
-        "Everything a run decided, in order. The book (cash, positions, working orders) is the fold of these events, "
-        "and the run's digest is theirs.",
+        "All decisions of a run, in order. The book (cash, positions, working orders) is the fold of these events, and "
+        "the run's digest covers them.",
         (
             events.BookOpened,
             events.AnalysesConsulted,
@@ -77,28 +77,28 @@ SECTIONS = (
     ),
     Section(
         "feed:<run_id>",
-        "How a paper run that was taken up again went on to see more of its bars.",
+        "Continuations of a paper run with further bars.",
         (events.FeedResumed,),
     ),
     Section(
         "control:<account>",
-        "What persons and checks tell an account, beside the `TradingHalted` and `TradingResumed` that its books hold "
-        "too, each from the instant at which it took effect there.",
+        "Commands of operators and alerts of checks for an account. The stream also holds `TradingHalted` and "
+        "`TradingResumed`, which its books repeat with the instant at which they took effect.",
         (events.AlertRaised,),
     ),
     Section(
         "profile:<name>",
-        "The versions of one profile, and where it is the default.",
+        "The versions of one profile, and the environments for which it is the default.",
         (events.ProfileSaved, events.ProfileActivated),
     ),
     Section(
         "model:<name>",
-        "The versions of how one model is reached and asked, and where it is the default.",
+        "The versions of one model preset, and the environments for which it is the default.",
         (events.ModelSaved, events.ModelActivated),
     ),
     Section(
         "log:<log_id>",
-        "What became of the log itself: of a copy, a log of its own; of a lost file of anchors, a new one.",
+        "Events about the log itself: adoption of a copy as an independent log, and a new start of the anchor file.",
         (events.LogAdopted, events.AnchoringRestarted),
     ),
 )
@@ -137,7 +137,7 @@ def document() -> str:
 
 
 def check_complete() -> None:
-    """Every event stands in a section, every field has a meaning, and every meaning a field."""
+    """Check that every event has a section, every field a meaning, and every meaning a field."""
     listed = [kind for section in SECTIONS for kind in section.kinds]
     assert sorted(map(_name, listed)) == sorted(map(_name, EVENT_TYPES)), "an event belongs in one section"
     used = {_key(kind, field) for kind in (*listed, *VALUES, Meta) for field in kind.__struct_fields__}
@@ -168,7 +168,7 @@ def _key(kind: type, field: str) -> str:
 
 
 def _type_words(kind: Any) -> str:
-    """A field's type as a reader of the JSON sees it."""
+    """Return the JSON type of a field, as text."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return " or ".join(_type_words(each) for each in inside)
@@ -212,70 +212,69 @@ def _golden(name: str) -> str:
 
 _INTRODUCTION = f"""# Events
 
-Every fact the log can hold. This page is generated from `engine/core/events.py` by `make docs`.
+All events of the log. This page is generated from `engine/core/events.py` by `make docs`.
 
-An event is one complete fact in the past tense. It is stored for ever and never changed; what the system knows is what
-it finds by reading events from the first to the last.
+An event records one complete fact in the past tense. It is stored permanently and never changed. All state is derived
+by reading events from first to last.
 
-**What is stored.** A row has the stream's id, the event's version in it, its name, a position in the log, and a state:
-the JSON pair `[payload, metadata]`. The payload is the fact. The metadata explains it and is no part of it: digests and
-comparisons see version, name and payload only, so that the same decisions made on another day have the same digest.
-Seals cover the whole row.
+**Stored rows.** A row has the stream's id, the event's version in that stream, its name, its position in the log, and
+a state: the JSON pair `[payload, metadata]`. The payload is the event itself. Digests and comparisons use version, name
+and payload only, so that the same decisions on another day have the same digest. Seals cover the whole row.
 
-**Canonical bytes.** A payload is compact UTF-8 JSON with its fields in the order of the tables below and no field left
-out. Amounts are strings that hold an exact decimal of at most 12 places in its one spelling (`"1.5"`, `"1E-8"`; never
-`1.50`, `-0`, `NaN` or a float), instants are in UTC and end with `Z`. What is spelled otherwise, lacks a field that has
-no default, or has a field more is refused when it is read, with its position.
+**Canonical bytes.** A payload is compact UTF-8 JSON with its fields in the order of the tables below. Amounts are
+strings with an exact decimal of at most 12 places in canonical form (`"1.5"`, `"1E-8"`; never `1.50`, `-0`, `NaN` or a
+float). Instants are in UTC and end with `Z`. A payload in another form, without a required field, or with an unknown
+field is rejected on reading, and the error names its position.
 
 **Streams.** A stream has a name, like `book:<run_id>`, and is stored under the uuid5 of that name:
-`{EXAMPLE_STREAM}` under `{stream_id(EXAMPLE_STREAM)}`. Versions count the events of one stream, 1, 2, 3,
-without gaps; two writers that both want to be version 3 find out there. Positions order all events of the log, always
-rising, with gaps where a transaction was rolled back.
+`{EXAMPLE_STREAM}` under `{stream_id(EXAMPLE_STREAM)}`. Versions number the events of one stream, 1, 2, 3,
+without gaps; if two writers append the same version, the second gets a version conflict. Positions order all events of
+the log. They always increase, with gaps where a transaction was rolled back.
 
-**Names.** `OrderFilled.v1` is the first shape of `OrderFilled`. A name is looked up in a table and never imports
-anything. A name or version that the table lacks stops the reader with its position: an engine that skipped what it
-does not know would show a book that never was.
+**Names.** `OrderFilled.v1` is the first shape of `OrderFilled`. Names are looked up in a table; nothing is imported by
+name. An unknown name or version stops the reader with an error that names the position, because a book without the
+unknown events would be wrong.
 
 ## Metadata
 
-Beside every payload, whatever the event.
+Every event has this metadata.
 """
 
 
 def _worked_example() -> str:
     former, newest = both = upcasters.event_names([events.RunStarted])
-    return f"""## How an event changes shape: a worked example
+    return f"""## Changing the shape of an event: a worked example
 
-`RunStarted` began without `lock_digest`. Then somebody who reproduced a run on another machine wanted to know whether
-the same versions were installed there. Logs with `{former}` exist, and stay as they are:
+`RunStarted` originally had no `lock_digest`. It was added so that a run reproduced on another machine can be checked
+for the same installed versions. Logs with `{former}` exist and stay as they are:
 
 ```json
 {_golden(former)}
 ```
 
-Five steps made `{newest}`. Today's shapes are in `engine/core/events.py`, the former ones and the way between them in
+Five steps created `{newest}`. The current shapes are in `engine/core/events.py`, the former shapes and the upcasters in
 `engine/core/upcasters.py`.
 
-1. **Keep the old shape** under a name that ends with its version. Nothing constructs it again.
+1. **Keep the old shape** under a name that ends with its version. New code never constructs it.
 
 ```python
 {_source("RunStartedV1")}
 ```
 
-2. **Give the event its new shape.** Its class keeps the plain name, so that all code means the newest.
+2. **Change the event.** The class keeps the plain name, so that all code uses the latest shape.
 
 ```python
 {_source("RunStarted")}
 ```
 
-3. **Say how the old becomes the new:** a pure function, which knows nothing but the old event. What was not recorded
-then is not known now; here an empty digest says so. A third version would be reached from the second, step by step.
+3. **Write the upcaster:** a pure function of the old event. Values that were not recorded are unknown, shown here by an
+empty digest. A third version would be derived from the second, one version at a time.
 
 ```python
 {_source("run_started_v2")}
 ```
 
-4. **Enter both in the tables.** The names follow from them: `{former}` and `{newest}`.
+4. **Register both in the tables.** They determine the names `{former}` and `{newest}`.
 
 ```python
 {_source("FORMER_SHAPES")}
@@ -283,30 +282,29 @@ then is not known now; here an empty digest says so. A third version would be re
 {_source("UPCASTERS")}
 ```
 
-5. **Add a golden file,** `tests/golden_events/{newest}.json`, beside the old one, which is never edited; say what
-the new field means in `tests/support/event_meanings.py`; run `make docs`.
+5. **Add a golden file,** `tests/golden_events/{newest}.json`; the old one is never edited. Document the new field in
+`tests/support/event_meanings.py` and run `make docs`.
 
-From then on:
+Result:
 
-- Reading `{former}` gives a `RunStarted` with an empty `lock_digest`. The stored name and the stored payload come with
-  it unchanged, so that digests, seals and comparisons see what was written.
-- Appending writes `{newest}`; a former shape has no name to be written under.
-- A reader that filters by name asks for `names([RunStarted])`, which are all of them: {_join_names(both)}.
-- An older engine that meets `{newest}` stops with its position, and says that a newer version can read it.
+- Reading `{former}` returns a `RunStarted` with an empty `lock_digest`. The stored name and payload are passed along
+  unchanged, so that digests, seals and comparisons use the original bytes.
+- Appending writes `{newest}`; a former shape cannot be appended.
+- A reader that filters by name requests `event_names([RunStarted])`, which returns all of them: {_join_names(both)}.
+- An older engine stops at `{newest}` with an error that names the position and recommends a newer version.
 
-Appending the same fact twice is success only while it has the same name and payload. A run that an older engine began
-would therefore clash with what this one writes, so `engine.runtime.runs.begin` reads first and adopts the start it
-finds. Whoever changes an event that is written again after a restart must see to the same. The events of a book are
-compared and digested by what is stored: a new shape there is another digest for the same decisions, and belongs in a
-new version of the engine.
+Appending the same event twice succeeds only if name and payload are equal. A run that an older engine started would
+therefore conflict with the new shape, so `engine.runtime.runs.start_run` reads the stream first and keeps the stored
+start. Any event that is written again after a restart needs the same care. Book events are compared and digested as
+stored: a new shape changes the digest of the same decisions, and requires a new engine version.
 
-| forgotten | caught by |
+| omission | detected by |
 | --- | --- |
-| the old shape, or a field edited in passing | `tests/store/test_events.py`: the old golden file no longer loads |
+| the old shape, or an accidental change of a field | `tests/store/test_events.py`: the old golden file fails to load |
 | the upcaster, or an entry in a table | `tests/store/test_evolution.py`: every former shape leads to the next |
 | the golden file | `tests/store/test_events.py`: every name has a stored example |
-| the meaning of a field, or this page | `tests/cli/test_documents.py`: the page is what its generator prints |
-| adopting what an older engine began | `tests/store/test_evolution.py`: a run begun by an older engine is completed |
+| the meaning of a field, or this page | `tests/cli/test_documents.py`: the page equals the generator's output |
+| support for a run of an older engine | `tests/store/test_evolution.py`: a run begun by an older engine is completed |
 """
 
 
@@ -315,7 +313,7 @@ def _join_names(names: Iterable[str]) -> str:
 
 
 def _source(name: str) -> str:
-    """What the sources say where a class, function or table of that name is made."""
+    """Return the source of the class, function or table with that name."""
     for module in (events, upcasters):
         text = Path(str(module.__file__)).read_text(encoding="utf-8")
         for node in ast.parse(text).body:

@@ -1,9 +1,8 @@
-"""Small accounts worked out by hand: bars with few digits, wishes, and what must come of them; see docs/fills.md.
+"""Worked examples of small accounts: bars, intents and expected outcomes; see docs/fills.md.
 
-Bars are hourly: open, high, low, close, volume. A wish is made at the close of its bar. What must come of it is told
-as (bar, what, side, quantity, price, commission, cash after): a fill at the open of that bar or inside it, or an order
-that ends, or cash that moves, by its close. Every figure was worked out on paper from the rules on that page, not read
-off the program.
+Bars are hourly: open, high, low, close, volume. An intent is given at the close of its bar. An outcome is (bar, what,
+side, quantity, price, commission, cash after): a fill at the open of that bar or inside it, or an order that ends or a
+cash movement by its close. All figures were computed by hand from the rules on that page, not by the program.
 """
 
 from __future__ import annotations
@@ -121,8 +120,8 @@ STILL: Row = ("100", "100", "100", "100", "1000")
 WORKED_EXAMPLES = [
     WorkedExample(
         "a bracket that wins",
-        "Bought 10 at 100, commission 0.1 % = 1. Stop 5 % below, 95; target twice as far above, 110. Bar 2 reaches "
-        "it: sold at 110, commission 1.1; the stop is canceled.",
+        "Bought 10 at 100, commission 0.1 % = 1. Stop 5 % below, at 95; target twice as far above, at 110. Bar 2 "
+        "reaches it: sold at 110, commission 1.1; the stop is canceled.",
         [STILL, ("100", "104", "98", "103", "1000"), ("103", "111", "102", "109", "1000")],
         {0: LONG},
         [
@@ -134,7 +133,7 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "a bracket that meets both",
-        "Bar 2 spans 94 to 112, stop and target alike: the worse, 95.",
+        "Bar 2 spans 94 to 112 and touches both stop and target: the worse price is assumed, 95.",
         [STILL, ("100", "104", "98", "103", "1000"), ("103", "112", "94", "100", "1000")],
         {0: LONG},
         [
@@ -146,7 +145,7 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "a short whose stop is gapped through",
-        "Sold 10 at 100: cash rises by 1000 less 1. The stop lies at 105, and bar 2 opens at 108: bought there for "
+        "Sold 10 at 100: cash rises by 1000 less 1. The stop is at 105 and bar 2 opens at 108: bought at the open for "
         "1080, commission 1.08; the target is canceled.",
         [STILL, ("100", "102", "97", "101", "1000"), ("108", "109", "104", "105", "1000")],
         {0: SHORT},
@@ -160,9 +159,9 @@ WORKED_EXAMPLES = [
     WorkedExample(
         "a reversal and its protection",
         "Long 10 from 100 with a stop at 95 and a target at 110, then short: at bar 2's open, 105, 20 are sold for "
-        "2100, commission 2.1. Half of them close: profit 50. What protected the long ends, and the other half is "
-        "protected in its turn, 5 and 10 away as decided at 100: a stop at 110 and a target at 95, which bar 3 "
-        "reaches.",
+        "2100, commission 2.1. Half of them close the long: profit 50. Its protective orders are canceled. The other "
+        "half gets a stop and a target at distances of 5 and 10, as decided at 100: a stop at 110 and a target at 95, "
+        "which bar 3 reaches.",
         [STILL, STILL, ("105", "106", "104", "105", "1000"), ("105", "105", "94", "95", "1000")],
         {0: LONG, 1: SHORT},
         [
@@ -177,8 +176,8 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "an order larger than the market",
-        "At most 10 % of a bar's volume, at an open of the bar before: 60, then 30, then the 10 that are left. "
-        "Commission 0.01 a unit but at least 2 for the order: 2 with the first fill, nothing more with the others.",
+        "At most 10 % of a bar's volume, at an open that of the previous bar: 60, then 30, then the remaining 10. "
+        "Commission 0.01 per unit, at least 2 per order: 2 with the first fill, nothing with the others.",
         [
             ("50", "50", "50", "50", "600"),
             ("50", "51", "50", "51", "300"),
@@ -204,8 +203,8 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "slippage that grows with the order",
-        "50 of the 500 units that the bar before had are a share of 0.1; its square times 200 bp is 2 bp, beside 3 "
-        "bp that always slip: 100 x 1.0005.",
+        "50 of the previous bar's 500 units are a share of 0.1; its square times 200 bp is 2 bp, in addition to the "
+        "fixed 3 bp: 100 x 1.0005.",
         [("100", "100", "100", "100", "500"), STILL],
         {0: LONG},
         [(1, "open", "BUY", "50", "100.05", "0", "4997.5")],
@@ -229,7 +228,7 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "an order that waits a bar",
-        "With a latency of one bar, a wish from bar 0's close passes bar 1's open by, and is filled at bar 2's.",
+        "With a latency of one bar, an intent from bar 0's close skips bar 1's open and is filled at bar 2's.",
         [STILL, ("101", "101", "101", "101", "1000"), ("102", "102", "102", "102", "1000")],
         {0: LONG},
         [(2, "open", "BUY", "10", "102", "0", "8980")],
@@ -237,8 +236,8 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "a limit for the day",
-        "2 % below the close of 100: a limit of 98, good for the day, which ends at midnight. Nobody sells that "
-        "low, and the bar that does opens after midnight.",
+        "2 % below the close of 100: a limit of 98, good for the day, which ends at midnight. The price falls to 98 "
+        "only in a bar that opens after midnight.",
         [STILL, ("100", "101", "98.01", "100", "1000"), ("97", "97", "97", "97", "1000")],
         {0: LONG},
         [(1, "expired", "", "", "", "", "10000")],
@@ -247,8 +246,8 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "an order amended",
-        "A limit of 95 waits. At bar 1's close the same wish names 99: the order is replaced, and the new one is "
-        "filled in bar 2, which opens at 100 and falls to 98.",
+        "A limit of 95 is working. At bar 1's close the repeated intent sets 99: the order is replaced, and the new "
+        "one is filled in bar 2, which opens at 100 and falls to 98.",
         [STILL, ("100", "101", "96", "100", "1000"), ("100", "100", "98", "99", "1000")],
         {
             0: Intent("AAA", LONG, exact("1"), "one", entry=OrderTerms(OrderType.LIMIT, limit_price=exact("95"))),
@@ -258,8 +257,8 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "a trailing stop",
-        "Bought at 100 with a trailing stop 4 % behind: 96. Bar 1 rises to 110, so from its close on the stop "
-        "stands at 106; bar 2 falls through it.",
+        "Bought at 100 with a trailing stop at a distance of 4 %: 96. Bar 1 rises to 110, so from its close on the "
+        "stop is at 106; bar 2 falls through it.",
         [STILL, ("100", "110", "99", "109", "1000"), ("109", "109", "105", "105", "1000")],
         {0: LONG},
         [
@@ -309,7 +308,7 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "an open beyond the collar",
-        "At a close of 100 and a collar of 5 % nothing is bought above 105. Bar 1 opens as bar 0 closes.",
+        "With a close of 100 and a collar of 5 %, nothing is bought above 105. Bar 1 opens when bar 0 closes.",
         [STILL, ("106", "106", "106", "106", "1000")],
         {0: LONG},
         [(0, "canceled", "", "", "", "", "10000")],
@@ -317,7 +316,7 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "a squeeze beyond all equity",
-        "Short 10 at 100 with 1,000 of its own: at 235 the account is worth 2000 - 2350. The broker does not wait.",
+        "Short 10 at 100 with initial cash of 1,000: at 235 equity is 2000 - 2350. The broker liquidates at once.",
         [STILL, ("100", "235", "100", "120", "1000")],
         {0: SHORT},
         [
@@ -329,8 +328,8 @@ WORKED_EXAMPLES = [
     ),
     WorkedExample(
         "the last bar of a session",
-        "FX ends at 17:00 in New York, 22:00 UTC in winter. At 21:00 one bar is left: the position is given up, "
-        "and sold at its open.",
+        "The FX session ends at 17:00 in New York, 22:00 UTC in winter. At 21:00 one bar is left: the position is "
+        "closed at its open.",
         [STILL, STILL, ("101", "101", "101", "101", "1000"), ("102", "102", "102", "102", "1000")],
         {0: LONG},
         [

@@ -122,7 +122,7 @@ def test_a_wish_without_confidence_opens_nothing_and_says_so() -> None:
 
 
 def test_a_symbol_is_named_once() -> None:
-    with pytest.raises(BadInput, match="AAA,BBB,AAA name one of them twice"):
+    with pytest.raises(BadInput, match="AAA,BBB,AAA contain a duplicate"):
         config_of(("AAA", "BBB", "AAA"))
 
 
