@@ -75,7 +75,7 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
     ("vectorbt", "target_in_the_bar_of_a_market_entry"): Difference([BOUGHT], ENTRY_BAR),
     ("vectorbt", "target_does_not_slip"): Difference(
         [Fill(2, "BUY", 10, 101), Fill(3, "SELL", 10, 103.95)],
-        "One setting says whether stops and targets slip: both or neither.",
+        "One setting controls the slippage of stops and targets together.",
     ),
     ("vectorbt", "trailing_stop"): Difference(
         [BOUGHT, Fill(4, "SELL", 10, 101.76)],
