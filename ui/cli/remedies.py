@@ -20,8 +20,6 @@ REMEDIES: dict[str, str] = {
     "ACCOUNT_IN_USE": "`quantagent paper status` shows it, and `quantagent paper stop` ends it",
     "HALT_NARROWED": "run `quantagent resume` first",
     "REASON_EMPTY": "give one with --reason for readers of the log",
-    "RUNS_MISSING": "create one with `quantagent backtest`",
-    "RUN_UNKNOWN": "`quantagent runs list` names the {count} that exist",
     # --- engine.store ---
     "DATABASE_BUSY": "read {log}, or end it with `quantagent db stop --force`",
     "DATABASE_MISPLACED": "move it to {target} and run `quantagent db upgrade`",
