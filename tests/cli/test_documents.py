@@ -190,7 +190,7 @@ def test_the_page_of_the_architecture_names_every_package() -> None:
 
 
 def test_the_page_names_every_rule_of_the_gate_and_no_other() -> None:
-    text = (ROOT / "docs/trading.md").read_text().split("## What the gate checks")[1].split("\n## ")[0]
+    text = (ROOT / "docs/trading.md").read_text().split("## Risk checks")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| .* \|(.*)\|$", text, re.MULTILINE)
     assert [rule for rule, _ in rows] == list(RULES)
     fields = {field for _, limit in rows for field in re.findall(r"`(\w+)`", limit)}
