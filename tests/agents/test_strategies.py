@@ -459,5 +459,5 @@ def test_the_page_names_every_check_and_every_field() -> None:
     from ui.services.lookahead import BOOK
 
     page = PAGE.read_text()
-    assert [name for name in (RETURNS_DECISION, *CHECKS, BOOK) if f"| {name} |" not in page] == []
+    assert [name for name in (RETURNS_DECISION, *CHECKS, BOOK) if f"| `{name}` |" not in page] == []
     assert [name for name in Decision.__dataclass_fields__ if f"`{name}`" not in page] == []
