@@ -112,7 +112,7 @@ def measure(dsn: str) -> Iterator[Figure]:
             for _ in range(ROUNDS)
         )
         yield Figure(
-            "projection of the sample's log", found, "events/s", "all tables, with curve, metrics, judged opinions"
+            "projection of the sample's log", found, "events/s", "all tables, with curve, metrics, evaluated analyses"
         )
     yield from bench_data.measure(dsn)
     yield from bench_agents.measure(dsn)

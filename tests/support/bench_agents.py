@@ -103,13 +103,13 @@ def measure(dsn: str) -> Iterator[Figure]:
     ours = cpu(lambda: computing(sighted=False))
     without, _ = asyncio.run(framework(None))
     kept, size = asyncio.run(framework(dsn))
-    yield Figure("our own computing", 1000 / ours, "analyses/s", f"{ours:.0f} ms CPU an analysis, without pictures")
-    yield Figure("framework", 1000 / without, "analyses/s", f"{without - ours:.0f} ms CPU an analysis beside it")
+    yield Figure("our own computing", 1000 / ours, "analyses/s", f"{ours:.0f} ms CPU an analysis, without images")
+    yield Figure("framework", 1000 / without, "analyses/s", f"{without - ours:.0f} ms CPU an analysis in addition")
     yield Figure(
         "framework with checkpoints",
         1000 / kept,
         "analyses/s",
-        f"{kept - ours:.0f} ms CPU an analysis beside it; {size[0]} rows, {size[1] / 1024:.0f} KiB before pruning",
+        f"{kept - ours:.0f} ms CPU an analysis in addition; {size[0]} rows, {size[1] / 1024:.0f} KiB before pruning",
     )
     pictures = cpu(lambda: computing(sighted=True)) - ours
     yield Figure("two charts", 1000 / pictures, "analyses/s", f"{pictures:.0f} ms CPU an analysis")

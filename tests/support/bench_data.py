@@ -58,7 +58,7 @@ def measure(dsn: str) -> Iterator[Figure]:
     )
     judged = validate_bars(rows, market, minute, clock.now())
     stored = seconds(lambda: catalogue.add_validated(judged, source="bench", learned_at=clock.now()))
-    yield Figure("bars judged", MILLION / judging, "bars/s", f"1,000,000 in {judging:.1f} s")
+    yield Figure("bars validated", MILLION / judging, "bars/s", f"1,000,000 in {judging:.1f} s")
     yield Figure("bars stored", MILLION / stored, "bars/s", f"1,000,000 in {stored:.1f} s")
     reading = statistics.median(seconds(lambda: catalogue.frame(market.symbol, minute)) for _ in range(ROUNDS))
     yield Figure("bars read into polars", MILLION / reading, "bars/s", f"1,000,000 in {reading:.1f} s")
@@ -81,5 +81,5 @@ def cached(
     first, calls = seconds(get), provider.calls
     again = statistics.median(seconds(get) for _ in range(ROUNDS))
     assert provider.calls == calls, "the second time nobody is asked"
-    shown = f"{first / again:.0f} x as soon as with {calls} call{'s' if calls > 1 else ''} of 300 ms"
+    shown = f"{first / again:.0f} x as fast as with {calls} call{'s' if calls > 1 else ''} of 300 ms"
     return Figure(f"{what}, fetched before", 1 / again, "ranges/s", shown)

@@ -340,7 +340,7 @@ def measure(dsn: str, facts: Sequence[Event]) -> Iterator[Figure]:
     with PostgresStore(dsn) as store:
         whole = side_by_side(appending(store, orders), inserting(stock, orders, STOCK_CALL))
         yield Figure(
-            "append, facts to disk", whole.ours, "events/s", f"{whole.ratio:.1f} x the stock recorder without encoding"
+            "append, events to disk", whole.ours, "events/s", f"{whole.ratio:.1f} x the stock recorder without encoding"
         )
         _begin_anew(dsn)
         yield _replay(dsn, store, stock, facts)
