@@ -44,6 +44,10 @@ STORED: dict[str, tuple[str, ...]] = {
         " agent got no usable answer, asked ",
         "there is no model to ask",
     ),
+    "engine/trading/decide.py": ("the position is given up: ",),
+    "engine/broker/paper.py": ("its position is given up",),
+    "engine/trading/targeting.py": (" is wished instead",),
+    "engine/trading/risk.py": ("prices and numbers that can be meant",),
     "analysis/graph/prompts/__init__.py": ("as a picture of its candles",),
     "analysis/graph/response_parsing.py": ("it says nothing", "it says "),
 }
@@ -107,7 +111,7 @@ def dialect_in_page(path: Path) -> Iterator[Finding]:
         r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), path.read_text("utf-8"), flags=re.M | re.S
     )
     for number, line in enumerate(text.splitlines(), 1):
-        for found in DIALECT.finditer(re.sub(r"`[^`]*`", "``", line)):
+        for found in DIALECT.finditer(re.sub(r"`[^`]*`|--[a-z][a-z-]*", "``", line)):
             yield Finding(path.relative_to(ROOT).as_posix(), number, found[0])
 
 

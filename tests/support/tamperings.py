@@ -406,7 +406,7 @@ TAMPERINGS = (
         "everything at home signed again with the tamperer's key",
         resign_everything,
         {VERIFY: 0, COPIES: 3, EXPORT: 3},
-        "with the whole home in other hands, only copies kept elsewhere tell",
+        "with the whole home in other hands, only copies kept elsewhere show it",
     ),
     Tampering("18", "an old anchor repeated at the end of the file", repeat_an_anchor, {VERIFY: 0}, "harmless"),
     Tampering(
@@ -461,7 +461,7 @@ TAMPERINGS = (
         "the lists of refused rows and of requests to providers deleted",
         delete_the_requests,
         {VERIFY: 0},
-        "no result depends on them: what may have to be fetched is asked for again",
+        "no result depends on them: what may have to be fetched is requested again",
     ),
 )
 
