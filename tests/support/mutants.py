@@ -1,8 +1,9 @@
 """Mutation testing of the modules that money depends on: `make mutants` changes them in every small way that mutmut
 knows, and runs the unit tests against each change.
 
-Fails where less than 95 % of a module's mutants are killed, and where one survives that `tests/mutants.md` does not
-list with its reason, or is listed and does not survive. Works on a temporary copy: the checkout stays as it is.
+Fails where less than 95 % of a module's mutants are killed, and where one survives that `tests/support/mutants.md`
+does not list with its reason, or is listed and does not survive. Works on a temporary copy: the checkout stays as it
+is.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import NamedTuple
 
 from tests.support.paths import ROOT
 
-PAGE = ROOT / "tests/mutants.md"
-MODULES = ("proposal", "risk", "sizing", "fills", "exits", "money")
+PAGE = ROOT / "tests/support/mutants.md"
+MODULES = ("trading/proposal", "trading/risk", "trading/sizing", "trading/fills", "trading/exits", "core/money")
 SCORE_PCT_MIN = 95
 WORKERS = 2
 DECORATED = ("property", "cached_property")
