@@ -269,7 +269,7 @@ def test_an_opinion_that_stands_where_the_capsule_has_a_failure_stops_it(
     with database(server, template) as there, PostgresStore(there) as store:
         opinion = made(FAILING[0], Direction.LONG)
         store.append([Batch(analysis_stream(opinion.analysis_id), 0, [opinion])], ME)
-        with pytest.raises(BadInput, match="says something else here"):
+        with pytest.raises(BadInput, match="differs here from the one in"):
             reproduce_run(store, PostgresCatalogue(there), there, capsule, actor="auditor")
 
 

@@ -210,10 +210,10 @@ def test_an_append_by_hand_that_keeps_the_rules_is_an_append_like_any_other(log:
     verdict = verify_log(log)
     assert (verdict.finding, verdict.events, verdict.seals) == (None, 6, 5)
     # Its time and its actor are the client's word; the seal holds the server's time and the login.
-    assert [notice for notice in verdict.notices if "say that they were recorded" in notice]
+    assert [notice for notice in verdict.notices if "have a recording time more than" in notice]
     (notice,) = verdict.notices
     assert "3 event(s)" in notice
-    assert "position 4 says 2019-01-01T00:00:00" in notice
+    assert "position 4 has 2019-01-01T00:00:00" in notice
     assert f"by {log.info.user}" in notice
 
 

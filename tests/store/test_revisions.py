@@ -350,5 +350,5 @@ def test_a_capsule_spells_bars_that_were_cut_short() -> None:
     for bar in (BARS[0], cut):
         line = bar_line(bar, H1).encode()
         assert capsules._bar(line, H1) == bar  # pyright: ignore[reportPrivateUsage]
-    with pytest.raises(ValueError, match="no bar as digests spell it"):
+    with pytest.raises(ValueError, match="is not a bar in canonical form"):
         capsules._bar(bar_line(cut, H1).replace("Z\n", "Z,1\n").encode(), H1)  # pyright: ignore[reportPrivateUsage]
