@@ -1,1 +1,1 @@
-"""Every way in: commands, dashboard, daemon, and the one place that puts the parts together (`compose`)."""
+"""User interfaces: commands, dashboard, daemon, the use cases they share, and the composition root (`ui.app`)."""

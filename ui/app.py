@@ -1,6 +1,6 @@
-"""Puts the parts together: the one module that knows them all.
+"""Composition root: the one module that assembles all parts.
 
-Everything above it (commands, pages, the daemon, the Python door) asks here for what it needs.
+Commands, pages, the daemon and the Python interface get what they need from here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from projections.runner import CountCallback, Runner, ignore_progress
 from ui.settings import Settings, check_home, from_environment
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Hears of progress: what is being done, how much is done, of how much."""
+"""Callback of progress: label, number done, total."""
 
 
-# What the database says to a login that may not write.
+# Errors of the database for a login without the right to write.
 READ_ONLY = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
 
 
@@ -46,10 +46,10 @@ def print_to_stderr(message: str) -> None:
 
 
 class App(NamedTuple):
-    """One opened system: the log, the bars, and how to reach the database for each kind of work.
+    """An open system: the log, the bars, and the connections for each kind of work.
 
-    at_end: closes what is opened later, when the system is closed. by_role: how every role reaches the database, also
-    where this system uses one of them only.
+    exit_stack: closes what is opened later, when the system is closed. by_role: the connection of every role, also if
+    this system uses only one of them.
     """
 
     settings: Settings
@@ -61,44 +61,44 @@ class App(NamedTuple):
 
     @property
     def dsn(self) -> str:
-        """The database, as who writes."""
+        """Return the DSN of the writer."""
         return self.access.writer
 
     @property
     def home(self) -> Path:
-        """Where keys and anchors are kept, outside the database."""
+        """Return the folder of keys and anchors, outside the database."""
         return self.settings.home or default_home()
 
     def runner(self) -> Runner:
         return Runner(self.store, self.catalogue, self.dsn)
 
     def queries(self, progress: CountCallback = ignore_progress) -> Queries:
-        """The read tables, caught up with the log; says on stderr when they could not be."""
+        """Return the read tables, caught up with the log; warn on stderr if they could not be."""
         runner = self.runner()
         try:
             runner.catch_up(progress)
         except READ_ONLY:
-            print_to_stderr(f"warning: this login may read and not write, so that {_describe_lag(runner)}.")
+            print_to_stderr(f"warning: this login may not write, so that {_describe_lag(runner)}.")
         if incomplete := runner.describe_incomplete():
             print_to_stderr(f"warning: {incomplete.removesuffix('.')}: `quantagent projections status` shows why.")
         return Queries(self.access.reader)
 
     def anchor(self) -> Anchor | None:
-        """Signs the head of the log outside the database; None while there is none."""
+        """Sign the head of the log outside the database and return the anchor; None for an empty log."""
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             return sign_head(conn, self.home, clock.now())
 
     def anchor_status(self) -> AnchoringState:
-        """The log's anchors at home, and what stands in the way of another one."""
+        """Return the log's anchors at home, and the reason that prevents another one."""
         with psycopg.connect(self.access.auditor, autocommit=True) as conn:
             return anchoring_state(conn, self.home)
 
 
 @contextmanager
 def open_app(settings: Settings | None = None, warn: Callable[[str], None] = print_to_stderr) -> Generator[App]:
-    """Opens the database (the embedded one is started if need be), sets it up if it is new, and closes it after.
+    """Open the database, set it up if it is new, and close it afterwards; start the embedded one if necessary.
 
-    What was appended meanwhile is anchored at the end; `warn` hears when it could not be.
+    Appended events are anchored at the end; `warn` is called if that failed.
     """
     settings = settings or from_environment()
     with _access(settings) as access, PostgresStore(access.writer) as store, ExitStack() as exit_stack:
@@ -112,14 +112,14 @@ def open_app(settings: Settings | None = None, warn: Callable[[str], None] = pri
 
 @contextmanager
 def open_audit(settings: Settings | None = None) -> Generator[App]:
-    """The same system as an auditor has it: everything can be read, and nothing written."""
+    """Open the system as an auditor: everything can be read and nothing written."""
     settings = settings or from_environment()
     with _access(settings) as access, PostgresStore(access.auditor) as store, ExitStack() as exit_stack:
         yield App(settings, Access(*[access.auditor] * 4), store, PostgresCatalogue(access.auditor), exit_stack, access)
 
 
 def _anchor_if_possible(app: App, warn: Callable[[str], None]) -> None:
-    """The work is done and stored: that it could not be anchored now is told, and changes nothing else."""
+    """Anchor the log. A failure is only a warning, because the work is already stored."""
     try:
         app.anchor()
     except (OSError, BadInput, psycopg.Error) as error:
@@ -151,12 +151,12 @@ def _server(settings: Settings) -> Generator[str]:
 
 
 def _describe_lag(runner: Runner) -> str:
-    """How far behind the log the read models are for a login that cannot bring them up to date."""
+    """Return the lag of the read models as a phrase, for a login that cannot update them."""
     try:
         lag = runner.status().lag
     except READ_ONLY:
         raise StoreUnavailable(
-            "there are no read models yet and this login may not make them: give any command once as a login with "
+            "there are no read models yet and this login may not create them: run any command once as a login with "
             "the role quantagent_writer."
         ) from None
     return f"the read models are shown as they are, {lag:,} events behind the log"

@@ -1,7 +1,7 @@
-"""What is installed: the distributions this program runs with, and one digest that names them all.
+"""Installed distributions that this program runs with, and one digest of them all.
 
-A run records the digest when it starts, so that whoever reproduces it elsewhere sees whether the same versions are
-there. Development tools do not count, nor does anything else that merely lies in the same environment.
+A run records the digest when it starts, so that a reproduction elsewhere can compare the versions. Development tools
+and unrelated distributions in the same environment do not count.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ ROOT = "quantagent"
 
 @cache
 def lock_digest() -> str:
-    """SHA-256, in hexadecimal, of `lock_lines`; empty where this program's own metadata is not installed."""
+    """Return the SHA-256 in hexadecimal of `lock_lines`; empty if this program's own metadata is not installed."""
     lines = lock_lines()
     return sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest() if lines else ""
 
 
 def lock_lines() -> list[str]:
-    """`name==version` of this distribution and of all that it requires here, directly or not; sorted."""
+    """Return `name==version` of this distribution and of all its direct and indirect requirements, sorted."""
     found: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     waiting = [(ROOT, "")]
@@ -44,12 +44,12 @@ def _installed(name: str) -> Distribution | None:
     try:
         return distribution(name)
     except PackageNotFoundError:
-        # A container leaves out what it never starts.
+        # A container omits the parts that it never starts.
         return None
 
 
 def _required(installed: Distribution, extra: str) -> list[tuple[str, str]]:
-    """What a distribution requires on this machine, with one of its extras or (empty) without: names and extras."""
+    """Return (name, extra) of the requirements of a distribution on this machine, with one extra or (empty) without."""
     requirements = map(Requirement, installed.requires or ())
     return [
         (canonicalize_name(requirement.name), wanted)

@@ -1,4 +1,4 @@
-"""Numbers and times as people read them, in commands and on the page. Pure; exact values belong to --json and --csv.
+"""Numbers and times formatted for display, in commands and on the page. Pure; exact values belong to --json and --csv.
 
 Minus is the ASCII sign, a missing value is a dash, thousands are separated, times are UTC to the minute.
 """
@@ -28,12 +28,12 @@ _PLACES = {
 
 
 def currency_places(currency: str) -> int:
-    """How many decimals amounts of a currency have."""
+    """Return the number of decimals of amounts in a currency."""
     return _PLACES.get(currency, 2)
 
 
 def format_amount(value: Decimal | float | None, currency: str, *, signed: bool = False) -> str:
-    """An amount of money without the currency's name, for a column that is headed by it: -1,234.50."""
+    """Format an amount without its currency, for a column that names it: -1,234.50."""
     if value is None:
         return DASH
     places = currency_places(currency)
@@ -43,7 +43,7 @@ def format_amount(value: Decimal | float | None, currency: str, *, signed: bool 
 
 
 def format_money(value: Decimal | float | None, currency: str, *, signed: bool = False) -> str:
-    """-$1,234.50, or -CHF 1,234.50 for a currency without a sign of its own; `signed` writes a plus too."""
+    """Format money as -$1,234.50, or -CHF 1,234.50 for a currency without a symbol; `signed` adds a plus."""
     if value is None:
         return DASH
     text = format_amount(value, currency, signed=signed)
@@ -52,22 +52,22 @@ def format_money(value: Decimal | float | None, currency: str, *, signed: bool =
 
 
 def format_percent(share: Decimal | float | None, places: int = 2) -> str:
-    """A fraction as a percentage: 0.0125 is `1.25 %`."""
+    """Format a fraction as a percentage: 0.0125 is `1.25 %`."""
     return DASH if share is None else f"{_rounded(float(share) * 100, places):,.{places}f} %"
 
 
 def format_ratio(value: float | None) -> str:
-    """A ratio with two decimals."""
+    """Format a ratio with two decimals."""
     return DASH if value is None else f"{_rounded(float(value), 2):,.2f}"
 
 
 def _rounded(value: float, places: int) -> float:
-    # Adding 0 makes a zero of a negative zero.
+    # Adding 0 turns a negative zero into zero.
     return round(value, places) + 0.0
 
 
 def format_number(value: Decimal | None, places: int | None = None) -> str:
-    """With thousands separators and `places` decimals; else with its own, at most 8, without trailing zeros."""
+    """Format a number with thousands separators and `places` decimals; by default its own, at most 8."""
     if value is None:
         return DASH
     text = f"{value:,.{PLACES_MAX if places is None else places}f}"
@@ -77,25 +77,25 @@ def format_number(value: Decimal | None, places: int | None = None) -> str:
 
 
 def price_places(prices: Iterable[Decimal | None], decimals: int) -> int:
-    """The decimals that prices need: their instrument's, or more where those would hide most of their digits."""
+    """Return the decimals of a price column: the instrument's, or more where those would hide most digits."""
     needed = max((_significant_places(price) for price in prices if price), default=0)
     return needed if needed > decimals + 1 else decimals
 
 
 def _significant_places(price: Decimal) -> int:
-    """The decimals that show three significant digits, or all there are."""
+    """Return the decimals that show three significant digits, or all of them."""
     exponent = price.normalize().as_tuple().exponent
     assert isinstance(exponent, int), "a price is finite"
     return min(2 - price.adjusted(), -exponent)
 
 
 def format_price(value: Decimal | None, decimals: int) -> str:
-    """A price with its instrument's decimals: 14,955.45; three significant digits of a tiny one."""
+    """Format a price with its instrument's decimals: 14,955.45; a tiny one with three significant digits."""
     return format_number(value, price_places([value], decimals))
 
 
 def tidy(text: str) -> str:
-    """Text of a risk check with its numbers readable: cents from 100 on, else at most 8. Times, dates and ids stay."""
+    """Shorten the numbers in a risk check's text: 2 decimals from 100, else at most 8. Times, dates and ids stay."""
     return re.sub(r"(?<![\w.:])(?<!\d-)-?\d+(\.\d+)?(?![\w.:]|-\d)", lambda match: _short(Decimal(match[0])), text)
 
 
@@ -104,12 +104,12 @@ def _short(value: Decimal) -> str:
 
 
 def format_time(at: datetime | None) -> str:
-    """A UTC time to the minute."""
+    """Format a time as UTC to the minute."""
     return DASH if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def format_count(n: int, what: str) -> str:
-    """`1 trade`, `2 trades`."""
+    """Format a count with its noun: `1 trade`, `2 trades`."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
@@ -127,7 +127,7 @@ _RATIO = ("profit_factor", "sharpe_ratio", "sortino_ratio", "calmar_ratio")
 
 
 def format_figure(name: str, value: Any, currency: str) -> str | None:
-    """How a figure of a run reads, by its name: an amount, a percentage or a ratio; None for any other value."""
+    """Format a figure of a run by its name as amount, percentage or ratio; None for any other value."""
     if value is None:
         return None
     if name in _MONEY:
@@ -138,7 +138,7 @@ def format_figure(name: str, value: Any, currency: str) -> str | None:
 
 
 def format_figures(facts: Mapping[str, Any], currency: str) -> dict[str, str]:
-    """The texts of all figures among some facts; a ratio of a run with how many observations it rests on."""
+    """Format all figures among some values; a ratio with the number of its observations."""
     texts = {name: _with_count(name, format_figure(name, value, currency), facts) for name, value in facts.items()}
     return {name: text for name, text in texts.items() if text is not None}
 
@@ -156,7 +156,7 @@ def _with_count(name: str, text: str | None, facts: Mapping[str, Any]) -> str | 
 
 
 def format_source(source: str | None, variant: str) -> str:
-    """What a signal or an exit came from; the analyses of a run may be signals imported from a file."""
+    """Return the source of a signal or an exit as a phrase; imported signals are named as such."""
     if not source:
         return DASH
     return "imported signal" if source == "analysis" and variant.startswith(IMPORTED) else source.replace("_", " ")

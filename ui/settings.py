@@ -1,4 +1,4 @@
-"""Where things are: read from the environment once, at the way in."""
+"""Locations and identity, read from the environment once at startup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.store.embedded.files import make_folder
 
 
 class Settings(NamedTuple):
-    """home: folder of the embedded server; dsn: a server to use instead; actor: who is named in the log."""
+    """Settings. home: folder of the embedded server; dsn: server to use instead; actor: name in the log."""
 
     home: Path | None
     dsn: str | None
@@ -24,9 +24,9 @@ class Settings(NamedTuple):
 
 
 def from_environment() -> Settings:
-    """QUANTAGENT_HOME, QUANTAGENT_DSN, QUANTAGENT_ACTOR (else the login name).
+    """Return the settings of QUANTAGENT_HOME, QUANTAGENT_DSN and QUANTAGENT_ACTOR (else the login name).
 
-    Raises `BadInput` where QUANTAGENT_ENVIRONMENT names an environment that cannot be.
+    Raise `BadInput` if QUANTAGENT_ENVIRONMENT names an unknown environment.
     """
     check_environment(os.environ.get("QUANTAGENT_ENVIRONMENT") or "paper")
     home = os.environ.get("QUANTAGENT_HOME")
@@ -38,8 +38,10 @@ def from_environment() -> Settings:
 
 
 def check_home(home: Path, embedded: bool) -> None:
-    """Raises `StoreUnavailable` for a file. embedded: the database is there too; the folder is made where it is
-    missing, and must be writable."""
+    """Raise `StoreUnavailable` if the home folder cannot be used.
+
+    embedded: the database is inside it, so that the folder is created if missing and must be writable.
+    """
     if not embedded:
         if home.exists() and not home.is_dir():
             raise _unusable(home, "is a file")
@@ -48,8 +50,8 @@ def check_home(home: Path, embedded: bool) -> None:
         make_folder(home)
     except OSError as error:
         blocking = next((each for each in (home, *home.parents) if each.exists() and not each.is_dir()), None)
-        reason = f"lies under {blocking}, which is a file" if blocking not in (None, home) else f"{error.strerror}"
-        raise _unusable(home, f"cannot be made ({reason})") from None
+        reason = f"is below {blocking}, which is a file" if blocking not in (None, home) else f"{error.strerror}"
+        raise _unusable(home, f"cannot be created ({reason})") from None
     if not home.is_dir():
         raise _unusable(home, "is a file")
     if not os.access(home, os.W_OK | os.X_OK):
@@ -57,11 +59,11 @@ def check_home(home: Path, embedded: bool) -> None:
 
 
 def _unusable(home: Path, reason: str) -> StoreUnavailable:
-    return StoreUnavailable(f"the home folder {home} {reason}: set QUANTAGENT_HOME to a folder that you may write.")
+    return StoreUnavailable(f"the home folder {home} {reason}: set QUANTAGENT_HOME to a writable folder.")
 
 
 def check_environment(name: str) -> None:
-    """Raises `BadInput` for anything but `backtest` and `paper`; `prod` is the name of what does not exist yet."""
+    """Raise `BadInput` for anything but `backtest` and `paper`; `prod` is reserved for a real broker."""
     if name == "prod":
         raise BadInput("environment prod cannot start: there is no real broker, use paper.")
     if name not in ("backtest", "paper"):

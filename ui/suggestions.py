@@ -1,4 +1,4 @@
-"""The name that somebody may have meant, for messages about one that does not exist."""
+"""Suggestions of a similar name, for messages about a name that does not exist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """` (did you mean BTC-USD?)`, or nothing where no known name is close; case and punctuation do not count."""
+    """Return ` (did you mean BTC-USD?)`, or nothing if no known name is close; ignore case and punctuation."""
     plain = {_plain(name): name for name in known}
     found = get_close_matches(_plain(given), plain, n=1, cutoff=0.6)
     return f" (did you mean {plain[found[0]]}?)" if found else ""

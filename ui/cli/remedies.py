@@ -89,6 +89,27 @@ REMEDIES: dict[str, str] = {
     "METRICS_MISSING": "`quantagent projections status` shows what the read models lack",
     "RUNS_MISSING": "`quantagent backtest` creates one",
     "RUN_UNKNOWN": "`quantagent runs list` names the {count} that exist",
+    # --- ui.services ---
+    "ANALYSES_FILE_INVALID": "`quantagent analyses export FILE` writes one",
+    "ANALYSES_NOT_STORED": "`quantagent analyses list` names the variants, `quantagent analyses make` makes analyses",
+    "ANALYSIS_UNKNOWN": "`quantagent analyses list` shows the ids",
+    "ANALYSIS_WITHOUT_MODEL": "`quantagent check-lookahead` tries such variants",
+    "SERIES_MISSING": "add some with `quantagent data fetch` or `quantagent data import`",
+    "CATALOGUE_EMPTY": "run `quantagent data sample`, or import a file with "
+    "`quantagent data import FILE --symbol S --timeframe {timeframe}`",
+    "MODEL_CHANGED": "make new ones with --variant {model}",
+    "MODEL_NOT_ACTIVE": "name one, or make one the default with `quantagent model activate NAME`",
+    "MODEL_NOT_SAVED": "run `quantagent model save NAME --file {file}`, then activate NAME",
+    "MODEL_UNKNOWN": "save one with `quantagent model save {name} --set model=MODEL`",
+    "NO_COMMON_SYMBOL": "`quantagent analyses make` makes analyses",
+    "NO_RUN_ENDED": "`quantagent backtest` makes one",
+    "PORTFOLIO_HALF_MISSING": "give it with --risk-profile",
+    "PROFILE_HALF_MISSING": "give a combined profile, or --profile and --risk-profile",
+    "PROFILE_INVALID": "`quantagent profile show realistic` prints a complete one",
+    "PROFILE_NOT_SAVED": "run `quantagent profile save NAME --file {file}`, then activate NAME",
+    "PROVIDER_MISSING": "--provider NAME sets it too",
+    "RISK_HALF_MISSING": "give it with --profile",
+    "VARIANT_UNKNOWN": "`quantagent model list` names the saved models",
 }
 
 

@@ -1,7 +1,7 @@
 """Paper trading: the session loop of a backtest, driven by the clock, one slot per closed bar.
 
-APScheduler tells when; the log tells what has been done. A daemon that starts again drives its session from the first
-bar through everything stored (compared, not written) and goes on where the log ends.
+APScheduler provides the time; the log records what is done. A restarted daemon drives its session from the first bar
+through everything stored (compared, not written) and continues where the log ends.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ ANCHOR_EVERY = timedelta(hours=1)
 
 
 class PaperPlan(NamedTuple):
-    """What a daemon trades; without profiles, under those in force for `paper`.
+    """Parameters of a daemon; without profiles, those active for `paper`.
 
-    `speed`: market time per wall time of the recorded feed; 0 waits for nothing.
+    `speed`: market time per wall time of the recorded feed; 0 means no waiting.
     """
 
     account: str = "paper"
@@ -65,7 +65,7 @@ class PaperPlan(NamedTuple):
 
 
 class PaperDaemon:
-    """Drives one account over the recorded feed. `run` blocks until the feed ends or a stop is asked for."""
+    """Driver of one account over the recorded feed. `run` blocks until the feed ends or a stop is requested."""
 
     def __init__(self, app: App, plan: PaperPlan, on_progress: ProgressCallback = no_progress) -> None:
         self._app, self._plan, self._on_progress = app, plan, on_progress
@@ -86,7 +86,7 @@ class PaperDaemon:
             Environment.PAPER,
             resolved.config,
             profile=resolved.selected.name,
-            # A paper run is named by its account and first bar: the bars to come are not known yet.
+            # A paper run is named by its account and first bar, because later bars are not known yet.
             dataset_digest=f"{plan.account}@{instant_text(resolved.start)}",
             variant=self._variant.name,
             start=resolved.start,
@@ -109,11 +109,11 @@ class PaperDaemon:
         return self._requested.run_id
 
     def request_stop(self) -> None:
-        """Asks for an end after the slot in hand. Safe in a signal handler and from any thread."""
+        """Request an end after the present slot. Safe in a signal handler and from any thread."""
         self._stop.set()
 
     def run(self) -> RunEnded | None:
-        """The run's end when the feed has ended; None when it was stopped before. Raises what went wrong."""
+        """Return the run's end after the last slot of the feed; None if stopped before. Raise what went wrong."""
         with (
             lease.lease(self._app.dsn, self._plan.account, self.run_id, self._instance) as held,
             closing(self._open()),
@@ -132,7 +132,7 @@ class PaperDaemon:
             return ended
 
     def _open(self) -> PostgresBlotter:
-        """Finds the run and its broker's record, and holds them against each other before anything is done."""
+        """Find the run and its broker's record, and reconcile them before the first slot."""
         bars = feed_bars(
             self._app.catalogue,
             self._app.store,
@@ -186,7 +186,7 @@ class PaperDaemon:
         return self._clock.wall_time(self._slots[self._next].slot.due_at)
 
     def _tick(self) -> None:
-        """Does every slot that is due."""
+        """Process every slot that is due."""
         while self._next < len(self._slots) and not self._stop.is_set() and not self._session.ended:
             due = self._slots[self._next]
             if due.slot.due_at > self._clock.now():
@@ -247,22 +247,22 @@ class PaperDaemon:
 
 
 class _ProjectionLog(SubscriptionObserver):
-    """What hinders the read models, for the log of the process: trading goes on meanwhile."""
+    """Log of the process for interruptions of the read models; trading continues meanwhile."""
 
     def interrupted(self, error: Exception, pause_s: float) -> None:
         _LOG.warning("read models wait %.1f s for the database: %s", pause_s, _error_text(error))
 
     def ended(self, error: Exception) -> None:
-        _LOG.error("read models are not kept up any more: %s", _error_text(error))
+        _LOG.error("the read models are no longer updated: %s", _error_text(error))
 
 
 def _error_text(error: Exception) -> str:
-    """An error in words that hold nothing of the DSN."""
+    """Return the text of an error without any part of the DSN."""
     return failure_reason(error) if isinstance(error, psycopg.Error) else str(error)
 
 
 def _outcomes(slot: Slot, events: Sequence[BookEvent]) -> list[tuple[Symbol, str]]:
-    """What came of each symbol of a slot, in a few words; and of one that only begins a bar at it, if anything did."""
+    """Return the outcome of each symbol of a slot; of one that only begins a bar at it, if it has any."""
     outcomes: dict[Symbol, list[str]] = {symbol: [] for symbol in slot.symbols}
     for event in events:
         match event:
@@ -278,7 +278,7 @@ def _outcomes(slot: Slot, events: Sequence[BookEvent]) -> list[tuple[Symbol, str
 
 
 class TradingScheduler:
-    """The operator's handle in Python: start, analyse one asset now, stop."""
+    """Python interface of the daemon: start, analyze one symbol now, stop."""
 
     def __init__(self, app: App, plan: PaperPlan) -> None:
         self._app, self._plan = app, plan
@@ -288,7 +288,7 @@ class TradingScheduler:
         self._error: BaseException | None = None
 
     def start(self) -> str:
-        """Begins in a thread of its own and returns the run's id. Starting twice is starting once."""
+        """Start in a separate thread and return the run's id. A second call has no effect."""
         if self._daemon is None:
             self._daemon = PaperDaemon(self._app, self._plan)
             self._thread = threading.Thread(target=self._run, args=(self._daemon,), name="paper", daemon=True)
@@ -302,7 +302,7 @@ class TradingScheduler:
             self._error = error
 
     def wait(self, timeout_s: float | None = None) -> RunEnded | None:
-        """Waits for the feed's end; raises what went wrong in the thread."""
+        """Wait for the feed's end; raise what went wrong in the thread."""
         if self._thread is not None:
             self._thread.join(timeout_s)
         if self._error is not None:
@@ -310,7 +310,7 @@ class TradingScheduler:
         return self.result
 
     def analyze_asset(self, symbol: Symbol) -> dict[str, Any]:
-        """An analysis of the latest closed bar of a symbol, made or found: its decision, confidence and id."""
+        """Return decision, confidence and id of the analysis of a symbol's latest closed bar, made unless stored."""
         from ui.services.analyses import analyse_latest_bar
 
         plan = self._plan
@@ -319,7 +319,7 @@ class TradingScheduler:
         )
 
     def stop(self) -> None:
-        """Ends after the slot in hand; raises what went wrong before."""
+        """End after the present slot; raise what went wrong before."""
         if self._daemon is not None:
             self._daemon.request_stop()
         self.wait()

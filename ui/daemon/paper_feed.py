@@ -1,4 +1,4 @@
-"""The recorded feed of a paper run: its slots, and the bars it sees in them, whatever is learned of those meanwhile."""
+"""Recorded feed of a paper run: its slots, and the bars visible in them, independent of later corrections."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from engine.store import PAGE, Cause, Store
 
 
 class DueSlot(NamedTuple):
-    """A slot, and the market's instants that lead up to it."""
+    """A slot, and the market's instants up to it."""
 
     slot: Slot
     time_slices: list[TimeSlice]
 
 
 def due_slots(account: str, timeframe: Timeframe, bars_by_symbol: Sequence[Sequence[Bar]]) -> Iterator[DueSlot]:
-    """One slot for every instant at which bars close."""
+    """Yield one slot for every instant at which bars close."""
     waiting: list[TimeSlice] = []
     for time_slice in time_slices(bars_by_symbol):
         waiting.append(time_slice)
@@ -42,8 +42,8 @@ def feed_bars(
     known_at: datetime,
     cause: Cause,
 ) -> list[list[Bar]]:
-    """The bars of a paper run that begins or is taken up again: those it saw and, from where it stopped, what is known
-    now. One that has ended sees no more than it did."""
+    """Return the bars of a paper run at its start or continuation: those it saw and, after its last slot, those known
+    now. A run that has ended sees only what it saw."""
     ended = runs.result_of(store, run.run_id)
     if ended is not None:
         return runs.bars_seen(catalogue, store, run, run.config.data_symbols, ended.ended.ended_at)
@@ -59,8 +59,8 @@ def feed_bars(
 
 
 def _stopped_at(store: Store, run: RunRequested, account: str, seen: Sequence[Sequence[Bar]]) -> datetime:
-    """The last slot that a run has claimed; its start before the first. What it wrote down is never beyond that, unless
-    the account had done those slots in another run: then it is as far as its book goes."""
+    """Return the last slot that a run has claimed, or its start. Its book never reaches beyond that, unless another run
+    of the account claimed those slots: then return the end of its book."""
     book = (row.event for row in store.read(runs.book_stream(run.run_id)))
     until = max((event.at for event in book if isinstance(event, BookEvent)), default=run.start)
     slots = [due.slot for due in due_slots(account, run.config.timeframe, seen) if due.slot.due_at > until]

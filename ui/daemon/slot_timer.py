@@ -1,4 +1,4 @@
-"""APScheduler as a clock and nothing else: calls a function when the next slot is due on the wall."""
+"""APScheduler as a clock: a function is called when the next slot is due in wall time."""
 
 # The library ships no types; its calls are confined to this module.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -16,9 +16,9 @@ from engine.core.errors import QuantagentError
 
 
 class Ticker:
-    """Calls `tick` when `next_wall_time` has come, then asks for the next one; `trouble` hears what went wrong.
+    """Caller of `tick` at `next_wall_time`, again and again; `report_error` receives errors.
 
-    One job at a time, for one instant: a tick that takes long delays the next and never meets it.
+    There is one job at a time, for one instant: a slow tick delays the next and never overlaps it.
     """
 
     def __init__(
@@ -28,8 +28,8 @@ class Ticker:
         on_error: Callable[[BaseException], None],
     ) -> None:
         self._tick, self._next_wall_time, self._report_error = tick, next_wall_time, on_error
-        # The library's defaults drop a job that is one second late. Here nothing is dropped for being late, and the
-        # schedule lives in memory only: the log holds what was done.
+        # The library's defaults drop a job that is a second late. No job is dropped here, and the schedule is in memory
+        # only, because the log records what was done.
         self._scheduler = BackgroundScheduler(
             timezone="UTC", job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         )

@@ -1,7 +1,7 @@
-"""A causal chain as the page tells it: from the analysis to the fill, step by step, with what was never reached.
+"""Causal chains for display: from the analysis to the fill, step by step, with the steps that were not reached.
 
-Pure: it words the links that `engine.audit.why` found in the log. Numbers become readable; the exact ones stay in the
-raw events.
+Pure: formats the links that `engine.audit.why` found in the log. Numbers are rounded; the raw events have the exact
+ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENDS = ("fill", "rejection", "cancellation")
 
 
 class ChainCheck(NamedTuple):
-    """One rule of the gate, in words."""
+    """One risk check as text."""
 
     rule: str
     passed: bool
@@ -43,14 +43,14 @@ class ChainCheck(NamedTuple):
 
 
 class ReportFindings(NamedTuple):
-    """One analyst's findings, as names and values."""
+    """Findings of one analyst, as names and values."""
 
     name: str
     findings: list[tuple[str, str]]
 
 
 class ChainStep(NamedTuple):
-    """One fact of a chain. Without a position it was not reached (or, an imported opinion, is no event of its own)."""
+    """One event of a chain. Without a position it was not reached, or is an imported decision, which is no event."""
 
     name: str
     text: str
@@ -64,18 +64,18 @@ class ChainStep(NamedTuple):
 
 
 def build_chains(links: Sequence[ChainLink]) -> list[list[ChainStep]]:
-    """One list of steps per signal: the chain of a trade's entry, then those of the orders that changed or ended it."""
+    """Return the steps of each signal: the chain of a trade's entry, then those of the orders after it."""
     return [[*map(_step, part), *_missing_steps(part)] for part in _by_signal(links)]
 
 
 def named_columns(chains: Sequence[list[ChainStep]]) -> list[tuple[str, list[ChainStep]]]:
-    """Named columns: of several chains each its own; of a single one what was wished, and what came of it."""
+    """Return titled columns: one for each of several chains; a single chain is split into intent and outcome."""
     if len(chains) > 1:
         names = ["Entry", *(f"Change {n}" for n in range(1, len(chains) - 1)), "Exit"]
         return list(zip(names, chains, strict=True))
     steps = [step for chain in chains for step in chain]
     split = 1 + max((n for n, step in enumerate(steps) if step.name in INTENT_STEPS), default=-1)
-    return [("Wish", steps[:split]), ("What came of it", steps[split:])]
+    return [("Intent", steps[:split]), ("Outcome", steps[split:])]
 
 
 def _by_signal(links: Sequence[ChainLink]) -> Iterator[list[ChainLink]]:
@@ -97,7 +97,7 @@ def _missing_steps(part: Sequence[ChainLink]) -> Iterator[ChainStep]:
     if "nothing" in kinds:
         return
     if "order" not in kinds:
-        yield ChainStep("Order", "not reached: the gate let nothing through", occurred=False)
+        yield ChainStep("Order", "not reached: denied by the risk check", occurred=False)
     if not kinds.intersection(ENDS):
         waiting = "not yet: the order waits for the symbol's next bar" if "order" in kinds else "not reached"
         yield ChainStep("Fill", waiting, occurred=False)
@@ -110,7 +110,7 @@ def _step(link: ChainLink) -> ChainStep:
         case AnalysisMade():
             text, facts = event.decision.value, _facts_of_analysis(event)
         case AnalysisFailed():
-            text, facts = f"no opinion: {event.reason}", _facts_of_failure(event)
+            text, facts = f"no analysis: {event.reason}", _facts_of_failure(event)
         case SignalRaised():
             text = event.direction.value
             facts = [
@@ -191,7 +191,7 @@ def _by(variant: str, work: GraphWork | None) -> str:
 
 
 def _reports(made: AnalysisMade) -> tuple[ReportFindings, ...]:
-    """The analysts' reports without the decision, which the step itself tells."""
+    """Return the analysts' reports without the decision, which the step itself shows."""
     reports: dict[str, dict[str, Any]] = msgspec.json.decode(made.reports)
     return tuple(
         ReportFindings(name, [(finding.replace("_", " "), _finding(value)) for finding, value in findings.items()])
@@ -207,7 +207,7 @@ def _finding(value: object) -> str:
 
 
 class RawEvent(NamedTuple):
-    """An event as it is stored: its place, who wrote it when, and its payload as indented JSON."""
+    """A stored event: title, stream, version, time and actor, and its payload as indented JSON."""
 
     title: str
     stream: str
@@ -216,7 +216,7 @@ class RawEvent(NamedTuple):
 
 
 def raw_events(links: Sequence[ChainLink]) -> list[RawEvent]:
-    """Every event of a chain once, in order of its position."""
+    """Return every event of a chain once, in order of position."""
     events = {link.event.position: link.event for link in links if link.event is not None}
     return [_raw(events[position]) for position in sorted(events)]
 

@@ -1,4 +1,4 @@
-"""The entry script of the dashboard; `quantagent dashboard` serves it. Reads only: no click here appends anything."""
+"""Entry script of the dashboard, served by `quantagent dashboard`. Reads only; no click appends anything."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from engine.store.connections import failure_reason
 from ui.dashboard import read_access, run_page, views
 from ui.dashboard.views import ReadRow, plain
 
-WITHOUT_TABLES = "The read models are not there yet: run `quantagent projections status`, which makes them, and reload."
-# Kept in the visitor's session: the chosen run (empty until one is), and why a link led to none.
+WITHOUT_TABLES = "There are no read models yet: create them with `quantagent projections status`, and reload."
+# Kept in the visitor's session: the chosen run (empty before the choice), and the reason why a link opened none.
 SELECTED_RUN, NOT_FOUND = "run-selected", "run-not-found"
 DEFAULT = "backtest"
 
 
 def select_run() -> tuple[str, ReadRow | None]:
-    """The sidebar's choices, kept in the page's address: the environment, and one of its runs if it has any."""
+    """Return the sidebar's choices, kept in the page's address: the environment, and one of its runs if it has any."""
     if SELECTED_RUN not in st.session_state:
         _follow_link(str(st.query_params.get("run", "")), str(st.query_params.get("env", "")))
     with st.sidebar:
@@ -33,7 +33,7 @@ def select_run() -> tuple[str, ReadRow | None]:
             on_change=_leave_run,
         )
         environment = environment or DEFAULT
-        # Not by a bound widget: what the address said of the environment would overrule the run that it names.
+        # Not a bound widget: the environment in the address would override the run in it.
         if environment == DEFAULT:
             st.query_params.pop("env", None)
         else:
@@ -46,7 +46,7 @@ def select_run() -> tuple[str, ReadRow | None]:
 
 
 def _follow_link(run_id: str, environment: str) -> None:
-    """Chooses the run that a link names by its id or the beginning of it, whatever its environment."""
+    """Choose the run that a link names by its id or a prefix of it, in any environment."""
     st.session_state[SELECTED_RUN], st.session_state[NOT_FOUND] = "", ""
     st.session_state["env"] = environment if environment in list(Environment) else DEFAULT
     if not run_id:
@@ -69,10 +69,10 @@ def _clear_not_found() -> None:
 
 
 def _select(runs: Mapping[str, ReadRow]) -> ReadRow | None:
-    """The chosen run, always in the address, so that a shared link means the same run when newer ones exist.
+    """Return the chosen run, which is always in the address: a shared link means the same run when newer ones exist.
 
-    Not by a bound widget: it would write the option's label into the address, and leave the default out of it. None
-    while a link to an unknown run stands there, which is neither followed nor rewritten.
+    Not a bound widget: it would write the option's label into the address, and omit the default. None while the address
+    names an unknown run, which is neither followed nor rewritten.
     """
     not_found = bool(st.session_state[NOT_FOUND])
     if st.session_state[SELECTED_RUN] not in runs:
@@ -102,9 +102,9 @@ def show_run(environment: str, selected: ReadRow | None) -> None:
 
 
 def main() -> None:
-    """Every page under the same sidebar, or one sentence on what keeps them from showing."""
+    """Show every page with the same sidebar, or one sentence about the error that prevents it."""
     st.set_page_config("quantagent", layout="wide")
-    # Declared before anything can fail: Streamlit drops what is written under another page than the one it knows.
+    # Declared before anything can fail: Streamlit drops output of a page other than the declared one.
     page = st.navigation([st.Page(lambda: show_run(*choice), title="Run", default=True)])
     try:
         with read_access.queries().snapshot():

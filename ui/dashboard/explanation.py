@@ -1,4 +1,4 @@
-"""The answer to "why": the chain of one trade or signal, step by step, and the stored events behind it."""
+"""Explanation of one trade or signal: its chain, step by step, and the stored events behind it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ui.dashboard.causal_chain import ChainCheck, ChainStep, ReportFindings, bui
 from ui.dashboard.views import plain
 from ui.formats import DASH, format_time
 
-# The signatures of tables name packages that are not installed: the type checker cannot know them.
+# The signatures of tables name packages that are not installed, so that the type checker cannot resolve them.
 drawing: Any = st
 
 
 def show_chain(key: str, run_id: str, links: Sequence[ChainLink]) -> None:
-    """The chains of a trade side by side; a single one in two parts, what was wished and what came of it."""
+    """Show several chains side by side; a single one in two parts, intent and outcome."""
     st.markdown(f"##### Why {plain(key)}")
     parts = named_columns(build_chains(links))
     for place, (name, steps) in zip(st.columns(len(parts)), parts, strict=True):
@@ -29,7 +29,7 @@ def show_chain(key: str, run_id: str, links: Sequence[ChainLink]) -> None:
         st.caption("The same answer in a terminal")
         st.code(f"quantagent why {key} --run {run_id[:8]}", language=None)
         for event in raw_events(links):
-            # As code, the stream keeps its @: Markdown would make a mail address of it.
+            # As code, because Markdown would turn the @ of a stream into a mail address.
             st.markdown(f"**{plain(event.title)}** in `{event.stream}`  \n:gray[{plain(event.recorded)}]")
             st.code(event.payload, language="json", wrap_lines=True)
 

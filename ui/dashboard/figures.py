@@ -1,7 +1,7 @@
-"""The charts, as Plotly figures in plain dictionaries: pure functions of rows. Nothing here asks, rounds or sums.
+"""Charts as Plotly figures in plain dictionaries: pure functions of rows, without queries, rounding or sums.
 
-Times are UTC and given without an offset, so that no browser moves them. Numbers become floats only here. Green and
-red colour results of trades; candles are grey, so that the results stand out on them.
+Times are UTC and have no offset, so that no browser shifts them. Numbers become floats only here. Green and red show
+results of trades; candles are gray, so that the results are distinct.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Figure = dict[str, Any]
 ACCENT, GREY, GRID = "#4c8dff", "#8592a3", "rgba(133, 146, 163, 0.18)"
 RISING, FALLING = "#a9b4c2", "#5c6878"
 TIME = "%Y-%m-%d %H:%M"
-# The width the price labels on the right need; without it Plotly cuts them.
+# Width of the price labels on the right; without it Plotly cuts them off.
 RIGHT_MARGIN = 64
 
 
 def equity_figure(curve: Sequence[ChartRow], start: float, currency: str) -> Figure:
-    """Equity over drawdown, 70 to 30, on one time axis. `curve` has at, equity and drawdown (a share, 0 or below)."""
+    """Return equity over drawdown, 70 to 30, on one axis. `curve` has at, equity, drawdown (fraction, 0 or less)."""
     at = [_time(row["at"]) for row in curve]
     layout = _layout(420) | {
         "xaxis": _time_axis() | {"anchor": "y2"},
@@ -68,10 +68,10 @@ def candle_figure(
     closes: bool,
     marked: tuple[datetime, datetime] | None = None,
 ) -> Figure:
-    """Candles over volume, 80 to 20, with entries, exits and the lines between them.
+    """Return candles over volume, 80 to 20, with entries, exits and the lines between them.
 
-    A bar stands at its open, a fill at the open it was filled at. closes: the market has closed hours, which are cut
-    out; marked: first and last instant of what was chosen in the table, shown as a band.
+    A bar is drawn at its open, a fill at the open of its bar. closes: the market has closed hours, which are cut out;
+    marked: first and last instant of the row selected in the table, drawn as a band.
     """
     opened = [_time(bar["opened_at"]) for bar in bars]
     price = f",.{decimals}f"
@@ -105,7 +105,7 @@ def candle_figure(
 
 
 def closed_hours(bars: Sequence[ChartRow]) -> list[dict[str, Any]]:
-    """The stretches between bars, as Plotly's rangebreaks: from where a bar is missing to where the next one opens."""
+    """Return the intervals without bars as Plotly's rangebreaks: from a missing bar to the next open."""
     return [
         {"bounds": [_time(before["closed_at"]), _time(after["opened_at"])]}
         for before, after in pairwise(bars)
@@ -114,7 +114,7 @@ def closed_hours(bars: Sequence[ChartRow]) -> list[dict[str, Any]]:
 
 
 def _results(trades: Sequence[ChartRow]) -> list[Figure]:
-    """Dotted lines from entry to exit: one trace for what was won, one for what was lost."""
+    """Return dotted lines from entry to exit: one trace for profits, one for losses."""
     closed = [trade for trade in trades if trade["exit_at"] is not None]
     kinds = (
         ("gain", GAIN, [trade for trade in closed if trade["net_pnl"] > 0]),
@@ -136,7 +136,7 @@ def _results(trades: Sequence[ChartRow]) -> list[Figure]:
 
 
 def _executions(trades: Sequence[ChartRow], price: str) -> list[Figure]:
-    """Triangles where trades began, up for long and down for short; crosses where they ended."""
+    """Return triangles at entries, up for long and down for short, and crosses at exits."""
     kinds = (
         ("long entry", "triangle-up", "entry", [trade for trade in trades if trade["direction"] == "LONG"]),
         ("short entry", "triangle-down", "entry", [trade for trade in trades if trade["direction"] == "SHORT"]),
@@ -169,7 +169,7 @@ def _layout(height: int) -> dict[str, Any]:
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
         "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}},
         "dragmode": "pan",
-        # The same word on every run of the script: what was zoomed stays zoomed.
+        # Constant, so that the zoom survives a rerun of the script.
         "uirevision": "kept",
     }
 
@@ -182,7 +182,7 @@ def _time_axis() -> dict[str, Any]:
         "gridcolor": GRID,
         "showspikes": True,
         "spikemode": "across",
-        # Negative: without the halo that Plotly draws around it.
+        # Negative: removes the halo that Plotly draws around it.
         "spikethickness": -1,
         "spikedash": "solid",
         "spikecolor": GREY,

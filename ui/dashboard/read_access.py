@@ -1,7 +1,7 @@
-"""What pages read from: the read tables through one connection per visitor, and the log. Nothing here can write.
+"""Read access of the pages: the read tables on one connection per visitor, and the log. Nothing can write.
 
-The read models are brought up to date by whoever appends (the commands and the daemon), never by a page: any number
-of open tabs adds no work to the log's readers, and a page needs no right to write.
+The read models are updated by the writers (commands and daemon), never by a page: open tabs add no work to the log's
+readers, and a page needs no right to write.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ READ_ONLY = "-c default_transaction_read_only=on -c statement_timeout=5s"
 
 
 def dsn() -> str:
-    """The database the command opened. Raises `StoreUnavailable` when the page was not started by the command."""
+    """Return the DSN of the database that the command opened. Raise `StoreUnavailable` without one."""
     given = os.environ.get("QUANTAGENT_DSN")
     if not given:
         raise StoreUnavailable(
-            "this page does not know its database: start it with `quantagent dashboard`, or set QUANTAGENT_DSN."
+            "this page has no database: start it with `quantagent dashboard`, or set QUANTAGENT_DSN."
         )
     return given
 
 
 def queries() -> Queries:
-    """This visitor's connection to the read tables."""
+    """Return this visitor's connection to the read tables."""
     return _queries(dsn())
 
 
 def find_request(run_id: str) -> RunRequested:
-    """The question of a run, from the log."""
+    """Return the request of a run from the log. Raise `NotFound` for an unknown run."""
     for row in _log(dsn()).read(run_stream(run_id)):
         if isinstance(row.event, RunRequested):
             return row.event
-    raise NotFound(f"the log holds no run {run_id}: `quantagent projections rebuild` makes the read models anew.")
+    raise NotFound(f"the log holds no run {run_id}: `quantagent projections rebuild` rebuilds the read models.")
 
 
 def load_chain(request: RunRequested, key: str) -> list[ChainLink]:
-    """Why a trade, order or signal was made, or not."""
+    """Return the causal chain of a trade, order or signal."""
     return causal_chain(_log(dsn()), request, key)
 
 
 def open_log(where: str) -> PostgresStore:
-    """The log of a database, on connections that the server itself keeps from writing."""
+    """Return the log of a database, on connections that the server keeps from writing."""
     options = str(conninfo_to_dict(where).get("options") or "")
     return PostgresStore(make_conninfo(where, options=f"{options} {READ_ONLY}".strip()))
 
@@ -59,7 +59,7 @@ def _alive(opened: Queries) -> bool:
     return opened.alive()
 
 
-# Of the session: a script thread waits for no other visitor's query.
+# Of the session: no script thread waits for another visitor's query.
 @st.cache_resource(scope="session", show_spinner=False, validate=_alive, on_release=Queries.close)
 def _queries(where: str) -> Queries:
     return Queries(where)

@@ -1,4 +1,4 @@
-"""The page of one run: its figures, its curve, its prices and trades, and why each of them happened."""
+"""Page of one run: figures, equity curve, prices and trades, and the explanation of each trade."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from ui.services.outcomes import run_outcome
 REFRESH_S = 5
 AROUND_BARS = 60
 AROUND = "Around the row"
-# How many bars each choice draws at most; above 5,000 a browser takes long over them.
+# Most bars that each choice draws; a browser is slow above 5,000.
 RANGES = {AROUND: 2_000, "Latest 500": 500, "2,000": 2_000, "5,000": 5_000}
-# Signatures of charts and tables name packages that are not installed: the type checker cannot know them.
+# Signatures of charts and tables name packages that are not installed: the type checker cannot resolve them.
 drawing: Any = st
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
 class SelectedRow(NamedTuple):
-    """The row that was clicked: what to explain, and which stretch of which symbol it concerns.
+    """The row selected in a table: the id to explain, and its symbol and interval.
 
-    Without an end while it lasts.
+    The interval of an open trade has no end.
     """
 
     key: str
@@ -41,7 +41,7 @@ class SelectedRow(NamedTuple):
 
 
 def show_run_page(run: ReadRow) -> None:
-    """Draws the page of a run. One that goes on is drawn anew as a whole, so that all blocks are of one moment."""
+    """Draw the page of a run. While it runs, all blocks are redrawn together, to show the same moment."""
     request = read_access.find_request(run["run_id"])
     live = views.is_running(run)
     st.fragment(_blocks, run_every=REFRESH_S if live else None)(run["run_id"], request, live)
@@ -61,7 +61,7 @@ def _blocks(run_id: str, request: RunRequested, live: bool) -> None:
                 drawing.plotly_chart(figure, key="equity", config=CHART)
             else:
                 st.caption("No bar of this run has closed yet.")
-        # Of a run that has ended a click on a row redraws only what follows from it.
+        # In an ended run a click on a row redraws only the blocks that depend on it.
         (_activity if live else st.fragment(_activity))(run, request)
 
 
@@ -100,7 +100,7 @@ def _show_card(card: views.Card) -> None:
 
 
 def _activity(run: ReadRow, request: RunRequested) -> None:
-    """Prices, trades, signals and the chain of the chosen row."""
+    """Show prices, trades, signals and the chain of the selected row."""
     queries = read_access.queries()
     prices, lists, explained = st.container(border=True), st.container(), st.container()
     with queries.snapshot() as at:
@@ -148,10 +148,10 @@ def _orders(queries: Queries, run: ReadRow, request: RunRequested) -> SelectedRo
 def _signals(queries: Queries, run: ReadRow, request: RunRequested) -> SelectedRow | None:
     counts = queries.verdict_counts(run["run_id"])
     if not counts:
-        st.info("No analysis of this run wanted anything else than what was held.")
+        st.info("No analysis of this run led to a change of position.")
         return None
     if denials := queries.denials(run["run_id"]):
-        st.caption("Denied signals by rule, with the commonest numbers")
+        st.caption("Denied signals by rule, with the most frequent numbers")
         drawing.dataframe(views.denials_table(denials), hide_index=True, key=f"denials-{run['run_id']}")
     verdict = st.segmented_control(
         "Verdict",
@@ -171,24 +171,24 @@ def _signals(queries: Queries, run: ReadRow, request: RunRequested) -> SelectedR
 
 
 def _page(what: str, total: int, key: str) -> int:
-    """Says how many rows there are, with buttons for their pages; the number of rows before the chosen page."""
+    """Show the number of rows with buttons for their pages; return the number of rows before the chosen page."""
     pages = -(-total // PAGE)
     page = st.pagination(pages, key=f"page-{what}-{key}") if pages > 1 else 1
     first = (page - 1) * PAGE
-    part = f", {first + 1:,} to {min(first + PAGE, total):,} of them here, the newest first" if pages > 1 else ""
+    part = f", {first + 1:,} to {min(first + PAGE, total):,} of them here, newest first" if pages > 1 else ""
     st.caption(f"{format_count(total, what)}{part}. Click a row to see why.")
     return first
 
 
 def _selected_row(style: Any, rows: Sequence[ReadRow], key: str, name: str) -> ReadRow:
-    """Shows a table and returns the row that is selected in it; the first one until another is clicked.
+    """Show a table and return its selected row; the first one until another is clicked.
 
-    The selection is remembered by the id of its row: of a run that goes on, newer rows come before it.
+    The selection is stored by the id of its row, because newer rows are inserted before it while the run continues.
     """
     ids = [row[name] for row in rows]
     remembered = f"{key}-chosen"
     place = ids.index(st.session_state[remembered]) if st.session_state.get(remembered) in ids else 0
-    # Other rows are another table, which begins with the remembered one selected.
+    # A table with other rows is a new widget, which starts with the stored selection.
     table = f"{key}-{ids[0]}-{ids[-1]}"
 
     def remember() -> None:
@@ -218,7 +218,7 @@ def _prices(queries: Queries, run: ReadRow, request: RunRequested, selected: Sel
     head, symbol_place, range_place = st.columns([2, 3, 3], vertical_alignment="center")
     head.markdown("**Price and executions**")
     symbols = list(request.config.symbols)
-    # A key of the row's symbol: a click on another symbol's row brings its chart, and the choice can still be changed.
+    # The key contains the row's symbol: a click on another symbol's row changes the chart, and the choice stays free.
     symbol = symbol_place.segmented_control(
         "Symbol",
         symbols,
@@ -233,11 +233,11 @@ def _prices(queries: Queries, run: ReadRow, request: RunRequested, selected: Sel
     symbol, shown = symbol or symbols[0], shown or AROUND
     lived = queries.last_bar_closed_at(run["run_id"]) or run["start_at"]
     start, end = _bar_range(run["start_at"], lived, request, selected if shown == AROUND else None)
-    # A paper run goes on to see more than was known at its beginning.
+    # A paper run sees more bars than were known at its start.
     known_at = None if request.environment is Environment.PAPER else request.known_at
     bars = queries.bars(symbol, run["timeframe"], start, end, RANGES[shown] if selected else 500, known_at)
     if not bars:
-        st.caption(f"There are no bars of {symbol} in this stretch.")
+        st.caption(f"There are no bars of {symbol} in this range.")
         return
     trades = queries.trades_between(run["run_id"], symbol, bars[0]["opened_at"], bars[-1]["closed_at"])
     instrument = request.config.instrument(symbol)
@@ -254,9 +254,9 @@ def _prices(queries: Queries, run: ReadRow, request: RunRequested, selected: Sel
 def _bar_range(
     start: datetime, lived: datetime, request: RunRequested, around: SelectedRow | None
 ) -> tuple[datetime, datetime]:
-    """The range of bars to draw: about the chosen row, else all the account has lived through.
+    """Return the range of bars to draw: around the selected row, else the whole time of the account.
 
-    Never beyond: a recorded feed's later bars lie in the catalogue already.
+    Never beyond that time, because the catalogue already holds later bars of a recorded feed.
     """
     if around is None:
         return start, lived

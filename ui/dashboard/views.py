@@ -1,7 +1,7 @@
-"""What the page says: rows of the read models as words, cards and tables. Pure; nothing here draws or asks.
+"""Content of the page: rows of the read models as text, cards and tables. Pure.
 
-Minus is the ASCII sign (the cards read it as "down"), a missing value is a dash, times are UTC to the minute.
-Green and red mean money won and lost, and nothing else.
+Minus is the ASCII sign (cards show it as "down"), a missing value is a dash, times are UTC to the minute. Green and red
+mean profit and loss only.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ ReadRow = Mapping[str, Any]
 Tone = Literal["gain", "loss", ""]
 
 
-# --- Words ------------------------------------------------------------------------------------------------------------
+# --- Text ---
 
 
 def plain(text: str) -> str:
-    """Text that shows as itself where Markdown is read: two dollar signs would make a formula of what is between."""
+    """Escape text for Markdown; two dollar signs would otherwise enclose a formula."""
     return re.sub(r"([\\`*_\[\]$~:<>|#])", r"\\\1", text)
 
 
-# --- Cards --------------------------------------------------------------------------------------------------------
+# --- Cards ---
 
 
 class Card(NamedTuple):
-    """One figure, and below it what it is measured against. `tone` colours money; `spark` is a small curve."""
+    """One figure with its reference below. `tone` colors money; `spark` is a small curve."""
 
     label: str
     value: str
@@ -61,7 +61,7 @@ class Card(NamedTuple):
 
 
 def cards(run: ReadRow, metrics: ReadRow | None, limits: RiskLimits | None, equity: Sequence[ReadRow]) -> list[Card]:
-    """The six figures of a run. Without metrics yet (no bar has closed) they are dashes."""
+    """Return the six figures of a run. Without metrics (no bar has closed) they are dashes."""
     figures = metrics or {}
     currency = str(run["currency"])
     pnl: Decimal | None = figures.get("total_pnl")
@@ -105,20 +105,20 @@ def tone_of(amount: Decimal | None) -> Tone:
 
 
 def _limit(share: Decimal | None, name: str) -> str:
-    """A limit in percent of equity, or that there is none."""
+    """Return a limit in percent of equity, or that there is none."""
     return f"no {name}" if share is None else f"{name} {format_number(share)} %"
 
 
 def spread_indices(length: int, most: int) -> list[int]:
-    """At most `most` indices spread evenly over a sequence, its first and last among them."""
+    """Return at most `most` indices spread evenly over a sequence, with the first and the last."""
     if length <= most:
         return list(range(length))
     return [round(n * (length - 1) / (most - 1)) for n in range(most)]
 
 
 def thin_curve(curve: Sequence[ReadRow], most: int = CURVE_POINTS) -> list[ReadRow]:
-    """A curve of at most `most` points that still touches every high and low: of each stretch, where equity and
-    where drawdown was lowest and where equity was highest; and the very first and last point."""
+    """Return at most `most` points of a curve with every extreme: of each interval the lowest equity, the lowest
+    drawdown and the highest equity; and the first and last point."""
     if len(curve) <= most:
         return list(curve)
     stretches = max((most - 2) // 3, 1)
@@ -132,23 +132,23 @@ def thin_curve(curve: Sequence[ReadRow], most: int = CURVE_POINTS) -> list[ReadR
     return [curve[n] for n in sorted(kept)]
 
 
-# --- Runs ---------------------------------------------------------------------------------------------------------
+# --- Runs ---
 
 
 def run_name(run: ReadRow) -> str:
-    """How a run is called in a list: 17b6b789 realistic BTC-USD,EUR-USD 1h, label."""
+    """Return the name of a run in a list: 17b6b789 realistic BTC-USD,EUR-USD 1h, label."""
     name = f"{run['run_id'][:8]}  {run['profile']}  {run['symbols']}  {run['timeframe']}"
     return f"{name}, {run['label']}" if run["label"] else name
 
 
 def as_of_text(at: ReadAt) -> str:
-    """The moment that all blocks of a page are from: as of 2017-12-29 22:00:05 UTC, event 16,246."""
+    """Return the moment that all blocks of a page show: as of 2017-12-29 22:00:05 UTC, event 16,246."""
     when = f"as of {at.updated_at:%Y-%m-%d %H:%M:%S} UTC, event {at.position:,}"
     return when if at.position == at.figures else f"{when}; figures and curve as of event {at.figures:,}"
 
 
 def loss_limit(limits: RiskLimits) -> str:
-    """`daily loss limit 5 %`, or that there is none."""
+    """Return `daily loss limit 5 %`, or that there is none."""
     return _limit(limits.daily_loss_pct, "daily loss limit")
 
 
@@ -163,13 +163,13 @@ NO_RUN = {
 }
 
 
-# --- Tables -------------------------------------------------------------------------------------------------------
+# --- Tables ---
 
 
 def trades_table(rows: Sequence[ReadRow], decimals: Mapping[str, int], currency: str, variant: str) -> Any:
-    """A pandas Styler, one row per trade: numbers stay numbers, so that a click on a header sorts them.
+    """Return a pandas Styler, one row per trade; numbers stay numbers, so that a click on a header sorts them.
 
-    rows: with `unrealised_pnl`, which an open trade shows instead of a result; decimals: price decimals of each symbol.
+    rows: with `unrealised_pnl`, shown for an open trade instead of a result; decimals: price decimals of each symbol.
     """
     pnl, unrealised = f"Net P&L ({currency})", f"Unrealised ({currency})"
     still_open = any(row["exit_at"] is None for row in rows)
@@ -194,7 +194,7 @@ def trades_table(rows: Sequence[ReadRow], decimals: Mapping[str, int], currency:
 
 
 def orders_table(rows: Sequence[ReadRow], decimals: Mapping[str, int]) -> Any:
-    """A pandas Styler, one row per order: what it is there for, its price, what came of it."""
+    """Return a pandas Styler, one row per order: its purpose, price and outcome."""
     style = _styled(
         {
             "#": [row["number"] for row in rows],
@@ -216,7 +216,7 @@ def orders_table(rows: Sequence[ReadRow], decimals: Mapping[str, int]) -> Any:
 
 
 def denials_table(rows: Sequence[ReadRow]) -> Any:
-    """A pandas frame, one row per rule that denied signals, with the commonest numbers."""
+    """Return a pandas frame, one row per rule that denied signals, with the most frequent numbers."""
     return pandas.DataFrame(
         {
             "Rule": [_words(row["rule"]) for row in rows],
@@ -229,7 +229,7 @@ def denials_table(rows: Sequence[ReadRow]) -> Any:
 
 
 def signals_table(rows: Sequence[ReadRow], decimals: Mapping[str, int], variant: str) -> Any:
-    """A pandas Styler, one row per signal with the gate's verdict."""
+    """Return a pandas Styler, one row per signal with the verdict of the risk check."""
     style = _styled(
         {
             "#": [row["number"] for row in rows],

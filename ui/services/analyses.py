@@ -1,4 +1,4 @@
-"""Analyses made without a run: those of a range that are missing, and the one of the latest bar."""
+"""Analyses made without a run: those missing in a range, and that of the latest bar."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ui.services.backtest import BacktestRequest, all_symbols
 
 
 class GenerationReport(NamedTuple):
-    """What a generation came to: analyses made, found stored, failed among both, and the cost of those made in US
-    dollars; notices as of an `Answer`."""
+    """Counts of analyses made, found stored and failed (of both), and the cost in US dollars of those made; notices as
+    in `RunReport`."""
 
     variant: str
     made: int
@@ -29,7 +29,7 @@ class GenerationReport(NamedTuple):
 def create_missing_analyses(
     app: App, request: BacktestRequest, on_progress: ProgressCallback = no_progress
 ) -> GenerationReport:
-    """Makes the analyses of a question's bars that are missing, and runs nothing."""
+    """Make the missing analyses of a request's bars, without a run."""
     spent, known = SpendingTracker(), app.catalogue.as_known_at(app.catalogue.known_at())
     symbols = tuple(request.symbols) or all_symbols(app, request.timeframe)
     total = sum(len(known.bars(symbol, request.timeframe, request.start, request.end)) for symbol in symbols)
@@ -62,7 +62,7 @@ def analyse_latest_bar(
     retry: bool = False,
     environment: Environment = Environment.BACKTEST,
 ) -> dict[str, Any]:
-    """The analysis of the latest bar of a symbol, made now unless it is stored. A failure is a HOLD with its reason."""
+    """Return the analysis of a symbol's latest bar, made now unless stored. A failure is a HOLD with its reason."""
     known = app.catalogue.as_known_at(app.catalogue.known_at())
     bar = known.bars(symbol, timeframe, None, end)[-1]
     analyses = ensure_analyses(

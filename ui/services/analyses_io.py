@@ -1,4 +1,4 @@
-"""Stored analyses exported to a file and imported from one, and working data deleted."""
+"""Export and import of stored analyses, and deletion of working data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 
 
 class TransferReport(NamedTuple):
-    """How many analyses and texts went into a file, or came out of one; there: analyses that were stored already."""
+    """Counts of analyses and texts written to a file or read from one; `already_stored` counts those that stayed."""
 
     analyses: int
     texts: int
@@ -49,9 +49,9 @@ def export_analyses(
     start: datetime | None = None,
     end: datetime | None = None,
 ) -> TransferReport:
-    """Writes stored analyses to a file of JSON lines, with the texts of their model calls, to run them again elsewhere.
+    """Write stored analyses and the texts of their model calls to a file of JSON lines, for a rerun elsewhere.
 
-    Of each analysis its whole history, failures and opinion. The file appears whole or not at all.
+    The history of each analysis is complete, with failures. The file is written as a whole or not at all.
     """
     from ui.services.analysts import open_resources
 
@@ -75,7 +75,7 @@ def export_analyses(
 
 
 def _referenced_digests(event: object) -> Iterator[str]:
-    """The digests of the texts behind an analysis: its presets, and what was asked and answered."""
+    """Yield the digests of the texts behind an analysis: presets, requests and answers."""
     work = event.work if isinstance(event, AnalysisMade | AnalysisFailed) else None
     if work is None or not work.calls:
         return
@@ -84,10 +84,10 @@ def _referenced_digests(event: object) -> Iterator[str]:
 
 
 def import_analyses(app: App, path: Path) -> TransferReport:
-    """Stores the analyses of such a file, and the texts of their calls. What is stored already stays as it is.
+    """Store the analyses and texts of an exported file. Stored ones stay as they are.
 
-    Every text has to have its digest, and every analysis the name of what it says. Nothing is stored of a file with
-    anything wrong in it. Raises `BadInput` with the line.
+    Every text must match its digest, and every analysis the id of its content. A file with any fault is refused as a
+    whole: raise `BadInput` with the line.
     """
     from ui.services.analysts import open_resources
 
@@ -98,7 +98,7 @@ def import_analyses(app: App, path: Path) -> TransferReport:
     for stream, history in facts.items():
         rows = list(app.store.read(stream))
         known = latest_outcome(rows)
-        # Failures of ours stay before an opinion of theirs, as after a second try.
+        # Stored failures stay before an imported analysis, as after a retry.
         news = [fact for fact in history if not rows or isinstance(fact, AnalysisMade)]
         if not news or (known is not None and isinstance(known.event, AnalysisMade)):
             already_stored += 1
@@ -111,22 +111,22 @@ def import_analyses(app: App, path: Path) -> TransferReport:
 
 
 def _read_export(path: Path) -> tuple[dict[str, list[AnalysisMade | AnalysisFailed]], dict[str, str]]:
-    """The facts of a file by their streams, and its texts by their digests; all of it judged."""
+    """Return the events of a file by stream, and its texts by digest, all checked."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise BadInput(f"{path} is no text: `quantagent analyses export FILE` writes one.") from None
+        raise BadInput(f"{path} is not a text file.", "ANALYSES_FILE_INVALID") from None
     facts: dict[str, list[AnalysisMade | AnalysisFailed]] = {}
     texts: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         fields = _parse_line(path, number, line)
         if number == 1:
             if (fields.get("format"), fields.get("version")) != (FORMAT, FORMAT_VERSION):
-                raise BadInput(f"{path} is no file of analyses: `quantagent analyses export FILE` writes one.")
+                raise BadInput(f"{path} is not a file of exported analyses.", "ANALYSES_FILE_INVALID")
         elif "text" in fields:
             text = str(fields["text"])
             if not text.isascii() or body_digest(text) != fields.get("sha256"):
-                raise BadInput(f"{path}, line {number}: the text is not the one of its digest. Nothing was stored.")
+                raise BadInput(f"{path}, line {number}: the text does not match its digest. Nothing was stored.")
             texts[body_digest(text)] = text
         else:
             fact = _parse_event(path, number, fields)
@@ -146,20 +146,20 @@ def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise BadInput(f"{path}, line {number}: it is no JSON object. Nothing was stored.")
+        raise BadInput(f"{path}, line {number}: not a JSON object. Nothing was stored.")
     return cast("dict[str, Any]", value)
 
 
 def _parse_event(path: Path, number: int, fields: dict[str, Any]) -> AnalysisMade | AnalysisFailed:
-    """The fact of a line, if it is one, spelled as it would be stored, under the name of what it says."""
+    """Return the event of a line; it must be an analysis under the id of its content, spelled as it would be stored."""
     try:
         event = decode_event(str(fields.get("name")), str(fields.get("fact")).encode())
         if not isinstance(event, AnalysisMade | AnalysisFailed):
-            raise ValueError("it is no analysis")
+            raise ValueError("the event is not an analysis")
         window = Window(0, event.as_of, 1, event.window_digest)
         named = analysis_id(event.symbol, Timeframe.parse(event.timeframe), window, event.variant)
         if named != event.analysis_id:
-            raise ValueError(f"it is called {event.analysis_id}, and is {named}")
+            raise ValueError(f"the analysis is named {event.analysis_id}, and its content belongs to {named}")
         _check_consistency(event)
     except (ValueError, msgspec.MsgspecError, BadInput) as error:
         reason = str(error).splitlines()[0].rstrip(".")
@@ -168,12 +168,12 @@ def _parse_event(path: Path, number: int, fields: dict[str, Any]) -> AnalysisMad
 
 
 def _check_consistency(event: AnalysisMade | AnalysisFailed) -> None:
-    """Whether a fact agrees with itself. That it is what the model said, `run_again` proves."""
+    """Raise `ValueError` for an event that contradicts itself. `rerun_analysis` compares it with its recording."""
     if isinstance(event, AnalysisMade) and event.work is not None and event.work.calls:
         decision = Analysis.model_validate_json(event.reports).decision
         stored = (event.decision.value, event.confidence, event.horizon_bars, event.risk_reward)
         if stored != (decision.decision, decision.confidence, decision.horizon_bars, decision.risk_reward):
-            raise ValueError(f"it decides {event.decision.value} and its report says {decision.decision}")
+            raise ValueError(f"the decision is {event.decision.value} and the report has {decision.decision}")
     if event.work is not None:
         calls = event.work.calls
         sums = (sum(each.input_tokens for each in calls), sum(each.output_tokens for each in calls))
@@ -181,13 +181,13 @@ def _check_consistency(event: AnalysisMade | AnalysisFailed) -> None:
             sums != (event.work.input_tokens, event.work.output_tokens)
             or total([ZERO, *(each.cost for each in calls)]) != event.work.cost
         ):
-            raise ValueError("its tokens or its cost are not the sum of its calls")
+            raise ValueError("the tokens or the cost are not the sum of the calls")
 
 
 def delete_working_data(app: App, before: datetime) -> tuple[int, int]:
-    """Deletes checkpoints and charts that were last written before an instant; how many threads, and bytes of charts.
+    """Delete checkpoints and charts last written before an instant; return the number of threads and bytes of charts.
 
-    The log keeps the opinions and what was asked; a chart is drawn again from its bars.
+    The log keeps the analyses and their requests and answers; a chart can be drawn again from its bars.
     """
     from analysis.charting.chart_store import Artefacts
     from analysis.graph.checkpoints import open_checkpoints

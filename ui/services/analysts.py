@@ -1,7 +1,7 @@
-"""Whose analyses a command means: rules, strategies and models by the names that people type, or a chain of them.
+"""Analysts by name: rules, strategies, models, or a chain of them.
 
-`NAME` is an analyst that is installed, `FILE.py:CLASS` one's own, and any other name a model preset in the log. `A,B`
-asks B about what A failed at.
+`NAME` is an installed analyst, `FILE.py:CLASS` the user's own, and any other name a model preset in the log. `A,B`
+uses B where A fails.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def find_analyst(
     budget: Decimal | None = None,
     progress: Callable[[GenerationProgress], None] = lambda progress: None,
 ) -> AnyVariant:
-    """The variant or chain of a name; without one the model that is active for the environment, else the rules.
+    """Return the variant or chain of a name; without a name the environment's active model, else the rules.
 
-    Raises `BadInput` for names that nobody has.
+    Raise `BadInput` for unknown names.
     """
     names = [part.strip() for part in (text or default_analyst(app.store, environment)).split(",") if part.strip()]
     if not 1 <= len(names) <= CHAIN_MAX:
-        raise BadInput(f"--variant {text!r} names no analyst, or more than {CHAIN_MAX}: write NAME or NAME,NAME.")
+        raise BadInput(f"variant {text!r} has no name or more than {CHAIN_MAX}: the form is NAME or NAME,NAME.")
     members = [_find_member(app, name, budget, progress) for name in names]
     return members[0] if len(members) == 1 else VariantChain(tuple(members))
 
 
 def default_analyst(store: Store, environment: Environment) -> str:
-    """The name of the model that is active for an environment, at its version; `rules` where none is."""
+    """Return the active model of an environment as NAME@VERSION; `rules` if none is active."""
     try:
         selected = models.select_model(store, None, environment)
     except NotFound:
@@ -65,14 +65,15 @@ def _find_member(
         return variants.find_variant(name)
     if name.partition("@")[0] not in models.model_versions(app.store):
         raise BadInput(
-            f"variant {name!r} is unknown: it is neither installed ({', '.join(variants.variant_names())}) nor a model "
-            "(`quantagent model list`); a strategy in a file is named FILE.py:CLASS."
+            f"variant {name!r} is unknown: not an installed analyst ({', '.join(variants.variant_names())}), a saved "
+            "model or a strategy as FILE.py:CLASS.",
+            "VARIANT_UNKNOWN",
         )
     return load_agents(app, name, budget, progress)
 
 
 def missing_key(app: App, variant: str) -> str | None:
-    """The environment variable that holds the key of a variant's model, where it is not set; None for no model."""
+    """Return the environment variable of the key of a variant's model if it is not set; None for any other variant."""
     head = variant.partition("@")[0]
     saved = models.model_versions(app.store).get(head)
     if is_installed(variant) or not saved:
@@ -82,7 +83,7 @@ def missing_key(app: App, variant: str) -> str | None:
 
 
 def is_installed(name: str) -> bool:
-    """Whether a name is that of rules or a strategy, and not of a model."""
+    """Return True for the name of rules or a strategy, False for that of a model."""
     return ".py" in name or name.partition("@")[0] in variants.variant_names()
 
 
@@ -92,7 +93,7 @@ def load_agents(
     budget: Decimal | None = None,
     progress: Callable[[GenerationProgress], None] = lambda progress: None,
 ) -> Agents:
-    """The agents of a model preset: `NAME`, `NAME@VERSION`, or the variant's own name, `NAME@DIGEST`."""
+    """Return the agents of a model preset: `NAME`, `NAME@VERSION`, or the variant's own name, `NAME@DIGEST`."""
     from analysis.graph.variant import Agents, NamedPreset
 
     resources = open_resources(app)
@@ -105,7 +106,9 @@ def load_agents(
                 return agents
         raise NotFound(
             f"no version of model {head} makes {name} any more: prompts, agents or graph have changed since. "
-            f"What it made stays; new analyses are made as `--variant {head}`."
+            "Its stored analyses stay.",
+            "MODEL_CHANGED",
+            model=head,
         )
     version = models.find_model(app.store, name)
     presets = [NamedPreset(*each) for each in models.with_fallbacks(app.store, head, models.preset_of(version))]
@@ -113,7 +116,7 @@ def load_agents(
 
 
 def open_resources(app: App) -> Resources:
-    """What agents work with, in this system."""
+    """Return the resources of agents in this system."""
     from analysis.charting.chart_store import Artefacts
     from analysis.graph import checkpoints
     from analysis.graph.batch import Resources
@@ -132,14 +135,14 @@ def open_resources(app: App) -> Resources:
 
 
 class SpendingTracker:
-    """What the generations of a command have cost so far, in the words of its progress bar."""
+    """Running cost and failures of the generations of a command, as the label of its progress bar."""
 
     def __init__(self) -> None:
         self.cost, self.failed = ZERO, 0
         self._before: GenerationProgress | None = None
 
     def update(self, progress: GenerationProgress) -> None:
-        """Each symbol is a generation of its own, which counts from nothing."""
+        """Add the progress of a generation; each symbol has its own, which counts from zero."""
         before, self._before = self._before, progress
         goes_on = before is not None and progress.done > before.done
         self.cost = add(self.cost, sub(progress.cost, before.cost) if before is not None and goes_on else progress.cost)

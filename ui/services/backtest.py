@@ -26,11 +26,11 @@ from ui.suggestions import did_you_mean
 
 
 class BacktestRequest(NamedTuple):
-    """What a backtest asks. Without bounds: all bars.
+    """Parameters of a backtest. Without bounds: all bars.
 
-    Without symbols: the profile's universe, or all that the catalogue holds in the timeframe. Without profiles: those
-    in force. Without a variant: the model that is active, else the rules. budget: US dollars for what models are asked.
-    retry: ask models again where they failed before.
+    Without symbols: the profile's universe, or all that the catalogue holds in the timeframe. Without profiles: the
+    active ones. Without a variant: the active model, else the rules. budget: limit of the
+    cost of model calls in US dollars. retry: call models again for analyses that failed.
     """
 
     symbols: Sequence[Symbol] = ()
@@ -47,10 +47,10 @@ class BacktestRequest(NamedTuple):
 
 
 class RunReport(NamedTuple):
-    """A finished run, how many analyses were made for it and how many found stored, and where its profile is from.
+    """A finished run, the numbers of its analyses made and found stored, and the origin of its profile.
 
-    analyses_failed: how many of them are no opinion; cost: of those made, in US dollars; notices: what a person should
-    know of the analyses, such as bars that were too few for more than a HOLD.
+    analyses_failed: number of failed ones among both; cost: of those made, in US dollars; notices: facts that a user
+    should know of the analyses, such as too few bars for more than a HOLD.
     """
 
     result: runs.RunResult
@@ -63,8 +63,8 @@ class RunReport(NamedTuple):
 
 
 class ResolvedRequest(NamedTuple):
-    """A question resolved against the catalogue: the very bars, their digest and range, by when all of it was known,
-    and the frozen configuration."""
+    """A request resolved against the catalogue: bars, their digest and range, the time by which all was known, and the
+    frozen configuration."""
 
     selected: profiles.SelectedProfile
     config: RunConfig
@@ -76,7 +76,7 @@ class ResolvedRequest(NamedTuple):
 
 
 def run_backtest(app: App, request: BacktestRequest, on_progress: ProgressCallback = no_progress) -> RunReport:
-    """Makes the analyses that are missing, runs the session over the bars, and brings the read models up to date."""
+    """Make the missing analyses, run the session over the bars, and update the read models."""
     resolved = resolve(app, request)
     if request.signals is not None:
         file = read_signals(request.signals)
@@ -114,15 +114,15 @@ def run_backtest(app: App, request: BacktestRequest, on_progress: ProgressCallba
 
 
 def _analyses_read_at(app: App, requested: RunRequested) -> Callable[[datetime], datetime | None]:
-    """A backtest has read all its analyses when it starts: asked again, it goes on with those."""
+    """Return the time at which analyses were read: the start of the run, also for its continuation."""
     rows = app.store.read(runs.run_stream(requested.run_id))
     at = next((row.meta.recorded_at for row in rows if isinstance(row.event, RunStarted)), None)
     return lambda close: at
 
 
 def _record_request(app: App, resolved: ResolvedRequest, variant: str, label: str) -> RunRequested:
-    """The run of a question. Where it was asked before, its opinions too are of what was known then: of the bars before
-    its first, which are not part of its name, others may have been learned since."""
+    """Return the run of a request, recorded once. A repeated request keeps the known-at time of the first: bars before
+    its range, which are not part of its name, may have been learned since."""
     requested = runs.request(
         Environment.BACKTEST,
         resolved.config,
@@ -159,15 +159,14 @@ def resolve(app: App, request: BacktestRequest, environment: Environment = Envir
 
 
 def _check_bars_exist(app: App, symbols: Sequence[Symbol], timeframe: Timeframe) -> None:
-    """Raises `NotFound` for the first symbol without bars, with the one that may have been meant."""
+    """Raise `NotFound` for the first symbol without bars, with a similar stored one."""
     listing = app.catalogue.list_series()
     stored = {each.symbol for each in listing if each.timeframe is timeframe}
     for symbol in symbols:
         if symbol not in stored:
             wanted = f"{timeframe} bars of {symbol}{did_you_mean(symbol, stored)}"
             available = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
-            remedy = "Bring some with `quantagent data fetch` or `import`."
-            raise NotFound(f"there are no {wanted}; the catalogue holds {available}. {remedy}")
+            raise NotFound(f"there are no {wanted}; the catalogue holds {available}.", "SERIES_MISSING")
 
 
 def resolve_config(
@@ -178,13 +177,10 @@ def resolve_config(
 
 
 def all_symbols(app: App, timeframe: Timeframe) -> tuple[Symbol, ...]:
-    """The symbols that there are bars of. Raises `NotFound` without any."""
+    """Return the symbols with bars of a timeframe. Raise `NotFound` if there are none."""
     symbols = tuple(series.symbol for series in app.catalogue.list_series() if series.timeframe is timeframe)
     if not symbols:
-        raise NotFound(
-            f"the catalogue holds no {timeframe} bars: run `quantagent data sample`, or import a file with "
-            "`quantagent data import FILE --symbol S --timeframe 1h`."
-        )
+        raise NotFound(f"the catalogue holds no {timeframe} bars.", "CATALOGUE_EMPTY", timeframe=timeframe)
     return symbols
 
 

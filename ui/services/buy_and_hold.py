@@ -1,4 +1,4 @@
-"""Buy and hold over the bars of a run: what its symbols would have returned without any decision."""
+"""Buy and hold over the bars of a run: the return of its symbols without any decision."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ui.app import App
 
 
 class BuyAndHoldReturn(NamedTuple):
-    """The return of each symbol as a fraction, from the first open to the last close, without costs; equal_weight: of
-    an account that splits its cash evenly among them."""
+    """Return of each symbol as a fraction, from the first open to the last close, without costs; equal_weight: that of
+    an account with its cash split evenly among them."""
 
     symbols: dict[Symbol, float]
     equal_weight: float
 
 
 def buy_and_hold(app: App, run: RunRequested) -> BuyAndHoldReturn:
-    """What holding a run's symbols over its bars returns, in the currencies that they are quoted in."""
+    """Return the buy-and-hold returns of a run's symbols over its bars, in their quote currencies."""
     known = app.catalogue.as_known_at(run.known_at)
     returns: dict[Symbol, float] = {}
     for symbol in run.config.symbols:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class VariantRecord(NamedTuple):
-    """How a variant did on the bars that both have an opinion on.
+    """Record of a variant on the bars that both variants have analyzed.
 
-    right of judged: LONG and SHORT whose close `horizon` bars later lay on the side they named (an unchanged one counts
-    for neither); after_cutoff: the same of bars that closed after the model's knowledge ended, where that is known.
+    `right` of `judged`: LONG and SHORT confirmed by the close `horizon` bars later, of all confirmed or refuted by it
+    (an unchanged close counts for neither); after_cutoff: the same for bars after the model's knowledge cutoff.
     """
 
     variant: str
@@ -48,7 +48,7 @@ class VariantRecord(NamedTuple):
 
 
 class VariantComparison(NamedTuple):
-    """Two variants on the bars that both were asked about; agreed: on how many they said the same."""
+    """Two variants on the bars that both have analyzed; agreed: number of equal decisions."""
 
     symbol: Symbol
     horizon: int
@@ -66,17 +66,19 @@ def compare_variants(
     start: datetime | None = None,
     end: datetime | None = None,
 ) -> VariantComparison:
-    """Two variants over the same stored bars; nothing is made. Raises `NotFound` where one has nothing in common."""
+    """Compare two variants on the same stored bars. Raise `NotFound` if one has no analysis or no bar is common."""
     facts = {name: dict(_outcomes_by_bar(app.store, name, symbol, timeframe, start, end)) for name in variants}
     for name in variants:
         if not facts[name]:
             raise NotFound(
-                f"no {timeframe} analysis of {symbol} by {name} is stored in that range: `quantagent analyses list` "
-                "names the variants, and `quantagent analyses make` makes them."
+                f"no {timeframe} analysis of {symbol} by {name} is stored in that range.",
+                "ANALYSES_NOT_STORED",
             )
     common = [at for at in facts[variants[0]] if at in facts[variants[1]]]
     if not common:
-        raise NotFound(f"{variants[0]} and {variants[1]} have no bar of {symbol} in common: make both over one range.")
+        raise NotFound(
+            f"{variants[0]} and {variants[1]} have no bar of {symbol} in common: analyze one range with both."
+        )
     bars = app.catalogue.bars(symbol, timeframe, None, None)
     closes = {bar.closed_at: row for row, bar in enumerate(bars)}
     moves = {at: _price_change(bars, closes[at], horizon) for at in common if at in closes}
@@ -88,7 +90,7 @@ def compare_variants(
 
 
 def analysed_symbols(app: App, variants: Sequence[str], timeframe: Timeframe) -> list[Symbol]:
-    """The symbols that all of these variants have analysed. Raises `NotFound` if there is none."""
+    """Return the symbols that all of these variants have analyzed. Raise `NotFound` if there are none."""
     by: dict[str, set[Symbol]] = {name: set() for name in variants}
     for fact in all_outcomes(app.store, None, timeframe, None, None):
         for name in variants:
@@ -96,18 +98,16 @@ def analysed_symbols(app: App, variants: Sequence[str], timeframe: Timeframe) ->
                 by[name].add(fact.symbol)
     common = set[Symbol].intersection(*by.values())
     if not common:
-        raise NotFound(
-            f"{' and '.join(variants)} have analysed no symbol in common: `quantagent analyses make` makes analyses."
-        )
+        raise NotFound(f"{' and '.join(variants)} have analyzed no symbol in common.", "NO_COMMON_SYMBOL")
     return sorted(common)
 
 
 def _outcomes_by_bar(
     store: Store, variant: str, symbol: Symbol, timeframe: Timeframe, start: datetime | None, end: datetime | None
 ) -> Iterator[tuple[datetime, list[AnalysisMade | AnalysisFailed]]]:
-    """What a variant, named with or without its digest, said of each bar: all its facts, the one that counts last.
+    """Yield the outcomes of a variant, named with or without its digest, by bar; the last outcome of a bar counts.
 
-    Of a bar that was corrected, the latest opinion counts. Raises `BadInput` for a name that several variants have.
+    Of a corrected bar the latest analysis counts. Raise `BadInput` for a name that several variants have.
     """
     found: dict[datetime, list[AnalysisMade | AnalysisFailed]] = {}
     for fact in all_outcomes(store, symbol, timeframe, start, end):
@@ -141,7 +141,7 @@ def _decision_text(event: AnalysisMade | AnalysisFailed) -> str:
 
 
 def _price_change(bars: Sequence[Bar], row: int, horizon: int) -> Decimal | None:
-    """By how much the close has changed so many bars later; None where there are not so many."""
+    """Return the change of the close after `horizon` bars; None if there are not that many."""
     if row + horizon >= len(bars):
         return None
     return bars[row + horizon].close - bars[row].close
@@ -158,7 +158,7 @@ def _score_variant(
     for fact in facts:
         latency += fact.work.latency_ms if fact.work is not None else 0
     for fact in (fact for each in all_facts for fact in each):
-        # What was paid for failures was paid.
+        # The cost of failures counts.
         cost = add(cost, fact.work.cost) if fact.work is not None else cost
     return VariantRecord(
         variant=facts[-1].variant,

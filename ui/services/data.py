@@ -1,4 +1,4 @@
-"""Market data for commands, the page and Python: who provides it, and bars that are fetched where they are missing."""
+"""Market data for commands, the page and Python: providers of symbols, and fetching of missing bars."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ if TYPE_CHECKING:
 
 SYMBOLS_TABLE = "symbols.toml"
 DEFAULT_FETCH_SPAN = timedelta(days=365)
-"""How far back a fetch goes that says nothing of it, where the provider has so much."""
+"""Span of a fetch without a start, if the provider reaches that far back."""
 
 
 class SymbolSource(NamedTuple):
-    """A symbol, and the provider that is asked for it."""
+    """A symbol and its provider."""
 
     symbol: Symbol
     provider: Provider
 
 
 def resolve_symbol(app: App, text: str, provider: str) -> SymbolSource:
-    """What `SYMBOL` or `PROVIDER:SYMBOL` names; made-up bars bear that in their symbol."""
+    """Return the symbol and provider of `SYMBOL` or `PROVIDER:SYMBOL`; a symbol of synthetic bars gets their prefix."""
     named, colon, symbol = text.rpartition(":")
     symbol = symbol.upper()
     name = named if colon else provider
     if not name:
         raise BadInput(
-            f"no provider is named for {symbol}: write PROVIDER:{symbol} or --provider with one of "
-            f"{', '.join(providers.provider_names())}, or set QUANTAGENT_PROVIDER."
+            f"no provider is named for {symbol}: write PROVIDER:{symbol} with one of "
+            f"{', '.join(providers.provider_names())}, or set QUANTAGENT_PROVIDER.",
+            "PROVIDER_MISSING",
         )
     found_provider = providers.load_provider(name, app.home / SYMBOLS_TABLE)
     if found_provider.synthetic and not symbol.startswith(SYNTHETIC):
@@ -61,7 +62,7 @@ def fetch_missing(
     refetch: bool = False,
     on_progress: ProgressCallback = no_progress,
 ) -> FetchResult:
-    """Fetches what the catalogue lacks between two instants; without a start, of the latest year the provider has."""
+    """Fetch the missing bars between two instants; without a start, of the provider's latest year."""
     instrument = app.catalogue.instrument(source.symbol)
     end = end or clock.now()
     if start is None:
@@ -85,14 +86,14 @@ def fetch_missing(
 def fetch_for_request(
     app: App, request: BacktestRequest, provider: str, on_progress: ProgressCallback = no_progress
 ) -> BacktestRequest:
-    """The same question, about bars that are there now: what its symbols lack is fetched first."""
+    """Return the request after fetching the missing bars of its symbols."""
     if not request.symbols:
-        raise BadInput("bars are fetched of symbols that are named: say which with --symbols A,B.")
+        raise BadInput("bars are fetched only for named symbols.", "SYMBOLS_MISSING")
     sources = [resolve_symbol(app, symbol, provider) for symbol in request.symbols]
     for each in sources:
         fetch_missing(app, each, request.timeframe, request.start, request.end, on_progress=on_progress)
         if request.start is not None and request.signals is None:
-            # A provider may not reach so far back: analyses then say that they are warming up.
+            # A provider may not reach that far back; analyses are then marked as warming up.
             with suppress(BadInput):
                 first = warm_up_start(app, request, each.symbol, request.start)
                 fetch_missing(app, each, request.timeframe, first, request.start, on_progress=on_progress)
@@ -100,7 +101,7 @@ def fetch_for_request(
 
 
 def warm_up_start(app: App, request: BacktestRequest, symbol: Symbol, start: datetime) -> datetime:
-    """From when on bars are needed for the first analysis of a range: as many before it as its variant looks at."""
+    """Return the time of the first bar that the first analysis of a range needs: a whole window before it."""
     variant = find_analyst(app, request.variant, Environment.BACKTEST)
     bars = max(each.window_bars for each in members(variant)) - 1
     calendar = app.catalogue.instrument(symbol).calendar
@@ -119,7 +120,7 @@ def get_ohlc(
     *,
     provider: str = "",
 ) -> pl.DataFrame:
-    """Bars inside a range, after fetching what is missing of them; without a provider, what is stored."""
+    """Return the bars inside a range after fetching missing ones; without a provider, the stored bars."""
     if not provider and ":" not in text:
         return app.catalogue.frame(check_symbol(text.upper()), timeframe, start, end)
     source = resolve_symbol(app, text, provider)
@@ -128,7 +129,7 @@ def get_ohlc(
 
 
 def import_sample(app: App) -> int:
-    """Imports the bundled sample; returns how many of its bars were new."""
+    """Import the bundled sample; return the number of new bars."""
     from engine.data.sample import load_sample as load
 
     return sum(added.new for added in load(app.catalogue, actor=app.settings.actor).values())

@@ -1,4 +1,4 @@
-"""What a run's result says of its bars: gaps, refused rows and flagged bars inside its range, by symbol and time."""
+"""Notes on the bars of a run: gaps, refused rows and flagged bars inside its range, by symbol and time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TIME = re.compile(r"(?:19|20|21)\d\d-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)
 
 
 class DataNote(NamedTuple):
-    """One thing to know of a run's bars: from when to when, in UTC, how many bars it concerns, and what it is.
+    """A note on a run's bars: its start and end in UTC, the number of bars concerned, and the reason.
 
     A refused row without a readable time has neither start nor end.
     """
@@ -39,8 +39,8 @@ class DataNote(NamedTuple):
 
 
 def data_notes(app: App, run: RunRequested, until: datetime | None = None) -> list[DataNote]:
-    """The notes on all symbols of a run, in order of symbol and time; until: how far a paper run has come."""
-    # A paper run goes on to see more than was known at its beginning.
+    """Return the notes on all symbols of a run, ordered by symbol and time; until: present time of a paper run."""
+    # A paper run sees more bars than were known at its start.
     known = app.catalogue if run.environment is Environment.PAPER else app.catalogue.as_known_at(run.known_at)
     span = Span(run.start, until or run.end)
     imports = app.catalogue.imports()
@@ -75,13 +75,13 @@ def _symbol_notes(
 
 
 def _frame(known: BarCatalogue, run: RunRequested, instrument: Instrument, span: Span) -> pl.DataFrame:
-    """The bars of a range: as floats, which are read quickly, or exactly where prices have to meet a tick."""
+    """Return the bars of a range: as floats for speed, or exactly where prices must be multiples of a tick."""
     wanted = (instrument.symbol, run.config.timeframe, span.start, span.end)
     return known.frame(*wanted) if instrument.tick is None else exact_frame(known.bars(*wanted))
 
 
 def _instant_in(line: str) -> datetime | None:
-    """The first time in a row's text; without an offset it is taken as UTC."""
+    """Return the first time in a row's text; one without an offset is UTC."""
     match = _TIME.search(line)
     if match is None:
         return None

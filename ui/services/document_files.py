@@ -1,4 +1,4 @@
-"""Documents that people write as JSON or TOML: their values, numbers exact, and what is wrong with them in words."""
+"""JSON and TOML documents of users: parsing with exact numbers, and messages for faults."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DocumentFields = dict[str, Any]
 
 
 def is_file(given: str) -> bool:
-    """Whether a document is given as a file: by its ending."""
+    """Return True if a document is given as a file, by its suffix."""
     return Path(given).suffix in (".json", ".toml")
 
 
 def read_values(path: Path, what: str) -> object:
-    """The values in a JSON or TOML file. what: what it holds, for people. Raises `BadInput` naming file and reason."""
+    """Return the values of a JSON or TOML file. what: its kind, for messages. Raise `BadInput` with the reason."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -36,7 +36,7 @@ def read_values(path: Path, what: str) -> object:
 
 
 def parse_json(text: str, where: str) -> object:
-    """The values of a JSON text, its numbers exact."""
+    """Return the values of a JSON text, with exact numbers."""
     try:
         return json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_reject_duplicates)
     except (ValueError, RecursionError) as error:
@@ -51,7 +51,7 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> DocumentFields:
 
 
 def _from_toml(text: str, where: str) -> object:
-    """The values of a TOML text, its numbers exact. TOML has no null: `"none"` stands for it."""
+    """Return the values of a TOML text, with exact numbers. TOML has no null: `\"none\"` is read as null."""
     try:
         return _with_none(tomllib.loads(text, parse_float=Decimal))
     except (ValueError, RecursionError) as error:
@@ -66,8 +66,8 @@ def _with_none(value: object) -> object:
 
 
 def first_error(error: ValidationError, unknown: str, model: type[BaseModel]) -> str:
-    """The first thing wrong with a document, its field first. unknown: what to say of a field that there is not;
-    model: what the document is, whose fields may have been meant."""
+    """Return the first fault of a document as FIELD: REASON. unknown: reason for an unknown field; model: type of the
+    document, whose field names are suggested."""
     first = error.errors(include_url=False, include_input=False)[0]
     path = [str(part) for part in first["loc"] if part != "[key]"]
     if first["type"] == "extra_forbidden":
@@ -78,7 +78,7 @@ def first_error(error: ValidationError, unknown: str, model: type[BaseModel]) ->
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> tuple[str, ...]:
-    """The fields that a document has at a place; on the way, what is no field is a key of a table."""
+    """Return the field names of a document at a path; a part that is not a field is a key of a table."""
     for part in path:
         if part not in model.model_fields:
             continue

@@ -1,4 +1,4 @@
-"""Whether a variant and the whole session behind it know the future: the same bars, made wild after an instant."""
+"""Lookahead check of a variant and of whole sessions: the same bars with a poisoned future."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOOK = "book, future poisoned"
 
 
 class LookaheadReport(NamedTuple):
-    """What was tried, and what a variant did not pass. `tried` of the `bars` of all symbols were asked about."""
+    """Findings of a lookahead check. `tried` of the `bars` of all symbols were checked."""
 
     variant: str
     checks: tuple[str, ...]
@@ -39,9 +39,9 @@ class LookaheadReport(NamedTuple):
 
 
 def check_variant(app: App, request: BacktestRequest, on_progress: ProgressCallback = no_progress) -> LookaheadReport:
-    """Every check of `analysis.conformance` on every symbol of a question, and whole sessions. Stores nothing.
+    """Run every check of `analysis.conformance` on every symbol of a request, and whole sessions. Store nothing.
 
-    Raises `BadInput` when there is no such variant, or no bar with a whole window.
+    Raise `BadInput` for an unknown variant, or without any bar that has a whole window.
     """
     name = request.variant or variants.RULES.name
     variant = variants.find_variant(name)
@@ -74,9 +74,9 @@ def first_divergence(
     start: datetime,
     on_progress: ProgressCallback = no_progress,
 ) -> list[Finding]:
-    """The first event of a book up to an instant that is another one when the bars after that instant are wild.
+    """Return the first event of a book up to an instant that changes when later bars are poisoned.
 
-    `known` are the bars of each symbol with their history; sessions are driven over the last 400 of all from `start`.
+    `known` has the bars of each symbol with their history; sessions run over the last 400 of them from `start`.
     """
     closes = sorted({bar.closed_at for bars in known for bar in bars if bar.opened_at >= start})[-SESSION_BARS:]
     instants = [closes[(n + 1) * len(closes) // (INSTANTS + 1)] for n in range(INSTANTS)]
@@ -92,7 +92,7 @@ def first_divergence(
 
 
 def poison_future(bars: Sequence[Bar], now: datetime) -> list[Bar]:
-    """The same bars, with everything wild that is not known at an instant."""
+    """Return the bars with extreme values for everything not known at an instant."""
     return [
         bar if bar.closed_at <= now else poison_bar(bar, n, began=bar.opened_at <= now) for n, bar in enumerate(bars)
     ]  # fmt: skip
@@ -101,7 +101,7 @@ def poison_future(bars: Sequence[Bar], now: datetime) -> list[Bar]:
 def _book_events(
     config: RunConfig, variant: Variant, known: Sequence[Sequence[Bar]], first: datetime
 ) -> list[BookEvent]:
-    """The events of a session over the bars from an instant on."""
+    """Return the events of a session over the bars from an instant on."""
     catalogue, store = MemoryCatalogue(), MemoryStore()
     for bars in known:
         catalogue.add(bars[0].symbol, config.timeframe, bars, source="check", learned_at=bars[-1].closed_at)
@@ -129,7 +129,7 @@ def _until(events: Sequence[BookEvent], now: datetime) -> Iterator[BookEvent]:
 
 def _finding(baseline: BookEvent | None, shifted: BookEvent | None, now: datetime) -> Finding:
     event = baseline or shifted
-    assert event is not None, "two that differ are not both nothing"
+    assert event is not None, "two different events are not both missing"
     before, after = (describe_event(each) if each else "nothing" for each in (baseline, shifted))
     if before == after:
         before, after = (encode_payload(each).decode() if each else "nothing" for each in (baseline, shifted))

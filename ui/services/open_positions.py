@@ -1,4 +1,4 @@
-"""Open positions at the latest prices that their run has seen: mark, value and unrealised P&L."""
+"""Open positions at the latest prices that their run has seen: mark, value and unrealized P&L."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from projections.queries import Queries
 
 
 def marked_positions(queries: Queries, run: RunRequested, symbol: Symbol | None = None) -> list[dict[str, Any]]:
-    """The open positions of a run with `mark` (quote currency, the close of the latest bar), `marked_at` (UTC), `value`
-    and `unrealised_pnl` (account currency, before the exit's costs); None where no bar of the symbol is known."""
+    """Return the open positions of a run with `mark` (quote currency, close of the latest bar), `marked_at` (UTC),
+    `value` and `unrealised_pnl` (account currency, before exit costs); None where no bar of the symbol is known."""
     marks = latest_closes(queries, run)
     return [row | _at_mark(row, run, marks) for row in queries.positions(run.run_id, symbol)]
 
 
 def latest_closes(queries: Queries, run: RunRequested) -> dict[Symbol, Mapping[str, Any]]:
-    """The latest bar of each symbol that a run has seen closed."""
+    """Return the latest bar of each symbol that a run has seen closed."""
     until = queries.last_bar_closed_at(run.run_id)
     if until is None:
         return {}
-    # A paper run goes on to see more than was known at its beginning.
+    # A paper run sees more bars than were known at its start.
     known_at = None if run.environment is Environment.PAPER else run.known_at
     latest_bars = {
         symbol: queries.bars(symbol, run.config.timeframe, run.start, until, 1, known_at)
@@ -49,7 +49,7 @@ def _at_mark(row: Mapping[str, Any], run: RunRequested, marks: Mapping[Symbol, M
 
 
 def _rate(run: RunRequested, quote: str, marks: Mapping[Symbol, Mapping[str, Any]]) -> Decimal | None:
-    """Account currency per unit of a quote currency; None while no bar of the rate's symbol is known."""
+    """Return account currency per unit of a quote currency; None if no bar of the rate's symbol is known."""
     rate = run.config.rate_symbol(quote)
     if rate is None:
         return Decimal(1)

@@ -1,4 +1,4 @@
-"""Why a run traded as little as it did: denied signals by rule, and one sentence where there is no trade at all."""
+"""Outcome of a run's signals: denials by rule, and one sentence for a run without trades."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ui.formats import format_count, format_time, tidy
 
 
 class Outcome(NamedTuple):
-    """denials: rule, signals, symbols, limit and observed, the most frequent first; no_trades: why there is none, empty
-    where there is one; ended_early: why the run ended before its bars did, empty where it did not."""
+    """denials: rule, signals, symbols, limit and observed, most frequent first; no_trades: reason of a run without
+    trades, else empty; ended_early: reason of an end before the last bar, else empty."""
 
     denials: Rows
     no_trades: str
@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
 
 
 def run_outcome(queries: Queries, run_id: str) -> Outcome:
-    """What became of the signals of a run."""
+    """Return the outcome of a run's signals."""
     denials = queries.denials(run_id)
     metrics = queries.metrics(run_id) or {}
     ended_early = _ended_early(queries, run_id)

@@ -1,7 +1,7 @@
-"""What a profile may say: every field with its bounds and its default. `docs/profiles.md` tells them in one table.
+"""Fields of a profile with their bounds and defaults; `docs/profiles.md` lists them in one table.
 
-A part has the fields of the engine's struct of that name, and a field that is left out is worth what it is there.
-Each value is checked here; what two fields must not say together is the engine's to refuse, when a part becomes its
+A part has the fields of the engine's struct of that name; a field left out has the struct's default. Single values are
+checked here; contradictions between fields are refused by the engine, when a part becomes its
 struct (`ui.services.profile_files`).
 """
 
@@ -32,7 +32,7 @@ FieldValues = dict[str, Any]
 
 def _reject_bool(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("a number is wanted here, not true or false")
+        raise ValueError("must be a number, not true or false")
     return value
 
 
@@ -60,19 +60,19 @@ SymbolList = Annotated[tuple[SymbolName, ...], AfterValidator(_reject_repeats)]
 
 
 class Part(BaseModel):
-    """Refuses fields it does not know."""
+    """Base of all parts; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _extract_alias(values: Any, name: str, replaced: tuple[str, ...]) -> tuple[FieldValues, Any] | None:
-    """The part without a field that says in other words what others mean, and that field's value."""
+    """Return the part without an alias field that replaces others, and the value of that field."""
     if not isinstance(values, dict) or name not in values:
         return None
     rest: FieldValues = {**values}
     value = rest.pop(name)
     if twice := [field for field in replaced if field in rest]:
-        raise ValueError(f"{name} and {twice[0]} say the same: give one of them")
+        raise ValueError(f"{name} and {twice[0]} set the same value: give one of them")
     return rest, value
 
 
@@ -98,12 +98,12 @@ class CostsPart(Part):
             return values
         rest, fraction = alias
         if isinstance(fraction, bool) or not isinstance(fraction, Decimal | int | str):
-            raise ValueError("slippage_fraction is a number like 0.02")
+            raise ValueError("slippage_fraction must be a number like 0.02")
         return {**rest, "slippage_bps": mul(exact(fraction), Decimal(10_000))}
 
 
 class SizingPart(Part):
-    """How much a wish is worth."""
+    """Size of a position."""
 
     mode: Literal["confidence", "fixed_quantity"] = "confidence"
     base_pct: Amount = Decimal(5)
@@ -111,7 +111,7 @@ class SizingPart(Part):
 
 
 class EntryPart(Part):
-    """How a wish enters the market."""
+    """Order type and terms of an entry."""
 
     order_type: OrderType = OrderType.MARKET
     offset_bps: Bps = ZERO
@@ -121,7 +121,7 @@ class EntryPart(Part):
 
 
 class LimitsPart(Part):
-    """What the gate allows. `trading_hours` is another way to write `trading_from` and `trading_to`: 08:00-20:00."""
+    """Limits of the risk checks. `trading_hours` = 08:00-20:00 is short for `trading_from` and `trading_to`."""
 
     position_pct: Amount | None = Decimal(10)
     daily_loss_pct: Amount | None = Decimal(5)
@@ -154,13 +154,13 @@ class LimitsPart(Part):
         clock = r"(?:[01]\d|2[0-3]):[0-5]\d"
         times = re.fullmatch(f"({clock})-({clock}|24:00)", hours) if isinstance(hours, str) else None
         if times is None:
-            raise ValueError("trading_hours are written 08:00-20:00, in UTC")
+            raise ValueError("trading_hours have the form 08:00-20:00, in UTC")
         first, last = (60 * int(at[:2]) + int(at[3:]) for at in times.groups())
         return {**rest, "trading_from": first, "trading_to": last % (24 * 60)}
 
 
 class ExitsPart(Part):
-    """When a position is given up."""
+    """Conditions for closing a position."""
 
     holding_bars: Count | None = 4
     from_decision: Flag = False
@@ -172,7 +172,7 @@ class ExitsPart(Part):
 
 
 class ShortingPart(Part):
-    """What selling short costs and ties up."""
+    """Costs and margin of short positions."""
 
     borrow_pct: Amount = ZERO
     margin_pct: Amount = Decimal(100)
@@ -180,7 +180,7 @@ class ShortingPart(Part):
 
 
 class OverridePart(Part):
-    """What holds for one symbol: of a part only the fields that are named, the others are the profile's own."""
+    """Values of one symbol: the named fields of a part; the others are the profile's own."""
 
     costs: CostsPart | None = None
     sizing: SizingPart | None = None
@@ -212,7 +212,7 @@ class _PortfolioFields(Part):
     def _names_that_fit(self) -> Self:
         for rate in self.rates:
             if not rate.endswith(f"-{self.currency}"):
-                raise ValueError(f"rates: {rate} gives no value in {self.currency}, as EUR-{self.currency} would")
+                raise ValueError(f"rates: {rate} does not convert into {self.currency}, as EUR-{self.currency} would")
         for symbol in self.overrides:
             if self.universe and symbol not in self.universe:
                 raise ValueError(f"overrides: {symbol} is not in the universe")
@@ -228,19 +228,19 @@ class _RiskFields(Part):
 
 
 class Portfolio(_PortfolioFields):
-    """Which symbols are traded with how much money."""
+    """Symbols to trade and the capital."""
 
     kind: ClassVar[ProfileKind] = "portfolio"
 
 
 class Risk(_RiskFields):
-    """What trading costs, what the gate allows, how positions are entered and given up."""
+    """Costs, limits, entries and exits."""
 
     kind: ClassVar[ProfileKind] = "risk"
 
 
 class Profile(_RiskFields, _PortfolioFields):
-    """Both in one: what a run is decided by."""
+    """Portfolio and risk combined: the profile of a run."""
 
     kind: ClassVar[ProfileKind] = "combined"
 

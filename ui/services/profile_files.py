@@ -1,6 +1,6 @@
-"""Profiles: what people write about cash, costs, sizes, limits and exits, read here and resolved into a `RunConfig`.
+"""Profile documents: cash, costs, sizes, limits and exits, parsed and resolved into a `RunConfig`.
 
-Which one a run takes, and the versions in the log, are in `ui.services.profiles`; the fields are in
+The choice of a run's profile and the versions in the log are in `ui.services.profiles`; the fields are in
 `ui.services.profile_fields`.
 """
 
@@ -67,7 +67,7 @@ BUILT_IN: dict[str, Profile] = {
 }
 DEFAULT = "realistic"
 
-# --- From a profile to a run --------------------------------------------------------------------------------------
+# --- From a profile to a run ---
 
 STRUCTS: dict[str, type[Any]] = {
     "costs": Costs,
@@ -77,18 +77,18 @@ STRUCTS: dict[str, type[Any]] = {
     "limits": RiskLimits,
     "shorting": Shorting,
 }
-"""What each part of a profile becomes."""
+"""The engine's struct for each part of a profile."""
 
 
 def combine_profiles(portfolio: Portfolio | Profile, risk: Risk | Profile) -> Profile:
-    """One profile of two halves."""
+    """Combine two halves into one profile."""
     ours = {name: getattr(portfolio, name) for name in Portfolio.model_fields}
     theirs = {name: getattr(risk, name) for name in Risk.model_fields}
     return Profile(**ours, **theirs)
 
 
 def rates_needed(profile: Profile, instruments: Sequence[Instrument]) -> tuple[Symbol, ...]:
-    """Those of the profile's rates that convert what these instruments are quoted in."""
+    """Return the profile's rates that convert the quote currencies of these instruments."""
     quotes = {f"{instrument.quote}-{profile.currency}" for instrument in instruments}
     return tuple(rate for rate in profile.rates if rate in quotes)
 
@@ -96,9 +96,9 @@ def rates_needed(profile: Profile, instruments: Sequence[Instrument]) -> tuple[S
 def resolve_profile(
     profile: Profile, instruments: Sequence[Instrument], timeframe: Timeframe, rates: Sequence[Instrument] = ()
 ) -> RunConfig:
-    """The snapshot a run is decided by; overrides of symbols that are not in the run fall away.
+    """Return the configuration snapshot of a run; overrides of symbols that are not in the run are dropped.
 
-    Raises `BadInput` for a profile that contradicts itself, does not fit the instruments, or could never trade.
+    Raise `BadInput` for a profile that contradicts itself, does not fit the instruments, or could never trade.
     """
     symbols = {instrument.symbol for instrument in instruments}
     try:
@@ -121,9 +121,9 @@ def resolve_profile(
 
 
 def check_document(document: Document, where: str) -> None:
-    """Refuse a profile whose values can only be mistakes. Raises `BadInput` naming field, value and bound.
+    """Raise `BadInput`, naming field, value and bound, for a profile whose values can only be mistakes.
 
-    Profiles that were saved before a bound existed are still read; a run by one of them is refused by `resolve`.
+    Profiles saved before a bound existed can still be read; `resolve_profile` refuses a run with one of them.
     """
     try:
         if not isinstance(document, Risk):
@@ -145,12 +145,12 @@ def _parts(document: Document) -> dict[str, Any]:
 
 
 def _override(document: Profile | Portfolio, symbol: Symbol) -> Override:
-    """A symbol's own parts, each the document's with the named fields put in."""
+    """Return the parts of a symbol: the document's, with the overridden fields replaced."""
     override = document.overrides[symbol]
     parts: dict[str, Any] = {}
     for name in ("costs", "sizing", "entry", "exits"):
         own: Part | None = getattr(override, name)
-        # What a portfolio says of costs, entry and exits can be judged once a risk profile has joined it.
+        # A portfolio's costs, entry and exits can be checked only after it is combined with a risk profile.
         if own is not None and hasattr(document, name):
             base: Part = getattr(document, name)
             named = {field: getattr(own, field) for field in own.model_fields_set}
@@ -165,16 +165,16 @@ def _struct(name: str, where: str, part: Part) -> Any:
         raise ValueError(f"{where}: {error}") from None
 
 
-# --- Documents ----------------------------------------------------------------------------------------------------
+# --- Documents ---
 
 
 def document_values(document: Document) -> FieldValues:
-    """The document as JSON values, complete, its kind first."""
+    """Return the complete document as JSON values, its kind first."""
     return {"kind": document.kind, **document.model_dump(mode="json")}
 
 
 def document_text(document: Document) -> str:
-    """The canonical JSON: equal documents have equal text."""
+    """Return the canonical JSON: equal documents have equal text."""
     return msgspec.json.encode(document_values(document)).decode()
 
 
@@ -183,19 +183,19 @@ def document_digest(text: str) -> str:
 
 
 def read_profile_file(path: Path) -> Document:
-    """The profile in a JSON or TOML file. Raises `BadInput` naming the file, the field and what is wrong with it."""
+    """Return the profile of a JSON or TOML file. Raise `BadInput` naming the file, the field and the fault."""
     document = parse_document(read_values(path, "profile"), str(path))
     check_document(document, str(path))
     return document
 
 
 def parse_profile_json(text: str, where: str) -> object:
-    """The values of a profile's JSON text, its numbers exact."""
+    """Return the values of a profile's JSON text, with exact numbers."""
     return document_files.parse_json(text, f"profile {where}")
 
 
 def load_combined_profile(given: str) -> Profile:
-    """A combined profile without a log: built in, or in a file."""
+    """Return a combined profile without a log: a built-in one, or a file."""
     document = BUILT_IN[given] if given in BUILT_IN else read_profile_file(Path(given))
     if not isinstance(document, Profile):
         raise BadInput(f"profile {given} is a {document.kind} profile: give a combined one.")
@@ -203,15 +203,15 @@ def load_combined_profile(given: str) -> Profile:
 
 
 def parse_document(values: object, where: str) -> Document:
-    """The document of parsed values; `where` is its file or name. Raises `BadInput` for the first thing wrong in it."""
+    """Return the document of parsed values; `where` is its file or name. Raise `BadInput` for the first fault."""
     kind = "combined"
     try:
         if not isinstance(values, dict):
-            raise ValueError("it is no table of fields")
+            raise ValueError("it is not a table of fields")
         fields: FieldValues = {**values}
         kind = fields.pop("kind", "combined")
         if kind not in KINDS:
-            raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
+            raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
         document = KINDS[kind].model_validate(fields)
         _parts(document)
         if not isinstance(document, Risk):
@@ -225,9 +225,9 @@ def parse_document(values: object, where: str) -> Document:
 
 
 def _invalid_profile(where: str, reason: str) -> BadInput:
-    return BadInput(f"profile {where}: {reason}. `quantagent profile show realistic` prints a complete one.")
+    return BadInput(f"profile {where}: {reason}.", "PROFILE_INVALID")
 
 
 def _describe_error(error: ValidationError, model: type[Document]) -> str:
-    unknown = f"there is no such field in a {error.title.lower()} profile".replace("a profile profile", "a profile")
+    unknown = f"no such field in a {error.title.lower()} profile".replace("a profile profile", "a profile")
     return first_error(error, unknown, model)

@@ -1,7 +1,7 @@
-"""Profiles in the log: their versions, which are active, and which one a run takes.
+"""Profiles in the log: their versions, the active ones, and the one that a run uses.
 
-Stream `profile:<name>` holds every saved version and every activation. An activation names the very version it makes
-the default: saving another one changes no run until that one is activated. A run keeps its resolved snapshot.
+Stream `profile:<name>` holds every saved version and every activation. An activation names the exact version that
+becomes the default: saving another one changes no run until that one is activated. A run keeps its resolved snapshot.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ProfileVersion = DocumentVersion[ProfileSaved]
 
 
 class ActiveProfile(NamedTuple):
-    """What is the default of a scope for one half of a run's profile. `digest` names the version."""
+    """The default of a scope for one half of a run's profile; `digest` names the version."""
 
     scope: ProfileScope
     half: Half
@@ -55,7 +55,7 @@ class ActiveProfile(NamedTuple):
 
 
 class SelectedProfile(NamedTuple):
-    """What a run is decided by: the profile, its name in the log, and in words where it comes from."""
+    """A selected profile: the document, its name in the log, and a description of its origin."""
 
     profile: Profile
     name: str
@@ -68,7 +68,7 @@ class _LocatedProfile(NamedTuple):
     origin: str
 
 
-# --- What the log says --------------------------------------------------------------------------------------------
+# --- Reading ---
 
 
 def profile_versions(store: Store) -> dict[str, list[ProfileVersion]]:
@@ -83,7 +83,7 @@ def document_of(version: ProfileVersion) -> Document:
 
 
 def list_profiles(store: Store) -> dict[str, Document]:
-    """Every profile under its name, as last saved."""
+    """Return every profile by name, at its latest version."""
     return {**BUILT_IN, **{name: document_of(saved[-1]) for name, saved in profile_versions(store).items()}}
 
 
@@ -100,7 +100,7 @@ def active_profiles(store: Store) -> dict[tuple[ProfileScope, Half], ActiveProfi
 
 
 def find_profile(store: Store, given: str) -> Document:
-    """A profile by `NAME` (as last saved, else built in) or `NAME@VERSION`, or in a file ending in .json or .toml."""
+    """Return a profile by `NAME` (latest version, else built in), `NAME@VERSION`, or .json or .toml file."""
     if is_file(given):
         return read_profile_file(Path(given))
     version = _version(store, given)
@@ -108,20 +108,20 @@ def find_profile(store: Store, given: str) -> Document:
 
 
 def _version(store: Store, given: str) -> ProfileVersion | None:
-    """The saved version of that name, None where the profile is built in."""
+    """Return the saved version of a name; None for a built-in profile."""
     name = given.partition("@")[0]
     saved = profile_versions(store)
     named = saved.get(name, [])
     if not named and name not in BUILT_IN:
         known = ", ".join(sorted({*BUILT_IN, *saved}))
         raise NotFound(
-            f"there is no profile {name!r}: choose one of {known}, or give a file that ends in .json or .toml."
+            f"profile {name!r} does not exist: choose one of {known}, or give a file that ends in .json or .toml."
         )
     return PROFILES.pick_version(given, named, "no versions: it is built in")
 
 
 class FieldChange(NamedTuple):
-    """A field by its dotted name and what it is in two documents; empty text where one has no such field."""
+    """A field by its dotted name and its value in two documents; empty text for a missing field."""
 
     field: str
     one: object
@@ -129,7 +129,7 @@ class FieldChange(NamedTuple):
 
 
 def changed_fields(one: Document, other: Document) -> list[FieldChange]:
-    """The fields in which two documents differ, in the order of the fields."""
+    """Return the fields in which two documents differ, in the order of the fields."""
     ours, theirs = dict(_leaves(document_values(one))), dict(_leaves(document_values(other)))
     fields = dict.fromkeys([*ours, *theirs])
     changes = (FieldChange(field, ours.get(field, ""), theirs.get(field, "")) for field in fields)
@@ -144,15 +144,15 @@ def _leaves(values: FieldValues, before: str = "") -> Iterator[tuple[str, object
             yield f"{before}{name}", value
 
 
-# --- Which one a run takes ----------------------------------------------------------------------------------------
+# --- Selection ---
 
 
 def select_profile(
     store: Store, profile: str | None = None, risk_profile: str | None = None, environment: Environment | None = None
 ) -> SelectedProfile:
-    """The profile of a run: each half as given, else the environment's default, else the global one, else built in.
+    """Return the profile of a run: each half as given, else the environment's default, the global one, or the built-in.
 
-    Without an environment there are no defaults, and `BadInput` asks for what is missing.
+    Without an environment there are no defaults: raise `BadInput` for a missing half.
     """
     given = None if profile is None else _LocatedProfile(_display_name(profile), find_profile(store, profile), "given")
     ours = given or _default(store, "portfolio", environment)
@@ -163,9 +163,9 @@ def select_profile(
     else:
         theirs = _default(store, "risk", environment)
     if isinstance(ours.document, Risk):
-        raise BadInput(f"{ours.name} is a risk profile: give it with --risk-profile.")
+        raise BadInput(f"{ours.name} is a risk profile and has no portfolio half.", "PORTFOLIO_HALF_MISSING")
     if isinstance(theirs.document, Portfolio):
-        raise BadInput(f"{theirs.name} is a portfolio profile: give it with --profile.")
+        raise BadInput(f"{theirs.name} is a portfolio profile and has no risk half.", "RISK_HALF_MISSING")
     combined_profile = combine_profiles(ours.document, theirs.document)
     if (ours.name, ours.document) == (theirs.name, theirs.document):
         return SelectedProfile(combined_profile, ours.name, f"profile {ours.name} ({ours.origin})")
@@ -174,32 +174,32 @@ def select_profile(
 
 
 def _display_name(given: str) -> str:
-    """How a run calls its profile: a file without its folders."""
+    """Return the name of a profile in a run: that of a file without its folders."""
     return Path(given).name if is_file(given) else given
 
 
 def _default(store: Store, half: Half, environment: Environment | None) -> _LocatedProfile:
     if environment is None:
-        raise BadInput(f"the {half} half is missing: give a combined profile, or --profile and --risk-profile.")
+        raise BadInput(f"the {half} half of the profile is missing.", "PROFILE_HALF_MISSING")
     default = PROFILES.default_for(store, environment, half)
     if default is None:
         return _LocatedProfile(DEFAULT, BUILT_IN[DEFAULT], "built in")
     where = describe_scope(default.scope)
     version, note = PROFILES.active_version(store, default)
     if version is None:
-        # A built-in profile belongs to the program, whatever its text was when it was activated.
+        # A built-in profile belongs to the program, whatever its text was at activation.
         return _LocatedProfile(default.name, BUILT_IN[default.name], f"active {where}")
     return _LocatedProfile(default.name, document_of(version), f"active {where}{note}")
 
 
-# --- What people change -------------------------------------------------------------------------------------------
+# --- Writing ---
 
 
 def save_profile(store: Store, name: str, document: Document, actor: str) -> ProfileVersion:
-    """Saves a version and returns it; a document equal to the latest version adds none."""
+    """Save a version and return it; a document equal to the latest version adds none."""
     PROFILES.check_name(name)
     if name in BUILT_IN:
-        raise BadInput(f"profile {name} is built in and stays as it is: save yours under another name.")
+        raise BadInput(f"profile {name} is built in and cannot be changed: save yours under another name.")
     check_document(document, name)
     text = document_text(document)
     latest = profile_versions(store).get(name, [None])[-1]
@@ -213,9 +213,9 @@ def save_profile(store: Store, name: str, document: Document, actor: str) -> Pro
 
 
 def activate_profile(store: Store, given: str, scope: ProfileScope, actor: str) -> ProfileActivated:
-    """Makes a profile, or one version of it, the default of a scope; what is the default already adds nothing."""
+    """Make a profile, or one version of it, the default of a scope; append nothing if it already is."""
     if is_file(given):
-        raise BadInput(f"{given} is a file: `quantagent profile save NAME --file {given}` first, then activate NAME.")
+        raise BadInput(f"{given} is a file, and only saved profiles can be activated.", "PROFILE_NOT_SAVED", file=given)
     name = given.partition("@")[0]
     version = _version(store, given)
     if version is None:
@@ -226,7 +226,7 @@ def activate_profile(store: Store, given: str, scope: ProfileScope, actor: str) 
 
 
 def deactivate_profile(store: Store, scope: ProfileScope, actor: str) -> list[str]:
-    """Ends every default of a scope; returns the names of the profiles that were. Raises `NotFound` without any."""
+    """End every default of a scope; return the names of their profiles. Raise `NotFound` without any."""
     halves: dict[str, list[Half]] = {}
     for default in active_profiles(store).values():
         if default.scope == scope:

@@ -21,7 +21,7 @@ def run_replay(
     risk_profile: str | None = None,
     label: str = "",
 ) -> RunReport:
-    """Runs the stored analyses of a run again, under its own configuration or another profile. Makes no analysis."""
+    """Replay the stored analyses of a run under its own configuration or another profile. Make no analysis."""
     source = find_source(app, run)
     config, name, description = source.config, source.profile, f"profile {source.profile} (of the run)"
     if profile is not None or risk_profile is not None:
@@ -29,11 +29,11 @@ def run_replay(
         config = resolve_config(app, selected.profile, config.instruments, config.timeframe)
         name, description = selected.name, selected.description
     result = runs.result_of(app.store, source.run_id)
-    # A paper run was requested before its end was known, and may have gone on since.
+    # A paper run was requested before its end was known, and may have continued since.
     end = result.ended.ended_at if result and source.environment is Environment.PAPER else source.end
     source_bars = runs.bars_seen(app.catalogue, app.store, source, source.config.data_symbols, end)
     if result and result.ended.reason:
-        # Of the bars after its early end it has consulted no analysis.
+        # It has read no analysis of the bars after its early end.
         end = result.ended.ended_at
     bars = runs.bars_seen(app.catalogue, app.store, source, config.data_symbols, end)
     check_replayable(app.store, source, dataset_digest(source_bars, config.timeframe))
@@ -55,7 +55,7 @@ def run_replay(
         label=label,
         of_run=source.run_id,
         known_at=source.known_at,
-        # A run of a version that froze none has the sessions that are known now.
+        # A run of a version that did not freeze sessions has those known now.
         sessions=runs.hours_of(app.store, source) or None,
     )
     operator_commands = commands_of_run(app.store, source)

@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 def find_analysis(store: Store, analysis: str) -> StoredOutcome:
-    """What is stored of an analysis: its opinion, else its last failure."""
+    """Return the stored outcome of an analysis, else its last failure. Raise `NotFound` without any."""
     outcome = latest_outcome(store.read(analysis_stream(analysis)))
     if outcome is None:
-        raise NotFound(f"there is no analysis {analysis!r}: `quantagent analyses list` shows their ids.")
+        raise NotFound(f"analysis {analysis!r} does not exist.", "ANALYSIS_UNKNOWN")
     return outcome
 
 
 def rerun_analysis(app: App, analysis: str) -> Rerun:
-    """Runs the graph once more on an analysis's window, with every answer from its recording.
+    """Run the graph again on an analysis's window, with every answer from its recording.
 
-    Raises `BadInput` for what no graph has made, and `RecordingMissing` for a question that was not asked then: the
-    prompts, pictures or tools have changed since.
+    Raise `BadInput` for an analysis that no graph made, and `RecordingMissing` for an unrecorded request: the prompts,
+    charts or tools have changed since.
     """
     from analysis.graph.rerun import rerun
     from analysis.graph.run_analysis import AnalysisAuthor, Job
@@ -43,11 +43,9 @@ def rerun_analysis(app: App, analysis: str) -> Rerun:
 
     event = find_analysis(app.store, analysis).event
     if isinstance(event, AnalysisFailed):
-        raise BadInput(f"analysis {analysis} failed: there is no opinion to make again.")
+        raise BadInput(f"analysis {analysis} failed and has no decision to make again.")
     if event.work is None or not event.work.calls:
-        raise BadInput(
-            f"analysis {analysis} was made without a model: `quantagent check-lookahead` tries such variants."
-        )
+        raise BadInput(f"analysis {analysis} was made without a model.", "ANALYSIS_WITHOUT_MODEL")
     window, bars = _window_of(app, event)
     calls, work = open_resources(app).calls, event.work
     named = ((work.preset, work.preset_digest), *work.fallbacks)
@@ -55,7 +53,7 @@ def rerun_analysis(app: App, analysis: str) -> Rerun:
         presets = [(name, ModelPreset.model_validate_json(calls.body(digest))) for name, digest in named]
     except ValidationError:
         raise BadInput(
-            f"the model preset of analysis {analysis} has another form than today's: run it again with the version of "
+            f"the model preset of analysis {analysis} has an older form: rerun it with the version of "
             "quantagent that made it."
         ) from None
     author = AnalysisAuthor(event.variant, event.agent_version, work.preset, work.preset_digest, work.fallbacks)
@@ -64,7 +62,7 @@ def rerun_analysis(app: App, analysis: str) -> Rerun:
 
 
 def _window_of(app: App, made: AnalysisMade) -> tuple[Window, Sequence[Bar]]:
-    """The very bars that an analysis saw, of which some may have been corrected since."""
+    """Return the window and bars that an analysis saw; some may have been corrected since."""
     timeframe = Timeframe.parse(made.timeframe)
     for known_at in _revision_times(app, made.symbol, timeframe):
         bars = app.catalogue.as_known_at(known_at).bars(made.symbol, timeframe, None, made.as_of)
@@ -73,18 +71,18 @@ def _window_of(app: App, made: AnalysisMade) -> tuple[Window, Sequence[Bar]]:
             return window, bars[window.row + 1 - window.bars : window.row + 1]
     raise BadInput(
         f"the bars of analysis {made.analysis_id} are not in the catalogue: import the same file again before "
-        "running it again."
+        "the rerun."
     )
 
 
 def _revision_times(app: App, symbol: Symbol, timeframe: Timeframe) -> list[datetime]:
-    """The instants at which something was learned of a symbol's bars, the latest first."""
+    """Return the times at which bars of a symbol were learned, latest first."""
     imports = (each for each in app.catalogue.imports() if (each.symbol, each.timeframe) == (symbol, timeframe))
     return sorted({each.learned_at for each in imports}, reverse=True)
 
 
 def recorded_texts(app: App, digests: Iterable[str]) -> dict[str, str]:
-    """Recorded requests and answers by their digests."""
+    """Return recorded requests and answers by digest."""
     from ui.services.analysts import open_resources
 
     calls = open_resources(app).calls

@@ -12,12 +12,12 @@ from engine.store import read_from
 from ui.app import App
 
 DEMO = "demo"
-"""The label of replays that the demo makes: nobody asked for them as a run of their own."""
+"""Label of the replays that the demo makes; users did not request them as runs of their own."""
 LATEST = "latest"
 
 
 def find_run(app: App, prefix: str) -> RunRequested:
-    """The run whose id begins with `prefix`; `latest` is the newest that a user requested, no replay of the demo's."""
+    """Return the run whose id begins with `prefix`; `latest` is the newest run except replays of the demo."""
     if prefix != LATEST:
         return runs.find_run_by_prefix(app.store, prefix)
     wanted = (run for run in _newest_first(app) if (run.environment, run.label) != (Environment.REPLAY, DEMO))
@@ -25,14 +25,14 @@ def find_run(app: App, prefix: str) -> RunRequested:
 
 
 def find_source(app: App, prefix: str) -> RunRequested:
-    """The run to replay; `latest` is the newest backtest or paper run that has ended."""
+    """Return the run to replay; `latest` is the newest backtest or paper run that has ended."""
     if prefix != LATEST:
         return runs.find_run_by_prefix(app.store, prefix)
     known = list(_newest_first(app)) or [runs.latest_run(app.store)]
     originals = (run for run in known if run.environment is not Environment.REPLAY)
     ended = next((run for run in originals if runs.result_of(app.store, run.run_id)), None)
     if ended is None:
-        raise NotFound("no backtest or paper run has ended yet: `quantagent backtest` makes one.")
+        raise NotFound("no backtest or paper run has ended yet.", "NO_RUN_ENDED")
     return ended
 
 

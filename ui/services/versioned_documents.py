@@ -117,7 +117,7 @@ class VersionedDocuments(Generic[SavedT, ActivatedT]):
         found = next((version for n, version in enumerate(versions, 1) if str(n) == number), None)
         if found is None:
             has = f"versions 1 to {len(versions)}" if versions else without
-            raise NotFound(f"there is no {self.kind} {given!r}: {name} has {has}.")
+            raise NotFound(f"{self.kind} {given!r} does not exist: {name} has {has}.")
         return found
 
     # --- Writing ---
