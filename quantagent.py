@@ -1,6 +1,6 @@
-"""quantagent in Python: thin faces over the same core that the commands use. No rule lives here.
+"""Python interface of quantagent, over the same services as the commands. It contains no rules.
 
-`docs/python.md` is a notebook-sized tour. Frames are polars; amounts of money are Decimals, and floats in frames.
+`docs/python.md` is a tour. Frames are polars; amounts of money are Decimals, and floats in frames.
 """
 
 from __future__ import annotations
@@ -86,29 +86,29 @@ Read = TypeVar("Read")
 
 
 class DataProvider:
-    """The stored bars and, with a provider (yahoo, synthetic, folder:PATH), those that are missing."""
+    """The stored bars and, with a provider (yahoo, synthetic, folder:PATH), the missing ones."""
 
     def __init__(self, provider: str = "") -> None:
         self.provider = provider
 
     def get_ohlc(self, symbol: str, timeframe: str = "1h", start: Time = None, end: Time = None) -> pl.DataFrame:
-        """Columns opened_at, closed_at (UTC), open, high, low, close, volume; bars inside [start, end].
+        """Return bars inside [start, end]: opened_at, closed_at (UTC), open, high, low, close, volume.
 
-        With a provider exactly what is missing inside the range is fetched, judged and stored first: every hole, and
-        none where the market was closed. `PROVIDER:SYMBOL` names one for this symbol.
+        With a provider the missing bars inside the range are fetched, validated and stored first; none are missing
+        while the market was closed. `PROVIDER:SYMBOL` names a provider for this symbol.
         """
         with open_app() as app:
             frame, since, until = Timeframe.parse(timeframe), _instant(start), _instant(end)
             return data.get_ohlc(app, symbol, frame, since, until, provider=self.provider)
 
     def load_sample(self) -> int:
-        """Loads the bundled bars; returns how many were new."""
+        """Import the bundled bars; return the number of new ones."""
         with open_app() as app:
             return _load_sample(app)
 
 
 class Results:
-    """What a run came to. All is read through one opened system when it is given as `app`, else each read opens one."""
+    """Results of a run, read through the open system `app`, or by default through one opened for each read."""
 
     def __init__(self, report: RunReport | None = None, app: App | None = None) -> None:
         self.report, self._app = report, app
@@ -125,14 +125,14 @@ class Results:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the book's events."""
+        """Return the SHA-256 of the book's events."""
         return self._run_report.result.ended.book_digest
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """total_trades, win_rate, profit_factor, sharpe_ratio, max_drawdown, total_pnl and the rest.
+        """Return total_trades, win_rate, profit_factor, sharpe_ratio, max_drawdown, total_pnl and the other metrics.
 
-        Raises `projections.queries.MetricsMissing`, with the reason, for a run that the read models could not take in.
+        Raise `projections.queries.MetricsMissing`, with the reason, for a run that the read models have set aside.
         """
 
         def read(queries: Queries) -> dict[str, Any]:
@@ -157,34 +157,34 @@ class Results:
 
     @property
     def denials(self) -> pl.DataFrame:
-        """Denied signals by rule: rule, signals, symbols, and the commonest limit and observed value as text."""
+        """Return denied signals by rule: rule, signals, symbols, and the most frequent limit and observed value."""
         return self._frame(lambda queries: queries.denials(self.run_id))
 
     @property
     def no_trades(self) -> str:
-        """Why there is no trade, in one sentence; empty where there is one."""
+        """Return the reason of a run without trades as a sentence; empty for a run with trades."""
         return self._read(lambda queries: run_outcome(queries, self.run_id).no_trades)
 
     @property
     def ended_early(self) -> str:
-        """Why the run ended before its bars did, in one sentence; empty where it did not."""
+        """Return the reason of an end before the last bar as a sentence; empty without one."""
         return self._read(lambda queries: run_outcome(queries, self.run_id).ended_early)
 
     @property
     def data_notes(self) -> list[DataNote]:
-        """Gaps, refused rows and flagged bars inside the run's range, by symbol and time."""
+        """Return gaps, refused rows and flagged bars inside the run's range, by symbol and time."""
         with self._opened() as app:
             return data_notes(app, self._run_report.result.request)
 
     def replay(self, profile: str | None = None) -> Results:
-        """The stored analyses again, under this or another profile; no analysis is made."""
+        """Replay the stored analyses under this or another profile, without making an analysis."""
         with self._opened() as app:
             return Results(_replay(app, self.run_id, profile), self._app)
 
     @property
     def _run_report(self) -> RunReport:
         if self.report is None:
-            raise BadInput("this backtest has not been run, so that it has no results: call run() first.")
+            raise BadInput("this backtest has not run and has no results: call run() first.")
         return self.report
 
     @contextmanager
@@ -196,7 +196,7 @@ class Results:
                 yield app
 
     def _read(self, query: Callable[[Queries], Read]) -> Read:
-        # Before anything is opened: what has not been run has nothing to read.
+        # Before the system is opened: without a run there is nothing to read.
         _ = self._run_report
         with self._opened() as app, app.queries() as queries:
             return query(queries)
@@ -211,10 +211,10 @@ class Results:
 
 
 class Backtest(Results):
-    """A run over stored bars. The same question is the same run: `run` twice stores nothing twice.
+    """A run over stored bars. The same request is the same run: a second `run` stores nothing.
 
-    Results are there after `run`; before it, reading one raises `BadInput`. With `app`, from `open_app`, everything
-    is done and read through that one.
+    Results exist after `run`; reading one earlier raises `BadInput`. With `app`, from `open_app`, everything is done
+    and read through that system.
     """
 
     def __init__(
@@ -245,16 +245,16 @@ class Backtest(Results):
         return self.request
 
     def run(self) -> Backtest:
-        """Makes the analyses that are missing and runs. Read the results from the properties."""
+        """Make the missing analyses and run. The properties hold the results."""
         with self._opened() as app:
             self.report = _backtest(app, self.request)
         return self
 
 
 def check_strategy(variant: str, bars: Sequence[Bar] = ()) -> list[Finding]:
-    """What a strategy (its name, or FILE.py:CLASS) does not pass, tried on bars of one symbol; nothing if it is sound.
+    """Return the findings about a strategy (its name, or FILE.py:CLASS) on bars of one symbol; empty if it passes.
 
-    Without bars it is tried on the bundled ones of BTC-USD. Needs no database and stores nothing.
+    Without bars it is tested on the bundled ones of BTC-USD. Needs no database and stores nothing.
     """
     if not bars:
         bars = read_bars(SAMPLE_FILES["BTC-USD"], "BTC-USD", SAMPLE_TIMEFRAME).bars()
@@ -280,7 +280,7 @@ class PortfolioManager:
 
     @property
     def broker(self) -> PaperBroker:
-        """Who holds the account's orders; it keeps an account of its own."""
+        """Return the broker of the account's orders; it keeps accounts independently."""
         return self.account.broker
 
     @property
@@ -297,7 +297,7 @@ class PortfolioManager:
 
 
 class RiskManager:
-    """The gate: `engine.trading.risk.RULES`, from cash and position caps to daily loss, collar and halts."""
+    """The risk check: `engine.trading.risk.RULES`, from cash and position caps to daily loss, collar and halts."""
 
     def __init__(self, portfolio: PortfolioManager) -> None:
         self.portfolio = portfolio
@@ -305,14 +305,14 @@ class RiskManager:
     def validate_trade(
         self, symbol: str, side: str, quantity: Decimal | str, price: Decimal | str, at: Time = None
     ) -> tuple[bool, str]:
-        """Whether a market order may be placed whole, and why (not)."""
+        """Return whether a market order passes the risk check in full, and the reason."""
         when = _instant(at) or now()
         ruling = self.portfolio.account.check(symbol, Side(side.upper()), exact(quantity), exact(price), when)
         return ruling.verdict is Verdict.APPROVED, ruling.reason
 
 
 class OrderManager:
-    """Turns decisions, and orders by hand, into orders at the broker, through the gate."""
+    """Orders of an account, from decisions or by hand; all pass the risk check before they reach the broker."""
 
     def __init__(self, portfolio: PortfolioManager) -> None:
         self.portfolio = portfolio
@@ -320,7 +320,7 @@ class OrderManager:
     def execute_decision(
         self, symbol: str, decision: str, confidence: Decimal | str, price: Decimal | str, at: Time = None
     ) -> str | None:
-        """The id of the order that a LONG, SHORT, FLAT or HOLD leads to at a price; None when it leads to none."""
+        """Submit the order for a LONG, SHORT, FLAT or HOLD at a price; return its id, None if no order results."""
         when = _instant(at) or now()
         intent = Intent(symbol, Direction(decision.upper()), exact(confidence), "by hand")
         return _placed(self.portfolio.account.submit_intent(intent, exact(price), when))
@@ -342,9 +342,9 @@ class OrderManager:
         replaces: str = "",
         at: Time = None,
     ) -> str | None:
-        """The id of the order that a request by hand leads to at a price; None when the gate denies it.
+        """Submit an order at a price; return its id, None if the risk check denies it.
 
-        stop, target: where the position it opens shall be given up; replaces: the working order that it amends.
+        stop, target: exit prices of the position that it opens; replaces: the working order that it amends.
         """
         terms = OrderTerms(
             OrderType(order_type.upper()),
@@ -358,7 +358,7 @@ class OrderManager:
         return _placed(self.portfolio.account.submit(ticket, exact(price), _instant(at) or now()))
 
     def cancel(self, order_id: str, at: Time = None) -> bool:
-        """Ends a working order; false when it does not work (any more)."""
+        """Cancel a working order; return False if it is not working."""
         return self.portfolio.account.cancel(order_id, _instant(at) or now())
 
 

@@ -1,12 +1,12 @@
-"""Install a lock file into `.venv`: `environment.py requirements.lock`. Does nothing when it is installed already.
+"""Install a lock file into `.venv`: `environment.py requirements.lock`. Do nothing if it is installed already.
 
-Runs under any python3, so that an old one is told what is missing instead of failing; hence only the standard library
-and no syntax younger than Python 3.7. Of two that run at once the second waits.
+Runs on any python3, to report a missing requirement instead of failing; hence only the standard library and syntax of
+Python 3.7. Of two runs at once the second waits.
 
-The environment has two layers. `requirements.lock` is what the program runs with; `requirements-dev.lock` adds the
-tools of development and never changes a package of the first layer. While pip changes files a mark says so: a runtime
-layer that was cut off is built from scratch, a development layer that was cut off is written over itself. An
-installation that fails before pip changes anything leaves the environment as it was.
+The environment has two layers. `requirements.lock` is the runtime; `requirements-dev.lock` adds development tools and
+never changes a package of the first layer. A marker file exists while pip changes files: an interrupted runtime layer
+is rebuilt from scratch, an interrupted development layer is installed again. A failure before pip changes anything
+leaves the environment unchanged.
 """
 
 import fcntl
@@ -26,12 +26,12 @@ OLDEST = (3, 11)
 
 RUNTIME = "requirements.lock"
 DEVELOPMENT = "requirements-dev.lock"
-# What builds the project's own package. It is used from a temporary folder and not installed.
+# Builds the project's own package, in a temporary folder, without being installed.
 BUILD = "requirements-build.lock"
 LAYERS = (RUNTIME, DEVELOPMENT)
 
-# Every lock names all packages and versions, so pip has nothing to resolve: older ones refuse a pin without its
-# extras ("coverage[toml]") where hashes are required.
+# Every lock names all packages and versions, so that pip has nothing to resolve. Older versions of pip require extras
+# in a pin ("coverage[toml]") together with hashes.
 PIP = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
 
 SIZES = {
@@ -43,9 +43,9 @@ SIZES = {
 
 def main(lock):
     if lock not in LAYERS:
-        stop("there is no lock file {!r}: give one of {}.".format(lock, ", ".join(LAYERS)))
+        stop("lock file {!r} does not exist: give one of {}.".format(lock, ", ".join(LAYERS)))
     with (ROOT / "pyproject.toml").open("r+b") as turn:
-        # The lock is on the open file, and pip inherits that: it is free when both are done, however they end.
+        # pip inherits the lock on the open file: it is released when both have ended.
         fcntl.flock(turn, fcntl.LOCK_EX)
         if not is_usable():
             create(turn)
@@ -54,11 +54,11 @@ def main(lock):
                 install(layer, turn)
 
 
-# --- The folder ---------------------------------------------------------------------------------------------------
+# --- Folder ---
 
 
 def is_usable():
-    """Return whether `.venv` has a complete runtime layer or none yet, and the Python that was asked for."""
+    """Return True if `.venv` has the requested Python and a complete runtime layer or none."""
     if mark(RUNTIME).exists() or not PYTHON.exists():
         return False
     requested = os.environ.get("PYTHON")
@@ -94,27 +94,27 @@ def check_interpreter():
             "`PYTHON=python3.12 make demo`.".format(sys.executable, *sys.version_info)
         )
     try:
-        import ensurepip  # noqa: F401 - Debian's python3 comes without it
+        import ensurepip  # noqa: F401 - missing from Debian's python3
         import venv  # noqa: F401
     except ImportError:
         stop("this Python cannot create virtual environments: run `apt install python3-venv` (Debian, Ubuntu) first.")
 
 
-# --- Layers -------------------------------------------------------------------------------------------------------
+# --- Layers ---
 
 
 def mark(layer):
-    """The file that exists while pip changes a layer."""
+    """Return the file that exists while pip changes a layer."""
     return VENV / f"unfinished-{layer}"
 
 
 def stamp(layer):
-    """The file that names what a complete layer was installed from."""
+    """Return the file that names the pins of a complete layer."""
     return VENV / f"installed-{layer}"
 
 
 def digest(layer):
-    """SHA-256 of what a layer depends on: its pins, the project's own metadata, and where the checkout is."""
+    """Return the SHA-256 of the inputs of a layer: pins, the project's metadata, the path of the checkout."""
     parts = [(ROOT / layer).read_bytes(), (ROOT / "pyproject.toml").read_bytes(), os.fsencode(str(ROOT))]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
@@ -141,20 +141,20 @@ def install(layer, turn):
 
 
 def install_project(folder, turn):
-    """Make the checkout itself importable, with its command and its entry points."""
+    """Install the checkout itself, with its command and entry points."""
     backend = str(Path(folder, "backend"))
     pip(["--target", backend, "--require-hashes", "-r", BUILD], turn, None, 1)
     pip(["--no-build-isolation", "-e", "."], turn, None, 1, dict(os.environ, PYTHONPATH=backend))
 
 
 def own_pins(layer):
-    """The pins of a lock file without those of the layers below it."""
+    """Return the pins of a lock file without those of the layers below it."""
     below = {pin for lower in LAYERS[: LAYERS.index(layer)] for pin in pins_of(lower)}
     return [pin for pin in pins_of(layer) if pin not in below]
 
 
 def pins_of(lock):
-    """Each pin of a lock file with its hashes, as written."""
+    """Return each pin of a lock file with its hashes, as written."""
     pins = []
     for line in (ROOT / lock).read_text().splitlines(True):
         if line.startswith((" ", "\t")):
@@ -164,11 +164,11 @@ def pins_of(lock):
     return pins
 
 
-# --- pip ----------------------------------------------------------------------------------------------------------
+# --- pip ---
 
 
 def pip(arguments, turn, layer, total, environment=None):
-    """Run `pip install`, showing how far it is. When it fails before it changes files, the layer's mark is removed."""
+    """Run `pip install` and show progress. If it fails before it changes files, remove the layer's mark."""
     command = [*PIP, "--progress-bar", "off", *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "pass_fds": [turn.fileno()], "env": environment}
     with subprocess.Popen(command, cwd=str(ROOT), universal_newlines=True, **pipes) as process:
@@ -189,7 +189,7 @@ def pip(arguments, turn, layer, total, environment=None):
 
 
 class Progress:
-    """One line on a terminal that is written over; elsewhere a line every few seconds."""
+    """Progress as one line on a terminal, overwritten; elsewhere as a line every few seconds."""
 
     EVERY_S = 5
 

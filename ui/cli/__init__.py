@@ -1,4 +1,4 @@
-"""`quantagent`: the way in to every command. Light on purpose: what is imported here cannot be interrupted in words."""
+"""Entry point of `quantagent`. Imports little, because an interruption during imports cannot be reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INTERRUPTED_CODE = 130
 
 
 def main() -> None:
-    """The console script. Told to end, it ends as after an error: what was appended is anchored."""
+    """Run the console script. SIGTERM ends it like an error: appended events are anchored."""
     try:
         signal.signal(signal.SIGTERM, end)
         from ui.cli.commands import app
@@ -22,7 +22,7 @@ def main() -> None:
         sys.stderr.write(f"{INTERRUPTED}\n")
         raise SystemExit(INTERRUPTED_CODE) from None
     finally:
-        # From here on there is nothing left to stop, and nobody left to say so.
+        # Nothing is left to interrupt.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _flush()
 
@@ -40,5 +40,5 @@ def _flush() -> None:
 
 
 def stop_writing() -> None:
-    """Sends to nowhere what is still to be written: the reader of our output, like `head`, has read enough."""
+    """Discard further output: the reader of the pipe, like `head`, has closed it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

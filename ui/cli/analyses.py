@@ -1,4 +1,4 @@
-"""`quantagent analyze` and `quantagent analyses`: opinions made, looked at, compared, run again, moved."""
+"""`quantagent analyze` and `quantagent analyses`: analyses made, listed, compared, rerun, exported and imported."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from ui.services.comparison import VariantRecord
 
 app = typer.Typer(
-    name="analyses", help="Stored opinions, each made once: what was asked, said and paid.", no_args_is_help=True
+    name="analyses", help="Stored analyses, each made once, with requests, answers and costs.", no_args_is_help=True
 )
 
-AnalysisArgument = Annotated[str, typer.Argument(metavar="ANALYSIS", help="An id, as `analyses list` shows it.")]
+AnalysisArgument = Annotated[str, typer.Argument(metavar="ANALYSIS", help="An id from `analyses list`.")]
 VariantFilter = Annotated[
     str | None, typer.Option("--variant", metavar="V", help="Only this variant, with or without its digest.")
 ]
@@ -57,7 +57,7 @@ COLUMNS = ("symbol", "at", "variant", "decision", "confidence", "status", "cost"
 
 
 class AnalysisUnavailable(QuantagentError):
-    """There is no opinion: the analysis failed."""
+    """The analysis failed, so that there is no decision."""
 
 
 def analyze(
@@ -65,10 +65,10 @@ def analyze(
     timeframe: TimeframeOption = "1h",
     end: EndOption = None,
     variant: VariantOption = "",
-    retry: Annotated[bool, typer.Option("--retry", help="Ask the model again where it failed before.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Call the model again if it failed before.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Analyse the latest bar of a symbol now, or show the analysis that is stored of it; exit code 1 if it failed."""
+    """Analyze the latest bar of a symbol, or show its stored analysis; exit code 1 if it failed."""
     from engine import clock
     from engine.core.events import AnalysisFailed
     from engine.core.market import Timeframe
@@ -86,16 +86,16 @@ def analyze(
             print_json(made=result["made"], **analysis_document(event))
         else:
             show_analysis(event)
-            err.print("Made now." if result["made"] else "It was stored already.")
+            err.print("Made now." if result["made"] else "Already stored.")
         if isinstance(event, AnalysisFailed):
             missing = missing_key(opened, event.variant)
             first = f"the environment variable {missing}, which holds the key, is not set; " if missing else ""
             raise AnalysisUnavailable(
-                f"{first}the analysis failed: {event.reason.rstrip('.')}. `--retry` asks the model again."
+                f"{first}the analysis failed: {event.reason.rstrip('.')}. `--retry` calls the model again."
             )
         if end is None and clock.now() - result["at"] > OLD:
             err.print(
-                f"The last bar there is closed {result['at']:%Y-%m-%d %H:%M}: `quantagent data fetch` brings "
+                f"The latest stored bar closed {result['at']:%Y-%m-%d %H:%M}: `quantagent data fetch` fetches "
                 f"newer ones."
             )
 
@@ -107,13 +107,11 @@ def analyses_make(
     start: StartOption = None,
     end: EndOption = None,
     variant: VariantOption = "",
-    budget: Annotated[
-        str, typer.Option("--budget", metavar="USD", help="What the model may cost for this; it stops before more.")
-    ] = "",
-    retry: Annotated[bool, typer.Option("--retry", help="Ask the model again where it failed before.")] = False,
+    budget: Annotated[str, typer.Option("--budget", metavar="USD", help="Limit of the cost of model calls.")] = "",
+    retry: Annotated[bool, typer.Option("--retry", help="Call the model again if it failed before.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the analyses of a range that are missing. Stopped, it goes on where it was."""
+    """Make the missing analyses of a range; after an interruption, continue."""
     from engine.core.market import Timeframe
     from ui.app import open_app
     from ui.services.analyses import create_missing_analyses
@@ -144,13 +142,13 @@ def analyses_make(
 def analyses_list(
     symbol: SymbolOption = None,
     variant: VariantFilter = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Only those that failed, with their reasons.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the newest bars first.")] = 50,
+    failed: Annotated[bool, typer.Option("--failed", help="Only failed ones, with their reasons.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most this many, newest bars first.")] = 50,
     wide: Wide = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Stored analyses, those of the newest bars first."""
+    """List stored analyses, newest bars first."""
     from ui.app import open_app
 
     with report_errors(), open_app() as opened, open_queries(opened) as queries:
@@ -163,16 +161,16 @@ def analyses_list(
         columns = (*COLUMNS[:-1], "reason", COLUMNS[-1]) if failed else COLUMNS
         print_rows("Analyses", rows, columns, keep=KEPT_COLUMNS, wide=wide)
     else:
-        err.print("No such analysis is stored: `quantagent backtest` or `quantagent analyses make` makes them.")
+        err.print("No such analysis is stored: `quantagent backtest` or `quantagent analyses make` makes analyses.")
 
 
 @app.command("show")
 def analyses_show(
     analysis: AnalysisArgument,
-    texts: Annotated[bool, typer.Option("--texts", help="Also what was sent to models and answered.")] = False,
+    texts: Annotated[bool, typer.Option("--texts", help="Include the requests to models and their answers.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """One analysis: its reports, how it was made, every question with its cost."""
+    """Show an analysis with its reports, origin, and model calls with their costs."""
     from ui.app import open_app
     from ui.services.rerun import find_analysis, recorded_texts
 
@@ -193,7 +191,7 @@ def analyses_show(
 
 
 def analysis_document(event: AnalysisMade | AnalysisFailed) -> dict[str, Any]:
-    """An analysis as JSON, its reports as values."""
+    """Return an analysis as JSON, its reports as values."""
     import json
 
     import msgspec
@@ -205,7 +203,7 @@ def analysis_document(event: AnalysisMade | AnalysisFailed) -> dict[str, Any]:
 
 
 def show_analysis(event: AnalysisMade | AnalysisFailed) -> None:
-    """One analysis for a person."""
+    """Print an analysis as text."""
     document = analysis_document(event)
     work: dict[str, Any] = document.get("work") or {}
     main = ("symbol", "timeframe", "variant", "decision", "confidence", "horizon_bars", "risk_reward", "reason")
@@ -242,11 +240,11 @@ def analyses_compare(
     timeframe: TimeframeOption = "1h",
     start: StartOption = None,
     end: EndOption = None,
-    horizon: Annotated[int, typer.Option("--horizon", min=1, max=10_000, help="Bars after which it is judged.")] = 3,
+    horizon: Annotated[int, typer.Option("--horizon", min=1, max=10_000, help="Bars until the evaluation.")] = 3,
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
-    """Two variants on the same bars: how often they agree, who was right after some bars, cost and latency."""
+    """Compare two variants on the same bars: agreement, accuracy, cost and latency."""
     from engine.core.market import Timeframe
     from ui.app import open_app
     from ui.services.comparison import analysed_symbols
@@ -277,7 +275,7 @@ def analyses_compare(
             ],
         )
         return
-    print_rows(f"Judged by the close {horizon} bars later", rows, list(rows[0]), wide=wide)
+    print_rows(f"Evaluated at the close {horizon} bars later", rows, list(rows[0]), wide=wide)
     err.print("Accuracy counts LONG and SHORT only; with n of them its standard error is about 50 % / sqrt(n).")
 
 
@@ -294,7 +292,7 @@ def _record(record: VariantRecord) -> dict[str, Any]:
 
 @app.command("rerun")
 def analyses_rerun(analysis: AnalysisArgument, as_json: AsJson = False) -> None:
-    """Run the graph again from its recorded answers and compare; asks no model. Exit code 3 if the reports differ."""
+    """Rerun an analysis from its recorded answers, without a model; exit code 3 if the reports differ."""
     from ui.app import open_app
     from ui.services.rerun import rerun_analysis
 
@@ -308,7 +306,7 @@ def analyses_rerun(analysis: AnalysisArgument, as_json: AsJson = False) -> None:
             again=analysis_document(result.recomputed),
         )
     elif result.equal:
-        out.print(f"{analysis}: the same reports and the same decision, from the recording alone.", markup=False)
+        out.print(f"{analysis}: the recording gives the same reports and the same decision.", markup=False)
     else:
         show_analysis(result.stored)
         show_analysis(result.recomputed)
@@ -320,21 +318,21 @@ def analyses_rerun(analysis: AnalysisArgument, as_json: AsJson = False) -> None:
 @app.command("costs")
 def analyses_costs(
     by: Annotated[str, typer.Option("--by", metavar="WHAT", help="day, variant, run or analysis.")] = "day",
-    run: Annotated[str, typer.Option("--run", metavar="RUN", help="Only what this run consulted.")] = "",
+    run: Annotated[str, typer.Option("--run", metavar="RUN", help="Only analyses used by this run.")] = "",
     wide: Wide = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """What models were asked and paid, in US dollars. Runs share analyses, so they add up to more than was spent."""
+    """Show calls of models and their costs in US dollars; analyses shared by runs count in each."""
     from engine.core.errors import BadInput
     from ui.app import open_app
 
     with report_errors():
         if by not in ("day", "variant", "run", "analysis"):
-            raise BadInput(f"costs are added up by day, variant, run or analysis, not by {by!r}.")
+            raise BadInput(f"costs are grouped by day, variant, run or analysis, not by {by!r}.")
         with open_app() as opened, open_queries(opened) as queries:
             run_id = resolve_run(opened, run).run_id if run else None
-            rows = queries.costs(by, run_id)  # pyright: ignore[reportArgumentType] - looked at above
+            rows = queries.costs(by, run_id)  # pyright: ignore[reportArgumentType] - checked above
             unassigned = queries.cost_without_analysis()
     if as_json:
         print_json(costs=rows, cost_without_analysis=unassigned)
@@ -343,9 +341,9 @@ def analyses_costs(
     elif rows:
         print_rows("Costs in US dollars", rows, list(rows[0]), wide=wide)
         if unassigned:
-            err.print(f"And {unassigned:f} for questions that stand in no analysis: under way, or cut off.")
+            err.print(f"Another {unassigned:f} for calls that belong to no analysis: running, or interrupted.")
     else:
-        err.print("No model was asked yet: `quantagent analyze SYMBOL --variant MODEL` asks one.")
+        err.print("No model was called yet: `quantagent analyze SYMBOL --variant MODEL` calls one.")
 
 
 @app.command("export")
@@ -357,7 +355,7 @@ def analyses_export(
     end: EndOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write stored analyses to a file, with the texts of their model calls, so that they can be run again elsewhere."""
+    """Write stored analyses with the texts of their model calls to a file, for a rerun on another machine."""
     from ui.app import open_app
     from ui.services import analyses_io
 
@@ -373,7 +371,7 @@ def analyses_export(
 
 @app.command("import")
 def analyses_import(file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")], as_json: AsJson = False) -> None:
-    """Store the analyses of such a file. An opinion that is stored stays; a file with a fault stores nothing."""
+    """Import an exported file of analyses; stored ones stay, and a file with a fault is refused as a whole."""
     from ui.app import open_app
     from ui.services import analyses_io
 
@@ -383,23 +381,23 @@ def analyses_import(file: Annotated[Path, typer.Argument(metavar="FILE.jsonl")],
         print_json(file=str(file), analyses=report.analyses, texts=report.texts, there=report.already_stored)
     else:
         out.print(
-            f"{report.analyses:,} analyses stored, {report.already_stored:,} were there, {report.texts:,} texts.",
+            f"{report.analyses:,} analyses stored, {report.already_stored:,} already stored, {report.texts:,} texts.",
             markup=False,
         )
 
 
 @app.command("forget")
 def analyses_forget(
-    before: Annotated[str, typer.Option("--before", metavar="TIME", help="What was last written before this (UTC).")],
+    before: Annotated[str, typer.Option("--before", metavar="TIME", help="Last written before this (UTC).")],
     as_json: AsJson = False,
 ) -> None:
-    """Delete old checkpoints and charts. The log keeps every opinion, and what was asked and answered."""
+    """Delete old checkpoints and charts; the log keeps every analysis with requests and answers."""
     from ui.app import open_app
     from ui.services import analyses_io
 
     with report_errors(), open_app() as opened:
         instant = parse_instant(before)
-        assert instant is not None, "the option has to be given"
+        assert instant is not None, "the option is required"
         threads, freed = analyses_io.delete_working_data(opened, instant)
     if as_json:
         print_json(checkpoints=threads, bytes_of_charts=freed)

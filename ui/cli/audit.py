@@ -14,9 +14,7 @@ from ui.cli.audit_regenerate import regenerate
 from ui.cli.audit_reproduce import reproduce
 from ui.cli.audit_verify import verify
 
-app = typer.Typer(
-    name="audit", help="What the log can prove: the past at any instant, and runs made again.", no_args_is_help=True
-)
+app = typer.Typer(name="audit", help="Audits from the log: past states, proofs, reproduced runs.", no_args_is_help=True)
 app.command()(regenerate)
 app.command()(diff)
 app.command("as-of")(audit_as_of)

@@ -17,18 +17,16 @@ if TYPE_CHECKING:
     from ui.app import App
 
 
-NewFileReasonOption = Annotated[
-    str | None, typer.Option("--reason", metavar="TEXT", help="Why; it becomes part of the log.")
-]
+NewFileReasonOption = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Reason, stored in the log.")]
 
 
 def anchor(
     copy: Annotated[
-        Path | None, typer.Option("--copy", metavar="FOLDER", help="Copy the anchors and the public key there, too.")
+        Path | None, typer.Option("--copy", metavar="FOLDER", help="Also copy the anchors and the public key there.")
     ] = None,
     start_new_file: Annotated[
         bool,
-        typer.Option("--begin-anew", help="Begin a new file of anchors where the old one is lost; needs --reason."),
+        typer.Option("--begin-anew", help="Begin a new file of anchors after the loss of the old one; needs --reason."),
     ] = False,
     reason: NewFileReasonOption = None,
     as_json: AsJson = False,
@@ -43,7 +41,7 @@ def anchor(
 
     with report_errors():
         if start_new_file != (reason is not None):
-            raise BadInput("--begin-anew and --reason TEXT belong together: give both, or neither.")
+            raise BadInput("`--begin-anew` and `--reason TEXT` belong together: give both, or neither.")
         with open_app() as opened:
             if reason is not None:
                 with psycopg.connect(opened.dsn, autocommit=True) as conn:
@@ -51,7 +49,7 @@ def anchor(
                     begin(opened.store, conn, opened.home, clock.now(), cause, _require_reason(reason))
             signed = opened.anchor()
             if signed is None:
-                err.print("The log is empty: there is nothing to anchor yet.")
+                err.print("The log is empty: there is nothing to anchor.")
                 return
             _show_anchor(opened, signed, copy, as_json)
 
@@ -59,11 +57,11 @@ def anchor(
 def rotate_key(
     copy: Annotated[
         Path | None,
-        typer.Option("--copy", metavar="FOLDER", help="Copy anchors and new public key there, too."),
+        typer.Option("--copy", metavar="FOLDER", help="Also copy the anchors and the new public key there."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace the key that signs anchors by a new one, in an anchor that both sign."""
+    """Replace the key that signs anchors, with an anchor signed by both keys."""
     import psycopg
 
     from engine import clock
@@ -74,12 +72,12 @@ def rotate_key(
         with psycopg.connect(opened.dsn, autocommit=True) as conn:
             signed = rotate(conn, opened.home, clock.now())
         _show_anchor(opened, signed, copy, as_json)
-        err.print("The old key signs nothing more. Hand out the new public key; anchors of the old one stay valid.")
+        err.print("The old key signs no more anchors, and its anchors stay valid. Distribute the new public key.")
 
 
 def _require_reason(reason: str) -> str:
     if not reason.strip():
-        raise BadInput("--reason is empty: say in words why.")
+        raise BadInput("--reason is empty: state the reason.")
     return reason.strip()
 
 
@@ -100,13 +98,13 @@ def _show_anchor(opened: App, signed: Anchor, copy: Path | None, as_json: bool) 
 
 
 def _copy(copies: Mapping[Path, Path], *, is_new_key: bool) -> None:
-    """Refuses to replace a copy that says something else: it may be the only one left that does."""
+    """Copy files, without replacing a copy that differs: it may be the last one with its content."""
     for source, target in copies.items():
         replaced = is_new_key and target.suffix == ".pub"
         if target.exists() and not replaced and not source.read_bytes().startswith(target.read_bytes()):
             raise BadInput(
-                f"{target} holds what {source} does not, so that nothing was copied: keep it, and see what "
-                f"`quantagent audit verify --anchor {target}` says."
+                f"{target} has other content than {source}, so that nothing was copied: keep it, and check it with "
+                f"`quantagent audit verify --anchor {target}`."
             )
     for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)

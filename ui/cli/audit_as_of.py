@@ -15,19 +15,17 @@ if TYPE_CHECKING:
     from engine.audit.as_of import BookSnapshot
 
 ByRecording = Annotated[
-    bool, typer.Option("--recorded", help="The time is that of recording: what the log knew then, not the market.")
+    bool, typer.Option("--recorded", help="Interpret the time as recording time, not as market time.")
 ]
 
 
 def audit_as_of(
-    time: Annotated[
-        str, typer.Argument(metavar="TIME", help="An instant of the market, UTC unless it says otherwise.")
-    ],
+    time: Annotated[str, typer.Argument(metavar="TIME", help="An instant of the market, UTC by default.")],
     run: RunOption = "latest",
     recorded: ByRecording = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cash, positions, working orders, limits and halts of a run at an instant."""
+    """Show cash, positions, working orders, limits and halts of a run at an instant."""
     from engine.audit.as_of import book_as_of as ask
     from ui.app import open_audit
 
@@ -105,7 +103,7 @@ def _averages(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def exact(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Amounts with all their decimals: what is evidence is not rounded."""
+    """Return amounts with all their decimals: evidence is not rounded."""
     return {name: f"{value:,f}" if isinstance(value, Decimal) else value for name, value in facts.items()}
 
 
@@ -125,7 +123,7 @@ def _show_state(state: BookSnapshot) -> None:
     print_facts("Limits in force", exact({name: "off" if limit is None else limit for name, limit in limits.items()}))
     for title, rows in (("Positions (UTC)", _positions(state)), ("Working orders (UTC)", _working(state))):
         if rows:
-            # An average is a quotient: its last decimals mean nothing.
+            # An average is a quotient, and its last decimals carry no information.
             print_rows(title, [exact(row) | _averages(row) for row in rows], list(rows[0]))
         else:
             out.print(f"{title.removesuffix(' (UTC)')}: none")

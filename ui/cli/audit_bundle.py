@@ -21,7 +21,7 @@ def bundle(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A zip file that does not exist yet.")],
     as_json: AsJson = False,
 ) -> None:
-    """Pack one finished run with its bars, analyses and seals, so that another machine can reproduce it."""
+    """Pack a finished run with its bars, analyses and seals into one file, for reproduction on another machine."""
     from engine.audit.bundle import pack_run as pack
     from engine.audit.regenerate import run_bars
     from engine.data.signals import VARIANT_PREFIX, load_signals

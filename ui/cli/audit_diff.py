@@ -15,7 +15,7 @@ from ui.cli.audit_output import AuditRunArgument, difference_facts, show_differe
 
 
 def diff(run: AuditRunArgument, other: AuditRunArgument, as_json: AsJson = False) -> None:
-    """Compare two runs: question, engine, counts, and where their books part. Exit code 3 if the books differ."""
+    """Compare requests, engines, counts and books of two runs; exit code 3 if the books differ."""
     from engine.audit.compare import compare_runs
     from ui.app import open_audit
 
@@ -59,13 +59,13 @@ def _show_comparison(comparison: RunComparison) -> None:
     print_rows("Two runs", [_row(name, heads, [f[name] for f in facts]) for name in facts[0]], ["", *heads])
     if comparison.request_changes:
         changes = [_row(change.field, heads, [change.ours, change.theirs]) for change in comparison.request_changes]
-        print_rows("Asked differently", changes, ["", *heads])
+        print_rows("Different requests", changes, ["", *heads])
     else:
-        out.print("Both were asked the same.")
+        out.print("The requests are equal.")
     if comparison.equal:
         out.print("The books are equal.")
     elif comparison.difference is None:
-        out.print("The books differ in the configuration they name, and in nothing that was decided.")
+        out.print("The books differ only in the configuration that they name, not in any decision.")
     else:
         show_difference(comparison.difference, "1", "2")
 

@@ -20,7 +20,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write the whole log to a folder: JSONL, Parquet, seals, anchors, and a verifier that needs only Python."""
+    """Write the whole log to a folder as JSONL and Parquet, with seals, anchors and a verifier in plain Python."""
     from engine.audit.export import export_log as write
     from ui.app import open_audit
 
@@ -44,11 +44,11 @@ def export(
     print_facts("Exported", facts)
     key = f" --public-key {exported.manifest.public_key}" if exported.manifest.public_key else ""
     out.print(f"python3 {exported.folder / 'verify.py'}{key}", soft_wrap=True)
-    err.print("That command checks it wherever there is Python. Hand out the key by another way than the folder.")
+    err.print("That command checks it with any Python. Distribute the key separately from the folder.")
 
 
 def list_anchors(opened: App) -> list[Anchor]:
-    """Those at home. Read before the log is: an anchor made in between would vouch for what is not seen yet."""
+    """Return the anchors at home. Read them before the log: a later anchor would cover events that are not read."""
     from engine.audit.anchors import read_anchors
 
     file = opened.anchor_status().file
@@ -56,7 +56,7 @@ def list_anchors(opened: App) -> list[Anchor]:
 
 
 def snapshot_connection(opened: App) -> psycopg.Connection[Any]:
-    """A connection whose transaction sees the log as it is at its first question."""
+    """Return a connection whose transaction sees the log as of its first query."""
     import psycopg
 
     conn = psycopg.connect(opened.access.auditor)

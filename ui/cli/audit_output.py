@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from engine.store import LogEntry
 
 
-# A list that lost its first element differs in all of them.
+# In a list that lost its first element all other elements differ.
 FIELDS_SHOWN = 12
 
 
@@ -34,20 +34,20 @@ def difference_facts(difference: Divergence | None, ours: str, theirs: str) -> d
 
 
 def show_difference(difference: Divergence, ours: str, theirs: str) -> None:
-    """The first difference: where, and the fields that differ."""
+    """Print the first difference: its place, and the fields that differ."""
     from engine.audit.compare import event_changes
 
     sides = ((ours, difference.ours), (theirs, difference.theirs))
     out.print(f"first difference at version {difference.version:,} of the book")
     for name, row in sides:
-        # What was made again just now lies in memory, and has no place in the log.
+        # A regenerated event is in memory, and has no position in the log.
         out.print(f"  {name:<11} {_place(row, in_log=name != 'regenerated')}", markup=False)
     if difference.ours is not None and difference.theirs is not None:
         changes = event_changes(difference.ours, difference.theirs)
         rows = [{"field": change.field, ours: change.ours, theirs: change.theirs} for change in changes]
         print_rows("", rows[:FIELDS_SHOWN], ["field", ours, theirs])
         if len(rows) > FIELDS_SHOWN:
-            out.print(f"and {len(rows) - FIELDS_SHOWN:,} fields more: --json tells them all")
+            out.print(f"and {len(rows) - FIELDS_SHOWN:,} more fields: --json shows all")
 
 
 def _place(row: LogEntry | None, in_log: bool) -> str:
@@ -60,7 +60,7 @@ def _place(row: LogEntry | None, in_log: bool) -> str:
 
 
 def event_facts(row: LogEntry | None) -> dict[str, Any] | None:
-    """An event as JSON shows it; null for none."""
+    """Return an event as JSON; null for None."""
     import msgspec
 
     if row is None:

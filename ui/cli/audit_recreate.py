@@ -1,4 +1,4 @@
-"""`quantagent audit recreate`: an order in all its states."""
+"""`quantagent audit recreate`: all states of an order."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ui.cli.audit_as_of import ByRecording, exact
 
 
 def audit_recreate(
-    order: Annotated[str, typer.Argument(metavar="ORDER", help="An order's id, its beginning, or `latest`.")],
-    as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Only its states up to then.")] = None,
+    order: Annotated[str, typer.Argument(metavar="ORDER", help="An order's id, a prefix of it, or `latest`.")],
+    as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Only states up to this time.")] = None,
     run: RunOption = "latest",
     recorded: ByRecording = False,
     as_json: AsJson = False,
 ) -> None:
-    """An order as it was placed, and every state after that, with actor and time."""
+    """Show an order as placed, and every later state with actor and time."""
     from engine.audit.order_history import order_history as ask
     from ui.app import open_audit
 
@@ -67,7 +67,7 @@ def _show_order(run: RunRequested, history: OrderHistory) -> None:
         if row is not None:
             origin[name] = f"{describe_event(row.event)} ({history.order.signal_id}, position {row.position:,})"
     print_facts("Order", origin)
-    # An instant is evidence here: to the microsecond, not to the minute.
+    # Times are evidence: to the microsecond, not to the minute.
     rows = [exact({**_order_state(s), "recorded_at": s.row.meta.recorded_at.isoformat(" ")}) for s in history.states]
     print_rows(
         "States, the original first (UTC)", rows, ["state", "at", "says", "filled", "remaining", "average_price"]

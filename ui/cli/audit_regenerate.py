@@ -1,4 +1,4 @@
-"""`quantagent audit regenerate`: a run in memory once more, compared with the log."""
+"""`quantagent audit regenerate`: a run regenerated in memory and compared with the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ui.cli.audit_output import AuditRunArgument, difference_facts, show_differe
 
 
 def regenerate(run: AuditRunArgument, as_json: AsJson = False) -> None:
-    """Make a run again from its stored analyses and bars, in memory, and compare. Exit code 3 if it comes out other."""
+    """Regenerate a run in memory from its stored analyses and bars, and compare; exit code 3 if it differs."""
     from engine.core.errors import AnalysisMissing, BadInput, UnreadableEvent
     from engine.runtime.replay import engine_version_of
     from engine.store import ENGINE_VERSION
@@ -31,7 +31,7 @@ def regenerate(run: AuditRunArgument, as_json: AsJson = False) -> None:
             with show_progress() as on_progress:
                 regenerated = _regenerate_run(opened, requested, on_progress)
         except (AnalysisMissing, BadInput, UnreadableEvent) as error:
-            err.print(f"run {requested.run_id[:8]} cannot be made again: {error}", markup=False)
+            err.print(f"run {requested.run_id[:8]} cannot be regenerated: {error}", markup=False)
             raise typer.Exit(3) from None
     if as_json:
         print_json(**_regenerated_facts(regenerated))
@@ -60,7 +60,7 @@ def _regenerate_run(opened: App, run: RunRequested, on_progress: ProgressCallbac
 def _print_engine_versions(recorded: str, ours: str) -> None:
     out.print(f"engine version  {recorded} recorded, {ours} now")
     if recorded != ours:
-        out.print("The engine versions differ: what differs below may come from that.")
+        out.print("The engine versions differ, a possible cause of the differences below.")
 
 
 def _regenerated_facts(regenerated: RegenerationResult) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _regenerated_facts(regenerated: RegenerationResult) -> dict[str, Any]:
 
 
 def _show_regenerated(regenerated: RegenerationResult) -> None:
-    scope = "the whole book" if regenerated.ended else "not ended: compared as far as its book goes"
+    scope = "the whole book" if regenerated.ended else "not ended: compared up to the end of its book"
     print_facts(
         "Regenerated",
         {"run": regenerated.run.run_id, "bars": regenerated.bars, "events": regenerated.events, "compared": scope},
@@ -97,7 +97,7 @@ def _show_regenerated(regenerated: RegenerationResult) -> None:
     if not regenerated.dataset.equal:
         out.print(_describe_bar_changes(regenerated))
     if regenerated.book_at_end not in ("", regenerated.book.stored):
-        out.print(f"The book in the log is not the one that the run ended with, {regenerated.book_at_end}.")
+        out.print(f"The book in the log differs from the one at the end of the run, {regenerated.book_at_end}.")
     if regenerated.difference is not None:
         show_difference(regenerated.difference, "stored", "regenerated")
     out.print("equal" if regenerated.equal else "DIFFERENT")
@@ -106,10 +106,10 @@ def _show_regenerated(regenerated: RegenerationResult) -> None:
 def _describe_bar_changes(regenerated: RegenerationResult) -> str:
     then, now = regenerated.bars_recorded, regenerated.bars
     if then is None or now == then:
-        what = "other values in one bar or more"
+        what = "at least one bar has other values"
     else:
-        what = f"of {then:,} bars {then - now:,} missing" if now < then else f"{now:,} bars where there were {then:,}"
+        what = f"{then - now:,} of {then:,} bars are missing" if now < then else f"{now:,} bars instead of {then:,}"
     return (
-        f"The bars are not those that the run was made from: {what}. A stored bar is never overwritten: "
+        f"The bars differ from those of the run: {what}. A stored bar is never overwritten: "
         "import the run's own files into an empty QUANTAGENT_HOME, or restore the table of bars from a backup."
     )

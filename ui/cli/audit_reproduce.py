@@ -17,22 +17,21 @@ if TYPE_CHECKING:
     from engine.store import LogEntry
 
 
-# An environment with other packages differs in all of them.
+# A different environment differs in all of them.
 PACKAGES_SHOWN = 8
 
 
 def reproduce(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `audit bundle` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by `audit bundle`.")],
     public_key: Annotated[
         str | None,
         typer.Option(
-            "--public-key", metavar="KEY", help="The key that must vouch for the run, or its file, handed out apart."
+            "--public-key", metavar="KEY", help="The key that must vouch for the run, or its file, received separately."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a capsule's run again on this machine and compare. Exit code 3 if it comes out other, or if no anchor
-    signed with the key that is given vouches for it."""
+    """Reproduce a capsule's run and compare; exit code 3 if it differs or the given key does not vouch for it."""
     from engine.audit.anchors import read_public_key
     from engine.audit.capsule import open_capsule
     from engine.audit.reproduce import reproduce_run as make_again
@@ -46,7 +45,7 @@ def reproduce(
         if key is not None and capsule.vouching_anchor(key) is None:
             err.print(
                 f"No anchor signed with {key} vouches for run {capsule.manifest.run_id[:8]} of {file}; nothing was "
-                "imported. Ask the origin for its anchor.pub, or for a capsule packed after `quantagent audit anchor`.",
+                "imported. Get the origin's anchor.pub, or a capsule packed after `quantagent audit anchor`.",
                 markup=False,
             )
             raise typer.Exit(3)
@@ -65,7 +64,7 @@ def reproduce(
                     on_progress=on_progress,
                 )
             except (AnalysisMissing, VersionConflict, ReplayDiverged) as error:
-                err.print(f"run {capsule.manifest.run_id[:8]} does not come out here: {error}", markup=False)
+                err.print(f"run {capsule.manifest.run_id[:8]} cannot be reproduced: {error}", markup=False)
                 raise typer.Exit(3) from None
             opened.runner().catch_up(lambda done, total: on_progress("read models", done, total))
     if as_json:
@@ -78,7 +77,7 @@ def reproduce(
 
 
 def origin(capsule: Capsule, key: str | None) -> dict[str, Any]:
-    """Which key vouches for the run and since when; `checked`: whether it is the one that was given."""
+    """Return the key that vouches for the run, and its time; `checked`: it is the given key."""
     anchor = capsule.vouching_anchor(key)
     return {
         "public_key": anchor.key if anchor else None,
@@ -90,9 +89,9 @@ def origin(capsule: Capsule, key: str | None) -> dict[str, Any]:
 def _describe_origin(capsule: Capsule, key: str | None) -> str:
     anchor = capsule.vouching_anchor(key)
     if anchor is None:
-        return "origin: no key vouches for it: the capsule holds no anchor of the run's end"
+        return "origin: not vouched for by any key: the capsule holds no anchor of the run's end"
     text = f"origin: vouched for by {anchor.key} at {anchor.at}"
-    return text if key else f"{text}, a key that came with the capsule: compare it with --public-key"
+    return text if key else f"{text}, a key from the capsule itself: compare it with --public-key"
 
 
 def _print_engine_versions(capsule: Capsule) -> None:
@@ -100,19 +99,19 @@ def _print_engine_versions(capsule: Capsule) -> None:
 
     out.print(f"engine version  {capsule.manifest.engine} in the capsule, {ENGINE_VERSION} here")
     if capsule.manifest.engine != ENGINE_VERSION:
-        out.print("The engine versions differ: what differs below may come from that.")
+        out.print("The engine versions differ, a possible cause of the differences below.")
 
 
 def _warn_about_packages(capsule: Capsule) -> None:
-    """A warning and no more: the same digest from other versions proves as much."""
+    """Warn about other package versions. It is no more than a warning, because equal digests prove as much."""
     from ui.environment_lock import lock_digest, lock_lines
 
     if capsule.manifest.lock_digest in ("", lock_digest()):
         return
     packed = capsule.lock_lines()
     differing = sorted(set(packed) ^ set(lock_lines())) if packed else []
-    named = _shorten(differing) or "the capsule does not tell which"
-    err.print(f"warning: other versions are installed here than where the run was made: {named}.", markup=False)
+    named = _shorten(differing) or "the capsule does not name them"
+    err.print(f"warning: the installed versions differ from those of the run: {named}.", markup=False)
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""`quantagent audit verify`: every event, seal and anchor checked."""
+"""`quantagent audit verify`: checks of every event, seal and anchor."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 def verify(
     anchor: Annotated[
-        Path | None, typer.Option("--anchor", metavar="FILE", help="Anchors of this log; without it, those at home.")
+        Path | None, typer.Option("--anchor", metavar="FILE", help="Anchors of this log; by default those at home.")
     ] = None,
     public_key: Annotated[
         str | None,
-        typer.Option("--public-key", metavar="KEY", help="The key every anchor must be signed with, or its file."),
+        typer.Option("--public-key", metavar="KEY", help="The key that must have signed every anchor, or its file."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every event, link and anchor, what guards them, and the rows that events name; exit 3 for what is wrong."""
+    """Check every event, link and anchor, their guards, and the rows that events name; exit code 3 for a finding."""
     from itertools import chain
 
     import psycopg
@@ -41,13 +41,13 @@ def verify(
     from ui.app import open_audit
 
     with report_errors(), open_audit() as opened:
-        # Read before the log is: an anchor made in between would vouch for what is not seen yet.
+        # Read before the log: a later anchor would cover events that are not read.
         home_anchors = opened.anchor_status()
         file, anchors = (anchor, read_anchors(anchor)) if anchor else (home_anchors.file, home_anchors.anchors)
         own_key = public_key_file(opened.home)
         key = read_public_key(public_key) if public_key else read_public_key(own_key) if own_key.exists() else None
         if (anchor or public_key) and not anchors:
-            raise BadInput(f"{file} holds no anchor: give the file that does with --anchor, or leave out the key.")
+            raise BadInput(f"{file} holds no anchor: name another file with --anchor, or omit the key.")
         with psycopg.connect(opened.access.auditor) as conn, show_progress() as on_progress:
             conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             verdict = check(conn, anchors, key, lambda done, total: on_progress("events", done, total))
@@ -63,11 +63,11 @@ def verify(
     elif finding is not None:
         where = f"[red]position {finding.position}:[/red] " if finding.position else ""
         err.print(f"{where}{finding.what.rstrip('.')}.", markup=True)
-        err.print("Keep this database as it is, `quantagent audit export DIR` it, and compare with a backup.")
+        err.print("Keep this database unchanged, run `quantagent audit export DIR`, and compare with a backup.")
     else:
         print_facts("The log is whole", {name: fact for name, fact in facts.items() if name != "notices"})
         if verdict.anchored_to < verdict.last_position:
-            after = f"what came after position {verdict.anchored_to:,}" if anchors else "any of it"
+            after = f"the events after position {verdict.anchored_to:,}" if anchors else "any event"
             err.print(f"No anchor vouches for {after}: `quantagent audit anchor` signs the head now.")
     if not as_json:
         for notice in verdict.notices:
@@ -79,8 +79,8 @@ def verify(
 def _surrounding_findings(
     opened: App, conn: psycopg.Connection[Any], home_anchors: AnchoringState, *, is_elsewhere: bool
 ) -> Iterator[AuditFinding]:
-    """What is wrong around a log whose rows, links and anchors hold. `is_elsewhere`: the anchors are not those at
-    home, whose file is no matter then."""
+    """Yield findings outside of the rows, links and anchors. `is_elsewhere`: the anchors are not those at home, whose
+    file is then ignored."""
     from engine.audit.chain import AuditFinding
     from engine.audit.role_views import guard_findings, role_findings
     from engine.audit.signing import AnchoringDefect

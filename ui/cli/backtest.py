@@ -39,20 +39,18 @@ def backtest(
     signals: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Trade these signals: symbol,at,decision[,confidence].")
     ] = None,
-    label: Annotated[str, typer.Option(help="Ask the same question again under a name.")] = "",
+    label: Annotated[str, typer.Option(help="Name of a separate run of the same request.")] = "",
     fetch: Annotated[
         str,
         typer.Option(
-            "--fetch", metavar="PROVIDER", help="Fetch first what is missing of --symbols: yahoo, synthetic..."
+            "--fetch", metavar="PROVIDER", help="Fetch the missing bars of --symbols first: yahoo, synthetic..."
         ),
     ] = "",
-    budget: Annotated[
-        str, typer.Option("--budget", metavar="USD", help="What the model may cost for this; it stops before more.")
-    ] = "",
-    retry: Annotated[bool, typer.Option("--retry", help="Ask the model again where it failed before.")] = False,
+    budget: Annotated[str, typer.Option("--budget", metavar="USD", help="Limit of the cost of model calls.")] = "",
+    retry: Annotated[bool, typer.Option("--retry", help="Call the model again if it failed before.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the rules over stored bars. The same question is the same run: asking twice stores nothing twice."""
+    """Backtest stored bars; the same request is the same run and stores nothing twice."""
     from engine.core.market import Timeframe
     from projections.queries import MetricsMissing
     from ui.app import open_app

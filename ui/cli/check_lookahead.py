@@ -1,4 +1,4 @@
-"""`check-lookahead`: whether a variant's decisions, and the books they lead to, know nothing but the past."""
+"""`quantagent check-lookahead`: test of a variant and its sessions for knowledge of the future."""
 
 from __future__ import annotations
 
@@ -37,10 +37,7 @@ def check_lookahead(
     risk_profile: RiskProfileOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cut off and poison the future, ask again in every other way, and name the first decision that moves.
-
-    Nothing is stored. Ends with 3 if anything moved.
-    """
+    """Test a variant with truncated and poisoned futures; exit code 3 if any decision changes."""
     from engine.core.market import Timeframe
     from ui.app import open_app
     from ui.services.backtest import BacktestRequest
@@ -79,10 +76,10 @@ def _facts(report: LookaheadReport) -> dict[str, Any]:
 
 def _show(report: LookaheadReport) -> None:
     spread = "all" if report.tried == report.bars else "evenly spaced, after the warm-up"
-    err.print(f"{report.tried:,} of {report.bars:,} bars were asked about, {spread}.")
+    err.print(f"{report.tried:,} of {report.bars:,} bars were checked, {spread}.")
     failed = {finding.check for finding in report.findings}
     rows = [{"check": name, "passed": name not in failed} for name in report.checks]
     print_rows(report.variant, rows, ["check", "passed"])
     if report.findings:
         moved = [finding._asdict() for finding in report.findings]
-        print_rows("The first decision that moved", moved, ["check", "symbol", "at", "before", "after"])
+        print_rows("The first decision that changed", moved, ["check", "symbol", "at", "before", "after"])

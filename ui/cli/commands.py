@@ -1,4 +1,4 @@
-"""`quantagent`: every command. Modules here import typer at the top and everything heavy inside the commands."""
+"""`quantagent`: all commands. Modules here import typer at the top and heavy packages only inside the commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ui.cli.output import report_interrupts
 
 
 class Commands(TyperGroup):
-    """The commands, of which each may be interrupted at any instant: with one sentence, whatever it was doing."""
+    """Group of commands; an interruption at any instant ends with one sentence."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         with report_interrupts():
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="quantagent",
     cls=Commands,
-    help="A paper-trading engine whose whole memory is one append-only log. Begin with `quantagent demo`.",
+    help="Event-sourced paper trading on one append-only log. Begin with `quantagent demo`.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -67,7 +67,7 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def root_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     del version

@@ -22,7 +22,7 @@ def compare(
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put the metrics of runs side by side."""
+    """Show the metrics of runs side by side."""
     from projections.queries import MetricsMissing
     from ui.app import open_app
 

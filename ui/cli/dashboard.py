@@ -22,13 +22,13 @@ DASHBOARD = Path(__file__).parent.parent / "dashboard/entry.py"
 
 
 class PageUnavailable(QuantagentError):
-    """The page cannot be served, or is no longer."""
+    """The page cannot be served, or its server has ended."""
 
 
 def dashboard(
     port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8501,
     address: Annotated[
-        str, typer.Option(help="Address to listen on; leave it at the loopback unless a proxy guards it.")
+        str, typer.Option(help="Address to listen on; keep the loopback unless a proxy protects the page.")
     ] = "127.0.0.1",
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +51,7 @@ def dashboard(
         ]
         import subprocess
 
-        # A child, not exec: this process stays a user of the embedded database for as long as the page is served.
+        # A child process, not exec: this process keeps the embedded database in use while the page is served.
         environment = {**os.environ, "QUANTAGENT_DSN": opened.access.reader}
         child = subprocess.Popen(arguments, env=environment, stdout=sys.stderr)
 
@@ -66,18 +66,18 @@ def dashboard(
         signal.signal(signal.SIGINT, stop_page)
         code = child.wait()
         if not signals:
-            raise PageUnavailable(f"the page has ended by itself with code {code}: its messages above say why.")
+            raise PageUnavailable(f"the page's server ended with code {code}: its messages above show the reason.")
 
 
 def _check_free(address: str, port: int) -> None:
-    """Raises `PageUnavailable` where nothing can listen: what serves the page would say so too late and at length."""
+    """Raise `PageUnavailable` if the port cannot be used; the server would report it late and at length."""
     import socket
 
     try:
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, place in found[:1]:
             with socket.socket(family, kind, protocol) as probe:
-                # A port that was in use a moment ago may be used again.
+                # A port that was in use a moment ago can be used again.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(place)
     except OSError as error:

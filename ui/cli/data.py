@@ -1,4 +1,4 @@
-"""`quantagent data`: bars in and out, and what there is."""
+"""`quantagent data`: bars imported, fetched, exported and listed."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ ProviderOption = Annotated[
     ),
 ]
 
-app = typer.Typer(
-    name="data", help="Bars: fetch and import them, see what is missing or was corrected.", no_args_is_help=True
-)
+app = typer.Typer(name="data", help="Bars: import, fetch, export, gaps and corrections.", no_args_is_help=True)
 app.command("check")(data_quality.data_check)
 app.command("gaps")(data_quality.data_gaps)
 app.command("revisions")(data_quality.data_revisions)
@@ -56,34 +54,32 @@ def data_sample(as_json: AsJson = False) -> None:
         if as_json:
             print_json(new=new)
         else:
-            err.print(f"The sample is there: {new:,} bars are new.")
+            err.print(f"The sample is stored: {new:,} bars are new.")
 
 
 @app.command("import")
 def data_import(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parquet; each row is stamped with its open.")],
-    symbol: Annotated[str, typer.Option("--symbol", metavar="A", help="Whose bars these are, like BTC-USD.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parquet; the time of a row is its open.")],
+    symbol: Annotated[str, typer.Option("--symbol", metavar="A", help="Symbol of the bars, like BTC-USD.")],
     timeframe: TimeframeOption = "1h",
-    zone: Annotated[
-        str | None, typer.Option("--zone", help="Where times without an offset were written, like UTC.")
-    ] = None,
+    zone: Annotated[str | None, typer.Option("--zone", help="Time zone of times without an offset, like UTC.")] = None,
     accept_valid: Annotated[
-        bool, typer.Option("--accept-valid", help="Store the good bars and record the refused ones with reasons.")
+        bool, typer.Option("--accept-valid", help="Store the valid bars and record the refused ones with reasons.")
     ] = False,
     correct: Annotated[
-        bool, typer.Option("--correct", help="Where other values are stored, keep the file's as their revision.")
+        bool, typer.Option("--correct", help="Store values that differ from stored ones as revisions.")
     ] = False,
     quote: Annotated[
         str | None, typer.Option(help="Currency of the prices, for a symbol that is not built in.")
     ] = None,
-    decimals: Annotated[int | None, typer.Option(help="Decimals of the prices, for display.", min=0, max=12)] = None,
+    decimals: Annotated[int | None, typer.Option(help="Displayed decimals of the prices.", min=0, max=12)] = None,
     step: Annotated[str | None, typer.Option(help="Smallest tradable quantity.")] = None,
     multiplier: Annotated[str | None, typer.Option(help="Money per unit of price and quantity, 1000 for CL=F.")] = None,
     tick: Annotated[str | None, typer.Option(help="Smallest difference between two prices.")] = None,
     calendar: Annotated[str | None, typer.Option(help="24/7, FX, XNYS, CME or NYMEX.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import a file: all of it or, when any bar is refused, nothing (see --accept-valid)."""
+    """Import a file of bars; if any bar is refused, import nothing (see --accept-valid)."""
     from engine import clock
     from engine.core.market import Timeframe
     from engine.data.files import read_bars
@@ -112,7 +108,7 @@ def data_import(
         return
     err.print(f"{symbol} {frame}: {_describe_added(added)}.")
     if flagged:
-        err.print(f"{flagged:,} bars deserve a look: `quantagent data check {symbol}` names them.")
+        err.print(f"{flagged:,} bars are flagged: `quantagent data check {symbol}` lists them.")
     _show_refused(checked.refused)
 
 
@@ -129,21 +125,21 @@ def _show_refused(refused: Sequence[RefusedRow]) -> None:
 @app.command("fetch")
 def data_fetch(
     symbols: Annotated[
-        list[str], typer.Argument(metavar="SYMBOL...", help="Like SPX; with a provider of its own synthetic:BTC-USD.")
+        list[str], typer.Argument(metavar="SYMBOL...", help="Like SPX, or with its own provider synthetic:BTC-USD.")
     ],
     timeframe: TimeframeOption = "1h",
     start: StartOption = None,
     end: EndOption = None,
     provider: ProviderOption = "yahoo",
     refetch: Annotated[
-        bool, typer.Option("--again", help="Ask for what is stored too, and keep what has changed as revisions.")
+        bool, typer.Option("--again", help="Also fetch stored bars, and store changes as revisions.")
     ] = False,
     calendar: Annotated[
-        str | None, typer.Option(help="24/7, FX, XNYS, CME or NYMEX, for symbols that are not built in; kept.")
+        str | None, typer.Option(help="24/7, FX, XNYS, CME or NYMEX, for new symbols; stored with them.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch exactly what is missing. Stopped or refused in the middle, the same command goes on from there."""
+    """Fetch only the missing bars; after an interruption, continue."""
     from engine.core.market import Timeframe
     from ui.app import open_app
     from ui.services.data import fetch_missing, resolve_symbol
@@ -157,21 +153,21 @@ def data_fetch(
                 opened.catalogue.save_instrument(instrument)
             with show_progress() as on_progress:
                 fetched = fetch_missing(opened, each, frame, since, until, refetch=refetch, on_progress=on_progress)
-            synthetic_mark = " (made up)" if each.provider.synthetic else ""
+            synthetic_mark = " (synthetic)" if each.provider.synthetic else ""
             corrected = f", {fetched.corrected:,} are corrected" if fetched.corrected else ""
             request_text = (
                 "nothing was missing"
                 if fetched.calls == 0
-                else f"asked {fetched.calls:,} times, {fetched.new:,} bars are new"
+                else f"{fetched.calls:,} requests, {fetched.new:,} bars are new"
             )
-            source_text = f", made of its {fetched.made_of} bars" if fetched.made_of else ""
+            source_text = f", made from {fetched.made_of} bars" if fetched.made_of else ""
             err.print(
                 f"{each.symbol} {frame} from {each.provider.name}{synthetic_mark}: "
                 f"{request_text}{corrected}{source_text}."
             )
             if fetched.beyond:
                 err.print(
-                    f"{fetched.beyond:,} missing bars lie before what {each.provider.name} has: import them "
+                    f"{fetched.beyond:,} missing bars are before the first one of {each.provider.name}: import them "
                     f"from a file."
                 )
             if not as_json:
@@ -185,17 +181,17 @@ def data_fetch(
 
 @app.command("export")
 def data_export(
-    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Whose bars, like BTC-USD.")],
+    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Symbol of the bars, like BTC-USD.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A new .csv or .parquet file.")],
     timeframe: TimeframeOption = "1h",
     start: StartOption = None,
     end: EndOption = None,
     known_at: Annotated[
         str | None,
-        typer.Option("--known-at", metavar="TIME", help="As it was known then: without later bars and corrections."),
+        typer.Option("--known-at", metavar="TIME", help="Bars as known then, without later bars and corrections."),
     ] = None,
 ) -> None:
-    """Write stored bars, exactly, to a file that `data import` takes."""
+    """Write the exact stored bars to a file that `data import` accepts."""
     import polars as pl
 
     from engine.core.errors import BadInput
@@ -206,9 +202,9 @@ def data_export(
 
     with report_errors(), open_app() as opened:
         if file.suffix not in (".csv", ".parquet"):
-            raise BadInput(f"{file} is neither a .csv nor a .parquet file: end its name with one of these.")
+            raise BadInput(f"{file} is neither a .csv nor a .parquet file: use one of these suffixes.")
         if file.exists():
-            raise BadInput(f"{file} is there already: name another file, or remove it.")
+            raise BadInput(f"{file} exists: name another file, or remove it.")
         bars = opened.catalogue.as_known_at(parse_instant(known_at))
         stored = bars.bars(parse_symbol(symbol), Timeframe.parse(timeframe), parse_instant(start), parse_instant(end))
         frame = exact_frame(stored)
@@ -246,7 +242,7 @@ def _instrument(
 
 @app.command("list")
 def data_list(as_json: AsJson = False) -> None:
-    """What the catalogue holds."""
+    """List the series in the catalogue."""
     from ui.app import open_app
 
     with report_errors(), open_app() as opened:

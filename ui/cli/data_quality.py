@@ -1,4 +1,4 @@
-"""`quantagent data check`, `gaps` and `revisions`: what the stored bars are worth."""
+"""`quantagent data check`, `gaps` and `revisions`: quality of the stored bars."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def data_check(
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold stored bars against their calendar: holes with reasons, bars to look at, and a picture of the days."""
+    """Check stored bars against their calendar: gaps with reasons, flagged bars, and a chart of the days."""
     from ui.app import open_app
 
     with report_errors(), open_app() as opened:
@@ -68,7 +68,7 @@ def data_gaps(
     end: EndOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every hole in a symbol's bars inside its trading hours, and why it is there."""
+    """List the gaps in a symbol's bars inside its trading hours, with reasons."""
     from ui.app import open_app
 
     with report_errors(), open_app() as opened:
@@ -81,7 +81,7 @@ def data_gaps(
                 f"{symbol} {timeframe}: bars that are missing (UTC)", _gap_rows(report), ["from", "to", "bars", "why"]
             )
         else:
-            err.print(f"{symbol} {timeframe}: all {report.bars:,} bars of its calendar are there.")
+            err.print(f"{symbol} {timeframe}: all {report.bars:,} bars of its calendar are stored.")
 
 
 def data_revisions(
@@ -92,7 +92,7 @@ def data_revisions(
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bars that were learned anew with other values; runs made before keep what they knew."""
+    """List revised bars; earlier runs keep the values that they knew."""
     from ui.app import open_app
 
     with report_errors(), open_app() as opened:
@@ -124,11 +124,11 @@ def _reports(
 
     selected, since, until = _select_series(opened, symbol, timeframe), parse_instant(start), parse_instant(end)
     if until is not None:
-        # What is still to come is not missing.
+        # Bars of the future are not missing.
         until = min(until, clock.now())
     for done, each in enumerate(selected):
         on_progress("series", done, len(selected))
-        # A range that some of several series have nothing of is a question about the others.
+        # A range may have no bars of some of several series.
         if len(selected) == 1 or ((until is None or each.first < until) and (since is None or each.last > since)):
             yield data_quality_report(
                 opened.catalogue, opened.catalogue.instrument(each.symbol), each.timeframe, since, until
@@ -137,7 +137,7 @@ def _reports(
 
 
 def _select_series(opened: App, symbol: str | None, timeframe: str | None) -> list[StoredSeries]:
-    """What is held of a symbol and timeframe, of any for None. Raises `NotFound` where nothing is."""
+    """Return the stored series of a symbol and timeframe; None is any. Raise `NotFound` if there are none."""
     from engine.core.errors import NotFound
     from engine.core.market import Timeframe
 
@@ -147,7 +147,7 @@ def _select_series(opened: App, symbol: str | None, timeframe: str | None) -> li
     if not selected:
         known = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
         wanted = " ".join(["there are no", *([frame] if frame else []), "bars", *([f"of {symbol}"] if symbol else [])])
-        raise NotFound(f"{wanted}; the catalogue holds {known}. Bring some with `quantagent data fetch` or `import`.")
+        raise NotFound(f"{wanted}; the catalogue holds {known}.", "BARS_MISSING")
     return selected
 
 
@@ -184,9 +184,9 @@ def _plain(report: DataQualityReport) -> dict[str, Any]:
 
 
 def _show(report: DataQualityReport) -> None:
-    """What a person sees of one series: the days, the holes, what is flagged and what was refused."""
+    """Print one series: days, gaps, flagged bars and refused rows."""
     name = f"{report.instrument.symbol} {report.timeframe}"
-    out.print(f"\n{name}, a character a day: █ all bars, ▓ most, ░ some, × none, · closed")
+    out.print(f"\n{name}, one character per day: █ all bars, ▓ most, ░ some, × none, · closed")
     for line in day_chart(report.days):
         out.print(line)
     for title, rows, columns in (
@@ -200,7 +200,7 @@ def _show(report: DataQualityReport) -> None:
 
 
 def day_chart(days: Mapping[date, tuple[int, int]]) -> list[str]:
-    """A line for each month with a character for each of its days."""
+    """Return a line for each month with a character for each day."""
     if not days:
         return []
     lines: list[str] = []

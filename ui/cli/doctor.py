@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check what quantagent needs; exit 3 when something is not as it should be."""
+    """Check the requirements of quantagent; exit code 3 if any is not met."""
     from ui.app import open_app
 
     with report_errors():

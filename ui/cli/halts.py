@@ -1,4 +1,4 @@
-"""`quantagent halt`, `resume`, `halts`, and `paper reconcile`: a person's hand on an account."""
+"""`quantagent halt`, `resume`, `halts` and `paper reconcile`: manual control of an account."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ if TYPE_CHECKING:
     from ui.app import App
 
 AccountOption = Annotated[str, typer.Option("--account", help="Name of the paper account.")]
-ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, in one line; it is kept for ever.")]
-ScopeOption = Annotated[
-    str, typer.Option("--scope", help="`entries`, or `everything`: orders to leave a position too.")
-]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason, stored in the log.")]
+ScopeOption = Annotated[str, typer.Option("--scope", help="`entries`, or `everything`, which includes exits.")]
 
 
 def halt(
     reason: ReasonOption, scope: ScopeOption = "entries", account: AccountOption = "paper", as_json: AsJson = False
 ) -> None:
-    """Halt an account: from the next slot no order is placed, and entries that work are canceled."""
+    """Halt an account: from the next slot place no order, and cancel working entries."""
     from engine.core.errors import BadInput
     from engine.runtime import halts
     from ui.app import open_app
@@ -38,11 +36,11 @@ def halt(
         return
     err.print(f"Account {account}: {scope} halted by {actor} from the next slot; `quantagent resume` ends it.")
     if not known:
-        err.print(f"No daemon has driven account {account} yet: the halt holds from its first slot.")
+        err.print(f"No daemon has driven account {account} yet: the halt applies from its first slot.")
 
 
 def resume(reason: ReasonOption, account: AccountOption = "paper", as_json: AsJson = False) -> None:
-    """End every halt of an account, those that its limits set too: trading goes on from the next slot."""
+    """End every halt of an account, including those by limits: trading continues from the next slot."""
     from engine.runtime import halts
     from ui.app import open_app
 
@@ -52,7 +50,7 @@ def resume(reason: ReasonOption, account: AccountOption = "paper", as_json: AsJs
         lifted = [
             each.event.actor for each in halts.current_halts(opened.store, account, current_run_id(opened, account))
         ]
-        # A resume of nothing is not told: it would begin the count of a drawdown anew.
+        # A resume without a halt is not stored, because it would restart the measurement of drawdown.
         if lifted:
             halts.resume_trading(opened.store, account, reason, actor)
     if as_json:
@@ -64,7 +62,7 @@ def resume(reason: ReasonOption, account: AccountOption = "paper", as_json: AsJs
 
 
 def halts_list(account: AccountOption = "paper", as_json: AsJson = False) -> None:
-    """The halts of an account: those that stand, and what persons told it so far."""
+    """List the halts of an account: active ones, and the commands so far."""
     from engine.runtime import halts
     from ui.app import open_app
 
@@ -85,11 +83,11 @@ def halts_list(account: AccountOption = "paper", as_json: AsJson = False) -> Non
     else:
         err.print(f"Account {account} is not halted.")
     if history:
-        print_rows("What it was told (UTC)", history, ["at", "what", "scope", "actor", "reason"])
+        print_rows("Commands (UTC)", history, ["at", "what", "scope", "actor", "reason"])
 
 
 def paper_reconcile(account: AccountOption = "paper", as_json: AsJson = False) -> None:
-    """Hold the book of an account's run against the paper broker's own record; exit code 3 where they differ."""
+    """Compare the book of an account's run with the paper broker's record; exit code 3 if they differ."""
     from contextlib import closing
 
     from engine.broker.blotter import PostgresBlotter
@@ -124,14 +122,14 @@ def paper_reconcile(account: AccountOption = "paper", as_json: AsJson = False) -
 
 
 def current_run_id(opened: App, account: str) -> str | None:
-    """The run that a daemon drove last on an account."""
+    """Return the id of the account's latest run by a daemon; None without one."""
     from engine.runtime import lease
 
     return next((row["run_id"] for row in lease.list_daemons(opened.dsn) if row["account"] == account), None)
 
 
 def halt_row(halt: Halt) -> dict[str, Any]:
-    """A halt as lists show it. told_at is the wall clock's, held_from the market's."""
+    """Return a halt as a list shows it. told_at is wall time, held_from market time."""
     return {
         "scope": halt.event.scope,
         "actor": halt.event.actor,
@@ -157,7 +155,7 @@ def halt_event_facts(event: object) -> dict[str, Any]:
 
 
 def describe_halts(opened: App, account: str, run_id: str) -> str:
-    """`entries by person:anna; everything by reconciliation`, empty where an account is not halted."""
+    """Return `entries by person:anna; everything by reconciliation`; empty for an account that is not halted."""
     from engine.runtime import halts
 
     active = halts.current_halts(opened.store, account, run_id)

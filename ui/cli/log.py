@@ -1,4 +1,4 @@
-"""`quantagent log`: the log as people read it, one event a line."""
+"""`quantagent log`: the log as text, one event per line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECONNECT_S = 1.0
 
 
 def log(
-    follow: Annotated[bool, typer.Option("--follow", help="Go on as new events arrive, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Print new events as they arrive, until Ctrl-C.")] = False,
     symbol: SymbolOption = None,
     name: Annotated[
         str | None, typer.Option(help="An event like OrderFilled, or trades, orders, signals, denials, halts.")
@@ -29,10 +29,10 @@ def log(
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only of this run, or `latest`.")] = None,
     on: DayOption = None,
     level: Annotated[str, typer.Option(help="This level and above: info, notice or warning.")] = "info",
-    limit: Annotated[int, typer.Option(help="The newest so many; 0 is all.", min=0)] = 200,
+    limit: Annotated[int, typer.Option(help="At most this many, the newest; 0 is all.", min=0)] = 200,
     as_json: AsJson = False,
 ) -> None:
-    """What happened, newest last: the events of the log in words. Times are the market's, in UTC."""
+    """Print the events of the log as text, newest last; times are market time in UTC."""
     from engine.audit.narration import build_filter
     from ui.app import open_audit
 
@@ -61,7 +61,7 @@ def _read(opened: App, selection: LineFilter, limit: int, follow: bool) -> Itera
 
 
 def _follow(opened: App, selection: LineFilter, after: int) -> Iterator[NarrationLine]:
-    """What is appended from now on, for ever. Waits for a database that is away."""
+    """Yield new lines as events are appended, without end. Wait for an unreachable database."""
     from engine.core.errors import StoreUnavailable
 
     for _ in _notifications(opened.dsn):
@@ -70,12 +70,12 @@ def _follow(opened: App, selection: LineFilter, after: int) -> Iterator[Narratio
                 after = page[-1].position
                 yield from selection.filter_rows(page)
         except StoreUnavailable:
-            # Whether it has come back is seen when the next sign is waited for.
+            # The next wait for a notification shows if the database is reachable again.
             continue
 
 
 def _notifications(dsn: str) -> Iterator[None]:
-    """One sign at once, then one whenever something may have been appended: every append notifies."""
+    """Yield once at the start, then after every append, which notifies."""
     import psycopg
 
     from engine.store import CHANNEL
@@ -92,7 +92,7 @@ def _notifications(dsn: str) -> Iterator[None]:
             time.sleep(RECONNECT_S)
 
 
-# --- Lines --------------------------------------------------------------------------------------------------------
+# --- Lines ---
 
 
 def _print_lines(lines: Iterable[NarrationLine], as_json: bool) -> None:
@@ -100,7 +100,7 @@ def _print_lines(lines: Iterable[NarrationLine], as_json: bool) -> None:
     printed = 0
     for printed, line in enumerate(lines, 1):
         if printed == 1 and not as_json:
-            sys.stdout.write(_columns("position", "time (UTC)", "level", "event", "symbol", "run", "what it says"))
+            sys.stdout.write(_columns("position", "time (UTC)", "level", "event", "symbol", "run", "text"))
         sys.stdout.write(write(line))
         sys.stdout.flush()
     if not printed:
@@ -113,7 +113,7 @@ def _columns(*cells: str) -> str:
 
 def _in_columns(line: NarrationLine) -> str:
     symbols = line.symbols[0] if len(line.symbols) == 1 else f"{len(line.symbols)} symbols" if line.symbols else "-"
-    # A reason may come from anywhere: nothing in it may steer the terminal.
+    # A reason may come from any source: escape it, so that it cannot control the terminal.
     text = "".join(letter if letter.isprintable() else " " for letter in line.description)
     at = line.at.strftime("%Y-%m-%d %H:%M:%S")
     return _columns(str(line.position), at, line.level, line.name, symbols, line.run_id[:8] or "-", text)

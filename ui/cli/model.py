@@ -1,4 +1,4 @@
-"""`quantagent model`: how models are reached and asked, without their keys."""
+"""`quantagent model`: presets for access to models, without their keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.store import Store
     from ui.services.models import ModelVersion
 
-app = typer.Typer(name="model", help="Models: how they are reached and asked, never their keys.", no_args_is_help=True)
+app = typer.Typer(name="model", help="Models: endpoints and parameters, never their keys.", no_args_is_help=True)
 
 ModelNameArgument = Annotated[str, typer.Argument(metavar="NAME")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's NAME, or NAME@VERSION.")]
@@ -23,7 +23,7 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model's N
 
 @app.command("list")
 def model_list(wide: Wide = False, as_json: AsJson = False) -> None:
-    """Saved models, which are active, and whose key is set here."""
+    """List saved models, which are active, and which keys are set."""
     from analysis.llm.presets import preset_values
     from ui.app import open_app
     from ui.services import models
@@ -55,7 +55,7 @@ def model_list(wide: Wide = False, as_json: AsJson = False) -> None:
 
 
 def _main_figures(preset: ModelPreset) -> dict[str, Any]:
-    """What tells models apart at a glance, and whether they can be asked from here."""
+    """Return the main fields of a preset for a list, and the state of its key."""
     return {
         "model": preset.model,
         "base_url": preset.base_url,
@@ -78,7 +78,7 @@ def model_show(
     version: Annotated[int | None, typer.Option("--version", metavar="N", help="An earlier version.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A model as the JSON document that `save` takes, and on stderr whether its key is set in the environment."""
+    """Show a model as the JSON document that `save` accepts; on stderr, if its key is set in the environment."""
     from analysis.llm.presets import preset_text, preset_values
     from ui.app import open_app
     from ui.services import models
@@ -108,9 +108,9 @@ def model_save(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Save the latest version of a model: a file's fields, else those it has, with the ones that --set names.
+    """Save a version of a model: fields of a file, else of the latest version, changed by --set.
 
-    The key is no field: key_env names the environment variable that holds it.
+    The key is not a field: key_env names the environment variable that holds it.
     """
     from engine.core.errors import BadInput
     from ui.app import open_app
@@ -126,7 +126,7 @@ def model_save(
     else:
         err.print(f"Model {name} is saved as version {version.number}, digest {version.saved.digest[:12]}.")
         if others:
-            err.print(f"Another version stays active ({', '.join(others)}): `model activate` changes that.")
+            err.print(f"Another version stays active ({', '.join(others)}): `quantagent model activate` changes that.")
 
 
 def _save_version(store: Store, name: str, file: Path | None, settings: list[str], actor: str) -> ModelVersion:
@@ -144,7 +144,7 @@ def _save_version(store: Store, name: str, file: Path | None, settings: list[str
 
 
 def _active_elsewhere(store: Store, version: ModelVersion) -> list[str]:
-    """Where another version of the same model is active."""
+    """Return the scopes in which another version of the same model is active."""
     from ui.services import models
 
     saved = version.saved
@@ -153,7 +153,7 @@ def _active_elsewhere(store: Store, version: ModelVersion) -> list[str]:
 
 @app.command("activate")
 def model_activate(name: ModelArgument, environment: EnvironmentOption = None, as_json: AsJson = False) -> None:
-    """Make a model the default: of an environment, or of all that have none of their own."""
+    """Make a model the default of an environment, or of all without their own."""
     from ui.app import open_app
     from ui.services import models
     from ui.services.versioned_documents import describe_scope
@@ -170,7 +170,7 @@ def model_activate(name: ModelArgument, environment: EnvironmentOption = None, a
 
 @app.command("deactivate")
 def model_deactivate(environment: EnvironmentOption = None, as_json: AsJson = False) -> None:
-    """End the default of an environment, or the one of all."""
+    """End the default of an environment, or the global one."""
     from ui.app import open_app
     from ui.services import models
     from ui.services.versioned_documents import describe_scope
@@ -182,12 +182,12 @@ def model_deactivate(environment: EnvironmentOption = None, as_json: AsJson = Fa
     if as_json:
         print_json(scope=scope, ended=ended)
     else:
-        err.print(f"No model is active {describe_scope(scope)} any more: {ended} was.")
+        err.print(f"{ended} is no longer active {describe_scope(scope)}; no model is.")
 
 
 @app.command("versions")
 def model_versions_list(name: ModelNameArgument, as_json: AsJson = False) -> None:
-    """Every saved version of a model, and every time it was made a default."""
+    """List the saved versions and the activations of a model."""
     from ui.app import open_app
     from ui.services import models
 

@@ -32,7 +32,7 @@ def orders_list(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Orders with their latest state; `why ORDER` explains one, by its id or as order-N."""
+    """List orders with their latest state; `why ORDER` explains one, by its id or as order-N."""
     keep = ("order", "placed_at", "side", "status", "quantity", "symbol", "role", "order_type", "filled_at", "reason")
     print_listing("orders", run, symbol, on, ListFormat(wide, as_json, as_csv), _order_columns, keep)
 

@@ -1,4 +1,4 @@
-"""How commands speak: results on stdout (a table or JSON), progress and errors on stderr, exit codes."""
+"""Output of commands: results on stdout (table or JSON), progress and errors on stderr, exit codes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-# Fewer events than this are projected before a person would look for a reason to wait.
+# Projecting fewer events than this is too fast for a progress bar.
 CATCH_UP_SHOWN = 5_000
 
-# Lines written to a file or a pipe are not folded to an imagined terminal.
+# Lines written to a file or a pipe are not wrapped.
 out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Wide = Annotated[bool, typer.Option("--wide", help="Show every column, however wide the table becomes.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show every column, even if lines are wrapped.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print the rows as CSV on stdout.")]
 SymbolsOption = Annotated[str, typer.Option("--symbols", metavar="A,B", help="Symbols, comma separated.")]
 SymbolOption = Annotated[str | None, typer.Option("--symbol", metavar="A", help="Only this symbol.")]
@@ -47,23 +47,23 @@ EndOption = Annotated[
     str | None, typer.Option("--end", metavar="TIME", help="Last bar closes at or before this (UTC).")
 ]
 DayOption = Annotated[str | None, typer.Option("--on", metavar="DATE", help="Only this UTC day.")]
-RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="A run by the beginning of its id, or `latest`.")]
+RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="A run by a prefix of its id, or `latest`.")]
 TimeframeOption = Annotated[str, typer.Option("--timeframe", metavar="1h", help=f"One of {', '.join(Timeframe)}.")]
 
 
 def parse_symbols(text: str) -> tuple[str, ...]:
-    """The symbols of `A,B`, in capitals and checked, without repeats."""
+    """Parse `A,B` into symbols in capitals, checked and without repeats."""
     return tuple(dict.fromkeys(parse_symbol(part.strip()) for part in text.split(",") if part.strip()))
 
 
 def parse_symbol(text: str) -> str:
-    """A symbol in capitals, however it was typed. Raises `BadInput` for what is none."""
+    """Parse a symbol in any case into capitals. Raise `BadInput` for an invalid one."""
     capitals = text.upper()
     return capitals if SYMBOL_PATTERN.fullmatch(capitals) else check_symbol(text)
 
 
 def parse_instant(text: str | None) -> datetime | None:
-    """A UTC instant from a date or a time; a time without offset is UTC, as the option's help says."""
+    """Parse a date or a time into a UTC instant; a time without offset is UTC."""
     if text is None:
         return None
     try:
@@ -72,7 +72,7 @@ def parse_instant(text: str | None) -> datetime | None:
     except (ValueError, OverflowError):
         raise BadInput(f"{text!r} is not a time: write 2017-08-01 or 2017-08-01T12:00Z.") from None
     if not 1900 <= instant.year <= 2199:
-        raise BadInput(f"{text!r} is no time of a market: write one from 1900 to 2199.")
+        raise BadInput(f"{text!r} is out of range: write a time from 1900 to 2199.")
     return instant
 
 
@@ -86,7 +86,7 @@ def parse_day(text: str | None) -> date | None:
 
 
 def parse_dollars(text: str) -> Decimal | None:
-    """An amount of US dollars; None where none is said."""
+    """Parse an amount of US dollars; None for empty text."""
     from engine.core.money import exact
 
     if not text:
@@ -94,9 +94,9 @@ def parse_dollars(text: str) -> Decimal | None:
     try:
         amount = exact(text)
     except ValueError:
-        raise BadInput(f"{text!r} is no amount of dollars: write 2.50.") from None
+        raise BadInput(f"{text!r} is not an amount of dollars: write 2.50.") from None
     if amount < 0:
-        raise BadInput(f"a budget of {text} dollars cannot be spent: write 2.50.")
+        raise BadInput(f"a budget of {text} dollars is negative: write 2.50.")
     return amount
 
 
@@ -104,7 +104,7 @@ _deferred: list[str] = []
 
 
 def print_at_end(text: str) -> None:
-    """Says something on stderr when the command has given its result; not beside an error, which is one sentence."""
+    """Print a text on stderr after the command's result; not with an error, which is one sentence."""
     if text not in _deferred:
         _deferred.append(text)
 
@@ -127,7 +127,7 @@ def show_notices(notices: Sequence[str], failed: int) -> None:
 
 @contextmanager
 def report_errors() -> Generator[None]:
-    """Turns an error meant for people into its one sentence on stderr and an exit code: 2 for bad input, else 1."""
+    """Turn an error for users into one sentence on stderr and an exit code: 2 for bad input, else 1."""
     import psycopg
 
     try:
@@ -147,7 +147,7 @@ def report_errors() -> Generator[None]:
         from engine.store.connections import failure_reason
 
         reason = _plain(failure_reason(error))
-        err.print(f"[red]error:[/red] the database says: {reason}. Check `quantagent db status` and try again.")
+        err.print(f"[red]error:[/red] the database reports: {reason}. Check `quantagent db status` and try again.")
         raise typer.Exit(1) from None
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
@@ -157,7 +157,7 @@ def report_errors() -> Generator[None]:
 
 @contextmanager
 def report_interrupts() -> Generator[None]:
-    """Ends the command with one sentence on Ctrl-C, and quietly where nobody reads its output any more."""
+    """End the command with one sentence on Ctrl-C, and silently if the reader of its output is gone."""
     try:
         yield
     except KeyboardInterrupt:
@@ -175,7 +175,7 @@ def _plain(error: object) -> str:
 
 
 def print_json(**facts: object) -> None:
-    """One JSON document with the schema's version."""
+    """Print one JSON document with the schema's version."""
     document = {"schema_version": SCHEMA_VERSION, **facts}
     text = msgspec.json.format(msgspec.json.encode(document, enc_hook=str, order="deterministic"), indent=2)
     sys.stdout.write(text.decode() + "\n")
@@ -202,10 +202,10 @@ def print_rows(
     keep: Sequence[str] = (),
     wide: bool | None = None,
 ) -> None:
-    """A table of the named columns; what is missing is a dash.
+    """Print a table of the named columns; missing values are dashes.
 
-    What the screen is too narrow for is left out and named below; the columns of `keep` are the last to go. wide:
-    whether all are shown nevertheless, None for a command without that option.
+    Columns that do not fit the screen are omitted and named below; those of `keep` are omitted last. wide: show all
+    columns; None for a command without that option.
     """
     selected = [column if isinstance(column, TableColumn) else TableColumn(column) for column in columns]
     width = None if wide else screen_width(out)
@@ -218,7 +218,7 @@ def print_rows(
 
 
 def print_facts(title: str, facts: Mapping[str, object], formats: Mapping[str, str] | None = None) -> None:
-    """Names and values, one a line; formats: how a value reads where `cell` would say it less well."""
+    """Print names and values, one per line; formats: texts of values, by default from `format_cell`."""
     table = Table(title=Text(title) if title else None, title_justify="left", show_header=False, box=None)
     table.pad_edge = False
     table.add_column(style="bold")
@@ -231,7 +231,7 @@ def print_facts(title: str, facts: Mapping[str, object], formats: Mapping[str, s
 
 
 def print_table(table: Table, width: int) -> None:
-    """A table, in lines of a width, without blanks at their ends."""
+    """Print a table in lines of a width, without trailing blanks."""
     console = Console(highlight=False, width=width)
     with console.capture() as captured:
         console.print(table)
@@ -240,7 +240,7 @@ def print_table(table: Table, width: int) -> None:
 
 @contextmanager
 def open_queries(opened: App) -> Generator[Queries]:
-    """The read tables, caught up with the log; with a progress line on stderr where that takes a while."""
+    """Open the read tables, caught up with the log; show progress on stderr if that takes long."""
     with ExitStack() as shown:
         begun: list[ProgressCallback] = []
 
@@ -257,7 +257,7 @@ def open_queries(opened: App) -> Generator[Queries]:
 
 @contextmanager
 def show_progress() -> Generator[Callable[[str, int, int], None]]:
-    """Bars on stderr, one for each thing being done; where stderr is no terminal, only their last state."""
+    """Show progress bars on stderr, one for each label; if stderr is no terminal, only their last state."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -280,7 +280,7 @@ def show_progress() -> Generator[Callable[[str, int, int], None]]:
         seen: dict[str, int] = {}
 
         def on_progress(label: str, done: int, total: int) -> None:
-            # What follows the stroke changes on the way.
+            # The part after the bar changes during the work.
             what = label.partition(" | ")[0]
             if what not in tasks or done < seen[what]:
                 tasks[what] = shown.add_task(label, total=total)

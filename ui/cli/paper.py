@@ -45,17 +45,17 @@ def paper_start(
     profile: ProfileOption = None,
     risk_profile: RiskProfileOption = None,
     variant: VariantOption = "",
-    feed: Annotated[str, typer.Option(help="Where bars come from: `recorded` plays stored bars.")] = "recorded",
+    feed: Annotated[str, typer.Option(help="Source of bars: `recorded` plays stored bars.")] = "recorded",
     start_at: StartOption = None,
     end: EndOption = None,
     speed: Annotated[
-        float, typer.Option(help="Market time per wall time, 3600 plays an hour a second; 0 waits for nothing.", min=0)
+        float, typer.Option(help="Market time per wall time: 3600 plays an hour per second; 0 does not wait.", min=0)
     ] = 0.0,
     account: AccountOption = "paper",
-    environment: Annotated[str, typer.Option(metavar="E", help="`paper`; there is no other yet.")] = "paper",
+    environment: Annotated[str, typer.Option(metavar="E", help="Only `paper`.")] = "paper",
     as_json: AsJson = False,
 ) -> None:
-    """Trade until the feed ends, `paper stop`, Ctrl-C or SIGTERM. Started again, it goes on where it was."""
+    """Trade until the feed ends, `paper stop`, Ctrl-C or SIGTERM; started again, continue."""
     from engine.core.errors import BadInput
     from engine.core.market import Timeframe
     from ui.app import open_app
@@ -65,9 +65,9 @@ def paper_start(
     with report_errors():
         check_environment(environment)
         if environment != "paper":
-            raise BadInput(f"paper trading is not {environment}: leave --environment out.")
+            raise BadInput(f"environment {environment} is not for paper trading: omit --environment.")
         if feed != "recorded":
-            raise BadInput(f"feed {feed!r} is unknown: this version plays stored bars, --feed recorded.")
+            raise BadInput(f"feed {feed!r} is unknown: use --feed recorded, which plays stored bars.")
         plan = PaperPlan(
             account=account,
             symbols=parse_symbols(symbols),
@@ -97,7 +97,7 @@ def paper_start(
             digest = ended.book_digest if ended else None
             print_json(run_id=daemon.run_id, ended=ended is not None, book_digest=digest, **outcome)
         elif ended is None:
-            err.print("Stopped between two slots. The same command goes on from here.")
+            err.print("Stopped between two slots. The same command continues from here.")
         else:
             print_facts(
                 "The run has ended" if ended.reason else "The feed has ended",
@@ -108,7 +108,7 @@ def paper_start(
 
 @app.command("status")
 def paper_status(wide: Wide = False, as_json: AsJson = False) -> None:
-    """The accounts, who drives them, how far they are, and whether they are halted."""
+    """List the accounts with their daemons, progress and halts."""
     from engine.runtime import lease
     from ui.app import open_app
 
@@ -126,12 +126,12 @@ def paper_status(wide: Wide = False, as_json: AsJson = False) -> None:
             wide=wide,
         )
     else:
-        err.print("No daemon has run yet: `quantagent paper start` begins one.")
+        err.print("No daemon has run yet: `quantagent paper start` starts one.")
 
 
 @app.command("stop")
 def paper_stop(account: AccountOption = "paper", as_json: AsJson = False) -> None:
-    """Ask the daemon to end after its present slot, and wait for it."""
+    """Request the daemon to end after its present slot, and wait for it."""
     from engine.core.errors import NotFound
     from engine.runtime import lease
     from ui.app import open_app
@@ -150,7 +150,7 @@ def paper_stop(account: AccountOption = "paper", as_json: AsJson = False) -> Non
         if as_json:
             print_json(account=account, stopped=not alive)
         else:
-            err.print(f"Account {account} stands still." if not alive else f"Account {account} has not ended yet.")
+            err.print(f"Account {account} is stopped." if not alive else f"Account {account} has not stopped yet.")
         if alive:
             raise typer.Exit(1)
 

@@ -32,7 +32,7 @@ def positions_list(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Open positions at the latest prices that the run has seen."""
+    """List open positions at the latest prices that the run has seen."""
     keep = ("symbol", "quantity", "mark", "value", "unrealised_pnl", "average_price", "opened_at")
     print_listing("positions", run, symbol, on, ListFormat(wide, as_json, as_csv), _position_columns, keep)
 

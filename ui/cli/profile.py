@@ -1,4 +1,4 @@
-"""`quantagent profile`: what a run may cost, risk and hold."""
+"""`quantagent profile`: cash, costs, sizes, limits and exits of runs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ ProfileOption = Annotated[
 ]
 RiskProfileOption = Annotated[
     str | None,
-    typer.Option("--risk-profile", metavar="PROFILE", help="Whose risk half to take instead: a risk or combined one."),
+    typer.Option("--risk-profile", metavar="PROFILE", help="A risk or combined profile for the risk half."),
 ]
 ProfileArgument = Annotated[str, typer.Argument(metavar="PROFILE", help="A profile's NAME, NAME@VERSION, or a file.")]
 EnvironmentOption = Annotated[
-    str | None, typer.Option("--environment", metavar="E", help="Only for `backtest` or `paper`; without it, for all.")
+    str | None, typer.Option("--environment", metavar="E", help="Only for `backtest` or `paper`; by default for all.")
 ]
 
 
 @app.command("list")
 def profile_list(wide: Wide = False, as_json: AsJson = False) -> None:
-    """Built-in and saved profiles, and which are active."""
+    """List built-in and saved profiles, and which are active."""
     from ui.app import open_app
     from ui.services import profile_files, profiles
 
@@ -70,7 +70,7 @@ def where_active(
     active: Sequence[ActiveProfile | models.ActiveModel],
     saved: Sequence[ProfileVersion | models.ModelVersion],
 ) -> str:
-    """`backtest, global`; where an older version than the last one is active, with its number."""
+    """Return `backtest, global`; with the version number, if an older version is active."""
     places: dict[str, None] = {}
     for default in active:
         if default.name == name:
@@ -80,7 +80,7 @@ def where_active(
 
 
 def _main_figures(document: Document) -> dict[str, Any]:
-    """What tells profiles apart at a glance; None where a kind says nothing of it."""
+    """Return the main fields of a profile for a list; None for fields that its kind does not have."""
     from ui.services.profile_fields import Portfolio, Risk
 
     portfolio = None if isinstance(document, Risk) else document
@@ -102,7 +102,7 @@ def profile_show(
     version: Annotated[int | None, typer.Option("--version", metavar="N", help="An earlier version.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A profile as the JSON document that `save` takes; with --json inside the usual envelope."""
+    """Show a profile as the JSON document that `save` accepts; with --json inside the usual envelope."""
     from ui.app import open_app
     from ui.services import profile_files, profiles
 
@@ -120,7 +120,7 @@ def profile_save(
     file: Annotated[Path, typer.Option("--file", metavar="FILE", help="The document to save, .json or .toml.")],
     as_json: AsJson = False,
 ) -> None:
-    """Save a document as the latest version of a profile."""
+    """Save a document as a new version of a profile."""
     from ui.app import open_app
     from ui.services import profile_files
 
@@ -135,7 +135,7 @@ def profile_copy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The profile that gets a new version.")],
     as_json: AsJson = False,
 ) -> None:
-    """Save a profile, built in or not, as the latest version of another one."""
+    """Save a profile, built in or not, as a new version of another one."""
     from ui.app import open_app
     from ui.services import profiles
 
@@ -156,7 +156,10 @@ def _save(store: Store, name: str, document: Document, actor: str, as_json: bool
     else:
         err.print(f"Profile {name} is saved as version {version.number}, digest {version.saved.digest[:12]}.")
         if others:
-            err.print(f"Another version stays active ({', '.join(sorted(others))}): `profile activate` changes that.")
+            err.print(
+                f"Another version stays active ({', '.join(sorted(others))}): "
+                "`quantagent profile activate` changes that."
+            )
 
 
 @app.command("activate")
@@ -165,7 +168,7 @@ def profile_activate(
     environment: EnvironmentOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a profile the default: of an environment, or of all that have none of their own."""
+    """Make a profile the default of an environment, or of all without their own."""
     from ui.app import open_app
     from ui.services import profiles
     from ui.services.versioned_documents import describe_scope
@@ -182,7 +185,7 @@ def profile_activate(
 
 @app.command("deactivate")
 def profile_deactivate(environment: EnvironmentOption = None, as_json: AsJson = False) -> None:
-    """End the default of an environment, or the one of all."""
+    """End the default of an environment, or the global one."""
     from ui.app import open_app
     from ui.services import profiles
     from ui.services.versioned_documents import describe_scope
@@ -194,7 +197,7 @@ def profile_deactivate(environment: EnvironmentOption = None, as_json: AsJson = 
     if as_json:
         print_json(scope=scope, ended=ended)
     else:
-        err.print(f"No profile is active {describe_scope(scope)} any more: {' and '.join(ended)} was.")
+        err.print(f"{' and '.join(ended)} is no longer active {describe_scope(scope)}; no profile is.")
 
 
 def scope_for(environment: str | None) -> ProfileScope:
@@ -226,17 +229,17 @@ def profile_diff(
         rows = [{"field": field, one: _json_text(a), other: _json_text(b)} for field, a, b in changes]
         print_rows("Differences", rows, ["field", one, other])
     else:
-        err.print("They say the same.")
+        err.print("The profiles are equal.")
 
 
 def _json_text(value: object) -> str:
-    """A value as `show` prints it; nothing where there is no such field."""
+    """Return a value as `show` prints it; empty for a missing field."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 @app.command("versions")
 def profile_versions_list(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: AsJson = False) -> None:
-    """Every saved version of a profile, and every time it was made a default."""
+    """List the saved versions and the activations of a profile."""
     from engine.core.errors import NotFound
     from ui.app import open_app
     from ui.services.profile_files import BUILT_IN
@@ -244,7 +247,7 @@ def profile_versions_list(name: Annotated[str, typer.Argument(metavar="NAME")], 
     with report_errors(), open_app() as opened, opened.queries() as queries:
         saved, activations = queries.profile_versions(name), queries.profile_activations(name)
         if not saved and not activations and name not in BUILT_IN:
-            raise NotFound(f"there is no profile {name!r}: `quantagent profile list` names those that exist.")
+            raise NotFound(f"profile {name!r} does not exist: `quantagent profile list` names those that exist.")
     if as_json:
         print_json(versions=saved, activations=activations)
         return

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="projections",
-    help="Read models: how far they are, whether they are what the log says, and making them anew.",
+    help="Read models: status, verification against the log, rebuild.",
     no_args_is_help=True,
 )
 
 
 @app.command("status")
 def projections_status(as_json: AsJson = False) -> None:
-    """How far the read models are behind the log, what stopped them, which runs they lack; exit code 3 if any."""
+    """Show the lag of the read models, stopped ones, and runs set aside; exit code 3 for any of these two."""
     from ui.app import open_app
 
     with report_errors(), open_app() as opened:
@@ -59,7 +59,7 @@ def projections_status(as_json: AsJson = False) -> None:
         out.print()
         print_rows("Projections", projections, ["projection", "position", "lag", "updated_at", "stopped_at"])
         for each in report.stopped:
-            err.print(f"{each.projection} stopped, the others go on: {each.reason}", markup=False)
+            err.print(f"{each.projection} stopped, the others continue: {each.reason}", markup=False)
         for each in report.set_aside:
             err.print(f"run {each.run_id} is set aside by {each.projection}: {each.reason}", markup=False)
     if report.stopped or report.set_aside or (report.verified and report.verified.differing):
@@ -67,16 +67,16 @@ def projections_status(as_json: AsJson = False) -> None:
 
 
 def _describe_check(check: VerificationRecord | None) -> str | None:
-    """The latest result of `projections verify`."""
+    """Format the latest result of `projections verify`."""
     if check is None:
         return None
-    result = f"{check.differing:,} rows differ" if check.differing else "the same"
+    result = f"{check.differing:,} rows differ" if check.differing else "equal"
     return f"at event {check.position:,} on {format_cell(check.at)}: {result}"
 
 
 @app.command("follow")
 def projections_follow() -> None:
-    """Keep the read models up with the log until Ctrl-C or SIGTERM."""
+    """Update the read models continuously, until Ctrl-C or SIGTERM."""
     from engine.store.connections import failure_reason
     from projections.subscription import SubscriptionObserver
     from projections.subscription import follow_log as run
@@ -89,7 +89,7 @@ def projections_follow() -> None:
 
         def interrupted(self, error: Exception, pause_s: float) -> None:
             err.print(
-                f"The database is not there; next attempt in {pause_s:.1f} s: {failure_reason(error)}", markup=False
+                f"The database is unreachable; next attempt in {pause_s:.1f} s: {failure_reason(error)}", markup=False
             )
 
     stop = Event()
@@ -103,12 +103,12 @@ def projections_follow() -> None:
         signal.signal(signal.SIGINT, end)
         err.print("Following the log; Ctrl-C ends it.")
         run(opened.runner(), stop, observer=ProgressPrinter())
-    err.print("Ended; the same command goes on from here.")
+    err.print("Stopped; the same command continues from here.")
 
 
 @app.command("verify")
 def projections_verify(as_json: AsJson = False) -> None:
-    """Compare the read models with the log row for row, changing neither; exit code 3 where they differ."""
+    """Compare the read models with the log row by row, changing neither; exit code 3 if they differ."""
     from projections.verify import verify_read_models as run
     from ui.app import open_app
 
@@ -130,16 +130,16 @@ def projections_verify(as_json: AsJson = False) -> None:
             out.print(_describe_difference(each), markup=False, soft_wrap=True)
     if not done.same:
         err.print(
-            "What is shown is not what the log says. Both sides are kept, in the schemas "
-            f"{' and '.join(done.evidence)}: look at them before `quantagent projections rebuild` puts the right rows "
-            "in place.",
+            "The read models differ from the log. Both sides are kept, in the schemas "
+            f"{' and '.join(done.evidence)}: inspect them before `quantagent projections rebuild` writes the right "
+            "rows.",
             markup=False,
         )
         raise typer.Exit(3)
 
 
 def _describe_difference(row: RowDifference) -> str:
-    """One row that differs, in one line."""
+    """Format a row that differs as one line."""
     key = ", ".join(f"{name} {value}" for name, value in row.key.items())
     cells = "; ".join(f"{c.column} is {c.shown}, from the log {c.from_the_log}" for c in row.cells)
     return f"{row.table}: {row.kind}, {key}" + (f": {cells}" if cells else "")
@@ -147,7 +147,7 @@ def _describe_difference(row: RowDifference) -> str:
 
 @app.command("rebuild")
 def projections_rebuild(as_json: AsJson = False) -> None:
-    """Make the read models anew beside the present ones, compare them row for row, and switch."""
+    """Rebuild the read models next to the present ones, compare them row by row, and switch."""
     from projections.rebuild import rebuild_read_models as run
     from ui.app import open_app
 
@@ -159,9 +159,9 @@ def projections_rebuild(as_json: AsJson = False) -> None:
         rows = [{"table": name, "rows": n, "differing": done.differing[name]} for name, n in done.rows.items()]
         print_rows("Rebuilt", rows, ["table", "rows", "differing"])
         err.print(
-            "Row for row the same."
+            "All rows are equal."
             if done.same
-            else "The new tables differ from the old ones, and are in place. If no other version made those, run "
+            else "The new tables differ from the old ones, and replace them. If no other version made those, run "
             "`quantagent audit verify`."
         )
     if not done.same:

@@ -23,15 +23,15 @@ from ui.cli.run_selection import resolve_source
 
 
 def replay(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The beginning of a run's id, or `latest`.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run by a prefix of its id, or `latest`.")],
     profile: Annotated[
-        list[str] | None, typer.Option("--profile", help="Another profile to replay under; may be given again.")
+        list[str] | None, typer.Option("--profile", help="Another profile to replay under; repeatable.")
     ] = None,
     risk_profile: RiskProfileOption = None,
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a run's stored analyses again, under its own configuration or others. Makes no analysis, calls no model."""
+    """Replay a run's stored analyses under its own configuration or other profiles, without model calls."""
     from engine.runtime.replay import describe_divergence
     from projections.queries import MetricsMissing
     from ui.app import open_app

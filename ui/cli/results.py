@@ -1,4 +1,4 @@
-"""What a run's result says besides its figures: denied signals by rule, why there is no trade, gaps in its bars."""
+"""Outcome of a run next to its figures: denied signals by rule, reason for no trades, notes on its bars."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from projections.queries import Queries
     from ui.app import App
 
-# Of each kind; `data check` and --json have all.
+# At most this many of each kind; `data check` and --json have all.
 NOTES_SHOWN = 10
 
 
 def outcome_facts(opened: App, queries: Queries, run: RunRequested) -> dict[str, Any]:
-    """`denials`, `no_trades` and `ended_early` (one sentence, else empty) and `data_notes` of a run, as in --json."""
+    """Return `denials`, `no_trades` and `ended_early` (a sentence or empty) and `data_notes` of a run, as in --json."""
     from ui.services.data_notes import data_notes
     from ui.services.outcomes import run_outcome
 
@@ -29,12 +29,12 @@ def outcome_facts(opened: App, queries: Queries, run: RunRequested) -> dict[str,
 
 
 def show_outcome(facts: dict[str, Any]) -> None:
-    """The same for a person: tables of denials and notes, and the sentences on a run without a trade or its bars."""
+    """Print the same as tables of denials and notes, and sentences on missing trades or an early end."""
     if facts["ended_early"]:
         out.print(facts["ended_early"], markup=False)
     if facts["denials"]:
         columns = ["rule", "signals", "symbols", _readable("limit"), _readable("observed")]
-        print_rows("Denied signals by rule, with the commonest numbers", facts["denials"], columns)
+        print_rows("Denied signals by rule, with the most frequent numbers", facts["denials"], columns)
     if facts["no_trades"]:
         out.print(facts["no_trades"], markup=False)
     _show_notes(facts["data_notes"])
@@ -52,7 +52,7 @@ def _show_notes(notes: Sequence[dict[str, Any]]) -> None:
         shown += [note for note in notes if note["kind"] == kind][:NOTES_SHOWN]
     rows = [{"symbol": note["symbol"], "from": note["start"], "to": note["end"]} | note for note in shown]
     columns = ["symbol", "kind", "from", "to", "bars", "reason"]
-    print_rows("What to know of the bars (UTC)", rows, columns, keep=("symbol", "kind", "from", "reason"))
+    print_rows("Notes on the bars (UTC)", rows, columns, keep=("symbol", "kind", "from", "reason"))
     if len(notes) > len(shown):
         symbols = ", ".join(dict.fromkeys(note["symbol"] for note in notes))
         out.print(f"and {len(notes) - len(shown):,} more: `quantagent data check SYMBOL` lists those of {symbols}.")

@@ -45,7 +45,7 @@ VariantOption = Annotated[
     typer.Option(
         "--variant",
         metavar="V",
-        help="Whose analyses: `rules`, a strategy's name, your own as FILE.py:CLASS, a model's name, or A,B to ask B "
+        help="Analyst: `rules`, a strategy's name, your own as FILE.py:CLASS, a model's name, or A,B to use B "
         "where A fails. Default: the active model, else `rules`.",
     ),
 ]
@@ -57,7 +57,7 @@ def show_comparison(
     metrics: Sequence[Mapping[str, Any]],
     wide: bool | None = None,
 ) -> None:
-    """One row per figure, one column per run, each in the currency of its account."""
+    """Print one row per figure and one column per run, each in the currency of its account."""
     heads = [f"{run['environment']} {run['profile']} {run['run_id'][:8]}" for run in runs]
     currencies = [str(run["currency"]) for run in runs]
     rows: list[dict[str, Any]] = [{"figure": name.replace("_", " "), "name": name} for name in METRICS]
@@ -71,12 +71,12 @@ def show_comparison(
 
 
 def _figures_column(head: str, texts: Mapping[str, str]) -> TableColumn:
-    # How many returns and trades a ratio rests on is a row of its own here.
+    # The numbers of returns and trades have their own rows here.
     return TableColumn(head, lambda row: texts.get(row["name"], format_cell(row[head])).split(" (n = ")[0])
 
 
 def run_facts(report: RunReport) -> dict[str, Any]:
-    """What a run says of itself."""
+    """Return the facts of a run as JSON."""
     request, ended = report.result
     return {
         "run_id": request.run_id,

@@ -1,4 +1,4 @@
-"""Rows of a run as lists: filters, columns and formats that several commands share."""
+"""Rows of a run as lists: filters, columns and formats shared by several commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LatestRunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
 
 
 class ListFormat(NamedTuple):
-    """How a list is to be printed."""
+    """Output options of a list."""
 
     wide: bool
     as_json: bool
@@ -70,13 +70,13 @@ def print_listing(
             )
             print_rows(title, rows, columns(requested), keep=keep, wide=list_format.wide)
         else:
-            err.print(f"Run {requested.run_id[:8]} has no {what} there.")
+            err.print(f"Run {requested.run_id[:8]} has no such {what}.")
 
 
 def _rows_of(
     what: str, queries: Queries, run: RunRequested, symbol: str | None, on: date | None
 ) -> list[dict[str, Any]]:
-    """The rows of a list; trades and orders with their number in the run, open trades and positions at their marks."""
+    """Return the rows of a list: trades and orders with their number in the run, open trades and positions at mark."""
     from ui.services.open_positions import marked_positions
 
     rows: list[dict[str, Any]] = getattr(queries, what)(run.run_id, symbol, on)
@@ -92,7 +92,7 @@ def _rows_of(
 
 
 def symbol_in(run: RunRequested, text: str | None) -> str | None:
-    """The symbol that an option names, in capitals. Raises `BadInput` for one that the run does not trade."""
+    """Return the symbol of an option in capitals. Raise `BadInput` for one that the run does not trade."""
     from engine.core.errors import BadInput
     from ui.suggestions import did_you_mean
 
@@ -112,7 +112,7 @@ def money_column(run: RunRequested, name: str) -> TableColumn:
 
 
 def price_column(run: RunRequested, name: str) -> TableColumn:
-    """A price with the decimals of its instrument."""
+    """Return a column of prices with the decimals of their instrument."""
     return TableColumn(name, lambda row: format_price(row[name], run.config.instrument(row["symbol"]).price_decimals))
 
 
@@ -124,5 +124,5 @@ KINDS = {"trade": "trades", "order": "orders", "signal": "signals"}
 
 
 def short_id(kind: str, row: Mapping[str, Any]) -> str:
-    """`trade-12`: the twelfth of its run."""
+    """Return `trade-12` for the twelfth trade of its run."""
     return f"{kind}-{row['number']}"

@@ -1,4 +1,4 @@
-"""Which run a command works on; one that takes `latest` says which run that was, after its result."""
+"""Selection of the run of a command; for `latest` the run is named after the result."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from engine.core.events import RunRequested
     from ui.app import App
 
-RUN_HELP = "A run by the beginning of its id, or `latest`."
+RUN_HELP = "A run by a prefix of its id, or `latest`."
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
 
 
 def resolve_run(opened: App, prefix: str) -> RunRequested:
-    """The run whose id begins with `prefix`; `latest` is the newest that was requested."""
+    """Return the run whose id begins with `prefix`; `latest` is the newest one."""
     from ui.services import run_lookup
 
     return _announce_latest(prefix, run_lookup.find_run(opened, prefix))
 
 
 def resolve_source(opened: App, prefix: str) -> RunRequested:
-    """The run to replay; `latest` is the newest backtest or paper run that has ended."""
+    """Return the run to replay; `latest` is the newest backtest or paper run that has ended."""
     from ui.services import run_lookup
 
     return _announce_latest(prefix, run_lookup.find_source(opened, prefix))

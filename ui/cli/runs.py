@@ -47,12 +47,12 @@ def runs_list(
         str | None, typer.Option("--since", metavar="TIME", help="Requested at or after this (UTC, wall clock).")
     ] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Requested before this.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many, the newest first.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many, newest first.")] = None,
     wide: Wide = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Runs, newest first."""
+    """List runs, newest first."""
     from engine.core.errors import BadInput
     from engine.core.events import Environment
     from ui.app import open_app
@@ -81,13 +81,13 @@ def runs_list(
         print_rows("Runs", rows, columns, keep=keep, wide=wide)
         print_set_aside(rows)
     elif any(each is not None for each in (environment, label, since, until)):
-        err.print("No run fits these filters: `quantagent runs list` has all.")
+        err.print("No run matches these filters: `quantagent runs list` lists all.")
     else:
         err.print("There is no run yet: `quantagent backtest` makes one.")
 
 
 def print_set_aside(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Why figures or rows of runs are missing, one run a line on stderr."""
+    """Print on stderr which runs have missing figures or rows, and why."""
     for row in rows:
         if row["set_aside"]:
             err.print(f"run {row['run_id'][:8]} is set aside: {row['set_aside']}", markup=False)
@@ -95,7 +95,7 @@ def print_set_aside(rows: Sequence[Mapping[str, Any]]) -> None:
 
 @runs_app.command("show")
 def runs_show(run: RunArgument, as_json: AsJson = False) -> None:
-    """One run: its question, digests and metrics, denied signals by rule, and what to know of its bars."""
+    """Show a run: its request, digests and metrics, denied signals by rule, and notes on its bars."""
     from ui.app import open_app
 
     with report_errors(), open_app() as opened, open_queries(opened) as queries:
@@ -119,7 +119,7 @@ def runs_show(run: RunArgument, as_json: AsJson = False) -> None:
 def runs_days(
     run: LatestRunArgument = "latest", wide: Wide = False, as_json: AsJson = False, as_csv: AsCsv = False
 ) -> None:
-    """The account at the end of each session, with the day's profit or loss."""
+    """List the account at the end of each session, with the day's profit or loss."""
     print_listing("days", run, None, None, ListFormat(wide, as_json, as_csv), _day_columns)
 
 

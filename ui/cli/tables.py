@@ -1,6 +1,6 @@
-"""Tables on a screen: which columns fit, in order of their importance, and which do not.
+"""Tables on a screen: the columns that fit, by importance, and the omitted ones.
 
-A terminal has a width, and so has a pipe whose `COLUMNS` is set; anything else is as wide as the table needs.
+A terminal has a width, and so has a pipe with `COLUMNS` set; any other output is as wide as the table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.text import Text
 
 TableRow = Mapping[str, Any]
 
-# Sentences may be broken into lines; a column of them is not made narrower than this.
+# Sentences may be wrapped; a column of them is at least this wide.
 PROSE_WIDTH = 24
 GAP = 2
 NARROWEST = 20
@@ -27,8 +27,8 @@ NARROWEST = 20
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column by the key of its cells in the rows; text: how a row's cell reads, else as `cell` says; right: whether
-    it stands on the right, as numbers do anyway."""
+    """A column by the key of its cells in the rows; text: format of a cell, by default `format_cell`; right:
+    aligned right, as numbers are by default."""
 
     name: str
     text: Callable[[TableRow], str] | None = None
@@ -39,7 +39,7 @@ class TableColumn:
 
 
 def screen_width(console: Console) -> int | None:
-    """How many characters a line has; None where it has no end."""
+    """Return the number of characters of a line; None without a limit."""
     given = os.environ.get("COLUMNS", "")
     if given.isdigit() and int(given) > 0:
         return max(int(given), NARROWEST)
@@ -47,7 +47,7 @@ def screen_width(console: Console) -> int | None:
 
 
 def format_cell(value: object) -> str:
-    """A value as tables show it: times to the minute, numbers with separators, a dash for nothing."""
+    """Format a value for tables: times to the minute, numbers with separators, a dash for a missing value."""
     match value:
         case None | "":
             return "-"
@@ -66,7 +66,7 @@ def format_cell(value: object) -> str:
 
 
 class _ColumnLayout(NamedTuple):
-    """A column with its cells as text and the widths it may have."""
+    """A column with its cells as text and its possible widths."""
 
     name: str
     cells: list[str]
@@ -92,7 +92,7 @@ def _layout_column(column: TableColumn, rows: Sequence[TableRow]) -> _ColumnLayo
 
 
 def fitting_columns(columns: Sequence[_ColumnLayout], width: int, keep: Sequence[str]) -> list[_ColumnLayout]:
-    """The columns that a width has room for: the very first, then those of `keep` in its order, then the others."""
+    """Return the columns that fit a width: the first one, then those of `keep` in its order, then the others."""
     by_name = {column.name: column for column in columns}
     order = dict.fromkeys([columns[0].name, *(name for name in keep if name in by_name), *by_name])
     fitting, used = set[str](), -GAP
@@ -107,7 +107,7 @@ def fitting_columns(columns: Sequence[_ColumnLayout], width: int, keep: Sequence
 def build_table(
     title: str, rows: Sequence[TableRow], columns: Sequence[TableColumn], width: int | None, keep: Sequence[str]
 ) -> tuple[Table, int, list[str]]:
-    """The table, how wide it is, and the names of the columns that it has no room for."""
+    """Return the table, its width, and the names of the omitted columns."""
     layouts = [_layout_column(column, rows) for column in columns]
     shown = layouts if width is None else fitting_columns(layouts, width, keep)
     table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None)

@@ -37,14 +37,14 @@ def trades_list(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Round trips, open ones with their unrealised P&L; `why TRADE` explains one, by its id or as trade-N."""
+    """List round trips, open ones with unrealized P&L; `why TRADE` explains one, by its id or as trade-N."""
     keep = ("trade", "symbol", "direction", "entry_at", "exit_at", "pnl", "status", "exit_reason", "quantity")
     print_listing("trades", run, symbol, on, ListFormat(wide, as_json, as_csv), _trade_columns, keep)
 
 
 def _trade_columns(run: RunRequested) -> list[str | TableColumn]:
     def pnl(row: Mapping[str, Any]) -> str:
-        """What was won or lost; of an open trade what it would be at the mark."""
+        """Return the net P&L; for an open trade the unrealized one at the mark."""
         if row["status"] == "open":
             return f"{format_amount(row['unrealised_pnl'], run.config.currency)} open"
         return format_amount(row["net_pnl"], run.config.currency)

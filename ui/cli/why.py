@@ -33,7 +33,7 @@ from ui.cli.run_rows import KINDS
 
 
 def full_id(opened: App, run: RunRequested, key: str) -> str:
-    """The id that a short one like `trade-12` stands for; any other id as it is."""
+    """Return the id for a short one like `trade-12`; any other id unchanged."""
     from engine.core.errors import NotFound
 
     kind, _, n = key.partition("-")
@@ -44,10 +44,10 @@ def full_id(opened: App, run: RunRequested, key: str) -> str:
     numbered_row = next((row for row in rows if row["number"] == int(n)), None)
     if numbered_row is None:
         raise NotFound(
-            f"run {run.run_id[:8]} has {len(rows):,} {KINDS[kind]}, so that there is no {key}: "
+            f"run {run.run_id[:8]} has {len(rows):,} {KINDS[kind]} and no {key}: "
             f"`quantagent {KINDS[kind]} list` numbers them."
             if kind != "signal"
-            else f"run {run.run_id[:8]} has {len(rows):,} signals, so that there is no {key}."
+            else f"run {run.run_id[:8]} has {len(rows):,} signals and no {key}."
         )
     return str(numbered_row[f"{kind}_id"])
 
@@ -57,13 +57,14 @@ LIMITS = ("limit", "observed")
 
 def why(
     key: Annotated[
-        str, typer.Argument(metavar="ID", help="Order, trade, signal, analysis, or SYMBOL@TIME; short ids will do.")
+        str,
+        typer.Argument(metavar="ID", help="Order, trade, signal, analysis, or SYMBOL@TIME; short ids are accepted."),
     ],
     run: RunOption = "latest",
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
-    """Why it was done, or not: the chain from the opinion to the fill, from the log alone."""
+    """Explain an order, trade, signal or bar: the chain from the analysis to the fill, from the log alone."""
     from engine.audit.why import causal_chain as ask
     from ui.app import open_app
 
@@ -77,7 +78,7 @@ def why(
 
 
 def print_chain(links: Sequence[ChainLink], *, wide: bool | None = None) -> None:
-    """The chain, then what every risk check of an entry saw, then the reasons of the analysis."""
+    """Print the chain, then the values of every risk check of an entry, then the reasons of the analysis."""
     from engine.audit.why import evaluated_checks
 
     for link in links:

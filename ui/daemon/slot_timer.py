@@ -16,9 +16,9 @@ from engine.core.errors import QuantagentError
 
 
 class Ticker:
-    """Caller of `tick` at `next_wall_time`, again and again; `report_error` receives errors.
+    """Timer that calls `tick` at every `next_wall_time`; `on_error` receives errors.
 
-    There is one job at a time, for one instant: a slow tick delays the next and never overlaps it.
+    There is one job at a time: a slow tick delays the next and never overlaps it.
     """
 
     def __init__(
