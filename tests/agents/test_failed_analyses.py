@@ -285,7 +285,7 @@ def test_why_not_tells_which_model_failed_at_what_after_how_many_attempts(ran: R
     assert nothing.says == "no signal: the analysis failed"
     assert analyst_reasons(failure) == []
     (step, *_) = [step for chain in build_chains([failure, nothing]) for step in chain]
-    assert step.text == "no opinion: no answer"
+    assert step.text == "no analysis: no answer"
     assert dict(step.facts) == {
         "by": f"{VARIANT}, openai a-model",
         "asked": "decision called a-model 2 times, last: server error",

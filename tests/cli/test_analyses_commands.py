@@ -133,8 +133,8 @@ def test_of_a_failed_analysis_a_missing_key_is_named_first(env: dict[str, str], 
 @pytest.mark.slow
 def test_the_active_model_is_asked_where_no_variant_is_given(env: dict[str, str], models: ModelServer) -> None:
     assert told(env, "analyze", "BTC-USD")["variant"] == "rules"
-    assert "The last bar there is closed 2017-12-29 22:00" in call(env, "analyze", "BTC-USD").stderr
-    assert "The last bar" not in call(env, "analyze", "BTC-USD", "--end", "2017-12-29").stderr
+    assert "The latest stored bar closed 2017-12-29 22:00" in call(env, "analyze", "BTC-USD").stderr
+    assert "The latest stored bar" not in call(env, "analyze", "BTC-USD", "--end", "2017-12-29").stderr
     run(env, "model", "activate", "mini")
     assert told(env, "analyze", "BTC-USD")["variant"].startswith("mini@")
     assert len(models.requests) == 5
@@ -164,11 +164,11 @@ def test_a_budget_stops_before_it_is_exceeded_and_what_was_made_is_kept(
     [
         (("analyze", "BTC-USD", "--variant", "absent"), "variant 'absent' is unknown"),
         (("analyze", "BTC-USD", "--variant", "mini@7"), "mini has version"),
-        (("analyses", "show", "absent"), "there is no analysis 'absent'"),
-        (("analyses", "rerun", "absent"), "there is no analysis 'absent'"),
+        (("analyses", "show", "absent"), "analysis 'absent' does not exist: `quantagent analyses list`"),
+        (("analyses", "rerun", "absent"), "analysis 'absent' does not exist"),
         (("analyses", "costs", "--by", "moon"), "by day, variant, run or analysis"),
         (("analyses", "compare", "mini", "rules", "--symbols", "BTC-USD"), "no 1h analysis of BTC-USD by mini"),
-        (("analyses", "make", *RANGE, "--variant", "mini", "--budget", "much"), "is no amount of dollars"),
+        (("analyses", "make", *RANGE, "--variant", "mini", "--budget", "much"), "is not an amount of dollars"),
         (("check-lookahead", *RANGE, "--variant", "mini"), "variant 'mini' is unknown"),
     ],
 )
@@ -223,14 +223,14 @@ def test_a_file_with_a_fault_stores_nothing(env: dict[str, str], tmp_path: Path)
     renamed = {**said, "as_of": "2017-12-01T00:00:00Z"}
     swapped = [texts[0].replace("small", "large").replace("stub", "stab"), *texts[1:]]
     faulty = {
-        "no file of analyses": "{}\n",
-        "line 2: it is no JSON object": f"{head}\nnonsense\n",
-        "is called": "\n".join([head, json.dumps({"name": "AnalysisMade.v3", "fact": json.dumps(renamed)})]),
+        "not a file of exported analyses: `quantagent analyses export FILE` writes one": "{}\n",
+        "line 2: not a JSON object": f"{head}\nnonsense\n",
+        "is named": "\n".join([head, json.dumps({"name": "AnalysisMade.v3", "fact": json.dumps(renamed)})]),
         "event 'Moon.v1' is unknown": "\n".join([head, json.dumps({"name": "Moon.v1", "fact": "{}"})]),
-        "the text is not the one of its digest": "\n".join([head, fact, *swapped]),
+        "the text does not match its digest": "\n".join([head, fact, *swapped]),
         "lacks the text": "\n".join([head, fact, *texts[1:]]),
-        "it is no analysis": f"{head}\n{other}\n",
-        "and its report says": "\n".join([head, forged, *texts]),
+        "the event is not an analysis": f"{head}\n{other}\n",
+        "and the report has": "\n".join([head, forged, *texts]),
     }
     before = told(env, "analyses", "list")["analyses"]
     for sentence, text in faulty.items():

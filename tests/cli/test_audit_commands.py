@@ -83,14 +83,14 @@ def test_bars_that_are_other_or_missing_are_told_in_one_sentence(env: dict[str, 
     last = "WHERE opened_at = '2017-11-15 22:00+00' AND symbol = 'BTC-USD'"
     change(env, f"UPDATE quantagent.bars SET volume = volume + 1 {last}")
     shown = run(env, "audit", "regenerate", "latest", code=3).stdout
-    assert "The bars are not those that the run was made from: other values in one bar or more." in shown
+    assert "The bars differ from those of the run: at least one bar has other values." in shown
     change(env, f"DELETE FROM quantagent.bars {last}")
     assert re.search(r"of \d+ bars 1 missing", run(env, "audit", "regenerate", "latest", code=3).stdout)
     with psycopg.connect(env["QUANTAGENT_DSN"]) as conn:
         conn.execute("SET session_replication_role = replica")
         conn.execute("DELETE FROM quantagent.bars WHERE symbol = 'EUR-USD'")
     said = run(env, "audit", "regenerate", "latest", code=3).stderr
-    assert "cannot be made again: there are no bars of EUR-USD" in said
+    assert "cannot be regenerated: there are no bars of EUR-USD" in said
 
 
 def test_a_run_that_does_not_exist_is_one_sentence(env: dict[str, str]) -> None:

@@ -92,7 +92,7 @@ def test_a_sound_strategy_passes_and_nothing_is_stored(env: dict[str, str]) -> N
     assert run(env, "log", "--json").stdout == before
     shown = run(env, "check-lookahead", "--variant", "momentum", *RANGE)
     assert "momentum@1" in shown.stdout
-    assert "100 of 168 bars were asked about, evenly spaced, after the warm-up." in shown.stderr
+    assert "100 of 168 bars were checked, evenly spaced, after the warm-up." in shown.stderr
 
 
 @pytest.mark.slow

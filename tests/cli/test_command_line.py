@@ -139,7 +139,7 @@ def test_bars_made_of_smaller_ones_say_so(env: dict[str, str], tmp_path: Path) -
     write_bars(folder / "AAA_1h.csv", count=48)
     command = ("data", "fetch", "AAA", "--timeframe", "4h", "--start", "2024-01-01", "--end", "2024-01-02")
     provider = ("--provider", f"folder:{folder}", "--calendar", "24/7")
-    assert ", made of its 1h bars." in run(env, *command, *provider).stderr
+    assert ", made from 1h bars." in run(env, *command, *provider).stderr
     (fetched,) = answer(env, *command, *provider)["fetched"]
     assert fetched["made_of"] is None
 

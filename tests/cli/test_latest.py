@@ -114,7 +114,7 @@ def test_runs_are_filtered_by_environment_label_date_and_number(env: dict[str, s
     rows = list(csv.DictReader(io.StringIO(run(env, "runs", "list", "--csv").stdout)))
     assert {row["run_id"] for row in rows} >= {named, made}
     assert "demo-run" in refusal(env, "runs", "list", "--environment", "demo-run")
-    assert "No run fits" in run(env, "runs", "list", "--label", "other").stderr
+    assert "No run matches" in run(env, "runs", "list", "--label", "other").stderr
 
 
 def test_positions_are_listed_with_mark_value_and_unrealised_result(env: dict[str, str]) -> None:

@@ -55,12 +55,12 @@ def test_what_is_shown_can_be_saved(env: dict[str, str], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("model", "show", "nobody"), "there is no model 'nobody'"),
+        (("model", "show", "nobody"), "model 'nobody' does not exist"),
         (("model", "save", "gpt"), "nothing to save"),
         (("model", "save", "gpt", "--set", "seed=1"), "model: Field required"),
         (("model", "save", "gpt", "--set", "seed"), "FIELD=VALUE"),
         (("model", "save", "gpt", "--file", "gone.toml"), "gone.toml cannot be read"),
-        (("model", "save", "rules", "--set", "model=m"), "analyst that is installed"),
+        (("model", "save", "rules", "--set", "model=m"), "the name of an installed analyst"),
         (("model", "save", "gpt", "--set", "model=m", "--set", "base_url=http://example.org"), "unencrypted"),
         (("model", "activate", "nobody"), "nobody"),
         (("model", "activate", "nobody", "--environment", "prod"), "no real broker"),

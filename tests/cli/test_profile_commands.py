@@ -137,7 +137,10 @@ def test_nothing_that_is_saved_or_activated_later_changes_an_old_run(
     under_another = answer(env, "replay", made["run_id"], "--profile", "mine")
     assert [each["book_digest"] for each in under_another["replays"]] == [later["book_digest"]]
     save(env, tmp_path, "half", '{"kind": "portfolio"}')
-    assert "risk half is missing" in refusal(env, "replay", made["run_id"], "--profile", "half")
+    assert (
+        "the risk half of the profile is missing: give a combined profile, or --profile and --risk-profile"
+        in refusal(env, "replay", made["run_id"], "--profile", "half")
+    )
 
 
 def requested(env: dict[str, str], run_id: str) -> RunRequested:

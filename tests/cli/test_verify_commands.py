@@ -129,7 +129,7 @@ def test_a_copy_that_says_more_than_the_home_is_never_replaced(env: dict[str, st
     kept = (safe / "anchors.jsonl").read_bytes()
     kept += kept.splitlines(keepends=True)[0]
     (safe / "anchors.jsonl").write_bytes(kept)
-    assert "holds what" in refusal(env, "audit", "anchor", "--copy", safe)
+    assert "has other content than" in refusal(env, "audit", "anchor", "--copy", safe)
     assert (safe / "anchors.jsonl").read_bytes() == kept
 
 

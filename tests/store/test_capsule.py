@@ -107,7 +107,7 @@ def test_the_key_that_was_handed_out_vouches_for_a_run(origin: Origin, elsewhere
     said = answer(elsewhere, "audit", "reproduce", file)["origin"]
     assert (said["public_key"], said["checked"]) == (key.read_text().strip(), False)
     without = run(elsewhere, "audit", "reproduce", file).stdout
-    assert "a key that came with the capsule: compare it with --public-key" in without
+    assert "a key from the capsule itself: compare it with --public-key" in without
 
 
 def test_a_run_that_another_key_signed_is_refused_before_anything_is_imported(
@@ -131,7 +131,7 @@ def test_a_run_without_an_anchor_has_no_key_that_vouches_for_it(
     with PostgresStore(origin.dsn) as store, psycopg.connect(origin.dsn) as conn:
         found = runs.find_run_by_prefix(store, origin.runs["backtest"])
         pack_run(store, conn, found, run_bars(PostgresCatalogue(origin.dsn), store, found), None, file)
-    assert "origin: no key vouches for it" in run(elsewhere, "audit", "reproduce", file).stdout
+    assert "origin: not vouched for by any key" in run(elsewhere, "audit", "reproduce", file).stdout
     refused = run(elsewhere, "audit", "reproduce", file, "--public-key", anchor_key(origin), code=3)
     assert "No anchor signed with" in refused.stderr
 
@@ -189,7 +189,7 @@ def test_another_engine_and_other_packages_are_named_before_anything_else(
     assert done.stdout.startswith(
         f"engine version  {ENGINE_VERSION} in the capsule, 0.3.0 here\nThe engine versions differ"
     )
-    assert "warning: other versions are installed here than where the run was made: added==1.0." in done.stderr
+    assert "warning: the installed versions differ from those of the run: added==1.0." in done.stderr
 
 
 # --- What cannot be bundled ---------------------------------------------------------------------------------------

@@ -49,23 +49,23 @@ def test_every_save_is_a_version_with_digest_and_actor_and_an_equal_one_adds_non
 
 def test_what_cannot_be_saved_or_found_is_refused() -> None:
     store = MemoryStore()
-    with pytest.raises(NotFound, match="there is no model 'gpt': save one with `quantagent model save gpt --set"):
+    with pytest.raises(NotFound, match="model 'gpt' does not exist, no model is saved"):
         models.find_model(store, "gpt")
     models.save_model(store, "gpt", ONE, "ann")
     for name, said in (
         ("Mine", "model name 'Mine' is not usable"),
         ("a@1", "not usable"),
         ("x" * 41, "not usable|looks like a key"),
-        ("rules", "is the name of an analyst that is installed"),
-        ("momentum", "is the name of an analyst that is installed"),
+        ("rules", "is the name of an installed analyst"),
+        ("momentum", "is the name of an installed analyst"),
     ):
         with pytest.raises(BadInput, match=said):
             models.save_model(store, name, ONE, "ann")
     for name, said in (
-        ("nobody", "choose one of gpt, or save one"),
+        ("nobody", "does not exist; saved models are gpt"),
         ("gpt@2", "gpt has versions 1 to 1"),
         ("gpt@", "gpt has versions 1 to 1"),
-        ("", "there is no model ''"),
+        ("", "model '' does not exist"),
     ):
         with pytest.raises(NotFound, match=said):
             models.find_model(store, name)
@@ -96,7 +96,7 @@ def test_what_is_given_comes_first_then_the_environments_default_then_the_global
     store = MemoryStore()
     for name in ("one", "two", "three"):
         models.save_model(store, name, preset(seed=len(name)), "ann")
-    with pytest.raises(NotFound, match="no model is active: name one"):
+    with pytest.raises(NotFound, match="no model is given and none is active"):
         models.select_model(store, None, Environment.PAPER)
     models.activate_model(store, "one", "global", "ann")
     models.activate_model(store, "two", "paper", "ann")
@@ -162,13 +162,13 @@ def test_a_preset_is_followed_by_its_fallbacks_in_order() -> None:
 
 def test_fallbacks_that_go_in_a_circle_or_nowhere_are_not_saved() -> None:
     store = MemoryStore()
-    with pytest.raises(NotFound, match="there is no model 'small'"):
+    with pytest.raises(NotFound, match="model 'small' does not exist"):
         models.save_model(store, "big", preset(fallback="small"), "ann")
     with pytest.raises(BadInput, match="cannot be its own fallback"):
         models.save_model(store, "big", preset(fallback="big"), "ann")
     models.save_model(store, "small", ONE, "ann")
     models.save_model(store, "big", preset(fallback="small"), "ann")
-    with pytest.raises(BadInput, match="the fallbacks of model small go in a circle, back to small"):
+    with pytest.raises(BadInput, match="the fallbacks of model small form a cycle at small"):
         models.save_model(store, "small", preset(fallback="big"), "ann")
     assert store.last_position() == 2
 
@@ -204,8 +204,8 @@ def test_settings_name_fields_and_their_values() -> None:
 
 @pytest.mark.parametrize(
     ("said", "fault"),
-    [([], "is no table of fields"), ({}, "model: Field required"),
-     ({"model": "m", "modle": 1}, "modle: there is no such"),
+    [([], "is not a table of fields"), ({}, "model: Field required"),
+     ({"model": "m", "modle": 1}, "modle: no such field"),
      ({"model": "m", "retries": 9}, "retries: Input should be less than or equal to 5")],
 )  # fmt: skip
 def test_the_first_fault_of_a_document_is_told_in_a_sentence(said: object, fault: str) -> None:

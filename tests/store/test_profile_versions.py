@@ -69,7 +69,7 @@ def test_what_cannot_be_saved_or_found_is_refused(tmp_path: Path) -> None:
     store = MemoryStore()
     profiles.save_profile(store, "mine", MINE, "ann")
     for name, document, said in (
-        ("realistic", OWN, "built in and stays"),
+        ("realistic", OWN, "built in and cannot be changed"),
         ("Mine", OWN, "not usable"),
         ("a+b", OWN, "not usable"),
         ("a@1", OWN, "not usable"),
@@ -206,9 +206,9 @@ def test_each_half_of_a_run_finds_its_own_profile(log: MemoryStore) -> None:
 
 
 def test_a_half_in_the_place_of_the_other_is_refused(log: MemoryStore) -> None:
-    with pytest.raises(BadInput, match="strict is a risk profile: give it with --risk-profile"):
+    with pytest.raises(BadInput, match="strict is a risk profile and has no portfolio half"):
         profiles.select_profile(log, "strict", None, BACKTEST)
-    with pytest.raises(BadInput, match="mine is a portfolio profile: give it with --profile"):
+    with pytest.raises(BadInput, match="mine is a portfolio profile and has no risk half"):
         profiles.select_profile(log, None, "mine", BACKTEST)
 
 
@@ -216,9 +216,9 @@ def test_a_replay_falls_back_on_no_default(log: MemoryStore) -> None:
     profiles.activate_profile(log, "own", "global", "ann")
     assert profiles.select_profile(log, "cautious").name == "cautious"
     assert profiles.select_profile(log, "mine", "strict").name == "mine+strict"
-    with pytest.raises(BadInput, match="the risk half is missing"):
+    with pytest.raises(BadInput, match="the risk half of the profile is missing"):
         profiles.select_profile(log, "mine")
-    with pytest.raises(BadInput, match="the portfolio half is missing"):
+    with pytest.raises(BadInput, match="the portfolio half of the profile is missing"):
         profiles.select_profile(log, None, "strict")
 
 

@@ -289,7 +289,7 @@ def test_a_login_that_may_only_read_lists_what_is_there_and_is_told_how_far_behi
             assert queries.profile_versions("x") == []
         told = capfd.readouterr().err
         assert told.count("\n") == 1
-        assert "may read and not write" in told
+        assert "this login may not write" in told
         assert "3 events behind the log" in told
     with open_app(Settings(None, logins.writer, "test")) as app, app.queries() as queries:
         assert len(queries.profile_versions("x")) == 3

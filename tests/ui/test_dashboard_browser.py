@@ -170,7 +170,7 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(seeded: tuple[str, st
         wait_until_drawn(page)
         page.get_by_text("Signals", exact=True).click()
         page.get_by_text(re.compile("^DENIED [0-9]")).first.click()
-        page.get_by_text("not reached: the gate let nothing through").wait_for()
+        page.get_by_text("not reached: denied by the risk check").wait_for()
         wait_until_drawn(page)
         main = "document.querySelector('[data-testid=stMain]')"
         assert page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth")

@@ -283,7 +283,7 @@ def test_raw_events_are_in_the_order_of_the_log_each_once(told: tuple[list[Chain
 
 
 def test_a_chain_without_steps_has_no_parts_to_fail_on() -> None:
-    assert named_columns(build_chains([])) == [("Wish", []), ("What came of it", [])]
+    assert named_columns(build_chains([])) == [("Intent", []), ("Outcome", [])]
 
 
 def test_amounts_in_a_chain_are_readable(told: tuple[list[ChainLink], ...]) -> None:

@@ -147,7 +147,7 @@ def _select_series(opened: App, symbol: str | None, timeframe: str | None) -> li
     if not selected:
         known = ", ".join(f"{each.symbol} {each.timeframe}" for each in listing) or "no bars yet"
         wanted = " ".join(["there are no", *([frame] if frame else []), "bars", *([f"of {symbol}"] if symbol else [])])
-        raise NotFound(f"{wanted}; the catalogue holds {known}.", "BARS_MISSING")
+        raise NotFound(f"{wanted}; the catalogue holds {known}.", "SERIES_MISSING")
     return selected
 
 
