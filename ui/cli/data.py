@@ -145,6 +145,8 @@ def data_fetch(
     from ui.services.data import fetch_missing, resolve_symbol
 
     results: list[dict[str, object]] = []
+    from ui.formats import format_count
+
     with report_errors(), open_app() as opened:
         frame, since, until = Timeframe.parse(timeframe), parse_instant(start), parse_instant(end)
         for each in [resolve_symbol(opened, symbol, provider) for symbol in symbols]:
@@ -153,12 +155,12 @@ def data_fetch(
                 opened.catalogue.save_instrument(instrument)
             with show_progress() as on_progress:
                 fetched = fetch_missing(opened, each, frame, since, until, refetch=refetch, on_progress=on_progress)
-            synthetic_mark = " (synthetic)" if each.provider.synthetic else ""
+            synthetic_mark = " (generated)" if each.provider.synthetic else ""
             corrected = f", {fetched.corrected:,} are corrected" if fetched.corrected else ""
             request_text = (
                 "nothing was missing"
                 if fetched.calls == 0
-                else f"{fetched.calls:,} requests, {fetched.new:,} bars are new"
+                else f"{format_count(fetched.calls, 'request')}, {fetched.new:,} bars are new"
             )
             source_text = f", made from {fetched.made_of} bars" if fetched.made_of else ""
             err.print(

@@ -63,7 +63,7 @@ REMEDIES: dict[str, str] = {
         "restore the file from a copy, or begin a new one with `quantagent audit anchor --begin-anew --reason TEXT`, "
         "which records the restart"
     ),
-    "ANCHORING_INTACT": "sign the head with `quantagent audit anchor`, without --begin-anew",
+    "ANCHORING_INTACT": "sign the head with `quantagent audit anchor`, without `--begin-anew`",
     "ANCHORING_KEY": (
         "restore the key from its copy, or begin a new file of anchors with `quantagent audit anchor --begin-anew "
         "--reason TEXT`, which records the restart; to replace a key, use `quantagent audit rotate-key`"
