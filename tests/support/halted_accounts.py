@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from engine.core.events import (
-    BookEvent,
-)
+from engine.core.events import BookEvent
 from engine.runtime import halts, runs
 from tests.support.databases import database
 from ui.app import App, open_app

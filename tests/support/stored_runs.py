@@ -5,10 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.core import ids, intents
-from engine.core.events import (
-    AnalysisFailed,
-    AnalysisMade,
-)
+from engine.core.events import AnalysisFailed, AnalysisMade
 from engine.core.intents import Intent
 from engine.core.market import Bar, Direction
 from engine.core.money import exact

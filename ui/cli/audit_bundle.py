@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ui.cli.audit_export import list_anchors, snapshot_connection
 from ui.cli.audit_output import AuditRunArgument
 from ui.cli.output import AsJson, err, print_facts, print_json, report_errors, show_progress
 from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
     from engine.audit.capsule import Capsule
-from ui.cli.audit_export import list_anchors, snapshot_connection
 
 
 def bundle(

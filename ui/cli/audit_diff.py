@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ui.cli.audit_output import AuditRunArgument, difference_facts, show_difference
 from ui.cli.output import AsJson, out, print_json, print_rows, report_errors
 from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
     from engine.audit.compare import RunComparison
-from ui.cli.audit_output import AuditRunArgument, difference_facts, show_difference
 
 
 def diff(run: AuditRunArgument, other: AuditRunArgument, as_json: AsJson = False) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ui.cli.audit_as_of import ByRecording, exact
 from ui.cli.audit_output import event_facts
 from ui.cli.output import AsJson, RunOption, parse_instant, print_facts, print_json, print_rows, report_errors
 from ui.cli.run_selection import resolve_run
@@ -13,7 +14,6 @@ from ui.cli.run_selection import resolve_run
 if TYPE_CHECKING:
     from engine.audit.order_history import OrderHistory, OrderState
     from engine.core.events import RunRequested
-from ui.cli.audit_as_of import ByRecording, exact
 
 
 def audit_recreate(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ui.cli.audit_output import AuditRunArgument, difference_facts, show_difference
 from ui.cli.output import AsJson, err, out, print_facts, print_json, report_errors, show_progress
 from ui.cli.run_selection import resolve_run
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from engine.audit.regenerate import RegenerationResult
     from engine.core.events import RunRequested
     from ui.app import App, ProgressCallback
-from ui.cli.audit_output import AuditRunArgument, difference_facts, show_difference
 
 
 def regenerate(run: AuditRunArgument, as_json: AsJson = False) -> None:

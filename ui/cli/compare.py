@@ -6,13 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ui.cli.output import (
-    AsJson,
-    Wide,
-    open_queries,
-    print_json,
-    report_errors,
-)
+from ui.cli.output import AsJson, Wide, open_queries, print_json, report_errors
 from ui.cli.run_report import select_metrics, show_comparison
 from ui.cli.run_selection import resolve_run
 

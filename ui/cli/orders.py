@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ui.cli.output import (
-    AsCsv,
-    AsJson,
-    DayOption,
-    RunOption,
-    SymbolOption,
-    Wide,
-)
+from ui.cli.output import AsCsv, AsJson, DayOption, RunOption, SymbolOption, Wide
+from ui.cli.run_rows import ListFormat, price_column, print_listing, quantity_column, short_id
 from ui.cli.tables import TableColumn
 
 if TYPE_CHECKING:
     from engine.core.events import RunRequested
-from ui.cli.run_rows import ListFormat, price_column, print_listing, quantity_column, short_id
 
 orders_app = typer.Typer(name="orders", help="Orders of a run.", no_args_is_help=True)
 

@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ui.cli.output import (
-    AsCsv,
-    AsJson,
-    DayOption,
-    RunOption,
-    SymbolOption,
-    Wide,
-)
+from ui.cli.output import AsCsv, AsJson, DayOption, RunOption, SymbolOption, Wide
+from ui.cli.run_rows import ListFormat, money_column, price_column, print_listing, quantity_column
 from ui.cli.tables import TableColumn
 
 if TYPE_CHECKING:
     from engine.core.events import RunRequested
-from ui.cli.run_rows import ListFormat, money_column, price_column, print_listing, quantity_column
 
 positions_app = typer.Typer(name="positions", help="Open positions of a run.", no_args_is_help=True)
 

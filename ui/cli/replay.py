@@ -6,16 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ui.cli.output import (
-    AsJson,
-    Wide,
-    err,
-    open_queries,
-    out,
-    print_json,
-    report_errors,
-    show_progress,
-)
+from ui.cli.output import AsJson, Wide, err, open_queries, out, print_json, report_errors, show_progress
 from ui.cli.profile import RiskProfileOption
 from ui.cli.results import outcome_facts, show_outcome
 from ui.cli.run_report import run_facts, show_comparison, show_digests

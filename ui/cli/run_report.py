@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ui.cli.output import (
-    out,
-    print_facts,
-    print_rows,
-)
+from ui.cli.output import out, print_facts, print_rows
 from ui.cli.tables import TableColumn, format_cell
 from ui.formats import format_figures
 

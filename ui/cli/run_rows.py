@@ -8,23 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from ui.cli.output import (
-    err,
-    open_queries,
-    parse_day,
-    parse_symbol,
-    print_csv,
-    print_json,
-    print_rows,
-    report_errors,
-)
+from ui.cli.output import err, open_queries, parse_day, parse_symbol, print_csv, print_json, print_rows, report_errors
 from ui.cli.run_selection import RUN_HELP, resolve_run
 from ui.cli.tables import TableColumn
-from ui.formats import (
-    format_amount,
-    format_number,
-    format_price,
-)
+from ui.formats import format_amount, format_number, format_price
 
 if TYPE_CHECKING:
     from engine.core.events import RunRequested

@@ -21,18 +21,13 @@ from ui.cli.output import (
     report_errors,
 )
 from ui.cli.results import outcome_facts, show_outcome
+from ui.cli.run_rows import LatestRunArgument, ListFormat, money_column, print_listing
 from ui.cli.run_selection import RunArgument, resolve_run
 from ui.cli.tables import TableColumn
-from ui.formats import (
-    format_amount,
-    format_figures,
-    format_percent,
-    format_ratio,
-)
+from ui.formats import format_amount, format_figures, format_percent, format_ratio
 
 if TYPE_CHECKING:
     from engine.core.events import RunRequested
-from ui.cli.run_rows import LatestRunArgument, ListFormat, money_column, print_listing
 
 runs_app = typer.Typer(name="runs", help="Backtests, replays and paper runs.", no_args_is_help=True)
 

@@ -7,23 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ui.cli.output import (
-    AsCsv,
-    AsJson,
-    DayOption,
-    RunOption,
-    SymbolOption,
-    Wide,
-)
+from ui.cli.output import AsCsv, AsJson, DayOption, RunOption, SymbolOption, Wide
+from ui.cli.run_rows import ListFormat, price_column, print_listing, quantity_column, short_id
 from ui.cli.tables import TableColumn
-from ui.formats import (
-    format_amount,
-    format_source,
-)
+from ui.formats import format_amount, format_source
 
 if TYPE_CHECKING:
     from engine.core.events import RunRequested
-from ui.cli.run_rows import ListFormat, price_column, print_listing, quantity_column, short_id
 
 trades_app = typer.Typer(name="trades", help="Round trips of a run.", no_args_is_help=True)
 

@@ -8,28 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from ui.cli.output import (
-    AsJson,
-    RunOption,
-    Wide,
-    format_cell,
-    open_queries,
-    out,
-    print_json,
-    print_rows,
-    report_errors,
-)
+from ui.cli.output import AsJson, RunOption, Wide, format_cell, open_queries, out, print_json, print_rows, report_errors
+from ui.cli.run_rows import KINDS
 from ui.cli.run_selection import resolve_run
 from ui.cli.tables import TableColumn
-from ui.formats import (
-    tidy,
-)
+from ui.formats import tidy
 
 if TYPE_CHECKING:
     from engine.audit.why import ChainLink
     from engine.core.events import RunRequested
     from ui.app import App
-from ui.cli.run_rows import KINDS
 
 
 def full_id(opened: App, run: RunRequested, key: str) -> str:

@@ -22,10 +22,10 @@ from engine.core.market import Symbol, Timeframe
 from engine.core.money import ZERO, total
 from engine.store import Batch, Cause
 from engine.store.codec import decode_event
+from ui.services.comparison import all_outcomes
 
 if TYPE_CHECKING:
     from ui.app import App
-from ui.services.comparison import all_outcomes
 
 FORMAT = "quantagent-analyses"
 
