@@ -8,6 +8,7 @@ import typer
 
 from ui.cli.audit_output import AuditRunArgument, difference_facts, show_difference
 from ui.cli.output import AsJson, err, out, print_facts, print_json, report_errors, show_progress
+from ui.cli.remedies import sentence
 from ui.cli.run_selection import resolve_run
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def regenerate(run: AuditRunArgument, as_json: AsJson = False) -> None:
             with show_progress() as on_progress:
                 regenerated = _regenerate_run(opened, requested, on_progress)
         except (AnalysisMissing, BadInput, UnreadableEvent) as error:
-            err.print(f"run {requested.run_id[:8]} cannot be regenerated: {error}", markup=False)
+            err.print(f"run {requested.run_id[:8]} cannot be regenerated: {sentence(error)}", markup=False)
             raise typer.Exit(3) from None
     if as_json:
         print_json(**_regenerated_facts(regenerated))

@@ -64,7 +64,7 @@ def reproduce(
                     on_progress=on_progress,
                 )
             except (AnalysisMissing, VersionConflict, ReplayDiverged) as error:
-                err.print(f"run {capsule.manifest.run_id[:8]} cannot be reproduced: {error}", markup=False)
+                err.print(f"run {capsule.manifest.run_id[:8]} cannot be reproduced: {sentence(error)}", markup=False)
                 raise typer.Exit(3) from None
             opened.runner().catch_up(lambda done, total: on_progress("read models", done, total))
     if as_json:
