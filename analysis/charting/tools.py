@@ -1,8 +1,8 @@
-"""The indicators that the Indicator agent may ask for. A model chooses how many bars they look at, and nothing else.
+"""Indicators that the Indicator agent may call as tools. A model chooses their periods and nothing else.
 
-The bars come from the agent's state, key `snapshot`, which is no argument: a model can neither ask for other data nor
-bring its own. Values are TA-Lib's over the whole window, as in `analysis.charting.indicators`; where there is none the
-answer says null, and an argument out of bounds is answered with a sentence instead of values.
+The bars come from the agent's state, key `snapshot`, which is no argument: a model can neither request other data nor
+supply its own. Values are TA-Lib's over the whole window, as in `analysis.charting.indicators`; a missing value is
+null, and an argument out of bounds is answered with a sentence instead of values.
 """
 
 from __future__ import annotations

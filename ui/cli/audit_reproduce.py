@@ -10,6 +10,7 @@ import typer
 
 from ui.cli.audit_output import event_facts
 from ui.cli.output import AsJson, err, out, print_facts, print_json, report_errors, show_progress
+from ui.cli.remedies import sentence
 
 if TYPE_CHECKING:
     from engine.audit.capsule import Capsule
