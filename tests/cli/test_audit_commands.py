@@ -85,7 +85,7 @@ def test_bars_that_are_other_or_missing_are_told_in_one_sentence(env: dict[str, 
     shown = run(env, "audit", "regenerate", "latest", code=3).stdout
     assert "The bars differ from those of the run: at least one bar has other values." in shown
     change(env, f"DELETE FROM quantagent.bars {last}")
-    assert re.search(r"of \d+ bars 1 missing", run(env, "audit", "regenerate", "latest", code=3).stdout)
+    assert re.search(r"1 of \d+ bars missing", run(env, "audit", "regenerate", "latest", code=3).stdout)
     with psycopg.connect(env["QUANTAGENT_DSN"]) as conn:
         conn.execute("SET session_replication_role = replica")
         conn.execute("DELETE FROM quantagent.bars WHERE symbol = 'EUR-USD'")

@@ -109,7 +109,7 @@ def _describe_bar_changes(regenerated: RegenerationResult) -> str:
     if then is None or now == then:
         what = "at least one bar has other values"
     else:
-        what = f"{then - now:,} of {then:,} bars are missing" if now < then else f"{now:,} bars instead of {then:,}"
+        what = f"{then - now:,} of {then:,} bars missing" if now < then else f"{now:,} bars instead of {then:,}"
     return (
         f"The bars differ from those of the run: {what}. A stored bar is never overwritten: "
         "import the run's own files into an empty QUANTAGENT_HOME, or restore the table of bars from a backup."
